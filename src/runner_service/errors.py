@@ -1,0 +1,164 @@
+"""The ways a call or an execution can end badly, each with its own name.
+
+`CallError` is for whoever calls: an expected refusal, which the error guard turns into a gRPC status with its
+`google.rpc` details. `ExecutionEnd` is for whoever watches: it becomes the `finished` event. Anything else is a defect,
+and reaches a caller as INTERNAL with an id only.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import grpc
+
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+class CallError(Exception):
+    """A call that is refused, before anything has happened. `code` is its gRPC status."""
+
+    code = grpc.StatusCode.INTERNAL
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class FieldViolation(NamedTuple):
+    """One wrong field of a request: its path in the proto's names, and what it should be."""
+
+    field: str
+    description: str
+
+
+class InvalidRequestError(CallError):
+    """The request is wrong, whatever the service's state. The caller corrects the named fields."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{field}: {description}" for field, description in violations))
+        self.violations = tuple(violations)
+
+
+class NotFoundError(CallError):
+    """What the request names is not in the log."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExistsError(CallError):
+    """The execution id belongs to another request."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class UnauthenticatedError(CallError):
+    """No bearer token, or a wrong one."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PreconditionError(CallError):
+    """The service lacks something that the request needs; an operator has to act."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class SequenceOutOfRangeError(CallError):
+    """`after_sequence` is beyond the newest event."""
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+
+
+class UnimplementedError(CallError):
+    """The service cannot do this in its mode."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class UnavailableError(CallError):
+    """Not now: the caller tries again after `retry_delay` seconds."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_delay: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_delay = retry_delay
+
+
+class WriteStalledError(CallError):
+    """A watcher took nothing for longer than the service waits."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class ExecutionEnd(Exception):  # noqa: N818  # an end, not always an error
+    """Ends an execution without an answer.
+
+    `state` is the final state, `code` and `message` become `finished.error`. A `message` may hold no secret.
+    """
+
+    state: event_pb2.State = event_pb2.STATE_FAILED
+    code = "INTERNAL"
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class LimitExceededEnd(ExecutionEnd):
+    """A limit of the request was reached."""
+
+    code = "LIMIT_EXCEEDED"
+
+    def __init__(self, field: str, value: object) -> None:
+        super().__init__(f"limits.{field} = {value} was reached; raise it, or give the agent a smaller task")
+
+
+class TimedOutEnd(ExecutionEnd):
+    """The execution took longer than `limits.timeout`."""
+
+    state = event_pb2.STATE_TIMED_OUT
+    code = "TIMED_OUT"
+
+
+class CancelledEnd(ExecutionEnd):
+    """Somebody ended the execution, or its callers left."""
+
+    state = event_pb2.STATE_CANCELLED
+    code = "CANCELLED"
+
+
+class InterruptedEnd(ExecutionEnd):
+    """The service stopped while the execution ran, and cannot continue it."""
+
+    code = "INTERRUPTED"
+    retryable = True
+
+
+class ModelRejectedEnd(ExecutionEnd):
+    """The model's provider refused the request: wrong key, unknown model, too much context."""
+
+    code = "MODEL_REJECTED"
+
+
+class ModelUnavailableEnd(ExecutionEnd):
+    """The model's provider could not be reached, failed, or sent what makes no sense, more often than we try."""
+
+    code = "MODEL_UNAVAILABLE"
+    retryable = True
+
+
+class SandboxEnd(ExecutionEnd):
+    """The sandbox could not be opened, or was lost."""
+
+    code = "SANDBOX_UNAVAILABLE"
+    retryable = True
+
+
+class LogUnavailableEnd(ExecutionEnd):
+    """The event log cannot be written, so nothing more may happen."""
+
+    code = "LOG_UNAVAILABLE"
+    retryable = True

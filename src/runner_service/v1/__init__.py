@@ -1,0 +1,1 @@
+"""Generated from `proto/runner_service/v1`; never edited."""
