@@ -98,7 +98,7 @@ class ExecutionEnd(Exception):  # noqa: N818  # an end, not always an error
     `state` is the final state, `code` and `message` become `finished.error`. A `message` may hold no secret.
     """
 
-    state: event_pb2.State = event_pb2.STATE_FAILED
+    state: "event_pb2.State.ValueType" = event_pb2.STATE_FAILED
     code = "INTERNAL"
     retryable = False
 

@@ -57,7 +57,7 @@ class SandboxSpec:
 class OutputSink(Protocol):
     """Takes what a command writes, exactly, in the order of each stream.
 
-    `write` is awaited before the next read of the same pipe: to wait in it is to slow the command, never to lose a byte.
+    `write` is awaited before the next read of the same pipe: to wait in it slows the command, never loses a byte.
     `data` is never empty and at most 256 KiB. After `Sandbox.run` has returned, `write` may still be called, with what
     processes that the command left behind wrote, until the sandbox closes.
     """
@@ -174,7 +174,7 @@ class Sandbox(Protocol):
         """Reads `limit` lines after the first `offset` ones; announces a binary file. Raises FileError."""
 
     async def write_text(self, path: str, text: str) -> None:
-        """Writes a whole file at once or not at all, with its directories; a file that was there keeps its mode. Raises FileError."""
+        """Writes a file at once or not at all, with its directories; one already there keeps its mode. Raises FileError."""
 
     async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False) -> int:
         r"""Replaces `old`, which must occur once unless `replace_all`, and returns how often it did so.
@@ -189,7 +189,7 @@ class Sandbox(Protocol):
         """Finds regular files. Without `/` in it, `pattern` is matched with names at any depth. Raises FileError."""
 
     async def grep(self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000) -> Found[GrepMatch]:
-        """Finds lines that hold the literal `pattern`, in text files whose name matches the glob `include`. Raises FileError."""
+        """Finds lines holding the literal `pattern`, in text files that match the glob `include`. Raises FileError."""
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
         """Writes a file of any size, at once or not at all. Raises FileError."""
