@@ -1,0 +1,85 @@
+"""Where something listens: `host:port`, `[IPv6]:port`, or `unix:PATH`."""
+
+import ipaddress
+from typing import NamedTuple
+
+LOOPBACK_NAME = "localhost"
+_ANY_HOSTS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # named in order to recognise them, bound only if asked for
+_HIGHEST_PORT = 65535
+
+
+class TcpAddress(NamedTuple):
+    """A host, by name or literally (IPv6 without brackets), and a port; port 0 means any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class UnixAddress(NamedTuple):
+    """The path of a unix socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+def parse_address(text: str) -> Address:
+    """Reads an address.
+
+    Raises:
+        ValueError: it is none; the text says what it should be.
+    """
+    if text.startswith("unix:"):
+        return _unix_address(text.removeprefix("unix:"))
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = _ipv6(host[1:-1])
+    elif ":" in host or "/" in host:
+        host = ""
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _HIGHEST_PORT):
+        raise ValueError("should be host:port, [IPv6]:port or unix:PATH, with a port from 0 to 65535")
+    return TcpAddress(host, int(port))
+
+
+def is_loopback(address: Address) -> bool:
+    """Tells whether only this machine can reach `address`. Names but localhost might lead anywhere and do not count."""
+    if isinstance(address, UnixAddress) or address.host == LOOPBACK_NAME:
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False
+
+
+def overlap(one: Address, other: Address) -> bool:
+    """Tells whether both cannot be bound on one machine at the same time. Port 0 never overlaps."""
+    if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
+        return one == other
+    if one.port != other.port or one.port == 0:
+        return False
+    return one.host == other.host or (_answers_locally(one) and _answers_locally(other))
+
+
+def _answers_locally(address: TcpAddress) -> bool:
+    return address.host in _ANY_HOSTS or is_loopback(address)
+
+
+def _unix_address(path: str) -> UnixAddress:
+    path = path.removeprefix("//") if path.startswith("///") else path
+    if not path:
+        raise ValueError("should name a path after unix:")
+    return UnixAddress(path)
+
+
+def _ipv6(host: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(host))
+    except ValueError:
+        return ""

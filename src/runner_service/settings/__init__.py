@@ -1,0 +1,18 @@
+"""The environment of the service: read once, checked as a whole, frozen."""
+
+from runner_service.settings.problems import EXIT_CONFIG, Problem, SettingsError, load_settings, warnings_about
+from runner_service.settings.rows import Row, describe
+from runner_service.settings.variables import DUMMY_API_KEY, Provider, Settings
+
+__all__ = [
+    "DUMMY_API_KEY",
+    "EXIT_CONFIG",
+    "Problem",
+    "Provider",
+    "Row",
+    "Settings",
+    "SettingsError",
+    "describe",
+    "load_settings",
+    "warnings_about",
+]

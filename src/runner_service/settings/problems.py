@@ -1,0 +1,169 @@
+"""What can be wrong with the environment, told whole and without a secret."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from runner_service.addresses import is_loopback, overlap, parse_address
+from runner_service.settings.variables import Settings, is_secret
+
+EXIT_CONFIG = 78
+"""The exit code of a wrong environment, EX_CONFIG of sysexits(3)."""
+
+
+class Problem(NamedTuple):
+    """A variable that is wrong, and what it should be."""
+
+    variable: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}: {self.text}"
+
+
+class SettingsError(Exception):
+    """The environment cannot be used. `problems` holds everything that is wrong with it, and no secret."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Reads the settings from `environ` and checks them, one by one and against each other. Reads the files it names.
+
+    Raises:
+        SettingsError: something is wrong; all of it is told at once.
+    """
+    settings, problems = _checked_one_by_one(environ)
+    if settings is not None:
+        wrong = {problem.variable for problem in problems}
+        problems += [problem for problem in _conflicts(settings) if problem.variable not in wrong]
+    if problems or settings is None:
+        raise SettingsError(problems)
+    return settings
+
+
+def warnings_about(settings: Settings) -> list[Problem]:
+    """Returns what does not keep the service from starting, but will disappoint somebody."""
+    return [*_model_warnings(settings), *_exposure_warnings(settings), *_tracing_warnings(settings)]
+
+
+def _checked_one_by_one(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem]]:
+    """Returns the settings without those that are wrong by themselves, so that the others can still be compared.
+
+    There are no settings when the mode is wrong, since most of the others depend on it.
+    """
+    try:
+        return Settings.from_environment(environ), []
+    except ValidationError as error:
+        problems = [_problem(details) for details in error.errors() if details["type"] != "default_factory_not_called"]
+    wrong = {problem.variable for problem in problems}
+    if "MODE" in wrong:
+        return None, problems
+    return Settings.from_environment({name: value for name, value in environ.items() if name not in wrong}), problems
+
+
+def _problem(details: ErrorDetails) -> Problem:
+    name = str(details["loc"][0]).upper()
+    text = details["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Field", "is")
+    if not (is_secret(name.lower()) or "@" in str(details["input"])):  # an @ may come after a password
+        text += f", not {details['input']!r}"
+    return Problem(name, text)
+
+
+def _conflicts(settings: Settings) -> list[Problem]:
+    return [
+        *_mode_conflicts(settings),
+        *_address_conflicts(settings),
+        *_token_conflicts(settings),
+        *_tls_conflicts(settings),
+        *_unreadable_files(settings),
+    ]
+
+
+def _mode_conflicts(settings: Settings) -> Iterator[Problem]:
+    sandbox = "filesystem" if settings.is_local_mode() else "daytona"
+    if settings.sandbox_type != sandbox:
+        yield Problem("SANDBOX_TYPE", f"should be {sandbox!r}, or unset, when MODE is {settings.mode!r}")
+    if settings.is_local_mode():
+        return
+    if settings.daytona_api_key is None:
+        yield Problem(
+            "DAYTONA_API_KEY", "should be set when MODE is 'cloud' or unset; for tools on this machine set MODE=local"
+        )
+    if settings.stigmer_api_key is None:
+        yield Problem(
+            "STIGMER_API_KEY", "should be set when MODE is 'cloud' or unset; for tools on this machine set MODE=local"
+        )
+
+
+def _address_conflicts(settings: Settings) -> Iterator[Problem]:
+    address, daemon = parse_address(settings.listen_address), settings.stigmer_backend_endpoint
+    if daemon is not None and overlap(parse_address(daemon), address):
+        yield Problem(
+            "LISTEN_ADDRESS",
+            f"{address} is where STIGMER_BACKEND_ENDPOINT says that the daemon is; unset one, or choose another port",
+        )
+    has_token = settings.auth_token is not None or settings.auth_token_file is not None
+    if not (is_loopback(address) or has_token or settings.tls_client_ca_file is not None):
+        yield Problem(
+            "LISTEN_ADDRESS",
+            f"{address} can be reached from elsewhere: set AUTH_TOKEN, AUTH_TOKEN_FILE or TLS_CLIENT_CA_FILE, "
+            "or listen on localhost or a unix socket",
+        )
+
+
+def _token_conflicts(settings: Settings) -> Iterator[Problem]:
+    if settings.auth_token is not None and settings.auth_token_file is not None:
+        yield Problem("AUTH_TOKEN_FILE", "should not be set together with AUTH_TOKEN")
+
+
+def _tls_conflicts(settings: Settings) -> Iterator[Problem]:
+    if settings.tls_cert_file is not None and settings.tls_key_file is None:
+        yield Problem("TLS_KEY_FILE", "should name the private key of TLS_CERT_FILE")
+    if settings.tls_cert_file is None:
+        for name in ("tls_key_file", "tls_client_ca_file"):
+            if getattr(settings, name) is not None:
+                yield Problem("TLS_CERT_FILE", f"should be set, since {name.upper()} is")
+                return
+
+
+def _unreadable_files(settings: Settings) -> Iterator[Problem]:
+    for name in ("auth_token_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file", "stigmer_llm_script"):
+        path = getattr(settings, name)
+        if path is None:
+            continue
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            yield Problem(name.upper(), f"{path} cannot be read: {error.strerror}")
+        else:
+            if not content.strip():
+                yield Problem(name.upper(), f"{path} is empty")
+
+
+def _model_warnings(settings: Settings) -> Iterator[Problem]:
+    if settings.stigmer_llm_provider in {"openai", "anthropic"} and settings.stigmer_llm_api_key is None:
+        own = f"{settings.stigmer_llm_provider.upper()}_API_KEY"
+        yield Problem(
+            "STIGMER_LLM_API_KEY", f"is not set, nor is {own}: executions that need the model will be refused"
+        )
+    if not settings.stigmer_llm_model:
+        yield Problem("STIGMER_LLM_MODEL", "is not set: each request has to name a model")
+
+
+def _exposure_warnings(settings: Settings) -> Iterator[Problem]:
+    if not is_loopback(parse_address(settings.listen_address)) and settings.tls_cert_file is None:
+        yield Problem("TLS_CERT_FILE", "is not set: the token and everything else crosses the network in the clear")
+
+
+def _tracing_warnings(settings: Settings) -> Iterator[Problem]:
+    if not settings.exports_traces():
+        return
+    if settings.otel_traces_exporter != "otlp":
+        yield Problem("OTEL_TRACES_EXPORTER", "can only be otlp or none here: spans go out by otlp")
+    if settings.otel_exporter_otlp_protocol != "http/protobuf":
+        yield Problem("OTEL_EXPORTER_OTLP_PROTOCOL", "can only be http/protobuf here: spans go out by that")

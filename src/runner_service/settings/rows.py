@@ -1,0 +1,59 @@
+"""The settings as rows for people, with every secret masked."""
+
+import ast
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator
+from functools import cache
+from typing import Literal, NamedTuple
+
+from runner_service.settings.variables import Settings, is_secret
+
+
+class Row(NamedTuple):
+    """A variable: its value as text (masked when secret), whether it was set or is the default, and what it means."""
+
+    variable: str
+    value: str
+    source: Literal["default", "env"]
+    meaning: str
+
+
+def describe(settings: Settings) -> list[Row]:
+    """Returns a row for each variable, in the order of the class."""
+    return [
+        Row(
+            variable=name.upper(),
+            value=_shown(name, getattr(settings, name)),
+            source="env" if name in settings.model_fields_set else "default",
+            meaning=meanings()[name],
+        )
+        for name in Settings.model_fields
+    ]
+
+
+@cache
+def meanings() -> dict[str, str]:
+    """Returns the docstring of each field. Read from the source when asked for, since pydantic would at every start."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(Settings))).body
+    if not isinstance(definition, ast.ClassDef):
+        raise TypeError("the source of Settings is not a class")
+    return dict(_documented(definition))
+
+
+def _documented(definition: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for field, below in itertools.pairwise(definition.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, inspect.cleandoc(text)
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if is_secret(name):
+        return "********"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,292 @@
+"""Every variable that the service reads, with its type, its default and its meaning.
+
+The docstring below a field is its documentation, for `runner-service check` and for docs/configuration.md.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from runner_service.addresses import overlap, parse_address
+
+T = TypeVar("T")
+Provider = Literal["openai", "anthropic", "ollama", "scripted"]
+
+DUMMY_API_KEY = "dummy-local-key"
+"""What the daemon expects in local mode. Public, so not a secret."""
+
+_LISTEN, _LISTEN_BESIDE_DAEMON = "localhost:50051", "localhost:50052"
+_NEVER_READ_LOCALLY = ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "DAYTONA_API_KEY", "DAYTONA_DEV_TOOLS_SNAPSHOT_ID")
+_DEFAULT_MODELS = {"ollama": "qwen2.5-coder:7b", "anthropic": "claude-sonnet-4.5", "scripted": "scripted"}
+
+
+def _by_mode(local: T, cloud: T) -> Any:  # as pydantic's own Field()
+    return Field(default_factory=lambda data: local if data["mode"] == "local" else cloud)
+
+
+def _computed(default: Callable[[dict[str, Any]], object]) -> Any:  # as pydantic's own Field()
+    return Field(default_factory=default)
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("should be a URL, http://… or https://…")
+    if parts.username or parts.password:
+        raise ValueError("should hold no user name or password: there are variables for keys")
+    return text.rstrip("/")
+
+
+def _header_value(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError("should be printable ASCII without spaces, or no caller could send it")
+    return secret
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+AddressText = Annotated[str, AfterValidator(_address)]
+UrlText = Annotated[str, AfterValidator(_url)]
+Token = Annotated[SecretStr, AfterValidator(_header_value)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _default_listen_address(data: dict[str, Any]) -> str:
+    daemon = data["stigmer_backend_endpoint"]
+    taken = daemon is not None and overlap(parse_address(daemon), parse_address(_LISTEN))
+    return _LISTEN_BESIDE_DAEMON if taken else _LISTEN
+
+
+def _default_state_dir(data: dict[str, Any]) -> Path:
+    base: Path | None = data["xdg_state_home"]
+    if base is None or not base.is_absolute():  # the XDG rules say that a relative one is to be ignored
+        base = (data["home"] or Path.home()) / ".local" / "state"
+    return base / "runner-service"
+
+
+def _default_model_key(data: dict[str, Any]) -> SecretStr | None:
+    keys = {"openai": data["openai_api_key"], "anthropic": data["anthropic_api_key"]}
+    return keys.get(data["stigmer_llm_provider"])
+
+
+class Settings(BaseSettings):
+    """The whole environment of the service. An empty value counts as none; quotes in a value are part of it."""
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=str.upper),
+        case_sensitive=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        validate_default=False,
+    )
+
+    mode: Literal["local", "cloud"] = "cloud"
+    """Where tools run: `local`, in a directory of this machine, or `cloud`, in Daytona sandboxes."""
+    env: Literal["development", "staging", "production"] = "development"
+    """The stage of the deployment, a mark on logs and traces. Never a mode."""
+    sandbox_type: Literal["filesystem", "daytona"] = _by_mode("filesystem", "daytona")
+    """What kind of sandbox the tools run in. Follows the mode."""
+    sandbox_root_dir: str = "./workspace"
+    """The directory that the tools work in, created when missing. Local mode only."""
+    sandbox_scope: Literal["shared", "session"] = "shared"
+    """`shared`: all work in SANDBOX_ROOT_DIR itself. `session`: each session has a directory of its own below it."""
+
+    stigmer_backend_endpoint: AddressText | None = None
+    """The Stigmer daemon or cloud, `host:port`; TLS when the port is 443. Unset: there is none."""
+    stigmer_api_key: SecretStr | None = _by_mode(SecretStr(DUMMY_API_KEY), None)
+    """What the service shows to STIGMER_BACKEND_ENDPOINT. Required in cloud mode."""
+
+    listen_address: AddressText = _computed(_default_listen_address)
+    """Where to listen: `host:port`, `[IPv6]:port` or `unix:PATH`; port 0 takes a free one. Beyond loopback it needs a \
+token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 when the daemon is at 50051."""
+    auth_token: Token | None = None
+    """The bearer token that callers must send. Health checks need none."""
+    auth_token_file: Path | None = None
+    """A file that holds the token instead; read again when it changes."""
+    tls_cert_file: Path | None = None
+    """The server's certificate chain, PEM. Turns TLS on."""
+    tls_key_file: Path | None = None
+    """The private key of TLS_CERT_FILE, PEM."""
+    tls_client_ca_file: Path | None = None
+    """Authorities, PEM, one of which must have signed the certificate of every caller (mTLS)."""
+
+    home: Path | None = None
+    """Where STATE_DIR lies when neither it nor XDG_STATE_HOME is set."""
+    xdg_state_home: Path | None = None
+    """Where STATE_DIR lies when it is not set itself."""
+    state_dir: Annotated[Path, AfterValidator(Path.absolute)] = _computed(_default_state_dir)
+    """Where the log of events, outputs and checkpoints are. The default follows XDG."""
+    log_max_age: Seconds = 7 * 24 * 3600.0
+    """How many seconds finished executions are kept in the log of events."""
+    log_max_bytes: Count = 2 << 30
+    """How many bytes the log of events may take; the oldest finished executions go first."""
+
+    drain_timeout: Pause = _by_mode(4.0, 300.0)
+    """How many seconds executions may take to finish after SIGTERM. The daemon kills after 5."""
+    disconnect_grace: Pause = 5.0
+    """How many seconds an execution waits for its last caller to come back before it is cancelled."""
+    kill_grace: Pause = 2.0
+    """How many seconds a process has between SIGTERM and SIGKILL."""
+
+    default_timeout: Seconds = 1800.0
+    """How many seconds an execution may take when its request does not say."""
+    default_command_timeout: Seconds = 120.0
+    """How many seconds one command may run when the request does not say."""
+    default_max_model_calls: Count = 200
+    """How many model calls an execution may make when its request does not say."""
+    default_max_tool_calls: Count = 1000
+    """How many tool calls an execution may make when its request does not say."""
+    default_max_total_tokens: Count = 5_000_000
+    """How many tokens an execution may use when its request does not say."""
+    default_max_output_bytes: Count = 1 << 30
+    """How many bytes of output of one command are kept when the request does not say."""
+
+    stigmer_llm_provider: Provider = _by_mode("ollama", "anthropic")
+    """Who answers: `openai` (and whatever speaks its protocol), `anthropic`, `ollama` or `scripted`."""
+    stigmer_llm_model: str = _computed(lambda data: _DEFAULT_MODELS.get(data["stigmer_llm_provider"], ""))
+    """The model's name. Without a default for `openai`: set it, or let each request name one."""
+    ollama_base_url: UrlText = "http://localhost:11434"
+    """Where Ollama is, unless STIGMER_LLM_BASE_URL says it."""
+    stigmer_llm_base_url: UrlText | None = _computed(
+        lambda data: data["ollama_base_url"] if data["stigmer_llm_provider"] == "ollama" else None
+    )
+    """Where the provider is. The default is the provider's own."""
+    anthropic_api_key: SecretStr | None = None
+    """The key for `anthropic`, unless STIGMER_LLM_API_KEY says it."""
+    openai_api_key: SecretStr | None = None
+    """The key for `openai`, unless STIGMER_LLM_API_KEY says it."""
+    stigmer_llm_api_key: SecretStr | None = _computed(_default_model_key)
+    """The key of STIGMER_LLM_PROVIDER. Without one the service starts, but executions that need it are refused."""
+    stigmer_llm_max_tokens: Count = _by_mode(8192, 20000)
+    """How many tokens one answer of the model may have."""
+    stigmer_llm_temperature: Annotated[float, Field(ge=0, le=2)] | None = _by_mode(0.0, None)
+    """The temperature, 0 to 2. Unset in cloud mode: the provider's own."""
+    stigmer_llm_script: Path | None = None
+    """The file of turns that `scripted` plays. Unset: a small demonstration."""
+
+    redis_host: str | None = _by_mode(None, "localhost")
+    """Where Redis is. Cloud mode only."""
+    redis_port: Port | None = _by_mode(None, 6379)
+    """The port of Redis. Cloud mode only."""
+    redis_password: SecretStr | None = None
+    """The password of Redis. Cloud mode only."""
+    daytona_api_key: SecretStr | None = None
+    """The key of Daytona. Required in cloud mode, not used in local mode."""
+    daytona_dev_tools_snapshot_id: str | None = None
+    """The snapshot that sandboxes are made from. Cloud mode only."""
+
+    temporal_service_address: AddressText = "localhost:7233"
+    """Where Temporal is."""
+    temporal_namespace: str = "default"
+    """The namespace in Temporal."""
+    temporal_agent_execution_runner_task_queue: str = "agent_execution_runner"
+    """The task queue that the worker takes activities from."""
+    temporal_max_concurrency: Count = 10
+    """How many activities the worker runs at once."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    """The least severe log lines that are written."""
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = "text"
+    """Log lines for people, or one JSON object each."""
+    otel_sdk_disabled: bool = False
+    """Turns tracing off, whatever else is set."""
+    otel_traces_exporter: str = "otlp"
+    """`none` turns tracing off. The service can only export by `otlp`."""
+    otel_exporter_otlp_endpoint: UrlText | None = None
+    """The collector that spans go to, by OTLP over HTTP, below /v1/traces. Other OTEL_* variables hold as well."""
+    otel_exporter_otlp_traces_endpoint: UrlText | None = None
+    """The whole URL that spans go to, instead."""
+    otel_exporter_otlp_headers: SecretStr | None = None
+    """Headers for the collector, `name=value,…`."""
+    otel_exporter_otlp_traces_headers: SecretStr | None = None
+    """Headers for OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, instead."""
+    otel_exporter_otlp_protocol: str = "http/protobuf"
+    """How spans are sent. The service can only do `http/protobuf`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_what_local_mode_never_reads(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if data.get("MODE", data.get("mode")) != "local":
+            return data
+        unread = {*_NEVER_READ_LOCALLY, *map(str.lower, _NEVER_READ_LOCALLY)}
+        return {name: value for name, value in data.items() if name not in unread}
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
+        """Reads `environ` and nothing else: no file, no other variables.
+
+        Raises:
+            pydantic.ValidationError: some values have the wrong form. `load_settings` says it better.
+        """
+        return cls(_build_sources=((_Environment(cls, environ),), {}))  # type: ignore[call-arg]  # hidden from checkers
+
+    def is_local_mode(self) -> bool:
+        """Tells whether tools run on this machine."""
+        return self.mode == "local"
+
+    def exports_traces(self) -> bool:
+        """Tells whether spans go to a collector."""
+        endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
+        return endpoint is not None and not self.otel_sdk_disabled and self.otel_traces_exporter != "none"
+
+    def get_sandbox_config(self) -> dict[str, str]:
+        """Returns what the sandbox is made of: its `type`, with `root_dir` or, if there is one, `snapshot_id`."""
+        if self.is_local_mode():
+            return {"type": self.sandbox_type, "root_dir": self.sandbox_root_dir}
+        snapshot = self.daytona_dev_tools_snapshot_id
+        return {"type": self.sandbox_type} | ({"snapshot_id": snapshot} if snapshot else {})
+
+    def llm_api_key(self, provider: Provider) -> SecretStr | None:
+        """Returns the key for `provider`; for one that is not the configured one, only its own variable counts."""
+        if provider == self.stigmer_llm_provider:
+            return self.stigmer_llm_api_key
+        return {"openai": self.openai_api_key, "anthropic": self.anthropic_api_key}.get(provider)
+
+    def llm_base_url(self, provider: Provider) -> str | None:
+        """Returns where `provider` is. None: where its own library says."""
+        if provider == self.stigmer_llm_provider:
+            return self.stigmer_llm_base_url
+        return self.ollama_base_url if provider == "ollama" else None
+
+    def secrets(self) -> list[str]:
+        """Returns every secret value of the service itself, for redaction; not that of AUTH_TOKEN_FILE."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        secrets = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
+        headers = (self.otel_exporter_otlp_headers, self.otel_exporter_otlp_traces_headers)
+        for header in ",".join(each.get_secret_value() for each in headers if each).split(","):
+            secrets.add(header.partition("=")[2].strip())
+        return sorted(secrets - {"", DUMMY_API_KEY})
+
+
+def is_secret(name: str) -> bool:
+    """Tells whether the field `name` holds a secret."""
+    return "SecretStr" in str(Settings.model_fields[name].annotation)
+
+
+class _Environment(EnvSettingsSource):
+    """A given environment instead of the process's own."""
+
+    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name: value for name, value in self._environ.items() if value}
