@@ -1,0 +1,101 @@
+"""Redaction: what it finds, and that cutting a stream changes nothing."""
+
+import base64
+import json
+import random
+import re
+from urllib.parse import quote
+
+import pytest
+
+from runner_service.redaction import MARK, Redactor
+
+
+def test_a_secret_is_replaced_wherever_it_stands() -> None:
+    redactor = Redactor(["hunter2-hunter2"])
+    assert redactor.text("a hunter2-hunter2 b") == f"a {MARK} b"
+    assert redactor.data(b"\x00hunter2-hunter2\xff") == b"\x00" + MARK.encode() + b"\xff"
+
+
+@pytest.mark.parametrize("before", ["", "u", "us", "user:"])
+def test_a_secret_is_found_in_base64_at_every_alignment(before: str) -> None:
+    secret = "correct horse>>battery??staple"
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        text = encode(f"{before}{secret}, and more".encode()).decode()
+        redacted = Redactor([secret]).text(text)
+        assert MARK in redacted
+        leftover = base64.urlsafe_b64decode(
+            re.sub(r"\[redacted:secret\].*", "", redacted).replace("+", "-").replace("/", "_").ljust(400, "A")
+        )
+        assert b"correct" not in leftover
+
+
+def test_a_secret_is_found_url_encoded_and_json_escaped() -> None:
+    secret = 'pa"ss/wörd & more'
+    redactor = Redactor([secret])
+    for text in (
+        json.dumps(secret),
+        json.dumps(secret, ensure_ascii=False),
+        quote(secret),
+        quote(secret, safe="").lower(),
+    ):
+        assert MARK in redactor.text(text), text
+
+
+def test_values_of_fewer_than_six_bytes_are_left_alone() -> None:
+    redactor = Redactor(["yes", "12345"])
+    assert not redactor
+    assert redactor.text("yes 12345") == "yes 12345"
+
+
+def test_every_string_of_a_json_value_is_redacted() -> None:
+    value = {"a s3cr3t-value": ["s3cr3t-value", 1, None, {"x": "s3cr3t-value!"}]}
+    assert Redactor(["s3cr3t-value"]).value(value) == {f"a {MARK}": [MARK, 1, None, {"x": f"{MARK}!"}]}
+
+
+def test_only_what_may_be_a_secret_is_held_back() -> None:
+    stream = Redactor(["abcdefgh"]).stream()
+    assert stream.feed(b"hello\n") == b"hello\n"
+    assert stream.feed(b"xx abcd") == b"xx "
+    assert stream.feed(b"e!") == b"abcde!"
+    assert stream.feed(b"abcdefg") == b""
+    assert stream.flush() == b"abcdefg"
+
+
+def test_the_longest_of_overlapping_secrets_wins() -> None:
+    redactor = Redactor(["abcdef", "abcdefghij", "efghijklm"])
+    for text in ("abcdefghijklm", "abcdefg", "xabcdefghi"):
+        stream = redactor.text_stream()
+        assert "".join(map(stream.feed, text)) + stream.flush() == redactor.text(text)
+
+
+def test_a_text_stream_survives_wide_characters_and_half_surrogates() -> None:
+    redactor = Redactor(["gehéim-é-wört"])
+    stream = redactor.text_stream()
+    pieces = ["a\ud83dé", "geh", "éim-é-w", "ört", "€"]
+    assert "".join(map(stream.feed, pieces)) + stream.flush() == f"a\ud83dé{MARK}€"
+
+
+def test_cutting_a_stream_anywhere_changes_nothing() -> None:
+    """Against the whole-value redactor, over random secrets, texts and cuts of a small alphabet full of overlaps."""
+    chance = random.Random(7)
+    for _ in range(1500):
+        alphabet = chance.choice(["ab", "abc", "abcd"])
+        secrets = ["".join(chance.choices(alphabet, k=chance.randint(6, 12))) for _ in range(chance.randint(1, 4))]
+        parts = [
+            chance.choice([*secrets, "".join(chance.choices(alphabet, k=3))]) for _ in range(chance.randint(1, 12))
+        ]
+        text = "".join(part[: chance.randint(1, 12)] for part in parts).encode()
+        redactor = Redactor(secrets)
+        stream = redactor.stream()
+        done, position = [], 0
+        while position < len(text):
+            size = chance.randint(1, 9)
+            done.append(stream.feed(text[position : position + size]))
+            position += size
+        done.append(stream.flush())
+        assert b"".join(done) == redactor.data(text), (secrets, text)
+
+
+def test_repr_shows_no_secret() -> None:
+    assert "hunter2" not in repr(Redactor(["hunter2-hunter2"]))
