@@ -1,0 +1,171 @@
+"""Log lines, as text or JSON, with the ids of trace and execution, and without secrets."""
+
+import json
+import logging
+import queue
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+from opentelemetry import trace
+
+from runner_service.settings import Settings
+
+Redact = Callable[[str], str]
+
+execution_id_var: ContextVar[str] = ContextVar("execution_id", default="")
+"""The execution that the current task works for; empty when none."""
+
+_redact_var: ContextVar[Redact | None] = ContextVar("redact", default=None)
+
+_MARK = "[REDACTED]"
+_SHORTEST_SECRET = 6  # anything shorter is found in innocent words too
+_LONGEST_BACKLOG = 10_000  # lines
+_CLOSE_SECONDS = 2.0
+
+
+@contextmanager
+def redact_with(redact: Redact) -> Iterator[None]:
+    """Passes the log lines of the current task, and of tasks that it starts, through `redact`."""
+    token = _redact_var.set(redact)
+    try:
+        yield
+    finally:
+        _redact_var.reset(token)
+
+
+@contextmanager
+def logs(settings: Settings, stream: TextIO | None = None) -> Iterator[None]:
+    """Writes log lines to `stream`, by default stderr, from a thread: a reader that is slow holds up nobody.
+
+    When more than 10,000 lines wait, further ones are dropped and counted. Leaving waits at most 2 s for the rest.
+    """
+    lines = _Lines(stream or sys.stderr)
+    handler = _Handler(lines, _formatter(settings))
+    root, own, level = logging.getLogger(), logging.getLogger("runner_service"), settings.log_level.upper()
+    before = root.handlers[:], root.level, own.level
+    root.handlers[:] = [handler]
+    root.setLevel("ERROR" if level == "ERROR" else "WARNING")  # below, libraries log each request, with its headers
+    own.setLevel(level)
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level, own.level = before
+        lines.close()
+
+
+def _formatter(settings: Settings) -> logging.Formatter:
+    secrets = settings.secrets()
+    return JsonFormatter(secrets) if settings.log_format == "json" else TextFormatter(secrets)
+
+
+class _SafeFormatter(logging.Formatter):
+    """Takes the secrets of the service, and of the execution at hand, out of what was logged."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        super().__init__()
+        longest_first = sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)
+        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def _safe(self, text: str) -> str:
+        if self._secrets is not None:
+            text = self._secrets.sub(_MARK, text)
+        redact = _redact_var.get()
+        return text if redact is None else redact(text)
+
+    def _safe_traceback(self, record: logging.LogRecord) -> str:
+        parts = [self.formatException(record.exc_info)] if record.exc_info else []
+        return self._safe("\n".join([*parts, self.formatStack(record.stack_info)] if record.stack_info else parts))
+
+
+class TextFormatter(_SafeFormatter):
+    """One line for people, and a traceback below it where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns `time LEVEL logger message execution=… trace=…`."""
+        message = self._safe(record.getMessage()).replace("\n", "\\n")  # or a caller could forge a line
+        ids = "".join(f" {name}={value}" for name, value in _ids().items())
+        line = f"{_time(record)} {record.levelname} {record.name} {message}{ids}"
+        traceback = self._safe_traceback(record)
+        return f"{line}\n{traceback}" if traceback else line
+
+
+class JsonFormatter(_SafeFormatter):
+    """One JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns an object: `time`, `level`, `logger`, `message`; where known `execution_id`, `trace_id`, `error`."""
+        line = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
+        line["message"] = self._safe(record.getMessage())
+        line |= {f"{name}_id": value for name, value in _ids().items()}
+        if traceback := self._safe_traceback(record):
+            line["error"] = traceback
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _ids() -> dict[str, str]:
+    ids = {}
+    if execution_id := execution_id_var.get():
+        ids["execution"] = execution_id
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        ids["trace"] = trace.format_trace_id(span.trace_id)
+    return ids
+
+
+class _Handler(logging.Handler):
+    """Formats where the line is logged, since there the context is known, and leaves the writing to the thread."""
+
+    def __init__(self, lines: "_Lines", formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put(self.format(record))
+        except Exception:  # noqa: BLE001  # logging must never break what logs
+            self.handleError(record)
+
+
+class _Lines:
+    """Writes lines to a stream, in a thread of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waiting: queue.Queue[str | None] = queue.Queue(_LONGEST_BACKLOG)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write_all, name="log-lines", daemon=True)
+        self._thread.start()
+
+    def put(self, line: str) -> None:
+        try:
+            self._waiting.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        try:
+            self._waiting.put(None, timeout=_CLOSE_SECONDS)
+        except queue.Full:
+            return
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _write_all(self) -> None:
+        while (line := self._waiting.get()) is not None:
+            dropped, self._dropped = self._dropped, 0
+            lines = [f"log_lines_dropped count={dropped}", line] if dropped else [line]
+            try:
+                self._stream.write("".join(f"{each}\n" for each in lines))
+                self._stream.flush()
+            except (OSError, ValueError):  # the reader is gone, or the stream closed: there is nobody to tell
+                continue

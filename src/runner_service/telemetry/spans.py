@@ -1,0 +1,181 @@
+"""The spans of the service, by the conventions for rpc and for generative AI. They hold no content.
+
+Without a collector each is a no-op, which only hands on the caller's trace id.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import grpc
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from runner_service.telemetry.logs import execution_id_var
+
+Attributes = Mapping[str, str | int | float]
+
+_W3C = TraceContextTextMapPropagator()
+
+_SERVER_FAULTS = frozenset({
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+})  # fmt: skip  # the codes that the rpc conventions count as the server's failure; the others are the caller's
+
+
+class _CurrentTracer:
+    """The tracer in force. OpenTelemetry's global one can be set only once in a process, this one whenever needed."""
+
+    tracer: Tracer = trace.NoOpTracer()
+
+
+@contextmanager
+def spans_by(tracer: Tracer) -> Iterator[None]:
+    """Makes `tracer` the one that all spans of the service come from."""
+    before, _CurrentTracer.tracer = _CurrentTracer.tracer, tracer
+    try:
+        yield
+    finally:
+        _CurrentTracer.tracer = before
+
+
+def current_span_context() -> SpanContext:
+    """Returns where we are in the trace, to be handed to `execution_span`."""
+    return trace.get_current_span().get_span_context()
+
+
+@contextmanager
+def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span]:
+    """The span of one call. `method` is `/package.Service/Method`; the caller's W3C context is in `metadata`."""
+    full_name = method.removeprefix("/")
+    attributes: Attributes = {
+        "rpc.system.name": "grpc",
+        "rpc.method": full_name,
+        "rpc.system": "grpc",  # this and the next: the older names, which most tools still look for
+        "rpc.service": full_name.rpartition("/")[0],
+    }
+    parent = _W3C.extract(metadata, context=otel_context.Context())
+    with _span(full_name, SpanKind.SERVER, attributes, parent) as span:
+        yield span
+
+
+@contextmanager
+def execution_span(
+    execution_id: str, session_id: str = "", *, agent_name: str = "", caller: SpanContext | None = None
+) -> Iterator[Span]:
+    """The span of an execution, below the call that started it (`caller`), which may end long before it.
+
+    Log lines within carry the execution's id.
+    """
+    attributes = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.conversation.id": session_id,
+        "gen_ai.agent.name": agent_name,
+        "runner.execution.id": execution_id,
+    }
+    parent = otel_context.Context()
+    if caller is not None and caller.is_valid:
+        parent = trace.set_span_in_context(NonRecordingSpan(caller), parent)
+    token = execution_id_var.set(execution_id)
+    try:
+        with _span(f"invoke_agent {agent_name}".strip(), SpanKind.INTERNAL, _known(attributes), parent) as span:
+            yield span
+    finally:
+        execution_id_var.reset(token)
+
+
+@contextmanager
+def chat_span(model: str, *, provider: str = "") -> Iterator[Span]:
+    """The span of one model call. Pass it to `record_usage` when the answer is there."""
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": model,
+        "gen_ai.provider.name": provider,
+        "runner.execution.id": execution_id_var.get(),
+    }
+    with _span(f"chat {model}", SpanKind.CLIENT, _known(attributes)) as span:
+        yield span
+
+
+@contextmanager
+def tool_span(name: str, call_id: str) -> Iterator[Span]:
+    """The span of one tool call. A tool that fails without raising is told to `record_failure`."""
+    attributes = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": name,
+        "gen_ai.tool.call.id": call_id,
+        "runner.execution.id": execution_id_var.get(),
+    }
+    with _span(f"execute_tool {name}", SpanKind.INTERNAL, _known(attributes)) as span:
+        yield span
+
+
+def record_usage(
+    span: Span, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, stop_reason: str = ""
+) -> None:
+    """Writes down what one model call used, and why the model stopped, in the provider's word."""
+    span.set_attribute("gen_ai.usage.input_tokens", input_tokens)
+    span.set_attribute("gen_ai.usage.output_tokens", output_tokens)
+    span.set_attribute("gen_ai.usage.cache_read.input_tokens", cached_tokens)
+    if stop_reason:
+        span.set_attribute("gen_ai.response.finish_reasons", [stop_reason])
+
+
+def record_command(
+    span: Span, *, exit_code: int, cpu_time: float, peak_memory: int, stdout_bytes: int, stderr_bytes: int
+) -> None:
+    """Writes down how a command ended and what it used: CPU seconds, and bytes of memory and output."""
+    span.set_attribute("process.exit.code", exit_code)
+    span.set_attribute("runner.command.cpu_time", cpu_time)
+    span.set_attribute("runner.command.peak_memory", peak_memory)
+    span.set_attribute("runner.command.stdout_bytes", stdout_bytes)
+    span.set_attribute("runner.command.stderr_bytes", stderr_bytes)
+
+
+def record_failure(span: Span, error_type: str) -> None:
+    """Marks the span as failed; `error_type` is one of few words, such as a code, never a message."""
+    span.set_attribute("error.type", error_type)
+    span.set_status(Status(StatusCode.ERROR))
+
+
+def record_call_status(span: Span, code: grpc.StatusCode) -> None:
+    """Writes down the status that a call ended with. Only what is the server's fault makes the span a failed one."""
+    span.set_attribute("rpc.response.status_code", code.name)
+    span.set_attribute("rpc.grpc.status_code", code.value[0])
+    if code is not grpc.StatusCode.OK:
+        span.set_attribute("error.type", code.name)
+    if code in _SERVER_FAULTS:
+        span.set_status(Status(StatusCode.ERROR))
+
+
+@contextmanager
+def _span(
+    name: str, kind: SpanKind, attributes: Attributes, parent: otel_context.Context | None = None
+) -> Iterator[Span]:
+    span = _CurrentTracer.tracer.start_span(
+        name, parent, kind, attributes, record_exception=False, set_status_on_exception=False
+    )
+    try:
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            yield span
+    except BaseException as error:
+        record_failure(span, _error_type(error))
+        raise
+    finally:
+        span.end()
+
+
+def _error_type(error: BaseException) -> str:
+    code = getattr(error, "code", None)
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return code if isinstance(code, str) else type(error).__qualname__
+
+
+def _known(attributes: Mapping[str, str]) -> Attributes:
+    return {name: value for name, value in attributes.items() if value}

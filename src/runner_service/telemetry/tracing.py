@@ -1,0 +1,55 @@
+"""Sends spans to a collector, by OTLP over HTTP. What it needs is imported only when there is one."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from runner_service.settings import Settings
+from runner_service.telemetry.spans import spans_by
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+_FLUSH_SECONDS = 3.0
+
+
+def tracing(settings: Settings) -> AbstractContextManager[None]:
+    """Sends the spans made within, if a collector is set; leaving waits at most 3 s for the last ones to arrive."""
+    return _exported_spans(settings) if settings.exports_traces() else nullcontext()
+
+
+@contextmanager
+def _exported_spans(settings: Settings) -> Iterator[None]:
+    provider = _provider(settings)
+    try:
+        with spans_by(provider.get_tracer("runner_service")):
+            yield
+    finally:
+        # A collector that does not answer may take its whole time-out: it gets a thread that is then left alone.
+        flush = threading.Thread(target=provider.shutdown, name="span-flush", daemon=True)
+        flush.start()
+        flush.join(_FLUSH_SECONDS)
+
+
+def _provider(settings: Settings) -> "TracerProvider":
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # 180 ms
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415  # only needed here
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  # only needed here
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # only needed here
+
+    about = {
+        "service.name": "runner-service",
+        "service.version": version("runner-service"),
+        "deployment.environment.name": settings.env,
+    }
+    resource = Resource.create(about | dict(OTELResourceDetector().detect().attributes))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=_endpoint(settings))))
+    return provider
+
+
+def _endpoint(settings: Settings) -> str:
+    whole = settings.otel_exporter_otlp_traces_endpoint
+    return whole or f"{settings.otel_exporter_otlp_endpoint}/v1/traces"
