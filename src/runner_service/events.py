@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from google.protobuf.message import Message
@@ -62,6 +62,7 @@ class EventStream:
         self._news = asyncio.Event()
         self._closed_with: CallError | None = None
         self.broken: LogUnavailableEnd | None = None
+        self.on_break: Callable[[LogUnavailableEnd], None] = lambda _: None
 
     def publish(self, event: Message, *, sub_agent_id: str = "") -> int:
         """Numbers an event, stamps it and hands it to the log; returns its sequence.
@@ -103,8 +104,8 @@ class EventStream:
         await self._writer.room()
 
     async def flush(self) -> None:
-        """Waits until everything that was published is in the log."""
-        while self.committed < self.last_sequence:
+        """Waits until everything that was published is in the log, or the log cannot be written."""
+        while self.committed < self.last_sequence and not self.broken:
             await self._news.wait()
 
     async def read_output(self, tool_call_id: str, stream: Stream, offset: int, max_bytes: int) -> bytes:
@@ -160,6 +161,7 @@ class EventStream:
     def break_off(self, error: LogUnavailableEnd) -> None:
         """Called by the writer when the log cannot be written."""
         self.broken = error
+        self.on_break(error)
         self.close(UnavailableError(error.message, retry_delay=5.0))
 
     def mend(self) -> None:

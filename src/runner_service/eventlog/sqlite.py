@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from runner_service.eventlog import (
+    FINAL_STATES,
     Entry,
     ExecutionPage,
     LogError,
@@ -33,10 +34,6 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 T = TypeVar("T")
-
-FINAL_STATES = frozenset(
-    {event_pb2.STATE_SUCCEEDED, event_pb2.STATE_FAILED, event_pb2.STATE_CANCELLED, event_pb2.STATE_TIMED_OUT}
-)
 
 _VERSION = 1
 _READERS = 2

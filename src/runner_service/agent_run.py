@@ -1,0 +1,43 @@
+"""What the life of an execution hands to the agent loop, and the little that it expects of it."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from runner_service.executors import Sandbox
+from runner_service.redaction import Redactor
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+if TYPE_CHECKING:
+    from runner_service.events import EventStream
+    from runner_service.models import ModelChoice
+
+
+@dataclass(frozen=True)
+class AgentRun:
+    """One run of an agent: what it is asked, where its tools work, where its events go, what it may take.
+
+    Every field of `limits` is set. `usage` is counted up in place, so that it is right however the run ends.
+    """
+
+    execution_id: str
+    session_id: str
+    agent: runner_pb2.Agent
+    message: str
+    limits: runner_pb2.ExecutionLimits
+    model: "ModelChoice"
+    sandbox: Sandbox
+    events: "EventStream"
+    redactor: Redactor
+    usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
+
+
+class AgentLoop(Protocol):
+    """Runs agents."""
+
+    async def run(self, run: AgentRun) -> str:
+        """Runs until the agent gives its final answer, and returns it.
+
+        Raises:
+            ExecutionEnd: it ended without one; the class says why.
+        """
