@@ -37,7 +37,11 @@ _FIRST_RETRY_DELAY = 0.05
 _LONGEST_RETRY_DELAY = 2.0
 _VARINT_MORE = 0x80
 
-_FIELD_OF = {field.message_type.name: field.name for field in event_pb2.ExecutionEvent.DESCRIPTOR.oneofs[0].fields}
+_FIELD_OF = {
+    event.name: field.name
+    for field in event_pb2.ExecutionEvent.DESCRIPTOR.oneofs[0].fields
+    if (event := field.message_type) is not None
+}
 
 
 class EventStream:

@@ -59,7 +59,7 @@ class Execution:
         return self.state in {event_pb2.STATE_PENDING, event_pb2.STATE_RUNNING}
 
     async def perform(self, work: Coroutine[Any, Any, str]) -> None:
-        """Does `work`, whose result is the final answer, and puts down how it ended. Never raises what `work` raises."""
+        """Does `work`, whose result is the final answer, and puts down how it ended. Raises nothing that `work` does."""
         self._work = asyncio.create_task(work, name=f"execution-{self.id}")
         if self._end or self._interrupted:
             self._work.cancel()

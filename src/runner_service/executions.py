@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from opentelemetry.trace import SpanContext
 
 from runner_service.agent_run import AgentLoop, AgentRun
 from runner_service.errors import (
@@ -34,7 +35,7 @@ from runner_service.models import ModelChoice, resolve
 from runner_service.redaction import Redactor
 from runner_service.sessions import SessionTurns
 from runner_service.settings import Settings
-from runner_service.telemetry import execution_span
+from runner_service.telemetry import current_span_context, execution_span, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -150,7 +151,9 @@ class Executions:
                 "or leave out agent to attach to the one that exists"
             )
         if execution.state == event_pb2.STATE_INTERRUPTED:
-            execution.finish(InterruptedEnd("the service stopped while this execution ran; start it again under a new id"))
+            execution.finish(
+                InterruptedEnd("the service stopped while this execution ran; start it again under a new id")
+            )
         return execution
 
     def _start(self, request: runner_pb2.ExecuteAgentRequest, fingerprint: bytes) -> Execution:
@@ -164,7 +167,9 @@ class Executions:
         model = resolve(request.agent.model, self._settings)
         execution = self._accept(request, fingerprint)
         work = self._work(execution, request, model, self._executor)
-        task = self._tasks.create_task(self._supervise(execution, work), name=f"supervise-{execution.id}")
+        task = self._tasks.create_task(
+            self._supervise(execution, work, current_span_context()), name=f"supervise-{execution.id}"
+        )
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return execution
@@ -187,11 +192,18 @@ class Executions:
         self._writer.put(stream, NewExecution(stored, fingerprint), stored.ByteSize())
         return execution
 
-    async def _supervise(self, execution: Execution, work: Coroutine[Any, Any, str]) -> None:
-        with execution_span(execution.record):
+    async def _supervise(self, execution: Execution, work: Coroutine[Any, Any, str], caller: SpanContext) -> None:
+        record = execution.record
+        name = execution.redactor.text(record.agent_name)
+        with (
+            execution_span(execution.id, record.session_id, agent_name=name, caller=caller) as span,
+            redact_with(execution.redactor.text),
+        ):
             await execution.perform(work)
-        await execution.stream.flush()
-        logger.info("execution_ended state=%s", event_pb2.State.Name(execution.state))
+            if record.HasField("error"):
+                record_failure(span, record.error.code)
+            await execution.stream.flush()
+            logger.info("execution_ended state=%s", event_pb2.State.Name(execution.state))
         self._forget_if_idle(execution)
 
     async def _work(
@@ -202,7 +214,10 @@ class Executions:
         async with self._turns.turn(request.session_id, on_wait=lambda: self._publish_queued(execution)):
             loop = await self._agent_loop()
             try:
-                async with asyncio.timeout(seconds) as clock, executor.open(_sandbox_spec(execution, request)) as sandbox:
+                async with (
+                    asyncio.timeout(seconds) as clock,
+                    executor.open(_sandbox_spec(execution, request)) as sandbox,
+                ):
                     execution.begin(self._started(executor, sandbox.root, model))
                     self._mind_absence(execution)
                     return await loop.run(

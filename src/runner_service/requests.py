@@ -50,7 +50,9 @@ def check_get(request: runner_pb2.GetExecutionRequest) -> None:
 
 def check_cancel(request: runner_pb2.CancelExecutionRequest) -> None:
     """Checks a request to cancel. Raises InvalidRequestError."""
-    _refuse(_required_identifier(request.execution_id), _at_most("reason", len(request.reason), MAX_REASON, "characters"))
+    _refuse(
+        _required_identifier(request.execution_id), _at_most("reason", len(request.reason), MAX_REASON, "characters")
+    )
 
 
 def check_read(request: runner_pb2.ReadToolOutputRequest) -> None:
@@ -81,7 +83,9 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
         if request.session_id:
             yield from _identifier("session_id", request.session_id)
         if request.page_token and _page_key(request) is None:
-            yield FieldViolation("page_token", "must be a next_page_token that was given for the same filters, or empty")
+            yield FieldViolation(
+                "page_token", "must be a next_page_token that was given for the same filters, or empty"
+            )
 
     _refuse(violations())
     return _page_key(request) or 0
@@ -157,7 +161,9 @@ def _limits(limits: runner_pb2.ExecutionLimits) -> Violations:
     for name in ("timeout", "command_timeout"):
         duration = getattr(limits, name)
         if limits.HasField(name) and not 0 < duration.seconds + duration.nanos / 1e9 <= MAX_DURATION_SECONDS:
-            yield FieldViolation(f"limits.{name}", "must be above zero and at most 30 days; leave it out for the default")
+            yield FieldViolation(
+                f"limits.{name}", "must be above zero and at most 30 days; leave it out for the default"
+            )
     for name in ("max_model_calls", "max_tool_calls", "max_total_tokens", "max_output_bytes"):
         yield from _not_negative(f"limits.{name}", getattr(limits, name))
 
@@ -198,5 +204,3 @@ def _refuse(*checks: Violations) -> None:
     violations = [violation for check in checks for violation in check]
     if violations:
         raise InvalidRequestError(violations)
-
-

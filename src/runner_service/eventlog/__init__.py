@@ -12,7 +12,6 @@ from runner_service.executors import Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-
 FINAL_STATES = frozenset(
     {event_pb2.STATE_SUCCEEDED, event_pb2.STATE_FAILED, event_pb2.STATE_CANCELLED, event_pb2.STATE_TIMED_OUT}
 )

@@ -27,6 +27,7 @@ class OutputFiles:
     """
 
     def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
         self._directory = directory
         self._open: OrderedDict[OutputKey, int] = OrderedDict()
         self._before: dict[OutputKey, int] = {}
@@ -89,7 +90,7 @@ class OutputFiles:
             self._open.move_to_end(key)
             return self._open[key]
         path = self._path(key)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         self._open[key] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if len(self._open) > _OPEN_FILES:
             os.close(self._open.popitem(last=False)[1])

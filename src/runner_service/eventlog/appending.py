@@ -1,0 +1,108 @@
+"""Entries into rows and files: the one place that writes the log."""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from runner_service.eventlog import FINAL_STATES, Entry, NewEvent, NewExecution, NewOutput, NewState
+from runner_service.eventlog.outputs import OutputFiles, OutputKey
+from runner_service.eventlog.schema import transaction
+from runner_service.executors import Stream
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+
+class Appender:
+    """Appends batches. Belongs to the log's writing thread."""
+
+    def __init__(self, connection: sqlite3.Connection, outputs: OutputFiles) -> None:
+        self._connection = connection
+        self._outputs = outputs
+        self._keys: dict[str, int] = {}
+        self._calls: dict[tuple[int, str], int] = {}
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Commits all entries in order, or none of them. Raises sqlite3.Error, OSError."""
+        try:
+            with transaction(self._connection):
+                self._append_entries(entries)
+            self._outputs.keep()
+        except BaseException:
+            self._keys.clear()
+            self._calls.clear()
+            self._outputs.rollback()
+            raise
+
+    def _append_entries(self, entries: Sequence[Entry]) -> None:
+        rows: list[tuple[int, int, bytes, int | None, str | None, int | None, int | None]] = []
+        newest: dict[int, int] = {}
+        states: list[NewState] = []
+        for entry in entries:
+            if isinstance(entry, NewEvent):
+                key = self._key(entry.execution_id)
+                rows.append((key, entry.sequence, entry.frame, *self._store_output(entry.output)))
+                newest[key] = entry.sequence
+                if entry.tool_call_id:
+                    self._start_call(key, entry)
+            elif isinstance(entry, NewOutput):
+                self._store_output(entry)
+            elif isinstance(entry, NewState):
+                states.append(entry)
+            else:
+                self._insert_execution(entry)
+        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        self._connection.executemany(
+            "UPDATE executions SET last_sequence = ? WHERE key = ?", [(last, key) for key, last in newest.items()]
+        )
+        for state in states:
+            self._update_execution(state.execution)
+
+    def _insert_execution(self, entry: NewExecution) -> None:
+        execution = entry.execution
+        self._connection.execute(
+            "INSERT INTO executions (execution_id, session_id, state, changed, fingerprint, record) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                execution.execution_id,
+                execution.session_id,
+                execution.state,
+                time.time(),
+                entry.fingerprint,
+                execution.SerializeToString(),
+            ),
+        )
+
+    def _update_execution(self, execution: runner_pb2.Execution) -> None:
+        key = self._key(execution.execution_id)
+        self._connection.execute(
+            "UPDATE executions SET state = ?, changed = ?, record = ? WHERE key = ?",
+            (execution.state, time.time(), execution.SerializeToString(), key),
+        )
+        if execution.state in FINAL_STATES:
+            self._keys.pop(execution.execution_id, None)
+            for call in [call for call in self._calls if call[0] == key]:
+                del self._calls[call]
+
+    def _start_call(self, key: int, entry: NewEvent) -> None:
+        self._calls[key, entry.tool_call_id] = entry.sequence
+        self._connection.execute("INSERT INTO tool_calls VALUES (?, ?, ?)", (key, entry.tool_call_id, entry.sequence))
+
+    def _store_output(self, output: NewOutput | None) -> tuple[int | None, Stream | None, int | None, int | None]:
+        if output is None:
+            return (None, None, None, None)
+        execution = self._key(output.execution_id)
+        call = self._call(execution, output.tool_call_id)
+        offset = self._outputs.append(OutputKey(execution, call, output.stream), output.data)
+        return (call, output.stream, offset, len(output.data))
+
+    def _key(self, execution_id: str) -> int:
+        if execution_id not in self._keys:
+            query = "SELECT key FROM executions WHERE execution_id = ?"
+            self._keys[execution_id] = self._connection.execute(query, (execution_id,)).fetchone()[0]
+        return self._keys[execution_id]
+
+    def _call(self, execution: int, tool_call_id: str) -> int:
+        if (execution, tool_call_id) not in self._calls:
+            query = "SELECT call FROM tool_calls WHERE execution = ? AND tool_call_id = ?"
+            row = self._connection.execute(query, (execution, tool_call_id)).fetchone()
+            self._calls[execution, tool_call_id] = row[0]
+        return self._calls[execution, tool_call_id]

@@ -1,0 +1,87 @@
+"""The SQLite file of the event log: its tables, and connections to it."""
+
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS executions (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    execution_id TEXT NOT NULL UNIQUE,
+    session_id TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    changed REAL NOT NULL,
+    last_sequence INTEGER NOT NULL DEFAULT 0,
+    fingerprint BLOB NOT NULL,
+    record BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS executions_by_session ON executions (session_id, key) WHERE session_id != '';
+CREATE INDEX IF NOT EXISTS executions_by_state ON executions (state, key);
+CREATE TABLE IF NOT EXISTS events (
+    execution INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    frame BLOB NOT NULL,
+    call INTEGER,
+    stream TEXT,
+    offset INTEGER,
+    length INTEGER,
+    PRIMARY KEY (execution, sequence)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tool_calls (
+    execution INTEGER NOT NULL,
+    tool_call_id TEXT NOT NULL,
+    call INTEGER NOT NULL,
+    PRIMARY KEY (execution, tool_call_id)
+) WITHOUT ROWID;
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Opens the file; transactions are begun and ended by hand. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def prepare(connection: sqlite3.Connection) -> bytes:
+    """Makes the tables, puts down as INTERRUPTED what was at work, and returns the key for fingerprints.
+
+    Raises sqlite3.Error, also when the file is of another format.
+    """
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version not in {0, _VERSION}:
+        raise sqlite3.DatabaseError(f"it has format {version}, this service writes format {_VERSION}")
+    with transaction(connection):
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint_key', ?)", (secrets.token_bytes(32),))
+        connection.execute(
+            "UPDATE executions SET state = ? WHERE state IN (?, ?)",
+            (event_pb2.STATE_INTERRUPTED, event_pb2.STATE_PENDING, event_pb2.STATE_RUNNING),
+        )
+    key: bytes = connection.execute("SELECT value FROM meta WHERE name = 'fingerprint_key'").fetchone()[0]
+    return key
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commits what is done inside, or none of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk may have rolled back already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
