@@ -51,7 +51,10 @@ def current_span_context() -> SpanContext:
 
 @contextmanager
 def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span]:
-    """The span of one call. `method` is `/package.Service/Method`; the caller's W3C context is in `metadata`."""
+    """The span of one call. `method` is `/package.Service/Method`; the caller's W3C context is in `metadata`.
+
+    How the call ended is told to `record_call_status`.
+    """
     full_name = method.removeprefix("/")
     attributes: Attributes = {
         "rpc.system.name": "grpc",
@@ -62,6 +65,16 @@ def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span]:
     parent = _W3C.extract(metadata, context=otel_context.Context())
     with _span(full_name, SpanKind.SERVER, attributes, parent) as span:
         yield span
+
+
+def record_call_status(span: Span, code: grpc.StatusCode) -> None:
+    """Writes down the status that a call ended with. Only what is the server's fault makes the span a failed one."""
+    span.set_attribute("rpc.response.status_code", code.name)
+    span.set_attribute("rpc.grpc.status_code", code.value[0])
+    if code is not grpc.StatusCode.OK:
+        span.set_attribute("error.type", code.name)
+    if code in _SERVER_FAULTS:
+        span.set_status(Status(StatusCode.ERROR))
 
 
 @contextmanager
@@ -143,16 +156,6 @@ def record_failure(span: Span, error_type: str) -> None:
     span.set_status(Status(StatusCode.ERROR))
 
 
-def record_call_status(span: Span, code: grpc.StatusCode) -> None:
-    """Writes down the status that a call ended with. Only what is the server's fault makes the span a failed one."""
-    span.set_attribute("rpc.response.status_code", code.name)
-    span.set_attribute("rpc.grpc.status_code", code.value[0])
-    if code is not grpc.StatusCode.OK:
-        span.set_attribute("error.type", code.name)
-    if code in _SERVER_FAULTS:
-        span.set_status(Status(StatusCode.ERROR))
-
-
 @contextmanager
 def _span(
     name: str, kind: SpanKind, attributes: Attributes, parent: otel_context.Context | None = None
@@ -164,7 +167,8 @@ def _span(
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield span
     except BaseException as error:
-        record_failure(span, _error_type(error))
+        if kind is not SpanKind.SERVER:  # a call's outcome is its status: see record_call_status
+            record_failure(span, _error_type(error))
         raise
     finally:
         span.end()

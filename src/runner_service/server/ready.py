@@ -1,0 +1,51 @@
+"""Tells whoever spawned the service where it is, once it can be called."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+
+@asynccontextmanager
+async def announced(address: str, *, fd: int | None = None, file: Path | None = None) -> AsyncIterator[None]:
+    """Writes one line of JSON, `{"address", "pid", "version"}`, to the descriptor, which it closes, and to the file.
+
+    The file appears whole, and goes away on leaving.
+
+    Raises:
+        OSError: one of them cannot be written.
+    """
+    line = json.dumps({"address": address, "pid": os.getpid(), "version": version("runner-service")}) + "\n"
+    if fd is not None:
+        await asyncio.to_thread(_write_and_close, fd, line)
+    if file is None:
+        yield
+        return
+    await asyncio.to_thread(_replace, file, line)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(_remove_own, file, line)
+
+
+def _write_and_close(fd: int, line: str) -> None:
+    with os.fdopen(fd, "w") as stream:
+        stream.write(line)
+
+
+def _replace(file: Path, line: str) -> None:
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(line)
+    draft.replace(file)
+
+
+def _remove_own(file: Path, line: str) -> None:
+    """Removes the file, unless a successor has already put its own there."""
+    try:
+        if file.read_text() == line:
+            file.unlink()
+    except FileNotFoundError:
+        pass

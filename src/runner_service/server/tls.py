@@ -1,0 +1,82 @@
+"""The server's certificates, read again when their files change."""
+
+import logging
+import ssl
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+
+from runner_service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class TlsError(Exception):
+    """The certificate files cannot be used. The text says which and why."""
+
+
+class _Files(NamedTuple):
+    cert: Path
+    key: Path
+    client_ca: Path | None
+
+    def present(self) -> list[Path]:
+        return [path for path in self if path is not None]
+
+
+def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """Returns the credentials to listen with; None without TLS. Reads the files.
+
+    Raises:
+        TlsError: the files cannot be read, do not fit each other, or are no PEM.
+    """
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    reader = _Reader(_Files(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file))
+    return grpc.dynamic_ssl_server_credentials(
+        reader.read(),
+        reader.read_if_changed,  # type: ignore[arg-type]  # None is documented, but not in the stubs
+        require_client_authentication=settings.tls_client_ca_file is not None,
+    )
+
+
+class _Reader:
+    """Reads the files. Apart from the first time that is in a thread of grpc's, at handshakes."""
+
+    def __init__(self, files: _Files) -> None:
+        self._files = files
+        self._versions: list[tuple[int, int]] = []
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        versions = self._look()
+        _check(self._files)
+        cert, key = self._files.cert.read_bytes(), self._files.key.read_bytes()
+        client_ca = self._files.client_ca.read_bytes() if self._files.client_ca is not None else None
+        self._versions = versions
+        return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca)
+
+    def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Returns None, for "as before", when nothing has changed or what is there now cannot be used."""
+        try:
+            return self.read() if self._look() != self._versions else None
+        except (OSError, TlsError) as error:  # half written, most likely: the next handshake looks again
+            logger.warning("tls_files_unusable error=%s", error)
+            return None
+
+    def _look(self) -> list[tuple[int, int]]:
+        return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in self._files.present())]
+
+
+def _check(files: _Files) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(files.cert, files.key, password=lambda: "")  # or it would ask at the terminal
+    except OSError as error:  # ssl.SSLError is one
+        raise TlsError(f"TLS_CERT_FILE {files.cert} and TLS_KEY_FILE {files.key} cannot be used: {error}") from error
+    if files.client_ca is None:
+        return
+    try:
+        context.load_verify_locations(files.client_ca)
+    except OSError as error:
+        raise TlsError(f"TLS_CLIENT_CA_FILE {files.client_ca} cannot be used: {error}") from error
