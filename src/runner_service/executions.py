@@ -73,6 +73,11 @@ class Executions:
         self._turns = SessionTurns()
         self._one_start_at_a_time = asyncio.Lock()
 
+    @property
+    def are_busy(self) -> bool:
+        """True while something runs or somebody watches."""
+        return bool(self._running) or any(execution.watchers for execution in self._known.values())
+
     @asynccontextmanager
     async def called(self, request: runner_pb2.ExecuteAgentRequest) -> AsyncIterator[EventStream]:
         """Starts the execution of `request`, or finds it, and counts the caller until the context ends.

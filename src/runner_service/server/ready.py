@@ -3,22 +3,26 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 
 @asynccontextmanager
-async def announced(address: str, *, fd: int | None = None, file: Path | None = None) -> AsyncIterator[None]:
+async def announced(
+    address: str, *, fd: int | None = None, file: Path | None = None, about: Mapping[str, str] | None = None
+) -> AsyncIterator[None]:
     """Writes one line of JSON, `{"address", "pid", "version"}`, to the descriptor, which it closes, and to the file.
+
+    `about` is added to it.
 
     The file appears whole, and goes away on leaving.
 
     Raises:
         OSError: one of them cannot be written.
     """
-    line = json.dumps({"address": address, "pid": os.getpid(), "version": version("runner-service")}) + "\n"
+    line = json.dumps({"address": address, "pid": os.getpid(), "version": version("runner-service"), **(about or {})}) + "\n"
     if fd is not None:
         await asyncio.to_thread(_write_and_close, fd, line)
     if file is None:

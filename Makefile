@@ -1,0 +1,65 @@
+# `make help` lists what there is. Everything is installed into .venv, from the hashed lock files in requirements/.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell for v in 3.13 3.12 3.11 3; do command -v python$$v && break; done)
+BIN := .venv/bin
+RUNTIME := .venv/.runtime
+DEV := .venv/.dev
+GENERATED := src/runner_service/v1
+
+.PHONY: help demo test check format proto docs lock bench image clean
+
+help: ## Lists the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(RUNTIME) ## Runs a small real task, its events shown live, and replays it from the middle
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+test: $(DEV) ## Runs the tests
+	@$(BIN)/pytest $(ARGS)
+
+check: $(DEV) ## Runs what CI checks: format, lint, types, layers, protos, docs
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin src
+	$(BIN)/lint-imports
+	$(BIN)/buf lint && $(BIN)/buf format --diff --exit-code
+	$(MAKE) --no-print-directory proto && git diff --exit-code -- $(GENERATED)
+	for each in docs/generate_*.py; do $(BIN)/python $$each --check || exit 1; done
+
+format: $(DEV) ## Formats the code and the protos
+	$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . && $(BIN)/buf format -w
+
+proto: $(DEV) ## Generates the Python of the protos
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --mypy_out=quiet:src proto/runner_service/v1/*.proto
+	@$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=src --mypy_grpc_out=quiet:src proto/runner_service/v1/agent_runner.proto
+
+docs: $(DEV) ## Generates the generated pages of docs/
+	@for each in docs/generate_*.py; do $(BIN)/python $$each || exit 1; done
+
+lock: $(DEV) ## Resolves the dependencies anew into requirements/
+	@for set in "uv --group uv" "runtime --group install" "dev --group install --group dev"; do set -- $$set; \
+	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	    $$([ $$1 = uv ] || echo pyproject.toml --all-extras) $${@:2} -o requirements/$$1.txt || exit 1; done
+
+bench: $(DEV) ## Measures, side by side with the peers; see docs/performance.md
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+image: ## Builds the container image with buildah or docker (BASE=… for another base image)
+	@bash deploy/build-image.sh
+
+clean: ## Removes what was built and installed
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .demo dist
+
+.venv/bin/uv: requirements/uv.txt
+	@"$(PYTHON)" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null || \
+	  { echo "Python 3.11 or newer with venv is needed (on Debian: apt install python3 python3-venv); or say PYTHON=/path/to/python3"; exit 1; }
+	@"$(PYTHON)" -m venv .venv && $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $< && touch $@
+
+$(RUNTIME): .venv/bin/uv requirements/runtime.txt pyproject.toml
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --require-hashes -r requirements/runtime.txt
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --no-deps --no-build-isolation -e . && touch $@
+
+$(DEV): $(RUNTIME) requirements/dev.txt
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt && touch $@

@@ -1,0 +1,139 @@
+"""Puts the parts together. The only reader of the mode: below this module nobody asks for it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from runner_service.agent_loading import loading_agent_loop
+from runner_service.eventlog.sqlite import sqlite_event_log
+from runner_service.events import log_writer
+from runner_service.executions import Executions, running_executions
+from runner_service.executors import Executor
+from runner_service.health import Readiness
+from runner_service.server import RunningServer, StopRequests, announced, running_server, stop_signals
+from runner_service.servicer import SERVICE_NAME, AgentRunnerServicer
+from runner_service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SERVICE_FILE = "service.json"
+"""The file in STATE_DIR that says where the service that holds it listens."""
+
+_CLOUD_LAME_DUCK = 2.0  # seconds for load balancers to see NOT_SERVING; a daemon on the same machine needs none
+_IDLE_LOOKS_PER_SECOND = 5
+
+
+async def serve(
+    settings: Settings,
+    *,
+    ready_fd: int | None = None,
+    ready_file: Path | None = None,
+    exit_when_idle: float | None = None,
+) -> None:
+    """Serves until a signal asks to stop, or until nothing has run and nobody has watched for `exit_when_idle` seconds.
+
+    Where it listens is written as a line of JSON to `ready_fd` and `ready_file`, and to `SERVICE_FILE` in any case.
+
+    Raises:
+        BindError, TlsError, LogError, SandboxError: it cannot start; the text says what to do.
+    """
+    with stop_signals() as requests:
+        async with (
+            running_service(settings) as service,
+            announced(service.address, file=settings.state_dir / SERVICE_FILE, about=_about(settings)),
+            announced(service.address, fd=ready_fd, file=ready_file),
+            asyncio.TaskGroup() as tasks,
+        ):
+            idle = tasks.create_task(_stop_when_idle(service.executions, exit_when_idle, requests))
+            await service.server.stop_when_asked(
+                requests,
+                service.executions.drain,
+                lame_duck=0.0 if settings.is_local_mode() else _CLOUD_LAME_DUCK,
+                drain_timeout=settings.drain_timeout,
+            )
+            idle.cancel()
+
+
+class RunningService(NamedTuple):
+    """The service while it serves."""
+
+    server: RunningServer
+    executions: Executions
+
+    @property
+    def address(self) -> str:
+        """Where to call, in the form of LISTEN_ADDRESS, with the real port."""
+        return self.server.address
+
+
+@asynccontextmanager
+async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
+    """Serves until the context ends; what still runs then is left INTERRUPTED. Raises as `serve` does."""
+    readiness = Readiness()
+    async with AsyncExitStack() as parts:
+        log = await parts.enter_async_context(sqlite_event_log(settings.state_dir))
+        writer = await parts.enter_async_context(log_writer(log))
+        executor = await _enter_executor(parts, settings)
+        agent_loop = await parts.enter_async_context(loading_agent_loop(settings))
+        executions = await parts.enter_async_context(
+            running_executions(
+                settings,
+                log,
+                writer,
+                mode=settings.mode,
+                executor=executor,
+                agent_loop=agent_loop.loaded,
+                readiness=readiness,
+            )
+        )
+        handler = AgentRunnerServicer(executions, log).handler()
+        server = await parts.enter_async_context(
+            running_server(
+                settings,
+                add_services=lambda server: server.add_generic_rpc_handlers((handler,)),
+                service_names=[SERVICE_NAME],
+                readiness=readiness,
+            )
+        )
+        readiness.set_serving()
+        agent_loop.begin()
+        yield RunningService(server, executions)
+
+
+async def _enter_executor(parts: AsyncExitStack, settings: Settings) -> Executor | None:
+    match settings.mode:
+        case "local":
+            from runner_service.executors.local import local_executor  # noqa: PLC0415  # only this mode needs it
+
+            return await parts.enter_async_context(
+                local_executor(
+                    root=_root(settings),
+                    state_dir=settings.state_dir,
+                    scope=settings.sandbox_scope,
+                    terminate_grace=settings.kill_grace,
+                )
+            )
+        case "cloud":
+            return None
+
+
+def _root(settings: Settings) -> Path:
+    return Path(settings.sandbox_root_dir).resolve()
+
+
+def _about(settings: Settings) -> dict[str, str]:
+    return {"sandbox_root": str(_root(settings)), "mode": settings.mode}
+
+
+async def _stop_when_idle(executions: Executions, patience: float | None, requests: StopRequests) -> None:
+    if patience is None:
+        return
+    looks_left = looks = max(1, round(patience * _IDLE_LOOKS_PER_SECOND))
+    while looks_left:
+        await asyncio.sleep(1 / _IDLE_LOOKS_PER_SECOND)
+        looks_left = looks if executions.are_busy else looks_left - 1
+    logger.info("stops_when_idle seconds=%g", patience)
+    requests.request()
