@@ -174,7 +174,7 @@ class Sandbox(Protocol):
         """Reads `limit` lines after the first `offset` ones; announces a binary file. Raises FileError."""
 
     async def write_text(self, path: str, text: str) -> None:
-        """Writes a file at once or not at all, with its directories; one already there keeps its mode. Raises FileError."""
+        """Writes a file at once or not at all, with its directories; the mode of an old one stays. Raises FileError."""
 
     async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False) -> int:
         r"""Replaces `old`, which must occur once unless `replace_all`, and returns how often it did so.

@@ -1,0 +1,196 @@
+"""The service's side of the supervisor: turns calls into messages, and messages into results."""
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from runner_service.executors import KilledProcess, SandboxError
+from runner_service.supervisor import wire
+
+_READ_BYTES = 65536
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: wait status, CPU seconds, peak memory in bytes, and whether others outlive it."""
+
+    status: int
+    cpu_time: float
+    peak_memory: int
+    left_behind: bool
+
+
+class StartError(Exception):
+    """A program could not be started; `exit_code` is what a shell would say."""
+
+    def __init__(self, exit_code: int, text: str) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class Child:
+    """A process below the supervisor. `exited` gives its `Exit`, a `StartError`, or a `SandboxError`."""
+
+    def __init__(self, number: int, exited: asyncio.Future[Exit]) -> None:
+        self.number = number
+        self.exited = exited
+
+    def fail_with(self, pump: asyncio.Task[None]) -> None:
+        """Makes `exited` raise what ended the task that takes the output, if it failed."""
+        if not pump.cancelled() and (error := pump.exception()):
+            _reject(self.exited, error)
+
+
+class Supervision:
+    """One running supervisor. All calls are made on the event loop."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channel = channel
+        self._decoder = wire.Decoder()
+        self._exits: dict[int, asyncio.Future[Exit]] = {}
+        self._endings: dict[int, asyncio.Future[list[KilledProcess]]] = {}
+        self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
+        self.ready: asyncio.Future[wire.Message] = self._loop.create_future()
+        self.lost = asyncio.Event()
+        self._loop.add_reader(channel, self._receive)
+
+    def start(
+        self, argv: Sequence[str], *, cwd: str, environment: Mapping[str, str], stdout: int, stderr: int
+    ) -> Child:
+        """Has a program started, with these descriptors, which stay the caller's, as its stdout and stderr.
+
+        Raises:
+            SandboxError: the supervisor is gone.
+        """
+        self._require_supervisor()
+        number = next(_numbers)
+        exited = self._exits[number] = self._loop.create_future()
+        message = {"do": "start", "id": number, "argv": argv, "cwd": cwd, "environment": dict(environment)}
+        self._send(message, (os.dup(stdout), os.dup(stderr)))
+        return Child(number, exited)
+
+    def begin_end(self, children: Sequence[Child]) -> asyncio.Future[list[KilledProcess]]:
+        """Asks at once for the end of these and all that descends from them; the future says what had to be killed.
+
+        When the supervisor is gone, nothing of them is left either: the next one clears up before it starts anything.
+        """
+        number = next(_numbers)
+        ended: asyncio.Future[list[KilledProcess]] = self._loop.create_future()
+        if self.lost.is_set():
+            ended.set_result([])
+            return ended
+        self._endings[number] = ended
+        self._send({"do": "end", "id": number, "commands": [child.number for child in children]})
+        return ended
+
+    def ask_to_close(self) -> None:
+        """Has everything ended, then the supervisor itself; `lost` is set when it is gone."""
+        if not self.lost.is_set():
+            self._send({"do": "close"})
+
+    def disconnect(self) -> None:
+        """Closes the channel, at which the supervisor ends everything; whoever waits for it learns that it is gone."""
+        if self.lost.is_set():
+            return
+        self.lost.set()
+        self._loop.remove_reader(self._channel)
+        self._loop.remove_writer(self._channel)
+        self._channel.close()
+        self._drop_unsent()
+        self._fail_waiting()
+
+    def _require_supervisor(self) -> None:
+        if self.lost.is_set():
+            raise SandboxError("the process supervisor has stopped and is being restarted; try again")
+
+    def _send(self, message: wire.Message, descriptors: Sequence[int] = ()) -> None:
+        self._unsent.append((wire.encode(message), descriptors))
+        if len(self._unsent) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Sends what the socket takes; the rest follows when it takes more."""
+        try:
+            while self._unsent:
+                data, descriptors = self._unsent[0]
+                sent = socket.send_fds(self._channel, [data], descriptors)
+                _close_all(descriptors)
+                self._unsent[0] = (data[sent:], ())
+                if sent == len(data):
+                    self._unsent.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._channel, self._flush)
+        except OSError:
+            self.disconnect()
+        else:
+            self._loop.remove_writer(self._channel)
+
+    def _receive(self) -> None:
+        try:
+            data = self._channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        for message in self._decoder.feed(data):
+            self._take(message)
+        if not data:
+            self.disconnect()
+
+    def _take(self, message: wire.Message) -> None:
+        match message["did"]:
+            case "exit":
+                exited = Exit(message["status"], message["cpu_time"], message["peak_memory"], message["left_behind"])
+                _resolve(self._exits.pop(message["id"]), exited)
+            case "fail":
+                _reject(self._exits.pop(message["id"]), _start_failure(message))
+            case "end":
+                killed = [KilledProcess(pid, name) for pid, name in message["killed"]]
+                _resolve(self._endings.pop(message["id"]), killed)
+            case "ready":
+                _resolve(self.ready, message)
+
+    def _drop_unsent(self) -> None:
+        for _, descriptors in self._unsent:
+            _close_all(descriptors)
+        self._unsent.clear()
+
+    def _fail_waiting(self) -> None:
+        lost = SandboxError("the process supervisor was lost, and with it every running command")
+        _reject(self.ready, lost)
+        for exited in self._exits.values():
+            _reject(exited, lost)
+        for ended in self._endings.values():
+            _resolve(ended, [])
+        self._exits.clear()
+        self._endings.clear()
+
+
+def _resolve(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _reject(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Nobody may be waiting any more, which is no defect.
+        future.exception()
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _start_failure(message: wire.Message) -> Exception:
+    if message["root_is_gone"]:
+        return SandboxError(f"the working directory cannot be entered: {message['text']}")
+    return StartError(message["code"], message["text"])

@@ -1,0 +1,158 @@
+"""The supervisor itself: one thread that waits for messages, for children, and for the next look at what is ending."""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from time import monotonic
+
+from runner_service.supervisor import spawn, wire
+from runner_service.supervisor.ending import KILLED_AT_MOST, Ending
+from runner_service.supervisor.ownership import clear, take_ownership
+from runner_service.supervisor.tags import Span, Zone
+
+_READ_BYTES = 65536
+_DESCRIPTORS_PER_READ = 64
+_DESCRIPTORS_PER_START = 2
+
+
+class Supervisor:
+    """Serves one service until it says `close` or is gone, and ends everything then."""
+
+    def __init__(self, service: socket.socket, grace: float) -> None:
+        self._service = service
+        self._grace = grace
+        self._ownership = take_ownership()
+        self._decoder = wire.Decoder()
+        self._descriptors: list[int] = []
+        self._endings: list[tuple[int, Ending]] = []
+        self._last: Ending | None = None
+        self._children_changed, wake = os.pipe()
+        for descriptor in (self._children_changed, wake):
+            os.set_blocking(descriptor, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
+    def serve(self) -> None:
+        """Runs until nothing is left to do."""
+        self._say_ready()
+        poll = select.poll()
+        poll.register(self._service, select.POLLIN)
+        poll.register(self._children_changed, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll(self._pause())}
+            if self._children_changed in ready:
+                self._reap()
+            if self._service.fileno() in ready and not self._receive():
+                poll.unregister(self._service)
+                self._last = self._last or Ending(self._ownership, None, self._grace)
+            self._continue_endings()
+            if self._last and monotonic() >= self._last.next_look and self._last.step():
+                return
+
+    def _say_ready(self) -> None:
+        zone = self._ownership.zone
+        self._say({"did": "ready", "control": self._ownership.control, "zone": list(zone.span) if zone else None})
+
+    def _say(self, message: wire.Message) -> None:
+        # A service that is gone is noticed by the next read.
+        with contextlib.suppress(OSError):
+            self._service.sendall(wire.encode(message))
+
+    def _pause(self) -> float | None:
+        """Returns for how many milliseconds there is nothing to do."""
+        endings = [ending for _, ending in self._endings] + ([self._last] if self._last else [])
+        if not endings:
+            return None
+        return max(0.0, min(ending.next_look for ending in endings) - monotonic()) * 1000
+
+    def _receive(self) -> bool:
+        """Reads and acts; False at the end of the service."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._service, _READ_BYTES, _DESCRIPTORS_PER_READ)
+        except OSError:
+            return False
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        self._descriptors += descriptors
+        for message in self._decoder.feed(data):
+            self._act(message)
+        return bool(data)
+
+    def _act(self, message: wire.Message) -> None:
+        match message["do"]:
+            case "start":
+                self._start(message)
+            case "end":
+                self._endings.append((message["id"], Ending(self._ownership, message["commands"], self._grace)))
+            case "close":
+                self._last = Ending(self._ownership, None, self._grace)
+
+    def _start(self, message: wire.Message) -> None:
+        command = message["id"]
+        stdout, stderr = self._descriptors[:_DESCRIPTORS_PER_START]
+        del self._descriptors[:_DESCRIPTORS_PER_START]
+        try:
+            with self._ownership.marking(command):
+                pid = spawn.spawn(message["argv"], message["cwd"], message["environment"], stdout, stderr)
+            self._ownership.started(command, pid)
+        except (spawn.RootGoneError, OSError, ValueError) as error:
+            self._ownership.forget([command])
+            self._say_failed(command, error)
+        finally:
+            os.close(stdout)
+            os.close(stderr)
+
+    def _say_failed(self, command: int, error: Exception) -> None:
+        is_root = isinstance(error, spawn.RootGoneError)
+        code = spawn.exit_code_of(error)
+        self._say({"did": "fail", "id": command, "code": code, "text": str(error), "root_is_gone": is_root})
+
+    def _reap(self) -> None:
+        """Takes the exit of every child that has ended; all of them are ours."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._children_changed, _READ_BYTES)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                self._say_exited(self._ownership.reaped(pid), status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+
+    def _say_exited(self, command: int | None, status: int, cpu_time: float, peak: int) -> None:
+        if command is None:
+            return
+        self._say(
+            {
+                "did": "exit",
+                "id": command,
+                "status": status,
+                "cpu_time": cpu_time,
+                "peak_memory": peak if sys.platform == "darwin" else peak * 1024,
+                "left_behind": self._ownership.left_behind(command),
+            }
+        )
+
+    def _continue_endings(self) -> None:
+        for entry in list(self._endings):
+            request, ending = entry
+            if monotonic() >= ending.next_look and ending.step():
+                self._endings.remove(entry)
+                self._reap()
+                self._ownership.forget(ending.commands or ())
+                killed = [[pid, name] for (pid, _), name in ending.killed.items()][:KILLED_AT_MOST]
+                self._say({"did": "end", "id": request, "killed": killed})
+
+
+def main(arguments: list[str]) -> None:
+    """Takes the number of the socket, the grace in seconds, and the zone to clear first, as two numbers or none."""
+    descriptor, grace, *span = arguments
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    if span:
+        clear(Zone(Span(int(span[0]), int(span[1]))))
+    with socket.socket(fileno=int(descriptor)) as service:
+        os.set_inheritable(service.fileno(), False)
+        Supervisor(service, float(grace)).serve()

@@ -1,0 +1,49 @@
+"""Messages between the service and the supervisor: JSON behind a length of four bytes; file descriptors ride along.
+
+To the supervisor:
+    {"do": "start", "id", "argv", "cwd", "environment"}   with two descriptors: where stdout and stderr go
+    {"do": "end", "id", "commands"}                       ends the trees of these commands, SIGTERM first
+    {"do": "close"}                                       ends everything, then the supervisor
+
+To the service:
+    {"did": "ready", "control", "zone"}                   once, first
+    {"did": "exit", "id", "status", "cpu_time", "peak_memory", "left_behind"}
+    {"did": "fail", "id", "code", "text", "root_is_gone"} the command could not be started; `code` is 126 or 127
+    {"did": "end", "id", "killed"}                        [pid, name] of each process that had to be ended
+"""
+
+import json
+from typing import Any
+
+HEADER_BYTES = 4
+
+Message = dict[str, Any]
+
+
+def encode(message: Message) -> bytes:
+    """Returns the bytes of a message. Lone surrogates, which stand for bytes in file names, pass."""
+    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+class Decoder:
+    """Puts messages together again from the pieces in which they arrive."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Takes the next bytes and returns the messages that are complete now."""
+        self._buffer += data
+        messages = []
+        while (message := self._next()) is not None:
+            messages.append(message)
+        return messages
+
+    def _next(self) -> Message | None:
+        end = HEADER_BYTES + int.from_bytes(self._buffer[:HEADER_BYTES], "big")
+        if len(self._buffer) < HEADER_BYTES or len(self._buffer) < end:
+            return None
+        message: Message = json.loads(self._buffer[HEADER_BYTES:end])
+        del self._buffer[:end]
+        return message
