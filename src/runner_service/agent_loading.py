@@ -1,11 +1,11 @@
 """The agent loop comes with a second of imports: they happen in the background, once the service can be called."""
 
 import asyncio
-import importlib
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
+from runner_service.agent import load
 from runner_service.agent_run import AgentLoop
 from runner_service.errors import ExecutionEnd
 from runner_service.settings import Settings
@@ -41,9 +41,8 @@ class AgentLoading:
         if self._leave.is_set():
             return
         try:
-            module = await asyncio.to_thread(importlib.import_module, "runner_service.agent")
-            opening: AbstractAsyncContextManager[AgentLoop] = module.agent_loop(self._settings)
-            async with opening as loop:
+            open_harness = await asyncio.to_thread(load)
+            async with open_harness(self._settings.state_dir) as loop:
                 self._loop.set_result(loop)
                 await self._leave.wait()
         except Exception as error:  # whatever it is, executions are to end with it rather than wait for ever

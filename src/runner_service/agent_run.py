@@ -41,3 +41,6 @@ class AgentLoop(Protocol):
         Raises:
             ExecutionEnd: it ended without one; the class says why.
         """
+
+    async def forget(self, run: AgentRun) -> None:
+        """Forgets what it kept to go on with a run that is finished for good. A session's conversation stays."""

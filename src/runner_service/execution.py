@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from runner_service.agent_run import AgentRun
 from runner_service.errors import CallError, ExecutionEnd
 from runner_service.eventlog import FINAL_STATES
 from runner_service.events import EventStream
@@ -29,6 +30,8 @@ class Execution:
         self.stream = stream
         self.usage = event_pb2.Usage()
         self.redactor = Redactor([])
+        self.run: AgentRun | None = None
+        """What its work was given, once it has begun."""
         self.policy: runner_pb2.DisconnectPolicy.ValueType = runner_pb2.DISCONNECT_POLICY_CANCEL
         self.callers = 0
         self.watchers = 0

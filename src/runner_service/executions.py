@@ -207,6 +207,8 @@ class Executions:
             await execution.perform(work)
             if record.HasField("error"):
                 record_failure(span, record.error.code)
+            if execution.run and execution.is_final:
+                await (await self._agent_loop()).forget(execution.run)
             await execution.stream.flush()
             logger.info("execution_ended state=%s", event_pb2.State.Name(execution.state))
         self._forget_if_idle(execution)
@@ -225,20 +227,19 @@ class Executions:
                 ):
                     execution.begin(self._started(executor, sandbox.root, model))
                     self._mind_absence(execution)
-                    return await loop.run(
-                        AgentRun(
-                            execution_id=execution.id,
-                            session_id=request.session_id,
-                            agent=request.agent,
-                            message=request.message,
-                            limits=limits,
-                            model=model,
-                            sandbox=sandbox,
-                            events=execution.stream,
-                            redactor=execution.redactor,
-                            usage=execution.usage,
-                        )
+                    execution.run = AgentRun(
+                        execution_id=execution.id,
+                        session_id=request.session_id,
+                        agent=request.agent,
+                        message=request.message,
+                        limits=limits,
+                        model=model,
+                        sandbox=sandbox,
+                        events=execution.stream,
+                        redactor=execution.redactor,
+                        usage=execution.usage,
                     )
+                    return await loop.run(execution.run)
             except TimeoutError:
                 if clock.expired():
                     raise TimedOutEnd(f"limits.timeout = {seconds:g} s was reached") from None

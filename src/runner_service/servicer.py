@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -20,7 +20,8 @@ _SIGN_OF_LIFE_EVERY = 15.0
 _WRITE_PATIENCE = 30.0
 _STREAMS: dict[int, Stream] = {runner_pb2.OUTPUT_STREAM_STDOUT: "stdout", runner_pb2.OUTPUT_STREAM_STDERR: "stderr"}
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class AgentRunnerServicer:
@@ -129,11 +130,11 @@ class AgentRunnerServicer:
             stream.leave(watcher)
 
 
-def _stream(method: Callable[[Any, Context], Awaitable[None]], request: type[Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def _stream(method: Callable[[Any, Context], Awaitable[None]], request: type[Any]) -> Handler:
     return grpc.unary_stream_rpc_method_handler(method, request_deserializer=request.FromString)
 
 
-def _unary(method: Callable[[Any, Context], Awaitable[Any]], request: type[Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def _unary(method: Callable[[Any, Context], Awaitable[Any]], request: type[Any]) -> Handler:
     return grpc.unary_unary_rpc_method_handler(
         method, request_deserializer=request.FromString, response_serializer=lambda message: message.SerializeToString()
     )

@@ -1,0 +1,116 @@
+"""The real service on a real port, its scripted model, and a real client."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+
+from runner_service.app import RunningService, running_service
+from runner_service.settings import load_settings
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+Turns = Sequence[Mapping[str, Any]]
+Event = event_pb2.ExecutionEvent
+
+
+def turn(text: str = "", *calls: tuple[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """One turn of the scripted model."""
+    made: dict[str, Any] = {**more}
+    if text:
+        made["text"] = text
+    if calls:
+        made["tool_calls"] = [{"name": name, "args": args} for name, args in calls]
+    return made
+
+
+def command(text: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
+    """A call of the `execute` tool."""
+    return ("execute", {"command": text, **arguments})
+
+
+class Client:
+    """A real client of a service, and what it needs to know of it."""
+
+    def __init__(self, service: RunningService, stub: "runner_grpc.AgentRunnerServiceAsyncStub") -> None:
+        self.service = service
+        self.stub = stub
+
+    def request(self, message: str = "go", **fields: Any) -> runner_pb2.ExecuteAgentRequest:
+        """A request for the scripted agent."""
+        fields.setdefault("agent", runner_pb2.Agent(name="tester", instructions="Do it."))
+        return runner_pb2.ExecuteAgentRequest(message=message, **fields)
+
+    async def execute(self, message: str = "go", **fields: Any) -> list[Event]:
+        """Runs to the end and returns all events."""
+        return await self.collect(self.stub.ExecuteAgent(self.request(message, **fields)))
+
+    async def collect(self, call: Any, *, until: Callable[[Event], bool] = lambda _: False) -> list[Event]:
+        """Reads a stream to its end, or to the first event that is wanted."""
+        events: list[Event] = []
+        async for response in call:
+            for event in response.events:
+                events.append(event)
+                if until(event):
+                    return events
+        return events
+
+    async def state(self, execution_id: str) -> "event_pb2.State.ValueType":
+        """Asks where an execution stands."""
+        response = await self.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id=execution_id))
+        return response.execution.state
+
+
+StartService = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[StartService]:
+    """Starts services; each call may give other turns and variables. They stop at the end of the test."""
+    async with AsyncExitStack() as parts:
+
+        async def start(turns: Turns | Mapping[str, Any] = (), **variables: str) -> Client:
+            script = tmp_path / "script.yaml"
+            script.write_text(yaml.safe_dump(turns if isinstance(turns, Mapping) else {"turns": list(turns)}))
+            environ = {
+                "MODE": "local",
+                "LISTEN_ADDRESS": "127.0.0.1:0",
+                "STATE_DIR": str(tmp_path / "state"),
+                "SANDBOX_ROOT_DIR": str(tmp_path / "workspace"),
+                "STIGMER_LLM_PROVIDER": "scripted",
+                "STIGMER_LLM_SCRIPT": str(script),
+                "HOME": str(tmp_path),
+                **variables,
+            }
+            service = await parts.enter_async_context(running_service(load_settings(environ)))
+            channel = await parts.enter_async_context(grpc.aio.insecure_channel(service.address))
+            return Client(service, runner_grpc.AgentRunnerServiceStub(channel))
+
+        yield start
+
+
+def text_of(events: Sequence[Event]) -> str:
+    """All text that the model said."""
+    return "".join(event.text_delta.text for event in events)
+
+
+def stdout_of(events: Sequence[Event]) -> bytes:
+    """All that commands wrote to standard output."""
+    return b"".join(event.tool_output.stdout for event in events)
+
+
+def one(events: Sequence[Event], kind: str) -> Any:
+    """The only event of a kind."""
+    found = [getattr(event, kind) for event in events if event.WhichOneof("event") == kind]
+    assert len(found) == 1, f"{len(found)} × {kind} in {[event.WhichOneof('event') for event in events]}"
+    return found[0]
+
+
+def kinds(events: Sequence[Event]) -> list[str | None]:
+    """The kinds of events, in order."""
+    return [event.WhichOneof("event") for event in events]

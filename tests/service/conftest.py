@@ -1,0 +1,3 @@
+from tests.running import start
+
+__all__ = ["start"]
