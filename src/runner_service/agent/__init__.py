@@ -1,0 +1,37 @@
+"""The agent loop, on deepagents. Its libraries are heavy: `load` imports them, in a thread, once calls can be taken."""
+
+import gc
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runner_service.agent.harness import AgentHarness
+
+_BRISK_SWITCH_SECONDS = 0.0005
+_GC_THRESHOLDS = (50_000, 50, 100)
+
+OpenHarness = Callable[[Path], AbstractAsyncContextManager["AgentHarness"]]
+
+
+def load() -> OpenHarness:
+    """Imports the agent loop and returns `agent_harness`. Takes about a second: belongs in a thread.
+
+    Meanwhile the event loop goes on with stalls of a few milliseconds: the thread gives way often, and no garbage
+    collection walks over what is being imported. Afterwards what was imported is exempt from collections for good.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_BRISK_SWITCH_SECONDS)
+    gc.disable()
+    try:
+        from runner_service.agent.harness import agent_harness, warm_up  # noqa: PLC0415  # this is what takes a second
+
+        warm_up()
+    finally:
+        gc.freeze()  # before it is enabled, or the first collection would walk over all of it
+        gc.set_threshold(*_GC_THRESHOLDS)
+        gc.enable()
+        sys.setswitchinterval(interval)
+    return agent_harness

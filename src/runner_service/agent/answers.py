@@ -1,0 +1,72 @@
+"""A model's message, made fit for the conversation: its own id, tool calls that can be told apart, no secrets."""
+
+import json
+import re
+from contextlib import suppress
+from typing import Any
+
+from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
+
+from runner_service.tools.scope import RunScope
+
+UNREADABLE = "unreadable_arguments"
+"""The one argument of a tool call whose arguments were no JSON object: what the model wrote instead."""
+
+_GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LONGEST_UNREADABLE = 2000
+
+
+def settle(message: AIMessage, scope: RunScope, message_id: str) -> AIMessage:
+    """Returns the message as it enters the conversation.
+
+    Providers repeat or omit ids of messages and of tool calls; the conversation, the events and the output files need
+    them unique. A call whose arguments cannot be read becomes one that fails, so that the model is told.
+    """
+    calls = [*message.tool_calls, *map(_readable, message.invalid_tool_calls)]
+    renamed: list[ToolCall] = [{**call, "id": _unique_id(call["id"], scope)} for call in calls]
+    redact = scope.run.redactor.value
+    others = {name: value for name, value in message.additional_kwargs.items() if name != "tool_calls"}
+    return AIMessage(
+        content=redact(_with_ids(message.content, [str(call["id"]) for call in renamed])),
+        additional_kwargs=redact(others),
+        response_metadata=message.response_metadata,
+        usage_metadata=message.usage_metadata,
+        id=f"{scope.run.execution_id}-{message_id}",
+        tool_calls=[{**call, "args": redact(call["args"])} for call in renamed],
+    )
+
+
+def stop_reason_of(message: AIMessage) -> str:
+    """Why the model stopped, in the provider's word; empty when it did not say."""
+    said = message.response_metadata
+    return str(said.get("finish_reason") or said.get("stop_reason") or said.get("done_reason") or "")
+
+
+def _readable(call: InvalidToolCall) -> ToolCall:
+    raw = call["args"] or ""
+    with suppress(ValueError):
+        raw = json.dumps(json.loads(raw))  # readable JSON, but no object
+    return ToolCall(name=call["name"] or "unknown", args={UNREADABLE: raw[:_LONGEST_UNREADABLE]}, id=call["id"])
+
+
+def _unique_id(given: str | None, scope: RunScope) -> str:
+    name = given or ""
+    if not _GOOD_ID.fullmatch(name) or name in scope.call_ids:
+        number = len(scope.call_ids) + 1
+        while (name := f"call-{number}") in scope.call_ids:
+            number += 1
+    scope.call_ids.add(name)
+    return name
+
+
+def _with_ids(content: str | list[str | dict[Any, Any]], ids: list[str]) -> str | list[str | dict[Any, Any]]:
+    """Anthropic has its tool calls in the content as well."""
+    if isinstance(content, str):
+        return content
+    remaining = iter(ids)
+    return [
+        {**block, "id": next(remaining, block.get("id"))}
+        if isinstance(block, dict) and block.get("type") == "tool_use"
+        else block
+        for block in content
+    ]

@@ -1,0 +1,164 @@
+"""Every call of a model by an agent: limits, events, a span, and trying again."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+from langchain_core.messages import AIMessage
+
+from runner_service.agent.answers import settle, stop_reason_of
+from runner_service.agent.speech import Speech, current_speech
+from runner_service.agent.usage import check_model_call, check_tokens, count_usage
+from runner_service.errors import ModelUnavailableEnd
+from runner_service.models.connections import SILENCE
+from runner_service.models.failures import Failure, StreamBrokenError, classify
+from runner_service.telemetry import chat_span, record_usage
+from runner_service.tools.scope import RunScope, current_scope, sub_agent_id
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
+
+_CUT_SHORT = {"length", "max_tokens", "content_filter", "refusal"}
+
+Call = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a model call is tried, and how long to wait in between, in seconds, doubling each time."""
+
+    tries: int = 4
+    first_delay: float = 1.0
+    longest_delay: float = 60.0
+
+    def delay(self, attempt: int, wish: float | None) -> float:
+        """How long to wait after try number `attempt`; `wish` is the provider's."""
+        if wish is not None:
+            return wish
+        backoff = min(self.first_delay * 2.0 ** (attempt - 1), self.longest_delay)
+        return backoff * random.uniform(0.5, 1.0)  # noqa: S311  # spreads tries, keeps no secret
+
+
+class ModelCalls(AgentMiddleware[Any, Any, Any]):
+    """Stands directly around the model, in the main agent and in every sub-agent."""
+
+    def __init__(self, retries: Retries) -> None:
+        super().__init__()
+        self._retries = retries
+
+    async def awrap_model_call(self, request: ModelRequest[Any], handler: Call) -> ModelResponse[Any]:
+        """Calls the model, again and again if need be.
+
+        Raises:
+            LimitExceededEnd: there was a call, or a token, too many.
+            ModelUnavailableEnd: it failed more often than we try.
+        """
+        scope = current_scope.get()
+        check_model_call(scope.run)
+        attempt = 1
+        while True:
+            try:
+                return await _call(scope, request, handler)
+            except Exception as error:  # classified here, and raised again unless another try may help
+                failure = classify(error)
+                if failure is None or failure.kind == "rejected":
+                    raise
+                await self._wait(scope, failure, attempt, error)
+            attempt += 1
+
+    async def _wait(self, scope: RunScope, failure: Failure, attempt: int, error: Exception) -> None:
+        delay = self._retries.delay(attempt, failure.retry_after)
+        text = scope.run.redactor.text(failure.text)
+        logger.warning("model_call_failed attempt=%d tries=%d reason=%s", attempt, self._retries.tries, text)
+        if attempt >= self._retries.tries or delay > self._retries.longest_delay:
+            raise ModelUnavailableEnd(f"the model did not answer in {attempt} tries: {text}") from error
+        notice = event_pb2.Notice(
+            level=event_pb2.Notice.LEVEL_WARNING,
+            code="RETRYING_MODEL",
+            text=f"{text}; trying again in {delay:.1f} s (try {attempt + 1} of {self._retries.tries})",
+        )
+        scope.run.events.publish(notice, sub_agent_id=sub_agent_id())
+        await asyncio.sleep(delay)
+
+
+async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> ModelResponse[Any]:
+    model = scope.run.model
+    with chat_span(model.name, provider=model.provider) as span:
+        speech, response = await _listen(scope, request, handler)
+        message = _message_of(response)
+        stop_reason = stop_reason_of(message)
+        speech.finish(message, stop_reason)
+        usage = count_usage(scope.run, message)
+        record_usage(
+            span,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            stop_reason=stop_reason,
+        )
+    if stop_reason in _CUT_SHORT:
+        _tell_of_cut(scope, stop_reason)
+    settled = settle(message, scope, speech.message_id)
+    if settled.tool_calls:
+        check_tokens(scope.run)
+    return ModelResponse(result=[settled, *response.result[1:]], structured_response=response.structured_response)
+
+
+async def _listen(scope: RunScope, request: ModelRequest[Any], handler: Call) -> tuple[Speech, ModelResponse[Any]]:
+    """One try. Whatever goes wrong with the stream is raised as what `classify` knows."""
+    async with _silence_limit() as silence:
+        speech = Speech(scope, silence)
+        token = current_speech.set(speech)
+        try:
+            response = await handler(request)
+            _check_complete(_message_of(response))
+        except BaseException as error:
+            speech.discard()
+            if classify(error) is None and isinstance(error, _NONSENSE):
+                raise StreamBrokenError(f"the provider sent what makes no sense ({type(error).__name__})") from error
+            raise
+        finally:
+            current_speech.reset(token)
+    return speech, response
+
+
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
+"""What the provider's own client fails with when it is sent what its protocol does not allow."""
+
+
+@asynccontextmanager
+async def _silence_limit() -> AsyncIterator[asyncio.Timeout]:
+    """`asyncio.timeout`, with an error that says what the time was given for."""
+    try:
+        async with asyncio.timeout(SILENCE) as silence:
+            yield silence
+    except TimeoutError as error:
+        if silence.expired():
+            raise StreamBrokenError(f"the provider sent nothing for {SILENCE:g} s") from error
+        raise
+
+
+def _message_of(response: ModelResponse[Any]) -> AIMessage:
+    message = response.result[0]
+    if not isinstance(message, AIMessage):
+        raise StreamBrokenError("the provider sent no message of its model")
+    return message
+
+
+def _check_complete(message: AIMessage) -> None:
+    if not stop_reason_of(message) and not message.usage_metadata:
+        raise StreamBrokenError("the provider's stream ended before the message was complete")
+
+
+def _tell_of_cut(scope: RunScope, stop_reason: str) -> None:
+    notice = event_pb2.Notice(
+        level=event_pb2.Notice.LEVEL_WARNING,
+        code="ANSWER_CUT_SHORT",
+        text=f"the model stopped before it was done: {stop_reason}",
+    )
+    scope.run.events.publish(notice, sub_agent_id=sub_agent_id())

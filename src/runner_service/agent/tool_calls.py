@@ -1,0 +1,99 @@
+"""Every tool call of an agent: limits, events, a span, and failures that the model is told of."""
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from deepagents.middleware.filesystem import FilesystemMiddleware
+from langchain.agents.middleware import ToolCallRequest
+from langchain_core.messages import ToolMessage
+from langgraph.errors import GraphBubbleUp
+from langgraph.types import Command
+
+from runner_service.agent.answers import UNREADABLE
+from runner_service.agent.call_events import CallReport
+from runner_service.agent.usage import count_tool_call
+from runner_service.errors import ExecutionEnd
+from runner_service.telemetry import tool_span
+from runner_service.tools.backend import SandboxBackend
+from runner_service.tools.scope import RunningCall, current_call, current_scope, sub_agent_id
+
+logger = logging.getLogger(__name__)
+
+ToolResult = ToolMessage | Command[Any]
+Handler = Callable[[ToolCallRequest], Awaitable[ToolResult]]
+
+_TOKENS_SHOWN = 15_000
+"""Of a longer result the model sees the beginning and the end; the whole is put aside where it can read it."""
+
+_LONGEST_COMMAND_WISH = 7 * 24 * 3600
+"""Seconds. Above it deepagents would refuse the call; below it the request's own limit holds."""
+
+_DESCRIPTIONS = {
+    "execute": (
+        "Runs a shell command in the working directory and returns what it wrote to stdout and stderr, as it came, and "
+        "its exit code. Nothing can be typed into it. `timeout` is in seconds; the user's own limit holds as well. "
+        "Processes that it leaves in the background go on until the whole task ends. Of a long output you see the "
+        "beginning and the end, and are told where to read the rest."
+    ),
+    "read_file": (
+        "Reads a text file by lines, the first 100 unless `offset` and `limit` say otherwise. A header line "
+        "`@@ … @@` says which lines follow; it is not part of the file. Files that are not text are announced only. "
+        "Read a file before you edit it. What commands wrote is below /tool_output."
+    ),
+}
+
+
+class SandboxTools(FilesystemMiddleware[Any, Any]):
+    """The tools for files and commands. Outermost of an agent's middleware, it also sees the calls of all others."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            backend=SandboxBackend(),
+            tools=["execute", "ls", "read_file", "write_file", "edit_file", "glob", "grep"],
+            tool_token_limit_before_evict=_TOKENS_SHOWN,
+            max_execute_timeout=_LONGEST_COMMAND_WISH,
+            custom_tool_descriptions=_DESCRIPTIONS,
+        )
+
+    @property
+    def name(self) -> str:
+        """The name of what it replaces in deepagents' own list."""
+        return FilesystemMiddleware.__name__
+
+    async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
+        """Runs a tool. It ends the agent only by an `ExecutionEnd` or a cancellation."""
+        scope = current_scope.get()
+        count_tool_call(scope.run)
+        call = RunningCall(str(request.tool_call["id"]), request.tool_call["name"], sub_agent_id())
+        report = CallReport(scope, call, request.tool_call["args"])
+        token = current_call.set(call)
+        try:
+            with tool_span(call.name, call.id) as span:
+                result = await self._run(request, handler)
+                outcome = report.finish(result)
+                outcome.record(span)
+        except BaseException:
+            report.cancel()
+            raise
+        finally:
+            current_call.reset(token)
+        return outcome.result
+
+    async def _run(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
+        if UNREADABLE in request.tool_call["args"]:
+            return _failed(request, "the arguments could not be read; send them again, as one JSON object")
+        try:
+            return await super().awrap_tool_call(request, handler)
+        except (ExecutionEnd, GraphBubbleUp):
+            raise
+        except Exception:
+            error_id = secrets.token_hex(4)
+            logger.exception("tool_call_failed tool=%s error_id=%s", request.tool_call["name"], error_id)
+            return _failed(request, f"the tool failed unexpectedly (error id {error_id}); try something else")
+
+
+def _failed(request: ToolCallRequest, reason: str) -> ToolMessage:
+    call = request.tool_call
+    return ToolMessage(content=f"Error: {reason}", name=call["name"], tool_call_id=str(call["id"]), status="error")

@@ -1,0 +1,42 @@
+"""What an execution uses, and what it may use."""
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from runner_service.agent_run import AgentRun
+from runner_service.errors import LimitExceededEnd
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+def count_usage(run: AgentRun, message: BaseMessage) -> event_pb2.Usage:
+    """Counts a model call and its tokens, publishes the sums, and returns what this call alone used."""
+    usage = event_pb2.Usage(model_calls=1)
+    if isinstance(message, AIMessage) and (said := message.usage_metadata):
+        usage.input_tokens = said["input_tokens"]
+        usage.output_tokens = said["output_tokens"]
+        usage.cached_tokens = said.get("input_token_details", {}).get("cache_read") or 0
+    run.usage.input_tokens += usage.input_tokens
+    run.usage.output_tokens += usage.output_tokens
+    run.usage.cached_tokens += usage.cached_tokens
+    run.usage.model_calls += 1
+    run.events.publish(event_pb2.UsageUpdated(usage=run.usage))
+    return usage
+
+
+def check_model_call(run: AgentRun) -> None:
+    """Raises LimitExceededEnd when no further model call is allowed."""
+    if run.usage.model_calls >= run.limits.max_model_calls:
+        raise LimitExceededEnd("max_model_calls", run.limits.max_model_calls)
+    check_tokens(run)
+
+
+def check_tokens(run: AgentRun) -> None:
+    """Raises LimitExceededEnd when all tokens are used up."""
+    if run.usage.input_tokens + run.usage.output_tokens >= run.limits.max_total_tokens:
+        raise LimitExceededEnd("max_total_tokens", run.limits.max_total_tokens)
+
+
+def count_tool_call(run: AgentRun) -> None:
+    """Counts a tool call. Raises LimitExceededEnd when it is one too many."""
+    if run.usage.tool_calls >= run.limits.max_tool_calls:
+        raise LimitExceededEnd("max_tool_calls", run.limits.max_tool_calls)
+    run.usage.tool_calls += 1

@@ -1,0 +1,110 @@
+"""Language models: which one answers a request, and its client.
+
+Choosing is light and happens before an execution is accepted. The clients (`models.clients`) are heavy: a provider's
+package is imported when its first execution runs.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import get_args
+
+from pydantic import SecretStr
+
+from runner_service.errors import FieldViolation, InvalidRequestError, PreconditionError
+from runner_service.settings import Provider, Settings
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+DEMO_SCRIPT = Path(str(files(__package__).joinpath("demo.yaml")))
+"""The script that `scripted` plays when none is configured."""
+
+_KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+_UNKEYED = SecretStr("none")  # what a server of one's own, which wants no key, is sent in its place
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model that answers, with all that its client is made of. Two equal ones share a client.
+
+    `base_url` None is the provider's own. `temperature` None and `max_output_tokens` 0 leave it to the provider.
+    `script` and `script_version` are the file of turns of `scripted`, and when it was changed.
+    """
+
+    provider: Provider
+    name: str
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    temperature: float | None = None
+    max_output_tokens: int = 0
+    script: Path | None = None
+    script_version: int = 0
+
+
+def resolve(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
+    """Chooses the model of a request: its own wishes over the service's settings.
+
+    Raises:
+        InvalidRequestError: the provider is not one of ours, or no model is named.
+        PreconditionError: the provider's key or the file of turns is missing.
+    """
+    provider = _provider(model, settings)
+    if provider == "scripted":
+        return _scripted(model, settings)
+    return ModelChoice(
+        provider=provider,
+        name=_name(provider, model, settings),
+        base_url=settings.llm_base_url(provider),
+        api_key=_api_key(provider, settings),
+        temperature=_temperature(provider, model, settings),
+        max_output_tokens=model.max_output_tokens or settings.stigmer_llm_max_tokens,
+    )
+
+
+def _provider(model: runner_pb2.Model, settings: Settings) -> Provider:
+    wanted = model.provider.strip().lower() or settings.stigmer_llm_provider
+    for provider in get_args(Provider):
+        if wanted == provider:
+            return provider  # type: ignore[no-any-return]  # get_args of a Literal is its strings
+    violation = FieldViolation("agent.model.provider", f"should be one of {', '.join(get_args(Provider))}")
+    raise InvalidRequestError([violation])
+
+
+def _name(provider: Provider, model: runner_pb2.Model, settings: Settings) -> str:
+    own = settings.stigmer_llm_model if provider == settings.stigmer_llm_provider else ""
+    name = model.name.strip() or own
+    if not name:
+        problem = f"should name a model of {provider}: neither the request nor STIGMER_LLM_MODEL does"
+        raise InvalidRequestError([FieldViolation("agent.model.name", problem)])
+    # Anthropic's own names have dashes where people, and the daemon's settings, write dots.
+    return name.replace(".", "-") if provider == "anthropic" else name
+
+
+def _api_key(provider: Provider, settings: Settings) -> SecretStr | None:
+    if provider == "ollama":
+        return None
+    if key := settings.llm_api_key(provider):
+        return key
+    if settings.llm_base_url(provider):
+        return _UNKEYED
+    variable = _KEY_VARIABLES[provider]
+    raise PreconditionError(
+        f"there is no key for the model provider {provider}: start the service with {variable} set, "
+        "or name another provider in agent.model.provider"
+    )
+
+
+def _temperature(provider: Provider, model: runner_pb2.Model, settings: Settings) -> float | None:
+    if model.HasField("temperature"):
+        return model.temperature
+    return settings.stigmer_llm_temperature if provider == settings.stigmer_llm_provider else None
+
+
+def _scripted(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
+    script = settings.stigmer_llm_script or DEMO_SCRIPT
+    try:
+        version = script.stat().st_mtime_ns  # a stat of a local file: some microseconds
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PreconditionError(f"STIGMER_LLM_SCRIPT names {script}, which cannot be read: {reason}") from error
+    name = model.name.strip() or settings.stigmer_llm_model or "scripted"
+    return ModelChoice(provider="scripted", name=name, script=script, script_version=version)

@@ -1,0 +1,32 @@
+"""Anthropic's Claude."""
+
+from functools import cached_property
+
+import anthropic
+from langchain_anthropic import ChatAnthropic
+from langchain_core.language_models import BaseChatModel
+
+from runner_service.models import ModelChoice
+from runner_service.models.connections import Connections
+
+
+def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
+    """Makes the client. It uses the shared `connections`."""
+
+    class SharedChatAnthropic(ChatAnthropic):
+        """Uses our connections: its own ones are never closed."""
+
+        @cached_property
+        def _async_client(self) -> anthropic.AsyncClient:
+            return anthropic.AsyncClient(**self._client_params, http_client=connections.http)
+
+    fields = {
+        "model": choice.name,
+        "base_url": choice.base_url,
+        "api_key": choice.api_key,
+        "temperature": choice.temperature,
+        "max_tokens": choice.max_output_tokens,
+        "streaming": True,
+        "max_retries": 0,
+    }
+    return SharedChatAnthropic.model_validate({name: value for name, value in fields.items() if value is not None})

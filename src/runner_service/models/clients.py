@@ -1,0 +1,50 @@
+"""Clients of models: made once, away from the event loop, and shared by all executions that use the same model."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+
+from langchain_core.language_models import BaseChatModel
+
+from runner_service.models import ModelChoice
+from runner_service.models.connections import Connections, shared_connections
+
+_KEPT_MODELS = 64
+
+
+class ModelClients:
+    """Gives the client of a model. Construct it with `model_clients`."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._models: OrderedDict[ModelChoice, BaseChatModel] = OrderedDict()
+        self._making = asyncio.Lock()
+
+    async def chat_model(self, choice: ModelChoice) -> BaseChatModel:
+        """Returns the client of the chosen model. It streams, and leaves trying again to us.
+
+        Raises:
+            ModelRejectedEnd: the file of turns of `scripted` is wrong.
+        """
+        async with self._making:
+            if choice not in self._models:
+                self._models[choice] = await asyncio.to_thread(_make, choice, self._connections)
+            self._models.move_to_end(choice)
+            if len(self._models) > _KEPT_MODELS:
+                self._models.popitem(last=False)
+            return self._models[choice]
+
+
+@asynccontextmanager
+async def model_clients() -> AsyncIterator[ModelClients]:
+    """Opens the clients; their connections are closed at the end."""
+    async with shared_connections() as connections:
+        yield ModelClients(connections)
+
+
+def _make(choice: ModelChoice, connections: Connections) -> BaseChatModel:
+    # A provider's package takes up to 1.5 s to import: only what is used is.
+    model: BaseChatModel = import_module(f"runner_service.models.{choice.provider}").make_model(choice, connections)
+    return model

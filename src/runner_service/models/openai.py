@@ -1,0 +1,43 @@
+"""OpenAI, and whatever speaks its chat completions."""
+
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_openai import ChatOpenAI
+
+from runner_service.models import ModelChoice
+from runner_service.models.connections import Connections
+
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
+
+
+class ReasoningChatOpenAI(ChatOpenAI):
+    """Also hears what many compatible servers (vLLM, DeepSeek, OpenRouter, …) send as reasoning beside the text."""
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        if generation and (choices := chunk.get("choices")) and (delta := choices[0].get("delta")):
+            reasoning = next((delta[field] for field in _REASONING_FIELDS if delta.get(field)), None)
+            if isinstance(reasoning, str):
+                generation.message.additional_kwargs["reasoning_content"] = reasoning
+        return generation
+
+
+def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
+    """Makes the client. It uses the shared `connections`."""
+    return ReasoningChatOpenAI(
+        model=choice.name,
+        base_url=choice.base_url,
+        api_key=choice.api_key,
+        temperature=choice.temperature,
+        max_tokens=choice.max_output_tokens or None,  # type: ignore[call-arg]  # an alias that mypy does not see
+        use_responses_api=False,
+        streaming=True,
+        stream_usage=True,  # off by default for a server that is not OpenAI's
+        stream_chunk_timeout=None,  # silence is bounded where the tokens arrive, for all providers alike
+        max_retries=0,
+        http_async_client=connections.http,
+    )

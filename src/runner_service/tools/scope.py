@@ -1,0 +1,49 @@
+"""Which execution and which tool call is at work.
+
+Compiled agents are shared by executions, so nothing of an execution is in them: whoever is called by one asks here.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner_service.agent_run import AgentRun
+
+if TYPE_CHECKING:
+    from runner_service.tools.command import CommandOutput
+
+
+@dataclass
+class RunScope:
+    """An execution at work. `scratch` is a directory for what the agent loop itself puts aside, made when needed."""
+
+    run: AgentRun
+    scratch: Path
+    outputs: dict[str, "CommandOutput"] = field(default_factory=dict)
+    """What each command wrote, by tool call id."""
+    call_ids: set[str] = field(default_factory=set)
+    messages: int = 0
+
+
+@dataclass
+class RunningCall:
+    """A tool call at work. `output` is set when it runs a command."""
+
+    id: str
+    name: str
+    sub_agent_id: str
+    output: "CommandOutput | None" = None
+
+
+current_scope: ContextVar[RunScope] = ContextVar("scope")
+"""The execution that the current task works for."""
+
+current_call: ContextVar[RunningCall | None] = ContextVar("call", default=None)
+"""The tool call that the current task works for; a sub-agent works for its `task` call."""
+
+
+def sub_agent_id() -> str:
+    """The `task` call that the current task's agent works for; empty for the main agent."""
+    call = current_call.get()
+    return call.id if call else ""
