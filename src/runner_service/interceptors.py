@@ -19,9 +19,9 @@ from runner_service.refusals import abort_with, lenient, readable
 from runner_service.telemetry import record_call_status, server_span
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler = Any  # grpc.RpcMethodHandler[Any, Any], which can be written in stubs only
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 _TRACE_KEYS = frozenset({"traceparent", "tracestate"})
@@ -66,13 +66,13 @@ class _Wrapping(grpc.aio.ServerInterceptor):
     async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
         """Calls `behaviour(request, context)` and returns what it returns."""
 
-    def deserializer(self, handler: Handler) -> Callable[[bytes], Any] | None:
+    def deserializer(self, handler: Handler) -> Any:
         """Returns what reads the requests of `handler`."""
         return handler.request_deserializer
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> Handler:
         """Returns the wrapped handler of the call's method; None if there is none."""
         handler = await continuation(handler_call_details)
         if handler is None:

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from runner_service.addresses import parse_address
 from runner_service.auth import authentication
-from runner_service.health import HEALTH_SERVICE, HealthServicer, Readiness, Stage
+from runner_service.health import HEALTH_SERVICE, HealthServicer, Readiness
 from runner_service.interceptors import OpenCalls, interceptors
 from runner_service.server.binding import BindError, Bound, bind, check_bindable
 from runner_service.server.ready import announced
@@ -52,6 +52,7 @@ class RunningServer:
         self._server = server
         self._readiness = readiness
         self._calls = calls
+        self._stopped = False
         self.address = str(bound.address)
         """Where to call, in the form of LISTEN_ADDRESS, with the real port."""
         self.addresses = [str(address) for address in bound.addresses]
@@ -79,8 +80,9 @@ class RunningServer:
 
     async def stop(self) -> None:
         """Ends all calls, those that watch health first: one left open would take the whole grace. Idempotent."""
-        if self._readiness.stage is Stage.STOPPED:
+        if self._stopped:
             return
+        self._stopped = True
         self._readiness.set_stopped()
         await self._server.stop(_STOP_GRACE)
         try:

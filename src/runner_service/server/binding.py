@@ -11,11 +11,15 @@ from typing import NamedTuple
 
 import grpc
 
-from runner_service.addresses import LOOPBACK_NAME, Address, TcpAddress, UnixAddress, is_loopback
+from runner_service.addresses import LOOPBACK_NAME, Address, TcpAddress, UnixAddress
 
 _TRIES_FOR_A_PORT = 20
 _LONGEST_UNIX_PATH = 107  # bytes; what sockaddr_un holds
 _PRIVATE = 0o177  # umask: a socket that only its owner can connect to
+
+# What grpc clients take localhost for, whatever the machine's own files say: whoever held only one of the two would
+# answer some of our callers.
+_LOOPBACK_HOSTS = ("127.0.0.1", "::1")
 
 # This machine does not have the address (IPv6 is often off in containers), so nobody else can listen there either.
 _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
@@ -65,19 +69,21 @@ async def _resolved(wanted: TcpAddress) -> list[TcpAddress]:
 
     Each is tried with a socket of our own, since grpc says "failed" and no more, and for a name is content with any.
     """
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise BindError(f"LISTEN_ADDRESS: {wanted.host} cannot be resolved: {error.strerror}") from error
-    hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-    if wanted.host == LOOPBACK_NAME and not all(is_loopback(TcpAddress(host, 0)) for host in hosts):
-        raise BindError("LISTEN_ADDRESS: localhost leads away from this machine; listen on 127.0.0.1")
+    hosts = _LOOPBACK_HOSTS if wanted.host == LOOPBACK_NAME else await _looked_up(wanted)
     for _ in range(_TRIES_FOR_A_PORT if wanted.port == 0 else 1):
         try:
             return _tried(hosts, wanted.port)
         except OSError as error:
             failure = error
     raise _bind_error(wanted, failure) from failure
+
+
+async def _looked_up(wanted: TcpAddress) -> Sequence[str]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise BindError(f"LISTEN_ADDRESS: {wanted.host} cannot be resolved: {error.strerror}") from error
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 def _tried(hosts: Sequence[str], port: int) -> list[TcpAddress]:

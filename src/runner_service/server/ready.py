@@ -15,14 +15,13 @@ async def announced(
 ) -> AsyncIterator[None]:
     """Writes one line of JSON, `{"address", "pid", "version"}`, to the descriptor, which it closes, and to the file.
 
-    `about` is added to it.
-
-    The file appears whole, and goes away on leaving.
+    What `about` holds is added to it. The file appears whole, and goes away on leaving.
 
     Raises:
         OSError: one of them cannot be written.
     """
-    line = json.dumps({"address": address, "pid": os.getpid(), "version": version("runner-service"), **(about or {})}) + "\n"
+    facts = {"address": address, "pid": os.getpid(), "version": version("runner-service")}
+    line = json.dumps(facts | dict(about or {})) + "\n"
     if fd is not None:
         await asyncio.to_thread(_write_and_close, fd, line)
     if file is None:

@@ -141,8 +141,6 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
 
     drain_timeout: Pause = _by_mode(4.0, 300.0)
     """How many seconds executions may take to finish after SIGTERM. The daemon kills after 5."""
-    lame_duck: Pause = _by_mode(0.05, 2.0)
-    """How many seconds pass between readiness going and the rest of the drain, so that load balancers see it first."""
     disconnect_grace: Pause = 5.0
     """How many seconds an execution waits for its last caller to come back before it is cancelled."""
     kill_grace: Pause = 2.0
