@@ -1,5 +1,6 @@
 """The real service on a real port, its scripted model, and a real client."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -59,6 +60,19 @@ class Client:
                 if until(event):
                     return events
         return events
+
+    async def started(self, execution_id: str) -> None:
+        """Waits until an execution runs that somebody else is about to start."""
+        async with asyncio.timeout(20):
+            while not await self.is_running(execution_id):
+                await asyncio.sleep(0.01)
+
+    async def is_running(self, execution_id: str) -> bool:
+        """Asks whether an execution runs; one that is not known does not."""
+        try:
+            return await self.state(execution_id) == event_pb2.STATE_RUNNING
+        except grpc.aio.AioRpcError:
+            return False
 
     async def state(self, execution_id: str) -> "event_pb2.State.ValueType":
         """Asks where an execution stands."""

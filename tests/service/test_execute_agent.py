@@ -145,8 +145,7 @@ async def test_a_command_that_takes_too_long_keeps_its_output_and_the_model_goes
 async def test_executions_of_a_session_wait_for_their_turn_and_remember(start: StartService) -> None:
     client = await start([turn("", command("sleep 0.3; echo first")), turn("First."), turn("Second: {{message}}")])
     first = asyncio.create_task(client.execute("one", execution_id="one", session_id="s"))
-    while await _unknown(client, "one"):
-        await asyncio.sleep(0.01)
+    await client.started("one")
     second = await client.execute("two", execution_id="two", session_id="s")
 
     assert one(await first, "finished").output == "First."
@@ -154,10 +153,3 @@ async def test_executions_of_a_session_wait_for_their_turn_and_remember(start: S
     assert one(second, "finished").output == "Second: two"
     listed = await client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(session_id="s"))
     assert [execution.execution_id for execution in listed.executions] == ["two", "one"]
-
-
-async def _unknown(client: object, name: str) -> bool:
-    try:
-        return await client.state(name) != event_pb2.STATE_RUNNING  # type: ignore[attr-defined,no-any-return]  # Client
-    except Exception:  # noqa: BLE001  # not found yet
-        return True

@@ -1,0 +1,104 @@
+"""A secret reaches the command that needs it, and nothing else."""
+
+import base64
+import logging
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.running import StartService, command, one, stdout_of, text_of, turn
+
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+SECRET = "s3cr3t-v4lue-0f-the-caller"
+OWN_KEY = "sk-0wn-key-of-the-service"
+
+
+def environment() -> dict[str, runner_pb2.EnvironmentValue]:
+    return {"TOKEN": runner_pb2.EnvironmentValue(value=SECRET, is_secret=True)}
+
+
+async def test_a_secret_reaches_the_command_and_nothing_that_is_kept_or_shown(
+    start: StartService, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    slowly = "import os,time\nfor c in os.environ['TOKEN']:\n  print(c, end='', flush=True); time.sleep(0.005)"
+    client = await start(
+        [
+            turn("", command('test "$TOKEN" = "$(printf %s s3cr3t-v4lue-0f)-the-caller" && echo same')),
+            turn("", command(f'python3 -c "{slowly}"; echo; echo $TOKEN | base64; echo $TOKEN >&2')),
+            turn("", ("write_file", {"file_path": "/said.txt", "content": f"it is {SECRET}"})),
+            turn(f"The secret is {SECRET}.", ("read_file", {"file_path": "/out.txt"})),
+            turn("You said: {{last_tool_result}}"),
+        ]
+    )
+    (tmp_path / "workspace").mkdir(exist_ok=True)
+    (tmp_path / "workspace" / "out.txt").write_text(f"prefix {SECRET} suffix")
+
+    events = await client.execute(
+        f"use {SECRET}",
+        execution_id="secret",
+        environment=environment(),
+        agent=runner_pb2.Agent(name="a", instructions=f"The token is {SECRET}"),
+    )
+
+    assert stdout_of(events).startswith(b"same\n")
+    assert "The secret is [redacted" in text_of(events)
+    assert one(events, "finished").output
+    shown = "".join(str(event) for event in events)
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
+    logged = caplog.text
+    for form in (SECRET, base64.b64encode(SECRET.encode()).decode().rstrip("=")[:-2]):
+        assert form not in shown
+        assert form.encode() not in kept
+        assert form not in logged
+
+
+async def test_the_next_execution_does_not_have_it(start: StartService) -> None:
+    client = await start([turn("", command("echo token=$TOKEN")), turn("Ok.")])
+    await client.execute(environment=environment())
+
+    assert stdout_of(await client.execute()) == b"token=\n"
+
+
+async def test_the_keys_of_the_service_reach_no_command(start: StartService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", OWN_KEY)
+    client = await start([turn("", command("env; cat /proc/$PPID/environ")), turn("Ok.")], OPENAI_API_KEY=OWN_KEY)
+
+    events = await client.execute()
+
+    assert b"PATH=" in stdout_of(events)
+    assert OWN_KEY.encode() not in stdout_of(events)
+    assert OWN_KEY not in str(events)
+
+
+async def test_live_output_stays_live_although_secrets_are_looked_for(start: StartService) -> None:
+    client = await start(
+        [turn("", command("printf 'progress s'; until [ -e go ]; do sleep 0.02; done; echo")), turn("Ok.")]
+    )
+    call = client.stub.ExecuteAgent(client.request(environment=environment()))
+
+    events = await client.collect(call, until=lambda event: event.HasField("tool_output"))
+
+    # What could be the beginning of a secret is held back, everything else is not.
+    assert stdout_of(events) == b"progress "
+    call.cancel()
+
+
+async def test_an_error_that_holds_a_secret_is_redacted(start: StartService) -> None:
+    client = await start([turn("", command("true")) for _ in range(5)])
+
+    events = await client.execute(
+        environment=environment(), limits=runner_pb2.ExecutionLimits(max_model_calls=2), execution_id="x"
+    )
+    await client.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="x", reason=SECRET))
+
+    assert SECRET not in str(events)
+
+
+async def test_a_short_secret_is_refused_without_showing_it(start: StartService) -> None:
+    client = await start([turn("Hi.")])
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.execute(environment={"PIN": runner_pb2.EnvironmentValue(value="99137", is_secret=True)})
+    assert "99137" not in (refused.value.details() or "")
