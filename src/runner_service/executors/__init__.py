@@ -25,9 +25,10 @@ class FileError(Exception):
     """A file operation was refused or failed. `code` says how, the text helps a model to do better."""
 
     def __init__(self, code: "FileErrorCode", message: str) -> None:
-        super().__init__(message)
+        # A path may hold bytes that are no text; what is sent on has to be.
+        self.message = message.encode("utf-8", "replace").decode()
+        super().__init__(self.message)
         self.code = code
-        self.message = message
 
 
 FileErrorCode = Literal[

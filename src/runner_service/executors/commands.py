@@ -39,17 +39,26 @@ class Commands:
 
     async def run(self, command: Command) -> CommandResult:
         """Runs a command, as the Protocol promises."""
-        if self._is_closed:
-            raise SandboxError("the sandbox is closed")
         if "\0" in command.text:
             return _not_started(_CANNOT_START, "a command cannot contain a NUL character; write it to a file first")
-        try:
-            pipes = _open_pipes(command.sink)
-        except OSError as error:
-            return _not_started(_CANNOT_START, f"no pipe for the output: {error.strerror}")
+        argv = [self._shell, "-c", command.text]
+        return await self.run_program(argv, cwd=self._root, timeout=command.timeout, sink=command.sink)
+
+    async def run_program(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str,
+        timeout: float,  # noqa: ASYNC109  # ends a tree of processes, not this coroutine
+        sink: OutputSink,
+    ) -> CommandResult:
+        """Runs a program at an absolute path, in the same way. Raises SandboxError."""
+        if self._is_closed:
+            raise SandboxError("the sandbox is closed")
         started = self._loop.time()
         try:
-            result = await self._run_with(pipes, command)
+            pipes = _open_pipes(sink)
+            result = await self._run_with(pipes, argv, cwd, timeout)
         except StartError as error:
             return _not_started(error.exit_code, str(error))
         return replace(result, elapsed=self._loop.time() - started)
@@ -66,14 +75,16 @@ class Commands:
             await asyncio.wait(self._late, timeout=_LATE_OUTPUT_WITHIN)
         await _cancelled(self._late)
 
-    async def _run_with(self, pipes: Sequence[OutputPipe], command: Command) -> CommandResult:
-        child = self._start(pipes, command)
+    async def _run_with(
+        self, pipes: Sequence[OutputPipe], argv: Sequence[str], cwd: str, seconds: float
+    ) -> CommandResult:
+        child = self._start(pipes, argv, cwd)
         self._children.add(child)
         pumps = [self._loop.create_task(pipe.pump()) for pipe in pipes]
         for pump in pumps:
             pump.add_done_callback(child.fail_with)
         try:
-            result = await self._watch(child, seconds=command.timeout)
+            result = await self._watch(child, seconds)
             await _drained(pipes, pumps)
         except BaseException:
             await _ended(self._keeper, {child})
@@ -83,12 +94,11 @@ class Commands:
         self._keep_late(pumps)
         return result
 
-    def _start(self, pipes: Sequence[OutputPipe], command: Command) -> Child:
-        argv = [self._shell, "-c", command.text]
+    def _start(self, pipes: Sequence[OutputPipe], argv: Sequence[str], cwd: str) -> Child:
+        stdout, stderr = (pipe.writer for pipe in pipes)
         try:
-            stdout, stderr = (pipe.writer for pipe in pipes)
             return self._keeper.current.start(
-                argv, cwd=self._root, environment=self._environment, stdout=stdout, stderr=stderr
+                argv, cwd=cwd, environment=self._environment, stdout=stdout, stderr=stderr
             )
         except BaseException:
             for pipe in pipes:
@@ -98,7 +108,7 @@ class Commands:
             for pipe in pipes:
                 pipe.close_writer()
 
-    async def _watch(self, child: Child, *, seconds: float) -> CommandResult:
+    async def _watch(self, child: Child, seconds: float) -> CommandResult:
         """Waits for the end of the shell, or makes it come when the time is up."""
         await asyncio.wait([child.exited], timeout=seconds)
         if child.exited.done():
@@ -147,13 +157,16 @@ async def _cancelled(pumps: set[asyncio.Task[None]] | Sequence[asyncio.Task[None
 
 
 def _open_pipes(sink: OutputSink) -> Sequence[OutputPipe]:
-    stdout = OutputPipe("stdout", sink)
+    pipes: list[OutputPipe] = []
     try:
-        return stdout, OutputPipe("stderr", sink)
-    except OSError:
-        stdout.close_writer()
-        stdout.close_reader()
-        raise
+        pipes.append(OutputPipe("stdout", sink))
+        pipes.append(OutputPipe("stderr", sink))
+    except OSError as error:
+        for pipe in pipes:
+            pipe.close_writer()
+            pipe.close_reader()
+        raise StartError(_CANNOT_START, f"no pipe for the output: {error.strerror}") from error
+    return pipes
 
 
 def _not_started(exit_code: int, text: str) -> CommandResult:

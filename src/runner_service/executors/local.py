@@ -5,31 +5,43 @@ import hashlib
 import re
 import shutil
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runner_service.executors import Command, CommandResult, SandboxError, SandboxSpec
 from runner_service.executors.commands import Commands
 from runner_service.executors.environment import command_environment
+from runner_service.executors.files import Files
 from runner_service.executors.keeper import SupervisionKeeper, supervision_keeper
+from runner_service.executors.ripgrep import Ripgrep
 
 Scope = Literal["shared", "session"]
 
+_FILE_THREADS = 8
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
-class LocalSandbox:
-    """One execution's view of the directory."""
+class Programs(NamedTuple):
+    """Where the programs are that the executor uses itself."""
 
-    def __init__(self, commands: Commands, root: Path) -> None:
+    shell: str
+    ripgrep: str | None
+
+
+class LocalSandbox(Files):
+    """One execution's view of the directory: its files, and its own commands."""
+
+    def __init__(self, root: str, commands: Commands, threads: ThreadPoolExecutor, ripgrep: Ripgrep | None) -> None:
+        super().__init__(root, threads, ripgrep)
+        self._path = root
         self._commands = commands
-        self._root = root
 
     @property
     def root(self) -> str:
         """The real path of the directory."""
-        return str(self._root)
+        return self._path
 
     async def run(self, command: Command) -> CommandResult:
         """Runs a command in the directory."""
@@ -41,11 +53,14 @@ class LocalExecutor:
 
     sandbox_type = "filesystem"
 
-    def __init__(self, keeper: SupervisionKeeper, *, root: Path, scope: Scope, shell: str) -> None:
+    def __init__(
+        self, keeper: SupervisionKeeper, threads: ThreadPoolExecutor, *, root: Path, scope: Scope, programs: Programs
+    ) -> None:
         self._keeper = keeper
+        self._threads = threads
         self._root = root
         self._scope = scope
-        self._shell = shell
+        self._programs = programs
 
     @property
     def process_control(self) -> str:
@@ -59,11 +74,12 @@ class LocalExecutor:
         Raises:
             SandboxError: the directory cannot be made.
         """
-        root = await asyncio.to_thread(_made, self._directory(spec))
-        environment = command_environment(spec.environment, root=str(root))
-        commands = Commands(self._keeper, shell=self._shell, root=str(root), environment=environment)
+        root = str(await asyncio.to_thread(_made, self._directory(spec)))
+        environment = command_environment(spec.environment, root=root)
+        commands = Commands(self._keeper, shell=self._programs.shell, root=root, environment=environment)
+        ripgrep = Ripgrep(self._programs.ripgrep, commands) if self._programs.ripgrep else None
         try:
-            yield LocalSandbox(commands, root)
+            yield LocalSandbox(root, commands, self._threads, ripgrep)
         finally:
             await commands.close()
 
@@ -88,17 +104,21 @@ async def local_executor(
     Raises:
         SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
     """
-    shell = await asyncio.to_thread(_find_shell)
+    programs = await asyncio.to_thread(_find_programs)
     real_root = await asyncio.to_thread(_made, root)
     async with supervision_keeper(state_dir, terminate_grace) as keeper:
-        yield LocalExecutor(keeper, root=real_root, scope=scope, shell=shell)
+        threads = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="files")
+        try:
+            yield LocalExecutor(keeper, threads, root=real_root, scope=scope, programs=programs)
+        finally:
+            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
 
 
-def _find_shell() -> str:
+def _find_programs() -> Programs:
     shell = shutil.which("bash") or shutil.which("sh")
     if shell is None:
         raise SandboxError("there is neither bash nor sh on the PATH, and commands need one of them")
-    return shell
+    return Programs(shell, shutil.which("rg"))
 
 
 def _made(directory: Path) -> Path:
