@@ -1,12 +1,12 @@
 """A server with a small service of its own: what its methods do is up to the test."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
-import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from grpc_health.v1 import health_pb2_grpc
 
 from runner_service.health import Readiness
 from runner_service.server import RunningServer, running_server
@@ -18,7 +18,10 @@ Context = grpc.aio.ServicerContext[StringValue, StringValue]
 Unary = Callable[[StringValue, Context], Awaitable[StringValue]]
 Stream = Callable[[StringValue, Context], Any]
 
-_TYPES = {"request_deserializer": StringValue.FromString, "response_serializer": StringValue.SerializeToString}
+_TYPES: dict[str, Any] = {
+    "request_deserializer": StringValue.FromString,
+    "response_serializer": StringValue.SerializeToString,
+}
 
 
 class Probe:
@@ -30,7 +33,7 @@ class Probe:
         self.channel = channel
 
     def call(self, text: str = "", **options: Any) -> grpc.aio.UnaryUnaryCall[StringValue, StringValue]:
-        method = self.channel.unary_unary(
+        method: grpc.aio.UnaryUnaryMultiCallable[StringValue, StringValue] = self.channel.unary_unary(
             f"/{SERVICE}/Call",
             request_serializer=StringValue.SerializeToString,
             response_deserializer=StringValue.FromString,
@@ -38,26 +41,16 @@ class Probe:
         return method(StringValue(value=text), **options)
 
     def watch(self, text: str = "", **options: Any) -> grpc.aio.UnaryStreamCall[StringValue, StringValue]:
-        method = self.channel.unary_stream(
+        method: grpc.aio.UnaryStreamMultiCallable[StringValue, StringValue] = self.channel.unary_stream(
             f"/{SERVICE}/Watch",
             request_serializer=StringValue.SerializeToString,
             response_deserializer=StringValue.FromString,
         )
         return method(StringValue(value=text), **options)
 
-
-class Serve(Protocol):
-    """Starts a server, ready unless told otherwise."""
-
-    def __call__(
-        self,
-        *,
-        unary: Unary = ...,
-        stream: Stream = ...,
-        credentials: grpc.ChannelCredentials | None = None,
-        options: Any = (),
-        **environ: str,
-    ) -> Any: ...
+    @property
+    def health(self) -> Any:
+        return health_pb2_grpc.HealthStub(self.channel)
 
 
 async def echo(request: StringValue, context: Context) -> StringValue:
@@ -70,15 +63,15 @@ async def count(request: StringValue, context: Context) -> None:
 
 
 def add_probe(unary: Unary, stream: Stream) -> Callable[[grpc.aio.Server], None]:
-    handlers = {
-        "Call": grpc.unary_unary_rpc_method_handler(unary, **_TYPES),  # type: ignore[arg-type]
-        "Watch": grpc.unary_stream_rpc_method_handler(stream, **_TYPES),  # type: ignore[arg-type]
+    handlers: dict[str, Any] = {
+        "Call": grpc.unary_unary_rpc_method_handler(unary, **_TYPES),
+        "Watch": grpc.unary_stream_rpc_method_handler(stream, **_TYPES),
     }
     return lambda server: server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
 @asynccontextmanager
-async def _serving(
+async def serving(
     *,
     unary: Unary = echo,
     stream: Stream = count,
@@ -86,6 +79,7 @@ async def _serving(
     options: Any = (),
     **environ: str,
 ) -> AsyncIterator[Probe]:
+    """Starts a server that is ready, on a free port of loopback unless `environ` says otherwise."""
     settings = load_settings({"MODE": "local", "LISTEN_ADDRESS": "localhost:0", **environ})
     readiness = Readiness()
     services = add_probe(unary, stream)
@@ -99,6 +93,14 @@ async def _serving(
             yield Probe(server, readiness, channel)
 
 
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    yield _serving  # type: ignore[misc]
+async def failure_of(call: Any) -> grpc.aio.AioRpcError:
+    """Reads a call to its end, which must be a failure."""
+    try:
+        if isinstance(call, grpc.aio.UnaryStreamCall | grpc.aio.StreamStreamCall):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError("the call succeeded")
