@@ -2,10 +2,13 @@
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
+from langchain_core.utils.json import parse_partial_json
 
 from runner_service.tools.scope import RunScope
 
@@ -16,13 +19,14 @@ _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST_UNREADABLE = 2000
 
 
-def settle(message: AIMessage, scope: RunScope, message_id: str) -> AIMessage:
+def settle(message: AIMessage, scope: RunScope, message_id: str, arguments: Sequence[str]) -> AIMessage:
     """Returns the message as it enters the conversation.
 
     Providers repeat or omit ids of messages and of tool calls; the conversation, the events and the output files need
-    them unique. A call whose arguments cannot be read becomes one that fails, so that the model is told.
+    them unique. A call whose `arguments`, as they were streamed, are no JSON object becomes one that fails, so that the
+    model is told.
     """
-    calls = [*message.tool_calls, *map(_readable, message.invalid_tool_calls)]
+    calls = _calls(message, arguments)
     renamed: list[ToolCall] = [{**call, "id": _unique_id(call["id"], scope)} for call in calls]
     redact = scope.run.redactor.value
     others = {name: value for name, value in message.additional_kwargs.items() if name != "tool_calls"}
@@ -42,11 +46,37 @@ def stop_reason_of(message: AIMessage) -> str:
     return str(said.get("finish_reason") or said.get("stop_reason") or said.get("done_reason") or "")
 
 
-def _readable(call: InvalidToolCall) -> ToolCall:
-    raw = call["args"] or ""
+def _calls(message: AIMessage, arguments: Sequence[str]) -> list[ToolCall]:
+    """The calls in order. LangChain completes JSON that was cut off: half a command would run as a whole one."""
+    if len(arguments) != len(message.tool_calls) + len(message.invalid_tool_calls):  # they were not streamed
+        return [*message.tool_calls, *(_unreadable(call, call["args"]) for call in message.invalid_tool_calls)]
+    completed, given_up = iter(message.tool_calls), iter(message.invalid_tool_calls)
+    calls: list[ToolCall] = []
+    for raw in arguments:
+        if not _can_be_completed(raw):
+            calls.extend(_unreadable(call, raw) for call in islice(given_up, 1))
+        elif _is_whole(raw):
+            calls.extend(islice(completed, 1))
+        else:
+            calls.extend(_unreadable(call, raw) for call in islice(completed, 1))
+    return calls
+
+
+def _is_whole(raw: str) -> bool:
     with suppress(ValueError):
-        raw = json.dumps(json.loads(raw))  # readable JSON, but no object
-    return ToolCall(name=call["name"] or "unknown", args={UNREADABLE: raw[:_LONGEST_UNREADABLE]}, id=call["id"])
+        return not raw or isinstance(json.loads(raw, strict=False), dict)
+    return False
+
+
+def _can_be_completed(raw: str) -> bool:
+    with suppress(Exception):  # whatever it is, LangChain has counted it as a failure too
+        return not raw or isinstance(parse_partial_json(raw), dict)
+    return False
+
+
+def _unreadable(call: ToolCall | InvalidToolCall, raw: str | None) -> ToolCall:
+    written = (raw or "")[:_LONGEST_UNREADABLE]
+    return {"name": call["name"] or "unknown", "args": {UNREADABLE: written}, "id": call["id"], "type": "tool_call"}
 
 
 def _unique_id(given: str | None, scope: RunScope) -> str:

@@ -103,7 +103,7 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
         )
     if stop_reason in _CUT_SHORT:
         _tell_of_cut(scope, stop_reason)
-    settled = settle(message, scope, speech.message_id)
+    settled = settle(message, scope, speech.message_id, speech.arguments)
     if settled.tool_calls:
         check_tokens(scope.run)
     return ModelResponse(result=[settled, *response.result[1:]], structured_response=response.structured_response)

@@ -34,6 +34,7 @@ class Speech:
         self.message_id = f"msg-{scope.messages}"
         self.published = False
         self.heard = 0
+        self._arguments: dict[object, list[str]] = {}
         self._events = scope.run.events
         self._sub_agent_id = sub_agent_id()
         self._text = scope.run.redactor.text_stream()
@@ -44,7 +45,7 @@ class Speech:
         """Takes the next piece. Raises StreamBrokenError when there is no end to them."""
         self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE)
         text, reasoning = words_of(message)
-        self.heard += len(text) + len(reasoning) + _call_size(message)
+        self.heard += len(text) + len(reasoning) + self._hear_calls(message)
         if self.heard > LONGEST_MESSAGE:
             raise StreamBrokenError(f"the model's message has more than {LONGEST_MESSAGE:,} characters")
         if reasoning:
@@ -52,6 +53,11 @@ class Speech:
         if text:
             self._publish(event_pb2.TextDelta, self._text.feed(text))
         await self._events.room()
+
+    @property
+    def arguments(self) -> list[str]:
+        """What was written as the arguments of each tool call, word for word, in order."""
+        return ["".join(pieces) for pieces in self._arguments.values()]
 
     def finish(self, message: AIMessage, stop_reason: str) -> None:
         """Ends the message. If none of it was streamed, it is said now."""
@@ -69,6 +75,14 @@ class Speech:
         if self.published:
             discarded = event_pb2.MessageDiscarded(message_id=self.message_id)
             self._events.publish(discarded, sub_agent_id=self._sub_agent_id)
+
+    def _hear_calls(self, message: BaseMessage) -> int:
+        chunks: list[ToolCallChunk] = getattr(message, "tool_call_chunks", [])
+        for chunk in chunks:
+            whole = chunk["index"] is None  # then it is not continued by a later piece
+            key = len(self._arguments) if whole else f"index {chunk['index']}"
+            self._arguments.setdefault(key, []).append(chunk["args"] or "")
+        return sum(len(chunk["args"] or "") + 1 for chunk in chunks)
 
     def _publish(self, kind: type[event_pb2.TextDelta] | type[event_pb2.ReasoningDelta], text: str) -> None:
         if text:
@@ -129,8 +143,3 @@ def words_of(message: BaseMessage) -> tuple[str, str]:
     text = [block if isinstance(block, str) else str(block.get("text") or "") for block in message.content]
     thoughts = [str(block.get("thinking") or block.get("reasoning") or "") for block in blocks]
     return "".join(text), str(reasoning) + "".join(thoughts)
-
-
-def _call_size(message: BaseMessage) -> int:
-    chunks: list[ToolCallChunk] = getattr(message, "tool_call_chunks", [])
-    return sum(len(chunk["args"] or "") + 1 for chunk in chunks)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deepagents.backends.protocol import (
     BackendProtocol,
@@ -16,9 +17,11 @@ from deepagents.backends.protocol import (
     WriteResult,
 )
 
-from runner_service.executors import Stream
 from runner_service.tools.command import OUTPUT_MOUNT
 from runner_service.tools.scope import RunScope
+
+if TYPE_CHECKING:
+    from runner_service.executors import Stream
 
 _READ_BYTES = 256 * 1024
 _LONGEST_WINDOW = 200_000
