@@ -73,7 +73,7 @@ async def test_a_new_token_in_the_file_replaces_the_old_one(tmp_path: Path) -> N
         (tmp_path / "next").write_text("another-token")
         (tmp_path / "next").replace(file)
         async with asyncio.timeout(20):
-            while await probe.call(metadata=bearer("another-token")).code() is not grpc.StatusCode.OK:  # noqa: ASYNC110  # a file
+            while await probe.call(metadata=bearer("another-token")).code() is not grpc.StatusCode.OK:
                 await asyncio.sleep(0.05)
         assert await probe.call(metadata=bearer(TOKEN)).code() is grpc.StatusCode.UNAUTHENTICATED
 

@@ -16,12 +16,14 @@ from runner_service.interceptors import OpenCalls, interceptors
 from runner_service.server.binding import BindError, Bound, bind, check_bindable
 from runner_service.server.ready import announced
 from runner_service.server.signals import StopRequests, stop_signals
+from runner_service.server.tls import TlsError, server_credentials
 from runner_service.settings import Settings
 
 __all__ = [
     "BindError",
     "RunningServer",
     "StopRequests",
+    "TlsError",
     "announced",
     "check_bindable",
     "running_server",
@@ -113,7 +115,7 @@ async def running_server(
     add_services(server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(readiness, frozenset(service_names)), server)
     reflection.enable_server_reflection((*service_names, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
-    bound = await bind(server, parse_address(settings.listen_address), await _credentials(settings))
+    bound = await bind(server, parse_address(settings.listen_address), server_credentials(settings))
     running = RunningServer(server, readiness, calls, bound)
     try:
         await server.start()
@@ -121,14 +123,6 @@ async def running_server(
         yield running
     finally:
         await running.stop()
-
-
-async def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    if settings.tls_cert_file is None:
-        return None
-    from runner_service.server.tls import server_credentials  # noqa: PLC0415  # `ssl` takes 20 ms of the start
-
-    return await asyncio.to_thread(server_credentials, settings)
 
 
 async def _finished_before(signal: Awaitable[None], work: Awaitable[None]) -> bool:

@@ -5,13 +5,15 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import grpc
 
 from runner_service.addresses import LOOPBACK_NAME, Address, TcpAddress, UnixAddress
+
+Credentials = Callable[[], grpc.ServerCredentials]
 
 _TRIES_FOR_A_PORT = 20
 _LONGEST_UNIX_PATH = 107  # bytes; what sockaddr_un holds
@@ -36,20 +38,24 @@ class Bound(NamedTuple):
     addresses: Sequence[Address]
 
 
-async def bind(server: grpc.aio.Server, wanted: Address, credentials: grpc.ServerCredentials | None) -> Bound:
-    """Binds `wanted`, for a name all that it stands for.
+async def bind(server: grpc.aio.Server, wanted: Address, credentials: Credentials | None) -> Bound:
+    """Binds `wanted`, for a name all that it stands for. `credentials` makes those of TLS, anew for each of them.
 
     Raises:
         BindError: one of them cannot be bound.
     """
     if isinstance(wanted, UnixAddress):
         await asyncio.to_thread(_make_room, Path(wanted.path))
-        _bind_unix(server, wanted, credentials)
+        _bind_unix(server, wanted, await _made(credentials))
         return Bound(wanted, [wanted])
     addresses = await _resolved(wanted)
     for address in addresses:
-        _add_port(server, str(address), credentials)
+        _add_port(server, str(address), await _made(credentials))
     return Bound(TcpAddress(wanted.host, addresses[0].port), addresses)
+
+
+async def _made(credentials: Credentials | None) -> grpc.ServerCredentials | None:
+    return None if credentials is None else await asyncio.to_thread(credentials)
 
 
 async def check_bindable(wanted: Address) -> None:

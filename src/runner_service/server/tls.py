@@ -2,6 +2,8 @@
 
 import logging
 import ssl
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,19 +27,22 @@ class _Files(NamedTuple):
         return [path for path in self if path is not None]
 
 
-def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """Returns the credentials to listen with; None without TLS. Reads the files.
+def server_credentials(settings: Settings) -> Callable[[], grpc.ServerCredentials] | None:
+    """Returns what makes the credentials to listen with, anew for each address; None without TLS.
 
-    Raises:
-        TlsError: the files cannot be read, do not fit each other, or are no PEM.
+    What it returns reads the files and raises TlsError when they cannot be read, do not fit each other, or are no PEM.
     """
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
-    reader = _Reader(_Files(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file))
+    return partial(_credentials, _Files(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file))
+
+
+def _credentials(files: _Files) -> grpc.ServerCredentials:
+    reader = _Reader(files)
     return grpc.dynamic_ssl_server_credentials(
         reader.read(),
         reader.read_if_changed,  # type: ignore[arg-type]  # None is documented, but not in the stubs
-        require_client_authentication=settings.tls_client_ca_file is not None,
+        require_client_authentication=files.client_ca is not None,
     )
 
 
