@@ -24,10 +24,15 @@ class LogError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """An execution is accepted. `fingerprint` is of its request, to tell the same one from another."""
+    """An execution is accepted.
+
+    `fingerprint` is of its request, to tell the same one from another. `request` is what can be kept of it to go on
+    later, without secrets; None when it had some, and cannot go on without them.
+    """
 
     execution: runner_pb2.Execution
     fingerprint: bytes
+    request: runner_pb2.ExecuteAgentRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +75,11 @@ class Page(NamedTuple):
 
 
 class StoredExecution(NamedTuple):
-    """An execution as it stands in the log, and the fingerprint of its request."""
+    """An execution as it stands in the log, with the fingerprint and what was kept of its request."""
 
     execution: runner_pb2.Execution
     fingerprint: bytes
+    request: runner_pb2.ExecuteAgentRequest | None = None
 
 
 class ExecutionPage(NamedTuple):
@@ -96,8 +102,11 @@ class EventLog(Protocol):
     async def append(self, entries: Sequence[Entry]) -> None:
         """Persists all entries in order, or none of them. What it returned from survives the death of the process."""
 
-    async def read(self, execution_id: str, after: int, max_bytes: int) -> Page:
-        """Reads events above `after`, in order: about `max_bytes`, but at least one if there is one."""
+    async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
+        """Reads events above `after`, in order: about `max_bytes`, but at least one if there is one.
+
+        Without output, `tool_output` events are left out.
+        """
 
     async def get(self, execution_id: str) -> StoredExecution | None:
         """Finds an execution."""

@@ -59,14 +59,15 @@ class Appender:
     def _insert_execution(self, entry: NewExecution) -> None:
         execution = entry.execution
         self._connection.execute(
-            "INSERT INTO executions (execution_id, session_id, state, changed, fingerprint, record) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO executions (execution_id, session_id, state, changed, fingerprint, request, record) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 execution.execution_id,
                 execution.session_id,
                 execution.state,
                 time.time(),
                 entry.fingerprint,
+                entry.request.SerializeToString() if entry.request else None,
                 execution.SerializeToString(),
             ),
         )

@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS executions (
     changed REAL NOT NULL,
     last_sequence INTEGER NOT NULL DEFAULT 0,
     fingerprint BLOB NOT NULL,
+    request BLOB,
     record BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS executions_by_session ON executions (session_id, key) WHERE session_id != '';

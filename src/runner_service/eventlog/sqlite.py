@@ -101,19 +101,21 @@ class SqliteEventLog:
         """As of `EventLog`."""
         await self._run(self._write_thread, lambda: self._appender.append(entries))
 
-    async def read(self, execution_id: str, after: int, max_bytes: int) -> Page:
+    async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
         """As of `EventLog`."""
-        return await self._read(lambda connection: self._read_page(connection, execution_id, after, max_bytes))
+        return await self._read(
+            lambda connection: self._read_page(connection, execution_id, after, max_bytes, with_output=with_output)
+        )
 
     async def get(self, execution_id: str) -> StoredExecution | None:
         """As of `EventLog`."""
 
         def find(connection: sqlite3.Connection) -> StoredExecution | None:
             row = connection.execute(
-                "SELECT record, state, last_sequence, fingerprint FROM executions WHERE execution_id = ?",
+                "SELECT record, state, last_sequence, fingerprint, request FROM executions WHERE execution_id = ?",
                 (execution_id,),
             ).fetchone()
-            return StoredExecution(_execution(*row[:3]), row[3]) if row else None
+            return StoredExecution(_execution(*row[:3]), row[3], _request(row[4])) if row else None
 
         return await self._read(find)
 
@@ -191,12 +193,14 @@ class SqliteEventLog:
         except (sqlite3.Error, OSError) as error:
             raise LogError(str(error)) from error
 
-    def _read_page(self, connection: sqlite3.Connection, execution_id: str, after: int, max_bytes: int) -> Page:
+    def _read_page(
+        self, connection: sqlite3.Connection, execution_id: str, after: int, max_bytes: int, *, with_output: bool
+    ) -> Page:
         rows = connection.execute(
             "SELECT sequence, frame, execution, call, stream, offset, length FROM events "
             "WHERE execution = (SELECT key FROM executions WHERE execution_id = ?) AND sequence > ? "
-            "ORDER BY sequence LIMIT ?",
-            (execution_id, after, _ROWS_AT_ONCE),
+            "AND (? OR call IS NULL) ORDER BY sequence LIMIT ?",
+            (execution_id, after, with_output, _ROWS_AT_ONCE),
         )
         frames: list[bytes] = []
         size, last = 0, after
@@ -224,3 +228,7 @@ def _execution(record: bytes, state: "event_pb2.State.ValueType", last_sequence:
     execution.state = state
     execution.last_sequence = last_sequence
     return execution
+
+
+def _request(stored: bytes | None) -> runner_pb2.ExecuteAgentRequest | None:
+    return runner_pb2.ExecuteAgentRequest.FromString(stored) if stored is not None else None
