@@ -34,7 +34,7 @@ class Commands:
         self._environment = environment
         self._loop = asyncio.get_running_loop()
         self._children: set[Child] = set()
-        self._late: set[asyncio.Task[None]] = set()
+        self._late: list[OutputPipe] = []
         self._is_closed = False
 
     async def run(self, command: Command) -> CommandResult:
@@ -66,32 +66,35 @@ class Commands:
     async def close(self) -> None:
         """Ends everything, in the order: processes, then the pipes that they held."""
         self._is_closed = True
-        killed = await _ended(self._keeper, self._children)
-        if killed:
-            logger.info(
-                "leftovers_ended count=%d names=%s", len(killed), ",".join(sorted({each.name for each in killed}))
-            )
-        if self._late:
-            await asyncio.wait(self._late, timeout=_LATE_OUTPUT_WITHIN)
-        await _cancelled(self._late)
+        try:
+            killed = await _ended(self._keeper, self._children)
+            if killed:
+                names = ",".join(sorted({each.name for each in killed}))
+                logger.info("leftovers_ended count=%d names=%s", len(killed), names)
+            async with asyncio.timeout(_LATE_OUTPUT_WITHIN):
+                await _drained(self._late)
+        except TimeoutError:
+            logger.warning("late_output_dropped reason=sink_stalled")
+        finally:
+            await _closed(self._late)
 
     async def _run_with(
         self, pipes: Sequence[OutputPipe], argv: Sequence[str], cwd: str, seconds: float
     ) -> CommandResult:
         child = self._start(pipes, argv, cwd)
         self._children.add(child)
-        pumps = [self._loop.create_task(pipe.pump()) for pipe in pipes]
-        for pump in pumps:
-            pump.add_done_callback(child.fail_with)
+        for pipe in pipes:
+            pipe.watch(child.fail_with)
         try:
             result = await self._watch(child, seconds)
-            await _drained(pipes, pumps)
+            await _drained(pipes)
+            child.raise_failure()
         except BaseException:
             await _ended(self._keeper, {child})
             self._children.discard(child)
-            await _cancelled(pumps)
+            await _closed(pipes)
             raise
-        self._keep_late(pumps)
+        self._late = [pipe for pipe in (*self._late, *pipes) if pipe.is_open]
         return result
 
     def _start(self, pipes: Sequence[OutputPipe], argv: Sequence[str], cwd: str) -> Child:
@@ -102,7 +105,7 @@ class Commands:
             )
         except BaseException:
             for pipe in pipes:
-                pipe.close_reader()
+                pipe.abandon()
             raise
         finally:
             for pipe in pipes:
@@ -110,21 +113,21 @@ class Commands:
 
     async def _watch(self, child: Child, seconds: float) -> CommandResult:
         """Waits for the end of the shell, or makes it come when the time is up."""
-        await asyncio.wait([child.exited], timeout=seconds)
-        if child.exited.done():
-            ended = child.exited.result()
+        alarm = self._loop.call_later(seconds, self._expire, child)
+        try:
+            ended = await child.exited
+        finally:
+            alarm.cancel()
+        if child.ending is None:
             if not ended.left_behind:
                 self._children.discard(child)
             return _result(ended)
-        killed = await self._keeper.current.begin_end([child])
+        killed = await child.ending
         self._children.discard(child)
-        return _result(await child.exited, killed=killed, timed_out=True)
+        return _result(ended, killed=killed, timed_out=True)
 
-    def _keep_late(self, pumps: Sequence[asyncio.Task[None]]) -> None:
-        for pump in pumps:
-            if not pump.done():
-                self._late.add(pump)
-                pump.add_done_callback(self._late.discard)
+    def _expire(self, child: Child) -> None:
+        child.ending = self._keeper.current.begin_end([child])
 
 
 async def _ended(keeper: SupervisionKeeper, children: set[Child]) -> Sequence[KilledProcess]:
@@ -141,32 +144,31 @@ async def _ended(keeper: SupervisionKeeper, children: set[Child]) -> Sequence[Ki
     return ending.result()
 
 
-async def _drained(pipes: Sequence[OutputPipe], pumps: Sequence[asyncio.Task[None]]) -> None:
+async def _drained(pipes: Sequence[OutputPipe]) -> None:
     for pipe in pipes:
         await pipe.drained()
-    for pump in pumps:
-        if pump.done():
-            pump.result()
 
 
-async def _cancelled(pumps: set[asyncio.Task[None]] | Sequence[asyncio.Task[None]]) -> None:
-    for pump in pumps:
-        pump.cancel()
-    if pumps:
-        await asyncio.wait(list(pumps))
+async def _closed(pipes: Sequence[OutputPipe]) -> None:
+    for pipe in pipes:
+        await pipe.close()
 
 
 def _open_pipes(sink: OutputSink) -> Sequence[OutputPipe]:
-    pipes: list[OutputPipe] = []
     try:
-        pipes.append(OutputPipe("stdout", sink))
-        pipes.append(OutputPipe("stderr", sink))
+        stdout = OutputPipe("stdout", sink)
     except OSError as error:
-        for pipe in pipes:
-            pipe.close_writer()
-            pipe.close_reader()
-        raise StartError(_CANNOT_START, f"no pipe for the output: {error.strerror}") from error
-    return pipes
+        raise _no_pipe(error) from error
+    try:
+        return stdout, OutputPipe("stderr", sink)
+    except OSError as error:
+        stdout.close_writer()
+        stdout.abandon()
+        raise _no_pipe(error) from error
+
+
+def _no_pipe(error: OSError) -> StartError:
+    return StartError(_CANNOT_START, f"no pipe for the output: {error.strerror}")
 
 
 def _not_started(exit_code: int, text: str) -> CommandResult:

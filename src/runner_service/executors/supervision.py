@@ -35,16 +35,27 @@ class StartError(Exception):
 
 
 class Child:
-    """A process below the supervisor. `exited` gives its `Exit`, a `StartError`, or a `SandboxError`."""
+    """A process below the supervisor.
+
+    `exited` gives its `Exit`, a `StartError`, or a `SandboxError`. `ending` is set when its time was up, and gives what
+    had to be killed.
+    """
 
     def __init__(self, number: int, exited: asyncio.Future[Exit]) -> None:
         self.number = number
         self.exited = exited
+        self.ending: asyncio.Future[list[KilledProcess]] | None = None
+        self._failure: BaseException | None = None
 
-    def fail_with(self, pump: asyncio.Task[None]) -> None:
-        """Makes `exited` raise what ended the task that takes the output, if it failed."""
-        if not pump.cancelled() and (error := pump.exception()):
-            _reject(self.exited, error)
+    def fail_with(self, error: BaseException) -> None:
+        """Takes note that the output of the process cannot be taken; while it runs, `exited` raises that."""
+        self._failure = error
+        _reject(self.exited, error)
+
+    def raise_failure(self) -> None:
+        """Raises what `fail_with` was given, if anything."""
+        if self._failure:
+            raise self._failure
 
 
 class Supervision:
@@ -55,7 +66,7 @@ class Supervision:
         self._channel = channel
         self._decoder = wire.Decoder()
         self._exits: dict[int, asyncio.Future[Exit]] = {}
-        self._endings: dict[int, asyncio.Future[list[KilledProcess]]] = {}
+        self._endings: dict[int, tuple[asyncio.Future[list[KilledProcess]], list[int]]] = {}
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self.ready: asyncio.Future[wire.Message] = self._loop.create_future()
         self.lost = asyncio.Event()
@@ -86,8 +97,9 @@ class Supervision:
         if self.lost.is_set():
             ended.set_result([])
             return ended
-        self._endings[number] = ended
-        self._send({"do": "end", "id": number, "commands": [child.number for child in children]})
+        commands = [child.number for child in children]
+        self._endings[number] = (ended, commands)
+        self._send({"do": "end", "id": number, "commands": commands})
         return ended
 
     def ask_to_close(self) -> None:
@@ -148,14 +160,21 @@ class Supervision:
         match message["did"]:
             case "exit":
                 exited = Exit(message["status"], message["cpu_time"], message["peak_memory"], message["left_behind"])
-                _resolve(self._exits.pop(message["id"]), exited)
+                _resolve(self._exits.pop(message["id"], None), exited)
             case "fail":
-                _reject(self._exits.pop(message["id"]), _start_failure(message))
+                _reject(self._exits.pop(message["id"], None), _start_failure(message))
             case "end":
-                killed = [KilledProcess(pid, name) for pid, name in message["killed"]]
-                _resolve(self._endings.pop(message["id"]), killed)
+                self._take_end(message)
             case "ready":
                 _resolve(self.ready, message)
+
+    def _take_end(self, message: wire.Message) -> None:
+        ended, commands = self._endings.pop(message["id"])
+        for command in commands:
+            # Its exit would have come first; only the kernel can hold up a process like this, in a broken device.
+            if exited := self._exits.pop(command, None):
+                _reject(exited, SandboxError("a process of the command cannot be ended"))
+        _resolve(ended, [KilledProcess(pid, name) for pid, name in message["killed"]])
 
     def _drop_unsent(self) -> None:
         for _, descriptors in self._unsent:
@@ -167,19 +186,19 @@ class Supervision:
         _reject(self.ready, lost)
         for exited in self._exits.values():
             _reject(exited, lost)
-        for ended in self._endings.values():
+        for ended, _ in self._endings.values():
             _resolve(ended, [])
         self._exits.clear()
         self._endings.clear()
 
 
-def _resolve(future: asyncio.Future[Any], value: object) -> None:
-    if not future.done():
+def _resolve(future: asyncio.Future[Any] | None, value: object) -> None:
+    if future and not future.done():
         future.set_result(value)
 
 
-def _reject(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
+def _reject(future: asyncio.Future[Any] | None, error: BaseException) -> None:
+    if future and not future.done():
         future.set_exception(error)
         # Nobody may be waiting any more, which is no defect.
         future.exception()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -16,6 +17,7 @@ from runner_service.supervisor.tags import Span, Zone
 _READ_BYTES = 65536
 _DESCRIPTORS_PER_READ = 64
 _DESCRIPTORS_PER_START = 2
+_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Supervisor:
@@ -114,24 +116,24 @@ class Supervisor:
         """Takes the exit of every child that has ended; all of them are ours."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._children_changed, _READ_BYTES)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                self._say_exited(self._ownership.reaped(pid), status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+        exits, is_alone = _exits()
+        for pid, status, usage in exits:
+            command = self._ownership.reaped(pid)
+            if command is not None:
+                left_behind = not is_alone and self._ownership.left_behind(command)
+                if not left_behind:
+                    self._ownership.forget([command])
+                self._say_exited(command, status, usage, left_behind=left_behind)
 
-    def _say_exited(self, command: int | None, status: int, cpu_time: float, peak: int) -> None:
-        if command is None:
-            return
+    def _say_exited(self, command: int, status: int, usage: resource.struct_rusage, *, left_behind: bool) -> None:
         self._say(
             {
                 "did": "exit",
                 "id": command,
                 "status": status,
-                "cpu_time": cpu_time,
-                "peak_memory": peak if sys.platform == "darwin" else peak * 1024,
-                "left_behind": self._ownership.left_behind(command),
+                "cpu_time": usage.ru_utime + usage.ru_stime,
+                "peak_memory": usage.ru_maxrss * _PEAK_UNIT,
+                "left_behind": left_behind,
             }
         )
 
@@ -144,6 +146,16 @@ class Supervisor:
                 self._ownership.forget(ending.commands or ())
                 killed = [[pid, name] for (pid, _), name in ending.killed.items()][:KILLED_AT_MOST]
                 self._say({"did": "end", "id": request, "killed": killed})
+
+
+def _exits() -> tuple[list[tuple[int, int, resource.struct_rusage]], bool]:
+    """Returns the children that have ended since the last call, and whether no other is left."""
+    exits = []
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.wait4(-1, os.WNOHANG))[0]:
+            exits.append(ended)
+        return exits, False
+    return exits, True
 
 
 def main(arguments: list[str]) -> None:

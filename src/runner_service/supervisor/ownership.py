@@ -35,7 +35,7 @@ class Ownership(Protocol):
         """Takes note that a child is gone for good; returns the command whose shell it was."""
 
     def left_behind(self, command: int) -> bool:
-        """Says whether a command has processes although its shell has ended; if not, forgets the command."""
+        """Says whether a command has processes although its shell has ended."""
 
     def members(self, commands: Collection[int] | None) -> list[Process]:
         """Returns what lives of these commands, of all when None."""
@@ -101,12 +101,9 @@ class Tree:
         return self._shells.pop(pid, None)
 
     def left_behind(self, command: int) -> bool:
-        """Says whether a command has processes although its shell has ended; if not, forgets the command."""
+        """Says whether a command has processes although its shell has ended."""
         orphans = [pid for pid in tree.adopted_and_own() if pid not in self._shells]
-        if any(self._owner(pid) == command for pid in orphans):
-            return True
-        self.forget([command])
-        return False
+        return any(self._owner(pid) == command for pid in orphans)
 
     def members(self, commands: Collection[int] | None) -> list[Process]:
         """Returns what lives of these commands, of all when None."""
@@ -172,11 +169,8 @@ class Groups:
         return self._shells.pop(pid, None)
 
     def left_behind(self, command: int) -> bool:
-        """Says whether a command has processes although its shell has ended; if not, forgets the command."""
-        if _group_exists(self._groups[command]):
-            return True
-        self.forget([command])
-        return False
+        """Says whether a command has processes although its shell has ended."""
+        return _group_exists(self._groups[command])
 
     def members(self, commands: Collection[int] | None) -> list[Process]:
         """Returns one entry for each group that exists."""
