@@ -1,0 +1,83 @@
+"""The real clients of Anthropic and Ollama against a real endpoint."""
+
+import json
+from typing import Any
+
+from pydantic import SecretStr
+from tests.agent.bench import Bench
+from tests.agent.provider import Reply, error, serving_provider
+
+from runner_service.errors import ModelRejectedEnd
+from runner_service.models import ModelChoice
+
+
+def anthropic_message(*blocks: dict[str, Any], stop: str = "end_turn") -> Reply:
+    """A streamed message of Anthropic's API; each block is its start, and its deltas."""
+    usage = {"input_tokens": 7, "output_tokens": 1, "cache_read_input_tokens": 2}
+    start = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "content": [], "usage": usage}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": start}]
+    for index, block in enumerate(blocks):
+        events.append({"type": "content_block_start", "index": index, "content_block": block["start"]})
+        events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in block["deltas"]]
+        events.append({"type": "content_block_stop", "index": index})
+    events.append({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {**usage, "output_tokens": 3}})
+    events.append({"type": "message_stop"})
+    return Reply(body=[f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in events])
+
+
+async def test_claude_streams_text_thoughts_and_tool_calls(bench: Bench) -> None:
+    thought = {"start": {"type": "thinking", "thinking": ""}, "deltas": [{"type": "thinking_delta", "thinking": "Hm."}]}
+    text = {
+        "start": {"type": "text", "text": ""},
+        "deltas": [{"type": "text_delta", "text": "Let "}, {"type": "text_delta", "text": "me."}],
+    }
+    arguments = ['{"command": ', '"echo hi"}']
+    tool = {
+        "start": {"type": "tool_use", "id": "toolu_1", "name": "execute", "input": {}},
+        "deltas": [{"type": "input_json_delta", "partial_json": piece} for piece in arguments],
+    }
+    replies = [anthropic_message(thought, text, tool, stop="tool_use"), anthropic_message(text)]
+    async with serving_provider(*replies) as provider:
+        model = ModelChoice("anthropic", "claude-test", provider.base_url, SecretStr("key-of-claude"), None, 999)
+        played = await bench.run(model)
+
+    assert played.answer == "Let me."
+    assert [delta.text for delta in played.all("reasoning_delta")] == ["Hm."]
+    assert [delta.text for delta in played.all("text_delta")] == ["Let ", "me."] * 2
+    assert [each.stop_reason for each in played.all("message_finished")] == ["tool_use", "end_turn"]
+    assert played.output("toolu_1") == b"hi\n"
+    assert (played.usage.input_tokens, played.usage.output_tokens) == (18, 6)
+    assert played.usage.cached_tokens == 4
+    assert provider.requests[0]["max_tokens"] == 999
+    assert provider.authorizations[0] == "key-of-claude"
+
+
+async def test_claudes_refusals_are_clear_ends(bench: Bench) -> None:
+    async with serving_provider(error(404, "model: claude-none")) as provider:
+        model = ModelChoice("anthropic", "claude-none", provider.base_url, SecretStr("key-of-claude"), None, 999)
+        played = await bench.run(model)
+    assert isinstance(played.end, ModelRejectedEnd)
+    assert "claude-none" in played.end.message
+
+
+def ollama_answer(*messages: dict[str, Any]) -> Reply:
+    """A streamed answer of Ollama's API."""
+    empty = {"role": "assistant", "content": ""}
+    lines: list[dict[str, Any]] = [{"model": "m", "message": {**empty, **each}, "done": False} for each in messages]
+    counts = {"prompt_eval_count": 7, "eval_count": 3, "done_reason": "stop"}
+    lines.append({"model": "m", "message": empty, "done": True, **counts})
+    body = [json.dumps(line).encode() + b"\n" for line in lines]
+    return Reply(body=body, headers={"content-type": "application/x-ndjson"})
+
+
+async def test_ollama_streams_text_and_tool_calls(bench: Bench) -> None:
+    call = {"function": {"name": "execute", "arguments": {"command": "echo hi"}}}
+    replies = [ollama_answer({"tool_calls": [call]}), ollama_answer({"content": "It "}, {"content": "says hi."})]
+    async with serving_provider(*replies) as provider:
+        played = await bench.run(ModelChoice("ollama", "qwen", provider.base_url, None, 0.0, 77))
+
+    assert played.answer == "It says hi."
+    (started,) = played.all("tool_call_started")
+    assert played.output(started.tool_call_id) == b"hi\n"
+    assert (played.usage.input_tokens, played.usage.output_tokens) == (14, 6)
+    assert provider.requests[0]["options"]["num_predict"] == 77
