@@ -1,0 +1,73 @@
+"""The command line of the service. Parsing it is light; the work of each command is imported when it runs."""
+
+import os
+import sys
+import traceback
+
+import click
+
+from runner_service.cli.about import check, completion, version
+from runner_service.cli.executions import cancel, events, output, ps
+from runner_service.cli.exits import ExitCode, help_end
+from runner_service.cli.run import run
+from runner_service.cli.serve import serve
+
+DEBUG_VARIABLE = "RUNNER_SERVICE_DEBUG"
+
+
+class _Ordered(click.Group):
+    """Lists its commands in the order in which people need them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns their names."""
+        del ctx
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Ordered,
+    epilog=help_end(
+        'runner-service run "make the tests pass"       an agent works in ./workspace',
+        'runner-service run --model scripted "hello"    the same, with a model that plays a script',
+        "runner-service ps                              what is running",
+        "MODE=local runner-service serve                a service for other programs",
+    ),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+def commands() -> None:
+    """Runs AI agents, and shows what they do."""
+
+
+for command in (run, serve, events, ps, cancel, output, check, version, completion):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Runs the command that sys.argv asks for, and exits."""
+    sys.exit(_run_guarded())
+
+
+def _run_guarded() -> int:
+    """Returns the exit code. Whatever happens, nobody is shown a traceback that they did not ask for."""
+    try:
+        code = commands.main(prog_name="runner-service", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
+        return ExitCode.NO_READER
+    except Exception as error:  # noqa: BLE001  # the last guard before the terminal
+        return _own_up(error)
+    return int(code or 0)
+
+
+def _own_up(error: Exception) -> int:
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+    kind = type(error).__name__
+    click.echo(f"runner-service: a defect of this program: {kind}; {DEBUG_VARIABLE}=1 shows where", err=True)
+    return ExitCode.DEFECT

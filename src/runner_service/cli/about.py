@@ -1,0 +1,58 @@
+"""`check`, `version` and `completion`."""
+
+import json
+import platform
+from importlib.metadata import version as version_of
+
+import click
+
+from runner_service.cli.exits import help_end
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command(
+    short_help="Shows the settings, and what is wrong with them.",
+    epilog=help_end("runner-service check", "MODE=local STIGMER_LLM_PROVIDER=openai runner-service check"),
+)
+def check() -> int:
+    """Shows the settings that the environment makes, tries what can be tried, and says what to do.
+
+    Secrets are masked. The exit code is 1 when something would keep the service from working.
+    """
+    from runner_service.cli.checking import print_checks  # noqa: PLC0415  # gRPC and pydantic, for this only
+
+    return print_checks()
+
+
+@click.command(epilog=help_end("runner-service version", "runner-service version --json"))
+@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+def version(*, as_json: bool) -> None:
+    """Prints the versions of the service and of what it stands on."""
+    facts = {
+        "version": version_of("runner-service"),
+        "python": platform.python_version(),
+        "grpc": version_of("grpcio"),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    text = "runner-service {version} (Python {python}, gRPC {grpc}, {platform})".format_map(facts)
+    click.echo(json.dumps(facts) if as_json else text)
+
+
+@click.command(
+    epilog=help_end(
+        "runner-service completion bash > ~/.local/share/bash-completion/completions/runner-service",
+        "runner-service completion zsh > ~/.zfunc/_runner-service",
+        "runner-service completion fish > ~/.config/fish/completions/runner-service.fish",
+    )
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Prints what makes SHELL complete the commands and options."""
+    from click.shell_completion import get_completion_class  # noqa: PLC0415  # only needed here
+
+    script = get_completion_class(shell)
+    if script is None:
+        raise click.UsageError(f"there is no completion for {shell}")
+    click.echo(script(context.find_root().command, {}, "runner-service", "_RUNNER_SERVICE_COMPLETE").source())

@@ -1,0 +1,33 @@
+"""What `check` does."""
+
+import asyncio
+import os
+
+import click
+
+from runner_service.check import Check, run_checks
+from runner_service.cli.environment import settings_of
+from runner_service.cli.exits import ExitCode
+from runner_service.settings import describe
+
+_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+
+
+def print_checks() -> int:
+    """Prints the settings and what trying them showed; returns the exit code. Raises Failure."""
+    settings = settings_of(os.environ)
+    rows = describe(settings)
+    width = max(len(row.variable) for row in rows)
+    for row in rows:
+        click.echo(f"{row.variable:{width}}  {row.value or '-'}{'' if row.source == 'default' else '  (set)'}")
+    click.echo()
+    checks = asyncio.run(run_checks(settings))
+    for each in checks:
+        _print_check(each)
+    return ExitCode.FAILED if any(each.status == "fail" for each in checks) else ExitCode.SUCCEEDED
+
+
+def _print_check(check: Check) -> None:
+    click.echo(f"{_MARKS[check.status]}  {check.name}: {check.text}")
+    if check.next_step:
+        click.echo(f"      {check.next_step}")

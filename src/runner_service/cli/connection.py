@@ -1,0 +1,118 @@
+"""The connection of a command to its service."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import grpc
+
+from runner_service.addresses import is_loopback, parse_address
+from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.own_service import OwnService
+from runner_service.cli.target import Target
+from runner_service.client import RunnerClient
+
+_TRIES = 3  # a service of our own may stop, being idle, in the moment between being found and being called
+
+_EXIT_CODES = {
+    grpc.StatusCode.UNAVAILABLE: ExitCode.UNAVAILABLE,
+    grpc.StatusCode.INVALID_ARGUMENT: ExitCode.USAGE,
+    grpc.StatusCode.UNAUTHENTICATED: ExitCode.NO_PERMISSION,
+    grpc.StatusCode.FAILED_PRECONDITION: ExitCode.CONFIG,
+}
+_NEXT_STEPS = {
+    grpc.StatusCode.UNAUTHENTICATED: "Give the token with --token-file, or in AUTH_TOKEN.",
+    grpc.StatusCode.NOT_FOUND: "`runner-service ps --all` lists the executions that there are.",
+}
+
+
+class Connection:
+    """A client, and what to do when it loses its service."""
+
+    def __init__(self, target: Target, own: OwnService | None, address: str, say: Callable[[str], None]) -> None:
+        self.target = target
+        self._own = own
+        self._say = say
+        self._told = False
+        ca = target.ca() if target.server else None
+        self.client = RunnerClient(address, token=target.token(), ca=ca, on_break=self._mend)
+
+    async def check(self) -> None:
+        """Makes sure that the service answers. Raises Failure."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                await self.client.is_ready()
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE or self._own is None or not tries_left:
+                    raise _unreachable(self.client.address, error) from error
+                await self._look_again(self._own)
+            else:
+                return
+
+    def mended(self) -> None:
+        """Says that events arrive again, if it was said that they do not."""
+        if self._told:
+            self._told = False
+            self._say("attached again")
+
+    async def _mend(self, error: grpc.aio.AioRpcError) -> None:
+        """Looks for the service anew after a break."""
+        if not self._told:
+            self._told = True
+            self._say(f"the stream broke ({error.details()}); attaching again")
+        if self._own is not None:
+            await self._look_again(self._own)
+
+    async def _look_again(self, own: OwnService) -> None:
+        address = await asyncio.to_thread(own.address)
+        if address != self.client.address:
+            await self.client.move_to(address)
+
+
+@asynccontextmanager
+async def connected(target: Target, own: OwnService | None, say: Callable[[str], None]) -> AsyncIterator[Connection]:
+    """Connects to the service that `target` names, or else to `own`, one of which there must be. `say` gets the news.
+
+    Raises:
+        Failure: there is none, or, within the context, a call to it was refused.
+    """
+    _check_address(target, say)
+    with refusals_explained():
+        address = target.server or ""
+        if own is not None:
+            address = await asyncio.to_thread(own.address)
+        connection = Connection(target, own, address, say)
+        async with connection.client:
+            await connection.check()
+            yield connection
+
+
+@contextmanager
+def refusals_explained() -> Iterator[None]:
+    """Turns the status of a call into a Failure that says what to do."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        text = error.details() or error.code().name
+        if next_step := _NEXT_STEPS.get(error.code()):
+            text += f"\n{next_step}"
+        raise Failure(text, _EXIT_CODES.get(error.code(), ExitCode.FAILED)) from error
+
+
+def _unreachable(address: str, error: grpc.aio.AioRpcError) -> Failure:
+    return Failure(
+        f"the service at {address} cannot be reached: {error.details()}\n"
+        "Check --server (and --ca-file, if it wants TLS), or leave --server out to use a service of your own.",
+        ExitCode.UNAVAILABLE,
+    )
+
+
+def _check_address(target: Target, say: Callable[[str], None]) -> None:
+    if target.server is None:
+        return
+    try:
+        address = parse_address(target.server)
+    except ValueError as error:
+        raise Failure(f"--server {target.server}: {error}", ExitCode.USAGE) from error
+    if target.token() and target.ca_file is None and not is_loopback(address):
+        say(f"the token crosses the network to {target.server} in the clear; --ca-file turns TLS on")

@@ -1,0 +1,53 @@
+"""How a command ends: its exit code, and the line or two that say what is wrong and what to do about it."""
+
+from enum import IntEnum
+
+import click
+
+
+class ExitCode(IntEnum):
+    """What the exit code of every command means."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    USAGE = 2
+    CANCELLED = 3
+    UNAVAILABLE = 69
+    DEFECT = 70
+    NO_PERMISSION = 77
+    CONFIG = 78
+    TIMED_OUT = 124
+    INTERRUPTED = 130
+    NO_READER = 141
+
+
+_EXIT_CODES_HELP = """\b
+Exit codes:
+    0  it succeeded
+    1  it failed, or a request was refused
+    2  the command line is wrong
+    3  the execution was cancelled by somebody else
+   69  the service cannot be reached, or cannot start
+   77  the service wants another token
+   78  the environment is wrong, or lacks something
+  124  the execution ran out of time
+  130  Ctrl-C: cancelled, or left running when pressed twice
+  141  whoever read the output has gone"""
+
+
+def help_end(*examples: str) -> str:
+    """Returns the end of a command's help: examples of its use, a line each, and what the exit codes mean."""
+    return "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples), "", _EXIT_CODES_HELP])
+
+
+class Failure(click.ClickException):
+    """Ends a command. The text says what is wrong, and what to do next; it holds no secret."""
+
+    def __init__(self, text: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code  # type: ignore[misc]  # click has it on the class, and reads it from the instance
+
+    def show(self, file: object = None) -> None:
+        """Writes the text to stderr."""
+        del file  # errors go to stderr, whatever click says
+        click.echo(f"runner-service: {self.message}", err=True)

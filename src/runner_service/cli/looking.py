@@ -1,0 +1,172 @@
+"""What `events`, `ps`, `cancel` and `output` do."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+
+import click
+from google.protobuf.json_format import MessageToJson
+
+from runner_service.cli.connection import Connection, connected
+from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.own_service import OwnService
+from runner_service.cli.running import exit_code_of
+from runner_service.cli.target import Target
+from runner_service.cli.view_options import ViewOptions
+from runner_service.cli.views import opened_view
+from runner_service.cli.views.lines import printable
+from runner_service.cli.views.wording import seconds
+from runner_service.client import RunnerClient
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_FINAL = frozenset(
+    {
+        event_pb2.STATE_SUCCEEDED,
+        event_pb2.STATE_FAILED,
+        event_pb2.STATE_CANCELLED,
+        event_pb2.STATE_TIMED_OUT,
+    }
+)
+_OPEN = frozenset(event_pb2.State.values()) - _FINAL - {event_pb2.STATE_UNSPECIFIED}
+_COLUMNS = ("ID", "STATE", "AGE", "AGENT", "SESSION", "LAST EVENT")
+_AT_ONCE = 1 << 20
+_LOOK_EVERY = 0.2
+_DAY = 86_400
+
+
+def show_events(execution_id: str, *, after: int, follow: bool, view: ViewOptions, target: Target) -> int:
+    """Shows the events above `after`, and returns the exit code: of the outcome, if `follow`. Raises Failure."""
+    return asyncio.run(_show_events(execution_id, after, follow, view, target))
+
+
+def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
+    """Writes a table, or lines of JSON. Raises Failure."""
+    states = () if with_ended else tuple(_OPEN)
+    executions = asyncio.run(_list(states, session_id, target))
+    if as_json:
+        for execution in executions:
+            click.echo(MessageToJson(execution, preserving_proto_field_name=True, indent=None, ensure_ascii=False))
+    else:
+        for line in _table([_COLUMNS, *map(_row, executions)]):
+            click.echo(line)
+
+
+def cancel_execution(execution_id: str, reason: str, target: Target) -> None:
+    """Asks for the end, and says what was found. Raises Failure."""
+    state = asyncio.run(_cancel(execution_id, reason, target))
+    word = _word(state)
+    click.echo(f"{execution_id} had already ended: {word}" if state in _FINAL else f"{execution_id} was {word}: ending")
+
+
+def write_output(execution_id: str, call: str, *, stderr: bool, follow: bool, target: Target) -> None:
+    """Writes the bytes to standard output. Raises Failure."""
+    stream = runner_pb2.OUTPUT_STREAM_STDERR if stderr else runner_pb2.OUTPUT_STREAM_STDOUT
+    asyncio.run(_write_output(execution_id, call, stream, follow, target))
+
+
+@asynccontextmanager
+async def _connected(target: Target) -> AsyncIterator[Connection]:
+    own = OwnService(os.environ) if target.server is None else None
+    async with connected(target, own, lambda text: click.echo(f"runner-service: {text}", err=True)) as connection:
+        yield connection
+
+
+async def _show_events(execution_id: str, after: int, follow: bool, options: ViewOptions, target: Target) -> int:
+    # People are shown numbers and labels, which follow from the events before.
+    begin = after if options in {ViewOptions.JSON, ViewOptions.QUIET} else 0
+    async with (
+        _connected(target) as connection,
+        opened_view(options, after=after, hint="Ctrl-C stops watching") as view,
+    ):
+        newest = (await connection.client.get(execution_id)).last_sequence
+        if newest <= begin and not follow:
+            return ExitCode.SUCCEEDED
+        exit_code = ExitCode.SUCCEEDED
+        async with aclosing(connection.client.watch(execution_id, begin)) as events:
+            async for event in events:
+                connection.mended()
+                view.show(event)
+                if event.HasField("finished") and follow:
+                    exit_code = exit_code_of(event.finished.state)
+                if event.sequence >= newest and not follow:
+                    break
+    return exit_code
+
+
+async def _list(
+    states: Sequence["event_pb2.State.ValueType"], session_id: str, target: Target
+) -> list[runner_pb2.Execution]:
+    async with _connected(target) as connection:
+        return [execution async for execution in connection.client.list(states=states, session_id=session_id)]
+
+
+async def _cancel(execution_id: str, reason: str, target: Target) -> "event_pb2.State.ValueType":
+    async with _connected(target) as connection:
+        return await connection.client.cancel(execution_id, reason)
+
+
+async def _write_output(
+    execution_id: str, call: str, stream: "runner_pb2.OutputStream.ValueType", follow: bool, target: Target
+) -> None:
+    async with _connected(target) as connection:
+        client = connection.client
+        call_id = await _call_id(client, execution_id, int(call)) if call.isdecimal() else call
+        offset = 0
+        while True:
+            piece = await client.read_output(execution_id, call_id, stream, offset=offset, max_bytes=_AT_ONCE)
+            offset = piece.next_offset
+            sys.stdout.buffer.write(piece.data)
+            sys.stdout.buffer.flush()
+            if piece.complete or not (piece.data or follow):
+                return
+            if not piece.data:
+                await asyncio.sleep(_LOOK_EVERY)
+
+
+async def _call_id(client: RunnerClient, execution_id: str, number: int) -> str:
+    """Returns the id of the tool call with this number; a call whose id is that number comes first."""
+    newest = (await client.get(execution_id)).last_sequence
+    calls = []
+    async with aclosing(client.watch(execution_id)) as events:
+        async for event in events:
+            if event.HasField("tool_call_started"):
+                calls.append(event.tool_call_started.tool_call_id)
+            if event.sequence >= newest:
+                break
+    if str(number) in calls or not 0 < number <= len(calls):
+        if str(number) in calls:
+            return str(number)
+        raise Failure(
+            f"{execution_id} has made {len(calls)} tool calls so far, and {number} is none of them\n"
+            f"`runner-service events {execution_id}` shows them with their numbers."
+        )
+    return str(calls[number - 1])
+
+
+def _row(execution: runner_pb2.Execution) -> tuple[str, ...]:
+    return (
+        execution.execution_id,
+        _word(execution.state),
+        _age(execution),
+        printable(execution.agent_name) or "-",
+        execution.session_id or "-",
+        str(execution.last_sequence),
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _age(execution: runner_pb2.Execution) -> str:
+    age = (datetime.now(UTC) - execution.create_time.ToDatetime(UTC)).total_seconds()
+    return f"{age / _DAY:.1f} days" if age >= _DAY else seconds(max(0.0, age))
+
+
+def _word(state: "event_pb2.State.ValueType") -> str:
+    return event_pb2.State.Name(state).removeprefix("STATE_").replace("_", " ").lower()

@@ -1,0 +1,83 @@
+"""`run`."""
+
+from pathlib import Path
+
+import click
+
+from runner_service.cli.exits import help_end
+from runner_service.cli.target import Target, target_options
+from runner_service.cli.view_options import ViewOptions, view_options
+
+
+@click.command(
+    short_help="Lets an agent work, and shows what it does.",
+    epilog=help_end(
+        'runner-service run "why does test_parser fail?" --root .',
+        'runner-service run --model anthropic/claude-sonnet-4.5 --session fix "now fix it"',
+        'git diff | runner-service run --quiet --instructions "You review changes." -',
+        'runner-service run --secret GITHUB_TOKEN "open an issue about it"',
+        'runner-service run --json "list the files" | jq -r .text_delta.text?',
+    ),
+)
+@click.argument("message")
+@click.option("--session", "session_id", default="", metavar="ID", help="Goes on with what was said in this session.")
+@click.option(
+    "--model", default="", metavar="[PROVIDER/]NAME", help="openai, anthropic, ollama or scripted, and a model."
+)
+@click.option("--instructions", default="", metavar="TEXT|@FILE", help="What the agent is, and how it should work.")
+@click.option("--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="A variable of the agent's commands.")
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="The same, from the environment or asked for, and never shown: no log, no event, no prompt holds it.",
+)
+@click.option(
+    "--root", type=click.Path(file_okay=False, path_type=Path), help="Where the agent works. [SANDBOX_ROOT_DIR]"
+)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="How long it may take.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A mark of your own.")
+@click.option(
+    "--id", "execution_id", default="", metavar="ID", help="The execution's name; known already: attach to it."
+)
+@click.option("--detach", is_flag=True, help="Starts it, prints its id, and leaves it running.")
+@view_options
+@target_options
+def run(
+    *,
+    root: Path | None,
+    view: ViewOptions,
+    target: Target,
+    message: str,
+    execution_id: str,
+    session_id: str,
+    model: str,
+    instructions: str,
+    variables: tuple[str, ...],
+    secrets: tuple[str, ...],
+    timeout: float | None,
+    labels: tuple[str, ...],
+    detach: bool,
+) -> int:
+    """Lets an agent do what MESSAGE says (`-`: what standard input says), and shows what happens.
+
+    The agent works in ./workspace, or where --root says, with the model of STIGMER_LLM_PROVIDER and STIGMER_LLM_MODEL,
+    by default one of Ollama's. Ctrl-C cancels it; pressed twice, it leaves it running.
+    """
+    from runner_service.cli.requests import Wish  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.running import run_agent  # noqa: PLC0415  # the same
+
+    wish = Wish(
+        message=message,
+        execution_id=execution_id,
+        session_id=session_id,
+        model=model,
+        instructions=instructions,
+        variables=variables,
+        secrets=secrets,
+        timeout=timeout,
+        labels=labels,
+        detach=detach,
+    )
+    return run_agent(wish, root, view, target)

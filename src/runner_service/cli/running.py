@@ -1,0 +1,147 @@
+"""What `run` does."""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from runner_service.cli.connection import Connection, connected
+from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.interrupts import Presses, presses_of_ctrl_c
+from runner_service.cli.keys import ask_for_missing_key
+from runner_service.cli.own_service import OwnService
+from runner_service.cli.requests import Wish, make_request, model_of
+from runner_service.cli.target import Target
+from runner_service.cli.view_options import ViewOptions
+from runner_service.cli.views import View, opened_view
+from runner_service.settings import Provider
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_SECOND_THOUGHTS = 1.0  # seconds between Ctrl-C and the cancel
+_DETACH_SECONDS = 5.0
+_EXIT_CODES = {
+    event_pb2.STATE_SUCCEEDED: ExitCode.SUCCEEDED,
+    event_pb2.STATE_CANCELLED: ExitCode.CANCELLED,
+    event_pb2.STATE_TIMED_OUT: ExitCode.TIMED_OUT,
+}
+
+
+def run_agent(wish: Wish, root: Path | None, view: ViewOptions, target: Target) -> int:
+    """Runs an agent, shows what happens, and returns the exit code that tells the outcome. Raises Failure."""
+    request = make_request(wish)
+    own = None
+    if target.server is None:
+        own = _own_service(wish, root)
+    elif root is not None:
+        raise Failure("--root is for a service of our own; the one at --server has its root already", ExitCode.USAGE)
+    return asyncio.run(_leave_running(request, target, own) if wish.detach else _run(request, view, target, own))
+
+
+def _own_service(wish: Wish, root: Path | None) -> OwnService:
+    """Returns the service to use, which knows the key of the model, or has been told that there is none."""
+    environ = {name: value for name, value in os.environ.items() if name not in wish.secrets}
+    if root is not None:
+        environ["SANDBOX_ROOT_DIR"] = str(root.absolute())
+    own = OwnService(environ)
+    provider = cast(Provider, model_of(wish.model)[0]) or own.settings.stigmer_llm_provider
+    if not own.is_running():
+        own.add_keys(ask_for_missing_key(own.settings, provider))
+    return own
+
+
+async def _leave_running(request: runner_pb2.ExecuteAgentRequest, target: Target, own: OwnService | None) -> int:
+    async with (
+        opened_view(ViewOptions.QUIET, hint="") as view,
+        connected(target, own, view.note) as connection,
+        aclosing(connection.client.execute(request)) as events,
+    ):
+        async for event in events:  # the first one says that it was accepted
+            click.echo(event.execution_id)
+            break
+    return ExitCode.SUCCEEDED
+
+
+async def _run(
+    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: OwnService | None
+) -> int:
+    async with (
+        opened_view(options, hint="Ctrl-C cancels") as view,
+        connected(target, own, view.note) as connection,
+    ):
+        run = Run(connection, request, view)
+        with presses_of_ctrl_c() as presses:
+            return await _first_of(run.follow(), run.mind(presses))
+
+
+class Run:
+    """An execution that is followed as its caller."""
+
+    def __init__(self, connection: Connection, request: runner_pb2.ExecuteAgentRequest, view: View) -> None:
+        self._connection = connection
+        self._request = request
+        self._view = view
+        self._seen = 0
+        self._cancelled = False
+
+    async def follow(self) -> int:
+        """Shows the events to the end, and returns the exit code that it means."""
+        exit_code = ExitCode.FAILED
+        async with aclosing(self._connection.client.execute(self._request)) as events:
+            async for event in events:
+                self._connection.mended()
+                self._seen = event.sequence
+                self._view.show(event)
+                if event.HasField("finished"):
+                    exit_code = exit_code_of(event.finished.state)
+        return ExitCode.INTERRUPTED if self._cancelled and exit_code == ExitCode.CANCELLED else exit_code
+
+    async def mind(self, presses: Presses) -> int:
+        """Waits for Ctrl-C, and cancels the execution, or leaves it. Returns the exit code of not seeing the end."""
+        await presses.next()
+        self._view.note("Ctrl-C: cancelling in a second; press it again to leave the execution running")
+        if await presses.next_within(_SECOND_THOUGHTS):
+            await self._detach()
+            self._view.note(f"left running; to return: {self._way_back()}")
+            return ExitCode.INTERRUPTED
+        self._cancelled = True
+        await self._connection.client.cancel(self._request.execution_id, "Ctrl-C")
+        await presses.next()
+        self._view.note(f"the cancel is under way; to see its end: {self._way_back()}")
+        return ExitCode.INTERRUPTED
+
+    async def _detach(self) -> None:
+        """Lets the execution run on. Asking for the newest event again makes the service answer at once."""
+        try:
+            async with asyncio.timeout(_DETACH_SECONDS):
+                await self._connection.client.detach(self._request.execution_id, max(0, self._seen - 1))
+        except TimeoutError:
+            if self._seen:  # otherwise there is just no event to answer with yet
+                raise Failure(
+                    f"the service does not answer; the execution may be cancelled. To see: {self._way_back()}",
+                    ExitCode.UNAVAILABLE,
+                ) from None
+
+    def _way_back(self) -> str:
+        return f"runner-service events {self._request.execution_id} --follow{self._connection.target.flags()}"
+
+
+def exit_code_of(state: "event_pb2.State.ValueType") -> ExitCode:
+    """Returns the exit code that tells how an execution ended."""
+    return _EXIT_CODES.get(state, ExitCode.FAILED)
+
+
+async def _first_of(*ways: Coroutine[Any, Any, int]) -> int:
+    """Returns or raises what the first of them does; the others are cancelled."""
+    tasks = [asyncio.ensure_future(way) for way in ways]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

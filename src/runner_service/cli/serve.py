@@ -1,0 +1,37 @@
+"""`serve`."""
+
+from pathlib import Path
+
+import click
+
+from runner_service.cli.exits import help_end
+
+
+@click.command(
+    short_help="Runs the service, for other programs.",
+    epilog=help_end(
+        "MODE=local runner-service serve",
+        "MODE=local LISTEN_ADDRESS=unix:/run/user/1000/agents.sock runner-service serve",
+        "vault-read | MODE=local runner-service serve --secrets-fd 0",
+    ),
+)
+@click.option("--ready-fd", type=click.IntRange(min=0), metavar="N", help="Writes a line of JSON here once it serves.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="Writes the same line to a file.")
+@click.option(
+    "--secrets-fd",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help='Reads keys from here, to its end: JSON, {"OPENAI_API_KEY": "…"}. They then stand in no environment.',
+)
+@click.option(
+    "--exit-when-idle", type=click.FloatRange(min=0), metavar="SECONDS", help="Stops when nothing runs for so long."
+)
+def serve(ready_fd: int | None, ready_file: Path | None, secrets_fd: int | None, exit_when_idle: float | None) -> None:
+    """Runs the service until SIGTERM or Ctrl-C; the second one does not wait for what still runs.
+
+    It is set up by environment variables; `runner-service check` lists them. On a terminal it asks for the key of the
+    model provider when that is missing.
+    """
+    from runner_service.cli.serving import serve_until_stopped  # noqa: PLC0415  # gRPC and pydantic, for this only
+
+    serve_until_stopped(ready_fd=ready_fd, ready_file=ready_file, secrets_fd=secrets_fd, exit_when_idle=exit_when_idle)

@@ -1,0 +1,70 @@
+"""What `serve` does."""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import uvloop
+
+from runner_service import app
+from runner_service.cli.environment import settings_of
+from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.keys import ask_for_missing_key, read_keys, take_keys
+from runner_service.eventlog import LogError
+from runner_service.executors import SandboxError
+from runner_service.server import BindError
+from runner_service.settings import Settings, warnings_about
+from runner_service.telemetry import telemetry
+
+logger = logging.getLogger(__name__)
+
+
+def serve_until_stopped(
+    *, ready_fd: int | None, ready_file: Path | None, secrets_fd: int | None, exit_when_idle: float | None
+) -> None:
+    """Serves until a signal or idleness ends it.
+
+    Raises:
+        Failure: it cannot start.
+    """
+    settings = _settings(secrets_fd)
+    with telemetry(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for variable, text in warnings_about(settings):
+            logger.warning("setting_questionable variable=%s text=%s", variable, text)
+        runner.run(_serve(settings, ready_fd, ready_file, exit_when_idle))
+
+
+def _settings(secrets_fd: int | None) -> Settings:
+    """Returns the settings, with the keys that come by other ways. Takes all keys out of our own environment."""
+    environ = {**os.environ, **({} if secrets_fd is None else read_keys(secrets_fd))}
+    take_keys(os.environ)
+    settings = settings_of(environ)
+    asked = ask_for_missing_key(settings, settings.stigmer_llm_provider)
+    return settings_of({**environ, **asked}) if asked else settings
+
+
+async def _serve(
+    settings: Settings, ready_fd: int | None, ready_file: Path | None, exit_when_idle: float | None
+) -> None:
+    try:
+        await app.serve(settings, ready_fd=ready_fd, ready_file=ready_file, exit_when_idle=exit_when_idle)
+    except BaseException as error:
+        if texts := _reasons(error, _expected(settings)):
+            raise Failure("\n".join(texts), ExitCode.UNAVAILABLE) from error
+        raise
+
+
+def _expected(settings: Settings) -> tuple[type[Exception], ...]:
+    if settings.tls_cert_file is None:
+        return BindError, LogError, SandboxError
+    from runner_service.server.tls import TlsError  # noqa: PLC0415  # `ssl` takes 20 ms of the start
+
+    return BindError, LogError, SandboxError, TlsError
+
+
+def _reasons(error: BaseException, expected: tuple[type[Exception], ...]) -> list[str]:
+    """Returns the texts of the expected errors, also of those that task groups have wrapped."""
+    if isinstance(error, BaseExceptionGroup):
+        return [text for each in error.exceptions for text in _reasons(each, expected)]
+    return [str(error)] if isinstance(error, expected) else []

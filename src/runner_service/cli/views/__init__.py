@@ -1,0 +1,47 @@
+"""How events are shown."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from runner_service.cli.view_options import ViewOptions
+from runner_service.cli.views.machine import AnswerView, JsonView
+from runner_service.cli.views.plain import PlainView
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+class View(Protocol):
+    """Shows the events of one execution."""
+
+    def show(self, event: event_pb2.ExecutionEvent) -> None:
+        """Shows the next event. They come in order, from the first one on."""
+
+    def note(self, text: str) -> None:
+        """Tells something beside the events."""
+
+
+@asynccontextmanager
+async def opened_view(options: ViewOptions, *, after: int = 0, hint: str) -> AsyncIterator[View]:
+    """Shows events on standard output until the context ends; only those above `after`, where it is for people.
+
+    `hint` says what keys do.
+    """
+    match options:
+        case ViewOptions.JSON:
+            yield JsonView(sys.stdout)
+        case ViewOptions.QUIET:
+            yield AnswerView(sys.stdout)
+        case ViewOptions.BEST if sys.stdout.isatty():
+            from rich.console import Console  # noqa: PLC0415  # 100 ms, for terminals only
+
+            from runner_service.cli.views.live import live_view  # noqa: PLC0415  # the same
+
+            console = Console(highlight=False, markup=False, emoji=False)
+            if console.is_dumb_terminal:
+                yield PlainView(sys.stdout, after)
+                return
+            async with live_view(console, after=after, hint=hint) as view:
+                yield view
+        case _:
+            yield PlainView(sys.stdout, after)

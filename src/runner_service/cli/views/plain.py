@@ -1,0 +1,49 @@
+"""The view for pipes and files: whole lines, in order, without colours. Its form is stable."""
+
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from runner_service.cli.views.transcript import Kind, Line, Transcript
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_MARKS = {
+    Kind.REASONING: "~ ",
+    Kind.STDOUT: "| ",
+    Kind.STDERR: "! ",
+    Kind.RESULT: "= ",
+    Kind.FAILURE: "= ",
+    Kind.AGENT: "begins: ",
+    Kind.NOTE: "note: ",
+    Kind.WARNING: "warning: ",
+}
+
+
+class PlainView:
+    """Writes lines. The events up to `after` are taken notice of, and not shown."""
+
+    def __init__(self, stream: TextIO, after: int = 0) -> None:
+        self._stream = stream
+        self._after = after
+        self._transcript = Transcript()
+
+    def show(self, event: event_pb2.ExecutionEvent) -> None:
+        """Writes what the event adds."""
+        lines = list(self._transcript.lines(event))
+        if event.sequence > self._after and lines:
+            self._stream.write("".join(f"{text}\n" for line in lines for text in plain_lines(line)))
+            self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """Tells something beside the events, on stderr."""
+        print(f"runner-service: {text}", file=sys.stderr)  # noqa: T201  # the output of a command
+
+
+def plain_lines(line: Line) -> Iterator[str]:
+    """Yields a line with the marks that say what it is: `[agent] [number] mark text`."""
+    prefix = (f"[{line.agent}] " if line.agent else "") + (f"[{line.call}] " if line.call else "")
+    if line.kind is Kind.PLAN:
+        for item in ["plan:", *line.text.splitlines()]:
+            yield prefix + item
+    else:
+        yield prefix + _MARKS.get(line.kind, "") + line.text

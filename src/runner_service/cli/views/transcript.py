@@ -1,0 +1,194 @@
+"""Events as lines of text: what the views for people have in common."""
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+from runner_service.cli.views import wording
+from runner_service.cli.views.lines import LineCutter, printable
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+class Kind(Enum):
+    """What a line is about."""
+
+    HEAD = auto()
+    TEXT = auto()
+    REASONING = auto()
+    CALL = auto()
+    STDOUT = auto()
+    STDERR = auto()
+    RESULT = auto()
+    FAILURE = auto()
+    PLAN = auto()
+    AGENT = auto()
+    NOTE = auto()
+    WARNING = auto()
+    SUCCESS = auto()
+    END = auto()
+
+
+class Line(NamedTuple):
+    """A line. `agent` is the sub-agent's label, empty for the main agent; `call` the number of the tool call, or 0."""
+
+    kind: Kind
+    text: str
+    agent: str = ""
+    call: int = 0
+
+
+class _Call(NamedTuple):
+    number: int
+    started: event_pb2.ToolCallStarted
+    stdout: LineCutter
+    stderr: LineCutter
+
+
+class _Message(NamedTuple):
+    agent: str
+    text: LineCutter
+    reasoning: LineCutter
+
+
+class Transcript:
+    """Makes lines of the events of one execution, which are given to it in order, from the first one on."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, _Call] = {}
+        self._calls_made = 0
+        self._messages: dict[str, _Message] = {}
+        self._shown: set[str] = set()
+        self._agents: dict[str, str] = {}
+        self.usage = event_pb2.Usage()
+        """What was used so far."""
+        self._makers: dict[str, Callable[[Any, str], Iterable[Line]]] = {
+            "text_delta": self._text,
+            "reasoning_delta": self._reasoning,
+            "message_finished": self._finish_message,
+            "message_discarded": self._discard_message,
+            "tool_call_started": self._begin_call,
+            "tool_output": self._output,
+            "tool_call_finished": self._end_call,
+            "todos_updated": _plan,
+            "sub_agent_started": self._begin_agent,
+            "usage_updated": self._count,
+            "notice": _notice,
+            "finished": self._end,
+        }
+
+    def lines(self, event: event_pb2.ExecutionEvent) -> Iterator[Line]:
+        """Yields what `event` adds. Kinds that are not known add nothing."""
+        name = event.WhichOneof("event")
+        make = self._makers.get(name) if name else None
+        if name == "started":
+            yield _head(event)
+        elif name and make:
+            agent = self._agents.get(event.sub_agent_id, printable(event.sub_agent_id))
+            yield from make(getattr(event, name), agent)
+
+    def partial_texts(self) -> Iterator[Line]:
+        """Yields the lines that the model is still writing."""
+        for message in self._messages.values():
+            for kind, cutter in ((Kind.REASONING, message.reasoning), (Kind.TEXT, message.text)):
+                if cutter.partial:
+                    yield Line(kind, cutter.partial, message.agent)
+
+    def _text(self, delta: event_pb2.TextDelta, agent: str) -> Iterator[Line]:
+        message = self._message(delta.message_id, agent)
+        for line in message.reasoning.flush():
+            yield self._said(Kind.REASONING, line, delta.message_id)
+        for line in message.text.feed(delta.text):
+            yield self._said(Kind.TEXT, line, delta.message_id)
+
+    def _reasoning(self, delta: event_pb2.ReasoningDelta, agent: str) -> Iterator[Line]:
+        for line in self._message(delta.message_id, agent).reasoning.feed(delta.text):
+            yield self._said(Kind.REASONING, line, delta.message_id)
+
+    def _message(self, message_id: str, agent: str) -> _Message:
+        return self._messages.setdefault(message_id, _Message(agent, LineCutter(), LineCutter()))
+
+    def _said(self, kind: Kind, line: str, message_id: str) -> Line:
+        self._shown.add(message_id)
+        return Line(kind, line, self._messages[message_id].agent)
+
+    def _end_message(self, message_id: str) -> Iterator[Line]:
+        message = self._messages.pop(message_id, None)
+        self._shown.discard(message_id)
+        if message is not None:
+            for line in message.reasoning.flush():
+                yield Line(Kind.REASONING, line, message.agent)
+            for line in message.text.flush():
+                yield Line(Kind.TEXT, line, message.agent)
+
+    def _finish_message(self, finished: event_pb2.MessageFinished, _: str) -> Iterator[Line]:
+        return self._end_message(finished.message_id)
+
+    def _discard_message(self, discarded: event_pb2.MessageDiscarded, agent: str) -> Iterator[Line]:
+        self._messages.pop(discarded.message_id, None)
+        if discarded.message_id in self._shown:
+            self._shown.discard(discarded.message_id)
+            yield Line(Kind.WARNING, "the model call failed and is made again; its text above does not count", agent)
+
+    def _begin_call(self, started: event_pb2.ToolCallStarted, agent: str) -> Iterator[Line]:
+        self._calls_made += 1
+        call = _Call(self._calls_made, started, LineCutter(), LineCutter())
+        self._calls[started.tool_call_id] = call
+        if started.kind not in {event_pb2.TOOL_KIND_PLAN, event_pb2.TOOL_KIND_SUB_AGENT}:  # those show themselves
+            yield Line(Kind.CALL, wording.call_title(started), agent, call.number)
+
+    def _output(self, output: event_pb2.ToolOutput, agent: str) -> Iterator[Line]:
+        call = self._calls.get(output.tool_call_id)
+        if call is None:
+            return
+        is_error = output.WhichOneof("data") == "stderr"
+        kind = Kind.STDERR if is_error else Kind.STDOUT
+        cutter, data = (call.stderr, output.stderr) if is_error else (call.stdout, output.stdout)
+        for line in cutter.feed(data):
+            yield Line(kind, line, agent, call.number)
+
+    def _end_call(self, finished: event_pb2.ToolCallFinished, agent: str) -> Iterator[Line]:
+        call = self._calls.pop(finished.tool_call_id, None)
+        if call is None:
+            return
+        for kind, cutter in ((Kind.STDOUT, call.stdout), (Kind.STDERR, call.stderr)):
+            for line in cutter.flush():
+                yield Line(kind, line, agent, call.number)
+        succeeded = finished.outcome == event_pb2.TOOL_OUTCOME_SUCCEEDED
+        if call.started.kind == event_pb2.TOOL_KIND_PLAN and succeeded:
+            return
+        if call.started.kind == event_pb2.TOOL_KIND_SUB_AGENT:
+            agent = self._agents.get(finished.tool_call_id, agent)
+        yield Line(Kind.RESULT if succeeded else Kind.FAILURE, wording.call_result(finished), agent, call.number)
+
+    def _begin_agent(self, started: event_pb2.SubAgentStarted, agent: str) -> Iterator[Line]:
+        own = f"{agent}/{printable(started.name)}" if agent else printable(started.name)
+        same = sum(label.partition("#")[0] == own for label in self._agents.values())
+        label = self._agents[started.tool_call_id] = f"{own}#{same + 1}" if same else own
+        yield Line(Kind.AGENT, wording.one_line(started.description, 300), label)
+
+    def _count(self, updated: event_pb2.UsageUpdated, _: str) -> Iterator[Line]:
+        self.usage = updated.usage
+        return iter(())
+
+    def _end(self, finished: event_pb2.Finished, _: str) -> Iterator[Line]:
+        for message_id in list(self._messages):
+            yield from self._end_message(message_id)
+        self.usage = finished.usage
+        succeeded = finished.state == event_pb2.STATE_SUCCEEDED
+        yield Line(Kind.SUCCESS if succeeded else Kind.END, wording.end_of(finished))
+
+
+def _head(event: event_pb2.ExecutionEvent) -> Line:
+    started = event.started
+    model = f"{started.model.provider}/{started.model.name}"
+    resumed = ", resumed" if started.resumed else ""
+    return Line(Kind.HEAD, printable(f"execution {event.execution_id}: {model} in {started.sandbox.root}{resumed}"))
+
+
+def _plan(updated: event_pb2.TodosUpdated, agent: str) -> Iterator[Line]:
+    yield Line(Kind.PLAN, "\n".join(wording.plan_lines(updated)), agent)
+
+
+def _notice(notice: event_pb2.Notice, agent: str) -> Iterator[Line]:
+    kind = Kind.WARNING if notice.level == event_pb2.Notice.LEVEL_WARNING else Kind.NOTE
+    yield Line(kind, wording.one_line(notice.text, 2000), agent)

@@ -1,0 +1,119 @@
+"""The words for what happens, the same in every view."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+
+from runner_service.cli.views.lines import printable
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_LONGEST_ARGUMENT = 100
+_LONGEST_CALL = 2000
+_STATES = {
+    event_pb2.STATE_SUCCEEDED: "succeeded",
+    event_pb2.STATE_FAILED: "failed",
+    event_pb2.STATE_CANCELLED: "cancelled",
+    event_pb2.STATE_TIMED_OUT: "timed out",
+}
+_OUTCOMES = {
+    event_pb2.TOOL_OUTCOME_SUCCEEDED: "done",
+    event_pb2.TOOL_OUTCOME_FAILED: "failed",
+    event_pb2.TOOL_OUTCOME_TIMED_OUT: "timed out",
+    event_pb2.TOOL_OUTCOME_CANCELLED: "cancelled",
+}
+_TODO_MARKS = {
+    event_pb2.Todo.STATUS_PENDING: "[ ]",
+    event_pb2.Todo.STATUS_IN_PROGRESS: "[>]",
+    event_pb2.Todo.STATUS_COMPLETED: "[x]",
+}
+_SECOND, _MINUTE = 1.0, 60.0
+
+
+def call_title(call: event_pb2.ToolCallStarted) -> str:
+    """Returns `$ command` for a command, and `tool name=value …` for other tools, on one line."""
+    arguments = MessageToDict(call.arguments)
+    if call.kind == event_pb2.TOOL_KIND_EXECUTE and isinstance(arguments.get("command"), str):
+        return f"$ {one_line(arguments['command'], _LONGEST_CALL)}"
+    file = arguments.pop("file_path", "")
+    if call.kind == event_pb2.TOOL_KIND_WRITE and file:
+        arguments = {}  # what is written is for the file
+    shown = [f"{name}={_argument(value)}" for name, value in arguments.items()]
+    return one_line(" ".join([call.name, *([str(file)] if file else []), *shown]), _LONGEST_CALL)
+
+
+def call_result(call: event_pb2.ToolCallFinished) -> str:
+    """Returns how a call ended, and what is worth knowing about it, on one line."""
+    word = _OUTCOMES.get(call.outcome, "ended")
+    if call.HasField("exit_code") and call.outcome in {
+        event_pb2.TOOL_OUTCOME_SUCCEEDED,
+        event_pb2.TOOL_OUTCOME_FAILED,
+    }:
+        word = f"exit {call.exit_code}"
+    return "; ".join([f"{word} in {duration(call.elapsed)}", *_remarks(call)])
+
+
+def _remarks(call: event_pb2.ToolCallFinished) -> Iterator[str]:
+    if call.outcome == event_pb2.TOOL_OUTCOME_FAILED and not call.HasField("exit_code"):
+        yield one_line(call.result, _LONGEST_ARGUMENT)
+    if call.dropped_bytes:
+        yield f"{call.dropped_bytes:,} bytes of output thrown away"
+    if call.killed_processes:
+        yield f"ended with it: {one_line(', '.join(call.killed_processes), _LONGEST_ARGUMENT)}"
+
+
+def plan_lines(todos: event_pb2.TodosUpdated) -> list[str]:
+    """Returns a line for each item of a plan."""
+    return [f"{_TODO_MARKS.get(todo.status, '[?]')} {one_line(todo.content, _LONGEST_CALL)}" for todo in todos.todos]
+
+
+def end_of(finished: event_pb2.Finished) -> str:
+    """Returns how an execution ended and what it took, on one line."""
+    usage = finished.usage
+    parts = [f"{_STATES.get(finished.state, 'ended')} in {duration(finished.elapsed)}"]
+    if finished.HasField("error"):
+        parts[0] += f": {finished.error.code}: {one_line(finished.error.message, _LONGEST_CALL)}"
+    parts.append(tokens(usage))
+    parts.append(f"{counted(usage.model_calls, 'model call')}, {counted(usage.tool_calls, 'tool call')}")
+    return "; ".join(parts)
+
+
+def tokens(usage: event_pb2.Usage) -> str:
+    """Returns how many tokens were used."""
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns `1 call`, `2 calls`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def duration(elapsed: Duration) -> str:
+    """Returns a length of time with the precision that people care for."""
+    return seconds(elapsed.ToTimedelta() / timedelta(seconds=1))
+
+
+def seconds(value: float) -> str:
+    """Returns a number of seconds as `12 ms`, `3.4 s`, `5 min 06 s`."""
+    if value < _SECOND:
+        return f"{value * 1000:.0f} ms"
+    if value < _MINUTE:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02} s"
+
+
+def one_line(text: str, longest: int) -> str:
+    """Returns `text` on one line, cut when it is longer."""
+    line = " ".join(printable(part) for part in text.splitlines() if part.strip())
+    return line if len(line) <= longest else f"{line[: longest - 4]} ..."
+
+
+def _argument(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():  # a Struct knows no other numbers
+        value = int(value)
+    text = value if isinstance(value, str) and " " not in value and value else json.dumps(value, ensure_ascii=False)
+    return one_line(text, _LONGEST_ARGUMENT)

@@ -1,0 +1,213 @@
+"""A client of the service for Python programs. It follows executions through disconnects and restarts.
+
+async with RunnerClient("localhost:50051") as client:
+    async for event in client.execute(request):
+        ...
+"""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+OnBreak = Callable[[grpc.aio.AioRpcError], Awaitable[None]]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to attach again
+_LONGEST_SILENCE = 45.0  # seconds; the service gives a sign of life every 15
+_BREAKS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+)
+
+Call = grpc.aio.UnaryStreamCall[Any, Any]
+
+
+class RunnerClient:
+    """Calls the service at `address` (`host:port` or `unix:PATH`) while its context is open.
+
+    `token` is sent as bearer token. `ca` is the authority, PEM, that signed the service's certificate; empty means
+    those that gRPC knows, None no TLS. After a break of at most `patience` seconds a stream goes on where it was;
+    `on_break` is awaited before each new try. Every method raises `grpc.aio.AioRpcError` with a code that the proto
+    names.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        ca: bytes | None = None,
+        patience: float = 60.0,
+        on_break: OnBreak | None = None,
+    ) -> None:
+        self.address = address
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._ca = ca
+        self._patience = patience
+        self._on_break = on_break
+
+    async def __aenter__(self) -> Self:
+        self._connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def move_to(self, address: str) -> None:
+        """Calls another address from now on. For `on_break`: what is under way at the old address is cancelled."""
+        before, self.address = self._channel, address
+        self._connect()
+        await before.close()
+
+    async def is_ready(self) -> bool:
+        """Tells whether the service takes new executions now. UNAVAILABLE: it cannot be reached."""
+        health: Any = health_pb2_grpc.HealthStub(self._channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def execute(self, request: runner_pb2.ExecuteAgentRequest) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
+        """Starts the execution, or attaches to it, and yields its events, each once, until its end.
+
+        Without an `execution_id` one is minted, or a broken stream could not be found again.
+        """
+        asked = runner_pb2.ExecuteAgentRequest()
+        asked.CopyFrom(request)
+        asked.execution_id = asked.execution_id or uuid.uuid4().hex
+
+        def open_stream(after: int) -> Call:
+            asked.after_sequence = after
+            return self._stub.ExecuteAgent(asked, metadata=self._metadata)
+
+        async with aclosing(self._follow(open_stream, asked.after_sequence)) as events:
+            async for event in events:
+                yield event
+
+    async def watch(self, execution_id: str, after_sequence: int = 0) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
+        """Yields the events above `after_sequence` without being the execution's caller, until its end."""
+
+        def open_stream(after: int) -> Call:
+            request = runner_pb2.WatchExecutionRequest(execution_id=execution_id, after_sequence=after)
+            return self._stub.WatchExecution(request, metadata=self._metadata)
+
+        async with aclosing(self._follow(open_stream, after_sequence)) as events:
+            async for event in events:
+                yield event
+
+    async def detach(self, execution_id: str, after_sequence: int = 0) -> None:
+        """Lets an execution run on without callers. `after_sequence` below its newest event returns at once."""
+        request = runner_pb2.ExecuteAgentRequest(
+            execution_id=execution_id,
+            after_sequence=after_sequence,
+            disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH,
+        )
+        call = self._stub.ExecuteAgent(request, metadata=self._metadata)
+        try:
+            await call.read()
+        finally:
+            call.cancel()
+
+    async def get(self, execution_id: str) -> runner_pb2.Execution:
+        """Tells where an execution stands."""
+        request = runner_pb2.GetExecutionRequest(execution_id=execution_id)
+        return (await self._stub.GetExecution(request, metadata=self._metadata)).execution
+
+    async def list(
+        self, *, states: Iterable["event_pb2.State.ValueType"] = (), session_id: str = ""
+    ) -> AsyncGenerator[runner_pb2.Execution, None]:
+        """Yields executions, the newest first: those in one of `states`, if any are given, and of the session."""
+        request = runner_pb2.ListExecutionsRequest(states=states, session_id=session_id)
+        while True:
+            page = await self._stub.ListExecutions(request, metadata=self._metadata)
+            for execution in page.executions:
+                yield execution
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def cancel(self, execution_id: str, reason: str = "") -> "event_pb2.State.ValueType":
+        """Asks for the end of an execution. Returns where it stood."""
+        request = runner_pb2.CancelExecutionRequest(execution_id=execution_id, reason=reason)
+        return (await self._stub.CancelExecution(request, metadata=self._metadata)).state
+
+    async def read_output(
+        self,
+        execution_id: str,
+        tool_call_id: str,
+        stream: "runner_pb2.OutputStream.ValueType" = runner_pb2.OUTPUT_STREAM_STDOUT,
+        *,
+        offset: int = 0,
+        max_bytes: int = 0,
+    ) -> runner_pb2.ReadToolOutputResponse:
+        """Reads what a command wrote, from byte `offset`, at most `max_bytes` (0: 64 KiB)."""
+        request = runner_pb2.ReadToolOutputRequest(
+            execution_id=execution_id, tool_call_id=tool_call_id, stream=stream, offset=offset, max_bytes=max_bytes
+        )
+        return await self._stub.ReadToolOutput(request, metadata=self._metadata)
+
+    def _connect(self) -> None:
+        if self._ca is None:
+            self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(self._ca or None)
+            self._channel = grpc.aio.secure_channel(self.address, credentials, options=_OPTIONS)
+        self._stub = runner_grpc.AgentRunnerServiceStub(self._channel)
+
+    async def _follow(
+        self, open_stream: Callable[[int], Call], after: int
+    ) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
+        """Yields the events above `after`; opens the stream again, above the last one seen, whenever it breaks."""
+        finished = False
+        broken_since, pause = None, _FIRST_PAUSE
+        while not finished:
+            call = open_stream(after)
+            try:
+                while (response := await _next_response(call)) is not None:
+                    broken_since, pause = None, _FIRST_PAUSE
+                    for event in response.events:
+                        if event.sequence > after:
+                            after, finished = event.sequence, event.HasField("finished")
+                            yield event
+                break
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _BREAKS:
+                    raise
+                broken_since = broken_since or time.monotonic()
+                if time.monotonic() - broken_since >= self._patience:
+                    raise
+                if self._on_break is not None and not finished:
+                    await self._on_break(error)
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # only spreads callers out
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _next_response(call: Call) -> Any:
+    """Returns the next response, None at the end. A stream that is silent for too long counts as broken."""
+    try:
+        async with asyncio.timeout(_LONGEST_SILENCE):
+            response = await call.read()
+    except TimeoutError:
+        raise grpc.aio.AioRpcError(
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.aio.Metadata(),
+            grpc.aio.Metadata(),
+            details=f"no sign of life for {_LONGEST_SILENCE:g} s",
+        ) from None
+    return None if response is grpc.aio.EOF else response
