@@ -1,7 +1,8 @@
 # `make help` lists what there is. Everything is installed into .venv, from the hashed lock files in requirements/.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= $(shell for v in 3.13 3.12 3.11 3; do command -v python$$v && break; done)
+SUITS := -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for each in python3 python3.{14,13,12,11}; do $$each $(SUITS) 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
@@ -53,8 +54,7 @@ clean: ## Removes what was built and installed
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .demo dist
 
 .venv/bin/uv: requirements/uv.txt
-	@"$(PYTHON)" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null || \
-	  { echo "Python 3.11 or newer with venv is needed (on Debian: apt install python3 python3-venv); or say PYTHON=/path/to/python3"; exit 1; }
+	@"$(PYTHON)" $(SUITS) 2>/dev/null || { echo "Python 3.11 or newer with venv is needed (on Debian: apt install python3 python3-venv); or say PYTHON=/path/to/python3"; exit 1; }
 	@"$(PYTHON)" -m venv .venv && $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $< && touch $@
 
 $(RUNTIME): .venv/bin/uv requirements/runtime.txt pyproject.toml

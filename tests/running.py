@@ -1,6 +1,9 @@
 """The real service on a real port, its scripted model, and a real client."""
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -38,7 +41,9 @@ def command(text: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
 class Client:
     """A real client of a service, and what it needs to know of it."""
 
-    def __init__(self, service: RunningService, stub: "runner_grpc.AgentRunnerServiceAsyncStub") -> None:
+    def __init__(
+        self, service: "RunningService | ServiceProcess", stub: "runner_grpc.AgentRunnerServiceAsyncStub"
+    ) -> None:
         self.service = service
         self.stub = stub
 
@@ -80,6 +85,22 @@ class Client:
         return response.execution.state
 
 
+def _environ(tmp_path: Path, turns: Turns | Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
+    script = tmp_path / "script.yaml"
+    if turns or not script.exists():
+        script.write_text(yaml.safe_dump(turns if isinstance(turns, Mapping) else {"turns": list(turns)}))
+    return {
+        "MODE": "local",
+        "LISTEN_ADDRESS": "127.0.0.1:0",
+        "STATE_DIR": str(tmp_path / "state"),
+        "SANDBOX_ROOT_DIR": str(tmp_path / "workspace"),
+        "STIGMER_LLM_PROVIDER": "scripted",
+        "STIGMER_LLM_SCRIPT": str(script),
+        "HOME": str(tmp_path),
+        **variables,
+    }
+
+
 StartService = Callable[..., Awaitable[Client]]
 
 
@@ -89,19 +110,9 @@ async def start(tmp_path: Path) -> AsyncIterator[StartService]:
     async with AsyncExitStack() as parts:
 
         async def start(turns: Turns | Mapping[str, Any] = (), **variables: str) -> Client:
-            script = tmp_path / "script.yaml"
-            script.write_text(yaml.safe_dump(turns if isinstance(turns, Mapping) else {"turns": list(turns)}))
-            environ = {
-                "MODE": "local",
-                "LISTEN_ADDRESS": "127.0.0.1:0",
-                "STATE_DIR": str(tmp_path / "state"),
-                "SANDBOX_ROOT_DIR": str(tmp_path / "workspace"),
-                "STIGMER_LLM_PROVIDER": "scripted",
-                "STIGMER_LLM_SCRIPT": str(script),
-                "HOME": str(tmp_path),
-                **variables,
-            }
-            service = await parts.enter_async_context(running_service(load_settings(environ)))
+            service = await parts.enter_async_context(
+                running_service(load_settings(_environ(tmp_path, turns, variables)))
+            )
             channel = await parts.enter_async_context(grpc.aio.insecure_channel(service.address))
             return Client(service, runner_grpc.AgentRunnerServiceStub(channel))
 
@@ -128,3 +139,69 @@ def one(events: Sequence[Event], kind: str) -> Any:
 def kinds(events: Sequence[Event]) -> list[str | None]:
     """The kinds of events, in order."""
     return [event.WhichOneof("event") for event in events]
+
+
+class ServiceProcess:
+    """The service as a process of its own, as a daemon or an operator runs it. Start it with `start_process`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+        self.process = process
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(address)
+        self.stub: runner_grpc.AgentRunnerServiceAsyncStub = runner_grpc.AgentRunnerServiceStub(self.channel)
+
+    @property
+    def client(self) -> Client:
+        """A client of it."""
+        return Client(self, self.stub)
+
+    async def kill(self) -> None:
+        """Kills it at once, as the kernel would."""
+        self.process.kill()
+        await self.ended()
+
+    async def ended(self) -> int:
+        """Waits for its end and returns its exit code."""
+        async with asyncio.timeout(30):
+            return await self.process.wait()
+
+
+StartProcess = Callable[..., Awaitable[ServiceProcess]]
+
+
+@pytest.fixture
+async def start_process(tmp_path: Path) -> AsyncIterator[StartProcess]:
+    """Starts the service as a process; whatever still runs at the end of the test is killed."""
+    started: list[ServiceProcess] = []
+
+    async def start(turns: Turns | Mapping[str, Any] = (), **variables: str) -> ServiceProcess:
+        ready, announce = os.pipe()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "runner_service",
+            "serve",
+            "--ready-fd",
+            str(announce),
+            env={"PATH": os.environ["PATH"], **_environ(tmp_path, turns, variables)},
+            pass_fds=[announce],
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE if variables.pop("STDERR", "") else None,
+        )
+        os.close(announce)
+        line = await asyncio.to_thread(_read_line, ready)
+        if not line:
+            raise RuntimeError(f"the service did not start: exit code {await process.wait()}")
+        started.append(ServiceProcess(process, json.loads(line)["address"]))
+        return started[-1]
+
+    yield start
+    for service in started:
+        await service.channel.close()
+        if service.process.returncode is None:
+            await service.kill()
+
+
+def _read_line(descriptor: int) -> str:
+    with os.fdopen(descriptor) as stream:
+        return stream.readline()

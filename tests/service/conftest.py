@@ -1,3 +1,3 @@
-from tests.running import start
+from tests.running import start, start_process
 
-__all__ = ["start"]
+__all__ = ["start", "start_process"]

@@ -1,6 +1,7 @@
 """Coming, leaving and coming back: same id, same events, once each."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 SLOW = [turn("", command("echo begun; until [ -e go ]; do sleep 0.02; done; echo done")), turn("Done.")]
 
 
-async def begin(client: Client, name: str, **fields: object) -> tuple[object, list[event_pb2.ExecutionEvent]]:
+async def begin(client: Client, name: str, **fields: Any) -> tuple[Any, list[event_pb2.ExecutionEvent]]:
     call = client.stub.ExecuteAgent(client.request(execution_id=name, **fields))
     return call, await client.collect(call, until=lambda event: event.HasField("tool_output"))
 
@@ -24,7 +25,7 @@ async def let_go(events: list[event_pb2.ExecutionEvent]) -> None:
 
 async def until_state(client: Client, name: str, state: "event_pb2.State.ValueType") -> None:
     async with asyncio.timeout(20):
-        while await client.state(name) != state:  # noqa: ASYNC110  # the state is on the other side of a wire
+        while await client.state(name) != state:
             await asyncio.sleep(0.02)
 
 
@@ -59,7 +60,7 @@ async def test_another_request_under_a_known_id_is_refused(start: StartService) 
         {"message": "one", "session_id": "s"},
     ):
         with pytest.raises(grpc.aio.AioRpcError, match="another request") as refused:
-            await client.execute(execution_id="a", **difference)  # type: ignore[arg-type]  # fields of the request
+            await client.execute(execution_id="a", **difference)
         assert refused.value.code() == grpc.StatusCode.ALREADY_EXISTS
 
 
@@ -89,7 +90,7 @@ async def test_unknown_ids_are_not_found(start: StartService) -> None:
         client.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="nobody")),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await unary  # type: ignore[misc]  # both are calls
+            await unary
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -105,7 +106,7 @@ async def test_a_sequence_from_the_future_is_out_of_range(start: StartService) -
 async def test_an_execution_whose_caller_left_is_cancelled_after_the_grace(start: StartService) -> None:
     client = await start(SLOW, DISCONNECT_GRACE="0.2")
     call, _ = await begin(client, "a")
-    call.cancel()  # type: ignore[attr-defined]  # a call
+    call.cancel()
 
     await until_state(client, "a", event_pb2.STATE_CANCELLED)
     events = await client.execute(execution_id="a")
@@ -116,7 +117,7 @@ async def test_an_execution_whose_caller_left_is_cancelled_after_the_grace(start
 async def test_a_caller_that_comes_back_within_the_grace_finds_it_running(start: StartService) -> None:
     client = await start(SLOW, DISCONNECT_GRACE="2")
     call, seen = await begin(client, "a")
-    call.cancel()  # type: ignore[attr-defined]  # a call
+    call.cancel()
     again = asyncio.create_task(client.execute(execution_id="a", after_sequence=seen[-1].sequence))
     await asyncio.sleep(0.1)
     await let_go(seen)
@@ -129,7 +130,7 @@ async def test_a_caller_that_comes_back_within_the_grace_finds_it_running(start:
 async def test_a_detached_execution_runs_on(start: StartService) -> None:
     client = await start(SLOW, DISCONNECT_GRACE="0.05")
     call, seen = await begin(client, "a", disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH)
-    call.cancel()  # type: ignore[attr-defined]  # a call
+    call.cancel()
     await asyncio.sleep(0.3)
     assert await client.state("a") == event_pb2.STATE_RUNNING
     await let_go(seen)
@@ -145,7 +146,7 @@ async def test_a_watcher_neither_starts_an_execution_nor_keeps_it(start: StartSe
         client.collect(client.stub.WatchExecution(runner_pb2.WatchExecutionRequest(execution_id="a")))
     )
     await asyncio.sleep(0.1)
-    call.cancel()  # type: ignore[attr-defined]  # a call
+    call.cancel()
 
     events = await watching
     assert one(events, "finished").state == event_pb2.STATE_CANCELLED

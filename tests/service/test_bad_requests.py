@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from grpc_status import rpc_status
 from tests.running import StartService, turn
 

@@ -76,7 +76,7 @@ async def test_output_can_be_read_by_range_while_it_runs_and_after(start: StartS
             tool_call_id=call_id,
             stream=runner_pb2.OUTPUT_STREAM_STDOUT,
             offset=offset,
-            **fields,  # type: ignore[arg-type]  # all of them are numbers
+            **fields,  # all of them are numbers
         )
 
     early = await client.stub.ReadToolOutput(request(1, max_bytes=2))
