@@ -62,7 +62,7 @@ def test_wrong_wishes_name_the_field() -> None:
 
 def test_a_missing_script_is_the_operators_to_mend(tmp_path: Path) -> None:
     script = tmp_path / "lost.yaml"
-    script.touch()
+    script.write_text("turns: [{text: Hi.}]")
     lost = settings(STIGMER_LLM_PROVIDER="scripted", STIGMER_LLM_SCRIPT=str(script))
     script.unlink()
     with pytest.raises(PreconditionError, match=r"STIGMER_LLM_SCRIPT.*lost\.yaml"):
