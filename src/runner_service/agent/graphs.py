@@ -16,6 +16,7 @@ from runner_service.agent.speech import SpeechListener
 from runner_service.agent.tool_calls import SandboxTools
 from runner_service.models import ModelChoice
 from runner_service.models.clients import ModelClients
+from runner_service.tools.backend import SandboxBackend
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
@@ -68,6 +69,7 @@ def build_graph(
         system_prompt=f"{instructions}\n\n{_SURROUNDINGS}" if instructions else _SURROUNDINGS,
         middleware=_middleware(retries),
         subagents=[general],
+        backend=SandboxBackend(),
         checkpointer=checkpoints,
     )
 
