@@ -1,0 +1,114 @@
+"""A real OTLP receiver sees the whole trip, below the caller's own span, with honest outcomes."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
+from tests.running import StartProcess, command, one, turn
+
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Collector:
+    """Keeps every span that arrives."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.spans: list[Any] = []
+
+    def named(self, prefix: str) -> list[Any]:
+        return [span for span in self.spans if span.name.startswith(prefix)]
+
+    async def collect(self, receiver: OtelTapHttpProtobufReceiver) -> None:
+        async for span in receiver.stream_traces():
+            self.spans.append(span)
+
+    async def until(self, *prefixes: str) -> None:
+        async with asyncio.timeout(20):
+            while not all(self.named(prefix) for prefix in prefixes):
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    port = free_port()
+    async with OtelTapHttpProtobufReceiver(OtelTapHttpProtobufReceiverSettings(http_port=port)) as receiver:
+        collector = Collector(port)
+        collecting = asyncio.create_task(collector.collect(receiver))
+        yield collector
+        collecting.cancel()
+        await asyncio.wait([collecting])
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, str(each.value.WhichOneof("value"))) for each in span.attributes}
+
+
+async def test_the_trip_of_a_call_is_one_trace_below_the_callers_span(
+    start_process: StartProcess, collector: Collector
+) -> None:
+    turns = [
+        turn("Let me see.", command("echo private-words; exit 3"), usage={"input_tokens": 7, "output_tokens": 5}),
+        turn("It failed."),
+    ]
+    service = await start_process(turns, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+    call = service.stub.ExecuteAgent(
+        service.client.request("private-wish", session_id="conversation"),
+        metadata=[("traceparent", f"00-{TRACE}-{PARENT}-01")],
+    )
+    events = await service.client.collect(call)
+    service.process.send_signal(signal.SIGTERM)
+    await service.ended()
+    await collector.until("runner_service.v1", "invoke_agent", "chat", "execute_tool")
+
+    (server,) = collector.named("runner_service.v1.AgentRunnerService/ExecuteAgent")
+    (execution,) = collector.named("invoke_agent")
+    (tool,) = collector.named("execute_tool")
+    assert {span.trace_id.hex() for span in (server, execution, tool, *collector.named("chat"))} == {TRACE}
+    assert server.parent_span_id.hex() == PARENT
+    assert execution.parent_span_id == server.span_id
+    assert attributes(server)["rpc.grpc.status_code"] == 0
+    assert attributes(execution)["gen_ai.conversation.id"] == "conversation"
+    assert len(collector.named("chat")) == 2
+    assert {span.parent_span_id for span in collector.named("chat")} == {execution.span_id}
+    assert any(attributes(span).get("gen_ai.usage.input_tokens") == 7 for span in collector.named("chat"))
+    assert attributes(tool)["gen_ai.tool.name"] == "execute"
+    assert attributes(tool)["gen_ai.tool.call.id"] == one(events, "tool_call_started").tool_call_id
+    assert attributes(tool)["process.exit.code"] == 3
+    assert tool.status.code == 2
+    assert "private" not in "".join(map(str, collector.spans))
+
+
+async def test_a_call_that_was_refused_and_an_execution_that_failed_say_so(
+    start_process: StartProcess, collector: Collector
+) -> None:
+    service = await start_process(
+        [turn("", command("true")) for _ in range(4)], OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint
+    )
+    await service.client.execute(limits=runner_pb2.ExecutionLimits(max_model_calls=1))
+    with pytest.raises(Exception, match="not in the log"):
+        await service.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id="nobody"))
+    service.process.send_signal(signal.SIGTERM)
+    await service.ended()
+    await collector.until("runner_service.v1.AgentRunnerService/GetExecution", "invoke_agent")
+
+    (execution,) = collector.named("invoke_agent")
+    assert execution.status.code == 2
+    assert attributes(execution)["error.type"] == "LIMIT_EXCEEDED"
+    (refused,) = collector.named("runner_service.v1.AgentRunnerService/GetExecution")
+    assert attributes(refused)["rpc.response.status_code"] == "NOT_FOUND"
+    assert refused.status.code == 0
