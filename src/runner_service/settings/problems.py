@@ -146,11 +146,10 @@ def _unreadable_files(settings: Settings) -> Iterator[Problem]:
 
 
 def _model_warnings(settings: Settings) -> Iterator[Problem]:
-    if settings.stigmer_llm_provider in {"openai", "anthropic"} and settings.stigmer_llm_api_key is None:
-        own = f"{settings.stigmer_llm_provider.upper()}_API_KEY"
-        yield Problem(
-            "STIGMER_LLM_API_KEY", f"is not set, nor is {own}: executions that need the model will be refused"
-        )
+    provider, needs_key = settings.stigmer_llm_provider, settings.stigmer_llm_base_url is None
+    if provider in {"openai", "anthropic"} and needs_key and settings.stigmer_llm_api_key is None:
+        own = f"{provider.upper()}_API_KEY"
+        yield Problem("STIGMER_LLM_API_KEY", f"is not set, nor is {own}: executions that need it will be refused")
     if not settings.stigmer_llm_model:
         yield Problem("STIGMER_LLM_MODEL", "is not set: each request has to name a model")
 

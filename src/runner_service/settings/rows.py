@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Literal, NamedTuple
 
-from runner_service.settings.variables import Settings, is_secret
+from pydantic import SecretStr
+
+from runner_service.settings.variables import DUMMY_API_KEY, Settings
 
 
 class Row(NamedTuple):
@@ -25,7 +27,7 @@ def describe(settings: Settings) -> list[Row]:
     return [
         Row(
             variable=name.upper(),
-            value=_shown(name, getattr(settings, name)),
+            value=_shown(getattr(settings, name)),
             source="env" if name in settings.model_fields_set else "default",
             meaning=meanings()[name],
         )
@@ -49,11 +51,11 @@ def _documented(definition: ast.ClassDef) -> Iterator[tuple[str, str]]:
                 yield name, inspect.cleandoc(text)
 
 
-def _shown(name: str, value: object) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return ""
-    if is_secret(name):
-        return "********"
+    if isinstance(value, SecretStr):
+        return DUMMY_API_KEY if value.get_secret_value() == DUMMY_API_KEY else "********"
     if isinstance(value, float):
         return f"{value:.10g}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,64 @@
+"""Writes docs/configuration.md from the settings' own docstrings. With --check, only tells whether it has drifted."""
+
+import sys
+from pathlib import Path
+
+from runner_service.settings import Settings, describe
+
+PAGE = Path(__file__).with_name("configuration.md")
+
+MODES = ("local", "cloud")
+DEFAULTS = {"MODE": "`cloud`", "HOME": "–"}
+"""Of the variables that the page itself has to set."""
+
+INTRODUCTION = """\
+# Configuration
+
+The service is set up by environment variables, read once at its start; no `.env` file is read. An empty value counts as
+none, and quotes in a value are part of it. What is wrong is told at once and whole, and the exit code is 78.
+`runner-service check` prints the values in force, secrets masked, and tries what can be tried.
+
+This page is generated from the docstrings of
+[`settings/variables.py`](../src/runner_service/settings/variables.py) by `make docs`. Durations are in seconds. Where
+the modes differ, the default is `local` / `cloud`; no default is shown as –.
+
+| variable | default | meaning |
+| --- | --- | --- |
+"""
+
+
+def page() -> str:
+    """Returns the page as it should be."""
+    local, cloud = (describe(Settings.from_environment({"MODE": mode, "HOME": "/home/you"})) for mode in MODES)
+    rows = (
+        f"| `{row.variable}` | {DEFAULTS.get(row.variable) or default(row.value, other.value)} | {cell(row.meaning)} |"
+        for row, other in zip(local, cloud, strict=True)
+    )
+    return INTRODUCTION + "\n".join(rows) + "\n"
+
+
+def default(local: str, cloud: str) -> str:
+    """Returns the default in both modes, once if it is the same."""
+    shown = [f"`{cell(value)}`" if value else "–" for value in (local, cloud)]
+    return shown[0] if shown[0] == shown[1] else " / ".join(shown)
+
+
+def cell(text: str) -> str:
+    """Returns `text` as it can stand in a table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def main() -> int:
+    """Writes or checks the page; returns the exit code."""
+    wanted = page()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(wanted)
+        return 0
+    if PAGE.exists() and PAGE.read_text() == wanted:
+        return 0
+    print(f"{PAGE.name} has drifted from the settings: run `make docs`", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

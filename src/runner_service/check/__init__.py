@@ -1,0 +1,54 @@
+"""Tries what the settings name, before somebody needs it. Changes nothing and shows no secret."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from runner_service.addresses import Address, TcpAddress, parse_address
+from runner_service.check.machine import directory_check, listen_address_check, program_check, tls_check
+from runner_service.check.network import reachable_check
+from runner_service.check.provider import model_check
+from runner_service.check.result import Check
+from runner_service.settings import Settings, warnings_about
+
+__all__ = ["Check", "run_checks"]
+
+Trial = Coroutine[object, object, Check]
+
+
+async def run_checks(settings: Settings) -> list[Check]:
+    """Returns what came of each trial, in some seconds at most: they run side by side."""
+    checks = await asyncio.gather(*_trials(settings))
+    warnings = [Check(warning.variable, "warn", warning.text) for warning in warnings_about(settings)]
+    return [*checks, *warnings]
+
+
+def _trials(settings: Settings) -> Iterator[Trial]:
+    yield listen_address_check(settings)
+    yield directory_check("STATE_DIR", settings.state_dir)
+    if settings.sandbox_type == "filesystem":
+        yield directory_check("SANDBOX_ROOT_DIR", Path(settings.sandbox_root_dir))
+        yield program_check("bash", "commands run under sh, which understands less", "install bash")
+        yield program_check("git", "agents cannot use it", "install git, if agents should")
+        yield program_check("rg", "searches take the slower way", "install ripgrep, if they should be faster")
+    if settings.tls_cert_file is not None:
+        yield tls_check(settings)
+    yield model_check(settings)
+    for name, address in _neighbours(settings):
+        yield reachable_check(name, address)
+
+
+def _neighbours(settings: Settings) -> Iterator[tuple[str, Address]]:
+    if settings.stigmer_backend_endpoint is not None:
+        yield "STIGMER_BACKEND_ENDPOINT", parse_address(settings.stigmer_backend_endpoint)
+    if settings.redis_host is not None and settings.redis_port is not None:
+        yield "REDIS_HOST", TcpAddress(settings.redis_host, settings.redis_port)
+    collector = settings.otel_exporter_otlp_traces_endpoint or settings.otel_exporter_otlp_endpoint
+    if collector is not None and settings.exports_traces():
+        yield "OTEL_EXPORTER_OTLP_ENDPOINT", _address_of(collector)
+
+
+def _address_of(url: str) -> TcpAddress:
+    parts = urlsplit(url)
+    return TcpAddress(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
