@@ -1,5 +1,6 @@
 """What the life of an execution hands to the agent loop, and the little that it expects of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 if TYPE_CHECKING:
     from runner_service.events import EventStream
     from runner_service.models import ModelChoice
+    from runner_service.resumption import Resumption
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class AgentRun:
     events: "EventStream"
     redactor: Redactor
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
+    resumption: "Resumption | None" = None
+    """How far an earlier process came with it; None when it begins."""
+    is_interrupted: Callable[[], bool] = lambda: False
+    """Says whether a cancellation leaves it to be continued, rather than ending it."""
 
 
 class AgentLoop(Protocol):

@@ -16,6 +16,7 @@ from runner_service.health import Readiness
 from runner_service.server import RunningServer, StopRequests, announced, running_server, stop_signals
 from runner_service.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.settings import Settings
+from runner_service.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +79,9 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         writer = await parts.enter_async_context(log_writer(log))
         executor = await _enter_executor(parts, settings)
         agent_loop = await parts.enter_async_context(loading_agent_loop(settings))
+        work = Work(settings, log, mode=settings.mode, executor=executor, agent_loop=agent_loop.loaded)
         executions = await parts.enter_async_context(
-            running_executions(
-                settings,
-                log,
-                writer,
-                mode=settings.mode,
-                executor=executor,
-                agent_loop=agent_loop.loaded,
-                readiness=readiness,
-            )
+            running_executions(settings, log, writer, work, readiness=readiness)
         )
         handler = AgentRunnerServicer(executions, log).handler()
         server = await parts.enter_async_context(

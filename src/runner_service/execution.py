@@ -5,9 +5,8 @@ import logging
 import secrets
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner_service.agent_run import AgentRun
 from runner_service.errors import CallError, ExecutionEnd
 from runner_service.eventlog import FINAL_STATES
 from runner_service.events import EventStream
@@ -15,22 +14,32 @@ from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
+if TYPE_CHECKING:
+    from runner_service.agent_run import AgentRun
+
 logger = logging.getLogger(__name__)
 
 
 class Execution:
     """An execution that runs, or that somebody watches. Belongs to the event loop.
 
-    Its record is what the log knows of it. `fingerprint` is of its request.
+    Its record is what the log knows of it. `fingerprint` is of its request, `request` what may be kept of that.
     """
 
-    def __init__(self, record: runner_pb2.Execution, fingerprint: bytes, stream: EventStream) -> None:
+    def __init__(
+        self,
+        record: runner_pb2.Execution,
+        fingerprint: bytes,
+        stream: EventStream,
+        request: runner_pb2.ExecuteAgentRequest | None,
+    ) -> None:
         self.record = record
+        self.request = request
         self.fingerprint = fingerprint
         self.stream = stream
         self.usage = event_pb2.Usage()
         self.redactor = Redactor([])
-        self.run: AgentRun | None = None
+        self.run: "AgentRun | None" = None
         """What its work was given, once it has begun."""
         self.policy: runner_pb2.DisconnectPolicy.ValueType = runner_pb2.DISCONNECT_POLICY_CANCEL
         self.callers = 0
@@ -39,6 +48,8 @@ class Execution:
         self._end: ExecutionEnd | None = None
         self._interrupted = False
         self._began = 0.0
+        self.elapsed_before = 0.0
+        """How many seconds it had run in earlier processes."""
         stream.on_break = self.end
 
     @property
@@ -62,7 +73,7 @@ class Execution:
         return self.state in {event_pb2.STATE_PENDING, event_pb2.STATE_RUNNING}
 
     async def perform(self, work: Coroutine[Any, Any, str]) -> None:
-        """Does `work`, whose result is the final answer, and puts down how it ended. Raises nothing that `work` does."""
+        """Does `work`, whose result is the final answer, and puts down how it ended. Raises nothing of it."""
         self._work = asyncio.create_task(work, name=f"execution-{self.id}")
         if self._end or self._interrupted:
             self._work.cancel()
@@ -89,11 +100,23 @@ class Execution:
             if self._work:
                 self._work.cancel()
 
+    @property
+    def is_interrupted(self) -> bool:
+        """True when its work was stopped without being ended."""
+        return self._interrupted
+
+    def revive(self) -> None:
+        """Puts an interrupted one back in line."""
+        self._interrupted = False
+        self.record.state = event_pb2.STATE_PENDING
+        self.stream.record_state(_copy(self.record))
+
     def begin(self, started: event_pb2.Started) -> None:
         """Publishes `started`; from here on the clocks run."""
         self._began = time.monotonic()
         self.record.state = event_pb2.STATE_RUNNING
-        self.record.start_time.GetCurrentTime()
+        if not self.record.HasField("start_time"):
+            self.record.start_time.GetCurrentTime()
         self.stream.publish(started)
         self.stream.record_state(_copy(self.record))
 
@@ -103,8 +126,8 @@ class Execution:
         self.record.finish_time.GetCurrentTime()
         self.record.usage.CopyFrom(self.usage)
         finished = event_pb2.Finished(state=self.record.state, output=output, usage=self.usage)
-        if self._began:
-            finished.elapsed.FromNanoseconds(int((time.monotonic() - self._began) * 1e9))
+        elapsed = self.elapsed_before + (time.monotonic() - self._began if self._began else 0.0)
+        finished.elapsed.FromNanoseconds(int(elapsed * 1e9))
         if end:
             self.record.error.code = finished.error.code = end.code
             self.record.error.message = finished.error.message = self.redactor.text(end.message)

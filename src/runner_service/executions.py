@@ -7,37 +7,29 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from opentelemetry.trace import SpanContext
 
-from runner_service.agent_run import AgentLoop, AgentRun
 from runner_service.errors import (
     AlreadyExistsError,
     CancelledEnd,
-    InterruptedEnd,
     NotFoundError,
-    SandboxEnd,
+    PreconditionError,
     SequenceOutOfRangeError,
-    TimedOutEnd,
     UnavailableError,
-    UnimplementedError,
 )
-from runner_service.eventlog import EventLog, NewExecution
+from runner_service.eventlog import FINAL_STATES, EventLog, LogError, NewExecution, StoredExecution
 from runner_service.events import EventStream, LogWriter
 from runner_service.execution import Execution
-from runner_service.executors import Executor, SandboxError, SandboxSpec
 from runner_service.health import Readiness
-from runner_service.models import ModelChoice, resolve
-from runner_service.redaction import Redactor
-from runner_service.sessions import SessionTurns
 from runner_service.settings import Settings
 from runner_service.telemetry import current_span_context, execution_span, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
+from runner_service.work import Job, Work
 
 logger = logging.getLogger(__name__)
 
@@ -53,24 +45,19 @@ class Executions:
         settings: Settings,
         log: EventLog,
         writer: LogWriter,
+        work: Work,
         *,
-        mode: str,
-        executor: Executor | None,
-        agent_loop: Callable[[], Awaitable[AgentLoop]],
         readiness: Readiness,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._settings = settings
         self._log = log
         self._writer = writer
-        self._mode = mode
-        self._executor = executor
-        self._agent_loop = agent_loop
+        self._work = work
         self._readiness = readiness
         self._tasks = tasks
         self._known: dict[str, Execution] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._turns = SessionTurns()
         self._one_start_at_a_time = asyncio.Lock()
 
     @property
@@ -134,12 +121,13 @@ class Executions:
 
     async def prune_forever(self) -> None:
         """Forgets old executions, now and every minute."""
+        settings = self._settings
         while True:
-            forgotten = await self._log.prune(
-                max_age=self._settings.log_max_age, max_bytes=self._settings.log_max_bytes
-            )
-            if forgotten:
-                logger.info("log_pruned executions=%d", forgotten)
+            try:
+                forgotten = await self._log.prune(max_age=settings.log_max_age, max_bytes=settings.log_max_bytes)
+                logger.debug("log_pruned executions=%d", forgotten)
+            except LogError as error:
+                logger.warning("log_prune_failed error=%s", error)
             for execution in list(self._known.values()):
                 self._forget_if_idle(execution)
             await asyncio.sleep(_PRUNE_EVERY)
@@ -156,28 +144,34 @@ class Executions:
                 "or leave out agent to attach to the one that exists"
             )
         if execution.state == event_pb2.STATE_INTERRUPTED:
-            execution.finish(
-                InterruptedEnd("the service stopped while this execution ran; start it again under a new id")
-            )
+            self._resume(execution, request if request.HasField("agent") else execution.request)
         return execution
 
     def _start(self, request: runner_pb2.ExecuteAgentRequest, fingerprint: bytes) -> Execution:
         if not request.HasField("agent"):
             raise NotFoundError(f"execution {request.execution_id} is not in the log; send the agent to start it")
+        self._require_readiness()
+        job = self._work.job(request)
+        execution = self._accept(request, fingerprint)
+        self._begin(execution, job)
+        return execution
+
+    def _resume(self, execution: Execution, request: runner_pb2.ExecuteAgentRequest | None) -> None:
+        if request is None:
+            raise PreconditionError(
+                f"execution {execution.id} was interrupted, and it had secrets, which are never stored: "
+                "to go on, send the whole request again; to end it, call CancelExecution"
+            )
+        self._require_readiness()
+        job = self._work.job(request, resumes=True)
+        execution.redactor = self._work.redactor(request)
+        execution.revive()
+        self._begin(execution, job)
+
+    def _require_readiness(self) -> None:
         self._readiness.require_serving()
         if self._writer.broken:
             raise UnavailableError(self._writer.broken.message, retry_delay=5.0)
-        if self._executor is None:
-            raise UnimplementedError("MODE=cloud cannot run agents yet; set MODE=local to run them on this machine")
-        model = resolve(request.agent.model, self._settings)
-        execution = self._accept(request, fingerprint)
-        work = self._work(execution, request, model, self._executor)
-        task = self._tasks.create_task(
-            self._supervise(execution, work, current_span_context()), name=f"supervise-{execution.id}"
-        )
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return execution
 
     def _accept(self, request: runner_pb2.ExecuteAgentRequest, fingerprint: bytes) -> Execution:
         record = runner_pb2.Execution(
@@ -189,13 +183,20 @@ class Executions:
         )
         record.create_time.GetCurrentTime()
         stream = EventStream(record.execution_id, self._writer, self._log)
-        execution = Execution(record, fingerprint, stream)
-        execution.redactor = self._redactor(request)
+        execution = Execution(record, fingerprint, stream, _without_secrets(request))
+        execution.redactor = self._work.redactor(request)
         self._known[execution.id] = execution
         stored = runner_pb2.Execution()
         stored.CopyFrom(record)
-        self._writer.put(stream, NewExecution(stored, fingerprint), stored.ByteSize())
+        self._writer.put(stream, NewExecution(stored, fingerprint, execution.request), request.ByteSize())
         return execution
+
+    def _begin(self, execution: Execution, job: Job) -> None:
+        work = self._work.perform(execution, job, on_begin=lambda: self._mind_absence(execution))
+        supervision = self._supervise(execution, work, current_span_context())
+        task = self._tasks.create_task(supervision, name=f"supervise-{execution.id}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _supervise(self, execution: Execution, work: Coroutine[Any, Any, str], caller: SpanContext) -> None:
         record = execution.record
@@ -207,84 +208,11 @@ class Executions:
             await execution.perform(work)
             if record.HasField("error"):
                 record_failure(span, record.error.code)
-            if execution.run and execution.is_final:
-                await (await self._agent_loop()).forget(execution.run)
+            if execution.is_final:
+                await self._work.forget(execution)
             await execution.stream.flush()
             logger.info("execution_ended state=%s", event_pb2.State.Name(execution.state))
         self._forget_if_idle(execution)
-
-    async def _work(
-        self, execution: Execution, request: runner_pb2.ExecuteAgentRequest, model: ModelChoice, executor: Executor
-    ) -> str:
-        limits = self._limits(request.limits)
-        seconds = limits.timeout.ToNanoseconds() / 1e9
-        async with self._turns.turn(request.session_id, on_wait=lambda: self._publish_queued(execution)):
-            loop = await self._agent_loop()
-            try:
-                async with (
-                    asyncio.timeout(seconds) as clock,
-                    executor.open(_sandbox_spec(execution, request)) as sandbox,
-                ):
-                    execution.begin(self._started(executor, sandbox.root, model))
-                    self._mind_absence(execution)
-                    execution.run = AgentRun(
-                        execution_id=execution.id,
-                        session_id=request.session_id,
-                        agent=request.agent,
-                        message=request.message,
-                        limits=limits,
-                        model=model,
-                        sandbox=sandbox,
-                        events=execution.stream,
-                        redactor=execution.redactor,
-                        usage=execution.usage,
-                    )
-                    return await loop.run(execution.run)
-            except TimeoutError:
-                if clock.expired():
-                    raise TimedOutEnd(f"limits.timeout = {seconds:g} s was reached") from None
-                raise
-            except SandboxError as error:
-                raise SandboxEnd(str(error)) from error
-
-    def _started(self, executor: Executor, root: str, model: ModelChoice) -> event_pb2.Started:
-        return event_pb2.Started(
-            mode=self._mode,
-            sandbox=event_pb2.SandboxInfo(
-                type=executor.sandbox_type, root=root, process_control=executor.process_control
-            ),
-            model=event_pb2.ModelInfo(provider=model.provider, name=model.name),
-        )
-
-    def _publish_queued(self, execution: Execution) -> None:
-        execution.stream.publish(
-            event_pb2.Notice(
-                level=event_pb2.Notice.LEVEL_INFO,
-                code="SESSION_BUSY",
-                text=f"waits for another execution of session {execution.record.session_id} to end",
-            )
-        )
-
-    def _limits(self, asked: runner_pb2.ExecutionLimits) -> runner_pb2.ExecutionLimits:
-        settings = self._settings
-        limits = runner_pb2.ExecutionLimits(
-            timeout=_duration(settings.default_timeout),
-            max_model_calls=settings.default_max_model_calls,
-            max_tool_calls=settings.default_max_tool_calls,
-            max_total_tokens=settings.default_max_total_tokens,
-            command_timeout=_duration(settings.default_command_timeout),
-            max_output_bytes=settings.default_max_output_bytes,
-        )
-        limits.MergeFrom(asked)
-        if asked.HasField("timeout"):
-            limits.timeout.CopyFrom(asked.timeout)
-        if asked.HasField("command_timeout"):
-            limits.command_timeout.CopyFrom(asked.command_timeout)
-        return limits
-
-    def _redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
-        secrets = [entry.value for entry in request.environment.values() if entry.is_secret]
-        return Redactor([*self._settings.secrets(), *secrets])
 
     def _fingerprint(self, request: runner_pb2.ExecuteAgentRequest) -> bytes:
         """Hashes what makes a request the same one: all of it but how it wants to be watched."""
@@ -307,14 +235,19 @@ class Executions:
             if stored is None:
                 return None
             if execution_id not in self._known:
-                self._known[execution_id] = self._at_rest(stored.execution, stored.fingerprint)
+                self._known[execution_id] = self._at_rest(stored)
         return self._known[execution_id]
 
-    def _at_rest(self, record: runner_pb2.Execution, fingerprint: bytes) -> Execution:
-        stream = EventStream(record.execution_id, self._writer, self._log, last_sequence=record.last_sequence)
-        execution = Execution(record, fingerprint, stream)
-        stream.finished = execution.is_final
-        return execution
+    def _at_rest(self, stored: StoredExecution) -> Execution:
+        record = stored.execution
+        stream = EventStream(
+            record.execution_id,
+            self._writer,
+            self._log,
+            last_sequence=record.last_sequence,
+            finished=record.state in FINAL_STATES,
+        )
+        return Execution(record, stored.fingerprint, stream, stored.request)
 
     @asynccontextmanager
     async def _watching(self, execution: Execution, after_sequence: int) -> AsyncIterator[EventStream]:
@@ -354,40 +287,22 @@ class Executions:
             self._known.pop(execution.id, None)
 
 
-def _sandbox_spec(execution: Execution, request: runner_pb2.ExecuteAgentRequest) -> SandboxSpec:
-    return SandboxSpec(
-        execution_id=execution.id,
-        session_id=request.session_id,
-        environment={name: entry.value for name, entry in request.environment.items()},
-    )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration
+def _without_secrets(request: runner_pb2.ExecuteAgentRequest) -> runner_pb2.ExecuteAgentRequest | None:
+    """Returns what may be stored of a request; None when it would not be enough to go on."""
+    if any(entry.is_secret for entry in request.environment.values()):
+        return None
+    kept = runner_pb2.ExecuteAgentRequest()
+    kept.CopyFrom(request)
+    return kept
 
 
 @asynccontextmanager
 async def running_executions(
-    settings: Settings,
-    log: EventLog,
-    writer: LogWriter,
-    *,
-    mode: str,
-    executor: Executor | None,
-    agent_loop: Callable[[], Awaitable[AgentLoop]],
-    readiness: Readiness,
+    settings: Settings, log: EventLog, writer: LogWriter, work: Work, *, readiness: Readiness
 ) -> AsyncIterator[Executions]:
-    """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED.
-
-    `executor` is None where nothing can run agents. `agent_loop` is awaited by each execution before it starts, so that
-    loading it may take its time.
-    """
+    """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
-        executions = Executions(
-            settings, log, writer, mode=mode, executor=executor, agent_loop=agent_loop, readiness=readiness, tasks=tasks
-        )
+        executions = Executions(settings, log, writer, work, readiness=readiness, tasks=tasks)
         pruner = tasks.create_task(executions.prune_forever(), name="log-pruner")
         try:
             yield executions
