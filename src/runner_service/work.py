@@ -1,0 +1,168 @@
+"""What an execution does with its time: its turn, its sandbox, its clock, and the agent's run in between."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+
+from runner_service.agent_run import AgentLoop, AgentRun
+from runner_service.errors import SandboxEnd, TimedOutEnd, UnimplementedError
+from runner_service.eventlog import EventLog
+from runner_service.execution import Execution
+from runner_service.executors import Executor, SandboxError, SandboxSpec
+from runner_service.models import ModelChoice, resolve
+from runner_service.redaction import Redactor
+from runner_service.resumption import Resumption, read_resumption
+from runner_service.sessions import SessionTurns
+from runner_service.settings import Settings
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an execution is to do, and whether an earlier process has begun it."""
+
+    request: runner_pb2.ExecuteAgentRequest
+    model: ModelChoice
+    executor: Executor
+    resumes: bool = False
+
+
+class Work:
+    """Does jobs. One per process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: EventLog,
+        *,
+        mode: str,
+        executor: Executor | None,
+        agent_loop: Callable[[], Awaitable[AgentLoop]],
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._mode = mode
+        self._executor = executor
+        self._agent_loop = agent_loop
+        self._turns = SessionTurns()
+
+    def job(self, request: runner_pb2.ExecuteAgentRequest, *, resumes: bool = False) -> Job:
+        """Makes sure, before anything has happened, that all is there that a request needs.
+
+        Raises:
+            CallError: UNIMPLEMENTED without an executor, FAILED_PRECONDITION or INVALID_ARGUMENT for the model.
+        """
+        if self._executor is None:
+            raise UnimplementedError("MODE=cloud cannot run agents yet; set MODE=local to run them on this machine")
+        return Job(request, resolve(request.agent.model, self._settings), self._executor, resumes)
+
+    def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
+        """Knows the secrets of a request, and the service's own."""
+        secrets = [entry.value for entry in request.environment.values() if entry.is_secret]
+        return Redactor([*self._settings.secrets(), *secrets])
+
+    async def perform(self, execution: Execution, job: Job, *, on_begin: Callable[[], None]) -> str:
+        """Does a job and returns the final answer. `on_begin` is called when the agent begins.
+
+        Raises:
+            ExecutionEnd: there is no answer; the class says why.
+        """
+        session_id = job.request.session_id
+        async with self._turns.turn(session_id, on_wait=lambda: _publish_waiting(execution, session_id)):
+            resumption = await read_resumption(self._log, execution.id) if job.resumes else None
+            if resumption:
+                execution.usage.CopyFrom(resumption.usage)
+                execution.elapsed_before = resumption.elapsed
+            return await self._run(execution, job, resumption, on_begin)
+
+    async def forget(self, execution: Execution) -> None:
+        """Forgets what was kept to go on with an execution that is finished for good."""
+        if execution.run:
+            await (await self._agent_loop()).forget(execution.run)
+
+    async def _run(
+        self, execution: Execution, job: Job, resumption: Resumption | None, on_begin: Callable[[], None]
+    ) -> str:
+        loop = await self._agent_loop()
+        limits = self._limits(job.request.limits)
+        seconds = limits.timeout.ToNanoseconds() / 1e9
+        try:
+            async with (
+                asyncio.timeout(max(0.0, seconds - execution.elapsed_before)) as clock,
+                job.executor.open(_sandbox_spec(execution, job)) as sandbox,
+            ):
+                execution.begin(self._started(job, sandbox.root))
+                on_begin()
+                execution.run = AgentRun(
+                    execution_id=execution.id,
+                    session_id=job.request.session_id,
+                    agent=job.request.agent,
+                    message=job.request.message,
+                    limits=limits,
+                    model=job.model,
+                    sandbox=sandbox,
+                    events=execution.stream,
+                    redactor=execution.redactor,
+                    usage=execution.usage,
+                    resumption=resumption,
+                    is_interrupted=lambda: execution.is_interrupted,
+                )
+                return await loop.run(execution.run)
+        except TimeoutError:
+            if clock.expired():
+                raise TimedOutEnd(f"limits.timeout = {seconds:g} s was reached") from None
+            raise
+        except SandboxError as error:
+            raise SandboxEnd(str(error)) from error
+
+    def _started(self, job: Job, root: str) -> event_pb2.Started:
+        executor, model = job.executor, job.model
+        return event_pb2.Started(
+            mode=self._mode,
+            sandbox=event_pb2.SandboxInfo(
+                type=executor.sandbox_type, root=root, process_control=executor.process_control
+            ),
+            model=event_pb2.ModelInfo(provider=model.provider, name=model.name),
+            resumed=job.resumes,
+        )
+
+    def _limits(self, asked: runner_pb2.ExecutionLimits) -> runner_pb2.ExecutionLimits:
+        settings = self._settings
+        limits = runner_pb2.ExecutionLimits(
+            max_model_calls=asked.max_model_calls or settings.default_max_model_calls,
+            max_tool_calls=asked.max_tool_calls or settings.default_max_tool_calls,
+            max_total_tokens=asked.max_total_tokens or settings.default_max_total_tokens,
+            max_output_bytes=asked.max_output_bytes or settings.default_max_output_bytes,
+        )
+        limits.timeout.CopyFrom(asked.timeout if asked.HasField("timeout") else _duration(settings.default_timeout))
+        limits.command_timeout.CopyFrom(
+            asked.command_timeout if asked.HasField("command_timeout") else _duration(settings.default_command_timeout)
+        )
+        return limits
+
+
+def _publish_waiting(execution: Execution, session_id: str) -> None:
+    execution.stream.publish(
+        event_pb2.Notice(
+            level=event_pb2.Notice.LEVEL_INFO,
+            code="SESSION_BUSY",
+            text=f"waits for another execution of session {session_id} to end",
+        )
+    )
+
+
+def _sandbox_spec(execution: Execution, job: Job) -> SandboxSpec:
+    return SandboxSpec(
+        execution_id=execution.id,
+        session_id=job.request.session_id,
+        environment={name: entry.value for name, entry in job.request.environment.items()},
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
