@@ -6,12 +6,12 @@ The docstring below a field is its documentation, for `runner-service check` and
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from runner_service.addresses import overlap, parse_address
+from runner_service.settings.kinds import AddressText, Count, Pause, Port, Seconds, Token, UrlText, lower
 
 T = TypeVar("T")
 Provider = Literal["openai", "anthropic", "ollama", "scripted"]
@@ -30,40 +30,6 @@ def _by_mode(local: T, cloud: T) -> Any:  # as pydantic's own Field()
 
 def _computed(default: Callable[[dict[str, Any]], object]) -> Any:  # as pydantic's own Field()
     return Field(default_factory=default)
-
-
-def _address(text: str) -> str:
-    parse_address(text)
-    return text
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("should be a URL, http://… or https://…")
-    if parts.username or parts.password:
-        raise ValueError("should hold no user name or password: there are variables for keys")
-    return text.rstrip("/")
-
-
-def _header_value(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value()
-    if not (text.isascii() and text.isprintable()) or " " in text:
-        raise ValueError("should be printable ASCII without spaces, or no caller could send it")
-    return secret
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-AddressText = Annotated[str, AfterValidator(_address)]
-UrlText = Annotated[str, AfterValidator(_url)]
-Token = Annotated[SecretStr, AfterValidator(_header_value)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _default_listen_address(data: dict[str, Any]) -> str:
@@ -202,9 +168,9 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     temporal_max_concurrency: Count = 10
     """How many activities the worker runs at once."""
 
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
     """The least severe log lines that are written."""
-    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = "text"
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(lower)] = "text"
     """Log lines for people, or one JSON object each."""
     otel_sdk_disabled: bool = False
     """Turns tracing off, whatever else is set."""

@@ -1,0 +1,43 @@
+"""The kinds of values that variables hold, each with what it should be when it is not."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from runner_service.addresses import parse_address
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:  # raises for what is no port
+        raise ValueError("should be a URL, http://… or https://…")
+    if parts.username or parts.password:
+        raise ValueError("should hold no user name or password: there are variables for keys")
+    return text.rstrip("/")
+
+
+def _header_value(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError("should be printable ASCII without spaces, or no caller could send it")
+    return secret
+
+
+def lower(value: object) -> object:
+    """Returns text in lower case."""
+    return value.lower() if isinstance(value, str) else value
+
+
+AddressText = Annotated[str, AfterValidator(_address)]
+UrlText = Annotated[str, AfterValidator(_url)]
+Token = Annotated[SecretStr, AfterValidator(_header_value)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
