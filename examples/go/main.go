@@ -1,0 +1,131 @@
+// Command go lets an agent work and shows what it does, through any number of broken connections:
+//
+//	go run . -address localhost:50051 "Find the primes up to 15"
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	runner "github.com/stigmer/runner-service/examples/go/runnerv1"
+)
+
+// How long the service may be away before we give up, and how long we wait between two tries.
+const (
+	patience = time.Minute
+	pause    = 300 * time.Millisecond
+)
+
+func main() {
+	log.SetFlags(0)
+	address := flag.String("address", "localhost:50051", "where the service is")
+	id := flag.String("id", fmt.Sprintf("go-%d", time.Now().UnixNano()), "the execution's name; known already: attach to it")
+	flag.Parse()
+
+	// A name of our own makes the request safe to repeat. It runs on while we are away.
+	request := &runner.ExecuteAgentRequest{
+		ExecutionId:      *id,
+		Agent:            &runner.Agent{Name: "go", Instructions: "You write short programs."},
+		Message:          strings.Join(flag.Args(), " "),
+		DisconnectPolicy: runner.DisconnectPolicy_DISCONNECT_POLICY_DETACH,
+	}
+	finished, err := run(*address, request)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("\n%s\n", finished.State)
+	if finished.State != runner.State_STATE_SUCCEEDED {
+		log.Fatalf("%s: %s", finished.Error.GetCode(), finished.Error.GetMessage())
+	}
+}
+
+// run follows the execution to its end. Each try goes on after the last event that was seen.
+func run(address string, request *runner.ExecuteAgentRequest) (*runner.Finished, error) {
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, err
+	}
+	defer connection.Close()
+	client := runner.NewAgentRunnerServiceClient(connection)
+
+	lastSeen, told := time.Now(), false
+	for {
+		before := request.AfterSequence
+		finished, err := follow(client, request)
+		if finished != nil || (err != nil && status.Code(err) != codes.Unavailable) {
+			return finished, err
+		}
+		if request.AfterSequence > before {
+			lastSeen, told = time.Now(), false
+		}
+		if time.Since(lastSeen) > patience {
+			return nil, fmt.Errorf("gave up: %w", err)
+		}
+		if !told {
+			told = true
+			log.Printf("\n(broken after event %d: %s; attaching again)", request.AfterSequence, status.Convert(err).Message())
+		}
+		time.Sleep(pause)
+	}
+}
+
+// follow shows events until the stream ends, and keeps in the request how far it came.
+func follow(client runner.AgentRunnerServiceClient, request *runner.ExecuteAgentRequest) (*runner.Finished, error) {
+	ctx, cancel := context.WithCancel(withToken(context.Background()))
+	defer cancel()
+	stream, err := client.ExecuteAgent(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		response, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil, status.Error(codes.Unavailable, "the stream ended before the execution")
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, event := range response.Events {
+			request.AfterSequence = event.Sequence
+			show(event)
+			if finished := event.GetFinished(); finished != nil {
+				return finished, nil
+			}
+		}
+	}
+}
+
+func show(event *runner.ExecutionEvent) {
+	switch event := event.Event.(type) {
+	case *runner.ExecutionEvent_TextDelta:
+		fmt.Print(event.TextDelta.Text)
+	case *runner.ExecutionEvent_ToolCallStarted:
+		fmt.Printf("\n[%s]\n", event.ToolCallStarted.Name)
+	case *runner.ExecutionEvent_ToolOutput:
+		os.Stdout.Write(event.ToolOutput.GetStdout())
+		os.Stderr.Write(event.ToolOutput.GetStderr())
+	case *runner.ExecutionEvent_Notice:
+		log.Printf("\n(%s)", event.Notice.Text)
+	}
+}
+
+// withToken sends AUTH_TOKEN, which a service beyond loopback wants.
+func withToken(ctx context.Context) context.Context {
+	if token := os.Getenv("AUTH_TOKEN"); token != "" {
+		return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
+	return ctx
+}
