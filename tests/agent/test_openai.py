@@ -7,6 +7,7 @@ from tests.agent.provider import Provider, Reply, call_delta, chunk, completion,
 
 from runner_service.errors import ModelRejectedEnd, ModelUnavailableEnd
 from runner_service.models import ModelChoice
+from runner_service.redaction import MARK
 
 KEY = "sk-test-0123456789"
 
@@ -126,3 +127,18 @@ async def test_an_endpoint_that_is_not_there_ends_it_after_some_tries(bench: Ben
     played = await bench.run(gone)
     assert isinstance(played.end, ModelUnavailableEnd)
     assert "connect" in played.end.message.lower()
+
+
+async def test_the_provider_is_sent_no_secret(bench: Bench) -> None:
+    secret = "s3cr3t-t0ken-value"
+    call = call_delta(0, '{"command": "echo $TOKEN"}', name="execute", call_id="call_a")
+    async with serving_provider(completion(call, finish="tool_calls"), completion({"content": "Done."})) as provider:
+        await bench.run(
+            choice(provider),
+            message=f"use {secret}",
+            instructions=f"log in with {secret}",
+            secrets=[secret],
+            environment={"TOKEN": secret},
+        )
+    assert str(provider.requests).count(MARK) >= 5
+    assert secret not in str(provider.requests)
