@@ -8,14 +8,16 @@ with nothing else to do an event is committed alone, and under load the batches 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from runner_service.errors import CallError, LogUnavailableEnd, UnavailableError
+from runner_service.errors import CallError, LogUnavailableEnd, NotFoundError, UnavailableError
 from runner_service.eventlog import Entry, EventLog, LogError, NewEvent, NewOutput, NewState, Page
+from runner_service.eventlog.frames import Framer
+from runner_service.eventlog.tail import Tail
 from runner_service.executors import Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -29,19 +31,26 @@ MAX_PAGE_BYTES = 1024 * 1024
 """About the most bytes that one response carries."""
 
 _TAIL_BYTES = 2 * MAX_PAGE_BYTES
-_KEPT_TAIL_BYTES = 64 * 1024
 _BACKLOG_BYTES = 8 * MAX_PAGE_BYTES
 _ENTRY_OVERHEAD = 200
 _LOG_PATIENCE = 3.0
 _FIRST_RETRY_DELAY = 0.05
 _LONGEST_RETRY_DELAY = 2.0
-_VARINT_MORE = 0x80
+_RUN_BYTES = 64 * 1024
 
-_FIELD_OF = {
-    event.name: field.name
-    for field in event_pb2.ExecutionEvent.DESCRIPTOR.oneofs[0].fields
-    if (event := field.message_type) is not None
-}
+
+@dataclass(slots=True)
+class _Run:
+    """Events of one execution that follow each other and wait for the same batch: one entry of the log in the end."""
+
+    execution_id: str
+    frames: list[bytes]
+    last: int
+    size: int
+
+    def sealed(self) -> NewEvent:
+        """Returns it as it stands."""
+        return NewEvent(self.execution_id, self.last, b"".join(self.frames), count=len(self.frames))
 
 
 class EventStream:
@@ -60,8 +69,9 @@ class EventStream:
         self._published_finish = finished
         self._writer = writer
         self._log = log
-        self._tail: deque[tuple[int, bytes]] = deque()
-        self._tail_bytes = 0
+        self._framer = Framer(execution_id)
+        self._run: _Run | None = None
+        self._tail = Tail(_TAIL_BYTES)
         self._positions: dict[object, int] = {}
         self._news = asyncio.Event()
         self._closed_with: CallError | None = None
@@ -73,13 +83,14 @@ class EventStream:
 
         `event` is one of the messages of `ExecutionEvent`'s oneof. Nothing is delivered before it is in the log.
         """
-        record = self._record(sub_agent_id)
-        getattr(record, _FIELD_OF[type(event).__name__]).CopyFrom(event)
-        call = event.tool_call_id if isinstance(event, event_pb2.ToolCallStarted) else ""
+        self.last_sequence = sequence = self.last_sequence + 1
+        frame = self._framer.frame(sequence, event, sub_agent_id)
+        if isinstance(event, event_pb2.ToolCallStarted):
+            self._put(NewEvent(self.execution_id, sequence, frame, tool_call_id=event.tool_call_id), len(frame))
+        else:
+            self._put_frame(sequence, frame)
         self._published_finish = isinstance(event, event_pb2.Finished)
-        frame = _frame(record.SerializeToString())
-        self._writer.put(self, NewEvent(self.execution_id, record.sequence, frame, tool_call_id=call), len(frame))
-        return record.sequence
+        return sequence
 
     def publish_output(self, tool_call_id: str, stream: Stream, data: bytes, *, sub_agent_id: str = "") -> None:
         """Publishes what a command wrote, as one event or more. Await `room` after it."""
@@ -91,11 +102,11 @@ class EventStream:
 
     def store_late_output(self, tool_call_id: str, stream: Stream, data: bytes) -> None:
         """Keeps what a command's leftovers wrote after it had ended: in its file, without an event."""
-        self._writer.put(self, NewOutput(self.execution_id, tool_call_id, stream, data), len(data))
+        self._put(NewOutput(self.execution_id, tool_call_id, stream, data), len(data))
 
     def record_state(self, execution: runner_pb2.Execution) -> None:
         """Puts the execution's changed record in the log, in the same order as its events."""
-        self._writer.put(self, NewState(execution), execution.ByteSize())
+        self._put(NewState(execution), execution.ByteSize())
 
     async def room(self) -> None:
         """Returns at once, or as soon as the log has caught up.
@@ -105,7 +116,8 @@ class EventStream:
         """
         if self.broken:
             raise self.broken
-        await self._writer.room()
+        if not self._writer.has_room.is_set():  # asked at every token, and nearly always there
+            await self._writer.has_room.wait()
 
     async def flush(self) -> None:
         """Waits until everything that was published is in the log, or the log cannot be written."""
@@ -123,6 +135,7 @@ class EventStream:
 
         Raises:
             UnavailableError: the service stops, or its log cannot be read; attach again later.
+            NotFoundError: the execution was pruned meanwhile.
         """
         self._positions[watcher] = after
         while self.committed <= after:
@@ -135,31 +148,33 @@ class EventStream:
                     await self._news.wait()
             except TimeoutError:
                 return Page(b"", after)
-        return self._page_from_tail(after) or await self._page_from_log(after)
+        return self._tail.page(after, MAX_PAGE_BYTES) or await self._page_from_log(after)
 
     def leave(self, watcher: object) -> None:
         """Forgets a watcher."""
         self._positions.pop(watcher, None)
         if not self._positions:
             self._tail.clear()
-            self._tail_bytes = 0
 
     def close(self, error: CallError) -> None:
         """Ends every watcher with `error`, once it has seen what is in the log."""
         self._closed_with = error
         self._announce()
 
-    def commit(self, sequence: int, frame: bytes, output: bytes) -> None:
+    def seal(self) -> None:
+        """Called by the writer when it takes what was published so far: the next event begins another entry."""
+        self._run = None
+
+    def commit(self, events: NewEvent) -> None:
         """Called by the writer, in order, for what is in the log now."""
-        self.committed = sequence
-        self.finished = self._published_finish and sequence == self.last_sequence
+        self.committed = last = events.sequence
+        self.finished = self._published_finish and last == self.last_sequence
         if self._positions:
-            self._tail.append((sequence, frame + output if output else frame))
-            self._tail_bytes += len(frame) + len(output)
+            self._tail.add(events)
 
     def announce(self) -> None:
         """Called by the writer when a batch is committed: wakes whoever waits."""
-        self._trim()
+        self._tail.trim(min(self._positions.values(), default=self.committed))
         self._announce()
 
     def break_off(self, error: LogUnavailableEnd) -> None:
@@ -172,51 +187,36 @@ class EventStream:
         """Called by the writer when the log can be written again: whoever attaches now can follow to the end."""
         self._closed_with = None
 
-    def _record(self, sub_agent_id: str) -> event_pb2.ExecutionEvent:
-        self.last_sequence += 1
-        record = event_pb2.ExecutionEvent(
-            execution_id=self.execution_id, sequence=self.last_sequence, sub_agent_id=sub_agent_id
-        )
-        record.create_time.seconds, record.create_time.nanos = divmod(time.time_ns(), 1_000_000_000)
-        return record
+    def _put(self, entry: Entry, size: int) -> None:
+        self._run = None
+        self._writer.put(self, entry, size)
+
+    def _put_frame(self, sequence: int, frame: bytes) -> None:
+        """Puts an event behind those that wait already, if nothing else of this execution came in between."""
+        run = self._run
+        if run is None or run.size > _RUN_BYTES:
+            run = self._run = _Run(self.execution_id, [frame], sequence, len(frame))
+            self._writer.put(self, run, len(frame))
+            return
+        run.frames.append(frame)
+        run.last = sequence
+        run.size += len(frame)
+        self._writer.put_more(len(frame))
 
     def _publish_chunk(self, output: NewOutput, sub_agent_id: str) -> None:
-        record = self._record(sub_agent_id)
-        record.tool_output.tool_call_id = output.tool_call_id
-        setattr(record.tool_output, output.stream, output.data)
+        self.last_sequence = sequence = self.last_sequence + 1
+        event = event_pb2.ToolOutput(tool_call_id=output.tool_call_id)
+        setattr(event, output.stream, output.data)
         # Fields are written in the order of their numbers, so the bytes of the output come last.
-        head = _frame(record.SerializeToString())[: -len(output.data)]
+        head = self._framer.frame(sequence, event, sub_agent_id)[: -len(output.data)]
+        self._put(NewEvent(self.execution_id, sequence, head, output), len(head) + len(output.data))
         self._published_finish = False
-        self._writer.put(self, NewEvent(self.execution_id, record.sequence, head, output), len(head) + len(output.data))
-
-    def _page_from_tail(self, after: int) -> Page | None:
-        if not self._tail or self._tail[0][0] > after + 1:
-            return None
-        frames: list[bytes] = []
-        size, last = 0, after
-        for index in range(after + 1 - self._tail[0][0], len(self._tail)):
-            sequence, frame = self._tail[index]
-            if size and size + len(frame) > MAX_PAGE_BYTES:
-                break
-            frames.append(frame)
-            size += len(frame)
-            last = sequence
-        return Page(b"".join(frames), last)
 
     async def _page_from_log(self, after: int) -> Page:
-        try:
-            return await self._log.read(self.execution_id, after, MAX_PAGE_BYTES)
-        except LogError as error:
-            logger.exception("log_read_failed execution_id=%s", self.execution_id)
-            raise UnavailableError(f"the event log cannot be read: {error}") from error
-
-    def _trim(self) -> None:
-        """Keeps of the tail what the slowest watcher still needs, within the bound."""
-        if self._tail_bytes <= _KEPT_TAIL_BYTES:
-            return
-        seen = min(self._positions.values(), default=self.committed)
-        while self._tail and (self._tail[0][0] <= seen or self._tail_bytes > _TAIL_BYTES):
-            self._tail_bytes -= len(self._tail.popleft()[1])
+        page = await self._log.read(self.execution_id, after, MAX_PAGE_BYTES)
+        if not page.frames:
+            raise NotFoundError(f"execution {self.execution_id} was pruned from the log")
+        return page
 
     def _announce(self) -> None:
         news, self._news = self._news, asyncio.Event()
@@ -228,11 +228,12 @@ class LogWriter:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._pending: list[tuple[EventStream, Entry]] = []
+        self._pending: list[tuple[EventStream, Entry | _Run]] = []
         self._pending_bytes = 0
         self._arrived = asyncio.Event()
-        self._has_room = asyncio.Event()
-        self._has_room.set()
+        self.has_room = asyncio.Event()
+        """Set unless the backlog is too large."""
+        self.has_room.set()
         self._broken: LogUnavailableEnd | None = None
         self._closing = False
 
@@ -241,19 +242,19 @@ class LogWriter:
         """Why the log cannot be written at the moment; None when it can."""
         return self._broken
 
-    def put(self, stream: EventStream, entry: Entry, size: int) -> None:
+    def put(self, stream: EventStream, entry: Entry | _Run, size: int) -> None:
         """Takes an entry of about `size` bytes for the next batch."""
         self._pending.append((stream, entry))
-        self._pending_bytes += size + _ENTRY_OVERHEAD
-        if self._pending_bytes > _BACKLOG_BYTES:
-            self._has_room.clear()
+        self.put_more(size)
         self._arrived.set()
         if self._broken and not stream.broken:
             stream.break_off(self._broken)
 
-    async def room(self) -> None:
-        """Waits while the backlog is too large."""
-        await self._has_room.wait()
+    def put_more(self, size: int) -> None:
+        """Takes notice that an entry that waits has grown by `size` bytes."""
+        self._pending_bytes += size + _ENTRY_OVERHEAD
+        if self._pending_bytes > _BACKLOG_BYTES:
+            self.has_room.clear()
 
     async def run(self) -> None:
         """Commits batches until `close` was called and nothing is left."""
@@ -268,18 +269,26 @@ class LogWriter:
         self._arrived.set()
 
     async def _commit_pending(self) -> None:
-        batch, self._pending = self._pending, []
-        self._pending_bytes = 0
+        batch = self._take_pending()
         await self._append(batch)
         if self._pending_bytes <= _BACKLOG_BYTES:
-            self._has_room.set()
+            self.has_room.set()
         streams: dict[EventStream, None] = {}
         for stream, entry in batch:
             if isinstance(entry, NewEvent):
-                stream.commit(entry.sequence, entry.frame, entry.output.data if entry.output else b"")
+                stream.commit(entry)
             streams[stream] = None
         for stream in streams:
             stream.announce()
+
+    def _take_pending(self) -> list[tuple[EventStream, Entry]]:
+        taken, self._pending = self._pending, []
+        self._pending_bytes = 0
+        batch: list[tuple[EventStream, Entry]] = []
+        for stream, entry in taken:
+            stream.seal()
+            batch.append((stream, entry.sealed() if isinstance(entry, _Run) else entry))
+        return batch
 
     async def _append(self, batch: list[tuple[EventStream, Entry]]) -> None:
         """Appends, however often that takes: what is in a batch has happened, and may not be forgotten."""
@@ -327,14 +336,3 @@ async def log_writer(log: EventLog) -> AsyncIterator[LogWriter]:
             logger.error("log_write_abandoned error=%s", writer.broken)
             abandoned.cancel()
             await asyncio.wait(unfinished)
-
-
-def _frame(event: bytes) -> bytes:
-    """Puts the tag and the length of field 1 before an event: an entry of `events` as it is on the wire."""
-    length = len(event)
-    head = bytearray(b"\x0a")
-    while length >= _VARINT_MORE:
-        head.append(length % _VARINT_MORE | _VARINT_MORE)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + event

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner_service.errors import LogUnavailableEnd, UnavailableError
-from runner_service.eventlog import Entry, LogError, NewExecution
+from runner_service.eventlog import Entry, LogError, NewEvent, NewExecution
 from runner_service.eventlog.sqlite import SqliteEventLog, sqlite_event_log
 from runner_service.events import MAX_OUTPUT_BYTES_PER_EVENT, EventStream, LogWriter, log_writer
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -28,7 +28,7 @@ class Disk:
     async def append(self, entries: Sequence[Entry]) -> None:
         if self.full:
             raise LogError("database or disk is full")
-        self.batches.append(len(entries))
+        self.batches.append(sum(entry.count for entry in entries if isinstance(entry, NewEvent)))
         await self._log.append(entries)
 
 
@@ -111,6 +111,23 @@ async def test_whoever_comes_late_sees_the_same_from_wherever_it_left(stream: Ev
     assert await follow(stream, after=101) == []
 
 
+async def test_events_that_were_logged_together_can_be_read_from_any_of_them_on(stream: EventStream) -> None:
+    watching = object()
+    page = asyncio.create_task(stream.page(watching, 0, patience=5.0))
+    await asyncio.sleep(0)
+    for n in range(1, 101):
+        say(stream, str(n))
+    await page
+    for from_memory in (True, False):
+        if not from_memory:
+            stream.leave(watching)
+        for after in (0, 1, 50, 99):
+            found = await stream.page(watching, after, patience=5.0)
+            assert found is not None
+            events = runner_pb2.ExecuteAgentResponse.FromString(found.frames).events
+            assert [event.text_delta.text for event in events] == [str(n) for n in range(after + 1, 101)]
+
+
 async def test_nothing_is_shown_before_it_is_in_the_log(disk: Disk, stream: EventStream) -> None:
     disk.full = True
     following = asyncio.create_task(follow(stream))
@@ -163,7 +180,7 @@ async def test_a_slow_watcher_slows_nobody_and_misses_nothing(stream: EventStrea
 
     events = await fast
     assert not slow.done()
-    assert stream._tail_bytes <= 3 * 1024 * 1024
+    assert stream._tail.size <= 3 * 1024 * 1024
     assert [event.sequence for event in await slow] == [event.sequence for event in events] == list(range(1, 63))
 
 

@@ -37,14 +37,18 @@ class NewExecution:
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event. Of a `tool_output`, the frame's last bytes are in `output` instead: stored once, in its file."""
+    """An event, or `count` of them that follow each other, laid end to end; `sequence` is of the last.
+
+    Of a `tool_output`, which is always alone, the frame's last bytes are in `output` instead: stored once, in its file.
+    """
 
     execution_id: str
     sequence: int
     frame: bytes
     output: "NewOutput | None" = None
     tool_call_id: str = ""
-    """Set for `tool_call_started`: from here on the call has output to read."""
+    """Set for `tool_call_started`, which is always alone: from here on the call has output to read."""
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,13 @@ class Appender:
             raise
 
     def _append_entries(self, entries: Sequence[Entry]) -> None:
-        rows: list[tuple[int, int, bytes, int | None, str | None, int | None, int | None]] = []
+        rows: list[tuple[int, int, int, bytes, int | None, str | None, int | None, int | None]] = []
         newest: dict[int, int] = {}
         states: list[NewState] = []
         for entry in entries:
             if isinstance(entry, NewEvent):
                 key = self._key(entry.execution_id)
-                rows.append((key, entry.sequence, entry.frame, *self._store_output(entry.output)))
+                rows.append((key, entry.sequence, entry.count, entry.frame, *self._store_output(entry.output)))
                 newest[key] = entry.sequence
                 if entry.tool_call_id:
                     self._start_call(key, entry)
@@ -49,7 +49,7 @@ class Appender:
                 states.append(entry)
             else:
                 self._insert_execution(entry)
-        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         self._connection.executemany(
             "UPDATE executions SET last_sequence = ? WHERE key = ?", [(last, key) for key, last in newest.items()]
         )

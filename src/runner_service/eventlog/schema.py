@@ -28,6 +28,7 @@ CREATE INDEX IF NOT EXISTS executions_by_state ON executions (state, key);
 CREATE TABLE IF NOT EXISTS events (
     execution INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
+    count INTEGER NOT NULL,
     frame BLOB NOT NULL,
     call INTEGER,
     stream TEXT,

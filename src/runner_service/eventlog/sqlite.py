@@ -23,6 +23,7 @@ from runner_service.eventlog import (
     StoredExecution,
 )
 from runner_service.eventlog.appending import Appender
+from runner_service.eventlog.frames import without_first
 from runner_service.eventlog.outputs import OutputFiles, OutputKey
 from runner_service.eventlog.pruning import Pruner
 from runner_service.eventlog.schema import connect, prepare
@@ -197,17 +198,18 @@ class SqliteEventLog:
         self, connection: sqlite3.Connection, execution_id: str, after: int, max_bytes: int, *, with_output: bool
     ) -> Page:
         rows = connection.execute(
-            "SELECT sequence, frame, execution, call, stream, offset, length FROM events "
+            "SELECT sequence, count, frame, execution, call, stream, offset, length FROM events "
             "WHERE execution = (SELECT key FROM executions WHERE execution_id = ?) AND sequence > ? "
             "AND (? OR call IS NULL) ORDER BY sequence LIMIT ?",
             (execution_id, after, with_output, _ROWS_AT_ONCE),
         )
         frames: list[bytes] = []
         size, last = 0, after
-        for sequence, frame, execution, call, stream, offset, length in rows:
+        for sequence, count, frame, execution, call, stream, offset, length in rows:
+            seen = max(0, after - sequence + count)
             if size and size + len(frame) + (length or 0) > max_bytes:
                 break
-            frames.append(frame)
+            frames.append(without_first(frame, seen))
             if call is not None:
                 frames.append(self._output(OutputKey(execution, call, stream), offset, length))
             size += len(frame) + (length or 0)
