@@ -133,7 +133,7 @@ async def test_a_handlers_own_abort_passes_as_it_is() -> None:
     assert (error.code(), (error.details() or "")) == (grpc.StatusCode.DATA_LOSS, "as it is")
 
 
-async def test_a_generator_is_closed_in_the_task_that_ran_it() -> None:
+async def test_a_generator_is_closed_in_the_task_that_ran_it_also_when_it_waits_for_a_write() -> None:
     tasks: list[Any] = []
     closed = asyncio.Event()
 
@@ -141,15 +141,15 @@ async def test_a_generator_is_closed_in_the_task_that_ran_it() -> None:
         tasks.append(asyncio.current_task())
         try:
             while True:
-                yield request
-                await asyncio.sleep(0.01)
+                yield StringValue(value="x" * 65_536)
         finally:
             tasks.append(asyncio.current_task())
             closed.set()
 
     async with serving(stream=stream) as probe:
-        call = probe.watch("x")
-        assert (await anext(aiter(call))).value == "x"
+        call = probe.watch()
+        await call.read()
+        await asyncio.sleep(0.2)  # until the buffers on the way are full and the write waits
         call.cancel()
         async with asyncio.timeout(20):
             await closed.wait()
