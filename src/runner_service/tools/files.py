@@ -1,5 +1,6 @@
 """The files of a sandbox, in the terms of deepagents' file tools. Refusals are results, for the model."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,6 +21,11 @@ from runner_service.executors import BinaryFile, FileEntry, FileError, Sandbox, 
 from runner_service.redaction import MARK, Redactor
 
 _GREP_LIMIT = 1000
+_MEDIA_NAME = re.compile(
+    r"\.(png|jpe?g|webp|gif|hei[cf]|mp4|mpe?g|mov|avi|flv|webm|wmv|3gpp|mkv|wav|mp3|aiff|aac|ogg|flac|pdf|pptx?)$",
+    re.IGNORECASE,
+)
+"""What deepagents takes for media by its name alone, and would hand to the model as such."""
 _HIDDEN_SECRET = (
     f"the text holds {MARK}, which stands for a secret that you cannot see; writing it would destroy the real value. "
     "Leave that part out, or let a command write it from its environment variable."
@@ -50,6 +56,10 @@ class SandboxFiles(BackendProtocol):
         if isinstance(content, BinaryFile):
             kind = f"{content.media_type}, {content.size:,} bytes"
             return ReadResult(error=f"'{file_path}' is not text ({kind}); examine it with a command")
+        if _MEDIA_NAME.search(file_path):
+            return ReadResult(
+                error=f"'{file_path}' is text under the name of another kind of file; use a command, as cat"
+            )
         return _window(file_path, offset, content)
 
     async def awrite(self, file_path: str, content: str) -> WriteResult:

@@ -1,0 +1,62 @@
+"""The file tools, as the model sees them."""
+
+from tests.agent.bench import Bench, turn
+
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+async def test_files_are_written_edited_listed_found_and_read(bench: Bench) -> None:
+    played = await bench.play(
+        turn("", ("write_file", {"file_path": "/notes/a.txt", "content": "one\ntwo\nthree\n"})),
+        turn("", ("edit_file", {"file_path": "notes/a.txt", "old_string": "two", "new_string": "2"})),
+        turn(
+            "",
+            ("ls", {"path": "/notes"}),
+            ("glob", {"pattern": "*.txt"}),
+            ("grep", {"pattern": "three", "output_mode": "content"}),
+            ("read_file", {"file_path": "/notes/a.txt", "offset": 1, "limit": 1}),
+        ),
+        turn("Done."),
+    )
+    assert (bench.root / "notes/a.txt").read_text() == "one\n2\nthree\n"
+    assert {each.outcome for each in played.all("tool_call_finished")} == {event_pb2.TOOL_OUTCOME_SUCCEEDED}
+    for call in ("call-3-1", "call-3-2"):
+        assert "/notes/a.txt" in played.finished(call).result
+    assert "three" in played.finished("call-3-3").result
+    shown = played.finished("call-3-4").result
+    assert "\n2" in shown
+    assert "three" not in shown
+
+
+async def test_refusals_are_results_that_help(bench: Bench) -> None:
+    bench.root.mkdir(exist_ok=True)
+    (bench.root / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+    (bench.root / "text.pdf").write_text("not a PDF\n")
+    played = await bench.play(
+        turn(
+            "",
+            ("read_file", {"file_path": "/nothing"}),
+            ("read_file", {"file_path": "../../etc/passwd"}),
+            ("read_file", {"file_path": "/picture.png"}),
+            ("read_file", {"file_path": "/text.pdf"}),
+            ("edit_file", {"file_path": "/text.pdf", "old_string": "absent", "new_string": "x"}),
+            ("write_file", {"file_path": "/tool_output/call-1-1.stdout", "content": "x"}),
+            ("read_file", {"file_path": "/tool_output/none.stdout"}),
+        ),
+        turn("Done."),
+    )
+    results = [each.result for each in sorted(played.all("tool_call_finished"), key=lambda each: each.tool_call_id)]
+    hints = ("nothing", "not allowed", "image/png", "command", "not found", "read-only", "ls /tool_output")
+    for result, hint in zip(results, hints, strict=True):
+        assert hint in result, result
+    assert {each.outcome for each in played.all("tool_call_finished")} == {event_pb2.TOOL_OUTCOME_FAILED}
+    assert not (bench.root / "tool_output").exists()
+
+
+async def test_a_long_file_is_read_in_parts_that_join(bench: Bench) -> None:
+    bench.root.mkdir(exist_ok=True)
+    (bench.root / "long.txt").write_text("".join(f"{number} {'x' * 200}\n" for number in range(1, 2001)))
+    played = await bench.play(turn("", ("read_file", {"file_path": "/long.txt", "limit": 2000})), turn("Done."))
+    finished = played.finished("call-1-1")
+    assert finished.truncated
+    assert "1 xxx" in finished.result
