@@ -94,6 +94,8 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         )
         readiness.set_serving()
         agent_loop.begin()
+        if settings.resume_on_start:
+            await executions.resume_interrupted()
         yield RunningService(server, executions)
 
 

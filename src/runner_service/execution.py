@@ -39,7 +39,7 @@ class Execution:
         self.stream = stream
         self.usage = event_pb2.Usage()
         self.redactor = Redactor([])
-        self.run: "AgentRun | None" = None
+        self.run: AgentRun | None = None
         """What its work was given, once it has begun."""
         self.policy: runner_pb2.DisconnectPolicy.ValueType = runner_pb2.DISCONNECT_POLICY_CANCEL
         self.callers = 0

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,9 @@ from opentelemetry.trace import SpanContext
 
 from runner_service.errors import (
     AlreadyExistsError,
+    CallError,
     CancelledEnd,
+    InterruptedEnd,
     NotFoundError,
     PreconditionError,
     SequenceOutOfRangeError,
@@ -34,6 +36,7 @@ from runner_service.work import Job, Work
 logger = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 60.0
+_RESUMED_AT_MOST = 10_000
 _STOPPING = UnavailableError("the service is stopping; attach again to see how this execution goes on")
 
 
@@ -119,6 +122,17 @@ class Executions:
         for execution in self._known.values():
             execution.close(_STOPPING)
 
+    async def resume_interrupted(self) -> None:
+        """Goes on with every interrupted execution that had no secrets, the oldest first; nobody leaving ends them."""
+        for record in reversed(await self._interrupted()):
+            execution = await self._find(record.execution_id)
+            execution.policy = runner_pb2.DISCONNECT_POLICY_DETACH
+            try:
+                self._resume(execution, execution.request)
+            except CallError as error:
+                logger.warning("resume_refused execution=%s reason=%s", execution.id, error)
+                self._forget_if_idle(execution)
+
     async def prune_forever(self) -> None:
         """Forgets old executions, now and every minute."""
         settings = self._settings
@@ -192,11 +206,30 @@ class Executions:
         return execution
 
     def _begin(self, execution: Execution, job: Job) -> None:
-        work = self._work.perform(execution, job, on_begin=lambda: self._mind_absence(execution))
-        supervision = self._supervise(execution, work, current_span_context())
+        supervision = self._supervise(execution, self._perform(execution, job), current_span_context())
         task = self._tasks.create_task(supervision, name=f"supervise-{execution.id}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    async def _perform(self, execution: Execution, job: Job) -> str:
+        if job.request.session_id and not job.resumes:
+            await self._end_interrupted(job.request.session_id)
+        return await self._work.perform(execution, job, on_begin=lambda: self._mind_absence(execution))
+
+    async def _end_interrupted(self, session_id: str) -> None:
+        """Ends what was interrupted in a session that now goes on without it."""
+        for record in await self._interrupted(session_id):
+            execution = await self._find(record.execution_id)
+            if execution.state == event_pb2.STATE_INTERRUPTED:
+                execution.finish(
+                    InterruptedEnd("it was interrupted, and its session has gone on with another execution")
+                )
+
+    async def _interrupted(self, session_id: str = "") -> Sequence[runner_pb2.Execution]:
+        page = await self._log.list_executions(
+            limit=_RESUMED_AT_MOST, before_key=0, states=[event_pb2.STATE_INTERRUPTED], session_id=session_id
+        )
+        return page.executions
 
     async def _supervise(self, execution: Execution, work: Coroutine[Any, Any, str], caller: SpanContext) -> None:
         record = execution.record

@@ -74,10 +74,15 @@ class CallReport:
         self._arguments = arguments
         self._began = time.monotonic()
         self._ended = False
+        self._sub_agent = str(arguments.get("subagent_type", "")) if call.name == "task" else ""
+        if resumption := scope.run.resumption:
+            resumption.unsettled.pop(call.sub_agent_id, None)
+            self._ended = call.id in resumption.finished_calls
+            if call.id in resumption.started_calls:
+                return
         kind = _KINDS.get(call.name, event_pb2.TOOL_KIND_OTHER)
         shown = _struct(scope.run.redactor.value(arguments))
         self._publish(event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name, kind=kind, arguments=shown))
-        self._sub_agent = str(arguments.get("subagent_type", "")) if call.name == "task" else ""
         if self._sub_agent in _SUB_AGENTS:
             task = shorten(scope.run.redactor.text(str(arguments.get("description", ""))), _LONGEST_ARGUMENT)
             self._publish(event_pb2.SubAgentStarted(tool_call_id=call.id, name=self._sub_agent, description=task))
@@ -86,7 +91,7 @@ class CallReport:
         """Publishes the end of the call, and returns its result without secrets."""
         message = _message_in(result)
         clean = message.model_copy(update={"content": self._scope.run.redactor.value(message.content)})
-        event = self._finished(_outcome(clean, self._call.output))
+        event = self._finished(_outcome(clean, self._call))
         text = clean.text
         event.result = shorten(text, _LONGEST_RESULT)
         event.truncated |= event.result != text
@@ -99,9 +104,14 @@ class CallReport:
     def cancel(self) -> None:
         """Publishes that the call was ended with its execution, unless its end was published already."""
         if not self._ended:
-            self._end(self._finished(event_pb2.TOOL_OUTCOME_CANCELLED))
+            interrupted = self._scope.run.is_interrupted()
+            self._end(
+                self._finished(event_pb2.TOOL_OUTCOME_INTERRUPTED if interrupted else event_pb2.TOOL_OUTCOME_CANCELLED)
+            )
 
     def _end(self, event: event_pb2.ToolCallFinished) -> None:
+        if self._ended:  # an earlier process has said so already
+            return
         self._ended = True
         if self._sub_agent in _SUB_AGENTS:
             self._publish(event_pb2.SubAgentFinished(tool_call_id=self._call.id))
@@ -123,8 +133,10 @@ class CallReport:
         self._scope.run.events.publish(event, sub_agent_id=self._call.sub_agent_id)
 
 
-def _outcome(message: ToolMessage, output: CommandOutput | None) -> event_pb2.ToolOutcome.ValueType:
-    command = output.result if output else None
+def _outcome(message: ToolMessage, call: RunningCall) -> event_pb2.ToolOutcome.ValueType:
+    if call.interrupted:
+        return event_pb2.TOOL_OUTCOME_INTERRUPTED
+    command = call.output.result if call.output else None
     if command and command.timed_out:
         return event_pb2.TOOL_OUTCOME_TIMED_OUT
     failed = message.status == "error" or (command is not None and command.exit_code != 0)

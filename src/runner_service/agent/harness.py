@@ -14,7 +14,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver
-from runner_service.agent.graphs import Graphs, build_graph
+from runner_service.agent.graphs import Graph, Graphs, build_graph
+from runner_service.agent.journal import Journal, current_journal
 from runner_service.agent.model_calls import Retries
 from runner_service.agent_run import AgentRun
 from runner_service.errors import ExecutionEnd, ModelRejectedEnd, ModelUnavailableEnd
@@ -33,27 +34,34 @@ _STEPS_PER_MODEL_CALL = 10
 class AgentHarness:
     """Runs any number of agents at once. Construct it with `agent_harness`."""
 
-    def __init__(self, graphs: Graphs, checkpoints: InlineSqliteSaver, directory: Path) -> None:
+    def __init__(self, graphs: Graphs, checkpoints: InlineSqliteSaver, journal: Journal, directory: Path) -> None:
         self._graphs = graphs
         self._checkpoints = checkpoints
+        self._journal = journal
         self._directory = directory
 
     async def run(self, run: AgentRun) -> str:
         """Runs an agent until it gives its final answer, and returns that, without secrets.
+
+        With a resumption it goes on from the last checkpoint: what has ended is not done again, and of what was under
+        way the model is told that its effects are not known.
 
         Cancelling it ends what it does. When it will not go on, `forget` it.
 
         Raises:
             ExecutionEnd: it ended without an answer; the class says why.
         """
-        token = current_scope.set(RunScope(run, self._directory / _thread_id(run)))
+        scope_token = current_scope.set(RunScope(run, self._directory / _thread_id(run)))
+        journal_token = current_journal.set(self._journal)
         try:
             return await self._invoke(run)
         finally:
-            current_scope.reset(token)
+            current_journal.reset(journal_token)
+            current_scope.reset(scope_token)
 
     async def forget(self, run: AgentRun) -> None:
         """Forgets the conversation of an execution that is finished for good, unless it is a session's."""
+        self._journal.forget(run.execution_id)
         if not run.session_id:
             await self._checkpoints.adelete_thread(_thread_id(run))
             await asyncio.to_thread(shutil.rmtree, self._directory / _thread_id(run), ignore_errors=True)
@@ -65,9 +73,11 @@ class AgentHarness:
             configurable={"thread_id": _thread_id(run)},
             recursion_limit=run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100,
         )
+        wish = HumanMessage(redact(run.message), id=f"{run.execution_id}-wish")
+        goes_on = run.resumption is not None and await _holds(graph, config, wish)
         try:
             # "sync": with any other durability a command that has ended runs again after a crash.
-            state = await graph.ainvoke({"messages": [HumanMessage(redact(run.message))]}, config, durability="sync")
+            state = await graph.ainvoke(None if goes_on else {"messages": [wish]}, config, durability="sync")
         except ExecutionEnd:
             raise
         except Exception as error:
@@ -80,7 +90,9 @@ async def agent_harness(state_dir: Path, *, retries: Retries | None = None) -> A
     """Opens what agents run on; `state_dir` holds their checkpoints. Raises OSError, sqlite3.Error."""
     langsmith.set_runtime_overrides(aio_to_thread=_inline)
     async with checkpoint_saver(state_dir / "checkpoints.db") as checkpoints, model_clients() as clients:
-        yield AgentHarness(Graphs(clients, checkpoints, retries or Retries()), checkpoints, state_dir / "agents")
+        journal = Journal(checkpoints.conn, checkpoints.serde)
+        graphs = Graphs(clients, checkpoints, retries or Retries())
+        yield AgentHarness(graphs, checkpoints, journal, state_dir / "agents")
 
 
 def warm_up() -> None:
@@ -95,7 +107,13 @@ async def _inline(default: Any, context: Context, function: Any, /, *args: Any, 
 
 
 def _thread_id(run: AgentRun) -> str:
-    return f"thread-{run.session_id}" if run.session_id else run.execution_id
+    return f"thread-{run.session_id}" if run.session_id else f"execution-{run.execution_id}"
+
+
+async def _holds(graph: Graph, config: RunnableConfig, wish: HumanMessage) -> bool:
+    """Says whether a conversation has got as far as what this execution was asked."""
+    state = await graph.aget_state(config)
+    return any(message.id == wish.id for message in state.values.get("messages", []))
 
 
 def _named(error: Exception, run: AgentRun) -> Exception:

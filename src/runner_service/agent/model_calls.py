@@ -60,6 +60,7 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         """
         scope = current_scope.get()
         check_model_call(scope.run)
+        _discard_unsettled(scope)
         attempt = 1
         while True:
             try:
@@ -84,6 +85,13 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         )
         scope.run.events.publish(notice, sub_agent_id=sub_agent_id())
         await asyncio.sleep(delay)
+
+
+def _discard_unsettled(scope: RunScope) -> None:
+    """Takes back what this agent said last before a crash, unless it was followed by deeds: it is said again now."""
+    resumption, agent = scope.run.resumption, sub_agent_id()
+    if resumption and (message_id := resumption.unsettled.pop(agent, "")):
+        scope.run.events.publish(event_pb2.MessageDiscarded(message_id=message_id), sub_agent_id=agent)
 
 
 async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> ModelResponse[Any]:

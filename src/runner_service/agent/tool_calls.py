@@ -13,7 +13,9 @@ from langgraph.types import Command
 
 from runner_service.agent.answers import UNREADABLE
 from runner_service.agent.call_events import CallReport
+from runner_service.agent.journal import current_journal
 from runner_service.agent.usage import count_tool_call
+from runner_service.agent_run import AgentRun
 from runner_service.errors import ExecutionEnd
 from runner_service.telemetry import tool_span
 from runner_service.tools.backend import SandboxBackend
@@ -29,6 +31,14 @@ _TOKENS_SHOWN = 15_000
 
 _LONGEST_COMMAND_WISH = 7 * 24 * 3600
 """Seconds. Above it deepagents would refuse the call; below it the request's own limit holds."""
+
+_WITH_EFFECTS = {"execute", "write_file", "edit_file"}
+"""The tools whose calls must not happen twice. All others may."""
+
+_INTERRUPTED = (
+    "the service was stopped while this ran. It was not run again, and how far it came is not known: "
+    "look at what it has changed before you decide what to do"
+)
 
 _DESCRIPTIONS = {
     "execute": (
@@ -65,13 +75,13 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
         """Runs a tool. It ends the agent only by an `ExecutionEnd` or a cancellation."""
         scope = current_scope.get()
-        count_tool_call(scope.run)
         call = RunningCall(str(request.tool_call["id"]), request.tool_call["name"], sub_agent_id())
+        count_tool_call(scope.run, call.id)
         report = CallReport(scope, call, request.tool_call["args"])
         token = current_call.set(call)
         try:
             with tool_span(call.name, call.id) as span:
-                result = await self._run(request, handler)
+                result = await self._run(scope.run, call, request, handler)
                 outcome = report.finish(result)
                 outcome.record(span)
         except BaseException:
@@ -81,9 +91,22 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             current_call.reset(token)
         return outcome.result
 
-    async def _run(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
+    async def _run(self, run: AgentRun, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
         if UNREADABLE in request.tool_call["args"]:
             return _failed(request, "the arguments could not be read; send them again, as one JSON object")
+        if call.name not in _WITH_EFFECTS:
+            return await self._run_guarded(request, handler)
+        journal = current_journal.get()
+        if run.resumption and (entry := journal.find(run.execution_id, call.id)):
+            call.interrupted = entry.result is None
+            return entry.result or _failed(request, _INTERRUPTED)
+        journal.begin(run.execution_id, call.id)
+        result = await self._run_guarded(request, handler)
+        if isinstance(result, ToolMessage):
+            journal.end(run.execution_id, call.id, _without_secrets(result, run))
+        return result
+
+    async def _run_guarded(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
         try:
             return await super().awrap_tool_call(request, handler)
         except (ExecutionEnd, GraphBubbleUp):
@@ -92,6 +115,10 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             error_id = secrets.token_hex(4)
             logger.exception("tool_call_failed tool=%s error_id=%s", request.tool_call["name"], error_id)
             return _failed(request, f"the tool failed unexpectedly (error id {error_id}); try something else")
+
+
+def _without_secrets(result: ToolMessage, run: AgentRun) -> ToolMessage:
+    return result.model_copy(update={"content": run.redactor.value(result.content)})
 
 
 def _failed(request: ToolCallRequest, reason: str) -> ToolMessage:

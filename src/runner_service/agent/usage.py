@@ -35,8 +35,10 @@ def check_tokens(run: AgentRun) -> None:
         raise LimitExceededEnd("max_total_tokens", run.limits.max_total_tokens)
 
 
-def count_tool_call(run: AgentRun) -> None:
-    """Counts a tool call. Raises LimitExceededEnd when it is one too many."""
+def count_tool_call(run: AgentRun, tool_call_id: str) -> None:
+    """Counts a tool call, unless an earlier process has. Raises LimitExceededEnd when it is one too many."""
+    if run.resumption and tool_call_id in run.resumption.started_calls:
+        return
     if run.usage.tool_calls >= run.limits.max_tool_calls:
         raise LimitExceededEnd("max_tool_calls", run.limits.max_tool_calls)
     run.usage.tool_calls += 1

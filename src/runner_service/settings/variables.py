@@ -107,6 +107,8 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
 
     drain_timeout: Pause = _by_mode(4.0, 300.0)
     """How many seconds executions may take to finish after SIGTERM. The daemon kills after 5."""
+    resume_on_start: bool = False
+    """Whether executions that a stop of the service has interrupted go on by themselves, if they had no secrets."""
     disconnect_grace: Pause = 5.0
     """How many seconds an execution waits for its last caller to come back before it is cancelled."""
     kill_grace: Pause = 2.0

@@ -25,6 +25,12 @@ class RunScope:
     call_ids: set[str] = field(default_factory=set)
     messages: int = 0
 
+    def __post_init__(self) -> None:
+        if self.run.resumption:
+            self.call_ids |= self.run.resumption.started_calls
+            # No message of the earlier process can have a higher number than it had events.
+            self.messages = self.run.events.last_sequence
+
 
 @dataclass
 class RunningCall:
@@ -34,6 +40,8 @@ class RunningCall:
     name: str
     sub_agent_id: str
     output: "CommandOutput | None" = None
+    interrupted: bool = False
+    """Its effects are not known: an earlier process was killed while it ran."""
 
 
 current_scope: ContextVar[RunScope] = ContextVar("scope")

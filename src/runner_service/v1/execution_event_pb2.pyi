@@ -126,6 +126,8 @@ class _ToolOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolOutco
     """A command ran out of time and was ended; its output so far is kept."""
     TOOL_OUTCOME_CANCELLED: _ToolOutcome.ValueType  # 4
     """It was ended because the execution ended."""
+    TOOL_OUTCOME_INTERRUPTED: _ToolOutcome.ValueType  # 5
+    """The service was stopped while it ran. It is not run again, and how far it came is not known; the model is told."""
 
 class ToolOutcome(_ToolOutcome, metaclass=_ToolOutcomeEnumTypeWrapper):
     """Says how a tool call ended."""
@@ -140,6 +142,8 @@ TOOL_OUTCOME_TIMED_OUT: ToolOutcome.ValueType  # 3
 """A command ran out of time and was ended; its output so far is kept."""
 TOOL_OUTCOME_CANCELLED: ToolOutcome.ValueType  # 4
 """It was ended because the execution ended."""
+TOOL_OUTCOME_INTERRUPTED: ToolOutcome.ValueType  # 5
+"""The service was stopped while it ran. It is not run again, and how far it came is not known; the model is told."""
 Global___ToolOutcome: _TypeAlias = ToolOutcome  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,72 @@
+"""What was about to run, and what came of it: the reason why nothing with effects happens twice.
+
+A call is written down before it begins, and its result before anyone hears of it. After a crash the two tell apart what
+never began, what has ended, and what was under way, of which nobody knows how far it came.
+"""
+
+import sqlite3
+from contextvars import ContextVar
+from typing import NamedTuple
+
+from langchain_core.messages import ToolMessage
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS journal (
+    execution_id TEXT NOT NULL,
+    tool_call_id TEXT NOT NULL,
+    type TEXT,
+    result BLOB,
+    PRIMARY KEY (execution_id, tool_call_id)
+) WITHOUT ROWID
+"""
+
+
+class JournalEntry(NamedTuple):
+    """A call that has begun. `result` is None when it is not known how far it came."""
+
+    result: ToolMessage | None
+
+
+class Journal:
+    """Shares the connection of the checkpoints, and like them is written on the event loop, in some 40 µs."""
+
+    def __init__(self, connection: sqlite3.Connection, serializer: SerializerProtocol) -> None:
+        self._connection = connection
+        self._serializer = serializer
+        with connection:
+            connection.execute(_SCHEMA)
+
+    def begin(self, execution_id: str, tool_call_id: str) -> None:
+        """Writes down that a call is about to run."""
+        with self._connection as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO journal (execution_id, tool_call_id) VALUES (?, ?)",
+                (execution_id, tool_call_id),
+            )
+
+    def end(self, execution_id: str, tool_call_id: str, result: ToolMessage) -> None:
+        """Writes down what came of it."""
+        with self._connection as connection:
+            connection.execute(
+                "UPDATE journal SET type = ?, result = ? WHERE execution_id = ? AND tool_call_id = ?",
+                (*self._serializer.dumps_typed(result), execution_id, tool_call_id),
+            )
+
+    def find(self, execution_id: str, tool_call_id: str) -> JournalEntry | None:
+        """Looks a call up; None when it never began."""
+        row = self._connection.execute(
+            "SELECT type, result FROM journal WHERE execution_id = ? AND tool_call_id = ?", (execution_id, tool_call_id)
+        ).fetchone()
+        if row is None:
+            return None
+        return JournalEntry(None if row[0] is None else self._serializer.loads_typed(row))
+
+    def forget(self, execution_id: str) -> None:
+        """Forgets the calls of an execution that is finished for good."""
+        with self._connection as connection:
+            connection.execute("DELETE FROM journal WHERE execution_id = ?", (execution_id,))
+
+
+current_journal: ContextVar[Journal] = ContextVar("journal")
+"""Where the calls of the current task's execution are written down."""
