@@ -22,10 +22,10 @@ class Replacement:
     A context manager: what was not committed is gone in the end. Raises FileError.
     """
 
-    def __init__(self, root: Root, path: str, *, mode: int | None = None) -> None:
+    def __init__(self, root: Root, path: str, *, mode: int | None = None, create: bool = True) -> None:
         self._path = path
         self._mode = mode
-        self._location = root.locate(path, create=True)
+        self._location = root.locate(path, create=create)
         self._place: Place | None = None
         self._temporary = f".{token_hex(8)}.partial"
         self._descriptor = -1
@@ -83,7 +83,7 @@ class Replacement:
 
 def write_text(root: Root, path: str, text: str) -> None:
     """Writes a whole file. Raises FileError."""
-    _write(root, path, _encoded(text))
+    _write(root, path, _encoded(text), create=True)
 
 
 def edit_text(root: Root, path: str, old: str, new: str, *, replace_all: bool) -> int:
@@ -99,7 +99,7 @@ def edit_text(root: Root, path: str, old: str, new: str, *, replace_all: bool) -
         raise FileError("no_match", f"{path}: the text was not found; it has to match exactly, white space included")
     if count > 1 and not replace_all:
         raise FileError("not_unique", f"{path}: the text occurs {count} times; add lines around it, or replace all")
-    _write(root, path, data.replace(before, after))
+    _write(root, path, data.replace(before, after), create=False)
     return count
 
 
@@ -115,8 +115,8 @@ def delete(root: Root, path: str) -> None:
             os.unlink(place.name, dir_fd=place.directory)
 
 
-def _write(root: Root, path: str, data: bytes) -> None:
-    with Replacement(root, path) as replacement:
+def _write(root: Root, path: str, data: bytes, *, create: bool) -> None:
+    with Replacement(root, path, create=create) as replacement:
         replacement.write(data)
         replacement.commit()
 

@@ -1,0 +1,42 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from runner_service.executors import Executor, Sandbox, SandboxSpec
+from runner_service.executors.local import local_executor
+
+
+@asynccontextmanager
+async def _local(directory: Path) -> AsyncIterator[Executor]:
+    async with local_executor(root=directory / "root", state_dir=directory / "state", terminate_grace=0.25) as executor:
+        yield executor
+
+
+EXECUTORS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Executor]]] = {"local": _local}
+"""Every executor that has to pass the conformance suite: how to open one, given a directory of the test's own."""
+
+ON_BOTH_LOOPS = {"test_commands", "test_output"}
+"""Where pipes and descriptors meet the loop. The rest is done by threads and by other processes."""
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    both = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return both if item.path.stem in ON_BOTH_LOOPS else {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=EXECUTORS)
+async def executor(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Executor]:
+    async with EXECUTORS[request.param](tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sandbox(executor: Executor) -> AsyncIterator[Sandbox]:
+    async with executor.open(SandboxSpec("execution-1", environment={"GIVEN": "by the caller"})) as opened:
+        yield opened

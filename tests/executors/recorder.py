@@ -1,0 +1,70 @@
+"""What the tests of executors share: a sink that keeps everything, and questions to a sandbox about its processes."""
+
+import asyncio
+
+from runner_service.executors import Command, CommandResult, Sandbox, Stream
+
+
+class Recorder:
+    """Takes all output; `arrived` lets a test wait for some of it."""
+
+    def __init__(self) -> None:
+        self.stdout = bytearray()
+        self.stderr = bytearray()
+        self.pieces: list[int] = []
+        self._news = asyncio.Condition()
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        (self.stdout if stream == "stdout" else self.stderr).extend(data)
+        self.pieces.append(len(data))
+        async with self._news:
+            self._news.notify_all()
+
+    async def arrived(self, text: bytes) -> None:
+        async with asyncio.timeout(20), self._news:
+            await self._news.wait_for(lambda: text in self.stdout)
+
+
+class Counter:
+    """Counts and forgets."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.newlines = 0
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        self.bytes += len(data)
+        self.newlines += data.count(b"\n")
+
+
+async def run(sandbox: Sandbox, text: str, timeout: float = 30) -> tuple[CommandResult, bytes, bytes]:  # noqa: ASYNC109  # the command's
+    """Runs a command; returns its result, stdout and stderr."""
+    recorder = Recorder()
+    result = await sandbox.run(Command(text, timeout, recorder))
+    return result, bytes(recorder.stdout), bytes(recorder.stderr)
+
+
+async def output(sandbox: Sandbox, text: str) -> str:
+    """Runs a command that has to succeed; returns its stdout."""
+    result, stdout, stderr = await run(sandbox, text)
+    assert result.exit_code == 0, (result, stderr)
+    return stdout.decode()
+
+
+async def living(sandbox: Sandbox, marker: str) -> list[str]:
+    """Returns the processes of the sandbox's machine with `marker` in an argument; a zombie has no arguments."""
+    pattern = f"[{marker[0]}]{marker[1:]}"
+    _, stdout, _ = await run(sandbox, f"grep -las -- '{pattern}' /proc/[0-9]*/cmdline")
+    return stdout.decode().split()
+
+
+async def all_gone(sandbox: Sandbox, marker: str) -> bool:
+    """Says whether no process with `marker` is left."""
+    return not await living(sandbox, marker)
+
+
+async def appeared(sandbox: Sandbox, marker: str, count: int = 1) -> None:
+    """Waits until `count` processes with `marker` are there."""
+    async with asyncio.timeout(20):
+        while len(await living(sandbox, marker)) < count:
+            await asyncio.sleep(0.02)
