@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from runner_service.errors import UnavailableError
 from runner_service.executors import Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -18,8 +19,8 @@ FINAL_STATES = frozenset(
 """The states that an execution never leaves."""
 
 
-class LogError(Exception):
-    """The log cannot be opened, written or read; the text says why."""
+class LogError(UnavailableError):
+    """The log cannot be opened, written or read; the text says why. A caller may try again."""
 
 
 @dataclass(frozen=True, slots=True)
