@@ -32,6 +32,8 @@ class AgentRun:
     events: "EventStream"
     redactor: Redactor
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
+    max_repeated_calls: int = 0
+    """How many calls in a row an agent may make that bring nothing new; 0 allows any number."""
     resumption: "Resumption | None" = None
     """How far an earlier process came with it; None when it begins."""
     is_interrupted: Callable[[], bool] = lambda: False

@@ -116,6 +116,18 @@ class LimitExceededEnd(ExecutionEnd):
         super().__init__(f"limits.{field} = {value} was reached; raise it, or give the agent a smaller task")
 
 
+class RepetitionEnd(ExecutionEnd):
+    """The agent made the same calls with the same results again and again."""
+
+    code = "LOOP_DETECTED"
+
+    def __init__(self, tool: str, times: int) -> None:
+        super().__init__(
+            f"the agent went round in circles: {times} calls in a row, the last one of {tool}, brought nothing new; "
+            "reword the task, or allow more by MAX_REPEATED_CALLS"
+        )
+
+
 class TimedOutEnd(ExecutionEnd):
     """The execution took longer than `limits.timeout`."""
 

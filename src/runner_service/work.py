@@ -107,6 +107,7 @@ class Work:
                     events=execution.stream,
                     redactor=execution.redactor,
                     usage=execution.usage,
+                    max_repeated_calls=self._settings.max_repeated_calls,
                     resumption=resumption,
                     is_interrupted=lambda: execution.is_interrupted,
                 )

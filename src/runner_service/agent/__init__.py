@@ -1,6 +1,7 @@
 """The agent loop, on deepagents. Its libraries are heavy: `load` imports them, in a thread, once calls can be taken."""
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runner_service.agent.harness import AgentHarness
+
+_TRACING_TO_OTHERS = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
+"""Variables by which LangChain would send whole prompts to a service of its maker."""
 
 _BRISK_SWITCH_SECONDS = 0.0005
 _GC_THRESHOLDS = (50_000, 50, 100)
@@ -22,6 +26,8 @@ def load() -> OpenHarness:
     Meanwhile the event loop goes on with stalls of a few milliseconds: the thread gives way often, and no garbage
     collection walks over what is being imported. Afterwards what was imported is exempt from collections for good.
     """
+    for variable in _TRACING_TO_OTHERS:
+        os.environ[variable] = "false"
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_BRISK_SWITCH_SECONDS)
     gc.disable()

@@ -49,6 +49,11 @@ class Outcome:
     event: event_pb2.ToolCallFinished
     command: CommandResult | None
 
+    def with_remark(self, remark: str) -> ToolMessage | Command[Any]:
+        """The result, with a remark of ours for the model."""
+        message = _message_in(self.result)
+        return _with_message(self.result, message, message.model_copy(update={"content": f"{message.text}{remark}"}))
+
     def record(self, span: Span) -> None:
         """Writes it down in the call's span."""
         if self.command:
@@ -92,6 +97,8 @@ class CallReport:
         message = _message_in(result)
         clean = message.model_copy(update={"content": self._scope.run.redactor.value(message.content)})
         event = self._finished(_outcome(clean, self._call))
+        if (exit_code := _exit_code(clean)) is not None:
+            event.exit_code = exit_code
         text = clean.text
         event.result = shorten(text, _LONGEST_RESULT)
         event.truncated |= event.result != text
@@ -139,8 +146,13 @@ def _outcome(message: ToolMessage, call: RunningCall) -> event_pb2.ToolOutcome.V
     command = call.output.result if call.output else None
     if command and command.timed_out:
         return event_pb2.TOOL_OUTCOME_TIMED_OUT
-    failed = message.status == "error" or (command is not None and command.exit_code != 0)
+    failed = message.status == "error" or bool(_exit_code(message))
     return event_pb2.TOOL_OUTCOME_FAILED if failed else event_pb2.TOOL_OUTCOME_SUCCEEDED
+
+
+def _exit_code(message: ToolMessage) -> int | None:
+    """The exit code of a command, also of one that an earlier process has run."""
+    return message.artifact.get("exit_code") if isinstance(message.artifact, dict) else None
 
 
 def _describe_output(event: event_pb2.ToolCallFinished, output: CommandOutput) -> None:

@@ -19,6 +19,7 @@ from runner_service.agent_run import AgentRun
 from runner_service.errors import ExecutionEnd
 from runner_service.telemetry import tool_span
 from runner_service.tools.backend import SandboxBackend
+from runner_service.tools.repetition import REMARK
 from runner_service.tools.scope import RunningCall, current_call, current_scope, sub_agent_id
 
 logger = logging.getLogger(__name__)
@@ -84,12 +85,13 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
                 result = await self._run(scope.run, call, request, handler)
                 outcome = report.finish(result)
                 outcome.record(span)
+            told = scope.repetition(call.sub_agent_id).take(call.name, request.tool_call["args"], outcome.event.result)
         except BaseException:
             report.cancel()
             raise
         finally:
             current_call.reset(token)
-        return outcome.result
+        return outcome.with_remark(REMARK) if told else outcome.result
 
     async def _run(self, run: AgentRun, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
         if UNREADABLE in request.tool_call["args"]:

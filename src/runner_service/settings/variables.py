@@ -4,6 +4,7 @@ The docstring below a field is its documentation, for `runner-service check` and
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -127,6 +128,9 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     default_max_output_bytes: Count = 1 << 30
     """How many bytes of output of one command are kept when the request does not say."""
 
+    max_repeated_calls: Annotated[int, Field(ge=0)] = 20
+    """How many tool calls in a row may bring nothing new (same call, same result) before the execution is ended as
+    LOOP_DETECTED; after half of them the model is told. 0 allows any number."""
     stigmer_llm_provider: Provider = _by_mode("ollama", "anthropic")
     """Who answers: `openai` (and whatever speaks its protocol), `anthropic`, `ollama` or `scripted`."""
     stigmer_llm_model: str = _computed(lambda data: _DEFAULT_MODELS.get(data["stigmer_llm_provider"], ""))
@@ -235,12 +239,15 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
         return self.ollama_base_url if provider == "ollama" else None
 
     def secrets(self) -> list[str]:
-        """Returns every secret value of the service itself, for redaction; not that of AUTH_TOKEN_FILE."""
+        """Returns every secret value of the service itself, for redaction. Reads AUTH_TOKEN_FILE: some microseconds."""
         values = [getattr(self, name) for name in type(self).model_fields]
         secrets = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
         headers = (self.otel_exporter_otlp_headers, self.otel_exporter_otlp_traces_headers)
         for header in ",".join(each.get_secret_value() for each in headers if each).split(","):
             secrets.add(header.partition("=")[2].strip())
+        if self.auth_token_file is not None:
+            with suppress(OSError, UnicodeDecodeError):
+                secrets.add(self.auth_token_file.read_text().strip())
         return sorted(secrets - {"", DUMMY_API_KEY})
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner_service.agent_run import AgentRun
+from runner_service.tools.repetition import Repetition
 
 if TYPE_CHECKING:
     from runner_service.tools.command import CommandOutput
@@ -24,12 +25,18 @@ class RunScope:
     """What each command wrote, by tool call id."""
     call_ids: set[str] = field(default_factory=set)
     messages: int = 0
+    repetitions: dict[str, Repetition] = field(default_factory=dict)
+    """By agent: whether it goes round in circles."""
 
     def __post_init__(self) -> None:
         if self.run.resumption:
             self.call_ids |= self.run.resumption.started_calls
             # No message of the earlier process can have a higher number than it had events.
             self.messages = self.run.events.last_sequence
+
+    def repetition(self, agent: str) -> Repetition:
+        """What one agent of the execution, by its sub-agent id, has called so far."""
+        return self.repetitions.setdefault(agent, Repetition(self.run.max_repeated_calls))
 
 
 @dataclass

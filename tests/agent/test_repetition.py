@@ -1,0 +1,60 @@
+"""An agent that goes round in circles is told once, then ended; one that gets somewhere is left alone."""
+
+import pytest
+from tests.running import StartService, command, one, turn
+
+from runner_service.errors import RepetitionEnd
+from runner_service.tools.repetition import Repetition
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+def test_the_same_call_with_the_same_result_is_told_once_and_then_ended() -> None:
+    repetition = Repetition(6)
+
+    told = [repetition.take("execute", {"command": "true"}, "ok") for _ in range(6)]
+
+    assert told == [False, False, False, True, False, False]
+    with pytest.raises(RepetitionEnd, match="6 calls in a row"):
+        repetition.take("execute", {"command": "true"}, "ok")
+
+
+def test_two_calls_in_turn_are_a_circle_too() -> None:
+    repetition = Repetition(4)
+    for n in range(5):
+        repetition.take("execute", {"command": f"{n % 2}"}, "ok")
+
+    with pytest.raises(RepetitionEnd):
+        repetition.take("execute", {"command": "1"}, "ok")
+
+
+def test_a_result_that_changes_is_news() -> None:
+    repetition = Repetition(2)
+
+    assert not any(repetition.take("execute", {"command": "date"}, str(n)) for n in range(100))
+
+
+def test_work_in_between_is_news() -> None:
+    repetition = Repetition(2)
+
+    for n in range(20):
+        assert not repetition.take("edit_file", {"old_string": str(n)}, "done")
+        repetition.take("execute", {"command": "make test"}, "1 failed")
+
+
+def test_zero_allows_any_number() -> None:
+    repetition = Repetition(0)
+
+    assert not any(repetition.take("ls", {}, "") for _ in range(1000))
+
+
+async def test_the_model_is_told_and_the_execution_ends_with_a_clear_account(start: StartService) -> None:
+    turns = [turn("", command("true")) for _ in range(3)] + [turn("{{last_tool_result}}", command("true"))]
+    client = await start(turns + [turn("", command("true")) for _ in range(9)], MAX_REPEATED_CALLS="4")
+
+    events = await client.execute()
+
+    finished = one(events, "finished")
+    assert finished.state == event_pb2.STATE_FAILED
+    assert finished.error.code == "LOOP_DETECTED"
+    assert finished.usage.tool_calls == 5
+    assert "try something else" in "".join(event.text_delta.text for event in events)
