@@ -15,7 +15,7 @@ import grpc
 
 from runner_service.auth import Authentication
 from runner_service.health import Readiness
-from runner_service.refusals import abort_with, lenient, readable
+from runner_service.refusals import abandon, abort_with, lenient, readable
 from runner_service.telemetry import record_call_status, server_span
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -136,7 +136,7 @@ class ErrorGuard(_Wrapping):
         except grpc.aio.AbortError:
             raise
         except grpc.aio.InternalError:  # a write to a caller who has left; the cancellation is on its way
-            return await _end_abandoned(context)
+            return await abandon(context)
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
@@ -190,11 +190,3 @@ def _code(context: Context) -> grpc.StatusCode:
 def _code_of_leaving(context: Context) -> grpc.StatusCode:
     """Returns the code that the caller itself saw when it left."""
     return grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED
-
-
-async def _end_abandoned(context: Context) -> None:
-    """Completes a call whose caller has most likely left: if not, it must not wait for ever."""
-    try:
-        await context.abort(grpc.StatusCode.CANCELLED, "the call was abandoned")
-    except grpc.aio.InternalError:
-        raise asyncio.CancelledError from None

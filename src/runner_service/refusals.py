@@ -1,5 +1,6 @@
 """How an error reaches a caller: a status with `google.rpc` details that holds nothing it should not."""
 
+import asyncio
 import itertools
 import logging
 import re
@@ -45,7 +46,21 @@ async def abort_with(error: BaseException, method: str, context: Context) -> NoR
         logger.info("call_refused method=%s code=%s reason=%s", method, code.name, reason)
     details.append(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     text = shortened(text)
-    await context.abort(code, text, ((_DETAILS_KEY, _status(code, text, details)),))
+    await _complete(context, code, text, ((_DETAILS_KEY, _status(code, text, details)),))
+
+
+async def abandon(context: Context) -> NoReturn:
+    """Ends a call whose caller has most likely left. If it has not, it must not wait for ever."""
+    await _complete(context, grpc.StatusCode.CANCELLED, "the call was abandoned", ())
+
+
+async def _complete(
+    context: Context, code: grpc.StatusCode, text: str, trailers: tuple[tuple[str, bytes], ...]
+) -> NoReturn:
+    try:
+        await context.abort(code, text, trailers)
+    except grpc.aio.InternalError:  # there is nobody left to tell
+        raise asyncio.CancelledError from None
     raise AssertionError("abort has returned")
 
 

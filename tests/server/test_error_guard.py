@@ -174,3 +174,27 @@ async def test_a_caller_who_leaves_while_a_write_waits_for_it_is_no_error(caplog
         async with asyncio.timeout(20):
             await left.wait()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_handler_that_fails_after_its_caller_left_is_logged_once_and_tells_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    tell_end: Any = lambda _: ended.set()  # noqa: E731  # the stubs have a type for it that cannot be written
+
+    async def unary(request: StringValue, context: Context) -> StringValue:
+        context.add_done_callback(tell_end)
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError("while cleaning up") from None
+        return request
+
+    async with serving(unary=unary) as probe:
+        call = probe.call()
+        await begun.wait()
+        call.cancel()
+        await asyncio.wait_for(ended.wait(), 20)
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.getMessage().startswith("call_failed")

@@ -304,6 +304,15 @@ def test_no_secret_is_shown_anywhere_and_each_is_known_for_redaction() -> None:
     assert "hunter" not in text
 
 
+def test_the_token_in_a_file_is_known_for_redaction_also_after_it_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first-token\n")
+    settings = load_settings({"MODE": "local", "AUTH_TOKEN_FILE": str(file)})
+    assert settings.secrets() == ["first-token"]
+    file.write_text("second-token")
+    assert settings.secrets() == ["second-token"]
+
+
 def test_the_daemons_public_key_is_no_secret() -> None:
     assert DUMMY_API_KEY not in load_settings(LOCAL_BLOCK).secrets()
 
