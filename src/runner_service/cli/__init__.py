@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from typing import Any
 
 import click
 
@@ -15,17 +16,24 @@ from runner_service.cli.serve import serve
 DEBUG_VARIABLE = "RUNNER_SERVICE_DEBUG"
 
 
-class _Ordered(click.Group):
-    """Lists its commands in the order in which people need them."""
+class _Commands(click.Group):
+    """Lists its commands in the order in which people need them, and knows what it means when the reader has gone."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns their names."""
         del ctx
         return list(self.commands)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command, and returns what it does."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would call it a failure
+            return _forget_output()
+
 
 @click.group(
-    cls=_Ordered,
+    cls=_Commands,
     epilog=help_end(
         'runner-service run "make the tests pass"       an agent works in ./workspace',
         'runner-service run --model scripted "hello"    the same, with a model that plays a script',
@@ -58,11 +66,15 @@ def _run_guarded() -> int:
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
-        return ExitCode.NO_READER
+        return _forget_output()
     except Exception as error:  # noqa: BLE001  # the last guard before the terminal
         return _own_up(error)
     return int(code or 0)
+
+
+def _forget_output() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
+    return ExitCode.NO_READER
 
 
 def _own_up(error: Exception) -> int:

@@ -53,15 +53,20 @@ class Connection:
         """Says that events arrive again, if it was said that they do not."""
         if self._told:
             self._told = False
-            self._say("attached again")
+            self._say("it is back")
 
     async def _mend(self, error: grpc.aio.AioRpcError) -> None:
         """Looks for the service anew after a break."""
         if not self._told:
             self._told = True
-            self._say(f"the stream broke ({error.details()}); attaching again")
+            self._say(f"lost the service ({error.details()}); trying again")
         if self._own is not None:
-            await self._look_again(self._own)
+            try:
+                await self._look_again(self._own)
+            except Failure as failure:
+                if failure.exit_code == ExitCode.CONFIG:
+                    raise
+                # Otherwise it may yet come: how long that is hoped for is the client's business.
 
     async def _look_again(self, own: OwnService) -> None:
         address = await asyncio.to_thread(own.address)

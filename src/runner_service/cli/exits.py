@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     CANCELLED = 3
     UNAVAILABLE = 69
     DEFECT = 70
+    LOG_UNAVAILABLE = 75
     NO_PERMISSION = 77
     CONFIG = 78
     TIMED_OUT = 124
@@ -28,6 +29,7 @@ Exit codes:
     2  the command line is wrong
     3  the execution was cancelled by somebody else
    69  the service cannot be reached, or cannot start
+   75  STATE_DIR is held by another service, or its log cannot be opened
    77  the service wants another token
    78  the environment is wrong, or lacks something
   124  the execution ran out of time

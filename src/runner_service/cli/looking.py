@@ -18,7 +18,7 @@ from runner_service.cli.target import Target
 from runner_service.cli.view_options import ViewOptions
 from runner_service.cli.views import opened_view
 from runner_service.cli.views.lines import printable
-from runner_service.cli.views.wording import seconds
+from runner_service.cli.views.wording import counted, seconds
 from runner_service.client import RunnerClient
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -70,7 +70,7 @@ def write_output(execution_id: str, call: str, *, stderr: bool, follow: bool, ta
 
 @asynccontextmanager
 async def _connected(target: Target) -> AsyncIterator[Connection]:
-    own = OwnService(os.environ) if target.server is None else None
+    own = OwnService(os.environ, anywhere=True) if target.server is None else None
     async with connected(target, own, lambda text: click.echo(f"runner-service: {text}", err=True)) as connection:
         yield connection
 
@@ -141,7 +141,7 @@ async def _call_id(client: RunnerClient, execution_id: str, number: int) -> str:
         if str(number) in calls:
             return str(number)
         raise Failure(
-            f"{execution_id} has made {len(calls)} tool calls so far, and {number} is none of them\n"
+            f"{execution_id} has made {counted(len(calls), 'tool call')} so far, and {number} is none of them\n"
             f"`runner-service events {execution_id}` shows them with their numbers."
         )
     return str(calls[number - 1])

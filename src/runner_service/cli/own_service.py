@@ -26,8 +26,8 @@ SOCKET_FILE = "service.sock"
 
 _IDLE_SECONDS = 2
 _START_SECONDS = 30.0
-_YIELD_SECONDS = 4.0  # for another service to go, or to say where it is
-_LOOK_EVERY = 0.1
+_YIELD_SECONDS = 5.0  # for a service that is in the way; one that stops gives its executions 4
+_LOOK_EVERY = 0.2
 _LONGEST_SOCKET_PATH = 100  # bytes; systems allow 103 to 107
 _LONGEST_LOG = 1 << 20
 
@@ -44,10 +44,18 @@ class Found(NamedTuple):
     mode: str
 
 
-class OwnService:
-    """The service for the directory and mode of `environ`. `environ` may hold keys: they reach it over a pipe only."""
+class _InTheWayError(Failure):
+    """Another service holds STATE_DIR, for now."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+
+class OwnService:
+    """The service for the directory and mode of `environ`. `environ` may hold keys: they reach it over a pipe only.
+
+    With `anywhere`, a service that works in another directory or mode will do: for those who only look.
+    """
+
+    def __init__(self, environ: Mapping[str, str], *, anywhere: bool = False) -> None:
+        self._anywhere = anywhere
         self._environ = {name: value for name, value in environ.items() if name not in _PROTECTION}
         self._environ.setdefault("MODE", "local")
         self._environ["LISTEN_ADDRESS"] = "127.0.0.1:0"
@@ -65,25 +73,32 @@ class OwnService:
     def address(self) -> str:
         """Returns where the service listens; starts it when there is none. Takes up to some seconds.
 
+        One that is in the way, because it is just stopping or starting, has a moment to go or to say where it is.
+
         Raises:
             Failure: it cannot be started, or STATE_DIR is held by a service for another directory.
         """
-        found = self._find_fitting()
-        return found.address if found else self._start()
+        give_up = time.monotonic() + _YIELD_SECONDS
+        while True:
+            try:
+                found = self._find_fitting()
+                return found.address if found else self._start()
+            except _InTheWayError:
+                if time.monotonic() >= give_up:
+                    raise
+            time.sleep(_LOOK_EVERY)
 
     def _find_fitting(self) -> Found | None:
-        """Returns the service that holds STATE_DIR, if any. One for another directory has a moment to go."""
-        give_up = time.monotonic() + _YIELD_SECONDS
-        while (found := _find(self.settings.state_dir)) and not self._fits(found):
-            if time.monotonic() > give_up:
-                raise Failure(
-                    f"the service with pid {found.pid} holds STATE_DIR {self.settings.state_dir}, and works in "
-                    f"{found.sandbox_root} (MODE={found.mode}), not in {self._root()} (MODE={self.settings.mode})\n"
-                    f"Wait until it has ended, stop it with `kill {found.pid}`, or set STATE_DIR to another directory.",
-                    ExitCode.UNAVAILABLE,
-                )
-            time.sleep(_LOOK_EVERY)
-        return found
+        """Returns the service that holds STATE_DIR, if any. Raises _InTheWayError."""
+        found = _find(self.settings.state_dir)
+        if found is None or self._anywhere or self._fits(found):
+            return found
+        raise _InTheWayError(
+            f"the service with pid {found.pid} holds STATE_DIR {self.settings.state_dir}, and works in "
+            f"{found.sandbox_root} (MODE={found.mode}), not in {self._root()} (MODE={self.settings.mode})\n"
+            f"Wait until it has ended, stop it with `kill {found.pid}`, or set STATE_DIR to another directory.",
+            ExitCode.UNAVAILABLE,
+        )
 
     def _fits(self, found: Found) -> bool:
         same_place = found.mode == "cloud" or found.sandbox_root == str(self._root())
@@ -93,7 +108,7 @@ class OwnService:
         return Path(self.settings.sandbox_root_dir).resolve()
 
     def _start(self) -> str:
-        """Starts the service and returns where it listens, or where another is that was faster."""
+        """Starts the service and returns where it listens. Raises Failure; _InTheWayError if STATE_DIR is held."""
         log = _open_log(self.settings.state_dir)
         begin = log.stat().st_size
         process, ready = self._spawn(log)
@@ -101,12 +116,12 @@ class OwnService:
         if address is not None:
             return address
         exit_code = process.wait()
-        if exit_code != ExitCode.CONFIG and (faster := self._wait_for_faster()):
-            return faster
         said = log.read_bytes()[begin:].decode(errors="replace").strip()
         reason = said.removeprefix("runner-service: ") or f"it ended with exit code {exit_code}; its log is {log}"
-        known = exit_code in {ExitCode.CONFIG, ExitCode.UNAVAILABLE}
-        raise Failure(f"the service cannot start: {reason}", ExitCode(exit_code) if known else ExitCode.UNAVAILABLE)
+        text = f"the service cannot start: {reason}"
+        if exit_code == ExitCode.LOG_UNAVAILABLE:
+            raise _InTheWayError(text, ExitCode.LOG_UNAVAILABLE)
+        raise Failure(text, ExitCode.CONFIG if exit_code == ExitCode.CONFIG else ExitCode.UNAVAILABLE)
 
     def _spawn(self, log: Path) -> tuple[subprocess.Popen[bytes], int]:
         """Starts it; returns the process, and the descriptor that it will say its address on."""
@@ -134,15 +149,6 @@ class OwnService:
             os.close(tell)
             os.close(keys)
         return process, ready
-
-    def _wait_for_faster(self) -> str | None:
-        """Returns the address of a service that took STATE_DIR before ours could, once it says it."""
-        give_up = time.monotonic() + _YIELD_SECONDS
-        while time.monotonic() < give_up:
-            if found := self._find_fitting():
-                return found.address
-            time.sleep(_LOOK_EVERY)
-        return None
 
 
 def _find(state_dir: Path) -> Found | None:

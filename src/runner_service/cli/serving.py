@@ -50,6 +50,8 @@ async def _serve(
     try:
         await app.serve(settings, ready_fd=ready_fd, ready_file=ready_file, exit_when_idle=exit_when_idle)
     except BaseException as error:
+        if texts := _reasons(error, (LogError,)):
+            raise Failure("\n".join(texts), ExitCode.LOG_UNAVAILABLE) from error
         if texts := _reasons(error, _expected(settings)):
             raise Failure("\n".join(texts), ExitCode.UNAVAILABLE) from error
         raise
@@ -57,10 +59,10 @@ async def _serve(
 
 def _expected(settings: Settings) -> tuple[type[Exception], ...]:
     if settings.tls_cert_file is None:
-        return BindError, LogError, SandboxError
+        return BindError, SandboxError
     from runner_service.server.tls import TlsError  # noqa: PLC0415  # `ssl` takes 20 ms of the start
 
-    return BindError, LogError, SandboxError, TlsError
+    return BindError, SandboxError, TlsError
 
 
 def _reasons(error: BaseException, expected: tuple[type[Exception], ...]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.spinner import Spinner
 from rich.text import Text
 
@@ -29,6 +30,9 @@ _STYLES = {
     Kind.SUCCESS: "bold green",
     Kind.END: "bold red",
 }
+_TODO_STYLES = {"[x]": "dim", "[>]": "bold"}
+_SORTS = {Kind.RESULT: "calls", Kind.FAILURE: "calls", Kind.SUCCESS: "end", Kind.END: "end"}
+_INDENT = 2
 _OUTPUT_STYLES = {Kind.STDOUT: "dim", Kind.STDERR: "dim red"}
 
 
@@ -54,6 +58,7 @@ class LiveView:
         self._began = time.monotonic()
         self._spinner = Spinner("dots")
         self._execution_id = ""
+        self._last_sort: object = None
 
     def show(self, event: event_pb2.ExecutionEvent) -> None:
         """Takes the event into the picture."""
@@ -82,49 +87,66 @@ class LiveView:
             case Kind.SUCCESS | Kind.END:
                 self._end(line)
             case _ if is_new:
-                self._console.print(_text(line))
+                self._print(line, _text(line))
 
     def _end_call(self, result: Line, *, is_new: bool) -> None:
+        """Leaves what a call was and did: on one line, if it wrote nothing."""
         call = self._calls.pop(result.call, None)
         if not is_new:
             return
-        if call is not None:
-            self._console.print(_title(call.title))
-            self._console.print(*self._folded(call), sep="\n")
-        self._console.print(_text(result, mark="  " if call is not None else ""))
+        if call is None:
+            self._print(result, _text(result))
+            return
+        output = list(self._folded(call))
+        title = _title(call.title)
+        if not output:
+            title.no_wrap = False
+            self._print(result, _indented(result, title.append("  ").append_text(_words(result))))
+            return
+        self._print(
+            result, _indented(result, title), *output, _indented(result, Text("  = ").append_text(_words(result)))
+        )
 
     def _end(self, line: Line) -> None:
         if self._plan is not None:
-            self._console.print(_text(self._plan))
-        self._console.print(_text(line))
+            self._print(self._plan, *_plan(self._plan))
+            self._plan = None
+        self._print(line, _text(line))
+
+    def _print(self, line: Line, *parts: ConsoleRenderable) -> None:
+        """Lets `parts` scroll by, apart from what is of another sort."""
+        sort = _SORTS.get(line.kind, line.kind)
+        if self._last_sort not in {None, sort}:
+            self._console.print()
+        self._last_sort = sort
+        self._console.print(*parts, sep="\n")
 
     def _picture(self) -> Iterator[ConsoleRenderable]:
         """Yields what is under way: calls, the text that is being written, the plan, and what it took so far."""
         room = max(1, (self._console.height - 6) // max(1, len(self._calls)) - 2)
         for call in self._calls.values():
-            title = _title(call.title)
-            title.append(f"  {wording.seconds(time.monotonic() - call.began)}", style="dim")
-            yield title
+            running = wording.seconds(time.monotonic() - call.began)
+            yield _indented(call.title, _title(call.title).append(f"  {running}", style="dim"))
             yield from list(self._folded(call))[-room:]
         for line in self._transcript.partial_texts():
             yield _text(line)
         if self._plan is not None:
-            yield _text(self._plan)
+            yield from _plan(self._plan)
         usage = wording.tokens(self._transcript.usage)
         status = f"{wording.seconds(time.monotonic() - self._began)}, {usage}; {self._hint}"
         self._spinner.update(text=Text(status, style="dim", no_wrap=True, overflow="ellipsis"))
         yield self._spinner
 
-    def _folded(self, call: _Call) -> Iterator[Text]:
-        output, margin = call.output, _margin(call.title) + "  | "
-        for text, style in output.head:
-            yield Text(margin + text.expandtabs(), style=style, no_wrap=True, overflow="ellipsis")
-        if output.hidden:
-            hidden = f"... {wording.counted(output.hidden, 'line')} more: "
+    def _folded(self, call: _Call) -> Iterator[ConsoleRenderable]:
+        """Yields the first and the last lines of what a call wrote, and how many are between them."""
+        for text, style in call.output.head:
+            yield _output_line(call.title, text, style)
+        if call.output.hidden:
+            hidden = wording.counted(call.output.hidden, "line")
             command = f"runner-service output {self._execution_id} {call.title.call}"
-            yield Text(margin + hidden + command, style="blue", no_wrap=True, overflow="ellipsis")
-        for text, style in output.tail:
-            yield Text(margin + text.expandtabs(), style=style, no_wrap=True, overflow="ellipsis")
+            yield _output_line(call.title, f"... {hidden} more: {command}", "blue")
+        for text, style in call.output.tail:
+            yield _output_line(call.title, text, style)
 
 
 @asynccontextmanager
@@ -156,16 +178,31 @@ async def _refresh(live: Live) -> None:
 
 def _title(line: Line) -> Text:
     name, _, rest = line.text.partition(" ")
-    title = Text(_margin(line) + f"[{line.call}] ", style="dim", no_wrap=True, overflow="ellipsis")
+    title = Text(f"{_label(line)}[{line.call}] ", style="dim", no_wrap=True, overflow="ellipsis")
     return title.append(name, style="bold cyan not dim").append(f" {rest}", style="not dim")
 
 
-def _text(line: Line, mark: str = "") -> Text:
-    margin = _margin(line) + mark
-    text = Text("\n".join(margin + each.expandtabs() for each in line.text.split("\n")))
-    text.stylize(_STYLES.get(line.kind, ""))
-    return text
+def _text(line: Line) -> ConsoleRenderable:
+    return _indented(line, Text(_label(line), style="dim").append_text(_words(line)))
 
 
-def _margin(line: Line) -> str:
-    return "  " * (line.agent.count("/") + 1) + f"[{line.agent}] " if line.agent else ""
+def _words(line: Line) -> Text:
+    return Text(line.text.expandtabs(), style=_STYLES.get(line.kind, "none"))
+
+
+def _plan(line: Line) -> Iterator[ConsoleRenderable]:
+    for item in line.text.splitlines():
+        yield _indented(line, Text(item, style=_TODO_STYLES.get(item[:3], "none")))
+
+
+def _output_line(call: Line, text: str, style: str) -> ConsoleRenderable:
+    return _indented(call, Text(f"  | {text.expandtabs()}", style=style, no_wrap=True, overflow="ellipsis"))
+
+
+def _indented(line: Line, text: Text) -> ConsoleRenderable:
+    depth = line.agent.count("/") + 1 if line.agent else 0
+    return Padding(text, (0, 0, 0, _INDENT * depth), expand=False) if depth else text
+
+
+def _label(line: Line) -> str:
+    return f"[{line.agent}] " if line.agent else ""

@@ -73,11 +73,18 @@ def end_of(finished: event_pb2.Finished) -> str:
     """Returns how an execution ended and what it took, on one line."""
     usage = finished.usage
     parts = [f"{_STATES.get(finished.state, 'ended')} in {duration(finished.elapsed)}"]
-    if finished.HasField("error"):
-        parts[0] += f": {finished.error.code}: {one_line(finished.error.message, _LONGEST_CALL)}"
+    if reason := _reason(finished):
+        parts[0] += f": {reason}"
     parts.append(tokens(usage))
     parts.append(f"{counted(usage.model_calls, 'model call')}, {counted(usage.tool_calls, 'tool call')}")
     return "; ".join(parts)
+
+
+def _reason(finished: event_pb2.Finished) -> str:
+    message = one_line(finished.error.message, _LONGEST_CALL)
+    if finished.state == event_pb2.STATE_FAILED:
+        return f"{finished.error.code}: {message}"
+    return message.removeprefix("cancelled: ")
 
 
 def tokens(usage: event_pb2.Usage) -> str:

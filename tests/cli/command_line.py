@@ -1,0 +1,131 @@
+"""The command line as a real program, with a directory and an environment of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PATIENCE = 60
+PROGRAM = [sys.executable, "-m", "runner_service"]
+
+OBEDIENT = {
+    "turns": [
+        {"text": "I run it.", "tool_calls": [{"name": "execute", "args": {"command": "{{message}}"}}]},
+        {"text": "It said: {{last_tool_result}}"},
+    ]
+}
+"""A script whose model runs whatever it is asked as a command, and then repeats what the command said."""
+
+
+class CommandLine:
+    """Runs commands in a directory with an environment of their own."""
+
+    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.environ = {"PATH": os.environ["PATH"], "HOME": str(directory), **environ}
+
+    @property
+    def state_dir(self) -> Path:
+        return Path(self.environ["STATE_DIR"])
+
+    def __call__(self, *arguments: str, stdin: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end."""
+        with self.start(*arguments, stdin=subprocess.PIPE, **environ) as process:
+            out, err = process.communicate(stdin, timeout=PATIENCE)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL, **environ: str) -> "subprocess.Popen[str]":
+        """Starts a command."""
+        return subprocess.Popen(
+            [*PROGRAM, *arguments],
+            cwd=self.directory,
+            env=self.environ | environ,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def events(self, execution_id: str) -> list[dict[str, Any]]:
+        """Returns the events of an execution."""
+        lines = self("events", execution_id, "--json").stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def state(self, execution_id: str) -> str:
+        """Returns where an execution stands."""
+        for line in self("ps", "--all", "--json").stdout.splitlines():
+            execution = json.loads(line)
+            if execution["execution_id"] == execution_id:
+                return str(execution["state"])
+        return ""
+
+    def service(self) -> dict[str, Any]:
+        """Returns what the service that holds STATE_DIR says of itself."""
+        about: dict[str, Any] = json.loads((self.state_dir / "service.json").read_text())
+        return about
+
+
+def local_environ(directory: Path, script: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the environment of a local service below `directory` that plays `script`."""
+    (directory / "script.yaml").write_text(yaml.safe_dump(script))
+    return {
+        "STATE_DIR": str(directory / "state"),
+        "STIGMER_LLM_PROVIDER": "scripted",
+        "STIGMER_LLM_SCRIPT": str(directory / "script.yaml"),
+    }
+
+
+class running:  # noqa: N801  # reads as what it does
+    """Keeps `serve` running, on the address that LISTEN_ADDRESS says, which is what the context gives."""
+
+    def __init__(self, shell: CommandLine, *arguments: str, **environ: str) -> None:
+        self._shell, self._arguments, self._environ = shell, arguments, environ
+
+    def __enter__(self) -> str:
+        ready, announce = os.pipe()
+        self.process = subprocess.Popen(
+            [*PROGRAM, "serve", "--ready-fd", str(announce), *self._arguments],
+            cwd=self._shell.directory,
+            env=self._shell.environ | {"MODE": "local"} | self._environ,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[announce],
+        )
+        os.close(announce)
+        with os.fdopen(ready) as stream:
+            return str(json.loads(stream.readline())["address"])
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGINT)  # two of the same may arrive as one
+        self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """Kills it, as the kernel would."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Waits until `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Tells whether a process runs; one that only waits for its parent to look does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"

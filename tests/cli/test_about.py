@@ -1,0 +1,80 @@
+"""`check`, `version`, `completion`, and the help."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tests.cli.command_line import CommandLine
+
+COMMANDS = ("run", "serve", "events", "ps", "cancel", "output", "check", "version", "completion")
+HEAVY = ("grpc", "pydantic", "rich", "langchain_core", "langgraph", "deepagents", "opentelemetry")
+
+
+def test_version_names_what_it_stands_on(alone: CommandLine) -> None:
+    facts = json.loads(alone("version", "--json").stdout)
+    assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert alone("version").stdout.startswith(f"runner-service {facts['version']} (Python {facts['python']}, gRPC ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples_and_exit_codes(alone: CommandLine, command: str) -> None:
+    done = alone(command, "--help")
+    assert done.returncode == 0
+    assert "Examples:\n" in done.stdout
+    assert "Exit codes:\n" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_help_lists_the_commands_in_the_order_of_need(alone: CommandLine) -> None:
+    lines = alone("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert tuple(line.split()[0] for line in lines[: len(COMMANDS)]) == COMMANDS
+
+
+def _modules_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert not _modules_after("import runner_service.cli").intersection(HEAVY)
+
+
+def test_serve_imports_no_agent_and_no_colours() -> None:
+    loaded = _modules_after("import runner_service.cli.serving")
+    assert not loaded & {"rich", "langchain_core", "langgraph", "deepagents"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_the_shell(alone: CommandLine, shell: str) -> None:
+    done = alone("completion", shell)
+    assert done.returncode == 0
+    assert "_RUNNER_SERVICE_COMPLETE" in done.stdout
+
+
+def test_what_the_script_asks_is_answered(alone: CommandLine) -> None:
+    asked = {"_RUNNER_SERVICE_COMPLETE": "bash_complete", "COMP_WORDS": "runner-service ca", "COMP_CWORD": "1"}
+    assert alone(**asked).stdout.split() == ["plain,cancel"]
+
+
+def test_check_shows_masked_settings_and_what_it_tried(alone: CommandLine) -> None:
+    done = alone("check", MODE="local", OPENAI_API_KEY="sk-tell-nobody-this", LISTEN_ADDRESS="127.0.0.1:0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "STATE_DIR" in done.stdout
+    assert "********  (set)" in done.stdout
+    assert "sk-tell-nobody-this" not in done.stdout
+    assert "\nok    " in done.stdout
+
+
+def test_check_exits_with_1_when_something_would_not_work(alone: CommandLine, service: CommandLine) -> None:
+    done = alone("check", MODE="local", LISTEN_ADDRESS=service.environ["RUNNER_SERVICE_ADDRESS"])
+    assert done.returncode == 1
+    assert "\nFAIL  " in done.stdout
+
+
+def test_check_tells_each_variable_that_is_wrong(alone: CommandLine) -> None:
+    done = alone("check", MODE="local", LOG_LEVEL="loud", STATE_DIR="", LISTEN_ADDRESS="here")
+    assert done.returncode == 78
+    assert "LOG_LEVEL" in done.stderr
+    assert "LISTEN_ADDRESS" in done.stderr

@@ -1,0 +1,122 @@
+"""The service that a command finds, or starts for itself."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.command_line import CommandLine, eventually, is_alive, running
+
+
+def test_run_starts_a_service_that_goes_away_when_idle_and_leaves_nothing(alone: CommandLine) -> None:
+    with alone.start("run", "echo hello") as run:
+        out = run.communicate()[0]
+        pid = alone.service()["pid"]
+    assert run.returncode == 0
+    assert "[1] | hello" in out
+    assert (alone.directory / "workspace").is_dir()
+    eventually(lambda: not is_alive(pid))
+    assert not (alone.state_dir / "service.json").exists()
+    assert not (alone.state_dir / "service.sock").exists()
+
+
+def test_a_second_run_shares_the_service_of_the_first(alone: CommandLine) -> None:
+    go = alone.directory / "go"
+    with alone.start("run", f"until [ -e {go} ]; do sleep 0.02; done") as first:
+        eventually((alone.state_dir / "service.json").exists)
+        pid = alone.service()["pid"]
+        assert "[1] | hello" in alone("run", "echo hello").stdout
+        assert alone.service()["pid"] == pid
+        go.touch()
+        first.communicate()
+    assert first.returncode == 0
+
+
+def test_two_runs_that_begin_at_once_end_up_with_one_service(alone: CommandLine) -> None:
+    with alone.start("run", "--quiet", "echo one") as one, alone.start("run", "--quiet", "echo two") as two:
+        assert one.communicate()[0].startswith("It said: one"), "the first found no service"
+        assert two.communicate()[0].startswith("It said: two"), "the second found no service"
+
+
+def test_a_detached_run_goes_on_in_a_service_without_any_command(alone: CommandLine) -> None:
+    (execution_id,) = alone("run", "--detach", "sleep 3; echo went on").stdout.split()
+    followed = alone("events", execution_id, "--follow")
+    assert followed.returncode == 0
+    assert "[1] | went on" in followed.stdout
+
+
+def test_what_a_service_that_is_gone_left_in_the_log_can_be_looked_at(alone: CommandLine) -> None:
+    alone("run", "--id", "old", "echo hello")
+    os.kill(alone.service()["pid"], signal.SIGTERM)
+    eventually(lambda: not (alone.state_dir / "service.json").exists())
+    assert "[1] | hello" in alone("events", "old").stdout
+    assert alone("output", "old", "1").stdout == "hello\n"
+
+
+def test_looking_needs_no_service_for_the_same_directory(alone: CommandLine) -> None:
+    alone("run", "--id", "elsewhere", "--root", str(alone.directory / "other"), "echo hello")
+    assert "[1] | hello" in alone("events", "elsewhere").stdout
+
+
+def test_a_service_for_another_directory_is_an_error_that_says_what_to_do(alone: CommandLine) -> None:
+    with running(alone, SANDBOX_ROOT_DIR=str(alone.directory / "other"), LISTEN_ADDRESS="127.0.0.1:0"):
+        done = alone("run", "hello")
+    assert done.returncode == 69
+    assert f"works in {alone.directory / 'other'}" in done.stderr
+    assert "set STATE_DIR to another directory" in done.stderr
+
+
+def test_a_service_that_was_killed_is_not_taken_for_one_that_lives(alone: CommandLine) -> None:
+    service = running(alone, LISTEN_ADDRESS="127.0.0.1:0")
+    with service:
+        service.kill()
+        assert (alone.state_dir / "service.json").exists()
+        assert alone("run", "--quiet", "echo hello").stdout.startswith("It said: hello")
+
+
+def test_a_state_dir_too_long_for_a_socket_works_too(alone: CommandLine) -> None:
+    alone.environ["STATE_DIR"] += "/long" * 25
+    assert alone("run", "--quiet", "echo hello").stdout.startswith("It said: hello")
+
+
+def test_keys_in_the_environment_reach_our_service_and_no_environment(alone: CommandLine) -> None:
+    go = alone.directory / "go"
+    alone.environ |= {"OPENAI_API_KEY": "sk-tell-nobody-this", "TOKEN_OF_MINE": "tell-nobody-that"}
+    command = f"env; until [ -e {go} ]; do sleep 0.02; done"
+    with alone.start("run", "--id", "keys", "--secret", "TOKEN_OF_MINE", command) as run:
+        eventually((alone.state_dir / "service.json").exists)
+        process = Path("/proc") / str(alone.service()["pid"])
+        said = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+        go.touch()
+        out = run.communicate()[0]
+    assert run.returncode == 0
+    assert b"tell-nobody" not in said
+    assert "TOKEN_OF_MINE=" in out
+    assert "OPENAI_API_KEY" not in out
+    assert "tell-nobody" not in out
+    assert "tell-nobody" not in (alone.state_dir / "service.log").read_text()
+
+
+def test_a_wrong_environment_is_told_whole_and_exits_with_78(alone: CommandLine) -> None:
+    done = alone("run", "hello", LOG_LEVEL="loud", STIGMER_LLM_PROVIDER="nobody")
+    assert done.returncode == 78
+    assert "LOG_LEVEL" in done.stderr
+    assert "STIGMER_LLM_PROVIDER" in done.stderr
+
+
+def test_a_state_dir_that_cannot_be_used_is_an_error_that_names_it(alone: CommandLine) -> None:
+    (alone.directory / "file").touch()
+    done = alone("run", "hello", STATE_DIR=str(alone.directory / "file" / "state"))
+    assert done.returncode == 78
+    assert f"STATE_DIR {alone.directory / 'file' / 'state'} cannot be used" in done.stderr
+
+
+def test_a_module_in_the_working_directory_is_not_taken_for_one_of_ours(alone: CommandLine) -> None:
+    (alone.directory / "grpc.py").write_text("raise SystemExit('not this one')")
+    program = Path(sys.executable).with_name("runner-service")
+    command = [str(program), "run", "--quiet", "echo hello"]
+    done = subprocess.run(
+        command, cwd=alone.directory, env=alone.environ, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("It said: hello"), done.stderr

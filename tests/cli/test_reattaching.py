@@ -1,0 +1,96 @@
+"""Streams that break: the same execution goes on being shown, each event once."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.cli.command_line import OBEDIENT, CommandLine, local_environ, running
+
+from runner_service.client import RunnerClient
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[CommandLine]:
+    """Commands for a service on a socket that stays the same through restarts."""
+    # Not below tmp_path, whose name may be too long for a socket.
+    address = f"unix:/tmp/runner-service-{os.getpid()}.sock"
+    environ = {"LISTEN_ADDRESS": address, "RUNNER_SERVICE_ADDRESS": address}
+    yield CommandLine(tmp_path, local_environ(tmp_path, OBEDIENT) | environ)
+    Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+def test_run_attaches_again_after_the_service_was_killed_and_restarted(shell: CommandLine) -> None:
+    service = running(shell)
+    with service, shell.start("run", "--json", "--id", "survivor", "echo begun; sleep 60") as run:
+        assert run.stdout is not None
+        lines: list[str] = []
+        while '"tool_output"' not in "".join(lines):
+            lines.append(run.stdout.readline())
+        service.kill()
+        with running(shell):
+            out, err = run.communicate(timeout=60)
+    events = [json.loads(line) for line in [*lines, *out.splitlines()]]
+    assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+    assert "finished" in events[-1]
+    assert err.count("lost the service") == err.count("it is back") == 1
+    assert run.returncode in {0, 1}  # as the service continues it, or cannot
+
+
+def test_run_starts_its_own_service_again_when_that_was_killed(alone: CommandLine) -> None:
+    with alone.start("run", "--json", "--id", "survivor", "echo begun; sleep 60") as run:
+        assert run.stdout is not None
+        lines: list[str] = []
+        while '"tool_output"' not in "".join(lines):
+            lines.append(run.stdout.readline())
+        os.kill(alone.service()["pid"], signal.SIGKILL)
+        out, err = run.communicate(timeout=60)
+    events = [json.loads(line) for line in [*lines, *out.splitlines()]]
+    assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+    assert "finished" in events[-1], err
+
+
+async def test_the_client_attaches_again_and_yields_each_event_once(shell: CommandLine) -> None:
+    breaks: list[grpc.StatusCode] = []
+
+    async def on_break(error: grpc.aio.AioRpcError) -> None:
+        breaks.append(error.code())
+
+    request = runner_pb2.ExecuteAgentRequest(
+        agent=runner_pb2.Agent(name="tester"), message="echo begun; sleep 60", execution_id="survivor"
+    )
+    sequences = []
+    service, again = running(shell), running(shell)
+    await asyncio.to_thread(service.__enter__)
+    try:
+        async with RunnerClient(shell.environ["RUNNER_SERVICE_ADDRESS"], on_break=on_break) as client:
+            async for event in client.execute(request):
+                sequences.append(event.sequence)
+                if event.HasField("tool_output") and not breaks and service is not again:
+                    service.kill()
+                    service = again
+                    await asyncio.to_thread(again.__enter__)
+    finally:
+        await asyncio.to_thread(service.__exit__)
+    assert breaks
+    assert breaks[0] == grpc.StatusCode.UNAVAILABLE
+    assert sequences == list(range(1, len(sequences) + 1))
+
+
+async def test_the_client_gives_up_when_its_patience_is_at_an_end() -> None:
+    async with RunnerClient("127.0.0.1:1", patience=0.2) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            async for _ in client.watch("anything"):
+                pass
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_request_that_is_refused_is_not_tried_again(service: CommandLine) -> None:
+    done = service("events", "nobody", "--follow")
+    assert done.returncode == 1
+    assert "nobody is not in the log" in done.stderr
