@@ -174,6 +174,6 @@ async def test_a_socket_path_that_no_socket_can_have_is_refused(tmp_path: Path) 
 
 async def test_a_directory_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BindError, match="cannot be made: (Not a directory|File exists)"):
+    with pytest.raises(BindError, match=r"cannot be made: (Not a directory|File exists)"):
         async with serving(LISTEN_ADDRESS=f"unix:{tmp_path}/file/x.sock"):
             pass
