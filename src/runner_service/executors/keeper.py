@@ -74,11 +74,9 @@ class SupervisionKeeper:
 
     async def _launch(self) -> None:
         """Starts a supervisor, which first clears what an earlier one left, and notes its zone before it is used."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            ours.setblocking(False)
-            process = _start_program(theirs, self._grace, await asyncio.to_thread(self._remnants.zone))
-        supervision = Supervision(ours)
+        zone = await asyncio.to_thread(self._remnants.zone)
+        channel, process = _start_program(self._grace, zone)
+        supervision = Supervision(channel)
         try:
             ready = await asyncio.wait_for(supervision.ready, _READY_WITHIN)
             await asyncio.to_thread(self._remnants.note, ready["zone"])
@@ -91,15 +89,25 @@ class SupervisionKeeper:
         self.current, self._process, self.control = supervision, process, ready["control"]
 
 
-def _start_program(channel: socket.socket, grace: float, zone: Sequence[int]) -> subprocess.Popen[bytes]:
-    arguments = [str(channel.fileno()), str(grace), *map(str, zone)]
-    return subprocess.Popen(  # noqa: S603  # our own program
-        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, str(_PACKAGES), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-        pass_fds=[channel.fileno()],
-    )
+def _start_program(grace: float, zone: Sequence[int]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Starts the program, which takes the loop 1 ms once; returns our end of the channel to it."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    arguments = [str(theirs.fileno()), str(grace), *map(str, zone)]
+    try:
+        process = subprocess.Popen(  # noqa: S603  # our own program
+            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, str(_PACKAGES), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=[theirs.fileno()],
+        )
+    except OSError as error:
+        ours.close()
+        raise SandboxError(f"the process supervisor does not start: {error.strerror}") from error
+    finally:
+        theirs.close()
+    return ours, process
 
 
 @asynccontextmanager

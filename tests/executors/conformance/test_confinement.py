@@ -148,7 +148,6 @@ async def text_or_refusal(sandbox: Sandbox, path: str) -> str:
 
 async def test_the_removal_of_the_root_is_said_clearly(executor: Executor) -> None:
 
-
     async with executor.open(SandboxSpec("e")) as sandbox:
         await output(sandbox, 'rm -rf "$PWD"')
         with pytest.raises(SandboxError, match="working directory"):

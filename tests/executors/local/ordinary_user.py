@@ -1,0 +1,24 @@
+"""Times out a command with escapees, as whoever runs this. Usage: python ordinary_user.py DIRECTORY"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from runner_service.executors import SandboxSpec
+from runner_service.executors.local import local_executor
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from tests.executors.recorder import living, run  # needs the path
+
+
+async def main(directory: Path) -> None:
+    async with local_executor(root=directory / "root", state_dir=directory / "state", terminate_grace=0.25) as executor:
+        print(executor.process_control)
+        async with executor.open(SandboxSpec("e")) as sandbox:
+            result, _, _ = await run(sandbox, "setsid -f sleep 73.01; env -i setsid -f sleep 73.01; sleep 73.01", 0.3)
+            print(result.exit_code, result.timed_out)
+            print(len(await living(sandbox, "73.01")), "left")
+
+
+asyncio.run(main(Path(sys.argv[1])))

@@ -1,0 +1,211 @@
+"""What only the local executor promises."""
+
+import asyncio
+import os
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.executors.recorder import Counter, Recorder, output, run
+
+from runner_service.executors import Command, Executor, FileError, Sandbox, SandboxError, SandboxSpec
+from runner_service.executors.local import local_executor
+
+
+async def test_the_root_and_the_state_are_made(tmp_path: Path) -> None:
+    root, state = tmp_path / "a" / "root", tmp_path / "b" / "state"
+    async with local_executor(root=root, state_dir=state) as executor, executor.open(SandboxSpec("e")) as sandbox:
+        assert sandbox.root == str(root.resolve())  # a test
+        assert executor.sandbox_type == "filesystem"
+    assert (await asyncio.to_thread(state.stat)).st_mode == stat.S_IFDIR | 0o700
+
+
+async def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "root").touch()
+    with pytest.raises(SandboxError, match="cannot be used"):
+        async with local_executor(root=tmp_path / "root", state_dir=tmp_path / "state"):
+            pass
+
+
+async def test_a_root_behind_a_symlink_is_shown_by_its_real_path(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    opened = local_executor(root=tmp_path / "link", state_dir=tmp_path / "state")
+    async with opened as executor, executor.open(SandboxSpec("e")) as sandbox:
+        assert sandbox.root == f"{os.path.realpath(tmp_path)}/real"
+
+
+async def test_a_shared_root_is_the_same_for_all(executor: Executor) -> None:
+    async with executor.open(SandboxSpec("e", "s")) as one, executor.open(SandboxSpec("f", "t")) as two:
+        await one.write_text("/a", "shared")
+        assert await output(two, "cat a") == "shared"
+
+
+@pytest.mark.parametrize(
+    "session", ["plain-session_1.0", "../up", "/etc", "with space/ünï", ".", "..", ".hidden", "x" * 300]
+)
+async def test_each_session_has_its_own_directory_inside_the_root(tmp_path: Path, session: str) -> None:
+    root = tmp_path / "root"
+    async with local_executor(root=root, state_dir=tmp_path / "state", scope="session") as executor:
+        async with executor.open(SandboxSpec("e", session)) as one, executor.open(SandboxSpec("f", "other")) as two:
+            assert Path(one.root).parent == Path(two.root).parent == root.resolve()
+            assert one.root != two.root
+        async with executor.open(SandboxSpec("g", session)) as again:
+            assert again.root == one.root
+
+
+async def test_without_a_session_the_execution_has_a_directory(tmp_path: Path) -> None:
+    opened = local_executor(root=tmp_path / "root", state_dir=tmp_path / "state", scope="session")
+    async with opened as executor, executor.open(SandboxSpec("e-1")) as sandbox:
+        assert Path(sandbox.root).name == "e-1"
+
+
+async def test_two_hundred_megabytes_cost_less_than_twenty_of_memory(sandbox: Sandbox) -> None:
+    await run(sandbox, "head -c 1000000 /dev/zero")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    counter = Counter()
+    await sandbox.run(Command("head -c 200000000 /dev/zero", 60, counter))
+    assert counter.bytes == 200_000_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+def descriptors() -> set[str]:
+    return {each.name for each in Path("/proc/self/fd").iterdir()}
+
+
+async def test_commands_leave_no_descriptor_open(sandbox: Sandbox) -> None:
+    async def some() -> None:
+        await run(sandbox, "echo x; echo y >&2")
+        await run(sandbox, "sleep 5", timeout=0.05)
+        await run(sandbox, "no\0thing")
+        cancelled = asyncio.create_task(run(sandbox, "echo x; sleep 5"))
+        await asyncio.sleep(0.02)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+
+    await some()
+    before = descriptors()
+    for _ in range(5):
+        await some()
+    assert descriptors() == before
+
+
+async def test_without_a_free_descriptor_a_command_is_a_result(sandbox: Sandbox) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(descriptors())
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+        results = await asyncio.gather(*(sandbox.run(Command("true", 10, Recorder())) for _ in range(4)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert any(result.start_error for result in results)
+    assert (await run(sandbox, "echo fine again"))[1] == b"fine again\n"
+
+
+async def test_many_commands_at_once_do_not_stall_the_loop(sandbox: Sandbox) -> None:
+    """Generous: what is proven is that no start of a process happens on the loop."""
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0)
+            longest = max(longest, loop.time() - before)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(sandbox.run(Command("true", 60, Recorder())) for _ in range(64)))
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert longest < 1
+
+
+SEARCHES = [
+    ("needle", "/", "", 1000),
+    ("needle", "src", "", 1000),
+    ("needle", "/", "*.txt", 1000),
+    ("x needle\r", "/", "", 1000),
+    ("needle", "/", "", 3),
+]
+
+
+@pytest.mark.skipif(shutil.which("rg") is None, reason="ripgrep is not installed")
+async def test_grep_gives_the_same_with_and_without_ripgrep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = r"""
+        mkdir -p src/a .git .hidden "sp ace"; printf 'x needle\r\nneedle' > src/a/dos.txt; echo needle > .git/x
+        echo needle > .hidden/y; echo needle > "sp ace/ü.txt"; printf 'needle\000' > bin; echo src > .gitignore
+        printf '\357\273\277needle\n' > bom; printf '\377\376n\000e\000' > utf16; printf '\377needle\n' > latin
+        ln -s src link; echo needle > $(printf 'n\377'); echo NEEDLE > upper; echo needle > z-last; mkfifo fifo
+        (seq 200000; echo needle; printf '\000') > late.bin; echo src/ > .ignore; echo '*.txt' > .rgignore
+        chmod 000 upper"""
+    found = []
+    for name in ("with", "without"):
+        if name == "without":
+            monkeypatch.setenv("PATH", "/usr/bin:/bin")
+            monkeypatch.setattr(shutil, "which", lambda program: None if program == "rg" else f"/bin/{program}")
+        opened = local_executor(root=tmp_path / "root", state_dir=tmp_path / name)
+        async with opened as executor, executor.open(SandboxSpec("e")) as sandbox:
+            if name == "with":
+                await output(sandbox, prepare)
+            found.append([await search(sandbox, *each) for each in SEARCHES])
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 8
+
+
+async def search(sandbox: Sandbox, pattern: str, path: str, include: str, limit: int) -> Sequence[object] | str:
+    try:
+        return (await sandbox.grep(pattern, path, include=include, limit=limit)).items
+    except FileError as refused:
+        return refused.code
+
+
+async def test_a_machine_without_bash_uses_sh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_sh = {"sh": shutil.which("sh")}
+    monkeypatch.setattr(shutil, "which", only_sh.get)
+    opened = local_executor(root=tmp_path / "root", state_dir=tmp_path / "state")
+    async with opened as executor, executor.open(SandboxSpec("e")) as sandbox:
+        assert await output(sandbox, "echo ${BASH_VERSION-plain}") == "plain\n"
+        assert (await run(sandbox, "exit 3; " + "#" * 200_000))[0].exit_code == 3
+
+
+async def test_a_machine_without_any_shell_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(SandboxError, match="neither bash nor sh"):
+        async with local_executor(root=tmp_path / "root", state_dir=tmp_path / "state"):
+            pass
+
+
+ORDINARY_USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+CHECK = "import subprocess, sys; sys.exit(sys.version_info < (3, 11) or subprocess.call([sys.executable, '-c', '']))"
+
+
+def python_for_all() -> str:
+    """Returns a Python that an ordinary user can run; nothing when there is none, or we are not root."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        with suppress(FileNotFoundError):
+            if subprocess.run([*ORDINARY_USER, python, "-c", CHECK], check=False, capture_output=True).returncode == 0:
+                return python
+    return ""
+
+
+@pytest.mark.skipif(not python_for_all(), reason="needs root, and a Python that all users can run")
+async def test_everything_works_without_root(tmp_path: Path) -> None:
+    """All of it in a process of an ordinary user: tags are lowered limits, which need no right."""
+    directory = Path(tempfile.mkdtemp(prefix="ordinary-user-"))
+    try:
+        os.chown(directory, 65534, 65534)
+        program = [*ORDINARY_USER, python_for_all(), str(Path(__file__).with_name("ordinary_user.py")), str(directory)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "src")}
+        process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE, env=environment)
+        said, _ = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        shutil.rmtree(directory)
+    assert said.decode().splitlines() == ["subreaper+tag+guardian", "124 True", "0 left"]

@@ -1,0 +1,138 @@
+"""The parts of the supervisor, and what it does on lesser machines."""
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from runner_service.supervisor import tree, wire
+from runner_service.supervisor.ending import Ending
+from runner_service.supervisor.ownership import Groups
+from runner_service.supervisor.spawn import spawn
+from runner_service.supervisor.tags import RLIMIT_LOCKS, Slots, Zone, zone_below
+
+ORDINARY_USER = Path(__file__).with_name("ordinary_user.py")
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+def zone_in(limits: tuple[int, int]) -> Zone:
+    zone = zone_below(limits)
+    assert zone is not None
+    return zone
+
+
+def test_messages_come_out_of_any_pieces_as_they_went_in() -> None:
+    messages: list[wire.Message] = [{"do": "start", "text": "é\n\udcff", "list": [1, 2]}, {"x": "y" * 100_000}, {}]
+    stream = b"".join(wire.encode(message) for message in messages)
+    for size in (1, 3, 4096, len(stream)):
+        decoder = wire.Decoder()
+        pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+        assert [message for piece in pieces for message in decoder.feed(piece)] == messages
+
+
+def test_every_slot_has_its_own_tag_inside_the_zone() -> None:
+    zone = zone_in(UNLIMITED)
+    tags = [zone.tag(slot) for slot in range(1023)]
+    assert all(zone.span.low < tag < zone.span.high for tag in tags)
+    assert [zone.slot_of((tag, zone.span.high)) for tag in tags] == list(range(1023))
+    assert all(low < high for low, high in pairwise(tags))
+
+
+def test_the_supervisor_and_strangers_are_in_no_slot() -> None:
+    zone = zone_in(UNLIMITED)
+    for limits in [UNLIMITED, (0, 0), (zone.span.high, zone.span.high), (zone.span.low, zone.span.low)]:
+        assert zone.slot_of(limits) is None
+
+
+def test_a_zone_within_a_command_lies_in_that_commands_slot() -> None:
+    outer = zone_in(UNLIMITED)
+    inner = zone_in((outer.tag(7), outer.span.high))
+    for limit in (inner.tag(0), inner.tag(1022), inner.span.high):
+        assert outer.slot_of((limit, inner.span.high)) == 7
+        assert outer.slot_of((3, inner.span.high)) == 7
+        assert outer.span.holds((limit, limit))
+
+
+@pytest.mark.parametrize("limits", [(0, 0), (100, 100), (12345, 2**59), (2**24 + 1, 2**30)])
+def test_limits_that_leave_no_room_give_no_zone(limits: tuple[int, int]) -> None:
+    assert zone_below(limits) is None
+
+
+def test_within_a_command_within_a_command_there_is_no_room() -> None:
+    outer = zone_in(UNLIMITED)
+    inner = zone_in((outer.tag(7), outer.span.high))
+    assert zone_below((inner.tag(3), inner.span.high)) is None
+
+
+def test_a_slot_is_not_soon_used_again_and_they_run_out() -> None:
+    slots = Slots()
+    first = slots.take()
+    assert first is not None
+    slots.give_back(first)
+    taken = [slots.take() for _ in range(1023)]
+    assert taken[-1] == first
+    assert slots.take() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_tag_survives_what_sheds_everything_else() -> None:
+    script = "env -i setsid -f sh -c 'echo $$; exec sleep 74.01 > /dev/null'"
+    before = resource.getrlimit(RLIMIT_LOCKS)
+    resource.setrlimit(RLIMIT_LOCKS, (2**40, before[1]))
+    try:
+        pid = int(subprocess.check_output(["sh", "-c", script], stderr=subprocess.DEVNULL).split()[0])
+    finally:
+        resource.setrlimit(RLIMIT_LOCKS, before)
+    try:
+        assert tree.limits_of(pid) == (2**40, before[1])
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_process_that_got_the_pid_of_another_is_not_signalled() -> None:
+    child = subprocess.Popen(["sleep", "74.02"])
+    try:
+        seen = tree.process(child.pid)
+        assert seen is not None
+        earlier = seen._replace(start=seen.start - 1)
+        assert tree.send(earlier, signal.SIGKILL)
+        assert tree._send_by_number(earlier, signal.SIGKILL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.1)
+        assert tree._send_by_number(seen, signal.SIGTERM)
+        assert child.wait(10) == -signal.SIGTERM
+        assert tree.send(seen, signal.SIGTERM)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_where_there_is_no_subreaper_the_group_is_ended() -> None:
+    groups = Groups()
+    text = "sleep 74.03 & trap '' TERM; sleep 74.03; sleep 74.03"
+    with Path(os.devnull).open("wb") as nothing, groups.marking(1):
+        pid = spawn(["/bin/sh", "-c", text], "/", {"PATH": os.environ["PATH"]}, nothing.fileno(), nothing.fileno())
+    groups.started(1, pid)
+    ending = Ending(groups, [1], grace=0.1)
+    while not ending.step():
+        time.sleep(max(0.0, ending.next_look - time.monotonic()))
+        if (reaped := os.waitpid(-pid, os.WNOHANG) if pid in groups._shells else (0, 0))[0]:
+            assert groups.reaped(reaped[0]) == 1
+    assert not groups.left_behind(1)
+    assert set(ending.killed.values()) == {"process group"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+async def test_where_no_tag_can_be_set_descent_tells_whose_they_are(tmp_path: Path) -> None:
+    without_tags = ["prlimit", "--locks=100:100", sys.executable, str(ORDINARY_USER), str(tmp_path)]
+    process = await asyncio.create_subprocess_exec(*without_tags, stdout=asyncio.subprocess.PIPE)
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert said.decode().splitlines() == ["subreaper+guardian", "124 True", "0 left"]
