@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from runner_service.agent_loading import loading_agent_loop
+from runner_service.agent_loading import AgentLoading, loading_agent_loop
 from runner_service.eventlog.sqlite import sqlite_event_log
 from runner_service.events import log_writer
 from runner_service.executions import Executions, running_executions
@@ -48,6 +48,7 @@ async def serve(
             announced(service.address, fd=ready_fd, file=ready_file),
             asyncio.TaskGroup() as tasks,
         ):
+            service.agent_loading.begin()
             idle = tasks.create_task(_stop_when_idle(service.executions, exit_when_idle, requests))
             await service.server.stop_when_asked(
                 requests,
@@ -63,6 +64,7 @@ class RunningService(NamedTuple):
 
     server: RunningServer
     executions: Executions
+    agent_loading: AgentLoading
 
     @property
     def address(self) -> str:
@@ -78,8 +80,8 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         log = await parts.enter_async_context(sqlite_event_log(settings.state_dir))
         writer = await parts.enter_async_context(log_writer(log))
         executor = await _enter_executor(parts, settings)
-        agent_loop = await parts.enter_async_context(loading_agent_loop(settings))
-        work = Work(settings, log, mode=settings.mode, executor=executor, agent_loop=agent_loop.loaded)
+        loading = await parts.enter_async_context(loading_agent_loop(settings))
+        work = Work(settings, log, mode=settings.mode, executor=executor, agent_loop=loading.loaded)
         executions = await parts.enter_async_context(
             running_executions(settings, log, writer, work, readiness=readiness)
         )
@@ -93,10 +95,9 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             )
         )
         readiness.set_serving()
-        agent_loop.begin()
         if settings.resume_on_start:
             await executions.resume_interrupted()
-        yield RunningService(server, executions)
+        yield RunningService(server, executions, loading)
 
 
 async def _enter_executor(parts: AsyncExitStack, settings: Settings) -> Executor | None:
