@@ -62,6 +62,10 @@ class Terminal:
         """Presses keys."""
         os.write(self._keyboard, keys.encode())
 
+    def terminate(self) -> None:
+        """Sends SIGTERM to the command."""
+        self._process.terminate()
+
     def wait_for(self, text: str) -> None:
         """Reads until `text` was written."""
         deadline = time.monotonic() + PATIENCE

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import trustme
 from tests.cli.command_line import OBEDIENT, CommandLine, eventually, local_environ, running
 
 
@@ -170,6 +171,21 @@ def test_a_wrong_token_exits_with_77_and_the_right_one_lets_in(tmp_path: Path) -
     assert refused.returncode == 77
     assert "--token-file" in refused.stderr
     assert by_option.returncode == by_variable.returncode == 0
+
+
+def test_a_service_with_tls_is_called_with_its_authority(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    files = {"TLS_CERT_FILE": str(tmp_path / "cert.pem"), "TLS_KEY_FILE": str(tmp_path / "key.pem")}
+    shell = CommandLine(tmp_path, local_environ(tmp_path, OBEDIENT) | {"LISTEN_ADDRESS": "localhost:0"})
+    with running(shell, **files) as address:
+        assert shell("run", "--server", address, "--ca-file", "ca.pem", "echo hello").returncode == 0
+        without = shell("run", "--server", address, "echo hello")
+    assert without.returncode == 69
+    assert "--ca-file" in without.stderr
 
 
 def test_a_command_that_floods_is_shown_whole_when_piped(service: CommandLine) -> None:

@@ -79,6 +79,25 @@ def test_ctrl_c_while_watching_leaves_the_execution_alone(service: CommandLine) 
     service("cancel", "watched")
 
 
+def test_being_terminated_leaves_the_terminal_in_order_and_the_execution_without_its_caller(
+    service: CommandLine,
+) -> None:
+    with Terminal(service, "run", "--id", "orphan", "echo begun; sleep 60") as terminal:
+        terminal.wait_for("  | begun")
+        terminal.terminate()
+        assert terminal.exit_code() == 143
+    assert terminal.raw.count("\x1b[?25l") == terminal.raw.count("\x1b[?25h") == 1
+    eventually(lambda: service.state("orphan") == "STATE_CANCELLED")
+
+
+def test_ctrl_c_before_there_is_a_service_ends_the_command(alone: CommandLine) -> None:
+    with Terminal(alone, "run", "hello") as terminal:
+        terminal.wait_for("Ctrl-C cancels")
+        terminal.type(CTRL_C)
+        assert terminal.exit_code() == 130
+    assert "Traceback" not in terminal.text
+
+
 def test_a_secret_is_asked_for_without_showing_it(service: CommandLine) -> None:
     with Terminal(service, "run", "--secret", "API_TOKEN", "echo ${#API_TOKEN} $API_TOKEN") as terminal:
         terminal.wait_for("API_TOKEN")

@@ -9,7 +9,7 @@ import click
 
 from runner_service.cli.about import check, completion, version
 from runner_service.cli.executions import cancel, events, output, ps
-from runner_service.cli.exits import ExitCode, help_end
+from runner_service.cli.exits import ExitCode, help_end, tell
 from runner_service.cli.run import run
 from runner_service.cli.serve import serve
 
@@ -81,5 +81,5 @@ def _own_up(error: Exception) -> int:
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
     kind = type(error).__name__
-    click.echo(f"runner-service: a defect of this program: {kind}; {DEBUG_VARIABLE}=1 shows where", err=True)
+    tell(f"a defect of this program: {kind}; {DEBUG_VARIABLE}=1 shows where")
     return ExitCode.DEFECT

@@ -10,6 +10,7 @@ from runner_service.addresses import is_loopback, parse_address
 from runner_service.cli.exits import ExitCode, Failure
 from runner_service.cli.own_service import OwnService
 from runner_service.cli.target import Target
+from runner_service.cli.views.lines import printable
 from runner_service.client import RunnerClient
 
 _TRIES = 3  # a service of our own may stop, being idle, in the moment between being found and being called
@@ -98,7 +99,7 @@ def refusals_explained() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        text = error.details() or error.code().name
+        text = "\n".join(map(printable, (error.details() or error.code().name).splitlines()))
         if next_step := _NEXT_STEPS.get(error.code()):
             text += f"\n{next_step}"
         raise Failure(text, _EXIT_CODES.get(error.code(), ExitCode.FAILED)) from error

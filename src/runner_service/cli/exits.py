@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     TIMED_OUT = 124
     INTERRUPTED = 130
     NO_READER = 141
+    TERMINATED = 143
 
 
 _EXIT_CODES_HELP = """\b
@@ -34,7 +35,8 @@ Exit codes:
    78  the environment is wrong, or lacks something
   124  the execution ran out of time
   130  Ctrl-C: cancelled, or left running when pressed twice
-  141  whoever read the output has gone"""
+  141  whoever read the output has gone
+  143  SIGTERM or SIGHUP; the execution is left as if the connection had broken"""
 
 
 def help_end(*examples: str) -> str:
@@ -52,4 +54,9 @@ class Failure(click.ClickException):
     def show(self, file: object = None) -> None:
         """Writes the text to stderr."""
         del file  # errors go to stderr, whatever click says
-        click.echo(f"runner-service: {self.message}", err=True)
+        tell(self.message)
+
+
+def tell(text: str) -> None:
+    """Says something beside the output of a command, on stderr."""
+    click.echo(f"runner-service: {text}", err=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C: once cancels, twice leaves running."""
+"""What the signals of a terminal do to a command."""
 
 import asyncio
 import signal
@@ -41,3 +41,18 @@ def presses_of_ctrl_c() -> Iterator[Presses]:
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def termination_cancels() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into the cancel of the current task, so that the terminal is left in order."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    if task is not None:
+        for each in signals:
+            loop.add_signal_handler(each, task.cancel)
+    try:
+        yield
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)

@@ -11,7 +11,7 @@ import click
 from google.protobuf.json_format import MessageToJson
 
 from runner_service.cli.connection import Connection, connected
-from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.exits import ExitCode, Failure, tell
 from runner_service.cli.own_service import OwnService
 from runner_service.cli.running import exit_code_of
 from runner_service.cli.target import Target
@@ -71,7 +71,7 @@ def write_output(execution_id: str, call: str, *, stderr: bool, follow: bool, ta
 @asynccontextmanager
 async def _connected(target: Target) -> AsyncIterator[Connection]:
     own = OwnService(os.environ, anywhere=True) if target.server is None else None
-    async with connected(target, own, lambda text: click.echo(f"runner-service: {text}", err=True)) as connection:
+    async with connected(target, own, tell) as connection:
         yield connection
 
 
@@ -114,7 +114,7 @@ async def _write_output(
 ) -> None:
     async with _connected(target) as connection:
         client = connection.client
-        call_id = await _call_id(client, execution_id, int(call)) if call.isdecimal() else call
+        call_id = await _call_id(client, execution_id, call)
         offset = 0
         while True:
             piece = await client.read_output(execution_id, call_id, stream, offset=offset, max_bytes=_AT_ONCE)
@@ -127,24 +127,26 @@ async def _write_output(
                 await asyncio.sleep(_LOOK_EVERY)
 
 
-async def _call_id(client: RunnerClient, execution_id: str, number: int) -> str:
-    """Returns the id of the tool call with this number; a call whose id is that number comes first."""
+async def _call_id(client: RunnerClient, execution_id: str, call: str) -> str:
+    """Returns the id that `call` means, which is an id itself or the number of a tool call."""
+    if not call.isdecimal():
+        return call
     newest = (await client.get(execution_id)).last_sequence
-    calls = []
+    calls: list[str] = []
     async with aclosing(client.watch(execution_id)) as events:
         async for event in events:
             if event.HasField("tool_call_started"):
                 calls.append(event.tool_call_started.tool_call_id)
             if event.sequence >= newest:
                 break
-    if str(number) in calls or not 0 < number <= len(calls):
-        if str(number) in calls:
-            return str(number)
-        raise Failure(
-            f"{execution_id} has made {counted(len(calls), 'tool call')} so far, and {number} is none of them\n"
-            f"`runner-service events {execution_id}` shows them with their numbers."
-        )
-    return str(calls[number - 1])
+    if call in calls:
+        return call
+    if 0 < int(call) <= len(calls):
+        return calls[int(call) - 1]
+    raise Failure(
+        f"{execution_id} has made {counted(len(calls), 'tool call')} so far, and {call} is none of them\n"
+        f"`runner-service events {execution_id}` shows them with their numbers."
+    )
 
 
 def _row(execution: runner_pb2.Execution) -> tuple[str, ...]:

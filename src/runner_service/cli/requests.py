@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.exits import ExitCode, Failure, tell
 from runner_service.cli.keys import ask_hidden, at_a_terminal
 from runner_service.settings import Provider
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -65,7 +65,7 @@ def _message(text: str) -> str:
     if text != "-":
         return text
     if sys.stdin.isatty():
-        print("What is to be done? End with Ctrl-D.", file=sys.stderr)  # noqa: T201  # a prompt
+        tell("what is to be done? End with Ctrl-D.")
     return sys.stdin.read()
 
 

@@ -11,8 +11,8 @@ import click
 
 from runner_service.cli.connection import Connection, connected
 from runner_service.cli.exits import ExitCode, Failure
-from runner_service.cli.interrupts import Presses, presses_of_ctrl_c
-from runner_service.cli.keys import ask_for_missing_key
+from runner_service.cli.interrupts import Presses, presses_of_ctrl_c, termination_cancels
+from runner_service.cli.keys import SECRET_VARIABLES, ask_for_missing_key
 from runner_service.cli.own_service import OwnService
 from runner_service.cli.requests import Wish, make_request, model_of
 from runner_service.cli.target import Target
@@ -39,12 +39,16 @@ def run_agent(wish: Wish, root: Path | None, view: ViewOptions, target: Target) 
         own = _own_service(wish, root)
     elif root is not None:
         raise Failure("--root is for a service of our own; the one at --server has its root already", ExitCode.USAGE)
-    return asyncio.run(_leave_running(request, target, own) if wish.detach else _run(request, view, target, own))
+    try:
+        return asyncio.run(_leave_running(request, target, own) if wish.detach else _run(request, view, target, own))
+    except asyncio.CancelledError:
+        return ExitCode.TERMINATED
 
 
 def _own_service(wish: Wish, root: Path | None) -> OwnService:
     """Returns the service to use, which knows the key of the model, or has been told that there is none."""
-    environ = {name: value for name, value in os.environ.items() if name not in wish.secrets}
+    secrets_of_the_request = set(wish.secrets) - SECRET_VARIABLES  # the others reach the service over a pipe
+    environ = {name: value for name, value in os.environ.items() if name not in secrets_of_the_request}
     if root is not None:
         environ["SANDBOX_ROOT_DIR"] = str(root.absolute())
     own = OwnService(environ)
@@ -67,6 +71,13 @@ async def _leave_running(request: runner_pb2.ExecuteAgentRequest, target: Target
 
 
 async def _run(
+    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: OwnService | None
+) -> int:
+    with termination_cancels():
+        return await _run_in_view(request, options, target, own)
+
+
+async def _run_in_view(
     request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: OwnService | None
 ) -> int:
     async with (

@@ -1,10 +1,10 @@
 """The views for programs: every event, or the answer alone."""
 
-import sys
 from typing import TextIO
 
 from google.protobuf.json_format import MessageToJson
 
+from runner_service.cli.exits import tell
 from runner_service.cli.views.lines import printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -23,7 +23,7 @@ class JsonView:
 
     def note(self, text: str) -> None:
         """Tells something beside the events, on stderr."""
-        _tell(text)
+        tell(text)
 
 
 class AnswerView:
@@ -38,15 +38,11 @@ class AnswerView:
             return
         if event.finished.HasField("error"):
             error = event.finished.error
-            _tell(f"{error.code}: {printable(error.message)}")
+            tell(f"{error.code}: {printable(error.message)}")
         else:
             self._stream.write(f"{event.finished.output}\n")
             self._stream.flush()
 
     def note(self, text: str) -> None:
         """Tells something beside the events, on stderr."""
-        _tell(text)
-
-
-def _tell(text: str) -> None:
-    print(f"runner-service: {text}", file=sys.stderr)  # noqa: T201  # the output of a command
+        tell(text)

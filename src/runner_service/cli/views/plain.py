@@ -1,9 +1,9 @@
 """The view for pipes and files: whole lines, in order, without colours. Its form is stable."""
 
-import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from runner_service.cli.exits import tell
 from runner_service.cli.views.transcript import Kind, Line, Transcript
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -36,7 +36,7 @@ class PlainView:
 
     def note(self, text: str) -> None:
         """Tells something beside the events, on stderr."""
-        print(f"runner-service: {text}", file=sys.stderr)  # noqa: T201  # the output of a command
+        tell(text)
 
 
 def plain_lines(line: Line) -> Iterator[str]:

@@ -1,0 +1,52 @@
+"""A client in plain gRPC: runs an agent and prints what it says and runs, through any number of disconnects.
+
+python examples/python_client.py localhost:50051 "list the files"
+"""
+
+import asyncio
+import sys
+import uuid
+
+import grpc
+
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+def show(event: event_pb2.ExecutionEvent) -> None:
+    match event.WhichOneof("event"):
+        case "text_delta":
+            print(event.text_delta.text, end="", flush=True)
+        case "tool_call_started":
+            print(f"\n[{event.tool_call_started.name}]")
+        case "tool_output":
+            print((event.tool_output.stdout or event.tool_output.stderr).decode(errors="replace"), end="", flush=True)
+        case "finished":
+            print(f"\n{event_pb2.State.Name(event.finished.state)} {event.finished.error.message}")
+
+
+async def run(address: str, message: str) -> None:
+    # An id of our own makes the call safe to repeat: the same id with the same request attaches instead of starting.
+    request = runner_pb2.ExecuteAgentRequest(
+        execution_id=uuid.uuid4().hex, agent=runner_pb2.Agent(name="example"), message=message
+    )
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: runner_grpc.AgentRunnerServiceAsyncStub = runner_grpc.AgentRunnerServiceStub(channel)
+        finished = False
+        while not finished:
+            try:
+                async for response in stub.ExecuteAgent(request, wait_for_ready=True):
+                    for event in response.events:
+                        show(event)
+                        request.after_sequence = event.sequence  # where to go on after a break
+                        finished = event.HasField("finished")
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                print("\n(lost the service, attaching again)", file=sys.stderr)
+                await asyncio.sleep(0.5)
+
+
+if __name__ == "__main__":
+    asyncio.run(run(*sys.argv[1:3]))
