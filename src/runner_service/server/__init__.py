@@ -39,10 +39,7 @@ CHANNEL_OPTIONS = (
     ("grpc.so_reuseport", 0),  # by default a second server could bind the same port, and take half of the calls
     ("grpc.server.max_pending_requests", 20_000),  # by default a burst of some 1,000 calls is refused with CANCELLED
     ("grpc.server.max_pending_requests_hard_limit", 30_000),
-    (
-        "grpc.server_max_unrequested_time_in_server",
-        3600,
-    ),  # by default a call that waits 30 s for a busy loop is CANCELLED
+    ("grpc.server_max_unrequested_time_in_server", 3600),  # by default calls that a busy loop lets wait 30 s are lost
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # by default clients that ping often are cut off …
     ("grpc.keepalive_permit_without_calls", 1),  # … and those that ping between calls
 )
