@@ -94,6 +94,8 @@ class Commands:
             self._children.discard(child)
             await _closed(pipes)
             raise
+        if self._is_closed:
+            await _closed(pipes)
         self._late = [pipe for pipe in (*self._late, *pipes) if pipe.is_open]
         return result
 
