@@ -33,8 +33,8 @@ format: $(DEV) ## Formats the code and the protos
 	$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . && $(BIN)/buf format -w
 
 proto: $(DEV) ## Generates the Python of the protos
-	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --mypy_out=quiet:src proto/runner_service/v1/*.proto
-	@$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=src --mypy_grpc_out=quiet:src proto/runner_service/v1/agent_runner.proto
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --mypy_out=quiet:src proto/runner_service/v1/*.proto
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=src --mypy_grpc_out=quiet:src proto/runner_service/v1/agent_runner.proto
 
 docs: $(DEV) ## Generates the generated pages of docs/
 	@for each in docs/generate_*.py; do $(BIN)/python $$each || exit 1; done
