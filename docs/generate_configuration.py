@@ -8,8 +8,8 @@ from runner_service.settings import Settings, describe
 PAGE = Path(__file__).with_name("configuration.md")
 
 MODES = ("local", "cloud")
-DEFAULTS = {"MODE": "`cloud`", "HOME": "–"}
-"""Of the variables that the page itself has to set."""
+DEFAULTS = {"MODE": "`cloud`", "HOME": "–", "MAX_CONCURRENT_EXECUTIONS": "by the machine"}
+"""Of the variables that the page itself has to set, and of those that are not the same everywhere."""
 
 INTRODUCTION = """\
 # Configuration
