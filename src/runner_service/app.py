@@ -7,15 +7,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from runner_service.addresses import TcpAddress, parse_address
 from runner_service.agent_loading import AgentLoading, loading_agent_loop
 from runner_service.eventlog.sqlite import sqlite_event_log
 from runner_service.events import log_writer
 from runner_service.executions import Executions, running_executions
 from runner_service.executors import Executor
 from runner_service.health import Readiness
-from runner_service.server import RunningServer, StopRequests, announced, running_server, stop_signals
+from runner_service.server import RunningServer, StopRequests, announced, metrics_page, running_server, stop_signals
 from runner_service.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.settings import Settings
+from runner_service.telemetry import scraped, watched_loop
 from runner_service.work import Work
 
 logger = logging.getLogger(__name__)
@@ -44,8 +46,8 @@ async def serve(
     with stop_signals() as requests:
         async with (
             running_service(settings) as service,
-            announced(service.address, file=settings.state_dir / SERVICE_FILE, about=_about(settings)),
-            announced(service.address, fd=ready_fd, file=ready_file),
+            announced(service.address, file=settings.state_dir / SERVICE_FILE, about=_about(settings, service)),
+            announced(service.address, fd=ready_fd, file=ready_file, about=_metrics_of(service)),
             asyncio.TaskGroup() as tasks,
         ):
             service.agent_loading.begin()
@@ -65,6 +67,8 @@ class RunningService(NamedTuple):
     server: RunningServer
     executions: Executions
     agent_loading: AgentLoading
+    metrics_address: str = ""
+    """Where metrics are served, with the real port; empty when they are not."""
 
     @property
     def address(self) -> str:
@@ -77,6 +81,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
     """Serves until the context ends; what still runs then is left INTERRUPTED. Raises as `serve` does."""
     readiness = Readiness()
     async with AsyncExitStack() as parts:
+        await parts.enter_async_context(watched_loop())
         log = await parts.enter_async_context(sqlite_event_log(settings.state_dir))
         writer = await parts.enter_async_context(log_writer(log))
         executor = await _enter_executor(parts, settings)
@@ -94,10 +99,11 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
                 readiness=readiness,
             )
         )
+        metrics_address = await _serve_metrics(parts, settings)
         readiness.set_serving()
         if settings.resume_on_start:
             await executions.resume_interrupted()
-        yield RunningService(server, executions, loading)
+        yield RunningService(server, executions, loading, metrics_address)
 
 
 async def _enter_executor(parts: AsyncExitStack, settings: Settings) -> Executor | None:
@@ -117,12 +123,23 @@ async def _enter_executor(parts: AsyncExitStack, settings: Settings) -> Executor
             return None
 
 
+async def _serve_metrics(parts: AsyncExitStack, settings: Settings) -> str:
+    wanted = parse_address(settings.metrics_address) if settings.metrics_address else None
+    if not isinstance(wanted, TcpAddress):
+        return ""
+    return str(await parts.enter_async_context(metrics_page(wanted, scraped)))
+
+
 def _root(settings: Settings) -> Path:
     return Path(settings.sandbox_root_dir).resolve()
 
 
-def _about(settings: Settings) -> dict[str, str]:
-    return {"sandbox_root": str(_root(settings)), "mode": settings.mode}
+def _about(settings: Settings, service: RunningService) -> dict[str, str]:
+    return {"sandbox_root": str(_root(settings)), "mode": settings.mode} | _metrics_of(service)
+
+
+def _metrics_of(service: RunningService) -> dict[str, str]:
+    return {"metrics_address": service.metrics_address} if service.metrics_address else {}
 
 
 async def _stop_when_idle(executions: Executions, patience: float | None, requests: StopRequests) -> None:

@@ -86,6 +86,12 @@ class UnavailableError(CallError):
         self.retry_delay = retry_delay
 
 
+class QueueFullError(UnavailableError):
+    """As many executions work and wait as the service takes. The caller tries again after `retry_delay` seconds."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 class WriteStalledError(CallError):
     """A watcher took nothing for longer than the service waits."""
 

@@ -19,6 +19,7 @@ from runner_service.eventlog import Entry, EventLog, LogError, NewEvent, NewOutp
 from runner_service.eventlog.frames import Framer
 from runner_service.eventlog.tail import Tail
 from runner_service.executors import Stream
+from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -94,6 +95,7 @@ class EventStream:
 
     def publish_output(self, tool_call_id: str, stream: Stream, data: bytes, *, sub_agent_id: str = "") -> None:
         """Publishes what a command wrote, as one event or more. Await `room` after it."""
+        metrics.output_written(stream, len(data))
         for start in range(0, len(data), MAX_OUTPUT_BYTES_PER_EVENT):
             self._publish_chunk(
                 NewOutput(self.execution_id, tool_call_id, stream, data[start : start + MAX_OUTPUT_BYTES_PER_EVENT]),
@@ -242,6 +244,11 @@ class LogWriter:
         """Why the log cannot be written at the moment; None when it can."""
         return self._broken
 
+    @property
+    def backlog(self) -> int:
+        """About how many bytes wait for their commit."""
+        return self._pending_bytes
+
     def put(self, stream: EventStream, entry: Entry | _Run, size: int) -> None:
         """Takes an entry of about `size` bytes for the next batch."""
         self._pending.append((stream, entry))
@@ -295,6 +302,7 @@ class LogWriter:
         began = time.monotonic()
         delay = _FIRST_RETRY_DELAY
         while True:
+            tried = time.monotonic()
             try:
                 await self._log.append([entry for _, entry in batch])
             except LogError as error:
@@ -303,6 +311,7 @@ class LogWriter:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _LONGEST_RETRY_DELAY)
             else:
+                metrics.log_committed(len(batch), time.monotonic() - tried)
                 self._mend(batch)
                 return
 
@@ -326,9 +335,14 @@ class LogWriter:
 async def log_writer(log: EventLog) -> AsyncIterator[LogWriter]:
     """Runs the writer of `log`; what was published inside is in the log afterwards, if it can be written at all."""
     writer = LogWriter(log)
+    readings: dict[metrics.Gauge, metrics.Reading] = {
+        metrics.LOG_BACKLOG: lambda: writer.backlog,
+        metrics.LOG_UNAVAILABLE: lambda: int(writer.broken is not None),
+    }
     task = asyncio.create_task(writer.run(), name="log-writer")
     try:
-        yield writer
+        with metrics.observed(readings):
+            yield writer
     finally:
         writer.close()
         _, unfinished = await asyncio.wait([task], timeout=2 * _LOG_PATIENCE)

@@ -11,6 +11,7 @@ from runner_service.errors import CallError, ExecutionEnd
 from runner_service.eventlog import FINAL_STATES
 from runner_service.events import EventStream
 from runner_service.redaction import Redactor
+from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -72,6 +73,11 @@ class Execution:
         """True from its acceptance until its end or interruption."""
         return self.state in {event_pb2.STATE_PENDING, event_pb2.STATE_RUNNING}
 
+    @property
+    def has_begun(self) -> bool:
+        """True once its agent has begun, in this process or an earlier one."""
+        return self.record.HasField("start_time")
+
     async def perform(self, work: Coroutine[Any, Any, str]) -> None:
         """Does `work`, whose result is the final answer, and puts down how it ended. Raises nothing of it."""
         self._work = asyncio.create_task(work, name=f"execution-{self.id}")
@@ -115,7 +121,7 @@ class Execution:
         """Publishes `started`; from here on the clocks run."""
         self._began = time.monotonic()
         self.record.state = event_pb2.STATE_RUNNING
-        if not self.record.HasField("start_time"):
+        if not self.has_begun:
             self.record.start_time.GetCurrentTime()
         self.stream.publish(started)
         self.stream.record_state(_copy(self.record))
@@ -132,6 +138,7 @@ class Execution:
             self.record.error.code = finished.error.code = end.code
             self.record.error.message = finished.error.message = self.redactor.text(end.message)
             self.record.error.retryable = finished.error.retryable = end.retryable
+        metrics.execution_finished(self.state, finished.error.code, elapsed)
         self.stream.publish(finished)
         self.stream.record_state(_copy(self.record))
 

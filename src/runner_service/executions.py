@@ -13,6 +13,7 @@ from typing import Any
 
 from opentelemetry.trace import SpanContext
 
+from runner_service.admission import Admission, Turn
 from runner_service.errors import (
     AlreadyExistsError,
     CallError,
@@ -28,7 +29,7 @@ from runner_service.events import EventStream, LogWriter
 from runner_service.execution import Execution
 from runner_service.health import Readiness
 from runner_service.settings import Settings
-from runner_service.telemetry import current_span_context, execution_span, record_failure, redact_with
+from runner_service.telemetry import current_span_context, execution_span, metrics, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 from runner_service.work import Job, Work
@@ -59,7 +60,10 @@ class Executions:
         self._work = work
         self._readiness = readiness
         self._tasks = tasks
+        self._admission = Admission(at_once=settings.max_concurrent_executions, queued=settings.max_queued_executions)
         self._known: dict[str, Execution] = {}
+        self._turns: dict[str, Turn] = {}
+        self._watchers = 0
         self._running: set[asyncio.Task[None]] = set()
         self._one_start_at_a_time = asyncio.Lock()
 
@@ -68,13 +72,23 @@ class Executions:
         """True while something runs or somebody watches."""
         return bool(self._running) or any(execution.watchers for execution in self._known.values())
 
+    def readings(self) -> dict[metrics.Gauge, metrics.Reading]:
+        """Says how many there are, and may be."""
+        admission, settings = self._admission, self._settings
+        limits = {"running": settings.max_concurrent_executions, "queued": settings.max_queued_executions}
+        return {
+            metrics.EXECUTIONS: lambda: {"running": admission.at_work, "queued": admission.waiting},
+            metrics.EXECUTIONS_LIMIT: lambda: limits,
+            metrics.WATCHERS: lambda: self._watchers,
+        }
+
     @asynccontextmanager
     async def called(self, request: runner_pb2.ExecuteAgentRequest) -> AsyncIterator[EventStream]:
         """Starts the execution of `request`, or finds it, and counts the caller until the context ends.
 
         Raises:
-            CallError: NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE, FAILED_PRECONDITION, UNAVAILABLE or UNIMPLEMENTED, as
-                the contract of ExecuteAgent says.
+            CallError: NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE, FAILED_PRECONDITION, RESOURCE_EXHAUSTED, UNAVAILABLE or
+                UNIMPLEMENTED, as the contract of ExecuteAgent says.
         """
         execution = await self._start_or_find(request)
         if request.disconnect_policy:
@@ -106,14 +120,22 @@ class Executions:
         return found
 
     async def drain(self, patience: float) -> None:
-        """Lets executions finish for `patience` seconds, then leaves the rest INTERRUPTED and ends every stream."""
+        """Lets executions finish for `patience` seconds, then leaves the rest INTERRUPTED and ends every stream.
+
+        Those that wait for their turn are left INTERRUPTED at once: their callers are to look elsewhere.
+        """
+        self._admission.close()
+        for execution in [self._known[name] for name, turn in self._turns.items() if not turn.has_come]:
+            execution.interrupt()
+            execution.close(_STOPPING)
         if self._running:
             logger.info("drain_waits executions=%d seconds=%g", len(self._running), patience)
             await asyncio.wait(self._running, timeout=patience)
         await self.interrupt_all()
 
     async def interrupt_all(self) -> None:
-        """Stops what runs, to be continued by a later process, and ends every stream."""
+        """Stops what runs and what waits, to be continued by a later process, and ends every stream."""
+        self._admission.close()
         for execution in list(self._known.values()):
             if execution.is_at_work:
                 execution.interrupt()
@@ -166,6 +188,7 @@ class Executions:
             raise NotFoundError(f"execution {request.execution_id} is not in the log; send the agent to start it")
         self._require_readiness()
         job = self._work.job(request)
+        self._admission.require_room(request.session_id)
         execution = self._accept(request, fingerprint)
         self._begin(execution, job)
         return execution
@@ -206,21 +229,23 @@ class Executions:
         return execution
 
     def _begin(self, execution: Execution, job: Job) -> None:
-        supervision = self._supervise(execution, self._perform(execution, job), current_span_context())
+        turn = self._turns[execution.id] = self._admission.apply(job.request.session_id, execution.stream.publish)
+        supervision = self._supervise(execution, turn, self._perform(execution, job, turn), current_span_context())
         task = self._tasks.create_task(supervision, name=f"supervise-{execution.id}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _perform(self, execution: Execution, job: Job) -> str:
+    async def _perform(self, execution: Execution, job: Job, turn: Turn) -> str:
         if job.request.session_id and not job.resumes:
             await self._end_interrupted(job.request.session_id)
+        await turn.come()
         return await self._work.perform(execution, job, on_begin=lambda: self._mind_absence(execution))
 
     async def _end_interrupted(self, session_id: str) -> None:
         """Ends what was interrupted in a session that now goes on without it."""
         for record in await self._interrupted(session_id):
             execution = await self._find(record.execution_id)
-            if execution.state == event_pb2.STATE_INTERRUPTED:
+            if execution.state == event_pb2.STATE_INTERRUPTED and execution.has_begun:
                 execution.finish(
                     InterruptedEnd("it was interrupted, and its session has gone on with another execution")
                 )
@@ -231,14 +256,18 @@ class Executions:
         )
         return page.executions
 
-    async def _supervise(self, execution: Execution, work: Coroutine[Any, Any, str], caller: SpanContext) -> None:
+    async def _supervise(
+        self, execution: Execution, turn: Turn, work: Coroutine[Any, Any, str], caller: SpanContext
+    ) -> None:
         record = execution.record
         name = execution.redactor.text(record.agent_name)
         with (
             execution_span(execution.id, record.session_id, agent_name=name, caller=caller) as span,
             redact_with(execution.redactor.text),
         ):
-            await execution.perform(work)
+            with turn:
+                await execution.perform(work)
+            del self._turns[execution.id]
             if record.HasField("error"):
                 record_failure(span, record.error.code)
             if execution.is_final:
@@ -285,6 +314,7 @@ class Executions:
     @asynccontextmanager
     async def _watching(self, execution: Execution, after_sequence: int) -> AsyncIterator[EventStream]:
         execution.watchers += 1
+        self._watchers += 1
         try:
             if after_sequence > execution.stream.committed:
                 raise SequenceOutOfRangeError(
@@ -293,6 +323,7 @@ class Executions:
             yield execution.stream
         finally:
             execution.watchers -= 1
+            self._watchers -= 1
             self._forget_if_idle(execution)
 
     def _mind_absence(self, execution: Execution) -> None:
@@ -338,7 +369,8 @@ async def running_executions(
         executions = Executions(settings, log, writer, work, readiness=readiness, tasks=tasks)
         pruner = tasks.create_task(executions.prune_forever(), name="log-pruner")
         try:
-            yield executions
+            with metrics.observed(executions.readings()):
+                yield executions
         finally:
             pruner.cancel()
             await executions.interrupt_all()

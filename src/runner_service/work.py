@@ -1,4 +1,4 @@
-"""What an execution does with its time: its turn, its sandbox, its clock, and the agent's run in between."""
+"""What an execution does once it is its turn: its sandbox, its clock, and the agent's run in between."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,6 @@ from runner_service.executors import Executor, SandboxError, SandboxSpec
 from runner_service.models import ModelChoice, resolve
 from runner_service.redaction import Redactor
 from runner_service.resumption import Resumption, read_resumption
-from runner_service.sessions import SessionTurns
 from runner_service.settings import Settings
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -47,7 +46,6 @@ class Work:
         self._mode = mode
         self._executor = executor
         self._agent_loop = agent_loop
-        self._turns = SessionTurns()
 
     def job(self, request: runner_pb2.ExecuteAgentRequest, *, resumes: bool = False) -> Job:
         """Makes sure, before anything has happened, that all is there that a request needs.
@@ -70,13 +68,11 @@ class Work:
         Raises:
             ExecutionEnd: there is no answer; the class says why.
         """
-        session_id = job.request.session_id
-        async with self._turns.turn(session_id, on_wait=lambda: _publish_waiting(execution, session_id)):
-            resumption = await read_resumption(self._log, execution.id) if job.resumes else None
-            if resumption:
-                execution.usage.CopyFrom(resumption.usage)
-                execution.elapsed_before = resumption.elapsed
-            return await self._run(execution, job, resumption, on_begin)
+        resumption = await read_resumption(self._log, execution.id) if job.resumes else None
+        if resumption:
+            execution.usage.CopyFrom(resumption.usage)
+            execution.elapsed_before = resumption.elapsed
+        return await self._run(execution, job, resumption, on_begin)
 
     async def forget(self, execution: Execution) -> None:
         """Forgets what was kept to go on with an execution that is finished for good."""
@@ -94,7 +90,7 @@ class Work:
                 asyncio.timeout(max(0.0, seconds - execution.elapsed_before)) as clock,
                 job.executor.open(_sandbox_spec(execution, job)) as sandbox,
             ):
-                execution.begin(self._started(job, sandbox.root))
+                execution.begin(self._started(execution, job, sandbox.root))
                 on_begin()
                 execution.run = AgentRun(
                     execution_id=execution.id,
@@ -119,7 +115,7 @@ class Work:
         except SandboxError as error:
             raise SandboxEnd(str(error)) from error
 
-    def _started(self, job: Job, root: str) -> event_pb2.Started:
+    def _started(self, execution: Execution, job: Job, root: str) -> event_pb2.Started:
         executor, model = job.executor, job.model
         return event_pb2.Started(
             mode=self._mode,
@@ -127,7 +123,7 @@ class Work:
                 type=executor.sandbox_type, root=root, process_control=executor.process_control
             ),
             model=event_pb2.ModelInfo(provider=model.provider, name=model.name),
-            resumed=job.resumes,
+            resumed=job.resumes and execution.has_begun,
         )
 
     def _limits(self, asked: runner_pb2.ExecutionLimits) -> runner_pb2.ExecutionLimits:
@@ -143,16 +139,6 @@ class Work:
             asked.command_timeout if asked.HasField("command_timeout") else _duration(settings.default_command_timeout)
         )
         return limits
-
-
-def _publish_waiting(execution: Execution, session_id: str) -> None:
-    execution.stream.publish(
-        event_pb2.Notice(
-            level=event_pb2.Notice.LEVEL_INFO,
-            code="SESSION_BUSY",
-            text=f"waits for another execution of session {session_id} to end",
-        )
-    )
 
 
 def _sandbox_spec(execution: Execution, job: Job) -> SandboxSpec:

@@ -11,7 +11,7 @@ from langgraph.types import Command
 from opentelemetry.trace import Span
 
 from runner_service.executors import CommandResult
-from runner_service.telemetry import record_command, record_failure
+from runner_service.telemetry import metrics, record_command, record_failure
 from runner_service.tools.command import CommandOutput
 from runner_service.tools.excerpt import shorten
 from runner_service.tools.scope import RunningCall, RunScope
@@ -120,6 +120,7 @@ class CallReport:
         if self._ended:  # an earlier process has said so already
             return
         self._ended = True
+        metrics.tool_called(self._call.name, event.outcome, time.monotonic() - self._began)
         if self._sub_agent in _SUB_AGENTS:
             self._publish(event_pb2.SubAgentFinished(tool_call_id=self._call.id))
         self._publish(event)

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from runner_service.agent.answers import settle, stop_reason_of
 from runner_service.agent.speech import Speech, current_speech
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
 from runner_service.errors import ModelUnavailableEnd
+from runner_service.models import ModelChoice
 from runner_service.models.connections import SILENCE
 from runner_service.models.failures import Failure, StreamBrokenError, classify
-from runner_service.telemetry import chat_span, record_usage
+from runner_service.telemetry import chat_span, metrics, record_usage
 from runner_service.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -96,12 +98,13 @@ def _discard_unsettled(scope: RunScope) -> None:
 
 async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> ModelResponse[Any]:
     model = scope.run.model
-    with chat_span(model.name, provider=model.provider) as span:
+    with chat_span(model.name, provider=model.provider) as span, _measured(model):
         speech, response = await _listen(scope, request, handler)
         message = _message_of(response)
         stop_reason = stop_reason_of(message)
         speech.finish(message, stop_reason)
         usage = count_usage(scope.run, message)
+        metrics.tokens_used(model.provider, model.name, usage)
         record_usage(
             span,
             input_tokens=usage.input_tokens,
@@ -115,6 +118,23 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
     if settled.tool_calls:
         check_tokens(scope.run)
     return ModelResponse(result=[settled, *response.result[1:]], structured_response=response.structured_response)
+
+
+@contextmanager
+def _measured(model: ModelChoice) -> Iterator[None]:
+    """Measures a try, and how it ended."""
+    began, outcome = time.monotonic(), "succeeded"
+    try:
+        yield
+    except Exception as error:
+        failure = classify(error)
+        outcome = failure.kind if failure else "failed"
+        raise
+    except BaseException:
+        outcome = "cancelled"
+        raise
+    finally:
+        metrics.model_called(model.provider, model.name, outcome, time.monotonic() - began)
 
 
 async def _listen(scope: RunScope, request: ModelRequest[Any], handler: Call) -> tuple[Speech, ModelResponse[Any]]:

@@ -15,6 +15,7 @@ from runner_service.health import HEALTH_SERVICE, HealthServicer, Readiness
 from runner_service.interceptors import OpenCalls, interceptors
 from runner_service.server.binding import BindError, Bound, bind, check_bindable
 from runner_service.server.ready import announced
+from runner_service.server.scraping import metrics_page
 from runner_service.server.signals import StopRequests, stop_signals
 from runner_service.server.tls import TlsError, server_credentials
 from runner_service.settings import Settings
@@ -26,6 +27,7 @@ __all__ = [
     "TlsError",
     "announced",
     "check_bindable",
+    "metrics_page",
     "running_server",
     "stop_signals",
 ]

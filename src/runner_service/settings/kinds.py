@@ -5,11 +5,17 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from runner_service.addresses import parse_address
+from runner_service.addresses import UnixAddress, parse_address
 
 
 def _address(text: str) -> str:
     parse_address(text)
+    return text
+
+
+def _tcp_address(text: str) -> str:
+    if isinstance(parse_address(text), UnixAddress):
+        raise ValueError("should be host:port or [IPv6]:port")  # noqa: TRY004  # pydantic wants a ValueError
     return text
 
 
@@ -35,6 +41,7 @@ def lower(value: object) -> object:
 
 
 AddressText = Annotated[str, AfterValidator(_address)]
+TcpText = Annotated[str, AfterValidator(_tcp_address)]
 UrlText = Annotated[str, AfterValidator(_url)]
 Token = Annotated[SecretStr, AfterValidator(_header_value)]
 Port = Annotated[int, Field(ge=1, le=65535)]

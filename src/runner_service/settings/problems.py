@@ -48,7 +48,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 def warnings_about(settings: Settings) -> list[Problem]:
     """Returns what does not keep the service from starting, but will disappoint somebody."""
-    return [*_model_warnings(settings), *_exposure_warnings(settings), *_tracing_warnings(settings)]
+    return [*_model_warnings(settings), *_exposure_warnings(settings), *_export_warnings(settings)]
 
 
 def _checked_one_by_one(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem]]:
@@ -78,6 +78,7 @@ def _conflicts(settings: Settings) -> list[Problem]:
     return [
         *_mode_conflicts(settings),
         *_address_conflicts(settings),
+        *_metrics_conflicts(settings),
         *_token_conflicts(settings),
         *_tls_conflicts(settings),
         *_unreadable_files(settings),
@@ -114,6 +115,12 @@ def _address_conflicts(settings: Settings) -> Iterator[Problem]:
             f"{address} can be reached from elsewhere: set AUTH_TOKEN, AUTH_TOKEN_FILE or TLS_CLIENT_CA_FILE, "
             "or listen on localhost or a unix socket",
         )
+
+
+def _metrics_conflicts(settings: Settings) -> Iterator[Problem]:
+    metrics, listen = settings.metrics_address, settings.listen_address
+    if metrics is not None and overlap(parse_address(metrics), parse_address(listen)):
+        yield Problem("METRICS_ADDRESS", f"{metrics} is where LISTEN_ADDRESS says that calls are taken")
 
 
 def _token_conflicts(settings: Settings) -> Iterator[Problem]:
@@ -159,10 +166,11 @@ def _exposure_warnings(settings: Settings) -> Iterator[Problem]:
         yield Problem("TLS_CERT_FILE", "is not set: the token and everything else crosses the network in the clear")
 
 
-def _tracing_warnings(settings: Settings) -> Iterator[Problem]:
-    if not settings.exports_traces():
-        return
-    if settings.otel_traces_exporter != "otlp":
+def _export_warnings(settings: Settings) -> Iterator[Problem]:
+    traces, metrics = settings.exports_traces(), settings.exports_metrics()
+    if traces and settings.otel_traces_exporter != "otlp":
         yield Problem("OTEL_TRACES_EXPORTER", "can only be otlp or none here: spans go out by otlp")
-    if settings.otel_exporter_otlp_protocol != "http/protobuf":
-        yield Problem("OTEL_EXPORTER_OTLP_PROTOCOL", "can only be http/protobuf here: spans go out by that")
+    if metrics and settings.otel_metrics_exporter != "otlp":
+        yield Problem("OTEL_METRICS_EXPORTER", "can only be otlp or none here: metrics go out by otlp")
+    if (traces or metrics) and settings.otel_exporter_otlp_protocol != "http/protobuf":
+        yield Problem("OTEL_EXPORTER_OTLP_PROTOCOL", "can only be http/protobuf here: spans and metrics go out by that")

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, Sec
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from runner_service.addresses import overlap, parse_address
-from runner_service.settings.kinds import AddressText, Count, Pause, Port, Seconds, Token, UrlText, lower
+from runner_service.settings.kinds import AddressText, Count, Pause, Port, Seconds, TcpText, Token, UrlText, lower
+from runner_service.settings.machine import default_concurrency
 
 T = TypeVar("T")
 Provider = Literal["openai", "anthropic", "ollama", "scripted"]
@@ -115,6 +116,12 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     kill_grace: Pause = 2.0
     """How many seconds a process has between SIGTERM and SIGKILL."""
 
+    max_concurrent_executions: Count = _computed(lambda _: default_concurrency())
+    """How many executions work at once; the others wait in a queue. The default is 64 for each core of the machine, if
+    its memory allows 4 MiB for each of them, and never less than 16."""
+    max_queued_executions: Annotated[int, Field(ge=0)] = 1000
+    """How many executions may wait for their turn; further ones are refused as RESOURCE_EXHAUSTED."""
+
     default_timeout: Seconds = 1800.0
     """How many seconds an execution may take when its request does not say."""
     default_command_timeout: Seconds = 120.0
@@ -178,20 +185,30 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     """The least severe log lines that are written."""
     log_format: Annotated[Literal["text", "json"], BeforeValidator(lower)] = "text"
     """Log lines for people, or one JSON object each."""
+    metrics_address: TcpText | None = None
+    """Where Prometheus reads metrics, `host:port`, at the path /metrics; port 0 takes a free one. Unset: nowhere. It \
+needs no token: whoever reaches it can read numbers and the names of models and tools, but no content."""
     otel_sdk_disabled: bool = False
-    """Turns tracing off, whatever else is set."""
+    """Turns tracing and the sending of metrics off, whatever else is set."""
     otel_traces_exporter: str = "otlp"
     """`none` turns tracing off. The service can only export by `otlp`."""
+    otel_metrics_exporter: str = "otlp"
+    """`none` keeps metrics from being sent to a collector. The service can only send them by `otlp`."""
     otel_exporter_otlp_endpoint: UrlText | None = None
-    """The collector that spans go to, by OTLP over HTTP, below /v1/traces. Other OTEL_* variables hold as well."""
+    """The collector that spans and metrics go to, by OTLP over HTTP, below /v1/traces and /v1/metrics. Other OTEL_* \
+variables hold as well."""
     otel_exporter_otlp_traces_endpoint: UrlText | None = None
     """The whole URL that spans go to, instead."""
+    otel_exporter_otlp_metrics_endpoint: UrlText | None = None
+    """The whole URL that metrics go to, instead."""
     otel_exporter_otlp_headers: SecretStr | None = None
     """Headers for the collector, `name=value,…`."""
     otel_exporter_otlp_traces_headers: SecretStr | None = None
     """Headers for OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, instead."""
+    otel_exporter_otlp_metrics_headers: SecretStr | None = None
+    """Headers for OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, instead."""
     otel_exporter_otlp_protocol: str = "http/protobuf"
-    """How spans are sent. The service can only do `http/protobuf`."""
+    """How spans and metrics are sent. The service can only do `http/protobuf`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -219,6 +236,11 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
         endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
         return endpoint is not None and not self.otel_sdk_disabled and self.otel_traces_exporter != "none"
 
+    def exports_metrics(self) -> bool:
+        """Tells whether metrics go to a collector."""
+        endpoint = self.otel_exporter_otlp_metrics_endpoint or self.otel_exporter_otlp_endpoint
+        return endpoint is not None and not self.otel_sdk_disabled and self.otel_metrics_exporter != "none"
+
     def get_sandbox_config(self) -> dict[str, str]:
         """Returns what the sandbox is made of: its `type`, with `root_dir` or, if there is one, `snapshot_id`."""
         if self.is_local_mode():
@@ -242,7 +264,11 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
         """Returns every secret value of the service itself, for redaction. Reads AUTH_TOKEN_FILE: some microseconds."""
         values = [getattr(self, name) for name in type(self).model_fields]
         secrets = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
-        headers = (self.otel_exporter_otlp_headers, self.otel_exporter_otlp_traces_headers)
+        headers = (
+            self.otel_exporter_otlp_headers,
+            self.otel_exporter_otlp_traces_headers,
+            self.otel_exporter_otlp_metrics_headers,
+        )
         for header in ",".join(each.get_secret_value() for each in headers if each).split(","):
             secrets.add(header.partition("=")[2].strip())
         if self.auth_token_file is not None:

@@ -1,10 +1,12 @@
-"""What the service says about itself: log lines and spans, neither of which ever holds content or a secret."""
+"""What the service says about itself: log lines, spans and metrics, none of which ever holds content or a secret."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runner_service.settings import Settings
 from runner_service.telemetry.logs import execution_id_var, logs, redact_with
+from runner_service.telemetry.loop_lag import watched_loop
+from runner_service.telemetry.metering import metering, scraped
 from runner_service.telemetry.spans import (
     chat_span,
     current_span_context,
@@ -24,23 +26,28 @@ __all__ = [
     "execution_id_var",
     "execution_span",
     "logs",
+    "metering",
     "record_call_status",
     "record_command",
     "record_failure",
     "record_usage",
     "redact_with",
+    "scraped",
     "server_span",
     "telemetry",
     "tool_span",
     "tracing",
+    "watched_loop",
 ]
 
 
 @contextmanager
 def telemetry(settings: Settings) -> Iterator[None]:
-    """Writes log lines to stderr, and sends spans to the collector if one is set. Belongs around the event loop.
+    """Writes log lines to stderr, and hands out spans and metrics if somebody is to have them.
+
+    Belongs around the event loop.
 
     Leaving waits a few seconds at most for what has not been written and sent yet.
     """
-    with logs(settings), tracing(settings):
+    with logs(settings), tracing(settings), metering(settings):
         yield

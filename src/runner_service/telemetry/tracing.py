@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from runner_service.settings import Settings
+from runner_service.telemetry.collector import headers, resource
 from runner_service.telemetry.spans import spans_by
 
 if TYPE_CHECKING:
@@ -35,18 +35,12 @@ def _exported_spans(settings: Settings) -> Iterator[None]:
 
 def _provider(settings: Settings) -> "TracerProvider":
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # 180 ms
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415  # only needed here
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  # only needed here
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # only needed here
 
-    about = {
-        "service.name": "runner-service",
-        "service.version": version("runner-service"),
-        "deployment.environment.name": settings.env,
-    }
-    resource = Resource.create(about | dict(OTELResourceDetector().detect().attributes))
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=_endpoint(settings))))
+    provider = TracerProvider(resource=resource(settings), shutdown_on_exit=False)
+    keys = headers(settings.otel_exporter_otlp_traces_headers, settings.otel_exporter_otlp_headers)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=_endpoint(settings), headers=keys)))
     return provider
 
 
