@@ -71,7 +71,7 @@ class Outcome:
 
 
 class CallReport:
-    """Publishes that a call begins, when it is made, and how it ends. Exactly one of `finish` and `cancel` counts."""
+    """Publishes that a call begins, when it is made, and how it ends. The first of `end` and `cancel` counts."""
 
     def __init__(self, scope: RunScope, call: RunningCall, arguments: Mapping[str, Any]) -> None:
         self._scope = scope
@@ -92,21 +92,19 @@ class CallReport:
             task = shorten(scope.run.redactor.text(str(arguments.get("description", ""))), _LONGEST_ARGUMENT)
             self._publish(event_pb2.SubAgentStarted(tool_call_id=call.id, name=self._sub_agent, description=task))
 
-    def finish(self, result: ToolMessage | Command[Any]) -> Outcome:
-        """Publishes the end of the call, and returns its result without secrets."""
+    def outcome(self, result: ToolMessage | Command[Any]) -> Outcome:
+        """Returns what came of the call, its result without secrets."""
         message = _message_in(result)
         clean = message.model_copy(update={"content": self._scope.run.redactor.value(message.content)})
-        event = self._finished(_outcome(clean, self._call))
-        if (exit_code := _exit_code(clean)) is not None:
-            event.exit_code = exit_code
-        text = clean.text
-        event.result = shorten(text, _LONGEST_RESULT)
-        event.truncated |= event.result != text
-        if self._call.name == "write_todos" and clean.status != "error":
-            self._publish_todos()
-        self._end(event)
+        event = self._call.ended or self._finished_with(clean)
         command = self._call.output.result if self._call.output else None
         return Outcome(_with_message(result, message, clean), event, command)
+
+    def end(self, outcome: Outcome) -> None:
+        """Publishes the end of the call."""
+        if self._call.name == "write_todos" and outcome.event.outcome == event_pb2.TOOL_OUTCOME_SUCCEEDED:
+            self._publish_todos()
+        self._end(outcome.event)
 
     def cancel(self) -> None:
         """Publishes that the call was ended with its execution, unless its end was published already."""
@@ -124,6 +122,14 @@ class CallReport:
         if self._sub_agent in _SUB_AGENTS:
             self._publish(event_pb2.SubAgentFinished(tool_call_id=self._call.id))
         self._publish(event)
+
+    def _finished_with(self, message: ToolMessage) -> event_pb2.ToolCallFinished:
+        event = self._finished(_outcome(message, self._call))
+        if (exit_code := _exit_code(message)) is not None:
+            event.exit_code = exit_code
+        event.result = shorten(message.text, _LONGEST_RESULT)
+        event.truncated |= event.result != message.text
+        return event
 
     def _finished(self, outcome: event_pb2.ToolOutcome.ValueType) -> event_pb2.ToolCallFinished:
         event = event_pb2.ToolCallFinished(tool_call_id=self._call.id, outcome=outcome)

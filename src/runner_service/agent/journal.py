@@ -11,21 +11,31 @@ from typing import NamedTuple
 from langchain_core.messages import ToolMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS journal (
     execution_id TEXT NOT NULL,
     tool_call_id TEXT NOT NULL,
     type TEXT,
     result BLOB,
+    event BLOB,
     PRIMARY KEY (execution_id, tool_call_id)
 ) WITHOUT ROWID
 """
 
 
-class JournalEntry(NamedTuple):
-    """A call that has begun. `result` is None when it is not known how far it came."""
+class JournaledEnd(NamedTuple):
+    """How a call has ended: what the model is told, and what everybody else is."""
 
-    result: ToolMessage | None
+    result: ToolMessage
+    event: event_pb2.ToolCallFinished
+
+
+class JournalEntry(NamedTuple):
+    """A call that has begun. `end` is None when it is not known how far it came."""
+
+    end: JournaledEnd | None
 
 
 class Journal:
@@ -45,22 +55,31 @@ class Journal:
                 (execution_id, tool_call_id),
             )
 
-    def end(self, execution_id: str, tool_call_id: str, result: ToolMessage) -> None:
+    def end(self, execution_id: str, tool_call_id: str, end: JournaledEnd) -> None:
         """Writes down what came of it."""
         with self._connection as connection:
             connection.execute(
-                "UPDATE journal SET type = ?, result = ? WHERE execution_id = ? AND tool_call_id = ?",
-                (*self._serializer.dumps_typed(result), execution_id, tool_call_id),
+                "UPDATE journal SET type = ?, result = ?, event = ? WHERE execution_id = ? AND tool_call_id = ?",
+                (
+                    *self._serializer.dumps_typed(end.result),
+                    end.event.SerializeToString(),
+                    execution_id,
+                    tool_call_id,
+                ),
             )
 
     def find(self, execution_id: str, tool_call_id: str) -> JournalEntry | None:
         """Looks a call up; None when it never began."""
         row = self._connection.execute(
-            "SELECT type, result FROM journal WHERE execution_id = ? AND tool_call_id = ?", (execution_id, tool_call_id)
+            "SELECT type, result, event FROM journal WHERE execution_id = ? AND tool_call_id = ?",
+            (execution_id, tool_call_id),
         ).fetchone()
         if row is None:
             return None
-        return JournalEntry(None if row[0] is None else self._serializer.loads_typed(row))
+        if row[0] is None:
+            return JournalEntry(None)
+        event = event_pb2.ToolCallFinished.FromString(row[2])
+        return JournalEntry(JournaledEnd(self._serializer.loads_typed(row[:2]), event))
 
     def forget(self, execution_id: str) -> None:
         """Forgets the calls of an execution that is finished for good."""

@@ -114,6 +114,8 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
         )
     if stop_reason in _CUT_SHORT:
         _tell_of_cut(scope, stop_reason)
+    # What comes next puts the message into a checkpoint, and it is never said again: the log has to have it by then.
+    await scope.run.events.flush()
     settled = settle(message, scope, speech.message_id, speech.arguments)
     if settled.tool_calls:
         check_tokens(scope.run)

@@ -12,8 +12,8 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from runner_service.agent.answers import UNREADABLE
-from runner_service.agent.call_events import CallReport
-from runner_service.agent.journal import current_journal
+from runner_service.agent.call_events import CallReport, Outcome
+from runner_service.agent.journal import JournaledEnd, current_journal
 from runner_service.agent.usage import count_tool_call
 from runner_service.agent_run import AgentRun
 from runner_service.errors import ExecutionEnd
@@ -82,8 +82,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         token = current_call.set(call)
         try:
             with tool_span(call.name, call.id) as span:
-                result = await self._run(scope.run, call, request, handler)
-                outcome = report.finish(result)
+                outcome = report.outcome(await self._run(scope.run, call, request, handler))
+                await self._put_down(scope.run, call, outcome, report)
                 outcome.record(span)
             told = scope.repetition(call.sub_agent_id).take(call.name, request.tool_call["args"], outcome.event.result)
         except BaseException:
@@ -100,13 +100,24 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             return await self._run_guarded(request, handler)
         journal = current_journal.get()
         if run.resumption and (entry := journal.find(run.execution_id, call.id)):
-            call.interrupted = entry.result is None
-            return entry.result or _failed(request, _INTERRUPTED)
+            call.interrupted = entry.end is None
+            call.ended = entry.end.event if entry.end else None
+            return entry.end.result if entry.end else _failed(request, _INTERRUPTED)
         journal.begin(run.execution_id, call.id)
-        result = await self._run_guarded(request, handler)
-        if isinstance(result, ToolMessage):
-            journal.end(run.execution_id, call.id, _without_secrets(result, run))
-        return result
+        return await self._run_guarded(request, handler)
+
+    async def _put_down(self, run: AgentRun, call: RunningCall, outcome: Outcome, report: CallReport) -> None:
+        """Makes an end known in the one order in which a crash at any point loses and repeats nothing.
+
+        What is in the journal is not run again, so its output has to be in the log before; what is in a checkpoint,
+        which follows on this, is not even looked at again, so its events have to be.
+        """
+        if call.output and any(call.output.kept.values()):
+            await run.events.flush()
+        if call.name in _WITH_EFFECTS and isinstance(outcome.result, ToolMessage):
+            current_journal.get().end(run.execution_id, call.id, JournaledEnd(outcome.result, outcome.event))
+        report.end(outcome)
+        await run.events.flush()
 
     async def _run_guarded(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
         try:
@@ -117,10 +128,6 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             error_id = secrets.token_hex(4)
             logger.exception("tool_call_failed tool=%s error_id=%s", request.tool_call["name"], error_id)
             return _failed(request, f"the tool failed unexpectedly (error id {error_id}); try something else")
-
-
-def _without_secrets(result: ToolMessage, run: AgentRun) -> ToolMessage:
-    return result.model_copy(update={"content": run.redactor.value(result.content)})
 
 
 def _failed(request: ToolCallRequest, reason: str) -> ToolMessage:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from runner_service.agent_run import AgentRun
 from runner_service.tools.repetition import Repetition
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
     from runner_service.tools.command import CommandOutput
@@ -24,6 +25,8 @@ class RunScope:
     outputs: dict[str, "CommandOutput"] = field(default_factory=dict)
     """What each command wrote, by tool call id."""
     call_ids: set[str] = field(default_factory=set)
+    made_ids: str = "call"
+    """How the ids begin that are made here, for calls which have none that can be used."""
     messages: int = 0
     repetitions: dict[str, Repetition] = field(default_factory=dict)
     """By agent: whether it goes round in circles."""
@@ -33,6 +36,7 @@ class RunScope:
             self.call_ids |= self.run.resumption.started_calls
             # No message of the earlier process can have a higher number than it had events.
             self.messages = self.run.events.last_sequence
+            self.made_ids = f"resumed-{self.run.events.last_sequence}"
 
     def repetition(self, agent: str) -> Repetition:
         """What one agent of the execution, by its sub-agent id, has called so far."""
@@ -49,6 +53,8 @@ class RunningCall:
     output: "CommandOutput | None" = None
     interrupted: bool = False
     """Its effects are not known: an earlier process was killed while it ran."""
+    ended: event_pb2.ToolCallFinished | None = None
+    """How it has ended in an earlier process."""
 
 
 current_scope: ContextVar[RunScope] = ContextVar("scope")
