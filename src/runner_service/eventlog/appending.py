@@ -85,7 +85,9 @@ class Appender:
 
     def _start_call(self, key: int, entry: NewEvent) -> None:
         self._calls[key, entry.tool_call_id] = entry.sequence
-        self._connection.execute("INSERT INTO tool_calls VALUES (?, ?, ?)", (key, entry.tool_call_id, entry.sequence))
+        # Ids are unique; if one ever is not, that is no reason to refuse the batch, and with it everybody's events.
+        query = "INSERT OR REPLACE INTO tool_calls VALUES (?, ?, ?)"
+        self._connection.execute(query, (key, entry.tool_call_id, entry.sequence))
 
     def _store_output(self, output: NewOutput | None) -> tuple[int | None, Stream | None, int | None, int | None]:
         if output is None:
