@@ -6,7 +6,8 @@ PYTHON ?= $(shell for each in python3 python3.{14,13,12,11}; do $$each $(SUITS) 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
-GENERATED := src/runner_service/v1
+PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
+GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire
 
 .PHONY: help demo test check format proto docs lock bench image clean
 
@@ -33,8 +34,8 @@ format: $(DEV) ## Formats the code and the protos
 	$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . && $(BIN)/buf format -w
 
 proto: $(DEV) ## Generates the Python of the protos
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --mypy_out=quiet:src proto/runner_service/v1/*.proto
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=src --mypy_grpc_out=quiet:src proto/runner_service/v1/agent_runner.proto
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --mypy_out=quiet:src $(PROTOS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=src --mypy_grpc_out=quiet:src $$(grep -l ^service $(PROTOS))
 
 docs: $(DEV) ## Generates the generated pages of docs/
 	@for each in docs/generate_*.py; do $(BIN)/python $$each || exit 1; done

@@ -58,6 +58,12 @@ class UnauthenticatedError(CallError):
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
+class PermissionDeniedError(CallError):
+    """The Stigmer daemon does not let the service read what the request names; an operator has to act."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class PreconditionError(CallError):
     """The service lacks something that the request needs; an operator has to act."""
 

@@ -1,0 +1,220 @@
+"""From an id to a request: reads what the daemon has under it, and all that it refers to."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from runner_service.errors import CallError, InvalidRequestError, PreconditionError
+from runner_service.stigmer.client import DaemonClient
+from runner_service.stigmer.wire import agent_pb2, agentinstance_pb2, environment_pb2, session_pb2, skill_pb2
+from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
+from runner_service.stigmer.wire.apiresource_pb2 import ApiResourceReference
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Check = Callable[[runner_pb2.ExecuteAgentRequest], None]
+
+
+class Found(NamedTuple):
+    """What the daemon has: a whole request, and what whoever watches should know of how it came about."""
+
+    request: runner_pb2.ExecuteAgentRequest
+    notices: list[event_pb2.Notice]
+
+
+class _Setting(NamedTuple):
+    """Where an execution belongs."""
+
+    agent: agent_pb2.Agent
+    environments: list[environment_pb2.Environment]
+
+
+async def read_execution(client: DaemonClient, asked: runner_pb2.ExecuteAgentRequest, check: Check) -> Found:
+    """Reads the execution that `asked` names, whose own limits and labels stay. `check` is what any request must pass.
+
+    Raises:
+        NotFoundError, PermissionDeniedError: the text says what is missing, by its kind and id.
+        PreconditionError: what the daemon has cannot be run.
+        UnavailableError: the daemon does not answer.
+    """
+    name = asked.execution_id
+    execution = await client.read(
+        client.executions.get, execution_pb2.AgentExecutionId(value=name), f"agent_execution {name}"
+    )
+    spec = execution.spec
+    setting = await _read_setting(client, name, spec)
+    skills = await _read_skills(client, setting.agent.spec)
+    notices = list(skills.notices)
+    request = runner_pb2.ExecuteAgentRequest(
+        execution_id=name,
+        session_id=spec.session_id,
+        agent=_agent(setting.agent, skills, notices),
+        message=spec.message,
+        environment=_environment(setting, spec),
+        limits=asked.limits if asked.HasField("limits") else None,
+        labels=asked.labels,
+    )
+    request.agent.model.name = spec.execution_config.model_name
+    try:
+        check(request)
+    except InvalidRequestError as error:
+        raise PreconditionError(
+            f"agent_execution {name} cannot be run as the Stigmer daemon has it: {error}"
+        ) from error
+    return Found(request, notices)
+
+
+async def _read_setting(client: DaemonClient, name: str, spec: execution_pb2.AgentExecutionSpec) -> _Setting:
+    if not spec.session_id:
+        if not spec.agent_id:
+            raise PreconditionError(f"agent_execution {name} names neither a session nor an agent")
+        return _Setting(await _read_agent(client, spec.agent_id), [])
+    session = await client.read(
+        client.sessions.get, session_pb2.SessionId(value=spec.session_id), f"session {spec.session_id}"
+    )
+    instance_id = session.spec.agent_instance_id
+    instance = await client.read(
+        client.instances.get, agentinstance_pb2.AgentInstanceId(value=instance_id), f"agent_instance {instance_id}"
+    )
+    references = instance.spec.environment_refs
+    environments = await _side_by_side(
+        client.read(client.environments.getByReference, each, f"environment {each.slug}") for each in references
+    )
+    return _Setting(await _read_agent(client, instance.spec.agent_id), environments)
+
+
+async def _side_by_side(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Does all of it at once; raises the error of the first that fails, and ends the others."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(each) for each in work]
+    except* CallError as errors:
+        failure = errors.exceptions[0]
+    else:
+        return [task.result() for task in running]
+    raise failure
+
+
+async def _read_agent(client: DaemonClient, agent_id: str) -> agent_pb2.Agent:
+    return await client.read(client.agents.get, agent_pb2.AgentId(value=agent_id), f"agent {agent_id}")
+
+
+class _Skills(NamedTuple):
+    """Skills by what refers to them."""
+
+    by_reference: dict[bytes, runner_pb2.Skill]
+    notices: list[event_pb2.Notice]
+
+    def of(self, references: Iterable[ApiResourceReference]) -> list[runner_pb2.Skill]:
+        """Those that are referred to, in order."""
+        return [self.by_reference[_key(each)] for each in references]
+
+
+async def _read_skills(client: DaemonClient, spec: agent_pb2.AgentSpec) -> _Skills:
+    """Reads the skills of an agent and its sub-agents side by side, each once."""
+    everywhere = [*spec.skill_refs, *(each for sub in spec.sub_agents for each in sub.skill_refs)]
+    references = {_key(each): each for each in everywhere}
+    notices: list[event_pb2.Notice] = []
+    read = await _side_by_side(_read_skill(client, each, notices) for each in references.values())
+    return _Skills(dict(zip(references, read, strict=True)), notices)
+
+
+async def _read_skill(
+    client: DaemonClient, reference: ApiResourceReference, notices: list[event_pb2.Notice]
+) -> runner_pb2.Skill:
+    slug = reference.slug
+    found = await client.read(client.skills.getByReference, reference, f"skill {slug}")
+    skill = runner_pb2.Skill(
+        name=found.metadata.name or slug, version=found.status.version_hash, content=found.spec.skill_md
+    )
+    if key := found.status.artifact_storage_key:
+        try:
+            asked = skill_pb2.GetArtifactRequest(artifact_storage_key=key)
+            skill.archive = (await client.read(client.skills.getArtifact, asked, f"artifact of skill {slug}")).artifact
+        except CallError as error:  # the text of a skill is often all that is needed
+            notices.append(_warning("SKILL_FILES_MISSING", f"skill {slug} has only its SKILL.md: {error}"))
+    return skill
+
+
+def _agent(found: agent_pb2.Agent, skills: _Skills, notices: list[event_pb2.Notice]) -> runner_pb2.Agent:
+    spec = found.spec
+    agent = runner_pb2.Agent(
+        name=found.metadata.name or found.metadata.slug,
+        instructions=spec.instructions,
+        skills=skills.of(spec.skill_refs),
+        sub_agents=[_sub_agent(each, skills) for each in spec.sub_agents],
+    )
+    for server in spec.mcp_servers:
+        if server.HasField("docker"):
+            text = f"MCP server {server.name} runs in a container: it needs docker, which this service does not use"
+            notices.append(_warning("MCP_SERVER_UNAVAILABLE", text))
+            for sub_agent in agent.sub_agents:
+                _leave_out(sub_agent, server.name)
+        else:
+            agent.mcp_servers.append(_server(server))
+    return agent
+
+
+def _leave_out(sub_agent: runner_pb2.SubAgent, server: str) -> None:
+    kept = [name for name in sub_agent.mcp_servers if name != server]
+    del sub_agent.mcp_servers[:]
+    sub_agent.mcp_servers.extend(kept)
+    sub_agent.tool_selections.pop(server, None)
+
+
+def _sub_agent(found: agent_pb2.SubAgent, skills: _Skills) -> runner_pb2.SubAgent:
+    sub_agent = runner_pb2.SubAgent(
+        name=found.name,
+        description=found.description,
+        instructions=found.instructions,
+        mcp_servers=found.mcp_servers,
+        skills=skills.of(found.skill_refs),
+    )
+    for server, selection in found.mcp_tool_selections.items():
+        sub_agent.tool_selections[server].enabled_tools.extend(selection.enabled_tools)
+    return sub_agent
+
+
+def _server(found: agent_pb2.McpServerDefinition) -> runner_pb2.McpServer:
+    server = runner_pb2.McpServer(name=found.name, enabled_tools=found.enabled_tools)
+    if found.HasField("stdio"):
+        stdio = found.stdio
+        server.stdio.command = stdio.command
+        server.stdio.args.extend(stdio.args)
+        server.stdio.environment.update(stdio.env_placeholders)
+        server.stdio.working_directory = stdio.working_dir
+    elif found.HasField("http"):
+        http = found.http
+        server.http.url = http.url
+        server.http.headers.update(http.headers)
+        server.http.query.update(http.query_params)
+        if http.timeout_seconds > 0:
+            server.http.timeout.FromSeconds(http.timeout_seconds)
+    return server
+
+
+def _environment(setting: _Setting, spec: execution_pb2.AgentExecutionSpec) -> dict[str, runner_pb2.EnvironmentValue]:
+    """Merges: the agent's own values, over them each environment in order, over them those of the execution."""
+    merged: dict[str, runner_pb2.EnvironmentValue] = {}
+    layers: list[Mapping[str, Any]] = [
+        setting.agent.spec.env_spec.data,
+        *(each.spec.data for each in setting.environments),
+        spec.runtime_env,
+    ]
+    for layer in layers:
+        for name, entry in layer.items():
+            merged[name] = runner_pb2.EnvironmentValue(value=entry.value, is_secret=entry.is_secret)
+    return merged
+
+
+def _warning(code: str, text: str) -> event_pb2.Notice:
+    logger.warning("agent_incomplete code=%s text=%s", code, text)
+    return event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code=code, text=text)
+
+
+def _key(reference: ApiResourceReference) -> bytes:
+    return reference.SerializeToString(deterministic=True)
