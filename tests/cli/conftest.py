@@ -13,7 +13,8 @@ from tests.cli.command_line import OBEDIENT, CommandLine, eventually, is_alive, 
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """The shared service; commands find it by its address."""
     directory = tmp_path_factory.mktemp("shared")
-    shell = CommandLine(directory, local_environ(directory, OBEDIENT) | {"LISTEN_ADDRESS": "127.0.0.1:0"})
+    variables = {"LISTEN_ADDRESS": "127.0.0.1:0", "DISCONNECT_GRACE": "0.2"}
+    shell = CommandLine(directory, local_environ(directory, OBEDIENT) | variables)
     with running(shell) as address:
         shell.environ["RUNNER_SERVICE_ADDRESS"] = address
         yield shell

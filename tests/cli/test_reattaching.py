@@ -55,6 +55,22 @@ def test_run_starts_its_own_service_again_when_that_was_killed(alone: CommandLin
     assert "finished" in events[-1], err
 
 
+def test_following_an_execution_that_lost_its_secrets_says_how_it_can_go_on(shell: CommandLine) -> None:
+    service = running(shell)
+    options = ("--id", "secretive", "--secret", "API_TOKEN", "echo begun; sleep 60")
+    with service, shell.start("run", *options, API_TOKEN="tell-nobody-this") as run:
+        assert run.stdout is not None
+        while "[1] | begun" not in run.stdout.readline():
+            pass
+        run.kill()
+        service.kill()
+        with running(shell), shell.start("events", "secretive", "--follow") as following:
+            assert following.stderr is not None
+            note = following.stderr.readline()
+            following.kill()
+    assert "`runner-service run --id secretive`" in note
+
+
 async def test_the_client_attaches_again_and_yields_each_event_once(shell: CommandLine) -> None:
     breaks: list[grpc.StatusCode] = []
 

@@ -21,9 +21,10 @@ def test_piped_output_is_plain_lines_with_every_line_of_a_command(service: Comma
 
 
 def test_json_is_one_numbered_event_per_line(service: CommandLine) -> None:
-    done = service("run", "--json", "echo hello")
+    done = service("run", "--json", "--id", "machine", "echo hello")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
+    assert {event["execution_id"] for event in events} == {"machine"}
     assert events[0]["started"]["model"] == {"provider": "scripted", "name": "scripted"}
     assert events[-1]["finished"]["state"] == "STATE_SUCCEEDED"
 

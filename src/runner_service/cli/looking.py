@@ -32,6 +32,10 @@ _FINAL = frozenset(
     }
 )
 _OPEN = frozenset(event_pb2.State.values()) - _FINAL - {event_pb2.STATE_UNSPECIFIED}
+_INTERRUPTED = (
+    "it was interrupted when its service stopped, and waits for the secrets that it had: "
+    "`runner-service run --id {}` with them and the same message lets it go on"
+)
 _COLUMNS = ("ID", "STATE", "AGE", "AGENT", "SESSION", "LAST EVENT")
 _AT_ONCE = 1 << 20
 _LOOK_EVERY = 0.2
@@ -82,9 +86,12 @@ async def _show_events(execution_id: str, after: int, follow: bool, options: Vie
         _connected(target) as connection,
         opened_view(options, after=after, hint="Ctrl-C stops watching") as view,
     ):
-        newest = (await connection.client.get(execution_id)).last_sequence
+        execution = await connection.client.get(execution_id)
+        newest = execution.last_sequence
         if newest <= begin and not follow:
             return ExitCode.SUCCEEDED
+        if execution.state == event_pb2.STATE_INTERRUPTED and follow:
+            view.note(_INTERRUPTED.format(execution_id))
         exit_code = ExitCode.SUCCEEDED
         async with aclosing(connection.client.watch(execution_id, begin)) as events:
             async for event in events:
