@@ -23,7 +23,7 @@ turns:
     tool_calls: [{name: execute, args: {command: "echo 2 3 5 7 11 13"}}]
   - text: These are the primes up to 15.
 """
-_PORT = re.compile(r"(?P<before>\blocalhost:|--port )(?P<port>\d{4,5})\b")
+_PORT = re.compile(r"(?P<before>\blocalhost:|\bport )(?P<port>\d{4,5})\b")
 _PROVIDER_PORT = "8000"
 
 
@@ -60,7 +60,7 @@ class Reader:
             program.write_text(text)
             text = f"python {program}"
         if "serve" in text:
-            await self._nobody_serves()
+            await self._own_services_ended()
         self._last = _terminal_of(block) or "first"
         terminal = await self._terminal(self._last)
         await terminal.ended()
@@ -92,10 +92,10 @@ class Reader:
     def _with_free_ports(self, text: str) -> str:
         return _PORT.sub(lambda match: f"{match['before']}{_port(match['port'], self._ports)}", text)
 
-    async def _nobody_serves(self) -> None:
+    async def _own_services_ended(self) -> None:
         """Waits, as a person does who reads, until a service that a command brought along has ended."""
         async with asyncio.timeout(20):
-            while list(_services(self._directory)):
+            while any("--exit-when-idle" in _proc(pid, "cmdline") for pid in _services(self._directory)):
                 await asyncio.sleep(0.1)
 
 
@@ -125,6 +125,8 @@ def _environment(directory: Path, script: Path, provider: int) -> dict[str, str]
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(directory),
+        "PYTHONUNBUFFERED": "1",  # as at a real terminal
+        "PYTHONPATH": "/tmp/h6/snap/src",
         "REPOSITORY": str(REPOSITORY),
         "STIGMER_LLM_SCRIPT": str(script),
         "OLLAMA_BASE_URL": url,
@@ -151,13 +153,13 @@ def _services(directory: Path) -> Iterator[int]:
             pid = int(json.loads(file.read_text())["pid"])
         except (ValueError, OSError):
             continue
-        if str(directory) in _environment_of(pid):
+        if str(directory) in _proc(pid, "environ"):
             yield pid
 
 
-def _environment_of(pid: int) -> str:
+def _proc(pid: int, name: str) -> str:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+        return Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
     except OSError:
         return ""
 
