@@ -21,7 +21,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped]  # it has no types
 PAGE = Path(__file__).with_name("api.md")
 PROTOS = Path(__file__).parent.parent / "proto"
 PACKAGE = "runner_service.v1"
-FILES = ("runner_service/v1/agent_runner.proto", "runner_service/v1/execution_event.proto")
+FILES = sorted(str(file.relative_to(PROTOS)) for file in PROTOS.glob("runner_service/v1/*.proto"))
 
 INTRODUCTION = """\
 # The API

@@ -126,7 +126,6 @@ def _environment(directory: Path, script: Path, provider: int) -> dict[str, str]
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(directory),
         "PYTHONUNBUFFERED": "1",  # as at a real terminal
-        "PYTHONPATH": "/tmp/h6/snap/src",
         "REPOSITORY": str(REPOSITORY),
         "STIGMER_LLM_SCRIPT": str(script),
         "OLLAMA_BASE_URL": url,

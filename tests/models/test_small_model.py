@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.models.small_model import missing_parts
-from tests.running import StartService, one, start, text_of
+from tests.running import StartService, one, text_of
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
-
-__all__ = ["start"]
 
 pytestmark = [
     pytest.mark.large_download,
