@@ -119,6 +119,8 @@ class CallReport:
             return
         self._ended = True
         metrics.tool_called(self._call.name, event.outcome, time.monotonic() - self._began)
+        if self._call.output and (ran := self._call.output.result) and ran.spawn_time:
+            metrics.command_spawned(ran.spawn_time)
         if self._sub_agent in _SUB_AGENTS:
             self._publish(event_pb2.SubAgentFinished(tool_call_id=self._call.id))
         self._publish(event)

@@ -90,6 +90,7 @@ class CommandResult:
 
     `exit_code` is its own, 128 + n when signal n ended it, `TIMED_OUT_EXIT_CODE` when `timed_out`. `elapsed` and
     `cpu_time` are in seconds; `cpu_time` and `peak_memory` (bytes) are of the command and the children it waited for.
+    `spawn_time` is how many seconds its start took, 0 where nobody measured it.
     `start_error` is set, with exit code 126 or 127, when it could not be started at all.
     """
 
@@ -100,6 +101,7 @@ class CommandResult:
     peak_memory: int = 0
     killed: Sequence[KilledProcess] = ()
     start_error: str = ""
+    spawn_time: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,5 +184,6 @@ def _result(ended: Exit, *, killed: Sequence[KilledProcess] = (), timed_out: boo
         timed_out=timed_out,
         cpu_time=ended.cpu_time,
         peak_memory=ended.peak_memory,
+        spawn_time=ended.spawn_time,
         killed=killed,
     )

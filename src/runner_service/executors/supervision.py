@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,16 @@ _numbers = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: wait status, CPU seconds, peak memory in bytes, and whether others outlive it."""
+    """How a process ended: wait status, CPU seconds, peak memory in bytes, and whether others outlive it.
+
+    `spawn_time` is how many seconds its start took.
+    """
 
     status: int
     cpu_time: float
     peak_memory: int
     left_behind: bool
+    spawn_time: float
 
 
 class StartError(Exception):
@@ -84,7 +89,7 @@ class Supervision:
         number = next(_numbers)
         exited = self._exits[number] = self._loop.create_future()
         message = {"do": "start", "id": number, "argv": argv, "cwd": cwd, "environment": dict(environment)}
-        self._send(message, (os.dup(stdout), os.dup(stderr)))
+        self._send({**message, "asked": time.monotonic()}, (os.dup(stdout), os.dup(stderr)))
         return Child(number, exited)
 
     def begin_end(self, children: Sequence[Child]) -> asyncio.Future[list[KilledProcess]]:
@@ -159,7 +164,13 @@ class Supervision:
     def _take(self, message: wire.Message) -> None:
         match message["did"]:
             case "exit":
-                exited = Exit(message["status"], message["cpu_time"], message["peak_memory"], message["left_behind"])
+                exited = Exit(
+                    message["status"],
+                    message["cpu_time"],
+                    message["peak_memory"],
+                    message["left_behind"],
+                    message["spawn_time"],
+                )
                 _resolve(self._exits.pop(message["id"], None), exited)
             case "fail":
                 _reject(self._exits.pop(message["id"], None), _start_failure(message))

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 _PER_CORE = 64
-_LEAST = 16
+_LEAST, _MOST = 16, 256
 _BYTES_EACH = 4 * 1024 * 1024
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -12,10 +12,11 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 def default_concurrency() -> int:
     """Returns how many executions this machine can be expected to bear at once.
 
-    One that waits for its model costs about 0.5 MiB and no CPU, one whose model speaks some percent of a core, and one
-    with a long conversation some MiB: cores bound how many are likely to speak at once, memory how many can wait.
+    One that waits for its model takes 0.2 MiB and no CPU; with a long conversation and a slow watcher it is some MiB.
+    One whose model speaks takes a hundredth of a core of the one event loop, which is why many cores do not help
+    beyond some point; up to there they are for the commands.
     """
-    return max(_LEAST, min(_PER_CORE * usable_cores(), usable_memory() // _BYTES_EACH))
+    return max(_LEAST, min(_PER_CORE * usable_cores(), _MOST, usable_memory() // _BYTES_EACH))
 
 
 def usable_cores() -> int:

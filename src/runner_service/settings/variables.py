@@ -117,8 +117,8 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     """How many seconds a process has between SIGTERM and SIGKILL."""
 
     max_concurrent_executions: Count = _computed(lambda _: default_concurrency())
-    """How many executions work at once; the others wait in a queue. The default is 64 for each core of the machine, if
-    its memory allows 4 MiB for each of them, and never less than 16."""
+    """How many executions work at once; the others wait in a queue. The default is 64 for each core of the machine, at
+    most 256 and at most one for 4 MiB of memory, but at least 16."""
     max_queued_executions: Annotated[int, Field(ge=0)] = 1000
     """How many executions may wait for their turn; further ones are refused as RESOURCE_EXHAUSTED."""
 

@@ -31,6 +31,7 @@ class Supervisor:
         self._descriptors: list[int] = []
         self._endings: list[tuple[int, Ending]] = []
         self._last: Ending | None = None
+        self._spawn_times: dict[int, float] = {}
         self._children_changed, wake = os.pipe()
         for descriptor in (self._children_changed, wake):
             os.set_blocking(descriptor, False)
@@ -99,6 +100,7 @@ class Supervisor:
         try:
             with self._ownership.marking(command):
                 pid = spawn.spawn(message["argv"], message["cwd"], message["environment"], stdout, stderr)
+            self._spawn_times[command] = monotonic() - message["asked"]
             self._ownership.started(command, pid)
         except (spawn.RootGoneError, OSError, ValueError) as error:
             self._ownership.forget([command])
@@ -131,6 +133,7 @@ class Supervisor:
                 "did": "exit",
                 "id": command,
                 "status": status,
+                "spawn_time": self._spawn_times.pop(command, 0.0),
                 "cpu_time": usage.ru_utime + usage.ru_stime,
                 "peak_memory": usage.ru_maxrss * _PEAK_UNIT,
                 "left_behind": left_behind,

@@ -14,7 +14,8 @@ def expose(data: MetricsData | None) -> bytes:
     """Returns everything in `data`."""
     lines: list[str] = []
     for resource in data.resource_metrics if data else ():
-        lines += ["# TYPE target_info gauge", _sample("target_info", resource.resource.attributes, 1)]
+        lines += ["# HELP target_info The service itself", "# TYPE target_info gauge"]
+        lines.append(_sample("target_info", resource.resource.attributes, 1))
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 lines += _lines(metric)

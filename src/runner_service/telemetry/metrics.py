@@ -126,7 +126,7 @@ def execution_finished(state: "event_pb2.State.ValueType", code: str, elapsed: f
     if instruments := _Current.instruments:
         end = _end(event_pb2.State.Name(state), code)
         instruments.finished.add(1, end)
-        instruments.duration.record(elapsed, end)
+        instruments.duration.record(elapsed, {"state": end["state"]})
 
 
 def model_called(provider: str, model: str, outcome: str, elapsed: float) -> None:
