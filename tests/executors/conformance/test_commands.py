@@ -83,9 +83,9 @@ async def test_the_callers_environment_is_there(sandbox: Sandbox) -> None:
     assert await output(sandbox, 'echo "$GIVEN $PYTHONUNBUFFERED"') == "by the caller 1\n"
 
 
-async def test_nothing_of_the_services_environment_leaks(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_of_the_services_environment_leaks(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STIGMER_LLM_API_KEY", "of-the-service")
-    async with asyncio.timeout(20):
+    async with executor.open(SandboxSpec("e")) as sandbox:
         assert "of-the-service" not in await output(sandbox, "env; cat /proc/self/environ")
 
 

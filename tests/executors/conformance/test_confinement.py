@@ -118,6 +118,13 @@ while time.monotonic() < end:
     os.rename("trap", "real")
     os.rename("real", "trap")
     os.rename("aside", "real")
+    os.symlink("../outside/secret", "next")
+    os.rename("next", "flip")
+    os.mkfifo("next")
+    os.rename("next", "flip")
+    with open("next", "w") as file:
+        file.write("harmless\\n")
+    os.rename("next", "flip")
 """
 
 
@@ -126,14 +133,14 @@ async def test_a_race_between_check_and_use_gets_nothing_out(sandbox: Sandbox) -
     swapping = asyncio.create_task(output(sandbox, f"python3 -c '{SWAP}'"))
     seen = set()
     while not swapping.done():
-        for path in ("way/secret", "real/secret"):
+        for path in ("way/secret", "real/secret", "flip", "flip", "flip"):
             seen.add(await text_or_refusal(sandbox, path))
             await refusal_or_items(sandbox.edit_text(path, "harm", "HARM"))
             await refusal_or_items(sandbox.edit_text(path, "HARM", "harm"))
             await refusal_or_items(sandbox.edit_text(path, "secret", "stolen"))
     await swapping
     assert "harmless\n" in seen
-    assert seen <= {"harmless\n", "HARMless\n", "outside_root", "not_found", "not_directory", "invalid"}
+    assert seen <= {"harmless\n", "HARMless\n", "outside_root", "not_found", "not_directory", "not_regular", "invalid"}
     assert await output(sandbox, "cat ../outside/secret; ls -A ../outside") == "secret\nsecret\n"
 
 

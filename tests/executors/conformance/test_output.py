@@ -142,3 +142,20 @@ async def test_output_written_just_before_the_end_is_never_lost(sandbox: Sandbox
 
     for _ in range(10):
         await asyncio.gather(*(one() for _ in range(4)))
+
+
+class Slow:
+    """A sink that takes a moment for each piece."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        await asyncio.sleep(0.01)
+        self.bytes += len(data)
+
+
+async def test_a_command_returns_when_a_slow_sink_has_everything(sandbox: Sandbox) -> None:
+    slow = Slow()
+    result = await sandbox.run(Command("head -c 3000000 /dev/zero; sleep 71.20 &", 60, slow))
+    assert (result.exit_code, slow.bytes) == (0, 3_000_000)

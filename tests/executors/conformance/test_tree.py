@@ -67,6 +67,12 @@ async def test_what_obeys_sigterm_may_clean_up(sandbox: Sandbox) -> None:
     assert result.elapsed < 0.4 + 10
 
 
+async def test_what_is_stopped_may_clean_up_too(sandbox: Sandbox) -> None:
+    text = "(trap 'echo cleaned up; exit' TERM; kill -STOP $BASHPID; sleep 71.17) & wait"
+    _, stdout, _ = await run(sandbox, text, timeout=0.3)
+    assert stdout == b"cleaned up\n"
+
+
 async def test_the_end_names_what_it_killed(sandbox: Sandbox) -> None:
     result, _, _ = await run(sandbox, "setsid -f sleep 71.04; sleep 71.04", timeout=0.3)
     assert [each.name for each in result.killed].count("sleep") == 2
@@ -141,7 +147,9 @@ async def test_the_end_of_one_execution_leaves_the_others_with_all_they_have(exe
 
 async def test_what_shed_its_tag_and_its_session_ends_with_the_last_execution(executor: Executor) -> None:
     async with executor.open(SandboxSpec("e")) as sandbox:
-        await asyncio.gather(run(sandbox, "sleep 0.3"), run(sandbox, "(ulimit -Sx 7; setsid -f sleep 71.11)"))
+        for _ in range(2):
+            await run(sandbox, "sleep 71.18 &")
+        await run(sandbox, "(ulimit -Sx 7; setsid -f sleep 71.11)")
         await appeared(sandbox, "71.11")
     async with executor.open(SandboxSpec("later")) as later:
         assert await all_gone(later, "71.11")

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.executors.recorder import Counter, Recorder, output, run
 
-from runner_service.executors import Command, Executor, FileError, Sandbox, SandboxError, SandboxSpec
+from runner_service.executors import Command, Executor, FileError, Sandbox, SandboxError, SandboxSpec, Stream
 from runner_service.executors.local import local_executor
 
 
@@ -74,6 +75,29 @@ async def test_two_hundred_megabytes_cost_less_than_twenty_of_memory(sandbox: Sa
     await sandbox.run(Command("head -c 200000000 /dev/zero", 60, counter))
     assert counter.bytes == 200_000_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+class Held:
+    """A sink that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        self.entered.set()
+        await self.let_go.wait()
+
+
+async def test_a_sink_that_waits_costs_no_cpu_time(sandbox: Sandbox) -> None:
+    held = Held()
+    command = asyncio.create_task(sandbox.run(Command("head -c 5000000 /dev/zero", 60, held)))
+    await held.entered.wait()
+    before = time.process_time()
+    await asyncio.sleep(0.4)
+    assert time.process_time() - before < 0.2
+    held.let_go.set()
+    await command
 
 
 def descriptors() -> set[str]:
