@@ -33,6 +33,10 @@ class AgentLoading:
             ExecutionEnd: it could not be loaded; the service's log says why.
         """
         self.begin()
+        return await self.once_loaded()
+
+    async def once_loaded(self) -> AgentLoop:
+        """Waits until somebody has had it loaded. Raises ExecutionEnd."""
         return await asyncio.shield(self._loop)
 
     async def hold(self) -> None:

@@ -1,6 +1,6 @@
 """What the life of an execution hands to the agent loop, and the little that it expects of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,5 +50,18 @@ class AgentLoop(Protocol):
             ExecutionEnd: it ended without one; the class says why.
         """
 
-    async def forget(self, run: AgentRun) -> None:
-        """Forgets what it kept to go on with a run that is finished for good. A session's conversation stays."""
+    async def kept(self) -> Collection[str]:
+        """Returns the ids of the executions of which it keeps something to go on with."""
+
+    async def forget(self, execution_id: str, session_id: str) -> None:
+        """Forgets what it kept to go on with an execution that is finished for good. A session's conversation stays."""
+
+
+class AgentLoopLoading(Protocol):
+    """Gives the agent loop, which takes its time to load."""
+
+    async def loaded(self) -> AgentLoop:
+        """Has it loaded, and waits. Raises ExecutionEnd when it cannot be."""
+
+    async def once_loaded(self) -> AgentLoop:
+        """Waits until it is loaded for somebody else. Raises ExecutionEnd when it cannot be."""

@@ -86,7 +86,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         writer = await parts.enter_async_context(log_writer(log))
         executor = await _enter_executor(parts, settings)
         loading = await parts.enter_async_context(loading_agent_loop(settings))
-        work = Work(settings, log, mode=settings.mode, executor=executor, agent_loop=loading.loaded)
+        work = Work(settings, log, mode=settings.mode, executor=executor, agent_loop=loading)
         executions = await parts.enter_async_context(
             running_executions(settings, log, writer, work, readiness=readiness)
         )

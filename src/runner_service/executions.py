@@ -18,6 +18,7 @@ from runner_service.errors import (
     AlreadyExistsError,
     CallError,
     CancelledEnd,
+    ExecutionEnd,
     InterruptedEnd,
     NotFoundError,
     PreconditionError,
@@ -168,6 +169,19 @@ class Executions:
                 self._forget_if_idle(execution)
             await asyncio.sleep(_PRUNE_EVERY)
 
+    async def forget_ended_forever(self) -> None:
+        """Clears up after executions that ended while nobody was there to do it, now and every minute."""
+        while True:
+            try:
+                await self._work.forget_ended(self._is_at_work)
+            except (LogError, ExecutionEnd) as error:
+                logger.warning("forgetting_failed error=%s", error)
+            await asyncio.sleep(_PRUNE_EVERY)
+
+    def _is_at_work(self, execution_id: str) -> bool:
+        execution = self._known.get(execution_id)
+        return execution is not None and execution.is_at_work
+
     async def _start_or_find(self, request: runner_pb2.ExecuteAgentRequest) -> Execution:
         fingerprint = self._fingerprint(request)
         async with self._one_start_at_a_time:
@@ -179,9 +193,18 @@ class Executions:
                 f"execution {execution.id} exists with another request; choose another execution_id, "
                 "or leave out agent to attach to the one that exists"
             )
+        if execution.state == event_pb2.STATE_INTERRUPTED and not execution.has_begun:
+            await self._resume_begun(execution.record.session_id)
         if execution.state == event_pb2.STATE_INTERRUPTED:
             self._resume(execution, request if request.HasField("agent") else execution.request)
         return execution
+
+    async def _resume_begun(self, session_id: str) -> None:
+        """Lets a session go on with the execution that was at work, if it can, before one that was waiting for it."""
+        for record in await self._interrupted(session_id) if session_id else ():
+            earlier = await self._find(record.execution_id)
+            if earlier.state == event_pb2.STATE_INTERRUPTED and earlier.has_begun and _is_whole(earlier.request):
+                self._resume(earlier, earlier.request)
 
     def _start(self, request: runner_pb2.ExecuteAgentRequest, fingerprint: bytes) -> Execution:
         if not request.HasField("agent"):
@@ -236,7 +259,7 @@ class Executions:
         task.add_done_callback(self._running.discard)
 
     async def _perform(self, execution: Execution, job: Job, turn: Turn) -> str:
-        if job.request.session_id and not job.resumes:
+        if job.request.session_id and not execution.has_begun:
             await self._end_interrupted(job.request.session_id)
         await turn.come()
         return await self._work.perform(execution, job, on_begin=lambda: self._mind_absence(execution))
@@ -270,9 +293,10 @@ class Executions:
             del self._turns[execution.id]
             if record.HasField("error"):
                 record_failure(span, record.error.code)
-            if execution.is_final:
-                await self._work.forget(execution)
             await execution.stream.flush()
+            # Not before the end is in the log: killed in between, it would be done all over again.
+            if execution.stream.finished:
+                await self._work.forget(execution)
             logger.info("execution_ended state=%s", event_pb2.State.Name(execution.state))
         self._forget_if_idle(execution)
 
@@ -351,6 +375,10 @@ class Executions:
             self._known.pop(execution.id, None)
 
 
+def _is_whole(request: runner_pb2.ExecuteAgentRequest | None) -> bool:
+    return request is not None and request.HasField("agent")
+
+
 def _without_secrets(request: runner_pb2.ExecuteAgentRequest) -> runner_pb2.ExecuteAgentRequest | None:
     """Returns what may be stored of a request; None when it would not be enough to go on."""
     if any(entry.is_secret for entry in request.environment.values()):
@@ -367,10 +395,14 @@ async def running_executions(
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
         executions = Executions(settings, log, writer, work, readiness=readiness, tasks=tasks)
-        pruner = tasks.create_task(executions.prune_forever(), name="log-pruner")
+        clearing = [
+            tasks.create_task(executions.prune_forever(), name="log-pruner"),
+            tasks.create_task(executions.forget_ended_forever(), name="forgetting"),
+        ]
         try:
             with metrics.observed(executions.readings()):
                 yield executions
         finally:
-            pruner.cancel()
+            for each in clearing:
+                each.cancel()
             await executions.interrupt_all()

@@ -1,14 +1,14 @@
 """What an execution does once it is its turn: its sandbox, its clock, and the agent's run in between."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
-from runner_service.agent_run import AgentLoop, AgentRun
+from runner_service.agent_run import AgentLoopLoading, AgentRun
 from runner_service.errors import SandboxEnd, TimedOutEnd, UnimplementedError
-from runner_service.eventlog import EventLog
+from runner_service.eventlog import FINAL_STATES, EventLog
 from runner_service.execution import Execution
 from runner_service.executors import Executor, SandboxError, SandboxSpec
 from runner_service.models import ModelChoice, resolve
@@ -39,7 +39,7 @@ class Work:
         *,
         mode: str,
         executor: Executor | None,
-        agent_loop: Callable[[], Awaitable[AgentLoop]],
+        agent_loop: AgentLoopLoading,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -75,14 +75,28 @@ class Work:
         return await self._run(execution, job, resumption, on_begin)
 
     async def forget(self, execution: Execution) -> None:
-        """Forgets what was kept to go on with an execution that is finished for good."""
+        """Forgets what was kept to go on with an execution whose end is in the log."""
         if execution.run:
-            await (await self._agent_loop()).forget(execution.run)
+            await (await self._agent_loop.loaded()).forget(execution.id, execution.record.session_id)
+
+    async def forget_ended(self, is_at_work: Callable[[str], bool]) -> None:
+        """Forgets what is still kept of executions that have ended: cancelled, or pruned, or killed right after.
+
+        Raises:
+            LogError: the log cannot be read.
+            ExecutionEnd: the agent loop cannot be loaded.
+        """
+        loop = await self._agent_loop.once_loaded()
+        for execution_id in await loop.kept():
+            stored = None if is_at_work(execution_id) else await self._log.get(execution_id)
+            # It may have come back to work meanwhile.
+            if not is_at_work(execution_id) and (stored is None or stored.execution.state in FINAL_STATES):
+                await loop.forget(execution_id, stored.execution.session_id if stored else "")
 
     async def _run(
         self, execution: Execution, job: Job, resumption: Resumption | None, on_begin: Callable[[], None]
     ) -> str:
-        loop = await self._agent_loop()
+        loop = await self._agent_loop.loaded()
         limits = self._limits(job.request.limits)
         seconds = limits.timeout.ToNanoseconds() / 1e9
         try:

@@ -121,7 +121,7 @@ class Bench:
                 answer = await self.harness.run(run)
             except ExecutionEnd as error:
                 end = error
-        await self.harness.forget(run)
+        await self.harness.forget(run.execution_id, run.session_id)
         return Played(answer, end, run.usage, await self.events(stream))
 
     async def appears(self, name: str) -> None:

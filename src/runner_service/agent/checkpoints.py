@@ -114,3 +114,9 @@ async def _carry_over(saver: InlineSqliteSaver, path: Path) -> None:
 def _carry_over_now(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def thread_ids(path: Path) -> list[str]:
+    """Returns the conversations in the file `path`. Blocks: belongs in a thread. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [name for (name,) in connection.execute("SELECT DISTINCT thread_id FROM checkpoints")]

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from contextvars import Context
 from pathlib import Path
@@ -13,7 +14,7 @@ import langsmith
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
-from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver
+from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver, thread_ids
 from runner_service.agent.graphs import Graph, Graphs, build_graph
 from runner_service.agent.journal import Journal, current_journal
 from runner_service.agent.model_calls import Retries
@@ -27,6 +28,9 @@ from runner_service.tools.scope import RunScope, current_scope
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS_FILE = "checkpoints.db"
+
+_OWN_THREAD = "execution-"
 _STEPS_PER_MODEL_CALL = 10
 """More than a model call, its tools and what stands around them can take: the limits end an agent, not this."""
 
@@ -34,11 +38,12 @@ _STEPS_PER_MODEL_CALL = 10
 class AgentHarness:
     """Runs any number of agents at once. Construct it with `agent_harness`."""
 
-    def __init__(self, graphs: Graphs, checkpoints: InlineSqliteSaver, journal: Journal, directory: Path) -> None:
+    def __init__(self, graphs: Graphs, checkpoints: InlineSqliteSaver, journal: Journal, state_dir: Path) -> None:
         self._graphs = graphs
         self._checkpoints = checkpoints
         self._journal = journal
-        self._directory = directory
+        self._checkpoints_path = state_dir / CHECKPOINTS_FILE
+        self._directory = state_dir / "agents"
 
     async def run(self, run: AgentRun) -> str:
         """Runs an agent until it gives its final answer, and returns that, without secrets.
@@ -59,12 +64,32 @@ class AgentHarness:
             current_journal.reset(journal_token)
             current_scope.reset(scope_token)
 
-    async def forget(self, run: AgentRun) -> None:
-        """Forgets the conversation of an execution that is finished for good, unless it is a session's."""
-        self._journal.forget(run.execution_id)
-        if not run.session_id:
-            await self._checkpoints.adelete_thread(_thread_id(run))
-            await asyncio.to_thread(shutil.rmtree, self._directory / _thread_id(run), ignore_errors=True)
+    async def kept(self) -> Collection[str]:
+        """Returns the executions of which something is kept, other than the conversation of their session."""
+        try:
+            threads = await asyncio.to_thread(self._kept_threads)
+            return {*self._journal.executions(), *(each.removeprefix(_OWN_THREAD) for each in threads)}
+        except (sqlite3.Error, OSError) as error:
+            logger.warning("kept_unknown error=%s", error)
+            return ()
+
+    async def forget(self, execution_id: str, session_id: str) -> None:
+        """Forgets an execution that is finished for good: its conversation too, unless that is a session's.
+
+        What cannot be removed now stays among the `kept`.
+        """
+        thread = f"{_OWN_THREAD}{execution_id}"
+        try:
+            if not session_id:
+                await self._checkpoints.adelete_thread(thread)
+                await asyncio.to_thread(shutil.rmtree, self._directory / thread, ignore_errors=True)
+            self._journal.forget(execution_id)
+        except sqlite3.Error as error:
+            logger.warning("forgetting_failed execution=%s error=%s", execution_id, error)
+
+    def _kept_threads(self) -> list[str]:
+        files = [path.name for path in self._directory.iterdir()] if self._directory.exists() else []
+        return [each for each in (*files, *thread_ids(self._checkpoints_path)) if each.startswith(_OWN_THREAD)]
 
     async def _invoke(self, run: AgentRun) -> str:
         redact = run.redactor.text
@@ -89,10 +114,10 @@ class AgentHarness:
 async def agent_harness(state_dir: Path, *, retries: Retries | None = None) -> AsyncIterator[AgentHarness]:
     """Opens what agents run on; `state_dir` holds their checkpoints. Raises OSError, sqlite3.Error."""
     langsmith.set_runtime_overrides(aio_to_thread=_inline)
-    async with checkpoint_saver(state_dir / "checkpoints.db") as checkpoints, model_clients() as clients:
+    async with checkpoint_saver(state_dir / CHECKPOINTS_FILE) as checkpoints, model_clients() as clients:
         journal = Journal(checkpoints.conn, checkpoints.serde)
         graphs = Graphs(clients, checkpoints, retries or Retries())
-        yield AgentHarness(graphs, checkpoints, journal, state_dir / "agents")
+        yield AgentHarness(graphs, checkpoints, journal, state_dir)
 
 
 def warm_up() -> None:
@@ -107,7 +132,7 @@ async def _inline(default: Any, context: Context, function: Any, /, *args: Any, 
 
 
 def _thread_id(run: AgentRun) -> str:
-    return f"thread-{run.session_id}" if run.session_id else f"execution-{run.execution_id}"
+    return f"thread-{run.session_id}" if run.session_id else f"{_OWN_THREAD}{run.execution_id}"
 
 
 async def _holds(graph: Graph, config: RunnableConfig, wish: HumanMessage) -> bool:

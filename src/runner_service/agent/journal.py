@@ -81,6 +81,10 @@ class Journal:
         event = event_pb2.ToolCallFinished.FromString(row[2])
         return JournalEntry(JournaledEnd(self._serializer.loads_typed(row[:2]), event))
 
+    def executions(self) -> list[str]:
+        """Returns the executions of which calls are written down."""
+        return [name for (name,) in self._connection.execute("SELECT DISTINCT execution_id FROM journal")]
+
     def forget(self, execution_id: str) -> None:
         """Forgets the calls of an execution that is finished for good."""
         with self._connection as connection:
