@@ -136,7 +136,7 @@ async def test_a_second_service_on_the_same_state_says_so_and_stops(
 ) -> None:
     await start_process([turn("Hi.")])
 
-    with pytest.raises(RuntimeError, match="exit code 69"):
+    with pytest.raises(RuntimeError, match="exit code 75"):
         await start_process()
 
 
