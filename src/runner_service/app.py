@@ -5,25 +5,33 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.addresses import TcpAddress, parse_address
 from runner_service.agent_loading import AgentLoading, loading_agent_loop
+from runner_service.eventlog import EventLog
 from runner_service.eventlog.sqlite import sqlite_event_log
 from runner_service.events import log_writer
 from runner_service.executions import Executions, running_executions
 from runner_service.executors import Executor
 from runner_service.health import Readiness
+from runner_service.requests import check_execute
 from runner_service.server import RunningServer, StopRequests, announced, metrics_page, running_server, stop_signals
 from runner_service.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.settings import Settings
 from runner_service.telemetry import scraped, watched_loop
 from runner_service.work import Work
 
+if TYPE_CHECKING:
+    from runner_service.stigmer.daemon import Daemon
+
 logger = logging.getLogger(__name__)
 
 SERVICE_FILE = "service.json"
 """The file in STATE_DIR that says where the service that holds it listens."""
+
+DAEMON_HEALTH = "stigmer-daemon"
+"""The health service that tells whether the Stigmer daemon is there; NOT_FOUND when the service was given none."""
 
 _CLOUD_LAME_DUCK = 2.0  # seconds for load balancers to see NOT_SERVING; a daemon on the same machine needs none
 _IDLE_LOOKS_PER_SECOND = 5
@@ -87,8 +95,9 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         executor = await _enter_executor(parts, settings)
         loading = await parts.enter_async_context(loading_agent_loop(settings))
         work = Work(settings, log, mode=settings.mode, executor=executor, agent_loop=loading)
+        daemon = await _enter_daemon(parts, settings, log, readiness)
         executions = await parts.enter_async_context(
-            running_executions(settings, log, writer, work, readiness=readiness)
+            running_executions(settings, log, writer, work, readiness=readiness, daemon=daemon)
         )
         handler = AgentRunnerServicer(executions, log).handler()
         server = await parts.enter_async_context(
@@ -101,6 +110,8 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         )
         metrics_address = await _serve_metrics(parts, settings)
         readiness.set_serving()
+        if daemon:
+            await daemon.attach(executions.watched)
         if settings.resume_on_start:
             await executions.resume_interrupted()
         yield RunningService(server, executions, loading, metrics_address)
@@ -121,6 +132,24 @@ async def _enter_executor(parts: AsyncExitStack, settings: Settings) -> Executor
             )
         case "cloud":
             return None
+
+
+async def _enter_daemon(
+    parts: AsyncExitStack, settings: Settings, log: EventLog, readiness: Readiness
+) -> "Daemon | None":
+    if settings.stigmer_backend_endpoint is None:
+        return None
+    from runner_service.stigmer.daemon import stigmer_daemon  # noqa: PLC0415  # only who has a daemon needs it
+
+    readiness.set_neighbour(DAEMON_HEALTH, is_there=False)
+    return await parts.enter_async_context(
+        stigmer_daemon(
+            settings,
+            log,
+            check=check_execute,
+            on_link=lambda is_there: readiness.set_neighbour(DAEMON_HEALTH, is_there=is_there),
+        )
+    )
 
 
 async def _serve_metrics(parts: AsyncExitStack, settings: Settings) -> str:

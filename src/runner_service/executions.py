@@ -9,7 +9,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext
 
@@ -35,10 +35,15 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 from runner_service.work import Job, Work
 
+if TYPE_CHECKING:
+    from runner_service.stigmer.daemon import Daemon
+    from runner_service.stigmer.reading import Found
+
 logger = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 60.0
 _RESUMED_AT_MOST = 10_000
+_LONGEST_KEPT = 1024 * 1024
 _STOPPING = UnavailableError("the service is stopping; attach again to see how this execution goes on")
 
 
@@ -54,6 +59,7 @@ class Executions:
         *,
         readiness: Readiness,
         tasks: asyncio.TaskGroup,
+        daemon: "Daemon | None" = None,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -61,6 +67,8 @@ class Executions:
         self._work = work
         self._readiness = readiness
         self._tasks = tasks
+        self._daemon = daemon
+        self._resuming: asyncio.Task[None] | None = None
         self._admission = Admission(at_once=settings.max_concurrent_executions, queued=settings.max_queued_executions)
         self._known: dict[str, Execution] = {}
         self._turns: dict[str, Turn] = {}
@@ -137,6 +145,8 @@ class Executions:
     async def interrupt_all(self) -> None:
         """Stops what runs and what waits, to be continued by a later process, and ends every stream."""
         self._admission.close()
+        if self._resuming:
+            self._resuming.cancel()
         for execution in list(self._known.values()):
             if execution.is_at_work:
                 execution.interrupt()
@@ -146,15 +156,37 @@ class Executions:
             execution.close(_STOPPING)
 
     async def resume_interrupted(self) -> None:
-        """Goes on with every interrupted execution that had no secrets, the oldest first; nobody leaving ends them."""
+        """Goes on with every interrupted execution that had no secrets, the oldest first; nobody leaving ends them.
+
+        Those whose secrets the Stigmer daemon has follow when it answers.
+        """
+        by_id: list[runner_pb2.ExecuteAgentRequest] = []
         for record in reversed(await self._interrupted()):
             execution = await self._find(record.execution_id)
             execution.policy = runner_pb2.DISCONNECT_POLICY_DETACH
+            if execution.request and not execution.request.HasField("agent"):
+                by_id.append(execution.request)
+                continue
             try:
                 self._resume(execution, execution.request)
             except CallError as error:
                 logger.warning("resume_refused execution=%s reason=%s", execution.id, error)
                 self._forget_if_idle(execution)
+        if by_id:
+            self._resuming = self._tasks.create_task(self._resume_all_by_id(by_id), name="resume-by-id")
+
+    async def _resume_all_by_id(self, requests: Sequence[runner_pb2.ExecuteAgentRequest]) -> None:
+        for request in requests:
+            while True:
+                try:
+                    execution = await self._resume_by_id(request)
+                    execution.policy = runner_pb2.DISCONNECT_POLICY_DETACH
+                    break
+                except UnavailableError as error:
+                    await asyncio.sleep(error.retry_delay)
+                except CallError as error:
+                    logger.warning("resume_refused execution=%s reason=%s", request.execution_id, error)
+                    break
 
     async def prune_forever(self) -> None:
         """Forgets old executions, now and every minute."""
@@ -186,8 +218,10 @@ class Executions:
         fingerprint = self._fingerprint(request)
         async with self._one_start_at_a_time:
             execution = await self._lookup(request.execution_id) if request.execution_id else None
-            if execution is None:
+            if execution is None and (request.HasField("agent") or self._daemon is None):
                 return self._start(request, fingerprint)
+        if execution is None:
+            return await self._start_by_id(request)
         if request.HasField("agent") and execution.fingerprint != fingerprint:
             raise AlreadyExistsError(
                 f"execution {execution.id} exists with another request; choose another execution_id, "
@@ -196,7 +230,29 @@ class Executions:
         if execution.state == event_pb2.STATE_INTERRUPTED and not execution.has_begun:
             await self._resume_begun(execution.record.session_id)
         if execution.state == event_pb2.STATE_INTERRUPTED:
-            self._resume(execution, request if request.HasField("agent") else execution.request)
+            whole = request if request.HasField("agent") else execution.request
+            if whole and not whole.HasField("agent"):
+                return await self._resume_by_id(whole)
+            self._resume(execution, whole)
+        return execution
+
+    async def _start_by_id(self, request: runner_pb2.ExecuteAgentRequest) -> Execution:
+        self._require_readiness()
+        found = await self._read(request)
+        async with self._one_start_at_a_time:
+            # Another call may have been faster.
+            if (known := await self._lookup(request.execution_id)) is not None:
+                return known
+            execution = self._start(found.request, self._fingerprint(found.request), by_id=True)
+        self._show(execution, found)
+        return execution
+
+    async def _resume_by_id(self, request: runner_pb2.ExecuteAgentRequest) -> Execution:
+        found = await self._read(request)
+        execution = await self._find(request.execution_id)
+        if execution.state == event_pb2.STATE_INTERRUPTED:
+            self._resume(execution, found.request)
+            self._show(execution, found)
         return execution
 
     async def _resume_begun(self, session_id: str) -> None:
@@ -206,13 +262,27 @@ class Executions:
             if earlier.state == event_pb2.STATE_INTERRUPTED and earlier.has_begun and _is_whole(earlier.request):
                 self._resume(earlier, earlier.request)
 
-    def _start(self, request: runner_pb2.ExecuteAgentRequest, fingerprint: bytes) -> Execution:
+    async def _read(self, request: runner_pb2.ExecuteAgentRequest) -> "Found":
+        if self._daemon is None:
+            raise PreconditionError(
+                f"execution {request.execution_id} came from a Stigmer daemon, which has its secrets: "
+                "set STIGMER_BACKEND_ENDPOINT to go on, or call CancelExecution to end it"
+            )
+        return await self._daemon.read(request)
+
+    def _show(self, execution: Execution, found: "Found") -> None:
+        for notice in found.notices:
+            execution.stream.publish(notice)
+        if self._daemon:
+            self._daemon.follow(execution.id)
+
+    def _start(self, request: runner_pb2.ExecuteAgentRequest, fingerprint: bytes, *, by_id: bool = False) -> Execution:
         if not request.HasField("agent"):
             raise NotFoundError(f"execution {request.execution_id} is not in the log; send the agent to start it")
         self._require_readiness()
         job = self._work.job(request)
         self._admission.require_room(request.session_id)
-        execution = self._accept(request, fingerprint)
+        execution = self._accept(request, fingerprint, _reference(request, self._work) if by_id else None)
         self._begin(execution, job)
         return execution
 
@@ -233,7 +303,12 @@ class Executions:
         if self._writer.broken:
             raise UnavailableError(self._writer.broken.message, retry_delay=5.0)
 
-    def _accept(self, request: runner_pb2.ExecuteAgentRequest, fingerprint: bytes) -> Execution:
+    def _accept(
+        self,
+        request: runner_pb2.ExecuteAgentRequest,
+        fingerprint: bytes,
+        reference: runner_pb2.ExecuteAgentRequest | None,
+    ) -> Execution:
         record = runner_pb2.Execution(
             execution_id=request.execution_id or uuid.uuid4().hex,
             session_id=request.session_id,
@@ -243,7 +318,7 @@ class Executions:
         )
         record.create_time.GetCurrentTime()
         stream = EventStream(record.execution_id, self._writer, self._log)
-        execution = Execution(record, fingerprint, stream, _without_secrets(request))
+        execution = Execution(record, fingerprint, stream, _kept(request, reference))
         execution.redactor = self._work.redactor(request)
         self._known[execution.id] = execution
         stored = runner_pb2.Execution()
@@ -379,6 +454,25 @@ def _is_whole(request: runner_pb2.ExecuteAgentRequest | None) -> bool:
     return request is not None and request.HasField("agent")
 
 
+def _reference(request: runner_pb2.ExecuteAgentRequest, work: Work) -> runner_pb2.ExecuteAgentRequest:
+    """Returns what may be stored of a request whose secrets can be asked for again, by its id."""
+    return runner_pb2.ExecuteAgentRequest(
+        execution_id=request.execution_id,
+        message=work.redactor(request).text(request.message),
+        limits=request.limits if request.HasField("limits") else None,
+        labels=request.labels,
+    )
+
+
+def _kept(
+    request: runner_pb2.ExecuteAgentRequest, reference: runner_pb2.ExecuteAgentRequest | None
+) -> runner_pb2.ExecuteAgentRequest | None:
+    """Returns what is stored of a request: all of it, or its reference if there are secrets in it or much of it."""
+    if reference and request.ByteSize() > _LONGEST_KEPT:
+        return reference
+    return _without_secrets(request) or reference
+
+
 def _without_secrets(request: runner_pb2.ExecuteAgentRequest) -> runner_pb2.ExecuteAgentRequest | None:
     """Returns what may be stored of a request; None when it would not be enough to go on."""
     if any(entry.is_secret for entry in request.environment.values()):
@@ -390,11 +484,17 @@ def _without_secrets(request: runner_pb2.ExecuteAgentRequest) -> runner_pb2.Exec
 
 @asynccontextmanager
 async def running_executions(
-    settings: Settings, log: EventLog, writer: LogWriter, work: Work, *, readiness: Readiness
+    settings: Settings,
+    log: EventLog,
+    writer: LogWriter,
+    work: Work,
+    *,
+    readiness: Readiness,
+    daemon: "Daemon | None" = None,
 ) -> AsyncIterator[Executions]:
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
-        executions = Executions(settings, log, writer, work, readiness=readiness, tasks=tasks)
+        executions = Executions(settings, log, writer, work, readiness=readiness, tasks=tasks, daemon=daemon)
         clearing = [
             tasks.create_task(executions.prune_forever(), name="log-pruner"),
             tasks.create_task(executions.forget_ended_forever(), name="forgetting"),

@@ -36,6 +36,7 @@ class Readiness:
     def __init__(self) -> None:
         self._stage = Stage.STARTING
         self._changed = asyncio.Event()
+        self._neighbours: dict[str, bool] = {}
 
     @property
     def stage(self) -> Stage:
@@ -77,14 +78,26 @@ class Readiness:
         why = "is starting" if self._stage is Stage.STARTING else "is stopping"
         return UnavailableError(f"the service {why}; call again", retry_delay=_RETRY_ELSEWHERE)
 
+    def set_neighbour(self, name: str, *, is_there: bool) -> None:
+        """Shows, as a health service of that name, whether something is there that the service can do without."""
+        self._neighbours[name] = is_there
+        self._announce()
+
+    def neighbour(self, name: str) -> bool | None:
+        """Tells whether something is there; None when there is nothing of that name."""
+        return self._neighbours.get(name)
+
     async def changed(self) -> None:
-        """Waits for the next change of the stage."""
+        """Waits for the next change of the stage, or of a neighbour."""
         await self._changed.wait()
 
     def _advance(self, stage: Stage) -> None:
         if stage.value <= self._stage.value:
             return
         self._stage = stage
+        self._announce()
+
+    def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -124,12 +137,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 told = status
             if stage is Stage.STOPPED:
                 return
-            if stage is self._readiness.stage:
+            if stage is self._readiness.stage and status == self._status(request.service):
                 await self._readiness.changed()
 
     def _status(self, name: str) -> int:
         if name == LIVENESS:
             return SERVING
+        if (is_there := self._readiness.neighbour(name)) is not None:
+            return SERVING if is_there else NOT_SERVING
         if name not in self._names:
             return SERVICE_UNKNOWN
         return SERVING if self._readiness.stage is Stage.SERVING else NOT_SERVING

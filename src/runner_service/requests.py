@@ -3,34 +3,27 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterator
 
+from runner_service.agent_checks import agent_violations
 from runner_service.errors import FieldViolation, InvalidRequestError
+from runner_service.field_rules import Violations, at_most, identifier, not_negative, text
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
-MAX_TEXT_BYTES = 1024 * 1024
 MAX_VARIABLES = 256
 MAX_ENVIRONMENT_BYTES = 256 * 1024
 MAX_LABELS = 64
 MAX_LABEL_KEY = 63
 MAX_LABEL_VALUE = 256
-MAX_AGENT_NAME = 256
 MAX_REASON = 1024
 MAX_PAGE_SIZE = 500
 DEFAULT_PAGE_SIZE = 50
 MAX_READ_BYTES = 1024 * 1024
 DEFAULT_READ_BYTES = 64 * 1024
 MAX_DURATION_SECONDS = 30 * 24 * 3600
-MAX_TEMPERATURE = 2.0
 MIN_SECRET_BYTES = 6
 """A shorter secret cannot be told from ordinary text, so it could not be kept out of what the service shows."""
 
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_IDENTIFIER_RULE = "must begin with a letter or digit and hold at most 128 letters, digits, '.', '_' and '-'"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PROVIDERS = ("openai", "anthropic", "ollama", "scripted")
-
-Violations = Iterator[FieldViolation]
 
 
 def check_execute(request: runner_pb2.ExecuteAgentRequest) -> None:
@@ -40,7 +33,7 @@ def check_execute(request: runner_pb2.ExecuteAgentRequest) -> None:
 
 def check_watch(request: runner_pb2.WatchExecutionRequest) -> None:
     """Checks a request to look on. Raises InvalidRequestError."""
-    _refuse(_required_identifier(request.execution_id), _not_negative("after_sequence", request.after_sequence))
+    _refuse(_required_identifier(request.execution_id), not_negative("after_sequence", request.after_sequence))
 
 
 def check_get(request: runner_pb2.GetExecutionRequest) -> None:
@@ -51,7 +44,7 @@ def check_get(request: runner_pb2.GetExecutionRequest) -> None:
 def check_cancel(request: runner_pb2.CancelExecutionRequest) -> None:
     """Checks a request to cancel. Raises InvalidRequestError."""
     _refuse(
-        _required_identifier(request.execution_id), _at_most("reason", len(request.reason), MAX_REASON, "characters")
+        _required_identifier(request.execution_id), at_most("reason", len(request.reason), MAX_REASON, "characters")
     )
 
 
@@ -63,7 +56,7 @@ def check_read(request: runner_pb2.ReadToolOutputRequest) -> None:
             yield FieldViolation("tool_call_id", "must be set, to the id in a tool_call_started event")
         if request.stream not in {runner_pb2.OUTPUT_STREAM_STDOUT, runner_pb2.OUTPUT_STREAM_STDERR}:
             yield FieldViolation("stream", "must be OUTPUT_STREAM_STDOUT or OUTPUT_STREAM_STDERR")
-        yield from _not_negative("offset", request.offset)
+        yield from not_negative("offset", request.offset)
         if not 0 <= request.max_bytes <= MAX_READ_BYTES:
             yield FieldViolation("max_bytes", f"must be between 0 and {MAX_READ_BYTES}")
 
@@ -81,7 +74,7 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
         if not 0 <= request.page_size <= MAX_PAGE_SIZE:
             yield FieldViolation("page_size", f"must be between 0 and {MAX_PAGE_SIZE}")
         if request.session_id:
-            yield from _identifier("session_id", request.session_id)
+            yield from identifier("session_id", request.session_id)
         if request.page_token and _page_key(request) is None:
             yield FieldViolation(
                 "page_token", "must be a next_page_token that was given for the same filters, or empty"
@@ -114,39 +107,40 @@ def _filters(request: runner_pb2.ListExecutionsRequest) -> str:
 
 def _execute_violations(request: runner_pb2.ExecuteAgentRequest) -> Violations:
     if request.execution_id:
-        yield from _identifier("execution_id", request.execution_id)
+        yield from identifier("execution_id", request.execution_id)
     elif not request.HasField("agent"):
         yield FieldViolation("agent", "must be set to start an execution; to attach to one, set execution_id")
     if request.session_id:
-        yield from _identifier("session_id", request.session_id)
-    yield from _not_negative("after_sequence", request.after_sequence)
+        yield from identifier("session_id", request.session_id)
+    yield from not_negative("after_sequence", request.after_sequence)
     if request.disconnect_policy not in runner_pb2.DisconnectPolicy.values():
         yield FieldViolation("disconnect_policy", "must be one of the values of DisconnectPolicy")
     if request.HasField("agent"):
         yield from _agent(request)
         yield from _environment(request)
-        yield from _limits(request.limits)
-        yield from _labels(request)
+    else:
+        yield from _without_agent(request)
+    yield from _limits(request.limits)
+    yield from _labels(request)
+
+
+def _without_agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
+    for field in ("session_id", "message", "environment"):
+        if getattr(request, field):
+            yield FieldViolation(field, "must not be set without agent")
 
 
 def _agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
-    agent, model = request.agent, request.agent.model
     if not request.message.strip():
         yield FieldViolation("message", "must say what the agent is to do")
-    yield from _at_most("message", len(request.message.encode()), MAX_TEXT_BYTES, "bytes")
-    yield from _at_most("agent.name", len(agent.name), MAX_AGENT_NAME, "characters")
-    yield from _at_most("agent.instructions", len(agent.instructions.encode()), MAX_TEXT_BYTES, "bytes")
-    if model.provider and model.provider not in _PROVIDERS:
-        yield FieldViolation("agent.model.provider", f"must be one of {', '.join(_PROVIDERS)}, or empty")
-    if model.HasField("temperature") and not 0 <= model.temperature <= MAX_TEMPERATURE:
-        yield FieldViolation("agent.model.temperature", f"must be between 0 and {MAX_TEMPERATURE:g}")
-    yield from _not_negative("agent.model.max_output_tokens", model.max_output_tokens)
+    yield from text("message", request.message)
+    yield from agent_violations(request.agent, request.environment)
 
 
 def _environment(request: runner_pb2.ExecuteAgentRequest) -> Violations:
-    yield from _at_most("environment", len(request.environment), MAX_VARIABLES, "variables")
+    yield from at_most("environment", len(request.environment), MAX_VARIABLES, "variables")
     size = sum(len(name.encode()) + len(entry.value.encode()) for name, entry in request.environment.items())
-    yield from _at_most("environment", size, MAX_ENVIRONMENT_BYTES, "bytes")
+    yield from at_most("environment", size, MAX_ENVIRONMENT_BYTES, "bytes")
     for name, entry in request.environment.items():
         field = f"environment[{name!r}]"
         if not _VARIABLE.fullmatch(name):
@@ -165,11 +159,11 @@ def _limits(limits: runner_pb2.ExecutionLimits) -> Violations:
                 f"limits.{name}", "must be above zero and at most 30 days; leave it out for the default"
             )
     for name in ("max_model_calls", "max_tool_calls", "max_total_tokens", "max_output_bytes"):
-        yield from _not_negative(f"limits.{name}", getattr(limits, name))
+        yield from not_negative(f"limits.{name}", getattr(limits, name))
 
 
 def _labels(request: runner_pb2.ExecuteAgentRequest) -> Violations:
-    yield from _at_most("labels", len(request.labels), MAX_LABELS, "labels")
+    yield from at_most("labels", len(request.labels), MAX_LABELS, "labels")
     for key, value in request.labels.items():
         if not 0 < len(key) <= MAX_LABEL_KEY or len(value) > MAX_LABEL_VALUE:
             yield FieldViolation(
@@ -180,24 +174,9 @@ def _labels(request: runner_pb2.ExecuteAgentRequest) -> Violations:
 
 def _required_identifier(value: str) -> Violations:
     if value:
-        yield from _identifier("execution_id", value)
+        yield from identifier("execution_id", value)
     else:
         yield FieldViolation("execution_id", "must be set")
-
-
-def _identifier(field: str, value: str) -> Violations:
-    if not _IDENTIFIER.fullmatch(value):
-        yield FieldViolation(field, _IDENTIFIER_RULE)
-
-
-def _not_negative(field: str, value: int) -> Violations:
-    if value < 0:
-        yield FieldViolation(field, "must not be negative")
-
-
-def _at_most(field: str, size: int, limit: int, unit: str) -> Violations:
-    if size > limit:
-        yield FieldViolation(field, f"must have at most {limit} {unit}, not {size}")
 
 
 def _refuse(*checks: Violations) -> None:

@@ -1,0 +1,238 @@
+"""A Stigmer daemon of our own: it keeps, merges and shows what the real one does, and fails when it is told to."""
+
+import asyncio
+import io
+import zipfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+
+from runner_service.stigmer.wire import (
+    agent_pb2,
+    agent_pb2_grpc,
+    agentexecution_pb2_grpc,
+    agentinstance_pb2,
+    agentinstance_pb2_grpc,
+    apiresource_pb2,
+    environment_pb2,
+    environment_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+    skill_pb2,
+    skill_pb2_grpc,
+)
+from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
+
+KEY = "local-test-key"
+COMPLETED = execution_pb2.EXECUTION_COMPLETED
+FINAL = {COMPLETED, execution_pb2.EXECUTION_FAILED, execution_pb2.EXECUTION_CANCELLED}
+
+
+class FakeDaemon:
+    """What the daemon has, by kind and id. `reports` is what it was sent, `failures` what a method fails with."""
+
+    def __init__(self) -> None:
+        self.resources: dict[tuple[str, str], Any] = {}
+        self.reports: list[execution_pb2.AgentExecutionUpdateStatusInput] = []
+        self.failures: dict[str, grpc.StatusCode] = {}
+        self.silent: set[str] = set()
+        self.keys: set[str] = set()
+        self.address = ""
+        self._changed = asyncio.Event()
+
+    def put(self, kind: str, name: str, resource: Any) -> None:
+        """Keeps a resource."""
+        self.resources[kind, name] = resource
+
+    def agent(self, *, environment: Mapping[str, str] | None = None, **spec: Any) -> None:
+        """Keeps the agent that `execution` refers to."""
+        agent = agent_pb2.Agent(
+            metadata=apiresource_pb2.ApiResourceMetadata(name="helper"),
+            spec=agent_pb2.AgentSpec(instructions="Help.", **spec),
+        )
+        for name, value in (environment or {}).items():
+            agent.spec.env_spec.data[name].value = value
+        self.put("agent", "agt-1", agent)
+
+    def execution(self, name: str, message: str = "go", **spec: Any) -> None:
+        """Keeps an execution, with a session and an instance of the agent."""
+        spec.setdefault("session_id", f"ses-{name}")
+        self.put(
+            "execution",
+            name,
+            execution_pb2.AgentExecution(spec=execution_pb2.AgentExecutionSpec(message=message, **spec)),
+        )
+        if spec["session_id"]:
+            session = session_pb2.Session(spec=session_pb2.SessionSpec(agent_instance_id="ain-1"))
+            self.put("session", spec["session_id"], session)
+        if ("instance", "ain-1") not in self.resources:
+            self.instance()
+
+    def instance(self, *environments: str) -> None:
+        """Keeps the instance, with references to environments."""
+        references = [apiresource_pb2.ApiResourceReference(slug=slug) for slug in environments]
+        spec = agentinstance_pb2.AgentInstanceSpec(agent_id="agt-1", environment_refs=references)
+        self.put("instance", "ain-1", agentinstance_pb2.AgentInstance(spec=spec))
+
+    def environment(self, slug: str, values: Mapping[str, str], *, secret: bool = False) -> None:
+        """Keeps an environment."""
+        environment = environment_pb2.Environment()
+        for name, value in values.items():
+            environment.spec.data[name].CopyFrom(environment_pb2.EnvironmentValue(value=value, is_secret=secret))
+        self.put("environment", slug, environment)
+
+    def skill(self, slug: str, text: str, *, version: str = "v1", archive: bytes | None = None) -> None:
+        """Keeps a skill, and its files if there are some."""
+        skill = skill_pb2.Skill(metadata=apiresource_pb2.ApiResourceMetadata(name=slug))
+        skill.spec.skill_md = text
+        skill.status.version_hash = version
+        if archive is not None:
+            skill.status.artifact_storage_key = f"key-{slug}"
+            self.put("artifact", f"key-{slug}", skill_pb2.GetArtifactResponse(artifact=archive))
+        self.put("skill", slug, skill)
+
+    def status(self, name: str) -> execution_pb2.AgentExecutionStatus:
+        """How far an execution has come, merged from all reports."""
+        execution: execution_pb2.AgentExecution = self.resources["execution", name]
+        return execution.status
+
+    def reports_of(self, name: str) -> list[execution_pb2.AgentExecutionStatus]:
+        """The reports of one execution, in order."""
+        return [each.status for each in self.reports if each.execution_id == name]
+
+    async def until_final(self, name: str) -> execution_pb2.AgentExecutionStatus:
+        """Waits until an execution has come to its end, as far as was reported."""
+        async with asyncio.timeout(20):
+            while self.status(name).phase not in FINAL:
+                await self._changed.wait()
+        return self.status(name)
+
+    async def find(self, kind: str, name: str, context: Any) -> Any:
+        """What a reading method answers with."""
+        await self.let_in(kind, context)
+        if (kind, name) not in self.resources:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no {kind} {name}")
+        return self.resources[kind, name]
+
+    async def let_in(self, method: str, context: Any) -> None:
+        """Looks at the key, and fails or stays silent as told."""
+        metadata = dict(context.invocation_metadata())
+        self.keys.add(metadata.get("authorization", ""))
+        if method in self.silent:
+            await asyncio.sleep(3600)
+        if code := self.failures.get(method):
+            await context.abort(code, f"{method} fails")
+
+    def merge(self, report: execution_pb2.AgentExecutionUpdateStatusInput) -> None:
+        """Takes a report as the daemon does: what is not empty replaces what was there."""
+        self.reports.append(report)
+        kept, new = self.status(report.execution_id), report.status
+        for name in ("messages", "tool_calls", "sub_agent_executions"):
+            if getattr(new, name):
+                kept.ClearField(name)  # type: ignore[arg-type]  # a name of three
+                getattr(kept, name).extend(getattr(new, name))
+        if new.todos:
+            kept.ClearField("todos")
+            for key, item in new.todos.items():
+                kept.todos[key].CopyFrom(item)
+        for name in ("phase", "error", "started_at", "completed_at"):
+            if getattr(new, name):
+                setattr(kept, name, getattr(new, name))
+        self.tell()
+
+    def tell(self) -> None:
+        """Wakes whoever waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Waits for the next change."""
+        await self._changed.wait()
+
+
+class _Executions(
+    agentexecution_pb2_grpc.AgentExecutionQueryControllerServicer,
+    agentexecution_pb2_grpc.AgentExecutionCommandControllerServicer,
+):
+    def __init__(self, daemon: FakeDaemon) -> None:
+        self._daemon = daemon
+
+    async def get(self, request: Any, context: Any) -> Any:
+        return await self._daemon.find("execution", request.value, context)
+
+    async def subscribe(self, request: Any, context: Any) -> None:
+        execution = await self._daemon.find("execution", request.value, context)
+        while True:
+            await context.write(execution)
+            await self._daemon.changed()
+
+    async def updateStatus(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
+        await self._daemon.let_in("updateStatus", context)
+        if ("execution", request.execution_id) not in self._daemon.resources:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such execution")
+        self._daemon.merge(request)
+        # The daemon answers with the whole execution, which nobody is to depend on.
+        return Empty.FromString(self._daemon.resources["execution", request.execution_id].SerializeToString())
+
+
+class _Skills(skill_pb2_grpc.SkillQueryControllerServicer):
+    def __init__(self, daemon: FakeDaemon) -> None:
+        self._daemon = daemon
+
+    async def getByReference(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
+        return await self._daemon.find("skill", request.slug, context)
+
+    async def getArtifact(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
+        return await self._daemon.find("artifact", request.artifact_storage_key, context)
+
+
+class _Others(
+    session_pb2_grpc.SessionQueryControllerServicer,
+    agentinstance_pb2_grpc.AgentInstanceQueryControllerServicer,
+    agent_pb2_grpc.AgentQueryControllerServicer,
+    environment_pb2_grpc.EnvironmentQueryControllerServicer,
+):
+    def __init__(self, daemon: FakeDaemon, kind: str) -> None:
+        self._daemon = daemon
+        self._kind = kind
+
+    async def get(self, request: Any, context: Any) -> Any:
+        return await self._daemon.find(self._kind, request.value, context)
+
+    async def getByReference(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
+        return await self._daemon.find(self._kind, request.slug, context)
+
+
+@asynccontextmanager
+async def served(daemon: FakeDaemon, address: str = "127.0.0.1:0") -> AsyncIterator[FakeDaemon]:
+    """Serves it; an `address` that served before makes it the same daemon, started again."""
+    server = grpc.aio.server(options=(("grpc.max_send_message_length", 64 * 1024 * 1024),))
+    executions = _Executions(daemon)
+    agentexecution_pb2_grpc.add_AgentExecutionQueryControllerServicer_to_server(executions, server)
+    agentexecution_pb2_grpc.add_AgentExecutionCommandControllerServicer_to_server(executions, server)
+    session_pb2_grpc.add_SessionQueryControllerServicer_to_server(_Others(daemon, "session"), server)
+    agentinstance_pb2_grpc.add_AgentInstanceQueryControllerServicer_to_server(_Others(daemon, "instance"), server)
+    agent_pb2_grpc.add_AgentQueryControllerServicer_to_server(_Others(daemon, "agent"), server)
+    environment_pb2_grpc.add_EnvironmentQueryControllerServicer_to_server(_Others(daemon, "environment"), server)
+    skill_pb2_grpc.add_SkillQueryControllerServicer_to_server(_Skills(daemon), server)
+    port = server.add_insecure_port(address)
+    daemon.address = f"127.0.0.1:{port}"
+    await server.start()
+    try:
+        yield daemon
+    finally:
+        await server.stop(0)
+
+
+def archive(files: Mapping[str, bytes], *, modes: Mapping[str, int] | None = None) -> bytes:
+    """A ZIP."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (modes or {}).get(name, 0o100644) << 16
+            made.writestr(info, content, compress_type=zipfile.ZIP_DEFLATED)
+    return data.getvalue()
