@@ -1,0 +1,70 @@
+"""A caller that comes back after every break, and takes nothing twice."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import grpc
+from tests.chaos.lives import MARK
+from tests.running import Event
+
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+_BREAKS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+class Caller:
+    """Starts one execution and follows it to its end, through any number of lives of the service."""
+
+    def __init__(self, name: str, mark: str, choices: Random, *, session: str = "") -> None:
+        self.name = name
+        self.session = session
+        self.events: list[Event] = []
+        self._choices = choices
+        self._request = runner_pb2.ExecuteAgentRequest(
+            execution_id=name,
+            session_id=session,
+            agent=runner_pb2.Agent(name="storm", instructions="Go through it."),
+            message=name,
+            environment={MARK: runner_pb2.EnvironmentValue(value=mark)},
+            disconnect_policy=choices.choice((0, runner_pb2.DISCONNECT_POLICY_DETACH)),  # type: ignore[arg-type]  # both are policies
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        """True once it has seen the end."""
+        return bool(self.events) and self.events[-1].HasField("finished")
+
+    @property
+    def is_known(self) -> bool:
+        """True once the service has shown that it has the execution in its log."""
+        return bool(self.events)
+
+    async def follow(self, stub: Any, see: Callable[[Event], None]) -> None:
+        """Takes what comes until the end, or until the service goes; `see` is called with each event."""
+        try:
+            async for response in stub.ExecuteAgent(self._next_request()):
+                for event in response.events:
+                    self._take(event)
+                    see(event)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() in _BREAKS, f"{self.name}: {error.code()} {error.details()}"  # noqa: PT017  # a break is fine
+        else:
+            assert self.is_finished, f"{self.name}: the stream ended without the end of the execution"
+
+    async def replay(self, stub: Any) -> list[Event]:
+        """Reads everything once more."""
+        request = runner_pb2.WatchExecutionRequest(execution_id=self.name)
+        return [event async for response in stub.WatchExecution(request) for event in response.events]
+
+    def _next_request(self) -> runner_pb2.ExecuteAgentRequest:
+        request = runner_pb2.ExecuteAgentRequest(execution_id=self.name)
+        if not self.is_known or self._choices.random() < 0.5:
+            request.CopyFrom(self._request)
+        request.after_sequence = len(self.events)
+        return request
+
+    def _take(self, event: Event) -> None:
+        assert event.sequence == len(self.events) + 1, f"{self.name}: {event.sequence} after {len(self.events)}"
+        assert not self.is_finished, f"{self.name}: something came after the end"
+        self.events.append(event)

@@ -1,0 +1,17 @@
+"""Killed at random moments, again and again, the service loses nothing and does nothing twice."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from tests.chaos.storm import storm
+
+
+@pytest.mark.timeout(120)
+async def test_nothing_is_lost_and_nothing_happens_twice_in_a_storm_of_kills(tmp_path: Path) -> None:
+    seed = int(os.environ.get("SEED") or random.randrange(1_000_000))
+    print(f"SEED={seed}")
+    report = await storm(tmp_path, seed=seed, kills=10, at_once=5)
+    print(report)
+    assert report.kills == 10
