@@ -1,7 +1,8 @@
 """The moments between a look and a use, each made to happen: somebody is always quick enough."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,13 @@ def test_a_directory_that_becomes_a_link_during_a_search_is_not_searched(
     swap = swap_for_a_link(tmp_path / "root" / "real", tmp_path / "outside")
     original = os.scandir
 
-    def listed(directory: int) -> Any:
-        found = original(directory)
+    @contextmanager
+    def listed(directory: int) -> Iterator[list[os.DirEntry[str]]]:
+        with original(directory) as entries:
+            found = list(entries)
         if not (tmp_path / "root" / "aside").exists():
             swap()
-        return found
+        yield found
 
     monkeypatch.setattr(os, "scandir", listed)
     assert f"{root.path}/real/secret" not in [entry.path for entry in glob_files(root, "*", "/", Clock()).items]
