@@ -140,7 +140,8 @@ type ExecuteAgentRequest struct {
 	// The conversation that this execution continues, in the same form as `execution_id`. Empty: none. Executions of one
 	// session run one at a time, in the order they came; each knows what was said in the ones before.
 	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// The agent to run. Not needed when only attaching.
+	// The agent to run. Not needed when only attaching, nor for an execution of the Stigmer daemon: of a request that starts
+	// one of these, only `execution_id`, `after_sequence`, `disconnect_policy`, `limits` and `labels` may be set.
 	Agent *Agent `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"`
 	// What the user asks. At most 1 MiB. Needed when `agent` is set.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
@@ -305,7 +306,13 @@ type Agent struct {
 	// What the agent is and how it should work: its system prompt. At most 1 MiB.
 	Instructions string `protobuf:"bytes,2,opt,name=instructions,proto3" json:"instructions,omitempty"`
 	// The model to use. Unset fields: the service's own settings.
-	Model         *Model `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
+	Model *Model `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
+	// What the agent can look up. At most 64.
+	Skills []*Skill `protobuf:"bytes,4,rep,name=skills,proto3" json:"skills,omitempty"`
+	// Where it gets more tools from. At most 32, with different names.
+	McpServers []*McpServer `protobuf:"bytes,5,rep,name=mcp_servers,json=mcpServers,proto3" json:"mcp_servers,omitempty"`
+	// To whom it can hand work, beside the `general-purpose` sub-agent. At most 64, with different names.
+	SubAgents     []*SubAgent `protobuf:"bytes,6,rep,name=sub_agents,json=subAgents,proto3" json:"sub_agents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -361,6 +368,494 @@ func (x *Agent) GetModel() *Model {
 	return nil
 }
 
+func (x *Agent) GetSkills() []*Skill {
+	if x != nil {
+		return x.Skills
+	}
+	return nil
+}
+
+func (x *Agent) GetMcpServers() []*McpServer {
+	if x != nil {
+		return x.McpServers
+	}
+	return nil
+}
+
+func (x *Agent) GetSubAgents() []*SubAgent {
+	if x != nil {
+		return x.SubAgents
+	}
+	return nil
+}
+
+// Instructions with files. They are put below `bin/skills/<version>/` in the sandbox, SKILL.md among them, and the system
+// prompt holds the whole SKILL.md and where the files are.
+type Skill struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A name for the model. At most 256 characters.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Names exactly this content; letters, digits, `.`, `_` and `-`, at most 128. Empty: a hash of it.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The text of SKILL.md. At most 1 MiB.
+	Content string `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	// A ZIP of the other files. One whose entries would land elsewhere, or that is too large when unpacked (2,000 files,
+	// 64 MiB), is left out, with a notice.
+	Archive       []byte `protobuf:"bytes,4,opt,name=archive,proto3" json:"archive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Skill) Reset() {
+	*x = Skill{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Skill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Skill) ProtoMessage() {}
+
+func (x *Skill) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Skill.ProtoReflect.Descriptor instead.
+func (*Skill) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Skill) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Skill) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Skill) GetContent() string {
+	if x != nil {
+		return x.Content
+	}
+	return ""
+}
+
+func (x *Skill) GetArchive() []byte {
+	if x != nil {
+		return x.Archive
+	}
+	return nil
+}
+
+// A server that speaks the Model Context Protocol. One that cannot be used is left out, with a notice. A tool whose name
+// is already taken is called `<server>_<tool>`.
+//
+// `${NAME}` in the values of `environment`, `headers` and `query` stands for the variable of that name in the request's
+// `environment`, which must be there.
+type McpServer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name; letters, digits, `.`, `_` and `-`, at most 128.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How it is reached.
+	//
+	// Types that are valid to be assigned to Transport:
+	//
+	//	*McpServer_Stdio
+	//	*McpServer_Http
+	Transport isMcpServer_Transport `protobuf_oneof:"transport"`
+	// The tools that may be used, by the server's names. Empty: all.
+	EnabledTools  []string `protobuf:"bytes,4,rep,name=enabled_tools,json=enabledTools,proto3" json:"enabled_tools,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *McpServer) Reset() {
+	*x = McpServer{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *McpServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*McpServer) ProtoMessage() {}
+
+func (x *McpServer) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use McpServer.ProtoReflect.Descriptor instead.
+func (*McpServer) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *McpServer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *McpServer) GetTransport() isMcpServer_Transport {
+	if x != nil {
+		return x.Transport
+	}
+	return nil
+}
+
+func (x *McpServer) GetStdio() *StdioServer {
+	if x != nil {
+		if x, ok := x.Transport.(*McpServer_Stdio); ok {
+			return x.Stdio
+		}
+	}
+	return nil
+}
+
+func (x *McpServer) GetHttp() *HttpServer {
+	if x != nil {
+		if x, ok := x.Transport.(*McpServer_Http); ok {
+			return x.Http
+		}
+	}
+	return nil
+}
+
+func (x *McpServer) GetEnabledTools() []string {
+	if x != nil {
+		return x.EnabledTools
+	}
+	return nil
+}
+
+type isMcpServer_Transport interface {
+	isMcpServer_Transport()
+}
+
+type McpServer_Stdio struct {
+	// By its stdin and stdout.
+	Stdio *StdioServer `protobuf:"bytes,2,opt,name=stdio,proto3,oneof"`
+}
+
+type McpServer_Http struct {
+	// Over the network.
+	Http *HttpServer `protobuf:"bytes,3,opt,name=http,proto3,oneof"`
+}
+
+func (*McpServer_Stdio) isMcpServer_Transport() {}
+
+func (*McpServer_Http) isMcpServer_Transport() {}
+
+// An MCP server that runs in the sandbox, as the agent's commands do, and ends with it.
+type StdioServer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program.
+	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// Its arguments.
+	Args []string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
+	// More variables of its environment, beside those of the request.
+	Environment map[string]string `protobuf:"bytes,3,rep,name=environment,proto3" json:"environment,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Where it starts, if not in the root of the sandbox.
+	WorkingDirectory string `protobuf:"bytes,4,opt,name=working_directory,json=workingDirectory,proto3" json:"working_directory,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *StdioServer) Reset() {
+	*x = StdioServer{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StdioServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StdioServer) ProtoMessage() {}
+
+func (x *StdioServer) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StdioServer.ProtoReflect.Descriptor instead.
+func (*StdioServer) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StdioServer) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *StdioServer) GetArgs() []string {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *StdioServer) GetEnvironment() map[string]string {
+	if x != nil {
+		return x.Environment
+	}
+	return nil
+}
+
+func (x *StdioServer) GetWorkingDirectory() string {
+	if x != nil {
+		return x.WorkingDirectory
+	}
+	return ""
+}
+
+// An MCP server that is reached by Streamable HTTP.
+type HttpServer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its address, http or https.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// Headers of every request to it.
+	Headers map[string]string `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Parameters that are added to its address.
+	Query map[string]string `protobuf:"bytes,3,rep,name=query,proto3" json:"query,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How long an answer may take. Unset: 30 seconds.
+	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpServer) Reset() {
+	*x = HttpServer{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpServer) ProtoMessage() {}
+
+func (x *HttpServer) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpServer.ProtoReflect.Descriptor instead.
+func (*HttpServer) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HttpServer) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *HttpServer) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *HttpServer) GetQuery() map[string]string {
+	if x != nil {
+		return x.Query
+	}
+	return nil
+}
+
+func (x *HttpServer) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// An agent that another one can hand work to. It has the tools for commands and files, and those of its MCP servers.
+type SubAgent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name; letters, digits, `.`, `_` and `-`, at most 128.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is good for: by this the agent chooses it. At most 1 MiB.
+	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	// How it should work: its system prompt. At most 1 MiB.
+	Instructions string `protobuf:"bytes,3,opt,name=instructions,proto3" json:"instructions,omitempty"`
+	// The names of those of the agent's MCP servers whose tools it has.
+	McpServers []string `protobuf:"bytes,4,rep,name=mcp_servers,json=mcpServers,proto3" json:"mcp_servers,omitempty"`
+	// By server: which of its tools it has, of those that are enabled. Without an entry: all.
+	ToolSelections map[string]*ToolSelection `protobuf:"bytes,5,rep,name=tool_selections,json=toolSelections,proto3" json:"tool_selections,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What it can look up. At most 64.
+	Skills        []*Skill `protobuf:"bytes,6,rep,name=skills,proto3" json:"skills,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubAgent) Reset() {
+	*x = SubAgent{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubAgent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubAgent) ProtoMessage() {}
+
+func (x *SubAgent) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubAgent.ProtoReflect.Descriptor instead.
+func (*SubAgent) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SubAgent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SubAgent) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *SubAgent) GetInstructions() string {
+	if x != nil {
+		return x.Instructions
+	}
+	return ""
+}
+
+func (x *SubAgent) GetMcpServers() []string {
+	if x != nil {
+		return x.McpServers
+	}
+	return nil
+}
+
+func (x *SubAgent) GetToolSelections() map[string]*ToolSelection {
+	if x != nil {
+		return x.ToolSelections
+	}
+	return nil
+}
+
+func (x *SubAgent) GetSkills() []*Skill {
+	if x != nil {
+		return x.Skills
+	}
+	return nil
+}
+
+// Some tools of an MCP server.
+type ToolSelection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server's names for them. Empty: all.
+	EnabledTools  []string `protobuf:"bytes,1,rep,name=enabled_tools,json=enabledTools,proto3" json:"enabled_tools,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolSelection) Reset() {
+	*x = ToolSelection{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolSelection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolSelection) ProtoMessage() {}
+
+func (x *ToolSelection) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolSelection.ProtoReflect.Descriptor instead.
+func (*ToolSelection) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ToolSelection) GetEnabledTools() []string {
+	if x != nil {
+		return x.EnabledTools
+	}
+	return nil
+}
+
 // Chooses a model.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -378,7 +873,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[3]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +885,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[3]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +898,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{3}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Model) GetProvider() string {
@@ -448,7 +943,7 @@ type EnvironmentValue struct {
 
 func (x *EnvironmentValue) Reset() {
 	*x = EnvironmentValue{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[4]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -460,7 +955,7 @@ func (x *EnvironmentValue) String() string {
 func (*EnvironmentValue) ProtoMessage() {}
 
 func (x *EnvironmentValue) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[4]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -473,7 +968,7 @@ func (x *EnvironmentValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvironmentValue.ProtoReflect.Descriptor instead.
 func (*EnvironmentValue) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{4}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EnvironmentValue) GetValue() string {
@@ -511,7 +1006,7 @@ type ExecutionLimits struct {
 
 func (x *ExecutionLimits) Reset() {
 	*x = ExecutionLimits{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[5]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +1018,7 @@ func (x *ExecutionLimits) String() string {
 func (*ExecutionLimits) ProtoMessage() {}
 
 func (x *ExecutionLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[5]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +1031,7 @@ func (x *ExecutionLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutionLimits.ProtoReflect.Descriptor instead.
 func (*ExecutionLimits) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{5}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExecutionLimits) GetTimeout() *durationpb.Duration {
@@ -594,7 +1089,7 @@ type WatchExecutionRequest struct {
 
 func (x *WatchExecutionRequest) Reset() {
 	*x = WatchExecutionRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[6]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +1101,7 @@ func (x *WatchExecutionRequest) String() string {
 func (*WatchExecutionRequest) ProtoMessage() {}
 
 func (x *WatchExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[6]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +1114,7 @@ func (x *WatchExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchExecutionRequest.ProtoReflect.Descriptor instead.
 func (*WatchExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{6}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchExecutionRequest) GetExecutionId() string {
@@ -647,7 +1142,7 @@ type WatchExecutionResponse struct {
 
 func (x *WatchExecutionResponse) Reset() {
 	*x = WatchExecutionResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[7]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +1154,7 @@ func (x *WatchExecutionResponse) String() string {
 func (*WatchExecutionResponse) ProtoMessage() {}
 
 func (x *WatchExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[7]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +1167,7 @@ func (x *WatchExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchExecutionResponse.ProtoReflect.Descriptor instead.
 func (*WatchExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{7}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchExecutionResponse) GetEvents() []*ExecutionEvent {
@@ -693,7 +1188,7 @@ type GetExecutionRequest struct {
 
 func (x *GetExecutionRequest) Reset() {
 	*x = GetExecutionRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[8]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +1200,7 @@ func (x *GetExecutionRequest) String() string {
 func (*GetExecutionRequest) ProtoMessage() {}
 
 func (x *GetExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[8]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +1213,7 @@ func (x *GetExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExecutionRequest.ProtoReflect.Descriptor instead.
 func (*GetExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{8}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetExecutionRequest) GetExecutionId() string {
@@ -739,7 +1234,7 @@ type GetExecutionResponse struct {
 
 func (x *GetExecutionResponse) Reset() {
 	*x = GetExecutionResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[9]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +1246,7 @@ func (x *GetExecutionResponse) String() string {
 func (*GetExecutionResponse) ProtoMessage() {}
 
 func (x *GetExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[9]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +1259,7 @@ func (x *GetExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExecutionResponse.ProtoReflect.Descriptor instead.
 func (*GetExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{9}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetExecutionResponse) GetExecution() *Execution {
@@ -805,7 +1300,7 @@ type Execution struct {
 
 func (x *Execution) Reset() {
 	*x = Execution{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[10]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +1312,7 @@ func (x *Execution) String() string {
 func (*Execution) ProtoMessage() {}
 
 func (x *Execution) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[10]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +1325,7 @@ func (x *Execution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Execution.ProtoReflect.Descriptor instead.
 func (*Execution) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{10}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Execution) GetExecutionId() string {
@@ -927,7 +1422,7 @@ type ListExecutionsRequest struct {
 
 func (x *ListExecutionsRequest) Reset() {
 	*x = ListExecutionsRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[11]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1434,7 @@ func (x *ListExecutionsRequest) String() string {
 func (*ListExecutionsRequest) ProtoMessage() {}
 
 func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[11]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1447,7 @@ func (x *ListExecutionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsRequest.ProtoReflect.Descriptor instead.
 func (*ListExecutionsRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{11}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListExecutionsRequest) GetPageSize() int32 {
@@ -996,7 +1491,7 @@ type ListExecutionsResponse struct {
 
 func (x *ListExecutionsResponse) Reset() {
 	*x = ListExecutionsResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[12]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1503,7 @@ func (x *ListExecutionsResponse) String() string {
 func (*ListExecutionsResponse) ProtoMessage() {}
 
 func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[12]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1516,7 @@ func (x *ListExecutionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExecutionsResponse.ProtoReflect.Descriptor instead.
 func (*ListExecutionsResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{12}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListExecutionsResponse) GetExecutions() []*Execution {
@@ -1051,7 +1546,7 @@ type CancelExecutionRequest struct {
 
 func (x *CancelExecutionRequest) Reset() {
 	*x = CancelExecutionRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[13]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1558,7 @@ func (x *CancelExecutionRequest) String() string {
 func (*CancelExecutionRequest) ProtoMessage() {}
 
 func (x *CancelExecutionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[13]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1571,7 @@ func (x *CancelExecutionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecutionRequest.ProtoReflect.Descriptor instead.
 func (*CancelExecutionRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{13}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelExecutionRequest) GetExecutionId() string {
@@ -1104,7 +1599,7 @@ type CancelExecutionResponse struct {
 
 func (x *CancelExecutionResponse) Reset() {
 	*x = CancelExecutionResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[14]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1611,7 @@ func (x *CancelExecutionResponse) String() string {
 func (*CancelExecutionResponse) ProtoMessage() {}
 
 func (x *CancelExecutionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[14]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1624,7 @@ func (x *CancelExecutionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecutionResponse.ProtoReflect.Descriptor instead.
 func (*CancelExecutionResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{14}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelExecutionResponse) GetState() State {
@@ -1158,7 +1653,7 @@ type ReadToolOutputRequest struct {
 
 func (x *ReadToolOutputRequest) Reset() {
 	*x = ReadToolOutputRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[15]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1665,7 @@ func (x *ReadToolOutputRequest) String() string {
 func (*ReadToolOutputRequest) ProtoMessage() {}
 
 func (x *ReadToolOutputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[15]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1678,7 @@ func (x *ReadToolOutputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadToolOutputRequest.ProtoReflect.Descriptor instead.
 func (*ReadToolOutputRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{15}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReadToolOutputRequest) GetExecutionId() string {
@@ -1236,7 +1731,7 @@ type ReadToolOutputResponse struct {
 
 func (x *ReadToolOutputResponse) Reset() {
 	*x = ReadToolOutputResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[16]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1743,7 @@ func (x *ReadToolOutputResponse) String() string {
 func (*ReadToolOutputResponse) ProtoMessage() {}
 
 func (x *ReadToolOutputResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[16]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1756,7 @@ func (x *ReadToolOutputResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadToolOutputResponse.ProtoReflect.Descriptor instead.
 func (*ReadToolOutputResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{16}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReadToolOutputResponse) GetData() []byte {
@@ -1308,11 +1803,61 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Q\n" +
 	"\x14ExecuteAgentResponse\x129\n" +
-	"\x06events\x18\x01 \x03(\v2!.runner_service.v1.ExecutionEventR\x06events\"o\n" +
+	"\x06events\x18\x01 \x03(\v2!.runner_service.v1.ExecutionEventR\x06events\"\x9c\x02\n" +
 	"\x05Agent\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
 	"\finstructions\x18\x02 \x01(\tR\finstructions\x12.\n" +
-	"\x05model\x18\x03 \x01(\v2\x18.runner_service.v1.ModelR\x05model\"\x9a\x01\n" +
+	"\x05model\x18\x03 \x01(\v2\x18.runner_service.v1.ModelR\x05model\x120\n" +
+	"\x06skills\x18\x04 \x03(\v2\x18.runner_service.v1.SkillR\x06skills\x12=\n" +
+	"\vmcp_servers\x18\x05 \x03(\v2\x1c.runner_service.v1.McpServerR\n" +
+	"mcpServers\x12:\n" +
+	"\n" +
+	"sub_agents\x18\x06 \x03(\v2\x1b.runner_service.v1.SubAgentR\tsubAgents\"i\n" +
+	"\x05Skill\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\tR\acontent\x12\x18\n" +
+	"\aarchive\x18\x04 \x01(\fR\aarchive\"\xbe\x01\n" +
+	"\tMcpServer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x126\n" +
+	"\x05stdio\x18\x02 \x01(\v2\x1e.runner_service.v1.StdioServerH\x00R\x05stdio\x123\n" +
+	"\x04http\x18\x03 \x01(\v2\x1d.runner_service.v1.HttpServerH\x00R\x04http\x12#\n" +
+	"\renabled_tools\x18\x04 \x03(\tR\fenabledToolsB\v\n" +
+	"\ttransport\"\xfb\x01\n" +
+	"\vStdioServer\x12\x18\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x12\x12\n" +
+	"\x04args\x18\x02 \x03(\tR\x04args\x12Q\n" +
+	"\venvironment\x18\x03 \x03(\v2/.runner_service.v1.StdioServer.EnvironmentEntryR\venvironment\x12+\n" +
+	"\x11working_directory\x18\x04 \x01(\tR\x10workingDirectory\x1a>\n" +
+	"\x10EnvironmentEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcf\x02\n" +
+	"\n" +
+	"HttpServer\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12D\n" +
+	"\aheaders\x18\x02 \x03(\v2*.runner_service.v1.HttpServer.HeadersEntryR\aheaders\x12>\n" +
+	"\x05query\x18\x03 \x03(\v2(.runner_service.v1.HttpServer.QueryEntryR\x05query\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
+	"\n" +
+	"QueryEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf6\x02\n" +
+	"\bSubAgent\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\"\n" +
+	"\finstructions\x18\x03 \x01(\tR\finstructions\x12\x1f\n" +
+	"\vmcp_servers\x18\x04 \x03(\tR\n" +
+	"mcpServers\x12X\n" +
+	"\x0ftool_selections\x18\x05 \x03(\v2/.runner_service.v1.SubAgent.ToolSelectionsEntryR\x0etoolSelections\x120\n" +
+	"\x06skills\x18\x06 \x03(\v2\x18.runner_service.v1.SkillR\x06skills\x1ac\n" +
+	"\x13ToolSelectionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
+	"\x05value\x18\x02 \x01(\v2 .runner_service.v1.ToolSelectionR\x05value:\x028\x01\"4\n" +
+	"\rToolSelection\x12#\n" +
+	"\renabled_tools\x18\x01 \x03(\tR\fenabledTools\"\x9a\x01\n" +
 	"\x05Model\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
@@ -1418,78 +1963,100 @@ func file_runner_service_v1_agent_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_service_v1_agent_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_runner_service_v1_agent_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_runner_service_v1_agent_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_runner_service_v1_agent_runner_proto_goTypes = []any{
 	(DisconnectPolicy)(0),           // 0: runner_service.v1.DisconnectPolicy
 	(OutputStream)(0),               // 1: runner_service.v1.OutputStream
 	(*ExecuteAgentRequest)(nil),     // 2: runner_service.v1.ExecuteAgentRequest
 	(*ExecuteAgentResponse)(nil),    // 3: runner_service.v1.ExecuteAgentResponse
 	(*Agent)(nil),                   // 4: runner_service.v1.Agent
-	(*Model)(nil),                   // 5: runner_service.v1.Model
-	(*EnvironmentValue)(nil),        // 6: runner_service.v1.EnvironmentValue
-	(*ExecutionLimits)(nil),         // 7: runner_service.v1.ExecutionLimits
-	(*WatchExecutionRequest)(nil),   // 8: runner_service.v1.WatchExecutionRequest
-	(*WatchExecutionResponse)(nil),  // 9: runner_service.v1.WatchExecutionResponse
-	(*GetExecutionRequest)(nil),     // 10: runner_service.v1.GetExecutionRequest
-	(*GetExecutionResponse)(nil),    // 11: runner_service.v1.GetExecutionResponse
-	(*Execution)(nil),               // 12: runner_service.v1.Execution
-	(*ListExecutionsRequest)(nil),   // 13: runner_service.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),  // 14: runner_service.v1.ListExecutionsResponse
-	(*CancelExecutionRequest)(nil),  // 15: runner_service.v1.CancelExecutionRequest
-	(*CancelExecutionResponse)(nil), // 16: runner_service.v1.CancelExecutionResponse
-	(*ReadToolOutputRequest)(nil),   // 17: runner_service.v1.ReadToolOutputRequest
-	(*ReadToolOutputResponse)(nil),  // 18: runner_service.v1.ReadToolOutputResponse
-	nil,                             // 19: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
-	nil,                             // 20: runner_service.v1.ExecuteAgentRequest.LabelsEntry
-	nil,                             // 21: runner_service.v1.Execution.LabelsEntry
-	(*ExecutionEvent)(nil),          // 22: runner_service.v1.ExecutionEvent
-	(*durationpb.Duration)(nil),     // 23: google.protobuf.Duration
-	(State)(0),                      // 24: runner_service.v1.State
-	(*timestamppb.Timestamp)(nil),   // 25: google.protobuf.Timestamp
-	(*ExecutionError)(nil),          // 26: runner_service.v1.ExecutionError
-	(*Usage)(nil),                   // 27: runner_service.v1.Usage
+	(*Skill)(nil),                   // 5: runner_service.v1.Skill
+	(*McpServer)(nil),               // 6: runner_service.v1.McpServer
+	(*StdioServer)(nil),             // 7: runner_service.v1.StdioServer
+	(*HttpServer)(nil),              // 8: runner_service.v1.HttpServer
+	(*SubAgent)(nil),                // 9: runner_service.v1.SubAgent
+	(*ToolSelection)(nil),           // 10: runner_service.v1.ToolSelection
+	(*Model)(nil),                   // 11: runner_service.v1.Model
+	(*EnvironmentValue)(nil),        // 12: runner_service.v1.EnvironmentValue
+	(*ExecutionLimits)(nil),         // 13: runner_service.v1.ExecutionLimits
+	(*WatchExecutionRequest)(nil),   // 14: runner_service.v1.WatchExecutionRequest
+	(*WatchExecutionResponse)(nil),  // 15: runner_service.v1.WatchExecutionResponse
+	(*GetExecutionRequest)(nil),     // 16: runner_service.v1.GetExecutionRequest
+	(*GetExecutionResponse)(nil),    // 17: runner_service.v1.GetExecutionResponse
+	(*Execution)(nil),               // 18: runner_service.v1.Execution
+	(*ListExecutionsRequest)(nil),   // 19: runner_service.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),  // 20: runner_service.v1.ListExecutionsResponse
+	(*CancelExecutionRequest)(nil),  // 21: runner_service.v1.CancelExecutionRequest
+	(*CancelExecutionResponse)(nil), // 22: runner_service.v1.CancelExecutionResponse
+	(*ReadToolOutputRequest)(nil),   // 23: runner_service.v1.ReadToolOutputRequest
+	(*ReadToolOutputResponse)(nil),  // 24: runner_service.v1.ReadToolOutputResponse
+	nil,                             // 25: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
+	nil,                             // 26: runner_service.v1.ExecuteAgentRequest.LabelsEntry
+	nil,                             // 27: runner_service.v1.StdioServer.EnvironmentEntry
+	nil,                             // 28: runner_service.v1.HttpServer.HeadersEntry
+	nil,                             // 29: runner_service.v1.HttpServer.QueryEntry
+	nil,                             // 30: runner_service.v1.SubAgent.ToolSelectionsEntry
+	nil,                             // 31: runner_service.v1.Execution.LabelsEntry
+	(*ExecutionEvent)(nil),          // 32: runner_service.v1.ExecutionEvent
+	(*durationpb.Duration)(nil),     // 33: google.protobuf.Duration
+	(State)(0),                      // 34: runner_service.v1.State
+	(*timestamppb.Timestamp)(nil),   // 35: google.protobuf.Timestamp
+	(*ExecutionError)(nil),          // 36: runner_service.v1.ExecutionError
+	(*Usage)(nil),                   // 37: runner_service.v1.Usage
 }
 var file_runner_service_v1_agent_runner_proto_depIdxs = []int32{
 	4,  // 0: runner_service.v1.ExecuteAgentRequest.agent:type_name -> runner_service.v1.Agent
-	19, // 1: runner_service.v1.ExecuteAgentRequest.environment:type_name -> runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
+	25, // 1: runner_service.v1.ExecuteAgentRequest.environment:type_name -> runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
 	0,  // 2: runner_service.v1.ExecuteAgentRequest.disconnect_policy:type_name -> runner_service.v1.DisconnectPolicy
-	7,  // 3: runner_service.v1.ExecuteAgentRequest.limits:type_name -> runner_service.v1.ExecutionLimits
-	20, // 4: runner_service.v1.ExecuteAgentRequest.labels:type_name -> runner_service.v1.ExecuteAgentRequest.LabelsEntry
-	22, // 5: runner_service.v1.ExecuteAgentResponse.events:type_name -> runner_service.v1.ExecutionEvent
-	5,  // 6: runner_service.v1.Agent.model:type_name -> runner_service.v1.Model
-	23, // 7: runner_service.v1.ExecutionLimits.timeout:type_name -> google.protobuf.Duration
-	23, // 8: runner_service.v1.ExecutionLimits.command_timeout:type_name -> google.protobuf.Duration
-	22, // 9: runner_service.v1.WatchExecutionResponse.events:type_name -> runner_service.v1.ExecutionEvent
-	12, // 10: runner_service.v1.GetExecutionResponse.execution:type_name -> runner_service.v1.Execution
-	24, // 11: runner_service.v1.Execution.state:type_name -> runner_service.v1.State
-	25, // 12: runner_service.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
-	25, // 13: runner_service.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
-	25, // 14: runner_service.v1.Execution.finish_time:type_name -> google.protobuf.Timestamp
-	21, // 15: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
-	26, // 16: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
-	27, // 17: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
-	24, // 18: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
-	12, // 19: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
-	24, // 20: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
-	1,  // 21: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
-	6,  // 22: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
-	2,  // 23: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
-	8,  // 24: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
-	10, // 25: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
-	13, // 26: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
-	15, // 27: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
-	17, // 28: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
-	3,  // 29: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
-	9,  // 30: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
-	11, // 31: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
-	14, // 32: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
-	16, // 33: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
-	18, // 34: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
-	29, // [29:35] is the sub-list for method output_type
-	23, // [23:29] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	13, // 3: runner_service.v1.ExecuteAgentRequest.limits:type_name -> runner_service.v1.ExecutionLimits
+	26, // 4: runner_service.v1.ExecuteAgentRequest.labels:type_name -> runner_service.v1.ExecuteAgentRequest.LabelsEntry
+	32, // 5: runner_service.v1.ExecuteAgentResponse.events:type_name -> runner_service.v1.ExecutionEvent
+	11, // 6: runner_service.v1.Agent.model:type_name -> runner_service.v1.Model
+	5,  // 7: runner_service.v1.Agent.skills:type_name -> runner_service.v1.Skill
+	6,  // 8: runner_service.v1.Agent.mcp_servers:type_name -> runner_service.v1.McpServer
+	9,  // 9: runner_service.v1.Agent.sub_agents:type_name -> runner_service.v1.SubAgent
+	7,  // 10: runner_service.v1.McpServer.stdio:type_name -> runner_service.v1.StdioServer
+	8,  // 11: runner_service.v1.McpServer.http:type_name -> runner_service.v1.HttpServer
+	27, // 12: runner_service.v1.StdioServer.environment:type_name -> runner_service.v1.StdioServer.EnvironmentEntry
+	28, // 13: runner_service.v1.HttpServer.headers:type_name -> runner_service.v1.HttpServer.HeadersEntry
+	29, // 14: runner_service.v1.HttpServer.query:type_name -> runner_service.v1.HttpServer.QueryEntry
+	33, // 15: runner_service.v1.HttpServer.timeout:type_name -> google.protobuf.Duration
+	30, // 16: runner_service.v1.SubAgent.tool_selections:type_name -> runner_service.v1.SubAgent.ToolSelectionsEntry
+	5,  // 17: runner_service.v1.SubAgent.skills:type_name -> runner_service.v1.Skill
+	33, // 18: runner_service.v1.ExecutionLimits.timeout:type_name -> google.protobuf.Duration
+	33, // 19: runner_service.v1.ExecutionLimits.command_timeout:type_name -> google.protobuf.Duration
+	32, // 20: runner_service.v1.WatchExecutionResponse.events:type_name -> runner_service.v1.ExecutionEvent
+	18, // 21: runner_service.v1.GetExecutionResponse.execution:type_name -> runner_service.v1.Execution
+	34, // 22: runner_service.v1.Execution.state:type_name -> runner_service.v1.State
+	35, // 23: runner_service.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
+	35, // 24: runner_service.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
+	35, // 25: runner_service.v1.Execution.finish_time:type_name -> google.protobuf.Timestamp
+	31, // 26: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
+	36, // 27: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
+	37, // 28: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
+	34, // 29: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
+	18, // 30: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
+	34, // 31: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
+	1,  // 32: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
+	12, // 33: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
+	10, // 34: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
+	2,  // 35: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
+	14, // 36: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
+	16, // 37: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
+	19, // 38: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
+	21, // 39: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
+	23, // 40: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
+	3,  // 41: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
+	15, // 42: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
+	17, // 43: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
+	20, // 44: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
+	22, // 45: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
+	24, // 46: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
+	41, // [41:47] is the sub-list for method output_type
+	35, // [35:41] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_agent_runner_proto_init() }
@@ -1498,14 +2065,18 @@ func file_runner_service_v1_agent_runner_proto_init() {
 		return
 	}
 	file_runner_service_v1_execution_event_proto_init()
-	file_runner_service_v1_agent_runner_proto_msgTypes[3].OneofWrappers = []any{}
+	file_runner_service_v1_agent_runner_proto_msgTypes[4].OneofWrappers = []any{
+		(*McpServer_Stdio)(nil),
+		(*McpServer_Http)(nil),
+	}
+	file_runner_service_v1_agent_runner_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_service_v1_agent_runner_proto_rawDesc), len(file_runner_service_v1_agent_runner_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

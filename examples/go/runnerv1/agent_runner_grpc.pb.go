@@ -52,7 +52,12 @@ type AgentRunnerServiceClient interface {
 	//
 	// INVALID_ARGUMENT: `google.rpc.BadRequest` names each field that is wrong and what it should be. Correct them.
 	// ALREADY_EXISTS: the id belongs to an execution with another request. Choose another id.
-	// NOT_FOUND: a request without an agent names an id that is not in the log. Send the agent as well.
+	// A request with an id and without an agent, whose id is not in the log, starts what the Stigmer daemon has under that
+	// id, if the service was given a daemon.
+	//
+	// NOT_FOUND: a request without an agent names an id that is neither in the log nor known to the Stigmer daemon, or the
+	// daemon does not know what the execution refers to; the message says what. Send the agent as well.
+	// PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
 	// FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
 	// OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
 	// UNIMPLEMENTED: this service cannot run agents in its mode yet.
@@ -192,7 +197,12 @@ type AgentRunnerServiceServer interface {
 	//
 	// INVALID_ARGUMENT: `google.rpc.BadRequest` names each field that is wrong and what it should be. Correct them.
 	// ALREADY_EXISTS: the id belongs to an execution with another request. Choose another id.
-	// NOT_FOUND: a request without an agent names an id that is not in the log. Send the agent as well.
+	// A request with an id and without an agent, whose id is not in the log, starts what the Stigmer daemon has under that
+	// id, if the service was given a daemon.
+	//
+	// NOT_FOUND: a request without an agent names an id that is neither in the log nor known to the Stigmer daemon, or the
+	// daemon does not know what the execution refers to; the message says what. Send the agent as well.
+	// PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
 	// FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
 	// OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
 	// UNIMPLEMENTED: this service cannot run agents in its mode yet.

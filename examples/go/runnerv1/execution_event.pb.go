@@ -186,6 +186,8 @@ const (
 	ToolOutcome_TOOL_OUTCOME_TIMED_OUT ToolOutcome = 3
 	// It was ended because the execution ended.
 	ToolOutcome_TOOL_OUTCOME_CANCELLED ToolOutcome = 4
+	// The service was stopped while it ran. It is not run again, and how far it came is not known; the model is told.
+	ToolOutcome_TOOL_OUTCOME_INTERRUPTED ToolOutcome = 5
 )
 
 // Enum value maps for ToolOutcome.
@@ -196,6 +198,7 @@ var (
 		2: "TOOL_OUTCOME_FAILED",
 		3: "TOOL_OUTCOME_TIMED_OUT",
 		4: "TOOL_OUTCOME_CANCELLED",
+		5: "TOOL_OUTCOME_INTERRUPTED",
 	}
 	ToolOutcome_value = map[string]int32{
 		"TOOL_OUTCOME_UNSPECIFIED": 0,
@@ -203,6 +206,7 @@ var (
 		"TOOL_OUTCOME_FAILED":      2,
 		"TOOL_OUTCOME_TIMED_OUT":   3,
 		"TOOL_OUTCOME_CANCELLED":   4,
+		"TOOL_OUTCOME_INTERRUPTED": 5,
 	}
 )
 
@@ -2139,13 +2143,14 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x10TOOL_KIND_SEARCH\x10\x04\x12\x12\n" +
 	"\x0eTOOL_KIND_PLAN\x10\x05\x12\x17\n" +
 	"\x13TOOL_KIND_SUB_AGENT\x10\x06\x12\x13\n" +
-	"\x0fTOOL_KIND_OTHER\x10\a*\x98\x01\n" +
+	"\x0fTOOL_KIND_OTHER\x10\a*\xb6\x01\n" +
 	"\vToolOutcome\x12\x1c\n" +
 	"\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TOOL_OUTCOME_SUCCEEDED\x10\x01\x12\x17\n" +
 	"\x13TOOL_OUTCOME_FAILED\x10\x02\x12\x1a\n" +
 	"\x16TOOL_OUTCOME_TIMED_OUT\x10\x03\x12\x1a\n" +
-	"\x16TOOL_OUTCOME_CANCELLED\x10\x04B\xc5\x01\n" +
+	"\x16TOOL_OUTCOME_CANCELLED\x10\x04\x12\x1c\n" +
+	"\x18TOOL_OUTCOME_INTERRUPTED\x10\x05B\xc5\x01\n" +
 	"\x15com.runner_service.v1B\x13ExecutionEventProtoP\x01Z6github.com/stigmer/runner-service/examples/go/runnerv1\xa2\x02\x03RXX\xaa\x02\x10RunnerService.V1\xca\x02\x10RunnerService\\V1\xe2\x02\x1cRunnerService\\V1\\GPBMetadata\xea\x02\x11RunnerService::V1b\x06proto3"
 
 var (
