@@ -4,7 +4,7 @@ Both are Protocols with two implementations each, chosen once by mode: `local` r
 directory, `daytona` in a cloud sandbox. Every promise below is a case of the conformance suite that both must pass.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
@@ -18,7 +18,13 @@ TIMED_OUT_EXIT_CODE = 124
 
 
 class SandboxError(Exception):
-    """The sandbox could not be opened, or is lost. The text is for callers and holds no secret."""
+    """The sandbox could not be opened, or is lost. The text is for callers and holds no secret.
+
+    `code` is what the execution ends with, and `retryable` says whether the same may work later.
+    """
+
+    code = "SANDBOX_UNAVAILABLE"
+    retryable = True
 
 
 class FileError(Exception):
@@ -48,11 +54,18 @@ FileErrorCode = Literal[
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """What a sandbox is opened for. `environment` goes to its commands, over the executor's own short allow-list."""
+    """What a sandbox is opened for. `environment` goes to its commands, over the executor's own short allow-list.
+
+    `notify` is told, by a code in UPPER_SNAKE and a text for people, what happens to the sandbox that its user should
+    know. `is_interrupted` is asked in the end: whether the execution will open it again to go on; an executor whose
+    sandboxes outlive the service then leaves what runs in it running.
+    """
 
     execution_id: str
     session_id: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notify: Callable[[str, str], None] = field(default=lambda code, text: None, repr=False)  # noqa: ARG005  # does nothing
+    is_interrupted: Callable[[], bool] = field(default=lambda: False, repr=False)
 
 
 class OutputSink(Protocol):
@@ -69,11 +82,15 @@ class OutputSink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A shell command: the text for `bash -c`, how long it may run in seconds, and who takes its output."""
+    """A shell command: the text for `bash -c`, how long it may run in seconds, and who takes its output.
+
+    `name` is the caller's own, unique in its execution, or empty. A command with a name can be resumed.
+    """
 
     text: str
     timeout: float
     sink: OutputSink
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +108,8 @@ class CommandResult:
     `exit_code` is its own, 128 + n when signal n ended it, `TIMED_OUT_EXIT_CODE` when `timed_out`. `elapsed` and
     `cpu_time` are in seconds; `cpu_time` and `peak_memory` (bytes) are of the command and the children it waited for.
     `spawn_time` is how many seconds its start took, 0 where nobody measured it.
-    `start_error` is set, with exit code 126 or 127, when it could not be started at all.
+    `start_error` is set, with exit code 126 or 127, when it could not be started at all. `lost` is set when nobody knows
+    how far it came or how it ended; the exit code then means nothing.
     """
 
     exit_code: int
@@ -101,6 +119,7 @@ class CommandResult:
     peak_memory: int = 0
     killed: Sequence[KilledProcess] = ()
     start_error: str = ""
+    lost: str = ""
     spawn_time: float = 0.0
 
 
@@ -168,6 +187,13 @@ class Sandbox(Protocol):
 
         Raises:
             SandboxError: the sandbox is lost.
+        """
+
+    async def resume(self, command: Command) -> CommandResult | None:
+        """Goes on with a command of that name that an earlier process of the service has started, as `run` would.
+
+        The sink is given all of its output, from the first byte. Returns None, at once, where commands do not outlive
+        the service; one that is not known has an outcome that is `lost`. Raises as `run` does.
         """
 
     async def list_directory(self, path: str) -> Sequence[FileEntry]:

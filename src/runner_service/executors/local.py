@@ -47,6 +47,9 @@ class LocalSandbox(Files):
         """Runs a command in the directory."""
         return await self._commands.run(command)
 
+    async def resume(self, command: Command) -> None:
+        """Knows of none: commands end with the service."""
+
 
 class LocalExecutor:
     """Opens sandboxes in `root`: the same for all when shared, else one directory below it for each session."""

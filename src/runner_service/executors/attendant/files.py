@@ -1,0 +1,104 @@
+"""The file operations of a sandbox as requests, and files on their way in or out."""
+
+import base64
+import dataclasses
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from runner_service.executors import FileError, Sandbox, TextLines
+
+_CHUNK = 256 * 1024
+_SENT_AT_ONCE = 512 * 1024
+
+Operation = Callable[[Sandbox, dict[str, Any]], Awaitable[Any]]
+
+
+async def _list(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    return [dataclasses.asdict(entry) for entry in await sandbox.list_directory(request["path"])]
+
+
+async def _read(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    content = await sandbox.read_text(request["path"], offset=request["offset"], limit=request["limit"])
+    return {"is_text": isinstance(content, TextLines), "fields": dataclasses.asdict(content)}
+
+
+async def _write(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    await sandbox.write_text(request["path"], request["text"])
+
+
+async def _edit(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    return await sandbox.edit_text(request["path"], request["old"], request["new"], replace_all=request["replace_all"])
+
+
+async def _delete(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    await sandbox.delete(request["path"])
+
+
+async def _glob(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    return dataclasses.asdict(await sandbox.glob(request["pattern"], request["path"]))
+
+
+async def _grep(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    found = await sandbox.grep(request["pattern"], request["path"], include=request["include"], limit=request["limit"])
+    return dataclasses.asdict(found)
+
+
+async def _take_in(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    """Puts a file that was sent to the transfers, in parts, in its place."""
+    await sandbox.upload(request["path"], _chunks(request["transfers"]), mode=request["mode"])
+
+
+async def _hand_out(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    """Copies a file to the transfers, so that it can be fetched as it is now; a small one goes at once."""
+    copy = _transfer(request["transfer"])
+    size = 0
+    with os.fdopen(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as file:
+        try:
+            async for chunk in sandbox.download(request["path"]):
+                size += file.write(chunk)
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+        if size > _SENT_AT_ONCE:
+            return {"size": size}
+        file.seek(0)
+        copy.unlink(missing_ok=True)
+        return {"data": base64.b64encode(file.read()).decode()}
+
+
+async def _drop(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    """Removes files from the transfers."""
+    del sandbox
+    for name in request["transfers"]:
+        _transfer(name).unlink(missing_ok=True)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "list": _list,
+    "read": _read,
+    "write": _write,
+    "edit": _edit,
+    "delete": _delete,
+    "glob": _glob,
+    "grep": _grep,
+    "take_in": _take_in,
+    "hand_out": _hand_out,
+    "drop": _drop,
+}
+"""By name; a request holds the arguments, in the names of the Protocol."""
+
+
+def _transfer(name: str) -> Path:
+    transfer = Path(name)
+    if transfer.parent.name != "transfers":
+        raise FileError("invalid", "a transfer is in the directory of transfers")
+    return transfer
+
+
+async def _chunks(names: list[str]) -> AsyncIterator[bytes]:
+    for name in names:
+        with _transfer(name).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk

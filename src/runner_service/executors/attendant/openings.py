@@ -1,0 +1,132 @@
+"""What the attendant has open: the sandbox of each execution, and the commands in it by their names."""
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import shutil
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from runner_service.executors import Command, Executor, Sandbox, SandboxError, SandboxSpec, Stream
+from runner_service.executors.attendant.spool import STREAMS, News, Spool
+
+RESULT = "result.json"
+
+_HOLD_AFTER_CLOSE = 0.5
+
+
+class Run:
+    """A command that was started by this process, with its output and, in the end, its result."""
+
+    def __init__(self, directory: Path, news: News) -> None:
+        self.directory = directory
+        self.spool = Spool(directory, news)
+        self._news = news
+        self.ended = asyncio.Event()
+        self.result: dict[str, Any] | None = None
+        self.late_from: dict[Stream, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, sandbox: Sandbox, text: str, seconds: float) -> None:
+        """Starts it. Its time-out is kept here, whoever still follows it."""
+        self._task = asyncio.create_task(self._run(sandbox, text, seconds))
+
+    async def end(self) -> None:
+        """Ends it with its tree, if it still runs."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self, sandbox: Sandbox, text: str, seconds: float) -> None:
+        result = {"cancelled": True}
+        try:
+            result = dataclasses.asdict(await sandbox.run(Command(text, seconds, self.spool)))
+        except SandboxError as error:
+            result = {"sandbox_error": str(error)}
+        finally:
+            self._finish(result)
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        self.late_from = dict(self.spool.sizes)
+        self.result = {**result, "sizes": self.late_from}
+        # Written at once or not at all: who finds it after a crash can rely on it.
+        partial = self.directory / "partial"
+        partial.write_text(json.dumps(self.result), encoding="ascii")
+        partial.rename(self.directory / RESULT)
+        self.ended.set()
+        self._news.tell()
+
+
+class Opening:
+    """The sandbox of one execution. Belongs to the attendant's loop."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._parts = AsyncExitStack()
+        self.runs: dict[str, Run] = {}
+        self.news = News()
+        self.sandbox: Sandbox
+        self.is_closed = False
+
+    async def enter(self, executor: Executor, spec: SandboxSpec) -> None:
+        """Opens the sandbox. Raises SandboxError."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.sandbox = await self._parts.enter_async_context(executor.open(spec))
+
+    def begin(self, name: str, text: str, seconds: float) -> Run | None:
+        """Returns the command of that name, started now if it never was; None when an earlier attendant had it."""
+        if run := self.runs.get(name):
+            return run
+        directory = self._directory / _file_name(name)
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            return self.find(name)
+        run = self.runs[name] = Run(directory, self.news)
+        run.start(self.sandbox, text, seconds)
+        return run
+
+    def find(self, name: str) -> Run | None:
+        """Returns the command of that name; None when it never began, or nobody knows how it ended."""
+        if run := self.runs.get(name):
+            return run
+        directory = self._directory / _file_name(name)
+        with suppress(OSError, ValueError):
+            result = json.loads((directory / RESULT).read_text(encoding="ascii"))
+            run = self.runs[name] = Run(directory, self.news)
+            run.result, run.late_from = result, dict(run.spool.sizes)
+            run.ended.set()
+            return run
+        return None
+
+    async def close(self) -> None:
+        """Ends everything; what was written until then can still be taken."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        closing = asyncio.create_task(self._parts.aclose())
+        # A last word that nobody takes must not hold up the end for long.
+        await asyncio.wait([closing], timeout=_HOLD_AFTER_CLOSE)
+        for run in self.runs.values():
+            run.spool.let_go()
+        await closing
+        for run in self.runs.values():
+            await run.ended.wait()
+
+    def forget(self) -> None:
+        """Removes what was kept of its commands."""
+        for run in self.runs.values():
+            run.spool.close()
+        self.news.tell()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _file_name(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def offsets_in(request: dict[str, Any]) -> dict[Stream, int]:
+    """Returns how far the service has come in each stream."""
+    return {stream: int(request[stream]) for stream in STREAMS}

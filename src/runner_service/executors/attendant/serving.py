@@ -1,0 +1,249 @@
+"""The attendant itself: one process that answers requests on a Unix socket in its directory until it is idle for long."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from runner_service.executors import Executor, FileError, SandboxError, SandboxSpec
+from runner_service.executors.attendant.files import OPERATIONS
+from runner_service.executors.attendant.openings import Opening, Run, offsets_in
+from runner_service.executors.attendant.spool import STREAMS
+from runner_service.executors.local import local_executor
+
+logger = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 900.0
+_SETTLE_SECONDS = 0.015
+_LONGEST_REQUEST = 64 * 1024 * 1024
+_ANSWERS_REMEMBERED = 1000
+_NOT_PASSED_ON = {"TERM", "PWD", "OLDPWD", "SHLVL", "_"}
+
+Request = dict[str, Any]
+Answer = dict[str, Any]
+
+
+class UnknownOpeningError(Exception):
+    """The request is about what this attendant has not opened: it was started after that."""
+
+
+class Attendant:
+    """Answers requests. Belongs to its loop."""
+
+    def __init__(self, directory: Path, parts: AsyncExitStack) -> None:
+        self._directory = directory
+        self._parts = parts
+        self._executor: Executor | None = None
+        self._openings: dict[str, Opening] = {}
+        self._opening = asyncio.Lock()
+        self._answers: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
+        self._doing: dict[str, Callable[[Request], Awaitable[Answer]]] = {
+            "nothing": self._nothing,
+            "open": self._open,
+            "run": self._run,
+            "follow": self._follow,
+            "end": self._end,
+            "late": self._late,
+            "close": self._close,
+            "forget": self._forget,
+            "file": self._file,
+        }
+        self.busy = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Says whether nothing is open and nobody asks."""
+        return not self._openings and not self.busy
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers the one request of a connection."""
+        self.busy += 1
+        try:
+            request = json.loads(await reader.readline())
+            answer = await self._answer(request)
+            writer.write(json.dumps(answer, separators=(",", ":")).encode("ascii"))
+            await writer.drain()
+        except (ConnectionError, ValueError):
+            logger.warning("caller_gone")
+        finally:
+            self.busy -= 1
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, request: Request) -> Answer:
+        """Answers, or gives the answer that the same request has had; it is worked on whoever goes on waiting."""
+        number = request.get("number")
+        if number is None:
+            return await self._guarded(request)
+        if number not in self._answers:
+            self._answers[number] = asyncio.create_task(self._guarded(request))
+            while len(self._answers) > _ANSWERS_REMEMBERED:
+                self._answers.popitem(last=False)
+        return await asyncio.shield(self._answers[number])
+
+    async def _guarded(self, request: Request) -> Answer:
+        try:
+            return await self._doing[request["do"]](request)
+        except UnknownOpeningError:
+            return {"unknown_opening": True}
+        except FileError as error:
+            return {"file_error": {"code": error.code, "message": error.message}}
+        except SandboxError as error:
+            return {"sandbox_error": str(error)}
+        except Exception:
+            logger.exception("request_failed do=%s", request.get("do"))
+            return {"defect": True}
+
+    async def _nothing(self, request: Request) -> Answer:
+        del request  # asked only to be there
+        return {}
+
+    async def _open(self, request: Request) -> Answer:
+        async with self._opening:
+            executor = self._executor = self._executor or await self._enter_executor(request)
+            name = request["opening"]
+            if name not in self._openings:
+                given = {**_own_environment(), **request["environment"]}
+                opening = Opening(self._directory / "openings" / request["directory"])
+                await opening.enter(executor, SandboxSpec(name, environment=given))
+                self._openings[name] = opening
+        return {"root": self._openings[name].sandbox.root, "process_control": executor.process_control}
+
+    async def _enter_executor(self, request: Request) -> Executor:
+        return await self._parts.enter_async_context(
+            local_executor(
+                root=Path(request["root"]),
+                state_dir=self._directory / "state",
+                terminate_grace=request["terminate_grace"],
+            )
+        )
+
+    async def _run(self, request: Request) -> Answer:
+        opening = self._known(request)
+        if opening.is_closed:
+            raise SandboxError("the sandbox is closed")
+        run = opening.begin(request["name"], request["text"], request["timeout"])
+        return await _news(opening, run, request)
+
+    async def _follow(self, request: Request) -> Answer:
+        opening = self._known(request)
+        return await _news(opening, opening.find(request["name"]), request)
+
+    async def _end(self, request: Request) -> Answer:
+        opening = self._known(request)
+        if run := opening.find(request["name"]):
+            for stream in STREAMS:
+                run.spool.take(stream, run.spool.sizes[stream])
+            await run.end()
+        return {}
+
+    async def _late(self, request: Request) -> Answer:
+        """Waits until a command that has ended has more output, and gives it; `offsets` is by command."""
+        opening = self._known(request)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(request["wait"]):
+                while not _late_runs(opening, request["offsets"]):
+                    await opening.news.wait()
+                    self._known(request)
+        late = _late_runs(opening, request["offsets"])
+        return {"late": {name: {**run.spool.pieces(offsets), **_at(offsets)} for name, (run, offsets) in late.items()}}
+
+    async def _close(self, request: Request) -> Answer:
+        await self._known(request).close()
+        return {}
+
+    async def _forget(self, request: Request) -> Answer:
+        if opening := self._openings.pop(request["opening"], None):
+            await opening.close()
+            opening.forget()
+        return {}
+
+    async def _file(self, request: Request) -> Answer:
+        return {"result": await OPERATIONS[request["operation"]](self._known(request).sandbox, request)}
+
+    def _known(self, request: Request) -> Opening:
+        try:
+            return self._openings[request["opening"]]
+        except KeyError:
+            raise UnknownOpeningError from None
+
+
+async def _news(opening: Opening, run: Run | None, request: Request) -> Answer:
+    """Waits until a command has ended or has written more than was taken, and tells."""
+    if run is None:
+        return {"unknown_command": True}
+    offsets = offsets_in(request)
+    for stream in STREAMS:
+        run.spool.take(stream, offsets[stream])
+    with suppress(TimeoutError):
+        async with asyncio.timeout(request["wait"]):
+            while not (run.ended.is_set() or run.spool.has_beyond(offsets)):
+                await opening.news.wait()
+    await _settle(opening, run)
+    return {**run.spool.pieces(offsets), "result": run.result}
+
+
+async def _settle(opening: Opening, run: Run) -> None:
+    """Waits a moment for the end of a command that has just written: an answer less costs more than this moment."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_SETTLE_SECONDS):
+            while not run.ended.is_set():
+                await opening.news.wait()
+
+
+def _late_runs(opening: Opening, taken: dict[str, dict[str, int]]) -> dict[str, tuple[Run, Any]]:
+    """Returns the commands that have ended and wrote more than was taken of them, with how far that was."""
+    late = {}
+    for name, run in opening.runs.items():
+        if run.ended.is_set():
+            offsets = offsets_in(taken[name]) if name in taken else run.late_from
+            for stream in STREAMS:
+                run.spool.take(stream, offsets[stream])
+            if run.spool.has_beyond(offsets):
+                late[name] = (run, offsets)
+    return late
+
+
+def _at(offsets: dict[Any, int]) -> dict[str, int]:
+    return {f"{stream}_at": offset for stream, offset in offsets.items()}
+
+
+def _own_environment() -> dict[str, str]:
+    """Returns what the sandbox itself gives to its processes."""
+    return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+
+
+async def _serve_until_idle(directory: Path) -> None:
+    for name in ("transfers", "openings"):
+        (directory / name).mkdir(mode=0o700, exist_ok=True)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with AsyncExitStack() as parts:
+        attendant = Attendant(directory, parts)
+        Path("socket").unlink(missing_ok=True)
+        async with await asyncio.start_unix_server(attendant.serve, "socket", limit=_LONGEST_REQUEST):
+            idle_since = asyncio.get_running_loop().time()
+            while not stop.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 10.0)
+                now = asyncio.get_running_loop().time()
+                idle_since = idle_since if attendant.is_idle else now
+                if now - idle_since > _IDLE_SECONDS:
+                    break
+            Path("socket").unlink(missing_ok=True)
+
+
+def main(directory: str) -> None:
+    """Serves in `directory`, which holds the bundle and is this attendant's own."""
+    os.umask(0o022)
+    os.chdir(directory)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    asyncio.run(_serve_until_idle(Path(directory)))

@@ -1,0 +1,75 @@
+"""What a command writes, kept in files until the service has taken it, and after that for as long as it may ask again."""
+
+import asyncio
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+from runner_service.executors import Stream
+
+STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
+
+_MOST_AHEAD = 4 * 1024 * 1024
+_MOST_AT_ONCE = 768 * 1024
+
+
+class News:
+    """Lets any number of waiters know that something has changed; each looks for itself at what it was."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def tell(self) -> None:
+        """Wakes everybody who waits now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Returns at the next change. What was looked at before, without an await in between, is never missed."""
+        await self._event.wait()
+
+
+class Spool:
+    """The output of one command, below `directory`. As an `OutputSink` it holds a command back that is far ahead."""
+
+    def __init__(self, directory: Path, news: News) -> None:
+        self._files = {stream: os.open(directory / stream, os.O_RDWR | os.O_CREAT, 0o600) for stream in STREAMS}
+        self.sizes = {stream: os.fstat(file).st_size for stream, file in self._files.items()}
+        self.taken = dict.fromkeys(STREAMS, 0)
+        self._taken_more = News()
+        self._news = news
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        """Appends, once there is room."""
+        while self.sizes[stream] - self.taken[stream] > _MOST_AHEAD:
+            await self._taken_more.wait()
+        os.pwrite(self._files[stream], data, self.sizes[stream])
+        self.sizes[stream] += len(data)
+        self._news.tell()
+
+    def take(self, stream: Stream, offset: int) -> None:
+        """Takes note that the service has everything before `offset`."""
+        self.taken[stream] = max(self.taken[stream], min(offset, self.sizes[stream]))
+        self._taken_more.tell()
+
+    def let_go(self) -> None:
+        """Holds back nothing any more: nobody will take it."""
+        self.taken = dict(self.sizes)
+        self._taken_more.tell()
+
+    def has_beyond(self, offsets: dict[Stream, int]) -> bool:
+        """Says whether there is more than was taken."""
+        return any(self.sizes[stream] > offsets[stream] for stream in STREAMS)
+
+    def pieces(self, offsets: dict[Stream, int]) -> dict[str, Any]:
+        """Returns what comes next in each stream, in base64."""
+        return {
+            stream: base64.b64encode(os.pread(self._files[stream], _MOST_AT_ONCE, offsets[stream])).decode()
+            for stream in STREAMS
+        }
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            os.close(file)

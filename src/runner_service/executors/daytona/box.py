@@ -1,0 +1,108 @@
+"""A box that somebody works in: short calls into it, files in and out, and back to life when it was stopped."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from runner_service.executors import SandboxError
+from runner_service.executors.daytona.boxes import Boxes, Notify
+from runner_service.executors.daytona.failures import Kind, classify, ended
+from runner_service.executors.daytona.patience import CallFailedError, patiently
+
+if TYPE_CHECKING:
+    from daytona import AsyncSandbox
+
+_PIECE = 256 * 1024
+_STALL_SECONDS = 60
+_TRANSFER_PATIENCE = 300.0
+_PAUSE_IF_MISTAKEN = 0.3
+_MOST_ATTEMPTS = 8
+
+
+class Box:
+    """One box. `execute` raises as the SDK does; everything else as the Protocol says."""
+
+    def __init__(self, boxes: Boxes, handle: "AsyncSandbox", notify: Notify) -> None:
+        self._boxes = boxes
+        self._handle = handle
+        self._notify = notify
+        self._reviving = asyncio.Lock()
+        self.name = handle.name
+        self.id = handle.id
+
+    @property
+    def handle(self) -> "AsyncSandbox":
+        """The SDK's own, as it was last seen."""
+        return self._handle
+
+    async def execute(self, script: str, variables: dict[str, str], seconds: int) -> str:
+        """Runs a short script once, outside of the working directory, which may be gone; returns what it printed."""
+        answer = await self._handle.process.exec(script, cwd="/", env=variables, timeout=seconds)
+        return str(answer.result)
+
+    async def working_directory(self) -> str:
+        """Returns where the snapshot says that work is done. Raises SandboxError."""
+        return str(await patiently("the directory", self._handle.get_work_dir, each=15.0, altogether=60.0))
+
+    async def send(self, path: str, data: bytes) -> None:
+        """Writes a file in the box. Raises SandboxError."""
+
+        async def attempt() -> None:
+            await self._handle.fs.upload_file(data, path, timeout=_STALL_SECONDS)
+
+        while True:
+            try:
+                await patiently(
+                    "an upload",
+                    attempt,
+                    each=_TRANSFER_PATIENCE,
+                    altogether=_TRANSFER_PATIENCE,
+                    known=(Kind.MISSING, Kind.BUSY),
+                )
+            except CallFailedError:
+                await self.revive()
+            else:
+                return
+
+    async def fetch(self, path: str, size: int) -> AsyncIterator[bytes]:
+        """Reads a file of the box that does not change, in pieces; one that breaks off is read on. Raises SandboxError."""
+        done = attempts = 0
+        while done < size:
+            try:
+                async with aclosing(self._pieces(path, skip=done)) as pieces:
+                    async for piece in pieces:
+                        done += len(piece)
+                        yield piece
+                if done < size:
+                    raise EOFError
+            except Exception as error:
+                failure = classify(error)
+                if failure is None and not isinstance(error, EOFError):
+                    raise
+                attempts += 1
+                if attempts > _MOST_ATTEMPTS:
+                    raise (ended(failure, "a download") if failure else SandboxError("a download breaks off")) from None
+                if failure and failure.kind is Kind.MISSING:
+                    await self.revive()
+                await asyncio.sleep(_PAUSE_IF_MISTAKEN * attempts)
+
+    async def _pieces(self, path: str, *, skip: int) -> AsyncIterator[bytes]:
+        stream = await self._handle.fs.download_file_stream(path, timeout=_STALL_SECONDS)
+        async for chunk in stream:
+            passed, skip = chunk[skip:], max(0, skip - len(chunk))
+            for start in range(0, len(passed), _PIECE):
+                yield passed[start : start + _PIECE]
+
+    async def revive(self) -> None:
+        """Makes sure that the box runs, after it was not found. Raises SandboxError, BoxLostError."""
+        async with self._reviving:
+            before = self._handle
+            self._handle = await self._boxes.revive(self.id, self._notify)
+            if before.state == self._handle.state:
+                await asyncio.sleep(_PAUSE_IF_MISTAKEN)
+
+    async def renew(self) -> None:
+        """Renews the lease, and lets Daytona know that the box is in use. Raises SandboxError."""
+        await self._boxes.renew(self._handle, self._handle.labels)
+        await patiently("a sign of life", self._handle.refresh_activity, each=15.0, altogether=60.0)

@@ -1,0 +1,168 @@
+"""The Daytona executor: opens the sandboxes of executions in boxes, and sees that no box is left over."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+from runner_service.executors import SandboxError, SandboxSpec
+from runner_service.executors.daytona.attendance import Attendance
+from runner_service.executors.daytona.box import Box
+from runner_service.executors.daytona.boxes import Boxes, Terms, Wanted
+from runner_service.executors.daytona.bundle import bundle
+from runner_service.executors.daytona.following import Followed
+from runner_service.executors.daytona.line import Line
+from runner_service.executors.daytona.reaper import reap_for_ever
+from runner_service.executors.daytona.sandbox import DaytonaSandbox
+from runner_service.executors.daytona.sdk import daytona_client
+
+logger = logging.getLogger(__name__)
+
+_RENEWALS_PER_LEASE = 4
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where Daytona is and who we are there. `target` is a region, or empty for the organisation's own."""
+
+    api_key: SecretStr
+    api_url: str = "https://app.daytona.io/api"
+    target: str = ""
+
+
+class DaytonaExecutor:
+    """Opens sandboxes. The SDK is loaded in the background, from `begin` on or when the first one is opened."""
+
+    sandbox_type = "daytona"
+
+    def __init__(self, account: Account, terms: Terms, *, terminate_grace: float) -> None:
+        self._account = account
+        self._terms = terms
+        self._grace = terminate_grace
+        self._wanted = asyncio.Event()
+        self._boxes: asyncio.Future[Boxes] = asyncio.get_running_loop().create_future()
+        self._held: set[str] = set()
+        self.process_control = ""
+
+    def begin(self) -> None:
+        """Begins to load the SDK."""
+        self._wanted.set()
+
+    @asynccontextmanager
+    async def open(self, spec: SandboxSpec) -> AsyncIterator[DaytonaSandbox]:
+        """Opens the sandbox of an execution: in its session's box, or in one of its own that is deleted in the end.
+
+        Raises:
+            SandboxError: there is none to be had; the class says why.
+        """
+        self.begin()
+        boxes = await asyncio.shield(self._boxes)
+        async with self._box(boxes, spec) as box, AsyncExitStack() as parts:
+            line = Line(box, await asyncio.to_thread(bundle))
+            attendance = Attendance(box, line, spec, root=await box.working_directory(), terminate_grace=self._grace)
+            await attendance.open()
+            self.process_control = attendance.process_control
+            followed = Followed(attendance)
+            parts.push_async_callback(_closed, followed, spec)
+            await parts.enter_async_context(_beside(followed.listen()))
+            await parts.enter_async_context(_beside(self._renew(box)))
+            yield DaytonaSandbox(box, attendance, followed, spec.is_interrupted)
+
+    async def work(self) -> None:
+        """Loads the SDK when wanted, and reaps what crashes have left, until it is cancelled."""
+        await self._wanted.wait()
+        try:
+            async with daytona_client(
+                api_key=self._account.api_key, api_url=self._account.api_url, target=self._account.target
+            ) as client:
+                boxes = Boxes(client, self._terms)
+                self._boxes.set_result(boxes)
+                await reap_for_ever(client, boxes, self._held)
+        except Exception as error:  # whatever it is, executions are to end with it rather than wait for ever
+            logger.exception("daytona_failed")
+            if not self._boxes.done():
+                known = error if isinstance(error, SandboxError) else None
+                self._boxes.set_exception(known or SandboxError("the Daytona SDK cannot be loaded; the log says why"))
+                self._boxes.exception()
+
+    @asynccontextmanager
+    async def _box(self, boxes: Boxes, spec: SandboxSpec) -> AsyncIterator[Box]:
+        wanted = boxes.wanted(spec)
+        self._held.add(wanted.name)
+        try:
+            yield Box(boxes, await boxes.obtain(wanted, spec.notify), spec.notify)
+        finally:
+            try:
+                if wanted.kind == "execution" and not spec.is_interrupted():
+                    await _done(_discarded(boxes, wanted))
+            finally:
+                self._held.discard(wanted.name)
+
+    async def _renew(self, box: Box) -> None:
+        while True:
+            await asyncio.sleep(self._terms.lease / _RENEWALS_PER_LEASE)
+            try:
+                await box.renew()
+            except SandboxError as error:
+                logger.warning("lease_not_renewed box=%s reason=%s", box.name, error)
+
+
+@asynccontextmanager
+async def daytona_executor(
+    account: Account, terms: Terms, *, terminate_grace: float = 2.0
+) -> AsyncIterator[DaytonaExecutor]:
+    """Opens the executor. Nothing is imported or called before its `begin` or its first `open`.
+
+    Args:
+        account: where Daytona is, and the key.
+        terms: what boxes are made from, and when they go.
+        terminate_grace: seconds between SIGTERM and SIGKILL for a command's processes.
+    """
+    executor = DaytonaExecutor(account, terms, terminate_grace=terminate_grace)
+    async with _beside(executor.work()):
+        yield executor
+
+
+async def _discarded(boxes: Boxes, wanted: Wanted) -> None:
+    try:
+        await boxes.discard(wanted.name)
+    except SandboxError as error:
+        logger.warning("box_not_deleted name=%s reason=%s", wanted.name, error)
+
+
+async def _closed(followed: Followed, spec: SandboxSpec) -> None:
+    """Ends what runs, unless it is to be gone on with."""
+    if spec.is_interrupted():
+        return
+    with suppress(SandboxError):
+        await _done(followed.close())
+
+
+async def _done(work: Coroutine[Any, Any, None]) -> None:
+    """Does it to the end, also when this task is cancelled meanwhile; every await in it has a bound."""
+    task = asyncio.create_task(work)
+    is_cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        task.exception()
+        raise asyncio.CancelledError
+    task.result()
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs something during the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

@@ -1,0 +1,150 @@
+"""Commands in a box: begun once, followed by offset to their end, and listened to afterwards."""
+
+import asyncio
+import base64
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner_service.executors import Command, CommandResult, KilledProcess, OutputSink, SandboxError, Stream
+from runner_service.executors.daytona.attendance import CLOSE_PATIENCE, Attendance
+
+logger = logging.getLogger(__name__)
+
+_WAIT = 20.0
+_LARGEST_PIECE = 256 * 1024
+_FOLLOWERS_WITHIN = 10.0
+_LOST = "the sandbox was stopped or restarted while this ran; how far it came is not known"
+_STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
+
+
+@dataclass
+class Heard:
+    """Who takes the output of a command, and how much of it was taken."""
+
+    sink: OutputSink
+    offsets: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(_STREAMS, 0))
+
+    async def take(self, answer: dict[str, Any]) -> None:
+        """Hands on what is in an answer."""
+        for stream in _STREAMS:
+            data = base64.b64decode(answer[stream])
+            for start in range(0, len(data), _LARGEST_PIECE):
+                piece = data[start : start + _LARGEST_PIECE]
+                await self.sink.write(stream, piece)
+                self.offsets[stream] += len(piece)
+
+
+class Followed:
+    """The commands of one execution. `listen` has to run beside them; `close` comes last."""
+
+    def __init__(self, attendance: Attendance) -> None:
+        self._attendance = attendance
+        self._late: dict[str, Heard] = {}
+        self._followers: set[asyncio.Task[Any]] = set()
+        self._some_ended = asyncio.Event()
+        self._is_closed = False
+
+    async def run(self, command: Command, *, keep: Callable[[], bool], resumes: bool = False) -> CommandResult:
+        """Runs a command, or goes on with one. A cancellation ends it, unless `keep` says not to. Raises SandboxError."""
+        if self._is_closed:
+            raise SandboxError("the sandbox is closed")
+        name = command.name or secrets.token_hex(16)
+        follower = asyncio.current_task()
+        assert follower is not None  # noqa: S101  # a coroutine runs in a task
+        self._followers.add(follower)
+        try:
+            return await self._to_the_end(name, command, resumes=resumes)
+        except BaseException:
+            if not keep():
+                await _whatever_happens(self._end(name))
+            raise
+        finally:
+            self._followers.discard(follower)
+
+    async def listen(self) -> None:
+        """Hands on, for ever, what commands that have ended go on to write through their children."""
+        await self._some_ended.wait()
+        while True:
+            try:
+                await self._take_late(_WAIT)
+            except SandboxError as error:
+                logger.warning("late_output_unknown reason=%s", error)
+                await asyncio.sleep(_WAIT)
+
+    async def close(self) -> None:
+        """Ends everything, and hands on the last of its output. Raises SandboxError."""
+        self._is_closed = True
+        await self._attendance.ask("close", patience=CLOSE_PATIENCE)
+        if self._followers:
+            await asyncio.wait(self._followers, timeout=_FOLLOWERS_WITHIN)
+        while self._late and await self._take_late(0.0):
+            pass
+        await self._attendance.ask("forget", patience=CLOSE_PATIENCE)
+
+    async def _to_the_end(self, name: str, command: Command, *, resumes: bool) -> CommandResult:
+        heard = Heard(command.sink)
+        answer = await self._ask(name, heard, None if resumes else command)
+        while True:
+            if "unknown_command" in answer:
+                return CommandResult(exit_code=1, lost=_LOST)
+            await heard.take(answer)
+            result = answer["result"]
+            if result and heard.offsets == result["sizes"]:
+                self._late[name] = heard
+                self._some_ended.set()
+                return _result(result)
+            answer = await self._ask(name, heard, None)
+
+    async def _ask(self, name: str, heard: Heard, begun: Command | None) -> dict[str, Any]:
+        about: dict[str, Any] = {"name": name, **heard.offsets}
+        if begun is None:
+            return await self._attendance.ask("follow", wait=_WAIT, **about)
+        return await self._attendance.ask("run", wait=_WAIT, text=begun.text, timeout=begun.timeout, **about)
+
+    async def _end(self, name: str) -> None:
+        try:
+            await self._attendance.ask("end", name=name, patience=CLOSE_PATIENCE)
+        except SandboxError as error:
+            logger.warning("command_not_ended reason=%s", error)
+
+    async def _take_late(self, wait: float) -> bool:
+        """Takes what is there, or comes within `wait` seconds; says whether there was any."""
+        offsets = {name: heard.offsets for name, heard in self._late.items()}
+        late = (await self._attendance.ask("late", wait=wait, offsets=offsets))["late"]
+        for name, answer in late.items():
+            if heard := self._late.get(name):
+                await self._hand_on(name, heard, answer)
+        return bool(late)
+
+    async def _hand_on(self, name: str, heard: Heard, answer: dict[str, Any]) -> None:
+        if any(answer[f"{stream}_at"] != heard.offsets[stream] for stream in _STREAMS):
+            return  # asked for before an earlier answer was taken
+        try:
+            await heard.take(answer)
+        except Exception:  # noqa: BLE001  # whatever is wrong with the sink of a command that has ended ends nothing else
+            logger.warning("late_output_dropped reason=sink_failed")
+            del self._late[name]
+
+
+async def _whatever_happens(work: Coroutine[Any, Any, None]) -> None:
+    """Does it to the end, however often this task is cancelled meanwhile. The caller raises what it was about to."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            continue
+    task.result()
+
+
+def _result(fields: dict[str, Any]) -> CommandResult:
+    if "sandbox_error" in fields:
+        raise SandboxError(str(fields["sandbox_error"]))
+    if "cancelled" in fields:
+        raise SandboxError("the command was ended from inside of the sandbox")
+    killed = tuple(KilledProcess(int(each["pid"]), str(each["name"])) for each in fields["killed"])
+    known = {name: value for name, value in fields.items() if name not in {"sizes", "killed"}}
+    return CommandResult(**known, killed=killed)

@@ -1,0 +1,71 @@
+"""The one door to the `daytona` package: imported in a thread, with everything off that it would do by itself."""
+
+import asyncio
+import gc
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from runner_service.executors import SandboxError
+
+if TYPE_CHECKING:
+    from daytona import AsyncDaytona
+
+_CLOSE_WITHIN = 5.0
+_SWITCH_WHILE_IMPORTING = 0.0005
+
+
+@asynccontextmanager
+async def daytona_client(*, api_key: SecretStr, api_url: str, target: str) -> AsyncIterator["AsyncDaytona"]:
+    """Opens a client for the running loop. The import takes seconds, most of them in a thread.
+
+    Raises:
+        SandboxError: the package is not installed.
+    """
+    try:
+        await asyncio.to_thread(_import)
+    except ImportError as error:
+        raise SandboxError("MODE=cloud needs the extra: pip install 'runner-service[cloud]'") from error
+    client = await asyncio.to_thread(_client, api_key, api_url, target)
+    try:
+        yield client
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                await client.close()
+
+
+def _import() -> None:
+    """Imports without holding up the loop: without collections, and with the other threads' turns coming often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_WHILE_IMPORTING)
+    gc.disable()
+    try:
+        import daytona  # noqa: F401, PLC0415  # this is what it is for
+    finally:
+        gc.freeze()
+        gc.enable()
+        sys.setswitchinterval(before)
+
+
+def _client(api_key: SecretStr, api_url: str, target: str) -> "AsyncDaytona":
+    from daytona import AsyncDaytona, DaytonaConfig  # noqa: PLC0415  # see above
+
+    # With every value given, the SDK looks for none in a .env of the working directory.
+    config = DaytonaConfig(
+        api_key=api_key.get_secret_value(),
+        api_url=api_url,
+        target=target or _NO_TARGET,
+        connection_pool_maxsize=None,  # each command that runs holds a connection; admission bounds them
+        otel_enabled=False,  # it would take the process's global tracer, and every HTTP client in it
+    )
+    client = AsyncDaytona(config)
+    if not target:
+        client._target = None  # noqa: SLF001  # there is no other way to have no target and read no .env
+    return client
+
+
+_NO_TARGET = "none"

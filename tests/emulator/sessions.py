@@ -1,0 +1,166 @@
+"""Sessions: commands one after the other in one shell, their output labelled line by line and followed by WebSocket."""
+
+import asyncio
+import os
+import secrets
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from aiohttp import WSCloseCode, web
+from tests.emulator.cloud import CLOUD, Refused, Sandbox
+
+_MARKS = {"stdout": b"\x01\x01\x01", "stderr": b"\x02\x02\x02"}
+
+
+@dataclass
+class SessionCommand:
+    """A command of a session. `log` is labelled; `exit_code` is None while it runs."""
+
+    id: str
+    text: str
+    log: bytearray = field(default_factory=bytearray)
+    exit_code: int | None = None
+    process: asyncio.subprocess.Process | None = None
+
+
+@dataclass
+class Session:
+    """A session: its commands, of which one runs at a time."""
+
+    id: str
+    commands: dict[str, SessionCommand] = field(default_factory=dict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+async def create(request: web.Request) -> web.Response:
+    name = (await request.json())["sessionId"]
+    _sandbox(request).sessions[name] = Session(name)
+    return web.json_response({"sessionId": name}, status=201)
+
+
+async def get(request: web.Request) -> web.Response:
+    session = _session(request)
+    commands = [_described(each) for each in session.commands.values()]
+    return web.json_response({"sessionId": session.id, "commands": commands})
+
+
+async def delete(request: web.Request) -> web.Response:
+    session = _session(request)
+    for command in session.commands.values():
+        if command.process and command.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(command.process.pid, signal.SIGKILL)
+    if session.tasks:
+        await asyncio.wait(session.tasks)
+    del _sandbox(request).sessions[session.id]
+    return web.Response(status=204)
+
+
+async def execute(request: web.Request) -> web.Response:
+    session = _session(request)
+    wishes = await request.json()
+    command = SessionCommand(secrets.token_hex(8), wishes["command"])
+    session.commands[command.id] = command
+    task = asyncio.create_task(_run(_sandbox(request), session, command))
+    session.tasks.add(task)
+    task.add_done_callback(session.tasks.discard)
+    if wishes.get("runAsync"):
+        return web.json_response({"cmdId": command.id}, status=202)
+    await task
+    stdout, stderr = _split(bytes(command.log))
+    body = {"cmdId": command.id, "output": stdout + stderr, "stdout": stdout, "stderr": stderr}
+    return web.json_response({**body, "exitCode": command.exit_code})
+
+
+async def get_command(request: web.Request) -> web.Response:
+    return web.json_response(_described(_command(request)))
+
+
+async def logs(request: web.Request) -> web.StreamResponse:
+    if request.query.get("follow") != "true":
+        stdout, stderr = _split(bytes(_command(request).log))
+        return web.json_response({"output": stdout + stderr, "stdout": stdout, "stderr": stderr})
+    faults = request.app[CLOUD].faults
+    command = _command(request)
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    sent, quiet = 0, 0.0
+    while quiet < faults.eof_lag or command.exit_code is None:
+        data = bytes(command.log[sent : sent + faults.frame_size])
+        if data:
+            await socket.send_bytes(data)
+            sent, quiet = sent + len(data), 0.0
+            if faults.socket_cut_after is not None and sent >= faults.socket_cut_after:
+                assert request.transport is not None
+                request.transport.close()
+                return socket
+            continue
+        await asyncio.sleep(0.02)
+        quiet += 0.02
+    await socket.close(code=WSCloseCode.OK)
+    return socket
+
+
+async def _run(sandbox: Sandbox, session: Session, command: SessionCommand) -> None:
+    async with session.turn:
+        process = command.process = await asyncio.create_subprocess_exec(
+            "bash",
+            "-c",
+            command.text,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=sandbox.work,
+            env=sandbox.environment(),
+            start_new_session=True,
+        )
+        assert process.stdout
+        assert process.stderr
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_label(process.stdout, "stdout", command.log))
+            both.create_task(_label(process.stderr, "stderr", command.log))
+        command.exit_code = await process.wait()
+
+
+async def _label(pipe: asyncio.StreamReader, stream: str, log: bytearray) -> None:
+    """Marks every line; a last one without an end gets one, and NUL bytes vanish."""
+    rest = b""
+    while data := await pipe.read(65536):
+        *lines, rest = (rest + data.replace(b"\0", b"")).split(b"\n")
+        for line in lines:
+            log += _MARKS[stream] + line + b"\n"
+    if rest:
+        log += _MARKS[stream] + rest + b"\n"
+
+
+def _split(log: bytes) -> tuple[str, str]:
+    streams = {"stdout": b"", "stderr": b""}
+    for line in log.splitlines(keepends=True):
+        stream = "stdout" if line.startswith(_MARKS["stdout"]) else "stderr"
+        streams[stream] += line[3:]
+    return streams["stdout"].decode("utf-8", "replace"), streams["stderr"].decode("utf-8", "replace")
+
+
+def _described(command: SessionCommand) -> dict[str, object]:
+    ended = {} if command.exit_code is None else {"exitCode": command.exit_code}
+    return {"id": command.id, "command": command.text, **ended}
+
+
+def _sandbox(request: web.Request) -> Sandbox:
+    return request.app[CLOUD].running(request.match_info["sandbox"])
+
+
+def _session(request: web.Request) -> Session:
+    session = _sandbox(request).sessions.get(request.match_info["session"])
+    if not isinstance(session, Session):
+        raise Refused(404, "session not found")
+    return session
+
+
+def _command(request: web.Request) -> SessionCommand:
+    try:
+        return _session(request).commands[request.match_info["command"]]
+    except KeyError:
+        raise Refused(404, "command not found") from None
