@@ -33,10 +33,15 @@ async def serving_provider(*replies: Reply) -> AsyncIterator[Provider]:
     """Serves the replies one after the other."""
     provider = Provider("", list(replies))
 
+    serving: set[asyncio.Task[None] | None] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await _answer(provider, reader, writer):
-            pass
-        writer.close()
+        serving.add(asyncio.current_task())
+        try:
+            while await _answer(provider, reader, writer):
+                pass
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     provider.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -44,6 +49,10 @@ async def serving_provider(*replies: Reply) -> AsyncIterator[Provider]:
         yield provider
     finally:
         server.close()
+        for task in filter(None, serving):
+            task.cancel()
+        await asyncio.gather(*filter(None, serving), return_exceptions=True)
+        await asyncio.sleep(0)  # in which the connections close
 
 
 async def _answer(provider: Provider, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

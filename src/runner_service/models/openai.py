@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import httpx2
 from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_openai import ChatOpenAI
 
 from runner_service.models import ModelChoice
 from runner_service.models.connections import Connections
+from runner_service.models.openai_chunks import PlainCompletions
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
 
@@ -26,9 +28,18 @@ class ReasoningChatOpenAI(ChatOpenAI):
         return generation
 
 
+def _http(connections: Connections) -> httpx2.AsyncClient:
+    """Connections by aiohttp where that is installed, else those of everybody."""
+    try:
+        from runner_service.models.aiohttp_connections import AiohttpClient  # noqa: PLC0415  # not always there
+    except ImportError:
+        return connections.http
+    return connections.of_kind(AiohttpClient)
+
+
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     """Makes the client. It uses the shared `connections`."""
-    return ReasoningChatOpenAI(
+    model = ReasoningChatOpenAI(
         model=choice.name,
         base_url=choice.base_url,
         api_key=choice.api_key,
@@ -39,5 +50,7 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
         stream_usage=True,  # off by default for a server that is not OpenAI's
         stream_chunk_timeout=None,  # silence is bounded where the tokens arrive, for all providers alike
         max_retries=0,
-        http_async_client=connections.http,
+        http_async_client=_http(connections),
     )
+    model.async_client = PlainCompletions(model.root_async_client)
+    return model

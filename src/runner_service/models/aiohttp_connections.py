@@ -1,0 +1,51 @@
+"""Connections by aiohttp, for the client of OpenAI, which brings the bridge to it.
+
+aiohttp's parser is compiled, and it waits for a piece of a stream without opening a scope of its own each time: reading
+a token costs a third of what it costs the client's usual connections.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import httpx2
+from openai import DefaultAioHttpClient
+
+
+class AiohttpClient(DefaultAioHttpClient):
+    """An `httpx2.AsyncClient`. What the bridge calls a time-out is one, or else a broken connection."""
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Sends a request. Raises httpx2.RequestError."""
+        try:
+            response = await super().send(request, **options)
+        except httpx2.TimeoutException as error:
+            _raise_if_broken(error, request)
+            raise
+        if isinstance(response.stream, httpx2.AsyncByteStream):
+            response.stream = _HonestStream(response.stream, request)
+        return response
+
+
+class _HonestStream(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream, request: httpx2.Request) -> None:
+        self._stream = stream
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._stream:
+                yield piece
+        except httpx2.TimeoutException as error:
+            _raise_if_broken(error, self._request)
+            raise
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _raise_if_broken(error: httpx2.TimeoutException, request: httpx2.Request) -> None:
+    """The bridge takes any failure of a connection for a time-out to connect: tells those apart that took no time."""
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectionError) and not isinstance(cause, aiohttp.ServerTimeoutError):
+        raise httpx2.ConnectError(str(cause), request=request) from error
