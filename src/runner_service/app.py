@@ -58,7 +58,7 @@ async def serve(
             announced(service.address, fd=ready_fd, file=ready_file, about=_metrics_of(service)),
             asyncio.TaskGroup() as tasks,
         ):
-            service.agent_loading.begin()
+            service.begin_loading()
             idle = tasks.create_task(_stop_when_idle(service.executions, exit_when_idle, requests))
             await service.server.stop_when_asked(
                 requests,
@@ -75,6 +75,8 @@ class RunningService(NamedTuple):
     server: RunningServer
     executions: Executions
     agent_loading: AgentLoading
+    serving: asyncio.Event
+    """Set when everybody knows where to call, from which on there is time for what takes long to load."""
     metrics_address: str = ""
     """Where metrics are served, with the real port; empty when they are not."""
 
@@ -82,6 +84,11 @@ class RunningService(NamedTuple):
     def address(self) -> str:
         """Where to call, in the form of LISTEN_ADDRESS, with the real port."""
         return self.server.address
+
+    def begin_loading(self) -> None:
+        """Loads what takes long, in the background."""
+        self.agent_loading.begin()
+        self.serving.set()
 
 
 @asynccontextmanager
@@ -92,7 +99,8 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         await parts.enter_async_context(watched_loop())
         log = await parts.enter_async_context(sqlite_event_log(settings.state_dir))
         writer = await parts.enter_async_context(log_writer(log))
-        executor = await _enter_executor(parts, settings)
+        serving = asyncio.Event()
+        executor = await _enter_executor(parts, settings, serving)
         loading = await parts.enter_async_context(loading_agent_loop(settings))
         work = Work(settings, log, mode=settings.mode, executor=executor, agent_loop=loading)
         daemon = await _enter_daemon(parts, settings, log, readiness)
@@ -114,10 +122,10 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             await daemon.attach(executions.watched)
         if settings.resume_on_start:
             await executions.resume_interrupted()
-        yield RunningService(server, executions, loading, metrics_address)
+        yield RunningService(server, executions, loading, serving, metrics_address)
 
 
-async def _enter_executor(parts: AsyncExitStack, settings: Settings) -> Executor | None:
+async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: asyncio.Event) -> Executor:
     match settings.mode:
         case "local":
             from runner_service.executors.local import local_executor  # noqa: PLC0415  # only this mode needs it
@@ -131,7 +139,9 @@ async def _enter_executor(parts: AsyncExitStack, settings: Settings) -> Executor
                 )
             )
         case "cloud":
-            return None
+            from runner_service.executors.daytona.opening import configured  # noqa: PLC0415  # as above
+
+            return await parts.enter_async_context(configured(settings, serving))
 
 
 async def _enter_daemon(

@@ -76,12 +76,6 @@ class SequenceOutOfRangeError(CallError):
     code = grpc.StatusCode.OUT_OF_RANGE
 
 
-class UnimplementedError(CallError):
-    """The service cannot do this in its mode."""
-
-    code = grpc.StatusCode.UNIMPLEMENTED
-
-
 class UnavailableError(CallError):
     """Not now: the caller tries again after `retry_delay` seconds."""
 
@@ -175,10 +169,12 @@ class ModelUnavailableEnd(ExecutionEnd):
 
 
 class SandboxEnd(ExecutionEnd):
-    """The sandbox could not be opened, or was lost."""
+    """The sandbox could not be opened, or was lost. `code` and `retryable` are those of the `SandboxError`."""
 
-    code = "SANDBOX_UNAVAILABLE"
-    retryable = True
+    def __init__(self, message: str, *, code: str, retryable: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
 
 
 class LogUnavailableEnd(ExecutionEnd):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from google.protobuf.duration_pb2 import Duration
 
 from runner_service.agent_run import AgentLoopLoading, AgentRun
-from runner_service.errors import SandboxEnd, TimedOutEnd, UnimplementedError
+from runner_service.errors import SandboxEnd, TimedOutEnd
 from runner_service.eventlog import FINAL_STATES, EventLog
 from runner_service.execution import Execution
 from runner_service.executors import Executor, SandboxError, SandboxSpec
@@ -38,7 +38,7 @@ class Work:
         log: EventLog,
         *,
         mode: str,
-        executor: Executor | None,
+        executor: Executor,
         agent_loop: AgentLoopLoading,
     ) -> None:
         self._settings = settings
@@ -51,10 +51,8 @@ class Work:
         """Makes sure, before anything has happened, that all is there that a request needs.
 
         Raises:
-            CallError: UNIMPLEMENTED without an executor, FAILED_PRECONDITION or INVALID_ARGUMENT for the model.
+            CallError: FAILED_PRECONDITION or INVALID_ARGUMENT for the model.
         """
-        if self._executor is None:
-            raise UnimplementedError("MODE=cloud cannot run agents yet; set MODE=local to run them on this machine")
         return Job(request, resolve(request.agent.model, self._settings), self._executor, resumes)
 
     def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
@@ -127,7 +125,7 @@ class Work:
                 raise TimedOutEnd(f"limits.timeout = {seconds:g} s was reached") from None
             raise
         except SandboxError as error:
-            raise SandboxEnd(str(error)) from error
+            raise SandboxEnd(execution.redactor.text(str(error)), code=error.code, retryable=error.retryable) from error
 
     def _started(self, execution: Execution, job: Job, root: str) -> event_pb2.Started:
         executor, model = job.executor, job.model
@@ -159,8 +157,14 @@ def _sandbox_spec(execution: Execution, job: Job) -> SandboxSpec:
     return SandboxSpec(
         execution_id=execution.id,
         session_id=job.request.session_id,
+        notify=lambda code, text: _publish_notice(execution, code, text),
+        is_interrupted=lambda: execution.is_interrupted,
         environment={name: entry.value for name, entry in job.request.environment.items()},
     )
+
+
+def _publish_notice(execution: Execution, code: str, text: str) -> None:
+    execution.stream.publish(event_pb2.Notice(level=event_pb2.Notice.LEVEL_INFO, code=code, text=text))
 
 
 def _duration(seconds: float) -> Duration:

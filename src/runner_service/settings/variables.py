@@ -170,7 +170,23 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     daytona_api_key: SecretStr | None = None
     """The key of Daytona. Required in cloud mode, not used in local mode."""
     daytona_dev_tools_snapshot_id: str | None = None
-    """The snapshot that sandboxes are made from. Cloud mode only."""
+    """The snapshot that sandboxes are made from; it has to hold bash and Python 3.11. Unset: Daytona's own default.
+    Cloud mode only."""
+    daytona_api_url: UrlText = "https://app.daytona.io/api"
+    """Where Daytona is."""
+    daytona_target: str | None = None
+    """The region that sandboxes are made in. Unset: the organisation's own."""
+    daytona_owner: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")] = "runner-service"
+    """Whose sandboxes are ours: a part of their names, and a label. The same for all replicas of a deployment, and for \
+no other deployment in the organisation."""
+    daytona_auto_stop_minutes: Count = 15
+    """After how many minutes Daytona stops a sandbox that nobody uses, such as one that a crash has left."""
+    daytona_ttl_minutes: Count = 1440
+    """After how many minutes Daytona deletes the sandbox of a single execution, whatever it does."""
+    daytona_session_days: Count = 7
+    """How many days after it was stopped Daytona deletes the sandbox of a session."""
+    daytona_start_timeout: Seconds = 300.0
+    """How many seconds a sandbox may take to be made or started."""
 
     temporal_service_address: AddressText = "localhost:7233"
     """Where Temporal is."""

@@ -71,7 +71,8 @@ async def run_command(scope: RunScope, call: RunningCall, text: str, wish: float
     try:
         result = await scope.run.sandbox.run(Command(text, timeout, output))
     except SandboxError as error:
-        raise SandboxEnd(scope.run.redactor.text(str(error))) from error
+        text = scope.run.redactor.text(str(error))
+        raise SandboxEnd(text, code=error.code, retryable=error.retryable) from error
     finally:
         output.end(result)
     return output.excerpt.text(_gap(call, output)) + _remark(result, timeout), result.exit_code
