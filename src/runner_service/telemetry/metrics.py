@@ -77,8 +77,9 @@ class _Instruments:
         self.models, self.tools = _FewNames(), _FewNames()
         for gauge in _GAUGES:
             meter.create_observable_gauge(gauge.name, [_observer(gauge)], gauge.unit, gauge.meaning)
-        self.refused.add(0)  # a counter that appears with its first event has no rate to alert on
-        self.finished.add(0, _end("STATE_SUCCEEDED", ""))
+        self.refused.add(0)  # a counter that only appears with its first event shows no increase to alert on
+        for state, code in (("STATE_SUCCEEDED", ""), ("STATE_FAILED", "INTERNAL")):
+            self.finished.add(0, _end(state, code))
 
 
 class _Current:

@@ -1,0 +1,309 @@
+"""What the service counts and measures, as Prometheus and a real OTLP receiver read it."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from oteltap.oteltap_http_protobuf_receiver import OtelTapHttpProtobufReceiver
+from oteltap.oteltap_http_protobuf_receiver_settings import OtelTapHttpProtobufReceiverSettings
+from tests.running import StartProcess, command, start_process, turn
+from tests.scraping import Scrape, metrics_url, scrape
+
+from runner_service.addresses import TcpAddress
+from runner_service.eventlog import Entry, EventLog, LogError
+from runner_service.events import EventStream, log_writer
+from runner_service.server import BindError, metrics_page
+from runner_service.settings import Settings, SettingsError, load_settings
+from runner_service.telemetry import metering, metrics, scraped, watched_loop
+from runner_service.telemetry.collector import headers
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+__all__ = ["start_process"]
+
+SCRAPED = {"METRICS_ADDRESS": "127.0.0.1:0"}
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    with metering(Settings.from_environment(SCRAPED)):
+        yield
+
+
+def reading() -> Scrape:
+    return Scrape(scraped().decode())
+
+
+async def test_what_an_execution_does_is_counted(start_process: StartProcess, tmp_path: Path) -> None:
+    turns = [
+        turn(
+            "",
+            command("echo hello; echo bad >&2; exit 3"),
+            ("ls", {"path": "/"}),
+            usage={"input_tokens": 100, "output_tokens": 7},
+        ),
+        turn("Done.", usage={"input_tokens": 200, "output_tokens": 5, "cached_tokens": 90}),
+    ]
+    service = await start_process(turns, **SCRAPED)
+    await service.client.execute()
+    page = await scrape(metrics_url(tmp_path / "state"))
+
+    assert page.value("runner_executions_finished_total", state="succeeded", code="") == 1
+    assert page.value("runner_executions_finished_total") == 1
+    assert page.value("runner_execution_duration_seconds_count", state="succeeded") == 1
+    assert page.value("runner_queue_wait_seconds_count") == 1
+    assert page.value("runner_model_call_duration_seconds_count", provider="scripted", outcome="succeeded") == 2
+    assert page.value("runner_tool_call_duration_seconds_count", tool="execute", outcome="failed") == 1
+    assert page.value("runner_tool_call_duration_seconds_count", tool="ls", outcome="succeeded") == 1
+    assert page.value("runner_output_bytes_total", stream="stdout") == len("hello\n")
+    assert page.value("runner_output_bytes_total", stream="stderr") == len("bad\n")
+    assert page.value("runner_command_spawn_duration_seconds_count") == 1
+    assert 0 < page.value("runner_command_spawn_duration_seconds_sum") < 10
+    assert page.value("runner_log_commit_duration_seconds_count") > 0
+    assert page.value("runner_loop_lag_seconds_count") > 0
+    assert page.value("target_info", service_name="runner-service") == 1
+    assert [page.value("runner_model_tokens_total", type=kind) for kind in ("input", "output", "cached")] == [
+        300,
+        12,
+        90,
+    ]
+
+
+async def test_who_runs_waits_and_watches_is_seen_while_it_lasts(start_process: StartProcess, tmp_path: Path) -> None:
+    turns = [turn("", command("until [ -e go ]; do sleep 0.02; done")), turn("Done.")]
+    limits = {"MAX_CONCURRENT_EXECUTIONS": "1", "MAX_QUEUED_EXECUTIONS": "1"}
+    service = await start_process(turns, **SCRAPED, **limits)
+    client, url = service.client, metrics_url(tmp_path / "state")
+    first = service.stub.ExecuteAgent(client.request())
+    await client.collect(first, until=lambda event: event.HasField("tool_call_started"))
+    second = service.stub.ExecuteAgent(client.request(execution_id="second"))
+    await client.collect(second, until=lambda event: event.HasField("notice"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await client.execute()
+
+    page = await scrape(url)
+    states = ("running", "queued")
+    assert [page.value("runner_executions", state=state) for state in states] == [1, 1]
+    assert [page.value("runner_executions_limit", state=state) for state in states] == [1, 1]
+    assert page.value("runner_executions_refused_total") == 1
+    assert page.value("runner_watchers") == 2
+    await service.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="second"))
+    (tmp_path / "workspace" / "go").touch()
+    await asyncio.gather(client.collect(first), client.collect(second))
+
+    async with asyncio.timeout(20):
+        while (page := await scrape(url)).value("runner_watchers"):
+            await asyncio.sleep(0.02)
+    assert [page.value("runner_executions", state=state) for state in states] == [0, 0]
+    assert page.value("runner_executions_finished_total", state="cancelled", code="CANCELLED") == 1
+
+
+async def test_calls_of_a_model_that_fail_are_told_apart(start_process: StartProcess, tmp_path: Path) -> None:
+    service = await start_process([turn("", error={"status": 400})], **SCRAPED)
+    await service.client.execute()
+    page = await scrape(metrics_url(tmp_path / "state"))
+
+    assert page.value("runner_model_call_duration_seconds_count", outcome="rejected") == 1
+    assert page.value("runner_executions_finished_total", state="failed", code="MODEL_REJECTED") == 1
+
+
+async def test_the_lag_of_the_loop_shows_what_held_it_up() -> None:
+    with measuring():
+        async with watched_loop():
+            await asyncio.sleep(0.02)
+            time.sleep(0.4)  # noqa: ASYNC251  # this is what is to be found out
+            await asyncio.sleep(0.2)
+        page = reading()
+    late = page.value("runner_loop_lag_seconds_count") - page.value("runner_loop_lag_seconds_bucket", le="0.1")
+    assert late >= 1
+
+
+class FullDisk:
+    """A log that takes nothing until there is room."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Event()
+        self.tried = asyncio.Event()
+
+    async def append(self, entries: list[Entry]) -> None:
+        self.tried.set()
+        if not self.room.is_set():
+            raise LogError("disk full")
+
+
+async def test_a_log_that_falls_behind_and_one_that_cannot_be_written_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner_service.events._LOG_PATIENCE", 0.1)
+    disk = FullDisk()
+    log: EventLog = disk  # type: ignore[assignment]  # all that a writer needs
+    with measuring():
+        async with log_writer(log) as writer:
+            assert reading().value("runner_log_unavailable") == 0
+            stream = EventStream("a", writer, log)
+            stream.publish(event_pb2.TextDelta(text="first"))
+            await disk.tried.wait()
+            stream.publish(event_pb2.TextDelta(text="x" * 5000))
+            assert reading().value("runner_log_backlog_bytes") > 5000
+            while not writer.broken:
+                await asyncio.sleep(0.01)
+            assert reading().value("runner_log_unavailable") == 1
+            disk.room.set()
+            while writer.broken or writer.backlog:
+                await asyncio.sleep(0.01)
+            page = reading()
+            assert page.value("runner_log_unavailable") == 0
+            assert (
+                page.value("runner_log_batch_size_count") == page.value("runner_log_commit_duration_seconds_count") > 0
+            )
+
+
+def test_names_that_callers_choose_are_bounded() -> None:
+    with measuring():
+        for number in range(200):
+            metrics.model_called("openai", f"model-{number}", "succeeded", 0.1)
+        metrics.model_called("openai", 'quo"ted\nname', "succeeded", 0.1)
+        metrics.tool_called('a "tool"\\\n', event_pb2.TOOL_OUTCOME_SUCCEEDED, 0.1)
+        page = reading()
+    models = {sample.labels["model"] for sample in page.samples if sample.name.startswith("runner_model_call")}
+    assert len(models) == 51
+    assert page.value("runner_model_call_duration_seconds_count", model="other") == 151
+    assert page.value("runner_tool_call_duration_seconds_count", tool='a "tool"\\\n') == 1
+
+
+def test_without_a_reader_nothing_is_imported_and_nothing_is_kept() -> None:
+    code = (
+        "import sys\n"
+        "from runner_service import app\n"
+        "from runner_service.settings import load_settings\n"
+        "from runner_service.telemetry import metrics, scraped, telemetry\n"
+        "with telemetry(load_settings({'MODE': 'local'})):\n"
+        "    metrics.loop_lagged(1.0)\n"
+        "    assert scraped() == b''\n"
+        "print([name for name in sys.modules if name.startswith('opentelemetry.sdk') or 'metric_exporter' in name])\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@asynccontextmanager
+async def collecting() -> AsyncIterator[tuple[str, AsyncIterator[Metric]]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    async with OtelTapHttpProtobufReceiver(OtelTapHttpProtobufReceiverSettings(http_port=port)) as receiver:
+        yield f"http://127.0.0.1:{port}", receiver.stream_metrics()
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"])
+async def test_a_collector_is_sent_the_same_by_otlp(variable: str) -> None:
+    async with collecting() as (endpoint, received):
+        url = endpoint if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" else f"{endpoint}/v1/metrics"
+        with metering(Settings.from_environment({variable: url})):
+            metrics.turn_came(0.25)
+            metrics.output_written("stdout", 12)
+        async with asyncio.timeout(30):
+            sent = {metric.name: metric async for metric in _first(received, 4)}
+    assert sent["runner.queue.wait"].histogram.data_points[0].sum == 0.25
+    assert sent["runner.output"].sum.data_points[0].as_int == 12
+
+
+async def _first(metrics_received: AsyncIterator[Metric], count: int) -> AsyncIterator[Metric]:
+    for _ in range(count):
+        yield await anext(metrics_received)
+
+
+def test_headers_for_the_collector_come_from_the_settings_and_are_secret() -> None:
+    keys = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=general-key", "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x-key=own-key"}
+    settings = Settings.from_environment(keys)
+    assert headers(settings.otel_exporter_otlp_metrics_headers, settings.otel_exporter_otlp_headers) == {
+        "x-key": "own-key"
+    }
+    assert headers(None, settings.otel_exporter_otlp_headers) == {"x-key": "general-key"}
+    assert headers(None, None) is None
+    assert {"own-key", "general-key"} <= set(settings.secrets())
+
+
+def test_sending_can_be_turned_off() -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:1"}
+    assert Settings.from_environment(endpoint).exports_metrics()
+    for off in ({"OTEL_METRICS_EXPORTER": "none"}, {"OTEL_SDK_DISABLED": "true"}):
+        assert not Settings.from_environment(endpoint | off).exports_metrics()
+
+
+@asynccontextmanager
+async def page_of(text: str) -> AsyncIterator[TcpAddress]:
+    async with metrics_page(TcpAddress("127.0.0.1", 0), text.encode) as address:
+        yield address
+
+
+async def ask(address: TcpAddress, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("request_line", "answer"),
+    [
+        (b"GET /metrics HTTP/1.1", b"HTTP/1.1 200 OK"),
+        (b"GET /metrics?name=x HTTP/1.1", b"HTTP/1.1 200 OK"),
+        (b"HEAD /metrics HTTP/1.1", b"HTTP/1.1 200 OK"),
+        (b"POST /metrics HTTP/1.1", b"HTTP/1.1 405 Method Not Allowed"),
+        (b"GET / HTTP/1.1", b"HTTP/1.1 404 Not Found"),
+        (b"nonsense", b"HTTP/1.1 404 Not Found"),
+    ],
+)
+async def test_the_page_is_where_it_should_be_and_nothing_else_is(request_line: bytes, answer: bytes) -> None:
+    async with page_of("everything 1\n") as address:
+        got = await ask(address, request_line + b"\r\nHost: x\r\n\r\n")
+    assert got.splitlines()[0] == answer
+    assert (b"everything 1" in got) is (request_line.startswith(b"GET /metrics"))
+
+
+async def test_who_asks_for_too_much_or_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner_service.server.scraping._PATIENCE", 0.2)
+    async with page_of("everything 1\n") as address:
+        with contextlib.suppress(ConnectionError):  # as the kernel likes, since bytes were left unread
+            assert await ask(address, b"GET /metrics " + b"x" * 100_000) == b""
+        assert await ask(address, b"GET /metr") == b""
+        idle = [await asyncio.open_connection(*address) for _ in range(20)]
+        answers = [await reader.read() for reader, _ in idle]
+        assert set(answers) == {b""}
+        for _, writer in idle:
+            writer.close()
+        assert b"everything" in await ask(address, b"GET /metrics HTTP/1.1\r\n\r\n")
+
+
+async def test_leaving_does_not_wait_for_who_is_connected() -> None:
+    async with page_of("everything 1\n") as address:
+        reader, writer = await asyncio.open_connection(*address)
+        await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_an_address_that_is_taken_is_told() -> None:
+    async with page_of("") as address:
+        with pytest.raises(BindError, match=f"METRICS_ADDRESS {address}"):
+            async with metrics_page(address, lambda: b""):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [("unix:/x", "should be host:port"), ("localhost", "should be host:port"), ("127.0.0.1:50051", "LISTEN_ADDRESS")],
+)
+def test_a_wrong_address_is_told_at_the_start(address: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=f"METRICS_ADDRESS: .*{text}"):
+        load_settings({"MODE": "local", "METRICS_ADDRESS": address})
