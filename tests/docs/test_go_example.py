@@ -1,0 +1,95 @@
+"""The client in Go, against the real service."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.docs.pages import REPOSITORY
+from tests.running import StartProcess, command, turn
+
+EXAMPLE = REPOSITORY / "examples" / "go"
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed"),
+    pytest.mark.timeout(300),  # the first build fetches and compiles gRPC
+]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("go") / "client"
+    built = subprocess.run(
+        ["go", "build", "-o", program, "."], cwd=EXAMPLE, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    return program
+
+
+@asynccontextmanager
+async def running(client: Path, address: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        client,
+        *("-address", address, "hello"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"]},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_the_go_client_shows_what_an_agent_says_and_runs(client: Path, start_process: StartProcess) -> None:
+    service = await start_process([turn("You said {{message}}.", command("echo from the tool")), turn("The end.")])
+
+    async with running(client, service.address) as process:
+        output, errors = await process.communicate()
+
+    assert process.returncode == 0, errors.decode()
+    assert output.decode() == "You said hello.\n[execute]\nfrom the tool\nThe end.\nSTATE_SUCCEEDED\n"
+
+
+async def test_the_go_client_goes_on_when_the_service_was_killed(
+    client: Path, start_process: StartProcess, tmp_path: Path
+) -> None:
+    turns = [turn("Let me see.", command("echo begun; sleep 600")), turn("The end.")]
+    service = await start_process(turns)
+
+    async with running(client, service.address) as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            while (line := await process.stdout.readline()) != b"begun\n":
+                assert line, "the client ended too early"
+        await service.kill()
+        await start_process(LISTEN_ADDRESS=service.address)
+        output, errors = await process.communicate()
+
+    assert process.returncode == 0, errors.decode()
+    assert output == b"The end.\nSTATE_SUCCEEDED\n"
+    assert errors.count(b"attaching again") == 1
+
+
+def test_the_generated_go_code_is_that_of_the_protos(tmp_path: Path) -> None:
+    copy = tmp_path / "examples" / "go"
+    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("runnerv1"))
+    (tmp_path / "proto").symlink_to(REPOSITORY / "proto")
+    (tmp_path / "buf.yaml").symlink_to(REPOSITORY / "buf.yaml")
+
+    buf = Path(sys.executable).with_name("buf")
+    made = subprocess.run([buf, "generate"], cwd=copy, capture_output=True, text=True, check=False)
+
+    assert made.returncode == 0, made.stderr
+    assert _files(copy / "runnerv1") == _files(EXAMPLE / "runnerv1"), "run `buf generate` in examples/go"
+
+
+def _files(directory: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in directory.iterdir()}
