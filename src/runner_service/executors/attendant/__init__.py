@@ -2,7 +2,8 @@
 
 What runs in the sandbox is the code of `runner_service.executors` itself, sent there as a bundle: one process, the
 attendant, which opens the same local sandboxes, runs commands under the same supervisor and touches files in the same
-way. It needs Python 3.11 and bash there and nothing else; nothing in this package imports more than the standard library.
+way. It needs Python 3.11 and bash there and nothing else; nothing in this package imports more than the standard
+library and what the bundle holds.
 
 A request is one line of JSON, an answer is another. Each may be sent any number of times: a command is known by its name
 and starts once, and every other request with an effect carries a number by which its answer is remembered.

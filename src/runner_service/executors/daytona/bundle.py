@@ -1,6 +1,7 @@
-"""What is sent to a box: the attendant and the local executor that it works with, as one archive known by its hash."""
+"""What is sent to a box: the attendant, and the local executor that it works with, as one archive known by its hash."""
 
 import hashlib
+import importlib.util
 import io
 import zipfile
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[2]
 _SENT = ("__init__.py", "executors/*.py", "executors/attendant/*.py", "supervisor/*.py")
 _CALLER = _PACKAGE / "executors" / "attendant" / "caller.py"
+_LIBRARIES = ("wcmatch", "bracex")
+"""What the local executor needs beyond the standard library; plain Python, so any machine can run it."""
+
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
@@ -30,8 +34,18 @@ def bundle() -> Bundle:
         for pattern in _SENT:
             for path in sorted(_PACKAGE.glob(pattern)):
                 _put(into, f"code/{_PACKAGE.name}/{path.relative_to(_PACKAGE)}", path)
+        for library in map(_directory_of, _LIBRARIES):
+            for path in sorted(library.rglob("*.py")):
+                _put(into, f"code/{library.name}/{path.relative_to(library)}", path)
     data = archive.getvalue()
     return Bundle(f"runner-service-{hashlib.sha256(data).hexdigest()[:16]}", data)
+
+
+def _directory_of(library: str) -> Path:
+    spec = importlib.util.find_spec(library)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{library} is not installed", name=library)
+    return Path(spec.origin).parent
 
 
 def _put(archive: zipfile.ZipFile, name: str, path: Path) -> None:

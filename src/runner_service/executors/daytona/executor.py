@@ -35,22 +35,18 @@ class Account:
 
 
 class DaytonaExecutor:
-    """Opens sandboxes. The SDK is loaded in the background, from `begin` on or when the first one is opened."""
+    """Opens sandboxes. The SDK is loaded in the background, once wanted or when the first one is opened."""
 
     sandbox_type = "daytona"
 
-    def __init__(self, account: Account, terms: Terms, *, terminate_grace: float) -> None:
+    def __init__(self, account: Account, terms: Terms, begin: asyncio.Event, *, terminate_grace: float) -> None:
         self._account = account
         self._terms = terms
         self._grace = terminate_grace
-        self._wanted = asyncio.Event()
+        self._wanted = begin
         self._boxes: asyncio.Future[Boxes] = asyncio.get_running_loop().create_future()
         self._held: set[str] = set()
         self.process_control = ""
-
-    def begin(self) -> None:
-        """Begins to load the SDK."""
-        self._wanted.set()
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[DaytonaSandbox]:
@@ -59,7 +55,7 @@ class DaytonaExecutor:
         Raises:
             SandboxError: there is none to be had; the class says why.
         """
-        self.begin()
+        self._wanted.set()
         boxes = await asyncio.shield(self._boxes)
         async with self._box(boxes, spec) as box, AsyncExitStack() as parts:
             line = Line(box, await asyncio.to_thread(bundle))
@@ -113,16 +109,17 @@ class DaytonaExecutor:
 
 @asynccontextmanager
 async def daytona_executor(
-    account: Account, terms: Terms, *, terminate_grace: float = 2.0
+    account: Account, terms: Terms, *, begin: asyncio.Event | None = None, terminate_grace: float = 2.0
 ) -> AsyncIterator[DaytonaExecutor]:
-    """Opens the executor. Nothing is imported or called before its `begin` or its first `open`.
+    """Opens the executor. Nothing is imported or called before `begin` is set, or its first `open`.
 
     Args:
         account: where Daytona is, and the key.
         terms: what boxes are made from, and when they go.
+        begin: when to load the SDK, if no sandbox is asked for before.
         terminate_grace: seconds between SIGTERM and SIGKILL for a command's processes.
     """
-    executor = DaytonaExecutor(account, terms, terminate_grace=terminate_grace)
+    executor = DaytonaExecutor(account, terms, begin or asyncio.Event(), terminate_grace=terminate_grace)
     async with _beside(executor.work()):
         yield executor
 
