@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from runner_service.agent import load
 from runner_service.agent_run import AgentLoop
-from runner_service.errors import ExecutionEnd
+from runner_service.errors import ExecutionEnd, LogUnavailableEnd
 from runner_service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,11 +50,22 @@ class AgentLoading:
             async with open_harness(self._settings.state_dir) as loop:
                 self._loop.set_result(loop)
                 await self._leave.wait()
+        except (sqlite3.Error, OSError) as error:
+            logger.exception("checkpoints_unusable")
+            self._fail(
+                LogUnavailableEnd(
+                    f"checkpoints.db in STATE_DIR {self._settings.state_dir} cannot be used: {error}; to begin without "
+                    "the conversations so far, move it away and start the service again"
+                )
+            )
         except Exception as error:  # whatever it is, executions are to end with it rather than wait for ever
             logger.exception("agent_loop_failed")
-            if not self._loop.done():
-                self._loop.set_exception(ExecutionEnd(f"the agent loop cannot be loaded: {type(error).__name__}"))
-                self._loop.exception()
+            self._fail(ExecutionEnd(f"the agent loop cannot be loaded: {type(error).__name__}"))
+
+    def _fail(self, end: ExecutionEnd) -> None:
+        if not self._loop.done():
+            self._loop.set_exception(end)
+            self._loop.exception()
 
     def leave(self) -> None:
         """Lets go of it."""

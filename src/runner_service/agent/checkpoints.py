@@ -6,11 +6,12 @@ the file, is done in a thread on a connection of its own.
 """
 
 import asyncio
+import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -22,7 +23,29 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 _PUTS_BETWEEN_CARRIES = 500
+_LOCK_PATIENCE, _LOCK_PAUSE = 10.0, 0.02  # seconds
+
+
+async def patiently(write: Callable[[], T]) -> T:
+    """Writes; while another process holds the file, again and again for some seconds, in which the loop goes on.
+
+    Raises:
+        sqlite3.Error: the file cannot be written.
+    """
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + _LOCK_PATIENCE
+    while True:
+        try:
+            return write()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > give_up:
+                raise
+        await asyncio.sleep(_LOCK_PAUSE)
 
 
 class InlineSqliteSaver(SqliteSaver):
@@ -60,17 +83,17 @@ class InlineSqliteSaver(SqliteSaver):
         self._puts += 1
         if self._puts % _PUTS_BETWEEN_CARRIES == 0:
             self.grown.set()
-        return self.put(config, checkpoint, metadata, new_versions)
+        return await patiently(lambda: self.put(config, checkpoint, metadata, new_versions))
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Writes what a step has done, before the step is over."""
-        self.put_writes(config, writes, task_id, task_path)
+        await patiently(lambda: self.put_writes(config, writes, task_id, task_path))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Forgets a conversation."""
-        self.delete_thread(thread_id)
+        await patiently(lambda: self.delete_thread(thread_id))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -85,6 +108,7 @@ async def checkpoint_saver(path: Path) -> AsyncIterator[InlineSqliteSaver]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # once, at start
     with _connection(path) as connection:
         saver = InlineSqliteSaver(connection)
+        saver.setup()
         async with asyncio.TaskGroup() as tasks:
             carrying = tasks.create_task(_carry_over(saver, path), name="checkpoint-log")
             try:
@@ -95,8 +119,9 @@ async def checkpoint_saver(path: Path) -> AsyncIterator[InlineSqliteSaver]:
 
 @contextmanager
 def _connection(path: Path) -> Iterator[sqlite3.Connection]:
-    # Made and used on the event loop's thread; the check would only get in the way of closing it elsewhere.
-    with closing(sqlite3.connect(path, check_same_thread=False)) as connection:
+    # Made and used on the event loop's thread; the check would only get in the way of closing it elsewhere. It never
+    # waits for a lock there: `patiently` does.
+    with closing(sqlite3.connect(path, timeout=0, check_same_thread=False)) as connection:
         path.chmod(0o600)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -108,7 +133,10 @@ async def _carry_over(saver: InlineSqliteSaver, path: Path) -> None:
     while True:
         await saver.grown.wait()
         saver.grown.clear()
-        await asyncio.to_thread(_carry_over_now, path)
+        try:
+            await asyncio.to_thread(_carry_over_now, path)
+        except sqlite3.Error as error:  # as on a full disk; there will be another time
+            logger.warning("carry_over_failed error=%s", error)
 
 
 def _carry_over_now(path: Path) -> None:

@@ -19,7 +19,7 @@ from runner_service.agent.graphs import Graph, Graphs, build_graph
 from runner_service.agent.journal import Journal, current_journal
 from runner_service.agent.model_calls import Retries
 from runner_service.agent_run import AgentRun
-from runner_service.errors import ExecutionEnd, ModelRejectedEnd, ModelUnavailableEnd
+from runner_service.errors import ExecutionEnd, LogUnavailableEnd, ModelRejectedEnd, ModelUnavailableEnd
 from runner_service.models.clients import model_clients
 from runner_service.models.failures import classify
 from runner_service.models.script import Script, Turn
@@ -83,7 +83,7 @@ class AgentHarness:
             if not session_id:
                 await self._checkpoints.adelete_thread(thread)
                 await asyncio.to_thread(shutil.rmtree, self._directory / thread, ignore_errors=True)
-            self._journal.forget(execution_id)
+            await self._journal.forget(execution_id)
         except sqlite3.Error as error:
             logger.warning("forgetting_failed execution=%s error=%s", execution_id, error)
 
@@ -142,7 +142,9 @@ async def _holds(graph: Graph, config: RunnableConfig, wish: HumanMessage) -> bo
 
 
 def _named(error: Exception, run: AgentRun) -> Exception:
-    """The end that a provider's failure means; any other error is a defect, and stays what it is."""
+    """The end that a provider's or a disk's failure means; any other error is a defect, and stays what it is."""
+    if isinstance(error, sqlite3.Error):
+        return LogUnavailableEnd(f"how far it has come cannot be written down: {error}")
     failure = classify(error)
     if failure is None:
         return error

@@ -5,12 +5,14 @@ never began, what has ended, and what was under way, of which nobody knows how f
 """
 
 import sqlite3
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
 from langchain_core.messages import ToolMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from runner_service.agent.checkpoints import patiently
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _SCHEMA = """
@@ -39,7 +41,10 @@ class JournalEntry(NamedTuple):
 
 
 class Journal:
-    """Shares the connection of the checkpoints, and like them is written on the event loop, in some 40 µs."""
+    """Shares the connection of the checkpoints, and like them is written on the event loop, in some 40 µs.
+
+    All methods raise sqlite3.Error.
+    """
 
     def __init__(self, connection: sqlite3.Connection, serializer: SerializerProtocol) -> None:
         self._connection = connection
@@ -47,26 +52,18 @@ class Journal:
         with connection:
             connection.execute(_SCHEMA)
 
-    def begin(self, execution_id: str, tool_call_id: str) -> None:
+    async def begin(self, execution_id: str, tool_call_id: str) -> None:
         """Writes down that a call is about to run."""
-        with self._connection as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO journal (execution_id, tool_call_id) VALUES (?, ?)",
-                (execution_id, tool_call_id),
-            )
+        await self._write(
+            "INSERT OR REPLACE INTO journal (execution_id, tool_call_id) VALUES (?, ?)", (execution_id, tool_call_id)
+        )
 
-    def end(self, execution_id: str, tool_call_id: str, end: JournaledEnd) -> None:
+    async def end(self, execution_id: str, tool_call_id: str, end: JournaledEnd) -> None:
         """Writes down what came of it."""
-        with self._connection as connection:
-            connection.execute(
-                "UPDATE journal SET type = ?, result = ?, event = ? WHERE execution_id = ? AND tool_call_id = ?",
-                (
-                    *self._serializer.dumps_typed(end.result),
-                    end.event.SerializeToString(),
-                    execution_id,
-                    tool_call_id,
-                ),
-            )
+        values = (*self._serializer.dumps_typed(end.result), end.event.SerializeToString(), execution_id, tool_call_id)
+        await self._write(
+            "UPDATE journal SET type = ?, result = ?, event = ? WHERE execution_id = ? AND tool_call_id = ?", values
+        )
 
     def find(self, execution_id: str, tool_call_id: str) -> JournalEntry | None:
         """Looks a call up; None when it never began."""
@@ -85,10 +82,16 @@ class Journal:
         """Returns the executions of which calls are written down."""
         return [name for (name,) in self._connection.execute("SELECT DISTINCT execution_id FROM journal")]
 
-    def forget(self, execution_id: str) -> None:
+    async def forget(self, execution_id: str) -> None:
         """Forgets the calls of an execution that is finished for good."""
-        with self._connection as connection:
-            connection.execute("DELETE FROM journal WHERE execution_id = ?", (execution_id,))
+        await self._write("DELETE FROM journal WHERE execution_id = ?", (execution_id,))
+
+    async def _write(self, statement: str, values: Sequence[object]) -> None:
+        def write() -> None:
+            with self._connection as connection:
+                connection.execute(statement, values)
+
+        await patiently(write)
 
 
 current_journal: ContextVar[Journal] = ContextVar("journal")

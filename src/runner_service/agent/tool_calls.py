@@ -103,7 +103,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             call.interrupted = entry.end is None
             call.ended = entry.end.event if entry.end else None
             return entry.end.result if entry.end else _failed(request, _INTERRUPTED)
-        journal.begin(run.execution_id, call.id)
+        await journal.begin(run.execution_id, call.id)
         return await self._run_guarded(request, handler)
 
     async def _put_down(self, run: AgentRun, call: RunningCall, outcome: Outcome, report: CallReport) -> None:
@@ -115,7 +115,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         if call.output and any(call.output.kept.values()):
             await run.events.flush()
         if call.name in _WITH_EFFECTS and isinstance(outcome.result, ToolMessage):
-            current_journal.get().end(run.execution_id, call.id, JournaledEnd(outcome.result, outcome.event))
+            await current_journal.get().end(run.execution_id, call.id, JournaledEnd(outcome.result, outcome.event))
         report.end(outcome)
         await run.events.flush()
 
