@@ -41,7 +41,10 @@ class Life:
         """Kills it, and those that would end what it leaves."""
         with contextlib.suppress(psutil.NoSuchProcess):
             service = psutil.Process(self.pid)
-            for each in (*service.children(), service):
+            children = service.children()
+            for each in children:
+                each.suspend()  # or it would be at it before it dies, or the service notice that it is gone
+            for each in (service, *children):
                 each.kill()
 
     async def ready(self) -> str:
