@@ -107,9 +107,11 @@ class CallReport:
         self._end(outcome.event)
 
     def cancel(self) -> None:
-        """Publishes that the call was ended with its execution, unless its end was published already."""
-        if not self._ended:
-            interrupted = self._scope.run.is_interrupted()
+        """Publishes that the call was ended with its execution, unless its end was published already, or it goes on."""
+        run = self._scope.run
+        interrupted = run.is_interrupted()
+        goes_on = interrupted and self._call.name == "execute" and run.sandbox.keeps_commands
+        if not (self._ended or goes_on):
             self._end(
                 self._finished(event_pb2.TOOL_OUTCOME_INTERRUPTED if interrupted else event_pb2.TOOL_OUTCOME_CANCELLED)
             )

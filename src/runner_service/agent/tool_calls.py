@@ -100,6 +100,9 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             return await self._run_guarded(request, handler)
         journal = current_journal.get()
         if run.resumption and (entry := journal.find(run.execution_id, call.id)):
+            call.resumes = entry.end is None and call.name == "execute" and run.sandbox.keeps_commands
+            if call.resumes:
+                return await self._run_guarded(request, handler)
             call.interrupted = entry.end is None
             call.ended = entry.end.event if entry.end else None
             return entry.end.result if entry.end else _failed(request, _INTERRUPTED)

@@ -189,11 +189,15 @@ class Sandbox(Protocol):
             SandboxError: the sandbox is lost.
         """
 
-    async def resume(self, command: Command) -> CommandResult | None:
+    @property
+    def keeps_commands(self) -> bool:
+        """Whether commands outlive the service, so that the next one can go on with them by `resume`."""
+
+    async def resume(self, command: Command) -> CommandResult:
         """Goes on with a command of that name that an earlier process of the service has started, as `run` would.
 
-        The sink is given all of its output, from the first byte. Returns None, at once, where commands do not outlive
-        the service; one that is not known has an outcome that is `lost`. Raises as `run` does.
+        The sink is given all of its output, from the first byte. What came of a command that is not known is `lost`.
+        Raises as `run` does.
         """
 
     async def list_directory(self, path: str) -> Sequence[FileEntry]:

@@ -47,8 +47,15 @@ class LocalSandbox(Files):
         """Runs a command in the directory."""
         return await self._commands.run(command)
 
-    async def resume(self, command: Command) -> None:
-        """Knows of none: commands end with the service."""
+    @property
+    def keeps_commands(self) -> bool:
+        """No: they end with the service."""
+        return False
+
+    async def resume(self, command: Command) -> CommandResult:
+        """Knows of none."""
+        del command
+        return CommandResult(exit_code=1, lost="the service was stopped while this ran, and how far it came is not known")
 
 
 class LocalExecutor:

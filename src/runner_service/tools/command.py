@@ -9,6 +9,10 @@ OUTPUT_MOUNT = "/tool_output"
 """Where the agent's file tools find what commands wrote: `<mount>/<tool call id>.stdout` and `….stderr`."""
 
 
+_STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
+_READ_BYTES = 1024 * 1024
+
+
 class CommandOutput:
     """Takes what a command writes: redacts it, publishes it, and keeps an excerpt for the model.
 
@@ -22,11 +26,20 @@ class CommandOutput:
         self._redactors = {name: scope.run.redactor.stream() for name in ("stdout", "stderr")}
         self._room = scope.run.limits.max_output_bytes
         self._ended = False
+        self._published_before = {"stdout": 0, "stderr": 0}
         self.excerpt = Excerpt()
         self.written = {"stdout": 0, "stderr": 0}
         self.kept = {"stdout": 0, "stderr": 0}
         self.dropped = 0
         self.result: CommandResult | None = None
+
+    async def pass_over_published(self) -> None:
+        """Does not publish again what an earlier process has, when the command's output comes from its first byte."""
+        for stream in _STREAMS:
+            offset = 0
+            while data := await self._events.read_output(self._call.id, stream, offset, _READ_BYTES):
+                offset += len(data)
+            self._published_before[stream] = offset
 
     async def write(self, stream: Stream, data: bytes) -> None:
         """Takes the next bytes of `stream`; waits while the log is behind."""
@@ -36,7 +49,7 @@ class CommandOutput:
 
     def end(self, result: CommandResult | None) -> None:
         """Lets go what was held back. `result` is None when the command was cancelled."""
-        for stream in ("stdout", "stderr"):
+        for stream in _STREAMS:
             self._pass_on(stream, self._redactors[stream].flush())
         self._ended = True
         self.result = result
@@ -50,14 +63,21 @@ class CommandOutput:
         self.dropped += len(data) - len(kept)
         self._room -= len(kept)
         self.kept[stream] += len(kept)
+        kept = kept[self._passed_over(stream, len(kept)) :]
         if kept and self._ended:
             self._events.store_late_output(self._call.id, stream, kept)
         elif kept:
             self._events.publish_output(self._call.id, stream, kept, sub_agent_id=self._call.sub_agent_id)
 
 
+    def _passed_over(self, stream: Stream, size: int) -> int:
+        known = min(self._published_before[stream], size)
+        self._published_before[stream] -= known
+        return known
+
+
 async def run_command(scope: RunScope, call: RunningCall, text: str, wish: float | None) -> tuple[str, int]:
-    """Runs a command in the sandbox; returns what the model is shown, and the exit code.
+    """Runs a command in the sandbox, or goes on with it; returns what the model is shown, and the exit code.
 
     `wish` is how many seconds the model would give it; the request's limit caps it. The rest is in `call.output`.
 
@@ -69,13 +89,21 @@ async def run_command(scope: RunScope, call: RunningCall, text: str, wish: float
     timeout = min(wish or limit, limit)
     result = None
     try:
-        result = await scope.run.sandbox.run(Command(text, timeout, output))
+        result = await _result(scope, call, Command(text, timeout, output, name=call.id))
     except SandboxError as error:
         text = scope.run.redactor.text(str(error))
         raise SandboxEnd(text, code=error.code, retryable=error.retryable) from error
     finally:
         output.end(result)
+    call.interrupted = bool(result.lost)
     return output.excerpt.text(_gap(call, output)) + _remark(result, timeout), result.exit_code
+
+
+async def _result(scope: RunScope, call: RunningCall, command: Command) -> CommandResult:
+    if not call.resumes:
+        return await scope.run.sandbox.run(command)
+    await scope.outputs[call.id].pass_over_published()
+    return await scope.run.sandbox.resume(command)
 
 
 def _gap(call: RunningCall, output: CommandOutput) -> str:
@@ -85,6 +113,8 @@ def _gap(call: RunningCall, output: CommandOutput) -> str:
 
 
 def _remark(result: CommandResult, timeout: float) -> str:
+    if result.lost:
+        return f"\n[{result.lost}: look at what it has changed before you decide what to do]"
     if result.start_error:
         return f"\n[The command could not be started: {result.start_error}]"
     if result.timed_out:

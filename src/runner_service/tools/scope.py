@@ -53,6 +53,8 @@ class RunningCall:
     output: "CommandOutput | None" = None
     interrupted: bool = False
     """Its effects are not known: an earlier process was killed while it ran."""
+    resumes: bool = False
+    """An earlier process has begun it, and it goes on."""
     ended: event_pb2.ToolCallFinished | None = None
     """How it has ended in an earlier process."""
 

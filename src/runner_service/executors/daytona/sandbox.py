@@ -38,6 +38,11 @@ class DaytonaSandbox:
         """The working directory of the snapshot, by its real path."""
         return self._attendance.root
 
+    @property
+    def keeps_commands(self) -> bool:
+        """Yes: the box does not end with the service."""
+        return True
+
     async def run(self, command: Command) -> CommandResult:
         """Runs a command."""
         return await self._follow(command, resumes=False)
