@@ -205,7 +205,7 @@ no other deployment in the organisation."""
     """Where Prometheus reads metrics, `host:port`, at the path /metrics; port 0 takes a free one. Unset: nowhere. It \
 needs no token: whoever reaches it can read numbers and the names of models and tools, but no content."""
     otel_sdk_disabled: bool = False
-    """Turns tracing and the sending of metrics off, whatever else is set."""
+    """Turns tracing and metrics off, whatever else is set."""
     otel_traces_exporter: str = "otlp"
     """`none` turns tracing off. The service can only export by `otlp`."""
     otel_metrics_exporter: str = "otlp"

@@ -26,7 +26,7 @@ def metering(settings: Settings) -> Iterator[None]:
 
     Leaving waits at most 3 s for a collector to take the last of it.
     """
-    if not (settings.exports_metrics() or settings.metrics_address):
+    if settings.otel_sdk_disabled or not (settings.exports_metrics() or settings.metrics_address):
         yield
         return
     provider, scrape = _provider(settings)

@@ -6,6 +6,7 @@ Nothing holds content. Names that others choose, such as a model's, are bounded 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -86,7 +87,7 @@ class _Current:
     """The instruments in force, and who knows what the gauges show."""
 
     instruments: _Instruments | None = None
-    readings: dict[Gauge, Reading] = {}  # noqa: RUF012  # one for the process, changed only by `observed`
+    readings: Mapping[Gauge, Reading] = MappingProxyType({})
 
 
 @contextmanager
@@ -102,12 +103,12 @@ def metrics_by(meter: "Meter") -> Iterator[None]:
 @contextmanager
 def observed(readings: Mapping[Gauge, Reading]) -> Iterator[None]:
     """Says how these gauges are read, as long as the context is open."""
-    _Current.readings.update(readings)
+    before = _Current.readings
+    _Current.readings = {**before, **readings}
     try:
         yield
     finally:
-        for gauge in readings:
-            del _Current.readings[gauge]
+        _Current.readings = before
 
 
 def turn_came(waited: float) -> None:

@@ -1,0 +1,74 @@
+"""The page that Prometheus reads: there when it should be, and nobody's way to hold anything up."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from runner_service.addresses import TcpAddress
+from runner_service.server import BindError, metrics_page
+
+
+@asynccontextmanager
+async def page_of(text: str) -> AsyncIterator[TcpAddress]:
+    async with metrics_page(TcpAddress("127.0.0.1", 0), text.encode) as address:
+        yield address
+
+
+async def ask(address: TcpAddress, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("request_line", "answer"),
+    [
+        (b"GET /metrics HTTP/1.1", b"HTTP/1.1 200 OK"),
+        (b"GET /metrics?name=x HTTP/1.1", b"HTTP/1.1 200 OK"),
+        (b"HEAD /metrics HTTP/1.1", b"HTTP/1.1 200 OK"),
+        (b"POST /metrics HTTP/1.1", b"HTTP/1.1 405 Method Not Allowed"),
+        (b"GET / HTTP/1.1", b"HTTP/1.1 404 Not Found"),
+        (b"nonsense", b"HTTP/1.1 404 Not Found"),
+    ],
+)
+async def test_the_page_is_where_it_should_be_and_nothing_else_is(request_line: bytes, answer: bytes) -> None:
+    async with page_of("everything 1\n") as address:
+        got = await ask(address, request_line + b"\r\nHost: x\r\n\r\n")
+    assert got.splitlines()[0] == answer
+    assert (b"everything 1" in got) is (request_line.startswith(b"GET /metrics"))
+
+
+async def test_who_asks_for_too_much_or_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner_service.server.scraping._PATIENCE", 0.2)
+    async with page_of("everything 1\n") as address:
+        with contextlib.suppress(ConnectionError):  # as the kernel likes, since bytes were left unread
+            assert await ask(address, b"GET /metrics " + b"x" * 100_000) == b""
+        assert await ask(address, b"GET /metr") == b""
+        idle = [await asyncio.open_connection(*address) for _ in range(20)]
+        answers = [await reader.read() for reader, _ in idle]
+        assert set(answers) == {b""}
+        for _, writer in idle:
+            writer.close()
+        assert b"everything" in await ask(address, b"GET /metrics HTTP/1.1\r\n\r\n")
+
+
+async def test_leaving_does_not_wait_for_who_is_connected() -> None:
+    async with page_of("everything 1\n") as address:
+        reader, writer = await asyncio.open_connection(*address)
+        await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_an_address_that_is_taken_is_told() -> None:
+    async with page_of("") as address:
+        with pytest.raises(BindError, match=f"METRICS_ADDRESS {address}"):
+            async with metrics_page(address, lambda: b""):
+                pass
