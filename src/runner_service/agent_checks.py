@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from runner_service.errors import FieldViolation
-from runner_service.field_rules import MAX_NAME, Violations, at_most, identifier, not_negative, text
+from runner_service.field_rules import MAX_NAME, PLACEHOLDER, Violations, at_most, identifier, not_negative, text
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 MAX_TEMPERATURE = 2.0
@@ -14,9 +14,6 @@ MAX_SERVERS = 32
 MAX_SUB_AGENTS = 64
 MAX_ARGUMENTS = 256
 MAX_TIMEOUT_SECONDS = 3600
-
-PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""What stands for a variable of the request's environment."""
 
 _GENERAL_PURPOSE = "general-purpose"
 _PROVIDERS = ("openai", "anthropic", "ollama", "scripted")

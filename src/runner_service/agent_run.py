@@ -1,6 +1,6 @@
 """What the life of an execution hands to the agent loop, and the little that it expects of it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,6 +31,8 @@ class AgentRun:
     sandbox: Sandbox
     events: "EventStream"
     redactor: Redactor
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The variables that came with the request, for what is not a command."""
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
     max_repeated_calls: int = 0
     """How many calls in a row an agent may make that bring nothing new; 0 allows any number."""

@@ -11,6 +11,9 @@ MAX_TEXT_BYTES = 1024 * 1024
 MAX_NAME = 256
 """How many characters a name for people or for a model may have."""
 
+PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""What stands, in some values, for a variable of the request's environment; its group is the name."""
+
 Violations = Iterator[FieldViolation]
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

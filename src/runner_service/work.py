@@ -114,6 +114,7 @@ class Work:
                     sandbox=sandbox,
                     events=execution.stream,
                     redactor=execution.redactor,
+                    environment=_environment(job),
                     usage=execution.usage,
                     max_repeated_calls=self._settings.max_repeated_calls,
                     resumption=resumption,
@@ -159,8 +160,12 @@ def _sandbox_spec(execution: Execution, job: Job) -> SandboxSpec:
         session_id=job.request.session_id,
         notify=lambda code, text: _publish_notice(execution, code, text),
         is_interrupted=lambda: execution.is_interrupted,
-        environment={name: entry.value for name, entry in job.request.environment.items()},
+        environment=_environment(job),
     )
+
+
+def _environment(job: Job) -> dict[str, str]:
+    return {name: entry.value for name, entry in job.request.environment.items()}
 
 
 def _publish_notice(execution: Execution, code: str, text: str) -> None:

@@ -132,7 +132,7 @@ class FakeDaemon:
         kept, new = self.status(report.execution_id), report.status
         for name in ("messages", "tool_calls", "sub_agent_executions"):
             if getattr(new, name):
-                kept.ClearField(name)  # type: ignore[arg-type]  # a name of three
+                kept.ClearField(name)
                 getattr(kept, name).extend(getattr(new, name))
         if new.todos:
             kept.ClearField("todos")
@@ -163,7 +163,7 @@ class _Executions(
     async def get(self, request: Any, context: Any) -> Any:
         return await self._daemon.find("execution", request.value, context)
 
-    async def subscribe(self, request: Any, context: Any) -> None:
+    async def subscribe(self, request: Any, context: Any) -> None:  # type: ignore[override]  # by context.write
         execution = await self._daemon.find("execution", request.value, context)
         while True:
             await context.write(execution)

@@ -38,7 +38,7 @@ _LONGEST_ARGUMENT = 16_000
 _MOST_ITEMS = 200
 _DEEPEST = 20
 _LARGEST_ARGUMENTS = 192 * 1024
-_SUB_AGENTS = {"general-purpose"}
+_GENERAL_PURPOSE = "general-purpose"
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class CallReport:
         self._arguments = arguments
         self._began = time.monotonic()
         self._ended = False
+        self._sub_agents = {_GENERAL_PURPOSE, *(each.name for each in scope.run.agent.sub_agents)}
         self._sub_agent = str(arguments.get("subagent_type", "")) if call.name == "task" else ""
         if resumption := scope.run.resumption:
             resumption.unsettled.pop(call.sub_agent_id, None)
@@ -88,7 +89,7 @@ class CallReport:
         kind = _KINDS.get(call.name, event_pb2.TOOL_KIND_OTHER)
         shown = _struct(scope.run.redactor.value(arguments))
         self._publish(event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name, kind=kind, arguments=shown))
-        if self._sub_agent in _SUB_AGENTS:
+        if self._sub_agent in self._sub_agents:
             task = shorten(scope.run.redactor.text(str(arguments.get("description", ""))), _LONGEST_ARGUMENT)
             self._publish(event_pb2.SubAgentStarted(tool_call_id=call.id, name=self._sub_agent, description=task))
 
@@ -123,7 +124,7 @@ class CallReport:
         metrics.tool_called(self._call.name, event.outcome, time.monotonic() - self._began)
         if self._call.output and (ran := self._call.output.result) and ran.spawn_time:
             metrics.command_spawned(ran.spawn_time)
-        if self._sub_agent in _SUB_AGENTS:
+        if self._sub_agent in self._sub_agents:
             self._publish(event_pb2.SubAgentFinished(tool_call_id=self._call.id))
         self._publish(event)
 

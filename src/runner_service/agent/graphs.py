@@ -11,6 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 
+from runner_service.agent.equipment import AgentPlan, SubAgentPlan
 from runner_service.agent.model_calls import ModelCalls, Retries
 from runner_service.agent.speech import SpeechListener
 from runner_service.agent.tool_calls import SandboxTools
@@ -29,7 +30,7 @@ _SURROUNDINGS = (
 
 class _Key(NamedTuple):
     model: ModelChoice
-    instructions: str
+    plan: AgentPlan
 
 
 class Graphs:
@@ -42,36 +43,54 @@ class Graphs:
         self._graphs: OrderedDict[_Key, Graph] = OrderedDict()
         self._making = asyncio.Lock()
 
-    async def graph(self, model: ModelChoice, instructions: str) -> Graph:
-        """Returns the agent with these instructions on this model. Raises ModelRejectedEnd."""
-        key = _Key(model, instructions)
+    async def graph(self, model: ModelChoice, plan: AgentPlan) -> Graph:
+        """Returns the agent of this plan on this model. Raises ModelRejectedEnd."""
+        key = _Key(model, plan)
         async with self._making:
+            if plan.tools:  # they belong to one execution
+                return await self._made(key)
             if key not in self._graphs:
-                client = await self._clients.chat_model(model)
-                self._graphs[key] = await asyncio.to_thread(
-                    build_graph, client, instructions, self._checkpoints, self._retries
-                )
+                self._graphs[key] = await self._made(key)
             self._graphs.move_to_end(key)
             if len(self._graphs) > _KEPT_GRAPHS:
                 self._graphs.popitem(last=False)
             return self._graphs[key]
 
+    async def _made(self, key: _Key) -> Graph:
+        client = await self._clients.chat_model(key.model)
+        return await asyncio.to_thread(build_graph, client, key.plan, self._checkpoints, self._retries)
+
 
 def build_graph(
-    model: BaseChatModel, instructions: str, checkpoints: BaseCheckpointSaver[str] | None, retries: Retries
+    model: BaseChatModel, plan: AgentPlan, checkpoints: BaseCheckpointSaver[str] | None, retries: Retries
 ) -> Graph:
-    """Compiles an agent. Nothing of an execution is in it."""
+    """Compiles an agent. Nothing of an execution is in it but the tools of the plan."""
     speaking = model.model_copy(update={"callbacks": [SpeechListener()]})
     # Middleware is not inherited, so the sub-agent that deepagents would add by itself is declared, with its own.
     general = SubAgent(**GENERAL_PURPOSE_SUBAGENT, middleware=_middleware(retries))
     return create_deep_agent(
         speaking,
-        system_prompt=f"{instructions}\n\n{_SURROUNDINGS}" if instructions else _SURROUNDINGS,
+        tools=plan.tools,
+        system_prompt=_prompt(plan.instructions),
         middleware=_middleware(retries),
-        subagents=[general],
+        subagents=[general, *(_sub_agent(each, retries) for each in plan.sub_agents)],
         backend=SandboxBackend(),
         checkpointer=checkpoints,
     )
+
+
+def _sub_agent(plan: SubAgentPlan, retries: Retries) -> SubAgent:
+    return SubAgent(
+        name=plan.name,
+        description=plan.description,
+        system_prompt=_prompt(plan.instructions),
+        tools=plan.tools,
+        middleware=_middleware(retries),
+    )
+
+
+def _prompt(instructions: str) -> str:
+    return f"{instructions}\n\n{_SURROUNDINGS}" if instructions else _SURROUNDINGS
 
 
 def _middleware(retries: Retries) -> list[AgentMiddleware[Any, Any, Any]]:

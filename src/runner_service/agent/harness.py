@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver, thread_ids
+from runner_service.agent.equipment import AgentPlan, equipped
 from runner_service.agent.graphs import Graph, Graphs, build_graph
 from runner_service.agent.journal import Journal, current_journal
 from runner_service.agent.model_calls import Retries
@@ -59,7 +60,8 @@ class AgentHarness:
         scope_token = current_scope.set(RunScope(run, self._directory / _thread_id(run)))
         journal_token = current_journal.set(self._journal)
         try:
-            return await self._invoke(run)
+            async with equipped(run) as plan:
+                return await self._invoke(run, plan)
         finally:
             current_journal.reset(journal_token)
             current_scope.reset(scope_token)
@@ -91,14 +93,13 @@ class AgentHarness:
         files = [path.name for path in self._directory.iterdir()] if self._directory.exists() else []
         return [each for each in (*files, *thread_ids(self._checkpoints_path)) if each.startswith(_OWN_THREAD)]
 
-    async def _invoke(self, run: AgentRun) -> str:
-        redact = run.redactor.text
-        graph = await self._graphs.graph(run.model, redact(run.agent.instructions))
+    async def _invoke(self, run: AgentRun, plan: AgentPlan) -> str:
+        graph = await self._graphs.graph(run.model, plan)
         config = RunnableConfig(
             configurable={"thread_id": _thread_id(run)},
             recursion_limit=run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100,
         )
-        wish = HumanMessage(redact(run.message), id=f"{run.execution_id}-wish")
+        wish = HumanMessage(run.redactor.text(run.message), id=f"{run.execution_id}-wish")
         goes_on = run.resumption is not None and await _holds(graph, config, wish)
         try:
             # "sync": with any other durability a command that has ended runs again after a crash.
@@ -122,7 +123,7 @@ async def agent_harness(state_dir: Path, *, retries: Retries | None = None) -> A
 
 def warm_up() -> None:
     """Compiles an agent and throws it away: the first one takes three times as long as any other."""
-    build_graph(ScriptedChatModel(script=Script(turns=[Turn()])), "", None, Retries())
+    build_graph(ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), None, Retries())
 
 
 async def _inline(default: Any, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -33,8 +33,8 @@ _TOKENS_SHOWN = 15_000
 _LONGEST_COMMAND_WISH = 7 * 24 * 3600
 """Seconds. Above it deepagents would refuse the call; below it the request's own limit holds."""
 
-_WITH_EFFECTS = {"execute", "write_file", "edit_file"}
-"""The tools whose calls must not happen twice. All others may."""
+_WITHOUT_EFFECTS = {"ls", "read_file", "glob", "grep", "write_todos", "task"}
+"""The tools whose calls may happen twice. All others must not."""
 
 _INTERRUPTED = (
     "the service was stopped while this ran. It was not run again, and how far it came is not known: "
@@ -96,7 +96,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
     async def _run(self, run: AgentRun, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
         if UNREADABLE in request.tool_call["args"]:
             return _failed(request, "the arguments could not be read; send them again, as one JSON object")
-        if call.name not in _WITH_EFFECTS:
+        if call.name in _WITHOUT_EFFECTS:
             return await self._run_guarded(request, handler)
         journal = current_journal.get()
         if run.resumption and (entry := journal.find(run.execution_id, call.id)):
@@ -117,7 +117,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         """
         if call.output and any(call.output.kept.values()):
             await run.events.flush()
-        if call.name in _WITH_EFFECTS and isinstance(outcome.result, ToolMessage):
+        if call.name not in _WITHOUT_EFFECTS and isinstance(outcome.result, ToolMessage):
             await current_journal.get().end(run.execution_id, call.id, JournaledEnd(outcome.result, outcome.event))
         report.end(outcome)
         await run.events.flush()

@@ -1,0 +1,76 @@
+"""A small MCP server over stdio, whose tools behave well and badly. Run it as a program; it needs no library."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TOOLS: dict[str, tuple[str, ...]] = {
+    "add": ("a", "b"),
+    "variable": ("name",),
+    "where": (),
+    "fail": (),
+    "hang": (),
+    "die": (),
+    "execute": ("command",),
+}
+
+
+def call(name: str, arguments: dict[str, Any]) -> str:
+    """Does what a tool does."""
+    match name:
+        case "add":
+            return f"the sum is {arguments['a'] + arguments['b']}"
+        case "variable":
+            return f"{arguments['name']}={os.environ.get(arguments['name'], '')}"
+        case "where":
+            return f"{os.getpid()} {Path.cwd()}"
+        case "hang":
+            time.sleep(3600)
+        case "die":
+            print("farewell", file=sys.stderr, flush=True)
+            os._exit(3)
+        case "execute":
+            return f"not run: {arguments['command']}"
+    raise ValueError("this went wrong")
+
+
+def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Answers a request."""
+    if method == "initialize":
+        about = {"name": "test", "version": "1"}
+        return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
+    if method == "tools/list":
+        return {"tools": [{"name": name, "inputSchema": schema(names)} for name, names in TOOLS.items()]}
+    try:
+        return {"content": [{"type": "text", "text": call(params["name"], params["arguments"])}]}
+    except ValueError as error:
+        return {"content": [{"type": "text", "text": str(error)}], "isError": True}
+
+
+def schema(names: tuple[str, ...]) -> dict[str, Any]:
+    """What a tool takes."""
+    kinds = {name: {"type": "integer" if len(name) == 1 else "string"} for name in names}
+    return {"type": "object", "properties": kinds, "required": list(names)}
+
+
+def serve() -> None:
+    """Answers until its stdin ends."""
+    print("a stray line that is no message", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "id" in request:
+            result = answer(request["method"], request.get("params", {}))
+            print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}), flush=True)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["refuses"]:
+            sys.exit("no licence for s3cret-value")
+        case ["silent"]:
+            time.sleep(3600)
+        case _:
+            serve()
