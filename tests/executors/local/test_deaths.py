@@ -100,13 +100,18 @@ async def test_a_start_after_a_crash_clears_what_was_left(tmp_path: Path, watche
     await run(watcher, LEAVE.format("72.05"))
     async with service(tmp_path, LEAVE.format("72.04")) as process:
         await appeared(watcher, "72.04", 4)
-        os.kill(supervisor_of(process.pid), signal.SIGSTOP)
+        supervisor = supervisor_of(process.pid)
+        os.kill(supervisor, signal.SIGSTOP)
         process.kill()
         await process.wait()
         assert len(await living(watcher, "72.04")) >= 4
-    async with service(tmp_path):
-        assert await all_gone(watcher, "72.04")
-        assert len(await living(watcher, "72.05")) >= 4
+    try:
+        async with service(tmp_path):
+            assert await all_gone(watcher, "72.04")
+            assert len(await living(watcher, "72.05")) >= 4
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(supervisor, signal.SIGCONT)
 
 
 async def test_a_note_of_an_earlier_boot_clears_nothing(tmp_path: Path, watcher: Sandbox) -> None:
