@@ -1,0 +1,189 @@
+"""Which figures there are, and how each is measured. `rounds` says how often, all subjects in turns."""
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from benchmarks import agent_cost, command_cost, crowd, event_cost, footprint, peers
+from benchmarks.report import Figure, Plot, ratio, spread
+
+_MB = 1e6
+
+
+def events(rounds: int) -> Figure:
+    """Server CPU per event in log and stream."""
+    cases = {
+        "1 stream, full speed": (1, 60_000, 0.0),
+        "100 streams, full speed": (100, 150_000, 0.0),
+        "300 streams, full speed": (300, 150_000, 0.0),
+        "100 streams, 50 tokens/s each": (100, 15_000, 0.02),
+    }
+    table = [
+        (
+            "",
+            "service, µs per event",
+            "of which saying them",
+            "bare grpc.aio, a message each",
+            "×",
+            "events/s",
+            "events per message",
+        )
+    ]
+    series: dict[str, list[float]] = {"runner-service": [], "bare grpc.aio": []}
+    for label, (streams, count, gap) in cases.items():
+        ours, mute, bare = [], [], []
+        for _ in range(rounds):
+            ours.append(event_cost.measure("service", streams=streams, events=count, gap=gap))
+            mute.append(event_cost.measure("mute", streams=streams, events=count, gap=gap))
+            bare.append(event_cost.measure("bare", streams=streams, events=min(count, 30_000), gap=gap))
+        table.append(
+            (
+                label,
+                spread([each.cpu for each in ours]),
+                spread([each.cpu for each in mute]),
+                spread([each.cpu for each in bare]),
+                ratio([each.cpu for each in ours], [each.cpu for each in bare]),
+                f"{statistics.median(each.rate for each in ours):,.0f}",
+                f"{statistics.median(each.batch for each in ours):.1f}",
+            )
+        )
+        series["runner-service"].append(statistics.median(each.cpu for each in ours))
+        series["bare grpc.aio"].append(statistics.median(each.cpu for each in bare))
+    labels = [label.replace(", ", "\n") for label in cases]
+    return Figure(
+        "events", "Server CPU per event, log and stream", table, Plot("µs", labels, series, 4.5, logarithmic=True)
+    )
+
+
+def tokens(rounds: int) -> Figure:
+    """Per token from the provider's wire to the caller's."""
+    cases = {"1 agent": (1, 0.002, 50, 650), "100 agents": (100, 0.025, 20, 120)}
+    found: dict[str, dict[str, list[float]]] = {label: {} for label in cases}
+    with agent_cost.runners() as runners:
+        for number in range(rounds + 1):
+            for label, (agents, gap, few, many) in cases.items():
+                for name, runner in runners.items():
+                    cost = agent_cost.token_cost(runner, agents=agents, gap=gap, few=few, many=many)
+                    found[label].setdefault(name, []).extend([cost] if number else [])
+    return _compared("tokens", "CPU per token, provider's wire to caller's", "µs", found, goal=100)
+
+
+def steps(rounds: int) -> Figure:
+    """Per step of a model call and a tool, with durable checkpoints."""
+    found: dict[str, dict[str, list[float]]] = {"1 agent": {}, "10 agents": {}}
+    with agent_cost.runners() as runners:
+        for number in range(rounds + 1):
+            for label, agents in (("1 agent", 1), ("10 agents", 10)):
+                for name, runner in runners.items():
+                    cost, _ = agent_cost.step_cost(runner, agents=agents, few=2, many=12)
+                    found[label].setdefault(name, []).extend([cost] if number else [])
+    return _compared("steps", "CPU per step: a model call and a tool, checkpointed", "ms", found, goal=8)
+
+
+def footprints(rounds: int) -> Figure:
+    """Start and memory."""
+    ours = [footprint.service_start() for _ in range(rounds)]
+    started: dict[str, list[tuple[float, float]]] = {"runner-service": [(each.seconds, each.memory) for each in ours]}
+    for name, measure in peers.STARTS.items():
+        if measured := peers.or_left_out(name, measure, rounds):
+            started[name] = measured
+    table = [("", "can be called after, s", "resident then, MB", "× time")]
+    reference = [seconds for seconds, _ in started["runner-service"]]
+    for name, values in started.items():
+        seconds = [each for each, _ in values]
+        table.append(
+            (name, spread(seconds, ".2f"), spread([each / _MB for _, each in values], ".0f"), ratio(seconds, reference))
+        )
+    held = [footprint.held(500, 500) for _ in range(rounds)]
+    remark = (
+        f"Once the agent loop is loaded in the background: {spread([each.loaded / _MB for each in ours], '.0f')} MB. "
+        f"An execution at work, waiting for its model: {spread([each.execution / 1e3 for each in held], '.0f')} kB. "
+        f"A stream that watches one: {spread([each.watcher / 1e3 for each in held], '.0f')} kB."
+    )
+    medians = [statistics.median(seconds for seconds, _ in values) for values in started.values()]
+    plot = Plot("s", [name.replace(" ", "\n", 1) for name in started], {"start": medians}, 0.4)
+    return Figure("start", "From exec to the first answer", table, plot, [remark])
+
+
+def crowds(rounds: int) -> Figure:
+    """1,000 executions at once."""
+    table = [
+        (
+            "executions of 200 tokens at once",
+            "failed",
+            "all done, s",
+            "CPU, s",
+            "memory over idle, MB",
+            "loop late, ms: 99 %, most",
+            "health check, ms: median, most",
+        )
+    ]
+    series: dict[str, list[float]] = {"all done": []}
+    for count in (100, 300, 1000):
+        runs = [crowd.measure(count, 200) for _ in range(rounds if count < 1000 else max(1, rounds // 2))]
+        late = sorted(late for run in runs for late in run.lateness) or [0.0]
+        probes = sorted(took for run in runs for took in run.probes) or [0.0]
+        table.append(
+            (
+                f"{count:,}",
+                str(sum(run.failed for run in runs)),
+                spread([run.elapsed for run in runs]),
+                spread([run.cpu for run in runs]),
+                spread([run.memory / _MB for run in runs], ".0f"),
+                f"{late[int(len(late) * 0.99)] * 1e3:.0f}, {late[-1] * 1e3:.0f}",
+                f"{statistics.median(probes) * 1e3:.0f}, {probes[-1] * 1e3:.0f}",
+            )
+        )
+        series["all done"].append(statistics.median(run.elapsed for run in runs))
+    plot = Plot("s", ["100 at once", "300 at once", "1,000 at once"], series)
+    return Figure("crowd", "Executions of 200 tokens at once, all done", table, plot)
+
+
+def seam(rounds: int) -> Figure:
+    """From the executor to the client."""
+    took = command_cost.measure(rounds)
+    labels = ("an execution for each `true`", "`true`, one after the other", "10 MB of output")
+    table = [("ms", "service", "bare grpc.aio stream", "×")]
+    series: dict[str, list[float]] = {"runner-service": [], "bare grpc.aio": []}
+    for label, ours, bare in zip(labels, took["service"], took["bare"], strict=True):
+        table.append((label, spread(ours, ".2f"), spread(bare, ".2f"), ratio(ours, bare)))
+        series["runner-service"].append(statistics.median(ours))
+        series["bare grpc.aio"].append(statistics.median(bare))
+    rates = _rates(rounds)
+    remarks = (
+        "`true` per second from 16 clients at once: "
+        + ", ".join(f"{name} {spread(values, '.0f')}" for name, values in rates.items())
+        + ".",
+    )
+    plot = Plot("ms", [label.replace("`", "") for label in labels], series, logarithmic=True)
+    return Figure("seam", "A command, from the executor to the client", table, plot, remarks)
+
+
+def _rates(rounds: int) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, rate in command_cost.rate(16, 800).items():
+            rates.setdefault(name, []).append(rate)
+        rates.setdefault("swe-rex's server", []).extend(
+            peers.or_left_out("swe-rex's server", lambda: peers.swe_rex_rate(16, 400), 1)
+        )
+    return rates
+
+
+def _compared(name: str, title: str, unit: str, found: dict[str, dict[str, list[float]]], *, goal: float) -> Figure:
+    subjects = list(next(iter(found.values())))
+    table: list[Sequence[str]] = [(unit, *subjects, f"× {subjects[1]}")]
+    for label, by_subject in found.items():
+        ours, other = (by_subject[subject] for subject in subjects)
+        table.append((label, spread(ours), spread(other), ratio(ours, other)))
+    series = {subject: [statistics.median(found[label][subject]) for label in found] for subject in subjects}
+    return Figure(name, title, table, Plot(unit, list(found), series, goal))
+
+
+FIGURES: dict[str, Callable[[int], Figure]] = {
+    "events": events,
+    "tokens": tokens,
+    "steps": steps,
+    "start": footprints,
+    "crowd": crowds,
+    "seam": seam,
+}

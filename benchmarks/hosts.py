@@ -1,0 +1,53 @@
+"""The real service with another agent loop, and the bare server that it is compared with."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from benchmarks.processes import say_ready
+from benchmarks.service import service_environment
+from runner_service.agent_run import AgentLoop
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+
+class PlainLoop:
+    """What an `AgentLoop` that keeps nothing has to say about that."""
+
+    async def kept(self) -> Collection[str]:
+        """It keeps nothing."""
+        return ()
+
+    async def forget(self, execution_id: str, session_id: str) -> None:
+        """There is nothing to forget."""
+
+
+async def serve_with(loop: AgentLoop, ready_fd: int, base: Path) -> None:
+    """Serves the service as it is, but for its agent loop; its files are below `base`."""
+    from runner_service import agent_loading, app
+    from runner_service.settings import load_settings
+
+    @asynccontextmanager
+    async def opened(_: Path) -> AsyncIterator[AgentLoop]:
+        yield loop
+
+    agent_loading.load = lambda: opened  # type: ignore[assignment, attr-defined, return-value]  # the rest is as it is
+    await app.serve(load_settings(service_environment(base, {})), ready_fd=ready_fd)
+
+
+async def serve_bare(execute_agent: Callable[[Any, Any], Awaitable[None]], ready_fd: int) -> None:
+    """Serves `ExecuteAgent` alone, as grpc.aio comes."""
+    server = grpc.aio.server()
+    handler = grpc.unary_stream_rpc_method_handler(
+        execute_agent,
+        request_deserializer=runner_pb2.ExecuteAgentRequest.FromString,
+        response_serializer=runner_pb2.ExecuteAgentResponse.SerializeToString,
+    )
+    service = runner_pb2.DESCRIPTOR.services_by_name["AgentRunnerService"].full_name
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"ExecuteAgent": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    say_ready(ready_fd, f"127.0.0.1:{port}")
+    await server.wait_for_termination()
