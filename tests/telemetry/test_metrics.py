@@ -14,8 +14,8 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from oteltap.oteltap_http_protobuf_receiver import OtelTapHttpProtobufReceiver
 from oteltap.oteltap_http_protobuf_receiver_settings import OtelTapHttpProtobufReceiverSettings
-from tests.running import StartProcess, command, start_process, turn
-from tests.scraping import Scrape, metrics_url, scrape
+from tests.running import StartService, command, start, turn
+from tests.scraping import Scrape
 
 from runner_service.eventlog import Entry, EventLog, LogError
 from runner_service.events import EventStream, log_writer
@@ -25,14 +25,12 @@ from runner_service.telemetry.collector import headers
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-__all__ = ["start_process"]
-
-SCRAPED = {"METRICS_ADDRESS": "127.0.0.1:0"}
+__all__ = ["start"]
 
 
 @contextmanager
 def measuring() -> Iterator[None]:
-    with metering(Settings.from_environment(SCRAPED)):
+    with metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"})):
         yield
 
 
@@ -40,7 +38,7 @@ def reading() -> Scrape:
     return Scrape(scraped().decode())
 
 
-async def test_what_an_execution_does_is_counted(start_process: StartProcess, tmp_path: Path) -> None:
+async def test_what_an_execution_does_is_counted(start: StartService) -> None:
     turns = [
         turn(
             "",
@@ -50,9 +48,10 @@ async def test_what_an_execution_does_is_counted(start_process: StartProcess, tm
         ),
         turn("Done.", usage={"input_tokens": 200, "output_tokens": 5, "cached_tokens": 90}),
     ]
-    service = await start_process(turns, **SCRAPED)
-    await service.client.execute()
-    page = await scrape(metrics_url(tmp_path / "state"))
+    with measuring():
+        client = await start(turns)
+        await client.execute()
+        page = reading()
 
     assert page.value("runner_executions_finished_total", state="succeeded", code="") == 1
     assert page.value("runner_executions_finished_total") == 1
@@ -66,7 +65,6 @@ async def test_what_an_execution_does_is_counted(start_process: StartProcess, tm
     assert page.value("runner_command_spawn_duration_seconds_count") == 1
     assert 0 < page.value("runner_command_spawn_duration_seconds_sum") < 10
     assert page.value("runner_log_commit_duration_seconds_count") > 0
-    assert page.value("runner_loop_lag_seconds_count") > 0
     assert page.value("target_info", service_name="runner-service") == 1
     assert [page.value("runner_model_tokens_total", type=kind) for kind in ("input", "output", "cached")] == [
         300,
@@ -75,39 +73,39 @@ async def test_what_an_execution_does_is_counted(start_process: StartProcess, tm
     ]
 
 
-async def test_who_runs_waits_and_watches_is_seen_while_it_lasts(start_process: StartProcess, tmp_path: Path) -> None:
+async def test_who_runs_waits_and_watches_is_seen_while_it_lasts(start: StartService, tmp_path: Path) -> None:
     turns = [turn("", command("until [ -e go ]; do sleep 0.02; done")), turn("Done.")]
-    limits = {"MAX_CONCURRENT_EXECUTIONS": "1", "MAX_QUEUED_EXECUTIONS": "1"}
-    service = await start_process(turns, **SCRAPED, **limits)
-    client, url = service.client, metrics_url(tmp_path / "state")
-    first = service.stub.ExecuteAgent(client.request())
-    await client.collect(first, until=lambda event: event.HasField("tool_call_started"))
-    second = service.stub.ExecuteAgent(client.request(execution_id="second"))
-    await client.collect(second, until=lambda event: event.HasField("notice"))
-    with pytest.raises(grpc.aio.AioRpcError):
+    with measuring():
+        client = await start(turns, MAX_CONCURRENT_EXECUTIONS="1", MAX_QUEUED_EXECUTIONS="1")
+        first = client.stub.ExecuteAgent(client.request())
+        await client.collect(first, until=lambda event: event.HasField("tool_call_started"))
+        second = client.stub.ExecuteAgent(client.request(execution_id="second"))
+        await client.collect(second, until=lambda event: event.HasField("notice"))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.execute()
+
+        page = reading()
+        states = ("running", "queued")
+        assert [page.value("runner_executions", state=state) for state in states] == [1, 1]
+        assert [page.value("runner_executions_limit", state=state) for state in states] == [1, 1]
+        assert page.value("runner_executions_refused_total") == 1
+        assert page.value("runner_watchers") == 2
+        await client.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="second"))
+        (tmp_path / "workspace" / "go").touch()
+        await asyncio.gather(client.collect(first), client.collect(second))
+
+        async with asyncio.timeout(20):
+            while (page := reading()).value("runner_watchers"):
+                await asyncio.sleep(0.01)
+        assert [page.value("runner_executions", state=state) for state in states] == [0, 0]
+        assert page.value("runner_executions_finished_total", state="cancelled", code="CANCELLED") == 1
+
+
+async def test_calls_of_a_model_that_fail_are_told_apart(start: StartService) -> None:
+    with measuring():
+        client = await start([turn("", error={"status": 400})])
         await client.execute()
-
-    page = await scrape(url)
-    states = ("running", "queued")
-    assert [page.value("runner_executions", state=state) for state in states] == [1, 1]
-    assert [page.value("runner_executions_limit", state=state) for state in states] == [1, 1]
-    assert page.value("runner_executions_refused_total") == 1
-    assert page.value("runner_watchers") == 2
-    await service.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="second"))
-    (tmp_path / "workspace" / "go").touch()
-    await asyncio.gather(client.collect(first), client.collect(second))
-
-    async with asyncio.timeout(20):
-        while (page := await scrape(url)).value("runner_watchers"):
-            await asyncio.sleep(0.02)
-    assert [page.value("runner_executions", state=state) for state in states] == [0, 0]
-    assert page.value("runner_executions_finished_total", state="cancelled", code="CANCELLED") == 1
-
-
-async def test_calls_of_a_model_that_fail_are_told_apart(start_process: StartProcess, tmp_path: Path) -> None:
-    service = await start_process([turn("", error={"status": 400})], **SCRAPED)
-    await service.client.execute()
-    page = await scrape(metrics_url(tmp_path / "state"))
+        page = reading()
 
     assert page.value("runner_model_call_duration_seconds_count", outcome="rejected") == 1
     assert page.value("runner_executions_finished_total", state="failed", code="MODEL_REJECTED") == 1
