@@ -15,14 +15,14 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver, thread_ids
+from runner_service.agent.ends import end_meant_by
 from runner_service.agent.equipment import AgentPlan, equipped
 from runner_service.agent.graphs import Graph, Graphs, build_graph
 from runner_service.agent.journal import Journal, current_journal
 from runner_service.agent.model_calls import Retries
 from runner_service.agent_run import AgentRun
-from runner_service.errors import ExecutionEnd, LogUnavailableEnd, ModelRejectedEnd, ModelUnavailableEnd
+from runner_service.errors import ExecutionEnd
 from runner_service.models.clients import model_clients
-from runner_service.models.failures import classify
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
 from runner_service.tools.scope import RunScope, current_scope
@@ -107,7 +107,9 @@ class AgentHarness:
         except ExecutionEnd:
             raise
         except Exception as error:
-            raise _named(error, run) from error
+            if end := end_meant_by(error, run):
+                raise end from error
+            raise
         return _answer(state)
 
 
@@ -140,17 +142,6 @@ async def _holds(graph: Graph, config: RunnableConfig, wish: HumanMessage) -> bo
     """Says whether a conversation has got as far as what this execution was asked."""
     state = await graph.aget_state(config)
     return any(message.id == wish.id for message in state.values.get("messages", []))
-
-
-def _named(error: Exception, run: AgentRun) -> Exception:
-    """The end that a provider's or a disk's failure means; any other error is a defect, and stays what it is."""
-    if isinstance(error, sqlite3.Error):
-        return LogUnavailableEnd(f"how far it has come cannot be written down: {error}")
-    failure = classify(error)
-    if failure is None:
-        return error
-    text = run.redactor.text(failure.text)
-    return ModelRejectedEnd(text) if failure.kind == "rejected" else ModelUnavailableEnd(text)
 
 
 def _answer(state: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from langgraph.types import Command
 
 from runner_service.agent.answers import UNREADABLE
 from runner_service.agent.call_events import CallReport, Outcome
+from runner_service.agent.ends import end_meant_by
 from runner_service.agent.journal import JournaledEnd, current_journal
 from runner_service.agent.usage import count_tool_call
 from runner_service.agent_run import AgentRun
@@ -127,7 +128,10 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             return await super().awrap_tool_call(request, handler)
         except (ExecutionEnd, GraphBubbleUp):
             raise
-        except Exception:
+        except Exception as error:
+            # A sub-agent ends as an agent does: its tool did not fail, what it stands on did.
+            if request.tool_call["name"] == "task" and (end := end_meant_by(error, current_scope.get().run)):
+                raise end from error
             error_id = secrets.token_hex(4)
             logger.exception("tool_call_failed tool=%s error_id=%s", request.tool_call["name"], error_id)
             return _failed(request, f"the tool failed unexpectedly (error id {error_id}); try something else")
