@@ -180,9 +180,8 @@ class RunnerClient:
                 while (response := await _next_response(call)) is not None:
                     broken_since, pause = None, _FIRST_PAUSE
                     for event in response.events:
-                        if event.sequence > after:
-                            after, finished = event.sequence, event.HasField("finished")
-                            yield event
+                        after, finished = event.sequence, event.HasField("finished")
+                        yield event
                 break
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _BREAKS:

@@ -106,7 +106,12 @@ async def test_the_client_gives_up_when_its_patience_is_at_an_end() -> None:
     assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_request_that_is_refused_is_not_tried_again(service: CommandLine) -> None:
-    done = service("events", "nobody", "--follow")
-    assert done.returncode == 1
-    assert "nobody is not in the log" in done.stderr
+async def test_a_request_that_is_refused_is_not_tried_again(service: CommandLine) -> None:
+    async def on_break(error: grpc.aio.AioRpcError) -> None:
+        pytest.fail(f"tried again after {error.code()}")
+
+    async with RunnerClient(service.environ["RUNNER_SERVICE_ADDRESS"], on_break=on_break) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            async for _ in client.watch("nobody"):
+                pass
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND

@@ -6,7 +6,10 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from tests.cli.command_line import PATIENCE, PROGRAM, CommandLine, running
+
+from runner_service.cli.serving import read_settings
 
 SECRET = "sk-tell-nobody-this"
 
@@ -63,6 +66,16 @@ def test_commands_of_an_agent_do_not_inherit_the_keys_of_the_service(alone: Comm
     assert done.returncode == 0
     assert "[1] | " in done.stdout
     assert SECRET not in done.stdout
+
+
+def test_a_key_in_the_environment_is_a_setting_and_then_in_no_environment_that_a_child_could_inherit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", {"MODE": "local", "HOME": "/", "OPENAI_API_KEY": SECRET})
+    settings = read_settings(None)
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == SECRET
+    assert set(os.environ) == {"MODE", "HOME"}
 
 
 def test_an_address_that_is_taken_exits_with_69(alone: CommandLine, service: CommandLine) -> None:

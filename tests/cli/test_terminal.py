@@ -65,6 +65,7 @@ def test_ctrl_c_twice_leaves_it_running_and_says_how_to_return(service: CommandL
         terminal.type(CTRL_C)
         assert terminal.exit_code() == 130
     assert f"runner-service events {name} --follow" in terminal.text.replace("\n", " ").replace("  ", " ")
+    assert service.state(name) == "STATE_RUNNING"  # asking takes longer than an execution waits for its caller
     go.touch()
     assert "[1] | went on" in service("events", name, "--follow").stdout
 

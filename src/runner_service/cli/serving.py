@@ -28,15 +28,19 @@ def serve_until_stopped(
     Raises:
         Failure: it cannot start.
     """
-    settings = _settings(secrets_fd)
+    settings = read_settings(secrets_fd)
     with telemetry(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for variable, text in warnings_about(settings):
             logger.warning("setting_questionable variable=%s text=%s", variable, text)
         runner.run(_serve(settings, ready_fd, ready_file, exit_when_idle))
 
 
-def _settings(secrets_fd: int | None) -> Settings:
-    """Returns the settings, with the keys that come by other ways. Takes all keys out of our own environment."""
+def read_settings(secrets_fd: int | None) -> Settings:
+    """Returns the settings, with the keys that come by other ways. Takes all keys out of our own environment.
+
+    Raises:
+        Failure: they, or what `secrets_fd` gives, are wrong.
+    """
     environ = {**os.environ, **({} if secrets_fd is None else read_keys(secrets_fd))}
     take_keys(os.environ)
     settings = settings_of(environ)
