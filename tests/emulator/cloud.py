@@ -61,7 +61,7 @@ class Cloud:
         self.snapshots = {"default", "dev-tools"}
         self.quota = 1000
         self.requests: list[str] = []
-        self.headers: list[dict[str, str]] = []
+        self.targets: list[str | None] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,6 +95,7 @@ class Cloud:
             (sandbox.directory / part).mkdir(parents=True)
         self.sandboxes[new] = sandbox
         self.created += 1
+        self.targets.append(wishes.get("target"))
         self._begin_start(sandbox)
         return sandbox
 

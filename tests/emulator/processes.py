@@ -3,10 +3,42 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 MARK = "DAYTONA_SANDBOX_ID"
+
+_THREADS = ThreadPoolExecutor(256, thread_name_prefix="emulator")
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Waits for a process in a thread: loops fork to start one, which is not safe beside gRPC."""
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
+
+
+def started(*argv: str, cwd: str, env: Mapping[str, str], stderr: int) -> subprocess.Popen[bytes]:
+    """Starts a process in a group of its own. Raises OSError."""
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        cwd=cwd,
+        env=dict(env),
+        start_new_session=True,
+    )
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process and its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def processes_of(sandbox_id: str) -> set[int]:
@@ -23,10 +55,8 @@ async def kill_all(sandbox_id: str) -> None:
     """Kills until nothing is left."""
     while pids := await asyncio.to_thread(processes_of, sandbox_id):
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         await asyncio.sleep(0.01)
 
 

@@ -1,14 +1,15 @@
 """Sessions: commands one after the other in one shell, their output labelled line by line and followed by WebSocket."""
 
 import asyncio
-import os
 import secrets
-import signal
-from contextlib import suppress
+import subprocess
+import threading
 from dataclasses import dataclass, field
+from typing import IO
 
 from aiohttp import WSCloseCode, web
 from tests.emulator.cloud import CLOUD, Refused, Sandbox
+from tests.emulator.processes import in_thread, kill_group, started
 
 _MARKS = {"stdout": b"\x01\x01\x01", "stderr": b"\x02\x02\x02"}
 
@@ -21,7 +22,7 @@ class SessionCommand:
     text: str
     log: bytearray = field(default_factory=bytearray)
     exit_code: int | None = None
-    process: asyncio.subprocess.Process | None = None
+    process: subprocess.Popen[bytes] | None = None
 
 
 @dataclass
@@ -49,9 +50,8 @@ async def get(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     session = _session(request)
     for command in session.commands.values():
-        if command.process and command.process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(command.process.pid, signal.SIGKILL)
+        if command.process and command.process.poll() is None:
+            kill_group(command.process)
     if session.tasks:
         await asyncio.wait(session.tasks)
     del _sandbox(request).sessions[session.id]
@@ -105,34 +105,28 @@ async def logs(request: web.Request) -> web.StreamResponse:
 
 async def _run(sandbox: Sandbox, session: Session, command: SessionCommand) -> None:
     async with session.turn:
-        process = command.process = await asyncio.create_subprocess_exec(
-            "bash",
-            "-c",
-            command.text,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=sandbox.work,
-            env=sandbox.environment(),
-            start_new_session=True,
-        )
+        await in_thread(lambda: _run_in_shell(sandbox, command))
+
+
+def _run_in_shell(sandbox: Sandbox, command: SessionCommand) -> None:
+    shell = ("bash", "-c", command.text)
+    with started(*shell, cwd=str(sandbox.work), env=sandbox.environment(), stderr=subprocess.PIPE) as process:
+        command.process = process
+        assert process.stdin
         assert process.stdout
         assert process.stderr
-        async with asyncio.TaskGroup() as both:
-            both.create_task(_label(process.stdout, "stdout", command.log))
-            both.create_task(_label(process.stderr, "stderr", command.log))
-        command.exit_code = await process.wait()
+        process.stdin.close()
+        errors = threading.Thread(target=_label, args=(process.stderr, "stderr", command.log))
+        errors.start()
+        _label(process.stdout, "stdout", command.log)
+        errors.join()
+        command.exit_code = process.wait()
 
 
-async def _label(pipe: asyncio.StreamReader, stream: str, log: bytearray) -> None:
+def _label(pipe: IO[bytes], stream: str, log: bytearray) -> None:
     """Marks every line; a last one without an end gets one, and NUL bytes vanish."""
-    rest = b""
-    while data := await pipe.read(65536):
-        *lines, rest = (rest + data.replace(b"\0", b"")).split(b"\n")
-        for line in lines:
-            log += _MARKS[stream] + line + b"\n"
-    if rest:
-        log += _MARKS[stream] + rest + b"\n"
+    for line in pipe:
+        log += _MARKS[stream] + line.replace(b"\0", b"").removesuffix(b"\n") + b"\n"
 
 
 def _split(log: bytes) -> tuple[str, str]:

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import os
-import signal
-from contextlib import suppress
+import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import web
 from tests.emulator.cloud import CLOUD, Refused, Sandbox
+from tests.emulator.processes import in_thread, kill_group, started
 
 _CHUNK = 256 * 1024
 
@@ -34,30 +33,28 @@ async def execute(request: web.Request) -> web.Response:
     sandbox.executed.append(wishes["command"])
     await asyncio.sleep(request.app[CLOUD].faults.exec_delay)
     environment = sandbox.environment() | (wishes.get("envs") or {})
+    cwd = str(wishes.get("cwd") or sandbox.work)
     try:
-        shell = await asyncio.create_subprocess_exec(
-            "bash",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd=wishes.get("cwd") or sandbox.work,
-            env=environment,
-            start_new_session=True,
+        code, output = await in_thread(
+            lambda: _run_script(wishes["command"].encode(), cwd, environment, wishes.get("timeout"))
         )
+    except subprocess.TimeoutExpired:
+        return web.json_response({"statusCode": 408, "message": "timeout", "code": "REQUEST_TIMEOUT"}, status=408)
     except OSError as error:
         return web.json_response({"exitCode": -1, "result": str(error)})
-    try:
-        async with asyncio.timeout(wishes.get("timeout")):
-            output, _ = await shell.communicate(wishes["command"].encode())
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            os.killpg(shell.pid, signal.SIGKILL)
-        await shell.wait()
-        return web.json_response({"statusCode": 408, "message": "timeout", "code": "REQUEST_TIMEOUT"}, status=408)
     if sandbox.state != "started":
         raise Refused(502, "")
-    code = shell.returncode if shell.returncode is not None and shell.returncode >= 0 else -1
-    return web.json_response({"exitCode": code, "result": output.decode("utf-8", "replace")})
+    return web.json_response({"exitCode": max(code, -1), "result": output.decode("utf-8", "replace")})
+
+
+def _run_script(script: bytes, cwd: str, environment: dict[str, str], seconds: float | None) -> tuple[int, bytes]:
+    with started("bash", cwd=cwd, env=environment, stderr=subprocess.STDOUT) as shell:
+        try:
+            output, _ = shell.communicate(script, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            kill_group(shell)
+            raise
+        return shell.returncode, output
 
 
 async def bulk_upload(request: web.Request) -> web.Response:

@@ -27,6 +27,7 @@ OWNER, KIND, LEASE = "runner-service-owner", "runner-service-kind", "runner-serv
 _EACH = 15.0
 _CALL_PATIENCE = 60.0
 _CREATE_WAITS = 10
+_TELL_AFTER = 1.0
 _DELETE_PATIENCE = 90.0
 _FIRST_POLL, _LONGEST_POLL = 0.05, 1.0
 _MINUTES_PER_DAY = 24 * 60
@@ -43,6 +44,7 @@ class Terms:
 
     `owner` is shared by all replicas of a service. `auto_stop_minutes` stops a box that nobody uses; `ttl_minutes`
     deletes the box of an execution whatever happens; `session_days` deletes a session's box that long after it stopped.
+    A request waits in a box for at most `poll` for something to happen, and its answer takes at most `slack` more.
     """
 
     owner: str = "runner-service"
@@ -52,6 +54,8 @@ class Terms:
     session_days: int = 7
     start_timeout: float = 300.0
     lease: float = 600.0
+    poll: float = 20.0
+    slack: int = 10
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,11 @@ class Boxes:
 
     async def _create(self, wanted: Wanted, start: "_Start") -> None:
         """Tries once; the caller looks what came of it. A cancellation waits for the end of the attempt."""
-        attempt = asyncio.create_task(self._attempt_create(wanted))
+        attempt = asyncio.create_task(self._attempt_create(wanted, max(1.0, min(_CREATE_WAITS, start.left()))))
         try:
+            await asyncio.wait([attempt], timeout=_TELL_AFTER)
+            if not attempt.done():
+                start.tell_slow("a new one is being made")
             await asyncio.shield(attempt)
         except asyncio.CancelledError:
             await asyncio.wait([attempt])
@@ -188,10 +195,10 @@ class Boxes:
                 raise RefusedError("Daytona does not know the snapshot DAYTONA_DEV_TOOLS_SNAPSHOT_ID") from None
             await start.suffer(error)
 
-    async def _attempt_create(self, wanted: Wanted) -> None:
+    async def _attempt_create(self, wanted: Wanted, seconds: float) -> None:
         await patiently(
             "a new sandbox",
-            lambda: self._client.create(self._parameters(wanted), timeout=_CREATE_WAITS),
+            lambda: self._client.create(self._parameters(wanted), timeout=seconds),
             each=2 * _CREATE_WAITS,
             altogether=2 * _CREATE_WAITS,
             passing=(),
@@ -238,6 +245,10 @@ class _Start:
             f"the sandbox was {state} and is started again: its files are there, processes and memory are gone",
         )
 
+    def tell_slow(self, why: str) -> None:
+        """Tells once for each reason that there is a wait."""
+        self._tell("SANDBOX_STARTING", f"the sandbox is not ready yet: {why}")
+
     def count_broken(self, state: str) -> None:
         """Allows for one box that comes up broken."""
         self._broken += 1
@@ -257,7 +268,7 @@ class _Start:
         if self.left() <= 0:
             raise SandboxError(f"the sandbox did not start within {self._seconds:g} s: Daytona says {state}")
         if state not in _SLEEPING | _GONE | _BROKEN:
-            self._tell("SANDBOX_STARTING", f"the sandbox is not ready yet: Daytona says {state}")
+            self.tell_slow(f"Daytona says {state}")
         await asyncio.sleep(min(_FIRST_POLL * 2**self._attempts, _LONGEST_POLL))
         self._attempts += 1
 

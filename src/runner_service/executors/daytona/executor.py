@@ -58,11 +58,11 @@ class DaytonaExecutor:
         self._wanted.set()
         boxes = await asyncio.shield(self._boxes)
         async with self._box(boxes, spec) as box, AsyncExitStack() as parts:
-            line = Line(box, await asyncio.to_thread(bundle))
+            line = Line(box, await asyncio.to_thread(bundle), slack=self._terms.slack)
             attendance = Attendance(box, line, spec, root=await box.working_directory(), terminate_grace=self._grace)
             await attendance.open()
             self.process_control = attendance.process_control
-            followed = Followed(attendance)
+            followed = Followed(attendance, poll=self._terms.poll)
             parts.push_async_callback(_closed, followed, spec)
             await parts.enter_async_context(_beside(followed.listen()))
             await parts.enter_async_context(_beside(self._renew(box)))

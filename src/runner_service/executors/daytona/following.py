@@ -13,7 +13,6 @@ from runner_service.executors.daytona.attendance import CLOSE_PATIENCE, Attendan
 
 logger = logging.getLogger(__name__)
 
-_WAIT = 20.0
 _LARGEST_PIECE = 256 * 1024
 _FOLLOWERS_WITHIN = 10.0
 _LOST = "the sandbox was stopped or restarted while this ran; how far it came is not known"
@@ -40,8 +39,9 @@ class Heard:
 class Followed:
     """The commands of one execution. `listen` has to run beside them; `close` comes last."""
 
-    def __init__(self, attendance: Attendance) -> None:
+    def __init__(self, attendance: Attendance, *, poll: float) -> None:
         self._attendance = attendance
+        self._poll = poll
         self._late: dict[str, Heard] = {}
         self._followers: set[asyncio.Task[Any]] = set()
         self._some_ended = asyncio.Event()
@@ -69,10 +69,10 @@ class Followed:
         await self._some_ended.wait()
         while True:
             try:
-                await self._take_late(_WAIT)
+                await self._take_late(self._poll)
             except SandboxError as error:
                 logger.warning("late_output_unknown reason=%s", error)
-                await asyncio.sleep(_WAIT)
+                await asyncio.sleep(self._poll)
 
     async def close(self) -> None:
         """Ends everything, and hands on the last of its output. Raises SandboxError."""
@@ -101,8 +101,8 @@ class Followed:
     async def _ask(self, name: str, heard: Heard, begun: Command | None) -> dict[str, Any]:
         about: dict[str, Any] = {"name": name, **heard.offsets}
         if begun is None:
-            return await self._attendance.ask("follow", wait=_WAIT, **about)
-        return await self._attendance.ask("run", wait=_WAIT, text=begun.text, timeout=begun.timeout, **about)
+            return await self._attendance.ask("follow", wait=self._poll, **about)
+        return await self._attendance.ask("run", wait=self._poll, text=begun.text, timeout=begun.timeout, **about)
 
     async def _end(self, name: str) -> None:
         try:

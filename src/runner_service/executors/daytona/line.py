@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import secrets
 from typing import Any
 
@@ -19,7 +20,7 @@ ANSWER_WITHIN = 60.0
 """How many seconds a request that waits for nothing may take, retries included, if its caller does not say."""
 
 _MISSING = "runner-service-missing:"
-_SLACK = 10
+_INSTALL_WITHIN = 30
 _MOST_IN_A_VARIABLE = 90_000
 _MOST_NONSENSE = 5
 _PAUSE_AFTER_NONSENSE = 0.05
@@ -28,8 +29,9 @@ _PAUSE_AFTER_NONSENSE = 0.05
 class Line:
     """Asks the attendant of one box. What is asked may arrive more than once, and every request allows for that."""
 
-    def __init__(self, box: Box, bundle: Bundle) -> None:
+    def __init__(self, box: Box, bundle: Bundle, *, slack: int) -> None:
         self._box = box
+        self._slack = slack
         self._bundle = bundle
         self._script = _script(bundle.name)
         self._installing = asyncio.Lock()
@@ -75,7 +77,7 @@ class Line:
 
     async def _exec(self, variables: dict[str, str], wait: float, patience: float) -> str:
         """Calls; a box that was found stopped is started again on the way."""
-        limit = int(wait) + _SLACK
+        limit = math.ceil(wait) + self._slack
 
         async def attempt() -> str:
             return await self._box.execute(self._script, variables, limit)
@@ -85,7 +87,7 @@ class Line:
             left = end - asyncio.get_running_loop().time()
             try:
                 return await patiently(
-                    "a command", attempt, each=limit + _SLACK, altogether=left, known=(Kind.MISSING, Kind.BUSY)
+                    "a command", attempt, each=limit + self._slack, altogether=left, known=(Kind.MISSING, Kind.BUSY)
                 )
             except CallFailedError as error:
                 if left <= 0:
@@ -115,9 +117,9 @@ class Line:
             script = _unpacking_script(archive, self._install_to)
 
             async def attempt() -> str:
-                return await self._box.execute(script, {}, 3 * _SLACK)
+                return await self._box.execute(script, {}, _INSTALL_WITHIN)
 
-            answer = await patiently("the installation", attempt, each=4 * _SLACK, altogether=ANSWER_WITHIN)
+            answer = await patiently("the installation", attempt, each=_INSTALL_WITHIN + self._slack, altogether=ANSWER_WITHIN)
             if "runner-service-installed" not in answer:
                 raise SandboxError(
                     "the attendant cannot be installed; commands need bash and Python 3.11 in the snapshot"

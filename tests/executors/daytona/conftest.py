@@ -1,0 +1,31 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+from tests.emulator import Cloud, running_emulator
+from tests.executors.daytona.opening import GRACE, account
+
+from runner_service.executors.daytona.boxes import Terms
+from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
+    async with running_emulator(tmp_path / "cloud") as cloud:
+        yield cloud
+
+
+TERMS = Terms(poll=2.0, slack=2, start_timeout=20.0)
+"""As always, but less patient."""
+
+
+@pytest.fixture
+async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
+    async with daytona_executor(account(cloud), TERMS, terminate_grace=GRACE) as opened:
+        yield opened

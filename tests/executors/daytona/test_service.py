@@ -1,0 +1,187 @@
+"""The whole service in cloud mode, from a caller's request to processes in a sandbox and back."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.emulator import API_KEY, Cloud
+from tests.executors.daytona.test_boxes import settled
+from tests.running import (
+    Event,
+    ServiceProcess,
+    StartProcess,
+    StartService,
+    command,
+    kinds,
+    one,
+    stdout_of,
+    turn,
+)
+
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+def in_cloud(cloud: Cloud, **more: str) -> dict[str, str]:
+    block = {"MODE": "cloud", "DAYTONA_API_KEY": API_KEY, "DAYTONA_API_URL": cloud.api_url, "STIGMER_API_KEY": "stk-key"}
+    return {**block, "REDIS_HOST": "", "DRAIN_TIMEOUT": "0", **more}
+
+
+async def test_an_agents_tools_run_in_a_box(start: StartService, cloud: Cloud) -> None:
+    turns = [
+        turn("", command("echo out; echo $WHO > file; exit 3"), ("write_file", {"file_path": "/a.txt", "content": "x"})),
+        turn("", ("read_file", {"file_path": "/file"})),
+        turn("It says {{last_tool_result}}"),
+    ]
+    client = await start(turns, **in_cloud(cloud))
+    events = await client.execute(environment={"WHO": runner_pb2.EnvironmentValue(value="the caller")})
+
+    started = one(events, "started")
+    assert (started.mode, started.sandbox.type) == ("cloud", "daytona")
+    assert started.sandbox.process_control == "subreaper+tag+guardian"
+    assert stdout_of(events) == b"out\n"
+    finished = one(events, "finished")
+    assert finished.state == event_pb2.STATE_SUCCEEDED
+    assert "the caller" in finished.output
+    await settled(cloud)
+
+
+async def test_the_key_is_in_no_event_no_log_and_no_box(
+    start: StartService, cloud: Cloud, caplog: pytest.LogCaptureFixture
+) -> None:
+    look = f"env | sort; grep -ral {API_KEY[:8]} /proc/[0-9]*/environ $HOME $TMPDIR . | grep -v /proc/$$/ | head -0; env | grep -c dtn_"
+    cloud.faults.add(r"POST .*/process/execute", "502", 1, skip=2)
+    client = await start([turn("", command(look)), turn(f"The key is {API_KEY}.")], **in_cloud(cloud))
+    events = await client.execute()
+    assert API_KEY not in str(events)
+    assert API_KEY not in caplog.text
+    assert stdout_of(events).endswith(b"0\n")
+    assert "[redacted:secret]" in one(events, "finished").output
+
+
+async def test_a_key_that_is_refused_ends_executions_by_name(start: StartService, cloud: Cloud) -> None:
+    client = await start([turn("Hi.")], **in_cloud(cloud, DAYTONA_API_KEY="dtn_another_key"))
+    events = await client.execute()
+    error = one(events, "finished").error
+    assert (error.code, error.retryable) == ("SANDBOX_UNAUTHENTICATED", False)
+    assert "dtn_another_key" not in str(events)
+
+
+WAIT = "until [ -e go ]; do sleep 0.02; done"
+SCRIPT = f"echo once >> effects; for i in 1 2 3; do seq 3000; done; {WAIT}; echo the end; exit 3"
+EXPECTED = b"".join(b"%d\n" % number for number in range(1, 3001)) * 3 + b"the end\n"
+
+
+async def seen_running(service: ServiceProcess) -> list[Event]:
+    request = service.client.request(execution_id="a", disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH)
+    return await service.client.collect(
+        service.stub.ExecuteAgent(request), until=lambda event: event.HasField("tool_output")
+    )
+
+
+async def went_on(service: ServiceProcess, cloud: Cloud, seen: list[Event]) -> None:
+    """Attaches, lets the command end, and checks that nothing was missed, repeated or run twice."""
+    attached = asyncio.create_task(
+        service.client.collect(
+            service.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a", after_sequence=len(seen)))
+        )
+    )
+    (box,) = cloud.sandboxes.values()
+    await service.client.started("a")
+    (box.work / "go").touch()
+    events = seen + await attached
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert stdout_of(events) == EXPECTED
+    call: Any = one(events, "tool_call_finished")
+    assert (call.outcome, call.exit_code) == (event_pb2.TOOL_OUTCOME_FAILED, 3)
+    assert "[Command failed with exit code 3]" in one(events, "finished").output
+    assert kinds(events).count("tool_call_started") == 1
+    assert cloud.created == 1
+
+
+TURNS = [turn("", command(SCRIPT)), turn("I was told: {{last_tool_result}}")]
+
+
+async def test_a_command_goes_on_over_the_death_of_the_service(start_process: StartProcess, cloud: Cloud) -> None:
+    service = await start_process(TURNS, **in_cloud(cloud))
+    seen = await seen_running(service)
+    await service.kill()
+    (box,) = cloud.sandboxes.values()
+    await went_on(await start_process(**in_cloud(cloud)), cloud, seen)
+    await settled(cloud)
+    assert not box.work.exists()
+
+
+async def test_a_command_goes_on_over_a_drain(start_process: StartProcess, cloud: Cloud) -> None:
+    service = await start_process(TURNS, **in_cloud(cloud))
+    seen = await seen_running(service)
+    service.process.send_signal(signal.SIGTERM)
+    assert await service.ended() == 0
+    await went_on(await start_process(**in_cloud(cloud)), cloud, seen)
+
+
+async def test_a_command_whose_box_was_stopped_meanwhile_is_called_unknown(
+    start_process: StartProcess, cloud: Cloud
+) -> None:
+    turns = [turn("", command(SCRIPT)), turn("I was told: {{last_tool_result}}")]
+    request: dict[str, Any] = {"execution_id": "a", "session_id": "s"}
+    service = await start_process(turns, **in_cloud(cloud))
+    call = service.stub.ExecuteAgent(service.client.request(**request))
+    await service.client.collect(call, until=lambda event: event.HasField("tool_output"))
+    await service.kill()
+    (box,) = cloud.sandboxes.values()
+    await cloud.stop(box)
+
+    again = await start_process(**in_cloud(cloud))
+    events = await again.client.collect(again.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a")))
+    assert one(events, "tool_call_finished").outcome == event_pb2.TOOL_OUTCOME_INTERRUPTED
+    assert "SANDBOX_RESTARTED" in [event.notice.code for event in events]
+    assert "how far it came is not known" in one(events, "finished").output
+    assert (box.work / "effects").read_text() == "once\n"
+
+
+async def test_a_cancel_leaves_no_process_and_no_box(start: StartService, cloud: Cloud) -> None:
+    client = await start([turn("", command("setsid -f sleep 74.01; echo up; sleep 74.01"))], **in_cloud(cloud))
+    call = client.stub.ExecuteAgent(client.request(execution_id="a"))
+    await client.collect(call, until=lambda event: event.HasField("tool_output"))
+    await client.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="a"))
+    events = await client.collect(client.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a")))
+    assert one(events, "finished").state == event_pb2.STATE_CANCELLED
+    await settled(cloud)
+    assert subprocess.run(["pgrep", "-fx", "sleep 74.01"], check=False).returncode == 1
+
+
+async def test_the_sdk_reads_no_dotenv_and_takes_no_telemetry(cloud: Cloud, tmp_path: Path) -> None:
+    """In a process of its own, in a directory with a hostile `.env`."""
+    (tmp_path / ".env").write_text(
+        "DAYTONA_TARGET=hostile\nDAYTONA_API_KEY=hostile\nDAYTONA_OTEL_ENABLED=true\nDAYTONA_EXPERIMENTAL_OTEL_ENABLED=true\n"
+    )
+    script = f"""
+import asyncio, json, sys
+import runner_service.app, runner_service.executors.daytona.opening
+early = "daytona" in sys.modules
+from pydantic import SecretStr
+from opentelemetry import trace
+from runner_service.executors import SandboxSpec
+from runner_service.executors.daytona.boxes import Terms
+from runner_service.executors.daytona.executor import Account, daytona_executor
+async def main():
+    async with daytona_executor(Account(SecretStr({API_KEY!r}), {cloud.api_url!r}), Terms()) as executor:
+        async with executor.open(SandboxSpec("e")):
+            print(json.dumps([early, "daytona" in sys.modules, type(trace.get_tracer_provider()).__name__]))
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    stdout, _ = await process.communicate()
+    assert json.loads(stdout) == [False, True, "ProxyTracerProvider"]
+    assert process.returncode == 0
+    creates = [request for request in cloud.requests if request == "POST /api/sandbox"]
+    assert len(creates) == 1
+    assert cloud.targets == [None]
