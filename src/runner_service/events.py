@@ -19,6 +19,7 @@ from runner_service.eventlog import Entry, EventLog, LogError, NewEvent, NewOutp
 from runner_service.eventlog.frames import Framer
 from runner_service.eventlog.tail import Tail
 from runner_service.executors import Stream
+from runner_service.news import News
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -35,6 +36,7 @@ _TAIL_BYTES = 2 * MAX_PAGE_BYTES
 _BACKLOG_BYTES = 8 * MAX_PAGE_BYTES
 _ENTRY_OVERHEAD = 200
 _LOG_PATIENCE = 3.0
+_FLUSH_LOOKS_EVERY = 60.0
 _FIRST_RETRY_DELAY = 0.05
 _LONGEST_RETRY_DELAY = 2.0
 _RUN_BYTES = 64 * 1024
@@ -74,7 +76,7 @@ class EventStream:
         self._run: _Run | None = None
         self._tail = Tail(_TAIL_BYTES)
         self._positions: dict[object, int] = {}
-        self._news = asyncio.Event()
+        self._news = News()
         self._closed_with: CallError | None = None
         self.broken: LogUnavailableEnd | None = None
         self.on_break: Callable[[LogUnavailableEnd], None] = lambda _: None
@@ -124,7 +126,7 @@ class EventStream:
     async def flush(self) -> None:
         """Waits until everything that was published is in the log, or the log cannot be written."""
         while self.committed < self.last_sequence and not self.broken:
-            await self._news.wait()
+            await self._news.wait(_FLUSH_LOOKS_EVERY)
 
     async def read_output(self, tool_call_id: str, stream: Stream, offset: int, max_bytes: int) -> bytes:
         """Reads what a command wrote. Raises LogError."""
@@ -145,10 +147,7 @@ class EventStream:
                 return None
             if self._closed_with:
                 raise self._closed_with
-            try:
-                async with asyncio.timeout(patience):
-                    await self._news.wait()
-            except TimeoutError:
+            if not await self._news.wait(patience):
                 return Page(b"", after)
         return self._tail.page(after, MAX_PAGE_BYTES) or await self._page_from_log(after)
 
@@ -161,7 +160,7 @@ class EventStream:
     def close(self, error: CallError) -> None:
         """Ends every watcher with `error`, once it has seen what is in the log."""
         self._closed_with = error
-        self._announce()
+        self._news.spread()
 
     def seal(self) -> None:
         """Called by the writer when it takes what was published so far: the next event begins another entry."""
@@ -177,7 +176,7 @@ class EventStream:
     def announce(self) -> None:
         """Called by the writer when a batch is committed: wakes whoever waits."""
         self._tail.trim(min(self._positions.values(), default=self.committed))
-        self._announce()
+        self._news.spread()
 
     def break_off(self, error: LogUnavailableEnd) -> None:
         """Called by the writer when the log cannot be written."""
@@ -219,10 +218,6 @@ class EventStream:
         if not page.frames:
             raise NotFoundError(f"execution {self.execution_id} was pruned from the log")
         return page
-
-    def _announce(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
 
 
 class LogWriter:
