@@ -334,19 +334,22 @@ class Executions:
         task.add_done_callback(self._running.discard)
 
     async def _perform(self, execution: Execution, job: Job, turn: Turn) -> str:
-        if job.request.session_id and not execution.has_begun:
-            await self._end_interrupted(job.request.session_id)
         await turn.come()
+        if job.request.session_id and not execution.has_begun:
+            await self._end_interrupted(job.request.session_id, execution)
         return await self._work.perform(execution, job, on_begin=lambda: self._mind_absence(execution))
 
-    async def _end_interrupted(self, session_id: str) -> None:
-        """Ends what was interrupted in a session that now goes on without it."""
+    async def _end_interrupted(self, session_id: str, newcomer: Execution) -> None:
+        """Ends what was interrupted in a session that now goes on without it, also what came back too late."""
+        end = InterruptedEnd("it was interrupted, and its session has gone on with another execution")
+        for execution in self._known.values():
+            is_other = execution is not newcomer and execution.record.session_id == session_id
+            if is_other and execution.has_begun and execution.is_at_work:
+                execution.end(end)
         for record in await self._interrupted(session_id):
             execution = await self._find(record.execution_id)
             if execution.state == event_pb2.STATE_INTERRUPTED and execution.has_begun:
-                execution.finish(
-                    InterruptedEnd("it was interrupted, and its session has gone on with another execution")
-                )
+                execution.finish(end)
 
     async def _interrupted(self, session_id: str = "") -> Sequence[runner_pb2.Execution]:
         page = await self._log.list_executions(
