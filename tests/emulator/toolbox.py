@@ -89,7 +89,7 @@ async def bulk_download(request: web.Request) -> web.StreamResponse:
 
 
 async def _send_part(response: web.StreamResponse, boundary: str, name: str, path: Path, *, cut: bool) -> None:
-    shown = f'filename="file"; filename*=utf-8\'\'{quote(name)}'
+    shown = f"filename=\"file\"; filename*=utf-8''{quote(name)}"
     if not path.is_file():
         error = json.dumps({"statusCode": 404, "message": "file not found", "code": "FILE_NOT_FOUND"})
         kind = f'Content-Disposition: form-data; name="error"; {shown}\r\nContent-Type: application/json'

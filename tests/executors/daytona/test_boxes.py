@@ -39,7 +39,9 @@ async def test_an_execution_without_a_session_has_a_box_of_its_own_that_goes_wit
         assert await output(two, "ls -A") == ""
         assert len(cloud.sandboxes) == 2
         wishes = [box.wishes for box in cloud.sandboxes.values()]
-        assert all(wish["autoDeleteInterval"] == 0 and wish["ttlMinutes"] > 0 < wish["autoStopInterval"] for wish in wishes)
+        assert all(
+            wish["autoDeleteInterval"] == 0 and wish["ttlMinutes"] > 0 < wish["autoStopInterval"] for wish in wishes
+        )
     await settled(cloud)
 
 
@@ -87,7 +89,9 @@ async def test_a_snapshot_is_asked_for(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("how", ["502", "drop", "lose", "replay", "429"])
-async def test_a_create_that_fails_leaves_one_box_and_then_none(cloud: Cloud, executor: DaytonaExecutor, how: str) -> None:
+async def test_a_create_that_fails_leaves_one_box_and_then_none(
+    cloud: Cloud, executor: DaytonaExecutor, how: str
+) -> None:
     fault = cloud.faults.add(CREATE, how)  # type: ignore[arg-type]  # of its kind
     async with executor.open(SandboxSpec("e")) as sandbox:
         assert await output(sandbox, "echo here") == "here\n"
@@ -186,7 +190,9 @@ async def test_the_reaper_takes_what_a_crash_left_and_no_siblings_box(cloud: Clo
     from runner_service.executors.daytona.boxes import Boxes
     from runner_service.executors.daytona.reaper import reap
 
-    async with AsyncDaytona(DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")) as client:
+    async with AsyncDaytona(
+        DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")
+    ) as client:
         await reap(client, Boxes(client, TERMS), held={"sibling"})
     async with asyncio.timeout(20):
         while abandoned.id in cloud.sandboxes:
@@ -201,8 +207,12 @@ async def test_a_list_that_is_old_costs_nobody_a_box(cloud: Cloud, monkeypatch: 
     from runner_service.executors.daytona.boxes import KIND, Boxes
     from runner_service.executors.daytona.reaper import reap
 
-    box = cloud.create({"labels": {OWNER: "runner-service", KIND: "execution", LEASE: "1", "code-toolbox-language": "python"}})
-    async with AsyncDaytona(DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")) as client:
+    box = cloud.create(
+        {"labels": {OWNER: "runner-service", KIND: "execution", LEASE: "1", "code-toolbox-language": "python"}}
+    )
+    async with AsyncDaytona(
+        DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")
+    ) as client:
         boxes = Boxes(client, TERMS)
         find = boxes.find
 

@@ -25,7 +25,9 @@ async def sandbox(executor: DaytonaExecutor) -> AsyncIterator[Sandbox]:
 @ANY_CALL
 async def test_a_command_runs_once_and_its_output_is_exact(cloud: Cloud, sandbox: Sandbox, how: str) -> None:
     faults = [cloud.faults.add(EXEC, how, 2, skip=skip) for skip in (0, 2)]  # type: ignore[arg-type]  # of its kind
-    result, stdout, stderr = await run(sandbox, "echo once >> effects; seq 20000; sleep 0.3; printf 'e\\0\\377' >&2; exit 7")
+    result, stdout, stderr = await run(
+        sandbox, "echo once >> effects; seq 20000; sleep 0.3; printf 'e\\0\\377' >&2; exit 7"
+    )
     assert (result.exit_code, stdout, stderr) == (7, b"".join(b"%d\n" % n for n in range(1, 20001)), b"e\0\xff")
     assert sum(fault.seen for fault in faults) >= 2
     assert await output(sandbox, "cat effects") == "once\n"
@@ -57,7 +59,9 @@ async def test_a_large_transfer_survives_what_breaks_off(cloud: Cloud, sandbox: 
 
 async def test_a_cancel_kills_although_the_calls_fail(cloud: Cloud, sandbox: Sandbox) -> None:
     recorder = Recorder()
-    command = asyncio.create_task(sandbox.run(Command("echo started; setsid -f sleep 72.01; sleep 72.01", 60, recorder)))
+    command = asyncio.create_task(
+        sandbox.run(Command("echo started; setsid -f sleep 72.01; sleep 72.01", 60, recorder))
+    )
     await recorder.arrived(b"started\n")
     cloud.faults.add(EXEC, "502", 2)
     cloud.faults.add(EXEC, "lose", 1)
@@ -108,7 +112,9 @@ async def test_a_stalled_sink_loses_nothing(cloud: Cloud, sandbox: Sandbox) -> N
     assert (result.exit_code, slow.bytes) == (0, 3_000_000)
 
 
-async def test_a_session_that_is_stopped_in_mid_run_says_so_and_goes_on(cloud: Cloud, executor: DaytonaExecutor) -> None:
+async def test_a_session_that_is_stopped_in_mid_run_says_so_and_goes_on(
+    cloud: Cloud, executor: DaytonaExecutor
+) -> None:
     notices: list[str] = []
     spec = SandboxSpec("e", session_id="s", notify=lambda code, text: notices.append(code))
     async with executor.open(spec) as sandbox:

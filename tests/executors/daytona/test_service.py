@@ -28,13 +28,20 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 def in_cloud(cloud: Cloud, **more: str) -> dict[str, str]:
-    block = {"MODE": "cloud", "DAYTONA_API_KEY": API_KEY, "DAYTONA_API_URL": cloud.api_url, "STIGMER_API_KEY": "stk-key"}
+    block = {
+        "MODE": "cloud",
+        "DAYTONA_API_KEY": API_KEY,
+        "DAYTONA_API_URL": cloud.api_url,
+        "STIGMER_API_KEY": "stk-key",
+    }
     return {**block, "REDIS_HOST": "", "DRAIN_TIMEOUT": "0", **more}
 
 
 async def test_an_agents_tools_run_in_a_box(start: StartService, cloud: Cloud) -> None:
     turns = [
-        turn("", command("echo out; echo $WHO > file; exit 3"), ("write_file", {"file_path": "/a.txt", "content": "x"})),
+        turn(
+            "", command("echo out; echo $WHO > file; exit 3"), ("write_file", {"file_path": "/a.txt", "content": "x"})
+        ),
         turn("", ("read_file", {"file_path": "/file"})),
         turn("It says {{last_tool_result}}"),
     ]

@@ -29,7 +29,7 @@ class Attendance:
             {
                 "do": "open",
                 "opening": self._spec.execution_id,
-                "directory": hashlib.sha256(self._spec.execution_id.encode("utf-8", "surrogatepass")).hexdigest()[:32],
+                "directory": place_of(self._spec),
                 "root": self._asked_root,
                 "environment": dict(self._spec.environment),
                 "terminate_grace": self._grace,
@@ -63,6 +63,11 @@ class Attendance:
     async def transfer_path(self, name: str) -> str:
         """Returns where in the box a file of that name is on its way."""
         return f"{await self._line.directory()}/transfers/{name}"
+
+
+def place_of(spec: SandboxSpec) -> str:
+    """Returns the name of an execution's directory in a box."""
+    return hashlib.sha256(spec.execution_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _raise_errors(answer: dict[str, Any]) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[2]
 _SENT = ("__init__.py", "executors/*.py", "executors/attendant/*.py", "supervisor/*.py")
 _CALLER = _PACKAGE / "executors" / "attendant" / "caller.py"
+WIRE = "runner-service-1"
+"""Begins the names of all bundles that understand the same requests; the number grows when they no longer do."""
+
 _LIBRARIES = ("wcmatch", "bracex")
 """What the local executor needs beyond the standard library; plain Python, so any machine can run it."""
 
@@ -38,7 +41,7 @@ def bundle() -> Bundle:
             for path in sorted(library.rglob("*.py")):
                 _put(into, f"code/{library.name}/{path.relative_to(library)}", path)
     data = archive.getvalue()
-    return Bundle(f"runner-service-{hashlib.sha256(data).hexdigest()[:16]}", data)
+    return Bundle(f"{WIRE}-{hashlib.sha256(data).hexdigest()[:16]}", data)
 
 
 def _directory_of(library: str) -> Path:

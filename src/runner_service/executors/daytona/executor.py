@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from runner_service.executors import SandboxError, SandboxSpec
-from runner_service.executors.daytona.attendance import Attendance
+from runner_service.executors.daytona.attendance import Attendance, place_of
 from runner_service.executors.daytona.box import Box
 from runner_service.executors.daytona.boxes import Boxes, Terms, Wanted
 from runner_service.executors.daytona.bundle import bundle
@@ -58,7 +58,7 @@ class DaytonaExecutor:
         self._wanted.set()
         boxes = await asyncio.shield(self._boxes)
         async with self._box(boxes, spec) as box, AsyncExitStack() as parts:
-            line = Line(box, await asyncio.to_thread(bundle), slack=self._terms.slack)
+            line = Line(box, await asyncio.to_thread(bundle), place=place_of(spec), slack=self._terms.slack)
             attendance = Attendance(box, line, spec, root=await box.working_directory(), terminate_grace=self._grace)
             await attendance.open()
             self.process_control = attendance.process_control

@@ -10,7 +10,7 @@ from typing import Any
 from runner_service.executors import SandboxError
 from runner_service.executors.attendant.caller import ANSWER
 from runner_service.executors.daytona.box import Box
-from runner_service.executors.daytona.bundle import Bundle
+from runner_service.executors.daytona.bundle import WIRE, Bundle
 from runner_service.executors.daytona.failures import Kind, ended
 from runner_service.executors.daytona.patience import CallFailedError, patiently
 
@@ -27,13 +27,13 @@ _PAUSE_AFTER_NONSENSE = 0.05
 
 
 class Line:
-    """Asks the attendant of one box. What is asked may arrive more than once, and every request allows for that."""
+    """Asks the attendant of one box for one execution, which is known there by the name of its `place`. What is asked may arrive more than once, and every request allows for that."""
 
-    def __init__(self, box: Box, bundle: Bundle, *, slack: int) -> None:
+    def __init__(self, box: Box, bundle: Bundle, *, place: str, slack: int) -> None:
         self._box = box
         self._slack = slack
         self._bundle = bundle
-        self._script = _script(bundle.name)
+        self._script = _script(bundle.name, place)
         self._installing = asyncio.Lock()
         self._directory = self._install_to = ""
 
@@ -119,7 +119,9 @@ class Line:
             async def attempt() -> str:
                 return await self._box.execute(script, {}, _INSTALL_WITHIN)
 
-            answer = await patiently("the installation", attempt, each=_INSTALL_WITHIN + self._slack, altogether=ANSWER_WITHIN)
+            answer = await patiently(
+                "the installation", attempt, each=_INSTALL_WITHIN + self._slack, altogether=ANSWER_WITHIN
+            )
             if "runner-service-installed" not in answer:
                 raise SandboxError(
                     "the attendant cannot be installed; commands need bash and Python 3.11 in the snapshot"
@@ -127,9 +129,12 @@ class Line:
             logger.info("attendant_installed box=%s", self._box.name)
 
 
-def _script(name: str) -> str:
+def _script(name: str, place: str) -> str:
+    """Calls the attendant that has the place already, be it of another version of the service, else our own."""
     return (
-        f'd="${{TMPDIR:-/tmp}}/{name}"; if [ -f "$d/caller.py" ]; then echo "runner-service-at:$d"; '
+        f't="${{TMPDIR:-/tmp}}"; d="$t/{name}"; '
+        f'for p in "$t"/{WIRE}-*/openings/{place}; do [ -d "$p" ] && d="${{p%/openings/*}}"; done; '
+        'if [ -f "$d/caller.py" ]; then echo "runner-service-at:$d"; '
         f'exec python3 -I -S "$d/caller.py"; else echo "{_MISSING}$d"; fi'
     )
 

@@ -60,9 +60,15 @@ def _client(api_key: SecretStr, api_url: str, target: str) -> "AsyncDaytona":
         api_url=api_url,
         target=target or _NO_TARGET,
         connection_pool_maxsize=None,  # each command that runs holds a connection; admission bounds them
-        otel_enabled=False,  # it would take the process's global tracer, and every HTTP client in it
     )
-    client = AsyncDaytona(config)
+
+    class QuietDaytona(AsyncDaytona):
+        """Takes neither the process's global tracer nor its HTTP clients, even if a variable or a .env says so."""
+
+        def _init_otel(self, sdk_version: str) -> None:
+            """Does nothing."""
+
+    client = QuietDaytona(config)
     if not target:
         client._target = None  # noqa: SLF001  # there is no other way to have no target and read no .env
     return client
