@@ -80,6 +80,7 @@ class Reporter:
             raise RuntimeError("nothing is followed before attach")
         try:
             async with self._watch(execution_id, 0) as stream:
+                await _first_event(stream)
                 fold = await self._new_fold(execution_id)
                 await _Report(execution_id, self._client, stream, fold).deliver()
             await self._notes.remove(execution_id)
@@ -199,6 +200,16 @@ class _Report:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FAILED_PAUSE):
                 await self._complete.wait()
+
+
+async def _first_event(stream: "EventStream") -> None:
+    """Waits until an execution that was just accepted is in the log, with something that happened."""
+    watcher = object()
+    try:
+        while (page := await stream.page(watcher, 0, patience=_PAGE_PATIENCE)) is not None and not page.frames:
+            pass
+    finally:
+        stream.leave(watcher)
 
 
 def _fold_page(fold: StatusFold, frames: bytes) -> None:

@@ -19,6 +19,7 @@ LARGEST_STATUS = 3 * 1024 * 1024
 
 _LONGEST_RESULT = 4_000
 _CUT = " […]"
+_ROOM_TO_CUT = 16
 _COMPONENTS = {
     event_pb2.TOOL_KIND_EXECUTE: "terminal",
     event_pb2.TOOL_KIND_READ: "preview",
@@ -245,8 +246,8 @@ def fitted(
         call.result = _CUT.strip()
         call.ClearField("args")
     for excess_now, message in _while_too_large(status, status.messages, limit):
-        kept = max(0, len(message.content) - excess_now)
-        message.content = message.content[:kept] + _CUT
+        kept = max(0, len(message.content.encode()) - excess_now - _ROOM_TO_CUT)
+        message.content = message.content.encode()[:kept].decode("utf-8", "ignore") + _CUT
     return status
 
 

@@ -1,0 +1,145 @@
+"""T5: the daemon starts the service, hands it executions by their ids, and sees every one of them to its right end."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import yaml
+from tests.running import ServiceProcess, command, stdout_of, turn
+from tests.stigmer.fake_daemon import FINAL, KEY, FakeDaemon, archive
+from tests.stigmer.test_by_id import by_id
+
+from runner_service.cli.keys import write_keys
+from runner_service.stigmer.wire import agent_pb2, agentexecution_pb2_grpc, apiresource_pb2
+from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+SERVER = str(Path(__file__).with_name("mcp_server.py"))
+SECRET = "s3cret-of-the-vault"
+GATE = "until [ -e go ]; do sleep 0.02; done"
+
+TURNS = {
+    "turns": [
+        turn("First the skill. ", command("bin/skills/v-1/scripts/greet.sh")),
+        turn("", ("variable", {"name": "TOKEN"})),
+        turn("", ("task", {"description": "add", "subagent_type": "adder"})),
+        turn("", command("echo before >> marks")),
+        turn("", command(GATE)),
+        turn("", command("echo after >> marks; cat marks")),
+        turn("All done: {{last_tool_result}}"),
+    ],
+    "sub_agents": [{"name": "adder", "turns": [turn("", ("add", {"a": 40, "b": 2})), turn("42")]}],
+}
+
+
+async def test_a_daemon_sees_every_execution_to_its_end(daemon: FakeDaemon, tmp_path: Path) -> None:
+    _fill(daemon)
+    seen: list[execution_pb2.ExecutionPhase.ValueType] = []
+    async with grpc.aio.insecure_channel(daemon.address) as channel:
+        watching = asyncio.create_task(_subscribe(channel, seen))
+        async with started_by(daemon, tmp_path) as service:
+            first = asyncio.create_task(by_id(service.client, "aex-work"))
+            other = asyncio.create_task(by_id(service.client, "aex-other"))
+            await _until_calls(daemon, "aex-work", 6)
+            await service.client.started("aex-other")
+            await service.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="aex-other"))
+            await other
+            assert (await daemon.until_final("aex-other")).phase == execution_pb2.EXECUTION_CANCELLED
+            await service.kill()
+            await asyncio.gather(first, return_exceptions=True)
+        assert daemon.status("aex-work").phase == execution_pb2.EXECUTION_IN_PROGRESS
+
+        async with started_by(daemon, tmp_path, RESUME_ON_START="true") as service:
+            await asyncio.to_thread((tmp_path / "workspace" / "ses-aex-work" / "go").touch)
+            status = await daemon.until_final("aex-work")
+            events = await by_id(service.client, "aex-work")
+        async with asyncio.timeout(10):
+            await watching
+
+    assert status.phase == execution_pb2.EXECUTION_COMPLETED
+    assert seen[-1] == execution_pb2.EXECUTION_COMPLETED
+    assert execution_pb2.EXECUTION_IN_PROGRESS in seen
+    assert stdout_of(events) == b"hello from a skill\nbefore\nafter\n"
+    calls = {call.name: call for call in status.tool_calls}
+    assert calls["variable"].result == "TOKEN=[redacted:secret]"
+    assert calls["add"].result == "the sum is 42"
+    assert [(each.name, each.output) for each in status.sub_agent_executions] == [("adder", "42")]
+    assert all(call.status != execution_pb2.TOOL_CALL_RUNNING for call in status.tool_calls)
+    assert status.messages[0].content == "do it all"
+    assert status.messages[-1].content.startswith("All done: before\nafter")
+    assert not [each for each in daemon.reports if SECRET.encode() in each.SerializeToString()]
+    assert daemon.keys == {f"Bearer {KEY}", ""}  # the empty one is our own subscription
+
+
+def _fill(daemon: FakeDaemon) -> None:
+    files = archive({"scripts/greet.sh": b"#!/bin/sh\necho hello from a skill\n"})
+    daemon.skill("greeting", "Run scripts/greet.sh.", version="v-1", archive=files)
+    daemon.environment("vault", {"VAULT_TOKEN": SECRET}, secret=True)
+    stdio = agent_pb2.StdioServer(command=sys.executable, args=[SERVER], env_placeholders={"TOKEN": "${VAULT_TOKEN}"})
+    daemon.agent(
+        skill_refs=[apiresource_pb2.ApiResourceReference(slug="greeting")],
+        mcp_servers=[agent_pb2.McpServerDefinition(name="tools", stdio=stdio)],
+        sub_agents=[agent_pb2.SubAgent(name="adder", description="Adds.", mcp_servers=["tools"])],
+    )
+    daemon.execution("aex-work", "do it all")
+    daemon.execution("aex-other", "this too")
+    daemon.instance("vault")
+
+
+async def _subscribe(channel: grpc.aio.Channel, seen: list[Any]) -> None:
+    stub: Any = agentexecution_pb2_grpc.AgentExecutionQueryControllerStub(channel)
+    call = stub.subscribe(execution_pb2.AgentExecutionId(value="aex-work"))
+    async for execution in call:
+        seen.append(execution.status.phase)
+        if execution.status.phase in FINAL:
+            call.cancel()
+            return
+
+
+async def _until_calls(daemon: FakeDaemon, name: str, count: int) -> None:
+    async with asyncio.timeout(60):
+        while len(daemon.status(name).tool_calls) < count:
+            await daemon.changed()
+
+
+@asynccontextmanager
+async def started_by(daemon: FakeDaemon, tmp_path: Path, **variables: str) -> AsyncIterator[ServiceProcess]:
+    """The service, started as the daemon starts it: local mode, its own endpoint, keys over a pipe."""
+    script = tmp_path / "script.yaml"
+    await asyncio.to_thread(script.write_text, yaml.safe_dump(TURNS))
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "MODE": "local",
+        "SANDBOX_TYPE": "filesystem",
+        "SANDBOX_SCOPE": "session",
+        "SANDBOX_ROOT_DIR": str(tmp_path / "workspace"),
+        "STATE_DIR": str(tmp_path / "state"),
+        "STIGMER_BACKEND_ENDPOINT": daemon.address,
+        "STIGMER_LLM_PROVIDER": "scripted",
+        "STIGMER_LLM_SCRIPT": str(script),
+        "LISTEN_ADDRESS": "127.0.0.1:0",
+        **variables,
+    }
+    ready, announce = os.pipe()
+    keys = write_keys({"STIGMER_API_KEY": KEY})
+    arguments = ["-m", "runner_service", "serve", "--ready-fd", str(announce), "--secrets-fd", str(keys)]
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=environ, pass_fds=[announce, keys])
+    os.close(announce)
+    os.close(keys)
+    with os.fdopen(ready) as stream:
+        line = await asyncio.to_thread(stream.readline)
+    service = ServiceProcess(process, json.loads(line)["address"])
+    try:
+        yield service
+    finally:
+        await service.channel.close()
+        if process.returncode is None:
+            process.terminate()
+            await service.ended()
