@@ -20,6 +20,7 @@ class Caller:
         self.name = name
         self.session = session
         self.events: list[Event] = []
+        self.has_called = False
         self._choices = choices
         self._request = runner_pb2.ExecuteAgentRequest(
             execution_id=name,
@@ -42,6 +43,7 @@ class Caller:
 
     async def follow(self, stub: Any, see: Callable[[Event], None]) -> None:
         """Takes what comes until the end, or until the service goes; `see` is called with each event."""
+        self.has_called = True
         try:
             async for response in stub.ExecuteAgent(self._next_request()):
                 for event in response.events:

@@ -136,7 +136,8 @@ class Storm:
         self.report.moments[fuse.moment] += 1
         try:
             callers = self._going()
-            self._choices.shuffle(callers)
+            if all(each.is_known for each in callers):
+                self._choices.shuffle(callers)
             async with asyncio.TaskGroup() as tasks:
                 for caller in callers:
                     tasks.create_task(caller.follow(stub, fuse.see))
@@ -155,26 +156,28 @@ class Storm:
         return {"RESUME_ON_START": "true"} if self._choices.random() < 0.3 else {}
 
     def _going(self) -> list[Caller]:
-        """Those that are not at their end, filled up. The second of a session waits until the first is known."""
+        """Those that are not at their end, filled up."""
         going = [each for each in self._callers if not each.is_finished]
         while len(going) < self._at_once:
             number = len(self._callers)
             session = f"session-{number // 6}" if number % 3 == 0 else ""
             going.append(Caller(f"e{number}", self._lives.mark, self._choices, session=session))
             self._callers.append(going[-1])
-        return [each for each in going if each.is_known or not self._is_second(each)]
+        return [each for each in going if self._may_call(each)]
 
-    def _is_second(self, caller: Caller) -> bool:
-        before = [each for each in self._callers if each.session == caller.session and each is not caller]
-        return bool(caller.session) and any(not each.is_known for each in before[:1])
+    def _may_call(self, caller: Caller) -> bool:
+        """Keeps one that may not have arrived yet from ending the interrupted one of its session: it rightly would."""
+        before = self._callers[: self._callers.index(caller)]
+        first = next((each for each in before if each.session and each.session == caller.session), None)
+        return caller.is_known or first is None or first.is_finished or not first.has_called
 
     async def _live_to_the_end(self) -> None:
         life = await self._lives.start()
         async with stub_of(await life.ready()) as stub:
             async with asyncio.timeout(_ALL_ENDED_WITHIN):
-                await asyncio.gather(
-                    *(each.follow(stub, lambda _: None) for each in self._callers if not each.is_finished)
-                )
+                while going := [each for each in self._callers if not each.is_finished]:
+                    may_call = [each for each in going if self._may_call(each)]
+                    await asyncio.gather(*(each.follow(stub, lambda _: None) for each in may_call))
             for caller in self._callers:
                 assert await caller.replay(stub) == caller.events, f"{caller.name}: replayed, it is another story"
             self._check_accounts()
