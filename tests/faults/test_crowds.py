@@ -1,0 +1,119 @@
+"""Very many at once: watchers, starts, and one who never reads."""
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has types, but no marker
+from grpc_status import rpc_status
+from tests.running import Client, Event, StartService, command, one, stdout_of, turn
+
+from runner_service.server import CHANNEL_OPTIONS
+from runner_service.servicer import AgentRunnerServicer
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+WATCHERS, CHANNELS = 1000, 4
+
+
+async def test_a_thousand_watchers_all_see_everything(start: StartService, tmp_path: Path) -> None:
+    client = await start([turn("", command("until [ -e go ]; do sleep 0.05; done; seq 1000")), turn("Done.")])
+    caller = client.stub.ExecuteAgent(client.request(execution_id="a"))
+    seen = await client.collect(caller, until=lambda event: event.HasField("tool_call_started"))
+    async with AsyncExitStack() as channels:
+        stubs = [
+            runner_grpc.AgentRunnerServiceStub(
+                await channels.enter_async_context(
+                    grpc.aio.insecure_channel(client.service.address, options=[("grpc.use_local_subchannel_pool", 1)])
+                )
+            )
+            for _ in range(CHANNELS)
+        ]
+        request = runner_pb2.WatchExecutionRequest(execution_id="a")
+        calls = [stubs[number % CHANNELS].WatchExecution(request) for number in range(WATCHERS)]
+        # Each of them follows before anything more happens.
+        firsts: list[Any] = await asyncio.gather(*(call.read() for call in calls))
+        (tmp_path / "workspace" / "go").touch()
+        rests = await asyncio.gather(*(rest_of(call) for call in calls))
+        whole = seen + await client.collect(caller)
+
+    assert one(whole, "finished").state == event_pb2.STATE_SUCCEEDED
+    assert stdout_of(whole).endswith(b"\n1000\n")
+    for first, rest in zip(firsts, rests, strict=True):
+        assert [*first.events, *rest] == whole
+
+
+async def rest_of(call: Any) -> list[Event]:
+    events: list[Event] = []
+    while (response := await call.read()) is not grpc.aio.EOF:
+        events += response.events
+    return events
+
+
+async def test_of_two_thousand_starts_at_once_each_gets_its_end_or_a_clear_no(
+    start: StartService, tmp_path: Path
+) -> None:
+    turns = [turn("", command("until [ -e go ]; do sleep 0.1; done")), turn("Done.")]
+    client = await start(turns, MAX_CONCURRENT_EXECUTIONS="8", MAX_QUEUED_EXECUTIONS="32")
+
+    starts = [asyncio.create_task(ended(client, f"e{number}")) for number in range(2000)]
+    async with asyncio.timeout(60):
+        while sum(each.done() for each in starts) < 1960:
+            await asyncio.sleep(0.05)
+    (tmp_path / "workspace" / "go").touch()
+
+    assert Counter(await asyncio.gather(*starts)) == {"STATE_SUCCEEDED": 40, "RESOURCE_EXHAUSTED": 1960}
+
+
+async def ended(client: Client, name: str) -> str:
+    try:
+        events = await client.execute(execution_id=name)
+    except grpc.aio.AioRpcError as error:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it is a call too
+        assert status
+        assert any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details)
+        return error.code().name
+    return event_pb2.State.Name(one(events, "finished").state)
+
+
+async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_buffers(start: StartService) -> None:
+    client = await start([turn("", command("head -c 100000000 /dev/zero")), turn("Done.")])
+    executions = client.service.executions  # type: ignore[union-attr]  # it runs in this process
+    impatient = grpc.aio.server(options=CHANNEL_OPTIONS)
+    servicer = AgentRunnerServicer(executions, executions._log, write_patience=0.5)
+    impatient.add_generic_rpc_handlers((servicer.handler(),))
+    port = impatient.add_insecure_port("127.0.0.1:0")
+    await impatient.start()
+    before = psutil.Process().memory_info().rss
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = client.stub.ExecuteAgent(client.request(execution_id="a"))
+        seen = await client.collect(call, until=lambda event: event.HasField("started"))
+        request = runner_pb2.WatchExecutionRequest(execution_id="a")
+        never = runner_grpc.AgentRunnerServiceStub(channel).WatchExecution(request)
+        await never.read()
+
+        size, last = await consumed(call)
+
+        assert seen
+        assert size == 100_000_000
+        assert last.finished.state == event_pb2.STATE_SUCCEEDED
+        assert psutil.Process().memory_info().rss - before < 80_000_000
+        with pytest.raises(grpc.aio.AioRpcError) as stalled:
+            await asyncio.wait_for(rest_of(never), 20)
+        assert "attach again" in str(stalled.value.details())
+    await impatient.stop(0)
+
+
+async def consumed(call: Any) -> tuple[int, Event]:
+    size, last = 0, Event()
+    async for response in call:
+        for event in response.events:
+            size += len(event.tool_output.stdout)
+            last = event
+    return size, last
