@@ -59,10 +59,10 @@ async def test_who_asks_for_too_much_or_too_slowly_is_cut_off(monkeypatch: pytes
 
 
 async def test_leaving_does_not_wait_for_who_is_connected() -> None:
-    async with page_of("everything 1\n") as address:
-        reader, writer = await asyncio.open_connection(*address)
-        await asyncio.sleep(0.05)
     async with asyncio.timeout(5):
+        async with page_of("everything 1\n") as address:
+            reader, writer = await asyncio.open_connection(*address)
+            await asyncio.sleep(0.05)
         assert await reader.read() == b""
     writer.close()
 

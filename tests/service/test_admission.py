@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ class Caller:
 
     async def sees(self, kind: str) -> Event:
         """Reads up to the next event of a kind."""
-        self.events += await self._client.collect(self.call, until=lambda event: event.HasField(kind))  # type: ignore[arg-type]  # one of its fields
+        await self._read(lambda event: event.WhichOneof("event") == kind)
         return self.events[-1]
 
     async def end(self) -> event_pb2.Finished:
-        self.events += await self._client.collect(self.call)
+        await self._read(lambda _: False)
         finished: event_pb2.Finished = one(self.events, "finished")
         return finished
+
+    async def _read(self, until: Callable[[Event], bool]) -> None:
+        async with asyncio.timeout(60):
+            self.events += await self._client.collect(self.call, until=until)
 
     @property
     def notices(self) -> list[tuple[str, str]]:
