@@ -68,6 +68,8 @@ def test_the_wrong_field_is_named(field: str) -> None:
         (requests.check_cancel, runner_pb2.CancelExecutionRequest(execution_id="a", reason="r" * 2000), "reason"),
         (requests.check_list, runner_pb2.ListExecutionsRequest(page_size=501), "page_size"),
         (requests.check_list, runner_pb2.ListExecutionsRequest(page_token="%%%"), "page_token"),
+        (requests.check_list, runner_pb2.ListExecutionsRequest(page_token="MTE4MDU5MTYyMDcxNzQxMTMwMzQyNDo6"), "page_token"),
+        (requests.check_list, runner_pb2.ListExecutionsRequest(states=[event_pb2.STATE_RUNNING] * 100), "states"),
         (requests.check_read, runner_pb2.ReadToolOutputRequest(execution_id="a", tool_call_id="c"), "stream"),
         (
             requests.check_read,
@@ -163,11 +165,3 @@ async def test_a_page_token_of_another_list_is_refused(start: StartService) -> N
             runner_pb2.ListExecutionsRequest(page_token=page.next_page_token, session_id="other")
         )
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
-async def test_cloud_mode_says_that_it_cannot_run_agents_yet(start: StartService) -> None:
-    client = await start([turn("Hi.")], MODE="cloud", DAYTONA_API_KEY="dtn-key", STIGMER_API_KEY="stigmer-key")
-
-    with pytest.raises(grpc.aio.AioRpcError, match="MODE=local") as refused:
-        await client.execute()
-    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
