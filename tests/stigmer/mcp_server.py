@@ -15,6 +15,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "hang": (),
     "die": (),
     "execute": ("command",),
+    "structured": ("name",),
 }
 
 
@@ -44,6 +45,9 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
         return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
     if method == "tools/list":
         return {"tools": [{"name": name, "inputSchema": schema(names)} for name, names in TOOLS.items()]}
+    if params["name"] == "structured":
+        variable = os.environ.get(params["arguments"]["name"], "")
+        return {"content": [{"type": "text", "text": "see the rest"}], "structuredContent": {"value": variable}}
     try:
         return {"content": [{"type": "text", "text": call(params["name"], params["arguments"])}]}
     except ValueError as error:
@@ -70,6 +74,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["refuses"]:
             sys.exit("no licence for s3cret-value")
+        case ["complains"]:
+            sys.exit(os.environ["KEY"])
         case ["silent"]:
             time.sleep(3600)
         case _:

@@ -70,6 +70,20 @@ async def test_a_skill_that_is_not_safe_to_unpack_has_only_its_text(start: Start
     assert not [name for _, _, names in os.walk(tmp_path) for name in names if name == "evil.sh"]
 
 
+@pytest.mark.parametrize("broken", ["deflate", "name"])
+async def test_a_skill_with_a_broken_archive_has_only_its_text(start: StartService, broken: str) -> None:
+    data = archive({"." if broken == "name" else "a.txt": bytes(range(256)) * 20})
+    if broken == "deflate":
+        data = data[:60] + b"\xff" * 100 + data[160:]
+    client = await start([turn("", command("ls -A bin/skills/v-1")), turn("Ok.")])
+
+    skill = runner_pb2.Skill(name="broken", version="v-1", content="text", archive=data)
+    events = await client.execute(agent=agent(skills=[skill]))
+
+    assert stdout_of(events) == b"SKILL.md\n"
+    assert [code for code, _ in notices(events)] == ["SKILL_FILES_MISSING"]
+
+
 async def test_a_skill_without_a_version_is_named_by_its_content(start: StartService) -> None:
     client = await start([turn("", command("ls bin/skills | tr -d '\\n' | wc -c")), turn("Ok.")])
 
@@ -168,6 +182,34 @@ async def test_a_server_that_does_not_start_is_a_notice(start: StartService) -> 
     assert "no licence for [redacted:secret]" in told["MCP server strict"]
     assert "no-such-program" in told["MCP server gone"]
     assert stdout_of(events) == b"works\n"
+
+
+async def test_no_part_of_a_secret_is_in_what_is_kept_of_a_complaint(start: StartService) -> None:
+    secret = "a" * 1990 + "the-end-of-the-secret"
+    client = await start([turn("Ok.")])
+
+    events = await client.execute(
+        agent=agent(mcp_servers=[stdio("complains")]),
+        environment={"KEY": runner_pb2.EnvironmentValue(value=secret, is_secret=True)},
+    )
+
+    [(_, text)] = notices(events)
+    assert "it said:" in text
+    assert "the-end" not in text
+    assert "aaa" not in text
+
+
+async def test_what_a_tool_adds_for_programs_is_kept_without_secrets(start: StartService, tmp_path: Path) -> None:
+    client = await start([turn("", ("structured", {"name": "KEY"})), turn("Ok.")])
+
+    await client.execute(
+        agent=agent(mcp_servers=[stdio()]),
+        environment={"KEY": runner_pb2.EnvironmentValue(value="s3cret-value", is_secret=True)},
+    )
+
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
+    assert b"structured" in kept
+    assert b"s3cret-value" not in kept
 
 
 async def test_a_server_that_says_nothing_holds_nobody_up_for_long(
