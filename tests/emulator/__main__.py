@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -22,10 +23,8 @@ def main() -> None:
     parser.add_argument("--error-rate", type=float, default=0.0, help="how many requests fail, 0 to 1")
     arguments = parser.parse_args()
     faults = Faults(start_seconds=arguments.start_seconds, error_rate=arguments.error_rate)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(arguments.port, faults))
-    except KeyboardInterrupt:
-        pass
 
 
 if __name__ == "__main__":

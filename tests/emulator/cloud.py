@@ -46,11 +46,12 @@ class Sandbox:
     def environment(self) -> dict[str, str]:
         own = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.directory / "home"), "LANG": "C.UTF-8"}
         own |= {"TMPDIR": str(self.directory / "tmp"), "TERM": "xterm", MARK: self.id}
-        return own | self.wishes.get("env", {})
+        given: dict[str, str] = self.wishes.get("env", {})
+        return own | given
 
 
 class Cloud:
-    """All sandboxes of one organisation. `snapshots` are those that it knows, `quota` how many sandboxes it may have."""
+    """All sandboxes of one organisation. `snapshots` are those that it knows, `quota` is how many it may have."""
 
     def __init__(self, directory: Path, faults: Faults) -> None:
         self.directory = directory

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 How = Literal["429", "502", "404", "409", "400", "401", "drop", "lose", "replay", "hang", "cut"]
@@ -17,9 +18,9 @@ How = Literal["429", "502", "404", "409", "400", "401", "drop", "lose", "replay"
 class Fault:
     """The next `times` requests whose `METHOD path` matches go wrong, after `skip` that do not.
 
-    429, 502 (without a body), 404, 409, 400 (over quota) and 401 are answers. `drop` closes the connection before the
-    request is worked on, `lose` after it. `replay` works on it twice. `hang` never answers. `cut` ends a download in the
-    middle.
+    429, 502 (without a body), 404, 409, 400 (over quota) and 401 are answers. `drop` ends the connection before the
+    request is worked on, `lose` after it. `replay` works on it twice. `hang` never answers. `cut` ends a
+    download in the middle.
     """
 
     where: str
@@ -65,7 +66,7 @@ class Faults:
         return None
 
 
-def faulty(faults: Faults) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def faulty(faults: Faults) -> Middleware:
     """Returns the middleware that makes things go wrong."""
 
     @web.middleware

@@ -61,14 +61,14 @@ async def kill_all(sandbox_id: str) -> None:
 
 
 def _living() -> Iterator[tuple[int, int]]:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             try:
-                fields = Path(f"/proc/{entry}/stat").read_bytes().rpartition(b")")[2].split()
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
             except OSError:
                 continue
             if fields[0] not in {b"Z", b"X"}:
-                yield int(entry), int(fields[1])
+                yield int(entry.name), int(fields[1])
 
 
 def _environment(pid: int) -> list[bytes]:

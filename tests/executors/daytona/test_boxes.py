@@ -17,11 +17,12 @@ from runner_service.executors.daytona.executor import Account, DaytonaExecutor, 
 CREATE = r"POST /api/sandbox$"
 
 
-async def refusal(executor: DaytonaExecutor) -> SandboxError:
-    with pytest.raises(SandboxError) as refused:
-        async with executor.open(SandboxSpec("e")):
-            pass
-    return refused.value
+async def refusal(executor: DaytonaExecutor, session_id: str = "") -> SandboxError:
+    try:
+        async with executor.open(SandboxSpec("e", session_id=session_id)):
+            raise AssertionError("it was opened")
+    except SandboxError as error:
+        return error
 
 
 async def settled(cloud: Cloud) -> None:
@@ -155,10 +156,10 @@ async def test_a_rate_limit_that_lasts_has_its_own_name(cloud: Cloud, executor: 
 
 
 async def test_a_box_that_was_deleted_in_mid_run_is_lost(cloud: Cloud, executor: DaytonaExecutor) -> None:
-    with pytest.raises(SandboxError) as lost:
-        async with executor.open(SandboxSpec("e")) as sandbox:
-            (box,) = cloud.sandboxes.values()
-            cloud.delete(box)
+    async with executor.open(SandboxSpec("e")) as sandbox:
+        (box,) = cloud.sandboxes.values()
+        cloud.delete(box)
+        with pytest.raises(SandboxError) as lost:
             await output(sandbox, "true")
     assert lost.value.code == "SANDBOX_LOST"
     assert cloud.created == 1
@@ -169,9 +170,7 @@ async def test_a_name_that_somebody_else_has_is_left_alone(cloud: Cloud, executo
         pass
     (box,) = cloud.sandboxes.values()
     box.labels = {"code-toolbox-language": "python"}
-    with pytest.raises(SandboxError, match="DAYTONA_OWNER"):
-        async with executor.open(SandboxSpec("e2", session_id="s")):
-            pass
+    assert "DAYTONA_OWNER" in str(await refusal(executor, session_id="s"))
     assert cloud.sandboxes
 
 

@@ -61,7 +61,7 @@ async def test_an_agents_tools_run_in_a_box(start: StartService, cloud: Cloud) -
 async def test_the_key_is_in_no_event_no_log_and_no_box(
     start: StartService, cloud: Cloud, caplog: pytest.LogCaptureFixture
 ) -> None:
-    look = f"env | sort; grep -ral {API_KEY[:8]} /proc/[0-9]*/environ $HOME $TMPDIR . | grep -v /proc/$$/ | head -0; env | grep -c dtn_"
+    look = "cat /proc/$PPID/environ; env; grep -ra dtn_emul $HOME . ; env | grep -c dtn_"
     cloud.faults.add(r"POST .*/process/execute", "502", 1, skip=2)
     client = await start([turn("", command(look)), turn(f"The key is {API_KEY}.")], **in_cloud(cloud))
     events = await client.execute()
@@ -160,7 +160,7 @@ async def test_a_cancel_leaves_no_process_and_no_box(start: StartService, cloud:
     events = await client.collect(client.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a")))
     assert one(events, "finished").state == event_pb2.STATE_CANCELLED
     await settled(cloud)
-    assert subprocess.run(["pgrep", "-fx", "sleep 74.01"], check=False).returncode == 1
+    assert not await asyncio.to_thread(subprocess.getoutput, "pgrep -fx 'sleep 74.01'")
 
 
 async def test_the_sdk_reads_no_dotenv_and_takes_no_telemetry(cloud: Cloud, tmp_path: Path) -> None:

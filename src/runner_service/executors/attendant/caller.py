@@ -12,6 +12,7 @@ import time
 
 ANSWER = "runner-service-answer:"
 OLDEST_PYTHON = (3, 11)
+SOCKET = "socket"
 
 _HOME = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # pathlib would double what each call costs
 _READY_WITHIN = 20.0
@@ -62,7 +63,7 @@ def _connected() -> socket.socket:
 def _try_to_connect() -> socket.socket:
     attendant = socket.socket(socket.AF_UNIX)
     try:
-        attendant.connect("socket")
+        attendant.connect(SOCKET)
     except BaseException:
         attendant.close()
         raise

@@ -40,7 +40,7 @@ class Run:
             await asyncio.wait([self._task])
 
     async def _run(self, sandbox: Sandbox, text: str, seconds: float) -> None:
-        result = {"cancelled": True}
+        result: dict[str, Any] = {"cancelled": True}
         try:
             result = dataclasses.asdict(await sandbox.run(Command(text, seconds, self.spool)))
         except SandboxError as error:

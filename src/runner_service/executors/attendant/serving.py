@@ -1,4 +1,4 @@
-"""The attendant itself: one process that answers requests on a Unix socket in its directory until it is idle for long."""
+"""The attendant itself: one process that answers requests on a Unix socket in its directory, until long idle."""
 
 import asyncio
 import json
@@ -7,16 +7,19 @@ import os
 import signal
 import sys
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner_service.executors import Executor, FileError, SandboxError, SandboxSpec
+from runner_service.executors.attendant.caller import SOCKET
 from runner_service.executors.attendant.files import OPERATIONS
 from runner_service.executors.attendant.openings import Opening, Run, offsets_in
 from runner_service.executors.attendant.spool import STREAMS
 from runner_service.executors.local import local_executor
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +231,8 @@ async def _serve_until_idle(directory: Path) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with AsyncExitStack() as parts:
         attendant = Attendant(directory, parts)
-        Path("socket").unlink(missing_ok=True)
-        async with await asyncio.start_unix_server(attendant.serve, "socket", limit=_LONGEST_REQUEST):
+        _remove_socket()
+        async with await asyncio.start_unix_server(attendant.serve, SOCKET, limit=_LONGEST_REQUEST):
             idle_since = asyncio.get_running_loop().time()
             while not stop.is_set():
                 with suppress(TimeoutError):
@@ -238,7 +241,11 @@ async def _serve_until_idle(directory: Path) -> None:
                 idle_since = idle_since if attendant.is_idle else now
                 if now - idle_since > _IDLE_SECONDS:
                     break
-            Path("socket").unlink(missing_ok=True)
+            _remove_socket()
+
+
+def _remove_socket() -> None:
+    Path(SOCKET).unlink(missing_ok=True)
 
 
 def main(directory: str) -> None:

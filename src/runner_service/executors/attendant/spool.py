@@ -1,4 +1,4 @@
-"""What a command writes, kept in files until the service has taken it, and after that for as long as it may ask again."""
+"""What a command writes, kept in files until the service has taken it, and longer, since it may ask again."""
 
 import asyncio
 import base64

@@ -1,13 +1,12 @@
 """A box that somebody works in: short calls into it, files in and out, and back to life when it was stopped."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from runner_service.executors import SandboxError
 from runner_service.executors.daytona.boxes import Boxes, Notify
-from runner_service.executors.daytona.failures import Kind, classify, ended
+from runner_service.executors.daytona.failures import Failure, Kind, classify, ended
 from runner_service.executors.daytona.patience import CallFailedError, patiently
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ _STALL_SECONDS = 60
 _TRANSFER_PATIENCE = 300.0
 _PAUSE_IF_MISTAKEN = 0.3
 _MOST_ATTEMPTS = 8
+_BROKEN_OFF = Failure(Kind.TRANSIENT)
 
 
 class Box:
@@ -66,28 +66,35 @@ class Box:
                 return
 
     async def fetch(self, path: str, size: int) -> AsyncIterator[bytes]:
-        """Reads a file of the box that does not change, in pieces; one that breaks off is read on. Raises SandboxError."""
+        """Reads a file of the box that does not change, in pieces; when one breaks off, goes on there.
+
+        Raises:
+            SandboxError: it breaks off too often.
+        """
         done = attempts = 0
         while done < size:
+            failure = _BROKEN_OFF
             try:
                 async with aclosing(self._pieces(path, skip=done)) as pieces:
                     async for piece in pieces:
                         done += len(piece)
                         yield piece
-                if done < size:
-                    raise EOFError
-            except Exception as error:
-                failure = classify(error)
-                if failure is None and not isinstance(error, EOFError):
+            except Exception as error:  # the SDK's classes are not loaded here; `classify` knows them
+                if (known := classify(error)) is None:
                     raise
+                failure = known
+            if done < size:
                 attempts += 1
-                if attempts > _MOST_ATTEMPTS:
-                    raise (ended(failure, "a download") if failure else SandboxError("a download breaks off")) from None
-                if failure and failure.kind is Kind.MISSING:
-                    await self.revive()
-                await asyncio.sleep(_PAUSE_IF_MISTAKEN * attempts)
+                await self._recover(failure, attempts)
 
-    async def _pieces(self, path: str, *, skip: int) -> AsyncIterator[bytes]:
+    async def _recover(self, failure: Failure, attempts: int) -> None:
+        if attempts > _MOST_ATTEMPTS:
+            raise ended(failure, "a download")
+        if failure.kind is Kind.MISSING:
+            await self.revive()
+        await asyncio.sleep(max(_PAUSE_IF_MISTAKEN * attempts, failure.retry_after))
+
+    async def _pieces(self, path: str, *, skip: int) -> AsyncGenerator[bytes, None]:
         stream = await self._handle.fs.download_file_stream(path, timeout=_STALL_SECONDS)
         async for chunk in stream:
             passed, skip = chunk[skip:], max(0, skip - len(chunk))

@@ -48,7 +48,11 @@ class Followed:
         self._is_closed = False
 
     async def run(self, command: Command, *, keep: Callable[[], bool], resumes: bool = False) -> CommandResult:
-        """Runs a command, or goes on with one. A cancellation ends it, unless `keep` says not to. Raises SandboxError."""
+        """Runs a command, or goes on with one. A cancellation ends it, unless `keep` says not to.
+
+        Raises:
+            SandboxError: the sandbox is lost.
+        """
         if self._is_closed:
             raise SandboxError("the sandbox is closed")
         name = command.name or secrets.token_hex(16)
@@ -99,7 +103,7 @@ class Followed:
             answer = await self._ask(name, heard, None)
 
     async def _ask(self, name: str, heard: Heard, begun: Command | None) -> dict[str, Any]:
-        about: dict[str, Any] = {"name": name, **heard.offsets}
+        about: dict[str, Any] = {"name": name, "stdout": heard.offsets["stdout"], "stderr": heard.offsets["stderr"]}
         if begun is None:
             return await self._attendance.ask("follow", wait=self._poll, **about)
         return await self._attendance.ask("run", wait=self._poll, text=begun.text, timeout=begun.timeout, **about)

@@ -27,7 +27,10 @@ _PAUSE_AFTER_NONSENSE = 0.05
 
 
 class Line:
-    """Asks the attendant of one box for one execution, which is known there by the name of its `place`. What is asked may arrive more than once, and every request allows for that."""
+    """Asks the attendant of one box for one execution, which is known there by the name of its `place`.
+
+    What is asked may arrive more than once, and every request allows for that.
+    """
 
     def __init__(self, box: Box, bundle: Bundle, *, place: str, slack: int) -> None:
         self._box = box

@@ -1,4 +1,4 @@
-"""Deletes boxes of executions that nobody holds any more: their lease has ended, so the service that had them crashed."""
+"""Deletes boxes of executions that nobody holds any more: their lease has ended, so who had them has crashed."""
 
 import asyncio
 import logging

@@ -35,7 +35,7 @@ async def daytona_client(*, api_key: SecretStr, api_url: str, target: str) -> As
     finally:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_WITHIN):
-                await client.close()
+                await client.close()  # type: ignore[no-untyped-call]  # the SDK has not typed it
 
 
 def _import() -> None:
