@@ -96,8 +96,8 @@ class Executions:
         """Starts the execution of `request`, or finds it, and counts the caller until the context ends.
 
         Raises:
-            CallError: NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE, FAILED_PRECONDITION, RESOURCE_EXHAUSTED, UNAVAILABLE or
-                UNIMPLEMENTED, as the contract of ExecuteAgent says.
+            CallError: NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE, FAILED_PRECONDITION, RESOURCE_EXHAUSTED or
+                UNAVAILABLE, as the contract of ExecuteAgent says.
         """
         execution = await self._start_or_find(request)
         if request.disconnect_policy:

@@ -104,7 +104,6 @@ class AgentRunnerServiceServicer:
         RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
         again after the delay in `google.rpc.RetryInfo`.
         OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
-        UNIMPLEMENTED: this service cannot run agents in its mode yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

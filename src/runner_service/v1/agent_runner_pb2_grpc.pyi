@@ -62,7 +62,6 @@ class AgentRunnerServiceStub:
     RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
     again after the delay in `google.rpc.RetryInfo`.
     OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
-    UNIMPLEMENTED: this service cannot run agents in its mode yet.
     """
     WatchExecution: _grpc.UnaryStreamMultiCallable[_agent_runner_pb2.WatchExecutionRequest, _agent_runner_pb2.WatchExecutionResponse]
     """Streams the events of an execution without being its caller: never starts it, never keeps it from being cancelled
@@ -128,7 +127,6 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
     again after the delay in `google.rpc.RetryInfo`.
     OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
-    UNIMPLEMENTED: this service cannot run agents in its mode yet.
     """
     WatchExecution: _aio.UnaryStreamMultiCallable[_agent_runner_pb2.WatchExecutionRequest, _agent_runner_pb2.WatchExecutionResponse]  # type: ignore[assignment]
     """Streams the events of an execution without being its caller: never starts it, never keeps it from being cancelled
@@ -197,7 +195,6 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
         again after the delay in `google.rpc.RetryInfo`.
         OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
-        UNIMPLEMENTED: this service cannot run agents in its mode yet.
         """
 
     @_abc_1.abstractmethod
