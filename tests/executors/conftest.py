@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from tests.executors.daytona.opening import emulated
+from tests.executors.daytona.opening import emulated, real
 
 from runner_service.executors import Executor, Sandbox, SandboxSpec
 from runner_service.executors.local import local_executor
@@ -31,14 +31,21 @@ def pytest_asyncio_loop_factories(
     return both if item.path.stem in ON_BOTH_LOOPS else {"uvloop": uvloop.new_event_loop}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out the second loop for executors whose pipes are elsewhere."""
-    items[:] = [item for item in items if "[asyncio-daytona" not in item.name]
+REAL = {"real-daytona": real}
+"""What has to pass it too, and is only tried when asked for, since it costs money."""
 
 
-@pytest.fixture(params=EXECUTORS)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the second loop for executors whose pipes are elsewhere, and what was not asked for."""
+    unwanted = ["[asyncio-daytona", "[asyncio-real-daytona"]
+    if "real_daytona" not in config.getoption("-m"):
+        unwanted.append("real-daytona")
+    items[:] = [item for item in items if not any(each in item.name for each in unwanted)]
+
+
+@pytest.fixture(params=[*EXECUTORS, *(pytest.param(name, marks=pytest.mark.real_daytona) for name in REAL)])
 async def executor(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Executor]:
-    async with EXECUTORS[request.param](tmp_path) as opened:
+    async with (EXECUTORS | REAL)[request.param](tmp_path) as opened:
         yield opened
 
 
