@@ -124,6 +124,12 @@ async def test_neighbours_are_tried_at_their_address(tmp_path: Path) -> None:
     assert "cannot be reached" in checks["OTEL_EXPORTER_OTLP_ENDPOINT"].text
 
 
+async def test_a_daemon_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+    checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=f"127.0.0.1:{closed_port()}")
+
+    assert checks["STIGMER_BACKEND_ENDPOINT"].status == "warn"
+
+
 async def test_certificate_files_are_loaded(tmp_path: Path) -> None:
     certificate = trustme.CA().issue_cert("localhost")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"

@@ -4,7 +4,6 @@ import importlib.util
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.running import StartService, command, one, turn
@@ -13,13 +12,13 @@ from tests.stigmer.test_equipment import agent, notices, results
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
-def module(name: str) -> Any:
+def module(name: str) -> pytest.MarkDecorator:
     """Skips a test whose server is not installed."""
     missing = importlib.util.find_spec(name) is None
     return pytest.mark.skipif(missing, reason=f"{name} is not installed: pip install {name.replace('_', '-')}")
 
 
-def program(name: str) -> Any:
+def program(name: str) -> pytest.MarkDecorator:
     """Skips a test whose server is not installed."""
     return pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not on the PATH: npm install -g")
 

@@ -8,6 +8,7 @@ from runner_service.settings import Settings
 from runner_service.stigmer.client import DaemonClient, OnLink, daemon_client
 from runner_service.stigmer.reading import Check, Found, read_execution
 from runner_service.stigmer.reporter import Reporter, Watch, running_reporter
+from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 REPORTS_OWED = "reports-owed"
@@ -47,4 +48,5 @@ async def stigmer_daemon(settings: Settings, log: EventLog, *, check: Check, on_
         daemon_client(settings, on_link) as client,
         running_reporter(client, log, settings.state_dir / REPORTS_OWED) as reporter,
     ):
-        yield Daemon(client, reporter, check)
+        with metrics.observed({metrics.DAEMON_UNREACHABLE: lambda: int(client.is_reachable is not True)}):
+            yield Daemon(client, reporter, check)

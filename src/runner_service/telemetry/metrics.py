@@ -35,8 +35,9 @@ EXECUTIONS_LIMIT = Gauge("runner.executions.limit", "{execution}", "How many may
 WATCHERS = Gauge("runner.watchers", "{watcher}", "Streams of events that are open")
 LOG_BACKLOG = Gauge("runner.log.backlog", "By", "What was published and waits for its commit")
 LOG_UNAVAILABLE = Gauge("runner.log.unavailable", "{failure}", "1 while the log cannot be written, else 0")
+DAEMON_UNREACHABLE = Gauge("runner.daemon.unreachable", "{failure}", "1 while the Stigmer daemon is not there, else 0")
 
-_GAUGES = (EXECUTIONS, EXECUTIONS_LIMIT, WATCHERS, LOG_BACKLOG, LOG_UNAVAILABLE)
+_GAUGES = (EXECUTIONS, EXECUTIONS_LIMIT, WATCHERS, LOG_BACKLOG, LOG_UNAVAILABLE, DAEMON_UNREACHABLE)
 
 Reading = Callable[[], float | Mapping[str, float]]
 """Reads a gauge, by label if it has one. May be called by any thread."""
