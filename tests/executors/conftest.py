@@ -17,7 +17,10 @@ async def _local(directory: Path) -> AsyncIterator[Executor]:
         yield executor
 
 
-EXECUTORS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Executor]]] = {"local": _local, "daytona": emulated}
+EXECUTORS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Executor]]] = {
+    "local": _local,
+    "daytona": emulated,
+}
 """Every executor that has to pass the conformance suite: how to open one, given a directory of the test's own."""
 
 ON_BOTH_LOOPS = {"test_commands", "test_output"}
