@@ -1,12 +1,15 @@
 """A secret reaches the command that needs it, and nothing else."""
 
+import asyncio
 import base64
 import logging
+import os
+import sys
 from pathlib import Path
 
 import grpc
 import pytest
-from tests.running import StartService, command, one, stdout_of, text_of, turn
+from tests.running import StartProcess, StartService, command, one, stdout_of, text_of, turn
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -70,6 +73,18 @@ async def test_the_keys_of_the_service_reach_no_command(start: StartService, mon
     assert b"PATH=" in stdout_of(events)
     assert OWN_KEY.encode() not in stdout_of(events)
     assert OWN_KEY not in str(events)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such files")
+async def test_the_environment_and_memory_of_the_service_are_closed_to_its_user(start_process: StartProcess) -> None:
+    service = await start_process([turn("Ok.")], OPENAI_API_KEY=OWN_KEY)
+    as_ordinary_user = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+    for file in ("environ", "mem", "maps"):
+        read = ["head", "-c1", f"/proc/{service.process.pid}/{file}"]
+        reading = await asyncio.create_subprocess_exec(*as_ordinary_user, *read, stderr=asyncio.subprocess.PIPE)
+        _, said = await reading.communicate()
+        assert b"Permission denied" in said
 
 
 async def test_live_output_stays_live_although_secrets_are_looked_for(start: StartService) -> None:

@@ -11,6 +11,7 @@ from runner_service import app
 from runner_service.cli.environment import settings_of
 from runner_service.cli.exits import ExitCode, Failure
 from runner_service.cli.keys import ask_for_missing_key, read_keys, take_keys
+from runner_service.cli.privacy import hide_from_own_user
 from runner_service.eventlog import LogError
 from runner_service.executors import SandboxError
 from runner_service.server import BindError
@@ -28,6 +29,7 @@ def serve_until_stopped(
     Raises:
         Failure: it cannot start.
     """
+    hide_from_own_user()
     settings = read_settings(secrets_fd)
     with telemetry(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for variable, text in warnings_about(settings):
