@@ -62,7 +62,7 @@ def grep_files(
     for place in _places(root, path, matches, clock, candidates):
         if clock.is_up():
             break
-        found += _found_in(place, wanted)
+        found += _found_in(place, wanted, limit + 1 - len(found), clock)
         if len(found) > limit:
             return Found(found[:limit], truncated=True, why=f"there are more than {limit} matches")
     return found_until(clock, found)
@@ -95,37 +95,39 @@ def _candidate_places(root: Root, path: str, matches: Matcher | None, candidates
                 continue
 
 
-def _found_in(place: Place, wanted: bytes) -> Sequence[GrepMatch]:
-    """Returns the matches of one file; none when it cannot be read or is binary."""
+def _found_in(place: Place, wanted: bytes, most: int, clock: Clock) -> Sequence[GrepMatch]:
+    """Returns the first `most` matches of one file; none when it cannot be read or is binary."""
     try:
         with open_place(place) as file:
-            lines = _matching_lines(file, wanted)
+            lines = _matching_lines(file, wanted, most, clock)
     except (OSError, FileError):
         return ()
     return [GrepMatch(readable(place.path), number, _shown(line)) for number, line in lines.items()]
 
 
-def _matching_lines(file: BinaryIO, wanted: bytes) -> dict[int, bytes]:
+def _matching_lines(file: BinaryIO, wanted: bytes, most: int, clock: Clock) -> dict[int, bytes]:
     """Reads in large blocks of whole lines. A line longer than 16 MiB is looked at in pieces of that size."""
     found: dict[int, bytes] = {}
     number, rest = 1, b""
-    while block := file.read(_BLOCK):
+    while not clock.is_up() and (block := file.read(_BLOCK)):
         if b"\0" in block:
             return {}
         block = rest + block
         end = block.rfind(b"\n") + 1
         if not end and len(block) >= _LONGEST_LINE:
             end = len(block)
-        _search(block[:end], wanted, number, found)
+        if len(found) < most:  # the rest is read only to see whether the file is binary
+            _search(block[:end], wanted, number, most, found)
         number += block.count(b"\n", 0, end)
         rest = block[end:]
-    _search(rest, wanted, number, found)
+    if len(found) < most:
+        _search(rest, wanted, number, most, found)
     return found
 
 
-def _search(lines: bytes, wanted: bytes, number: int, found: dict[int, bytes]) -> None:
+def _search(lines: bytes, wanted: bytes, number: int, most: int, found: dict[int, bytes]) -> None:
     counted, at = 0, lines.find(wanted)
-    while at >= 0:
+    while at >= 0 and len(found) < most:
         start, end = lines.rfind(b"\n", 0, at) + 1, lines.find(b"\n", at)
         end = len(lines) if end < 0 else end
         number += lines.count(b"\n", counted, start)
