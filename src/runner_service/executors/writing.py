@@ -99,6 +99,8 @@ def edit_text(root: Root, path: str, old: str, new: str, *, replace_all: bool) -
         raise FileError("no_match", f"{path}: the text was not found; it has to match exactly, white space included")
     if count > 1 and not replace_all:
         raise FileError("not_unique", f"{path}: the text occurs {count} times; add lines around it, or replace all")
+    if len(data) + count * (len(after) - len(before)) > _LARGEST_EDIT:
+        raise FileError("too_large", f"{path}: it would become larger than 64 MiB; edit it by a command")
     _write(root, path, data.replace(before, after), create=False)
     return count
 

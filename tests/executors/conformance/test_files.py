@@ -71,6 +71,13 @@ async def test_the_end_of_a_large_file_is_read_without_the_rest(sandbox: Sandbox
     assert await sandbox.read_text("/long.txt", offset=299_998) == TextLines("299999\n300000\n", 299_999, 300_000)
 
 
+async def test_an_edit_that_would_make_a_file_huge_is_refused(sandbox: Sandbox) -> None:
+    await output(sandbox, "head -c 100000 /dev/zero | tr '\\0' x > many")
+    with pytest.raises(FileError, match="by a command") as refused:
+        await sandbox.edit_text("/many", "x", "y" * 1000, replace_all=True)
+    assert refused.value.code == "too_large"
+
+
 async def test_lines_too_long_for_a_reader_are_refused_with_advice(sandbox: Sandbox) -> None:
     await output(sandbox, "head -c 20000000 /dev/zero | tr '\\0' x > wide.txt")
     with pytest.raises(FileError, match="grep") as refused:
