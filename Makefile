@@ -9,7 +9,7 @@ DEV := .venv/.dev
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
 GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire
 
-.PHONY: help demo test check format proto docs lock bench image clean
+.PHONY: help demo test chaos check format proto docs lock bench image clean
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -19,6 +19,9 @@ demo: $(RUNTIME) ## Runs a small real task, its events shown live, and replays i
 
 test: $(DEV) ## Runs the tests
 	@$(BIN)/pytest $(ARGS)
+
+chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 SEED=1"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 check: $(DEV) ## Runs what CI checks: format, lint, types, layers, protos, docs
 	$(BIN)/ruff format --check -q .
