@@ -6,9 +6,10 @@ from typing import Any
 import grpc
 import pytest
 from tests.running import Client, Event, StartService, command, kinds, one, stdout_of, turn
-from tests.stigmer.fake_daemon import KEY, FakeDaemon, served
+from tests.stigmer.fake_daemon import KEY, FakeDaemon, archive, served
 
 from runner_service.stigmer.client import wants_tls
+from runner_service.stigmer.wire import agent_pb2, apiresource_pb2
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -154,6 +155,35 @@ async def test_what_cannot_be_run_is_refused_with_its_fields(start: StartService
     assert "message: must say what the agent is to do" in (refused.details() or "")
     assert "environment['PIN'].value: must have at least 6 bytes" in (refused.details() or "")
     assert "1234" not in (refused.details() or "")
+
+
+async def test_files_of_a_skill_that_are_missing_are_a_notice(start: StartService, daemon: FakeDaemon) -> None:
+    daemon.skill("greeting", "Say hello.", archive=archive({"a": b"a"}))
+    del daemon.resources["artifact", "key-greeting"]
+    daemon.agent(skill_refs=[apiresource_pb2.ApiResourceReference(slug="greeting")])
+    daemon.execution("aex-1")
+    client = await start([turn("", command("cat bin/skills/v1/SKILL.md")), turn("Ok.")], **with_daemon(daemon))
+
+    events = await by_id(client, "aex-1")
+
+    assert one(events, "notice").code == "SKILL_FILES_MISSING"
+    assert "does not know artifact of skill greeting" in one(events, "notice").text
+    assert stdout_of(events) == b"Say hello."
+
+
+async def test_a_server_in_a_container_is_a_notice(start: StartService, daemon: FakeDaemon) -> None:
+    docker = agent_pb2.McpServerDefinition(name="box", docker=agent_pb2.DockerServer())
+    sub_agent = agent_pb2.SubAgent(name="helper", description="Helps.", mcp_servers=["box"])
+    sub_agent.mcp_tool_selections["box"].enabled_tools.append("open")
+    daemon.agent(mcp_servers=[docker], sub_agents=[sub_agent])
+    daemon.execution("aex-1")
+    client = await start([turn("Ok.")], **with_daemon(daemon))
+
+    events = await by_id(client, "aex-1")
+
+    assert one(events, "notice").code == "MCP_SERVER_UNAVAILABLE"
+    assert "needs docker" in one(events, "notice").text
+    assert one(events, "finished").output == "Ok."
 
 
 async def test_a_daemon_that_is_gone_is_told_as_that(start: StartService) -> None:
