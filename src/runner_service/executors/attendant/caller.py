@@ -4,11 +4,10 @@ The request is in `RUNNER_REQUEST`, or in the file that `RUNNER_REQUEST_FILE` na
 command line, where every process could read it. The answer is the line of stdout that begins with `ANSWER`.
 """
 
-import fcntl
 import os
-import socket
 import sys
 import time
+from _socket import AF_UNIX, socket  # what `socket` adds to it takes as long to load as Python itself
 
 ANSWER = "runner-service-answer:"
 OLDEST_PYTHON = (3, 11)
@@ -28,11 +27,11 @@ def main() -> None:
         return
     os.chdir(_HOME)  # a socket's path has to be short
     request = _request()
-    with _connected() as attendant:
-        attendant.sendall(request + b"\n")
-        answer = bytearray(ANSWER.encode())
-        while data := attendant.recv(1 << 20):
-            answer += data
+    attendant = _connected()
+    attendant.sendall(request + b"\n")
+    answer = bytearray(ANSWER.encode())
+    while data := attendant.recv(1 << 20):
+        answer += data
     # The shell may have printed something before us that does not end its line.
     sys.stdout.buffer.write(b"\n" + answer)
 
@@ -45,12 +44,14 @@ def _request() -> bytes:
         return file.read()
 
 
-def _connected() -> socket.socket:
+def _connected() -> socket:
     """Connects, for which one caller starts the attendant while the others wait for it."""
     try:
         return _try_to_connect()
     except (FileNotFoundError, ConnectionRefusedError):
         pass
+    import fcntl  # noqa: PLC0415  # only the first call needs it
+
     with open("start.lock", "w") as lock:  # noqa: PTH123  # as above
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -60,8 +61,8 @@ def _connected() -> socket.socket:
         return _connected_within(_READY_WITHIN)
 
 
-def _try_to_connect() -> socket.socket:
-    attendant = socket.socket(socket.AF_UNIX)
+def _try_to_connect() -> socket:
+    attendant = socket(AF_UNIX)
     try:
         attendant.connect(SOCKET)
     except BaseException:
@@ -70,7 +71,7 @@ def _try_to_connect() -> socket.socket:
     return attendant
 
 
-def _connected_within(seconds: float) -> socket.socket:
+def _connected_within(seconds: float) -> socket:
     end = time.monotonic() + seconds
     while True:
         try:
