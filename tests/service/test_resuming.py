@@ -266,3 +266,18 @@ async def test_the_state_directory_is_clean_once_everything_has_ended(
     left = {path.relative_to(tmp_path / "state").parts[0] for path in (tmp_path / "state").rglob("*")}
     assert left <= {"events.db", "checkpoints.db", "outputs", "lock", "agents", "supervisor.json"}, left
     assert not list((tmp_path / "state" / "agents").rglob("*"))
+
+
+async def test_what_a_command_wrote_before_the_crash_can_still_be_read_by_the_agent(
+    start_process: StartProcess,
+) -> None:
+    call = {"name": "execute", "args": {"command": "echo from-before"}, "id": "earlier"}
+    read = ("read_file", {"file_path": "/tool_output/earlier.stdout"})
+    turns = [{"tool_calls": [call]}, turn("", command(WAIT)), turn("", read), turn("It was: {{last_tool_result}}")]
+    service = await start_process(turns)
+    _, seen = await run_until(service, lambda event: "sleep" in str(event.tool_call_started.arguments))
+    await service.kill()
+
+    events = await go_on(await start_process(), seen)
+
+    assert "from-before" in one(events, "finished").output

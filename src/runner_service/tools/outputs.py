@@ -41,7 +41,7 @@ class CommandOutputs(BackendProtocol):
 
     async def aread(self, file_path: str, offset: int = 0, limit: int = 2000) -> ReadResult:
         """Reads a window of lines. Bytes that are not UTF-8 become U+FFFD."""
-        if file_path not in self._sizes():
+        if file_path not in self._sizes() and not self._is_of_an_earlier_process(file_path):
             return ReadResult(error=f"'{file_path}' does not exist; use ls {OUTPUT_MOUNT}")
         lines: list[str] = []
         count = size = 0
@@ -96,6 +96,11 @@ class CommandOutputs(BackendProtocol):
             for stream, size in output.kept.items()
             if size
         }
+
+    def _is_of_an_earlier_process(self, path: str) -> bool:
+        call = path.removeprefix(f"{OUTPUT_MOUNT}/").rpartition(".")[0]
+        resumption = self.scope.run.resumption
+        return resumption is not None and call in resumption.started_calls
 
     async def _lines(self, path: str) -> AsyncIterator[str]:
         """Each line with its end; one that is very long comes in pieces."""
