@@ -1,8 +1,10 @@
 """Unpacking a ZIP that others have made: only plain files, only below the place they are meant for, only so much."""
 
 import io
+import lzma
 import stat
 import zipfile
+import zlib
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -12,6 +14,16 @@ MAX_PATH = 512
 
 _PIECE = 256 * 1024
 _MADE_ON_UNIX = 3
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+)
 
 
 class ArchiveError(Exception):
@@ -44,7 +56,7 @@ def unpacked(archive: bytes, *, max_files: int = MAX_FILES, max_bytes: int = MAX
                 room -= len(file.data)
                 files.append(file)
             return files
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except _BROKEN as error:
         raise ArchiveError(f"it is no ZIP that can be read: {error}") from error
 
 
@@ -65,7 +77,8 @@ def _read(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, room: int, max_bytes:
 def _checked(entry: zipfile.ZipInfo) -> str:
     name = entry.orig_filename
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0] or not name.isprintable():
+    odd = not path.parts or ".." in path.parts or "\\" in name or not name.isprintable()
+    if odd or path.is_absolute() or ":" in path.parts[0]:
         raise ArchiveError(f"the entry {name!r} would land outside, or has a name that is not plain")
     if len(name.encode()) > MAX_PATH:
         raise ArchiveError(f"an entry has a name of more than {MAX_PATH} bytes")
