@@ -76,7 +76,7 @@ class _Connection:
 
     def _transport(self) -> AbstractAsyncContextManager[Streams]:
         if self._server.HasField("stdio"):
-            return stdio_server(self._run.sandbox, self._server.stdio, self._outputs)
+            return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
         return _http_server(self._server.http, self._run.environment, self._patience())
 
     def _patience(self) -> float:

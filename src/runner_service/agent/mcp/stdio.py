@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from runner_service.executors import Command, CommandResult, Sandbox, SandboxError, Stream
 from runner_service.field_rules import PLACEHOLDER
+from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _FOR_EVER = 30 * 24 * 3600.0
@@ -40,8 +41,9 @@ class Streams(NamedTuple):
 class ServerOutput:
     """Takes what the server writes: messages to the session, and the end of what it complains of is kept."""
 
-    def __init__(self, session: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+    def __init__(self, session: MemoryObjectSendStream[SessionMessage | Exception], redactor: Redactor) -> None:
         self._session = session
+        self._clean = redactor.stream()  # before it is cut: half a secret would not be recognised
         self._rest = b""
         self._complaint = b""
 
@@ -53,7 +55,7 @@ class ServerOutput:
     async def write(self, stream: Stream, data: bytes) -> None:
         """Takes the next bytes."""
         if stream == "stderr":
-            self._complaint = (self._complaint + data)[-_KEPT_COMPLAINT:]
+            self._complaint = (self._complaint + self._clean.feed(data))[-_KEPT_COMPLAINT:]
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _LONGEST_MESSAGE:
@@ -66,12 +68,12 @@ class ServerOutput:
 
 @asynccontextmanager
 async def stdio_server(
-    sandbox: Sandbox, stdio: runner_pb2.StdioServer, outputs: list[ServerOutput]
+    sandbox: Sandbox, stdio: runner_pb2.StdioServer, outputs: list[ServerOutput], redactor: Redactor
 ) -> AsyncIterator[Streams]:
     """Runs a server until the context ends. `outputs` is given what takes its output. Raises OSError."""
     to_session, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_server, from_session = anyio.create_memory_object_stream[SessionMessage](0)
-    output = ServerOutput(to_session)
+    output = ServerOutput(to_session, redactor)
     outputs.append(output)
     async with _fifo() as (path, stdin):
         command = Command(command_text(stdio, path), _FOR_EVER, output)
