@@ -24,6 +24,8 @@ MIN_SECRET_BYTES = 6
 """A shorter secret cannot be told from ordinary text, so it could not be kept out of what the service shows."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HIGHEST_KEY = 2**63 - 1
+_MAX_STATES = 64
 
 
 def check_execute(request: runner_pb2.ExecuteAgentRequest) -> None:
@@ -73,6 +75,7 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
     def violations() -> Violations:
         if not 0 <= request.page_size <= MAX_PAGE_SIZE:
             yield FieldViolation("page_size", f"must be between 0 and {MAX_PAGE_SIZE}")
+        yield from at_most("states", len(request.states), _MAX_STATES, "states")
         if request.session_id:
             yield from identifier("session_id", request.session_id)
         if request.page_token and _page_key(request) is None:
@@ -96,7 +99,7 @@ def _page_key(request: runner_pb2.ListExecutionsRequest) -> int | None:
         return 0
     try:
         key, _, filters = base64.urlsafe_b64decode(request.page_token.encode()).decode().partition(":")
-        return int(key) if filters == _filters(request) else None
+        return int(key) if filters == _filters(request) and 0 <= int(key) <= _HIGHEST_KEY else None
     except (ValueError, binascii.Error):
         return None
 

@@ -68,7 +68,11 @@ def test_the_wrong_field_is_named(field: str) -> None:
         (requests.check_cancel, runner_pb2.CancelExecutionRequest(execution_id="a", reason="r" * 2000), "reason"),
         (requests.check_list, runner_pb2.ListExecutionsRequest(page_size=501), "page_size"),
         (requests.check_list, runner_pb2.ListExecutionsRequest(page_token="%%%"), "page_token"),
-        (requests.check_list, runner_pb2.ListExecutionsRequest(page_token="MTE4MDU5MTYyMDcxNzQxMTMwMzQyNDo6"), "page_token"),
+        (
+            requests.check_list,
+            runner_pb2.ListExecutionsRequest(page_token="MTE4MDU5MTYyMDcxNzQxMTMwMzQyNDo6"),
+            "page_token",
+        ),
         (requests.check_list, runner_pb2.ListExecutionsRequest(states=[event_pb2.STATE_RUNNING] * 100), "states"),
         (requests.check_read, runner_pb2.ReadToolOutputRequest(execution_id="a", tool_call_id="c"), "stream"),
         (
