@@ -77,6 +77,17 @@ def test_a_message_cannot_forge_a_second_line() -> None:
     assert len(lines_of(lambda: logger.info("name=%s", "x\n2026-01-01T00:00:00Z INFO forged"))) == 1
 
 
+@pytest.mark.parametrize("odd", ["\r", "\x1b", "\x85", "\u2028"])
+def test_a_message_cannot_move_the_cursor_of_whoever_reads_it(odd: str) -> None:
+    (line,) = lines_of(lambda: logger.info("name=%s", f"x{odd}forged"))
+    assert line.isprintable()
+
+
+def test_an_error_cannot_forge_a_line() -> None:
+    lines = lines_of(lambda: failing("x\n2026-01-01T00:00:00Z INFO forged\x1b[2J"))
+    assert all(line.startswith("  ") and line.isprintable() for line in lines[1:])
+
+
 def test_the_level_is_that_of_the_service_and_libraries_speak_only_of_trouble() -> None:
     def work() -> None:
         logger.debug("shown")

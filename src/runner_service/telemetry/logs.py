@@ -88,11 +88,15 @@ class TextFormatter(_SafeFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns `time LEVEL logger message execution=… trace=…`."""
-        message = self._safe(record.getMessage()).replace("\n", "\\n")  # or a caller could forge a line
+        message = _on_one_line(self._safe(record.getMessage()))  # or a caller could forge a line
         ids = "".join(f" {name}={value}" for name, value in _ids().items())
         line = f"{_time(record)} {record.levelname} {record.name} {message}{ids}"
         traceback = self._safe_traceback(record)
-        return f"{line}\n{traceback}" if traceback else line
+        return "\n".join([line, *(f"  {_on_one_line(each)}" for each in traceback.split("\n") if traceback)])
+
+
+def _on_one_line(text: str) -> str:
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class JsonFormatter(_SafeFormatter):
