@@ -96,7 +96,8 @@ class CallReport:
     def outcome(self, result: ToolMessage | Command[Any]) -> Outcome:
         """Returns what came of the call, its result without secrets."""
         message = _message_in(result)
-        clean = message.model_copy(update={"content": self._scope.run.redactor.value(message.content)})
+        redact = self._scope.run.redactor.value
+        clean = message.model_copy(update={"content": redact(message.content), "artifact": redact(message.artifact)})
         event = self._call.ended or self._finished_with(clean)
         command = self._call.output.result if self._call.output else None
         return Outcome(_with_message(result, message, clean), event, command)
