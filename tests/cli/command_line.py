@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 PATIENCE = 60
@@ -90,17 +91,21 @@ class running:  # noqa: N801  # reads as what it does
 
     def __enter__(self) -> str:
         ready, announce = os.pipe()
-        self.process = subprocess.Popen(
-            [*PROGRAM, "serve", "--ready-fd", str(announce), *self._arguments],
-            cwd=self._shell.directory,
-            env=self._shell.environ | {"MODE": "local"} | self._environ,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[announce],
-        )
+        log = self._shell.directory / "serve.log"
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [*PROGRAM, "serve", "--ready-fd", str(announce), *self._arguments],
+                cwd=self._shell.directory,
+                env=self._shell.environ | {"MODE": "local"} | self._environ,
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+                pass_fds=[announce],
+            )
         os.close(announce)
         with os.fdopen(ready) as stream:
-            return str(json.loads(stream.readline())["address"])
+            line = stream.readline()
+        assert line, f"the service did not start: {log.read_text()}"
+        return str(json.loads(line)["address"])
 
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -129,3 +134,15 @@ def is_alive(pid: int) -> bool:
         return False
     status = Path(f"/proc/{pid}/stat")
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def shown_to_others(pid: int) -> str:
+    """Returns the arguments of a process, and its environment if its user may read that."""
+    process = Path("/proc") / str(pid)
+    if not process.exists():
+        pytest.skip("there is no /proc")
+    try:
+        environ = (process / "environ").read_text()
+    except PermissionError:
+        environ = ""
+    return (process / "cmdline").read_text() + environ

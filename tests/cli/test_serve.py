@@ -4,10 +4,9 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
-from tests.cli.command_line import PATIENCE, PROGRAM, CommandLine, running
+from tests.cli.command_line import PATIENCE, PROGRAM, CommandLine, running, shown_to_others
 
 from runner_service.cli.serving import read_settings
 
@@ -34,13 +33,12 @@ def test_keys_over_a_pipe_are_used_and_stand_in_no_environment_or_argument(alone
     os.close(keys)
     with process, os.fdopen(ready) as stream:
         address = json.loads(stream.readline())["address"]
-        about = Path("/proc") / str(process.pid)
-        said = (about / "environ").read_text() + (about / "cmdline").read_text()
+        shown = shown_to_others(process.pid)
         refused = alone("ps", "--server", address)
         let_in = alone("ps", "--server", address, AUTH_TOKEN=f"{SECRET}-either")
         process.send_signal(signal.SIGTERM)
         log = process.communicate(timeout=PATIENCE)[1]
-    assert SECRET not in said
+    assert SECRET not in shown
     assert SECRET not in log
     assert refused.returncode == 77
     assert let_in.returncode == 0

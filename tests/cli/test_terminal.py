@@ -1,9 +1,7 @@
 """What a person at a terminal sees, and what Ctrl-C does."""
 
-from pathlib import Path
-
 import pytest
-from tests.cli.command_line import CommandLine, eventually
+from tests.cli.command_line import CommandLine, eventually, shown_to_others
 from tests.cli.terminal import CTRL_C, Terminal
 
 
@@ -114,10 +112,9 @@ def test_a_missing_key_is_asked_for_and_given_to_our_own_service_over_a_pipe(alo
         terminal.wait_for("OPENAI_API_KEY")
         terminal.type("sk-tell-nobody-this\n")
         eventually((alone.state_dir / "service.json").exists)
-        process = Path("/proc") / str(alone.service()["pid"])
-        said = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-        assert b"--secrets-fd" in said
-        assert b"sk-tell-nobody-this" not in said
+        shown = shown_to_others(alone.service()["pid"])
+        assert "--secrets-fd" in shown
+        assert "sk-tell-nobody-this" not in shown
         terminal.wait_for("execution keyed: openai/gpt")  # so the service has the key, or it would have refused
     assert "sk-tell-nobody-this" not in terminal.text
 
