@@ -19,6 +19,7 @@ from runner_service.requests import check_execute
 from runner_service.server import RunningServer, StopRequests, announced, metrics_page, running_server, stop_signals
 from runner_service.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.settings import Settings
+from runner_service.supervisor.watchdog import Quota
 from runner_service.telemetry import scraped, watched_loop
 from runner_service.work import Work
 
@@ -136,6 +137,7 @@ async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: as
                     state_dir=settings.state_dir,
                     scope=settings.sandbox_scope,
                     terminate_grace=settings.kill_grace,
+                    quota=_quota(settings),
                 )
             )
         case "cloud":
@@ -171,6 +173,14 @@ async def _serve_metrics(parts: AsyncExitStack, settings: Settings) -> str:
 
 def _root(settings: Settings) -> Path:
     return Path(settings.sandbox_root_dir).resolve()
+
+
+def _quota(settings: Settings) -> Quota:
+    return Quota(
+        memory=settings.sandbox_max_memory_bytes,
+        processes=settings.sandbox_max_processes,
+        cpu_time=settings.sandbox_max_cpu_seconds,
+    )
 
 
 def _about(settings: Settings, service: RunningService) -> dict[str, str]:

@@ -59,6 +59,8 @@ type AgentRunnerServiceClient interface {
 	// daemon does not know what the execution refers to; the message says what. Send the agent as well.
 	// PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
 	// FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
+	// RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
+	// again after the delay in `google.rpc.RetryInfo`.
 	// OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
 	// UNIMPLEMENTED: this service cannot run agents in its mode yet.
 	ExecuteAgent(ctx context.Context, in *ExecuteAgentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExecuteAgentResponse], error)
@@ -204,6 +206,8 @@ type AgentRunnerServiceServer interface {
 	// daemon does not know what the execution refers to; the message says what. Send the agent as well.
 	// PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
 	// FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
+	// RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
+	// again after the delay in `google.rpc.RetryInfo`.
 	// OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
 	// UNIMPLEMENTED: this service cannot run agents in its mode yet.
 	ExecuteAgent(*ExecuteAgentRequest, grpc.ServerStreamingServer[ExecuteAgentResponse]) error

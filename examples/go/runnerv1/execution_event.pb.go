@@ -188,6 +188,11 @@ const (
 	ToolOutcome_TOOL_OUTCOME_CANCELLED ToolOutcome = 4
 	// The service was stopped while it ran. It is not run again, and how far it came is not known; the model is told.
 	ToolOutcome_TOOL_OUTCOME_INTERRUPTED ToolOutcome = 5
+	// A command was ended with all its processes, because the execution's commands together used more memory or had more
+	// processes than the service allows, or this one used more CPU time. Its output so far is kept, and `result` names the
+	// limit and its value; the model was told and goes on. Limits are looked at several times a second, so they can be
+	// exceeded for a moment. What a command left running is ended likewise, with a `notice` LIMIT_EXCEEDED.
+	ToolOutcome_TOOL_OUTCOME_LIMIT_EXCEEDED ToolOutcome = 6
 )
 
 // Enum value maps for ToolOutcome.
@@ -199,14 +204,16 @@ var (
 		3: "TOOL_OUTCOME_TIMED_OUT",
 		4: "TOOL_OUTCOME_CANCELLED",
 		5: "TOOL_OUTCOME_INTERRUPTED",
+		6: "TOOL_OUTCOME_LIMIT_EXCEEDED",
 	}
 	ToolOutcome_value = map[string]int32{
-		"TOOL_OUTCOME_UNSPECIFIED": 0,
-		"TOOL_OUTCOME_SUCCEEDED":   1,
-		"TOOL_OUTCOME_FAILED":      2,
-		"TOOL_OUTCOME_TIMED_OUT":   3,
-		"TOOL_OUTCOME_CANCELLED":   4,
-		"TOOL_OUTCOME_INTERRUPTED": 5,
+		"TOOL_OUTCOME_UNSPECIFIED":    0,
+		"TOOL_OUTCOME_SUCCEEDED":      1,
+		"TOOL_OUTCOME_FAILED":         2,
+		"TOOL_OUTCOME_TIMED_OUT":      3,
+		"TOOL_OUTCOME_CANCELLED":      4,
+		"TOOL_OUTCOME_INTERRUPTED":    5,
+		"TOOL_OUTCOME_LIMIT_EXCEEDED": 6,
 	}
 )
 
@@ -759,6 +766,7 @@ type SandboxInfo struct {
 	// The directory that the tools work in.
 	Root string `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
 	// How the processes of a command are found and ended, for example `subreaper+tag+guardian`, or `process-group`.
+	// `+watchdog` when limits of memory, processes or CPU time are in force too.
 	ProcessControl string `protobuf:"bytes,3,opt,name=process_control,json=processControl,proto3" json:"process_control,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -2143,14 +2151,15 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x10TOOL_KIND_SEARCH\x10\x04\x12\x12\n" +
 	"\x0eTOOL_KIND_PLAN\x10\x05\x12\x17\n" +
 	"\x13TOOL_KIND_SUB_AGENT\x10\x06\x12\x13\n" +
-	"\x0fTOOL_KIND_OTHER\x10\a*\xb6\x01\n" +
+	"\x0fTOOL_KIND_OTHER\x10\a*\xd7\x01\n" +
 	"\vToolOutcome\x12\x1c\n" +
 	"\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TOOL_OUTCOME_SUCCEEDED\x10\x01\x12\x17\n" +
 	"\x13TOOL_OUTCOME_FAILED\x10\x02\x12\x1a\n" +
 	"\x16TOOL_OUTCOME_TIMED_OUT\x10\x03\x12\x1a\n" +
 	"\x16TOOL_OUTCOME_CANCELLED\x10\x04\x12\x1c\n" +
-	"\x18TOOL_OUTCOME_INTERRUPTED\x10\x05B\xc5\x01\n" +
+	"\x18TOOL_OUTCOME_INTERRUPTED\x10\x05\x12\x1f\n" +
+	"\x1bTOOL_OUTCOME_LIMIT_EXCEEDED\x10\x06B\xc5\x01\n" +
 	"\x15com.runner_service.v1B\x13ExecutionEventProtoP\x01Z6github.com/stigmer/runner-service/examples/go/runnerv1\xa2\x02\x03RXX\xaa\x02\x10RunnerService.V1\xca\x02\x10RunnerService\\V1\xe2\x02\x1cRunnerService\\V1\\GPBMetadata\xea\x02\x11RunnerService::V1b\x06proto3"
 
 var (

@@ -159,6 +159,8 @@ def _outcome(message: ToolMessage, call: RunningCall) -> event_pb2.ToolOutcome.V
     command = call.output.result if call.output else None
     if command and command.timed_out:
         return event_pb2.TOOL_OUTCOME_TIMED_OUT
+    if command and command.exceeded:
+        return event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED
     failed = message.status == "error" or bool(_exit_code(message))
     return event_pb2.TOOL_OUTCOME_FAILED if failed else event_pb2.TOOL_OUTCOME_SUCCEEDED
 

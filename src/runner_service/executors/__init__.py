@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
+from runner_service.executors.excess import Excess
+
 T = TypeVar("T")
 
 Stream = Literal["stdout", "stderr"]
@@ -108,8 +110,9 @@ class CommandResult:
     `exit_code` is its own, 128 + n when signal n ended it, `TIMED_OUT_EXIT_CODE` when `timed_out`. `elapsed` and
     `cpu_time` are in seconds; `cpu_time` and `peak_memory` (bytes) are of the command and the children it waited for.
     `spawn_time` is how many seconds its start took, 0 where nobody measured it.
-    `start_error` is set, with exit code 126 or 127, when it could not be started at all. `lost` is set when nobody knows
-    how far it came or how it ended; the exit code then means nothing.
+    `start_error` is set, with exit code 126 or 127, when it could not be started at all. `lost` is set when nobody
+    knows how far it came or how it ended; the exit code then means nothing. `exceeded` is set when it was ended because
+    the sandbox's commands used more than they may.
     """
 
     exit_code: int
@@ -121,6 +124,7 @@ class CommandResult:
     start_error: str = ""
     lost: str = ""
     spawn_time: float = 0.0
+    exceeded: Excess | None = None
 
 
 @dataclass(frozen=True, slots=True)

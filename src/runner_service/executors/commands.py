@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 from runner_service.executors import (
     TIMED_OUT_EXIT_CODE,
@@ -14,6 +15,7 @@ from runner_service.executors import (
     OutputSink,
     SandboxError,
 )
+from runner_service.executors.excess import Excess
 from runner_service.executors.keeper import SupervisionKeeper
 from runner_service.executors.output import OutputPipe
 from runner_service.executors.supervision import Child, Exit, StartError
@@ -22,13 +24,27 @@ logger = logging.getLogger(__name__)
 
 _CANNOT_START = 126
 _LATE_OUTPUT_WITHIN = 1.0
+_numbers = count(1)
 
 
 class Commands:
-    """Runs commands with a shell in `root`. Those that run, and what others left behind, end with `close`."""
+    """Runs commands with a shell in `root`. Those that run, and what others left behind, end with `close`.
 
-    def __init__(self, keeper: SupervisionKeeper, *, shell: str, root: str, environment: Mapping[str, str]) -> None:
+    `notify` is told, by a code and a text, what happened to what a command left behind.
+    """
+
+    def __init__(
+        self,
+        keeper: SupervisionKeeper,
+        *,
+        shell: str,
+        root: str,
+        environment: Mapping[str, str],
+        notify: Callable[[str, str], None],
+    ) -> None:
         self._keeper = keeper
+        self._notify = notify
+        self._number = next(_numbers)
         self._shell = shell
         self._root = root
         self._environment = environment
@@ -83,6 +99,7 @@ class Commands:
     ) -> CommandResult:
         child = self._start(pipes, argv, cwd)
         self._children.add(child)
+        child.on_late_excess = self._tell_of
         for pipe in pipes:
             pipe.watch(child.fail_with)
         try:
@@ -103,7 +120,12 @@ class Commands:
         stdout, stderr = (pipe.writer for pipe in pipes)
         try:
             return self._keeper.current.start(
-                argv, cwd=cwd, environment=self._environment, stdout=stdout, stderr=stderr
+                argv,
+                execution=self._number,
+                cwd=cwd,
+                environment=self._environment,
+                stdout=stdout,
+                stderr=stderr,
             )
         except BaseException:
             for pipe in pipes:
@@ -126,10 +148,15 @@ class Commands:
             return _result(ended)
         killed = await child.ending
         self._children.discard(child)
-        return _result(ended, killed=killed, timed_out=True)
+        return _result(ended, killed=killed, excess=child.excess, timed_out=child.excess is None)
 
     def _expire(self, child: Child) -> None:
-        child.ending = self._keeper.current.begin_end([child])
+        if child.ending is None:
+            child.ending = self._keeper.current.begin_end([child])
+
+    def _tell_of(self, excess: Excess) -> None:
+        logger.warning("leftovers_exceeded limit=%s allowed=%g", excess.limit, excess.allowed)
+        self._notify("LIMIT_EXCEEDED", f"What a command had left running was ended: it used {excess.text}.")
 
 
 async def _ended(keeper: SupervisionKeeper, children: set[Child]) -> Sequence[KilledProcess]:
@@ -177,7 +204,9 @@ def _not_started(exit_code: int, text: str) -> CommandResult:
     return CommandResult(exit_code=exit_code, start_error=text)
 
 
-def _result(ended: Exit, *, killed: Sequence[KilledProcess] = (), timed_out: bool = False) -> CommandResult:
+def _result(
+    ended: Exit, *, killed: Sequence[KilledProcess] = (), excess: Excess | None = None, timed_out: bool = False
+) -> CommandResult:
     code = os.waitstatus_to_exitcode(ended.status)
     return CommandResult(
         exit_code=TIMED_OUT_EXIT_CODE if timed_out else code if code >= 0 else 128 - code,
@@ -186,4 +215,5 @@ def _result(ended: Exit, *, killed: Sequence[KilledProcess] = (), timed_out: boo
         peak_memory=ended.peak_memory,
         spawn_time=ended.spawn_time,
         killed=killed,
+        exceeded=excess,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from runner_service.executors import SandboxError
 from runner_service.executors.remnants import Remnants
 from runner_service.executors.supervision import Supervision
+from runner_service.supervisor.watchdog import Quota
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,10 @@ main(sys.argv[1:])
 class SupervisionKeeper:
     """Holds the current supervisor, and gets another one when it is lost."""
 
-    def __init__(self, remnants: Remnants, grace: float) -> None:
+    def __init__(self, remnants: Remnants, grace: float, quota: Quota) -> None:
         self._remnants = remnants
         self._grace = grace
+        self._quota = quota
         self._process: subprocess.Popen[bytes]
         self.current: Supervision
         self.control = ""
@@ -75,7 +77,7 @@ class SupervisionKeeper:
     async def _launch(self) -> None:
         """Starts a supervisor, which first clears what an earlier one left, and notes its zone before it is used."""
         zone = await asyncio.to_thread(self._remnants.zone)
-        channel, process = _start_program(self._grace, zone)
+        channel, process = _start_program(self._grace, self._quota, zone)
         supervision = Supervision(channel)
         try:
             ready = await asyncio.wait_for(supervision.ready, _READY_WITHIN)
@@ -89,11 +91,11 @@ class SupervisionKeeper:
         self.current, self._process, self.control = supervision, process, ready["control"]
 
 
-def _start_program(grace: float, zone: Sequence[int]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start_program(grace: float, quota: Quota, zone: Sequence[int]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Starts the program, which takes the loop 1 ms once; returns our end of the channel to it."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    arguments = [str(theirs.fileno()), str(grace), *map(str, zone)]
+    arguments = [str(theirs.fileno()), str(grace), *map(str, (*quota, *zone))]
     try:
         process = subprocess.Popen(  # noqa: S603  # our own program
             [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, str(_PACKAGES), *arguments],
@@ -111,15 +113,17 @@ def _start_program(grace: float, zone: Sequence[int]) -> tuple[socket.socket, su
 
 
 @asynccontextmanager
-async def supervision_keeper(state_dir: Path, grace: float) -> AsyncIterator[SupervisionKeeper]:
+async def supervision_keeper(state_dir: Path, grace: float, quota: Quota) -> AsyncIterator[SupervisionKeeper]:
     """Keeps a supervisor for the block. `grace` is how many seconds a process gets between SIGTERM and SIGKILL.
+
+    `quota` is what the commands of each sandbox may use.
 
     Raises:
         SandboxError: another service uses `state_dir`, or the supervisor does not start.
     """
     remnants = await asyncio.to_thread(Remnants, state_dir)
     try:
-        keeper = SupervisionKeeper(remnants, grace)
+        keeper = SupervisionKeeper(remnants, grace, quota)
         async with keeper.kept():
             yield keeper
     finally:

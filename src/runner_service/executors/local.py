@@ -16,10 +16,12 @@ from runner_service.executors.environment import command_environment
 from runner_service.executors.files import Files
 from runner_service.executors.keeper import SupervisionKeeper, supervision_keeper
 from runner_service.executors.ripgrep import Ripgrep
+from runner_service.supervisor.watchdog import Quota
 
 Scope = Literal["shared", "session"]
 
 _FILE_THREADS = 8
+_NO_QUOTA = Quota()
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -55,7 +57,9 @@ class LocalSandbox(Files):
     async def resume(self, command: Command) -> CommandResult:
         """Knows of none."""
         del command
-        return CommandResult(exit_code=1, lost="the service was stopped while this ran, and how far it came is not known")
+        return CommandResult(
+            exit_code=1, lost="the service was stopped while this ran, and how far it came is not known"
+        )
 
 
 class LocalExecutor:
@@ -86,7 +90,9 @@ class LocalExecutor:
         """
         root = str(await asyncio.to_thread(_made, self._directory(spec)))
         environment = command_environment(spec.environment, root=root)
-        commands = Commands(self._keeper, shell=self._programs.shell, root=root, environment=environment)
+        commands = Commands(
+            self._keeper, shell=self._programs.shell, root=root, environment=environment, notify=spec.notify
+        )
         ripgrep = Ripgrep(self._programs.ripgrep, commands) if self._programs.ripgrep else None
         try:
             yield LocalSandbox(root, commands, self._threads, ripgrep)
@@ -101,7 +107,12 @@ class LocalExecutor:
 
 @asynccontextmanager
 async def local_executor(
-    *, root: Path, state_dir: Path, scope: Scope = "shared", terminate_grace: float = 2.0
+    *,
+    root: Path,
+    state_dir: Path,
+    scope: Scope = "shared",
+    terminate_grace: float = 2.0,
+    quota: Quota = _NO_QUOTA,
 ) -> AsyncIterator[LocalExecutor]:
     """Opens the executor of this machine, and ends every process that it started in the end.
 
@@ -110,13 +121,14 @@ async def local_executor(
         state_dir: holds the note by which the next start finds what a crash left running; one service each.
         scope: whether all executions share `root`, or each session has a directory below it.
         terminate_grace: seconds between SIGTERM and SIGKILL.
+        quota: what the commands of each sandbox may use.
 
     Raises:
         SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
     """
     programs = await asyncio.to_thread(_find_programs)
     real_root = await asyncio.to_thread(_made, root)
-    async with supervision_keeper(state_dir, terminate_grace) as keeper:
+    async with supervision_keeper(state_dir, terminate_grace, quota) as keeper:
         threads = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="files")
         try:
             yield LocalExecutor(keeper, threads, root=real_root, scope=scope, programs=programs)

@@ -5,12 +5,14 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 from runner_service.executors import KilledProcess, SandboxError
+from runner_service.executors.excess import Excess
 from runner_service.supervisor import wire
 
 _READ_BYTES = 65536
@@ -42,15 +44,25 @@ class StartError(Exception):
 class Child:
     """A process below the supervisor.
 
-    `exited` gives its `Exit`, a `StartError`, or a `SandboxError`. `ending` is set when its time was up, and gives what
-    had to be killed.
+    `exited` gives its `Exit`, a `StartError`, or a `SandboxError`. `ending` is set when its time was up, or when it
+    used too much, which is then in `excess`, and gives what had to be killed. `on_late_excess` is called when what it
+    left behind uses too much.
     """
 
     def __init__(self, number: int, exited: asyncio.Future[Exit]) -> None:
         self.number = number
         self.exited = exited
         self.ending: asyncio.Future[list[KilledProcess]] | None = None
+        self.excess: Excess | None = None
+        self.on_late_excess: Callable[[Excess], None] = lambda _: None
         self._failure: BaseException | None = None
+
+    def exceed(self, excess: Excess, ending: asyncio.Future[list[KilledProcess]]) -> None:
+        """Takes note that it used too much and is being ended."""
+        if self.exited.done():
+            self.on_late_excess(excess)
+        elif self.ending is None:
+            self.excess, self.ending = excess, ending
 
     def fail_with(self, error: BaseException) -> None:
         """Takes note that the output of the process cannot be taken; while it runs, `exited` raises that."""
@@ -71,6 +83,7 @@ class Supervision:
         self._channel = channel
         self._decoder = wire.Decoder()
         self._exits: dict[int, asyncio.Future[Exit]] = {}
+        self._children: WeakValueDictionary[int, Child] = WeakValueDictionary()
         self._endings: dict[int, tuple[asyncio.Future[list[KilledProcess]], list[int]]] = {}
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self.ready: asyncio.Future[wire.Message] = self._loop.create_future()
@@ -78,9 +91,18 @@ class Supervision:
         self._loop.add_reader(channel, self._receive)
 
     def start(
-        self, argv: Sequence[str], *, cwd: str, environment: Mapping[str, str], stdout: int, stderr: int
+        self,
+        argv: Sequence[str],
+        *,
+        execution: int,
+        cwd: str,
+        environment: Mapping[str, str],
+        stdout: int,
+        stderr: int,
     ) -> Child:
         """Has a program started, with these descriptors, which stay the caller's, as its stdout and stderr.
+
+        Programs with one `execution` share what they may use.
 
         Raises:
             SandboxError: the supervisor is gone.
@@ -88,9 +110,11 @@ class Supervision:
         self._require_supervisor()
         number = next(_numbers)
         exited = self._exits[number] = self._loop.create_future()
-        message = {"do": "start", "id": number, "argv": argv, "cwd": cwd, "environment": dict(environment)}
-        self._send({**message, "asked": time.monotonic()}, (os.dup(stdout), os.dup(stderr)))
-        return Child(number, exited)
+        message = {"do": "start", "id": number, "execution": execution, "argv": argv, "cwd": cwd}
+        more = {"environment": dict(environment), "asked": time.monotonic()}
+        self._send({**message, **more}, (os.dup(stdout), os.dup(stderr)))
+        child = self._children[number] = Child(number, exited)
+        return child
 
     def begin_end(self, children: Sequence[Child]) -> asyncio.Future[list[KilledProcess]]:
         """Asks at once for the end of these and all that descends from them; the future says what had to be killed.
@@ -174,10 +198,18 @@ class Supervision:
                 _resolve(self._exits.pop(message["id"], None), exited)
             case "fail":
                 _reject(self._exits.pop(message["id"], None), _start_failure(message))
+            case "exceed":
+                self._take_excess(message)
             case "end":
                 self._take_end(message)
             case "ready":
                 _resolve(self.ready, message)
+
+    def _take_excess(self, message: wire.Message) -> None:
+        ending: asyncio.Future[list[KilledProcess]] = self._loop.create_future()
+        self._endings[message["end"]] = (ending, [message["id"]])
+        if child := self._children.get(message["id"]):
+            child.exceed(Excess(message["limit"], message["allowed"]), ending)
 
     def _take_end(self, message: wire.Message) -> None:
         ended, commands = self._endings.pop(message["id"])

@@ -1,12 +1,16 @@
 """What the machine allows: its cores and its memory, as far as this process may use them."""
 
 import os
+import resource
+from contextlib import suppress
 from pathlib import Path
 
 _PER_CORE = 64
 _LEAST, _MOST = 16, 256
 _BYTES_EACH = 4 * 1024 * 1024
+_MOST_PROCESSES = 4096
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_PROCESS_LIMITS = (Path("/proc/sys/kernel/pid_max"), Path("/sys/fs/cgroup/pids.max"))
 
 
 def default_concurrency() -> int:
@@ -17,6 +21,20 @@ def default_concurrency() -> int:
     beyond some point; up to there they are for the commands.
     """
     return max(_LEAST, min(_PER_CORE * usable_cores(), _MOST, usable_memory() // _BYTES_EACH))
+
+
+def default_command_memory() -> int:
+    """Returns how many bytes the commands of one execution can have without the machine running out of memory."""
+    return usable_memory() * 3 // 4
+
+
+def default_command_processes() -> int:
+    """Returns how many processes the commands of one execution can have and leave as many for everybody else."""
+    limits = [resource.getrlimit(resource.RLIMIT_NPROC)[0]]
+    for path in _PROCESS_LIMITS:
+        with suppress(OSError, ValueError):  # not Linux, no such group, or no limit: "max"
+            limits.append(int(path.read_text()))
+    return min(_MOST_PROCESSES, *(limit // 2 for limit in limits if limit > 0))
 
 
 def usable_cores() -> int:

@@ -12,8 +12,23 @@ from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, Sec
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from runner_service.addresses import overlap, parse_address
-from runner_service.settings.kinds import AddressText, Count, Pause, Port, Seconds, TcpText, Token, UrlText, lower
-from runner_service.settings.machine import default_concurrency
+from runner_service.settings.kinds import (
+    AddressText,
+    Count,
+    CountOrNone,
+    Pause,
+    Port,
+    Seconds,
+    TcpText,
+    Token,
+    UrlText,
+    lower,
+)
+from runner_service.settings.machine import (
+    default_command_memory,
+    default_command_processes,
+    default_concurrency,
+)
 
 T = TypeVar("T")
 Provider = Literal["openai", "anthropic", "ollama", "scripted"]
@@ -76,6 +91,15 @@ class Settings(BaseSettings):
     """The directory that the tools work in, created when missing. Local mode only."""
     sandbox_scope: Literal["shared", "session"] = "shared"
     """`shared`: all work in SANDBOX_ROOT_DIR itself. `session`: each session has a directory of its own below it."""
+    sandbox_max_memory_bytes: CountOrNone = _computed(lambda _: default_command_memory())
+    """How many bytes of memory the commands of an execution may use together; 0 is any number. The default is three \
+quarters of the machine's memory, or of the container's if that is less. Local mode only, and Linux."""
+    sandbox_max_processes: CountOrNone = _computed(lambda _: default_command_processes())
+    """How many processes the commands of an execution may have together; 0 is any number. The default is 4096, but at \
+most half of what the machine, the container and the user may have. Local mode only, and Linux."""
+    sandbox_max_cpu_seconds: Pause = 0.0
+    """How many seconds of CPU time one command may use, with all its processes; 0 is any number. Local mode only, and \
+Linux."""
 
     stigmer_backend_endpoint: AddressText | None = None
     """The Stigmer daemon or cloud, `host:port`; TLS when the port is 443. Unset: there is none."""

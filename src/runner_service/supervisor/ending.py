@@ -32,6 +32,9 @@ class Ending:
     def step(self) -> bool:
         """Looks, signals what is there, and returns whether all is over."""
         now = monotonic()
+        if now >= self._force_from:
+            for each in self._ownership.strike(self.commands, KILLED_AT_MOST):
+                self.killed.setdefault((each.pid, each.start), each.name)
         present = [
             each for each in self._ownership.members(self.commands) if (each.pid, each.start) not in self._untouchable
         ]

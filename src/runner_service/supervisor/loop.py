@@ -7,12 +7,15 @@ import select
 import signal
 import socket
 import sys
+from math import inf
 from time import monotonic
 
 from runner_service.supervisor import spawn, wire
 from runner_service.supervisor.ending import KILLED_AT_MOST, Ending
+from runner_service.supervisor.memory_shortage import first_to_go
 from runner_service.supervisor.ownership import clear, take_ownership
 from runner_service.supervisor.tags import Span, Zone
+from runner_service.supervisor.watchdog import Excess, Quota, Watchdog
 
 _READ_BYTES = 65536
 _DESCRIPTORS_PER_READ = 64
@@ -23,10 +26,11 @@ _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 class Supervisor:
     """Serves one service until it says `close` or is gone, and ends everything then."""
 
-    def __init__(self, service: socket.socket, grace: float) -> None:
+    def __init__(self, service: socket.socket, grace: float, quota: Quota) -> None:
         self._service = service
         self._grace = grace
         self._ownership = take_ownership()
+        self._watchdog = Watchdog(self._ownership, quota)
         self._decoder = wire.Decoder()
         self._descriptors: list[int] = []
         self._endings: list[tuple[int, Ending]] = []
@@ -52,12 +56,15 @@ class Supervisor:
                 poll.unregister(self._service)
                 self._last = self._last or Ending(self._ownership, None, self._grace)
             self._continue_endings()
+            for excess in self._watchdog.look_when_due():
+                self._end_excess(excess)
             if self._last and monotonic() >= self._last.next_look and self._last.step():
                 return
 
     def _say_ready(self) -> None:
         zone = self._ownership.zone
-        self._say({"did": "ready", "control": self._ownership.control, "zone": list(zone.span) if zone else None})
+        control = f"{self._ownership.control}+watchdog" if self._watchdog.is_in_force else self._ownership.control
+        self._say({"did": "ready", "control": control, "zone": list(zone.span) if zone else None})
 
     def _say(self, message: wire.Message) -> None:
         # A service that is gone is noticed by the next read.
@@ -67,9 +74,8 @@ class Supervisor:
     def _pause(self) -> float | None:
         """Returns for how many milliseconds there is nothing to do."""
         endings = [ending for _, ending in self._endings] + ([self._last] if self._last else [])
-        if not endings:
-            return None
-        return max(0.0, min(ending.next_look for ending in endings) - monotonic()) * 1000
+        next_look = min(self._watchdog.next_look, *(ending.next_look for ending in endings), inf)
+        return None if next_look == inf else max(0.0, next_look - monotonic()) * 1000
 
     def _receive(self) -> bool:
         """Reads and acts; False at the end of the service."""
@@ -98,10 +104,11 @@ class Supervisor:
         stdout, stderr = self._descriptors[:_DESCRIPTORS_PER_START]
         del self._descriptors[:_DESCRIPTORS_PER_START]
         try:
-            with self._ownership.marking(command):
+            with self._ownership.marking(command), first_to_go():
                 pid = spawn.spawn(message["argv"], message["cwd"], message["environment"], stdout, stderr)
             self._spawn_times[command] = monotonic() - message["asked"]
             self._ownership.started(command, pid)
+            self._watchdog.started(command, message["execution"])
         except (spawn.RootGoneError, OSError, ValueError) as error:
             self._ownership.forget([command])
             self._say_failed(command, error)
@@ -140,6 +147,21 @@ class Supervisor:
             }
         )
 
+    def _end_excess(self, excess: Excess) -> None:
+        """Ends a command that uses too much: at once, if it would go on growing while it is asked."""
+        grace = self._grace if excess.limit == "cpu_time" else 0.0
+        number = -excess.command
+        self._endings.append((number, Ending(self._ownership, [excess.command], grace)))
+        self._say(
+            {
+                "did": "exceed",
+                "id": excess.command,
+                "limit": excess.limit,
+                "allowed": excess.allowed,
+                "end": number,
+            }
+        )
+
     def _continue_endings(self) -> None:
         for entry in list(self._endings):
             request, ending = entry
@@ -162,12 +184,12 @@ def _exits() -> tuple[list[tuple[int, int, resource.struct_rusage]], bool]:
 
 
 def main(arguments: list[str]) -> None:
-    """Takes the number of the socket, the grace in seconds, and the zone to clear first, as two numbers or none."""
-    descriptor, grace, *span = arguments
+    """Takes the number of the socket, the grace, the quota, and the zone to clear first, as two numbers or none."""
+    descriptor, grace, memory, processes, cpu_time, *span = arguments
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     if span:
         clear(Zone(Span(int(span[0]), int(span[1]))))
     with socket.socket(fileno=int(descriptor)) as service:
         os.set_inheritable(service.fileno(), False)
-        Supervisor(service, float(grace)).serve()
+        Supervisor(service, float(grace), Quota(int(memory), int(processes), float(cpu_time))).serve()

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from time import sleep
 from typing import Protocol
 
@@ -40,8 +41,14 @@ class Ownership(Protocol):
     def members(self, commands: Collection[int] | None) -> list[Process]:
         """Returns what lives of these commands, of all when None."""
 
+    def tops(self) -> dict[int, list[int]]:
+        """Returns, for each command, the processes that all of it descends from; nothing where nobody knows."""
+
     def send(self, target: Process, *signals: signal.Signals) -> bool:
         """Signals a member; False when it may not be signalled."""
+
+    def strike(self, commands: Collection[int] | None, named: int) -> list[Process]:
+        """Kills at once what can be told without looking at each process, and returns some that were there before."""
 
     def forget(self, commands: Collection[int]) -> None:
         """Gives up what is known of commands that have ended."""
@@ -113,9 +120,30 @@ class Tree:
             mine = [pid for pid in mine if self._owner(pid) in owners]
         return list(tree.descendants(mine).values())
 
+    def tops(self) -> dict[int, list[int]]:
+        """Returns, for each command, the processes that all others of it descend from."""
+        tops: dict[int, list[int]] = {command: [] for command in self._commands}
+        for pid in tree.adopted_and_own() if tops else ():
+            if (owner := self._owner(pid)) in tops:
+                tops[owner].append(pid)
+        return tops
+
     def send(self, target: Process, *signals: signal.Signals) -> bool:
         """Signals a member; False when it may not be signalled."""
         return tree.send(target, *signals)
+
+    def strike(self, commands: Collection[int] | None, named: int) -> list[Process]:
+        """Kills the group of each command's shell: what grows faster than one can look at it is mostly that."""
+        struck: list[Process] = []
+        tops = self.tops()
+        for command in tops.keys() if commands is None else tops.keys() & set(commands):
+            session = self._commands[command].session
+            # Its number is no other's as long as there is a process of that session, or the shell waits for us.
+            if session and any(pid == session or _session_of(pid) == session for pid in tops[command]):
+                struck += islice(tree.walk(tops[command]), named)
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(session, signal.SIGKILL)
+        return [each for each in struck if each.is_alive]
 
     def forget(self, commands: Collection[int]) -> None:
         """Gives up what is known of commands that have ended."""
@@ -177,6 +205,10 @@ class Groups:
         groups = [group for command, group in self._groups.items() if commands is None or command in commands]
         return [Process(group, 0, "process group", True, 0, group) for group in groups if _group_exists(group)]
 
+    def tops(self) -> dict[int, list[int]]:
+        """Returns nothing: a group is not counted."""
+        return {}
+
     def send(self, target: Process, *signals: signal.Signals) -> bool:
         """Signals a whole group; False when none in it may be signalled."""
         try:
@@ -187,6 +219,10 @@ class Groups:
         except PermissionError:
             return False
         return True
+
+    def strike(self, commands: Collection[int] | None, named: int) -> list[Process]:  # noqa: ARG002  # as the Protocol has it
+        """Leaves it to `send`, which signals whole groups anyway."""
+        return []
 
     def forget(self, commands: Collection[int]) -> None:
         """Gives up what is known of commands that have ended."""
@@ -236,6 +272,11 @@ def _free_zone() -> Zone | None:
         if zone is None or not any(zone.span.holds(tree.limits_of(pid)) for pid in tree.all_pids()):
             return zone
     return None
+
+
+def _session_of(pid: int) -> int | None:
+    found = tree.process(pid)
+    return found.session if found else None
 
 
 def _group_exists(group: int) -> bool:

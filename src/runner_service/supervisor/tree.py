@@ -10,9 +10,15 @@ from typing import NamedTuple
 
 from runner_service.supervisor.tags import RLIMIT_LOCKS, Limits
 
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
 
 class Process(NamedTuple):
-    """A process. `start` (clock ticks since boot) tells it from a later one with the same `pid`."""
+    """A process. `start` (clock ticks since boot) tells it from a later one with the same `pid`.
+
+    `cpu_time` is in seconds, of the process and the children it has waited for; `resident` is in bytes.
+    """
 
     pid: int
     start: int
@@ -20,6 +26,8 @@ class Process(NamedTuple):
     is_alive: bool
     parent: int
     session: int
+    cpu_time: float = 0.0
+    resident: int = 0
 
 
 def process(pid: int) -> Process | None:
@@ -32,7 +40,10 @@ def process(pid: int) -> Process | None:
     name = head.partition(b"(")[2].decode("utf-8", "replace")
     fields = tail.split()
     state, parent, session, start = fields[0], int(fields[1]), int(fields[3]), int(fields[19])
-    return Process(pid, start, name, state not in {b"Z", b"X"}, parent, session)
+    cpu_time = sum(map(int, fields[11:15])) * _TICK
+    return Process(
+        pid, start, name, state not in {b"Z", b"X"}, parent, session, cpu_time, int(fields[21]) * _PAGE_BYTES
+    )
 
 
 def children(pid: int) -> list[int]:
@@ -66,15 +77,30 @@ def all_pids() -> Iterator[int]:
 
 def descendants(roots: Iterable[int]) -> dict[int, Process]:
     """Returns the living processes among `roots` and everything below them."""
-    found: dict[int, Process] = {}
+    return {each.pid: each for each in walk(roots) if each.is_alive}
+
+
+def walk(roots: Iterable[int]) -> Iterator[Process]:
+    """Yields `roots` and everything below them, zombies too, as they are found."""
+    found: set[int] = set()
     waiting = list(roots)
     while waiting:
         pid = waiting.pop()
         seen = None if pid in found else process(pid)
-        if seen and seen.is_alive:
-            found[pid] = seen
-            waiting += children(pid)
-    return found
+        if seen:
+            found.add(pid)
+            yield seen
+            if seen.is_alive:
+                waiting += children(pid)
+
+
+def memory_of(seen: Process) -> int:
+    """Returns how many bytes are a process's own, with its part of what it shares. Takes 1 ms for some GB."""
+    with contextlib.suppress(OSError), open(f"/proc/{seen.pid}/smaps_rollup", "rb") as file:  # noqa: PTH123  # as above
+        for line in file:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    return seen.resident
 
 
 def limits_of(pid: int) -> Limits:

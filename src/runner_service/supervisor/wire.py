@@ -1,9 +1,10 @@
 """Messages between the service and the supervisor: JSON behind a length of four bytes; file descriptors ride along.
 
 To the supervisor:
-    {"do": "start", "id", "argv", "cwd", "environment", "asked"}
+    {"do": "start", "id", "execution", "argv", "cwd", "environment", "asked"}
                                                           with two descriptors: where stdout and stderr go; `asked` is
-                                                          when, by the clock that all processes share
+                                                          when, by the clock that all processes share;
+                                                          commands with one `execution` are limited together
     {"do": "end", "id", "commands"}                       ends the trees of these commands, SIGTERM first
     {"do": "close"}                                       ends everything, then the supervisor
 
@@ -11,6 +12,8 @@ To the service:
     {"did": "ready", "control", "zone"}                   once, first
     {"did": "exit", "id", "status", "spawn_time", "cpu_time", "peak_memory", "left_behind"}
     {"did": "fail", "id", "code", "text", "root_is_gone"} the command could not be started; `code` is 126 or 127
+    {"did": "exceed", "id", "limit", "allowed", "end"}    the command uses too much and is being ended; an `end` with
+                                                          that id follows
     {"did": "end", "id", "killed"}                        [pid, name] of each process that had to be ended
 """
 

@@ -69,7 +69,6 @@ class CommandOutput:
         elif kept:
             self._events.publish_output(self._call.id, stream, kept, sub_agent_id=self._call.sub_agent_id)
 
-
     def _passed_over(self, stream: Stream, size: int) -> int:
         known = min(self._published_before[stream], size)
         self._published_before[stream] -= known
@@ -119,4 +118,6 @@ def _remark(result: CommandResult, timeout: float) -> str:
         return f"\n[The command could not be started: {result.start_error}]"
     if result.timed_out:
         return f"\n[The command took longer than {timeout:g} s and was ended, with all its processes]"
+    if excess := result.exceeded:
+        return f"\n[The command was ended, with all its processes: it used {excess.text}. {excess.advice}]"
     return ""

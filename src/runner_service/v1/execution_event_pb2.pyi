@@ -128,6 +128,12 @@ class _ToolOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolOutco
     """It was ended because the execution ended."""
     TOOL_OUTCOME_INTERRUPTED: _ToolOutcome.ValueType  # 5
     """The service was stopped while it ran. It is not run again, and how far it came is not known; the model is told."""
+    TOOL_OUTCOME_LIMIT_EXCEEDED: _ToolOutcome.ValueType  # 6
+    """A command was ended with all its processes, because the execution's commands together used more memory or had more
+    processes than the service allows, or this one used more CPU time. Its output so far is kept, and `result` names the
+    limit and its value; the model was told and goes on. Limits are looked at several times a second, so they can be
+    exceeded for a moment. What a command left running is ended likewise, with a `notice` LIMIT_EXCEEDED.
+    """
 
 class ToolOutcome(_ToolOutcome, metaclass=_ToolOutcomeEnumTypeWrapper):
     """Says how a tool call ended."""
@@ -144,6 +150,12 @@ TOOL_OUTCOME_CANCELLED: ToolOutcome.ValueType  # 4
 """It was ended because the execution ended."""
 TOOL_OUTCOME_INTERRUPTED: ToolOutcome.ValueType  # 5
 """The service was stopped while it ran. It is not run again, and how far it came is not known; the model is told."""
+TOOL_OUTCOME_LIMIT_EXCEEDED: ToolOutcome.ValueType  # 6
+"""A command was ended with all its processes, because the execution's commands together used more memory or had more
+processes than the service allows, or this one used more CPU time. Its output so far is kept, and `result` names the
+limit and its value; the model was told and goes on. Limits are looked at several times a second, so they can be
+exceeded for a moment. What a command left running is ended likewise, with a `notice` LIMIT_EXCEEDED.
+"""
 Global___ToolOutcome: _TypeAlias = ToolOutcome  # noqa: Y015
 
 @_typing.final
@@ -325,7 +337,9 @@ class SandboxInfo(_message.Message):
     root: _builtins.str
     """The directory that the tools work in."""
     process_control: _builtins.str
-    """How the processes of a command are found and ended, for example `subreaper+tag+guardian`, or `process-group`."""
+    """How the processes of a command are found and ended, for example `subreaper+tag+guardian`, or `process-group`.
+    `+watchdog` when limits of memory, processes or CPU time are in force too.
+    """
     def __init__(
         self,
         *,
