@@ -37,7 +37,20 @@ DUMMY_API_KEY = "dummy-local-key"
 """What the daemon expects in local mode. Public, so not a secret."""
 
 _LISTEN, _LISTEN_BESIDE_DAEMON = "localhost:50051", "localhost:50052"
-_NEVER_READ_LOCALLY = ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "DAYTONA_API_KEY", "DAYTONA_DEV_TOOLS_SNAPSHOT_ID")
+_NEVER_READ_LOCALLY = (
+    "REDIS_HOST",
+    "REDIS_PORT",
+    "REDIS_PASSWORD",
+    "DAYTONA_API_KEY",
+    "DAYTONA_API_URL",
+    "DAYTONA_DEV_TOOLS_SNAPSHOT_ID",
+    "DAYTONA_TARGET",
+    "DAYTONA_OWNER",
+    "DAYTONA_AUTO_STOP_MINUTES",
+    "DAYTONA_TTL_MINUTES",
+    "DAYTONA_SESSION_DAYS",
+    "DAYTONA_START_TIMEOUT",
+)
 _DEFAULT_MODELS = {"ollama": "qwen2.5-coder:7b", "anthropic": "claude-sonnet-4.5", "scripted": "scripted"}
 
 
