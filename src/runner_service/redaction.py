@@ -1,7 +1,8 @@
 """Replaces secrets by a mark, in whole values and in streams that cut them anywhere.
 
 A secret is found in the forms that programs print it in: as it is, in base64 (also inside of something longer),
-URL-encoded and JSON-escaped. A value of fewer than 6 bytes cannot be told from ordinary text and is left alone.
+URL-encoded and JSON-escaped; without the white space around it; and, where nothing stands before it, in base64 that is
+broken into lines. A value of fewer than 6 bytes cannot be told from ordinary text and is left alone.
 """
 
 import base64
@@ -18,6 +19,7 @@ MIN_SECRET_BYTES = 6
 """The shortest value that is redacted."""
 
 _MARK_BYTES = MARK.encode()
+_BASE64_WIDTHS = (64, 76)  # of the lines that openssl, and base64, write
 _ENCODING = ("utf-8", "surrogatepass")  # a model's JSON may hold half a surrogate pair
 
 
@@ -28,7 +30,8 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets for form in _forms(secret) if len(form) >= MIN_SECRET_BYTES}
+        values = {form for secret in secrets for form in (secret, secret.strip())}  # "$(cat key)" has lost its line end
+        forms = {form for value in values for form in _forms(value) if len(form) >= MIN_SECRET_BYTES}
         # Of two forms that match at the same place the longer one must win, or its end would stay.
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
         self._pattern = re.compile(b"|".join(map(re.escape, self._forms)))
@@ -163,4 +166,9 @@ def _base64_forms(raw: bytes) -> set[bytes]:
         whole = bytes(before) + raw
         inside = slice((before * 8 + 5) // 6, len(whole) * 8 // 6)
         forms |= {base64.b64encode(whole)[inside], base64.urlsafe_b64encode(whole)[inside]}
-    return forms
+    alone = base64.b64encode(raw)[: len(raw) * 8 // 6]
+    return forms | {_wrapped(alone, width) for width in _BASE64_WIDTHS}
+
+
+def _wrapped(data: bytes, width: int) -> bytes:
+    return b"\n".join(data[start : start + width] for start in range(0, len(data), width))

@@ -30,6 +30,19 @@ def test_a_secret_is_found_in_base64_at_every_alignment(before: str) -> None:
         assert b"correct" not in leftover
 
 
+@pytest.mark.parametrize("width", [64, 76])
+def test_a_long_secret_is_found_in_base64_that_programs_break_into_lines(width: int) -> None:
+    secret = "sk-" + "".join(map(str, range(100)))
+    data = base64.b64encode(f"{secret}\n".encode()).decode()
+    text = "\n".join(data[start : start + width] for start in range(0, len(data), width))
+    assert len(Redactor([secret]).text(text)) <= len(MARK) + 4
+
+
+def test_a_secret_is_found_without_its_last_line_end() -> None:
+    redactor = Redactor(["hunter2-hunter2\n"])
+    assert redactor.text("-p hunter2-hunter2 -v") == f"-p {MARK} -v"
+
+
 def test_a_secret_is_found_url_encoded_and_json_escaped() -> None:
     secret = 'pa"ss/wörd & more'
     redactor = Redactor([secret])
