@@ -107,4 +107,4 @@ async def _go_wrong(fault: Fault, request: web.Request, handler: Handler) -> web
             return await handler(request)
     assert request.transport is not None
     request.transport.close()
-    raise ConnectionResetError
+    return web.Response()

@@ -214,8 +214,8 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     daytona_target: str | None = None
     """The region that sandboxes are made in. Unset: the organisation's own."""
     daytona_owner: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")] = "runner-service"
-    """Whose sandboxes are ours: a part of their names, and a label. The same for all replicas of a deployment, and for \
-no other deployment in the organisation."""
+    """Whose sandboxes are ours: a part of their names, and a label. The same for all replicas of a deployment, and for
+    no other deployment in the organisation."""
     daytona_auto_stop_minutes: Count = 15
     """After how many minutes Daytona stops a sandbox that nobody uses, such as one that a crash has left."""
     daytona_ttl_minutes: Count = 1440
