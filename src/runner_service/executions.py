@@ -280,6 +280,11 @@ class Executions:
         if not request.HasField("agent"):
             raise NotFoundError(f"execution {request.execution_id} is not in the log; send the agent to start it")
         self._require_readiness()
+        if request.after_sequence:
+            raise SequenceOutOfRangeError(
+                f"after_sequence is {request.after_sequence}, but there is no execution {request.execution_id} yet, or "
+                "it was pruned; to start it, leave after_sequence out"
+            )
         job = self._work.job(request)
         self._admission.require_room(request.session_id)
         execution = self._accept(request, fingerprint, _reference(request, self._work) if by_id else None)

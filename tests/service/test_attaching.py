@@ -98,9 +98,11 @@ async def test_a_sequence_from_the_future_is_out_of_range(start: StartService) -
     client = await start([turn("Hi.")])
     await client.execute(execution_id="a")
 
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await client.execute(execution_id="a", after_sequence=10_000)
-    assert refused.value.code() == grpc.StatusCode.OUT_OF_RANGE
+    for name in ("a", "never-started"):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.execute(execution_id=name, after_sequence=10_000)
+        assert refused.value.code() == grpc.StatusCode.OUT_OF_RANGE
+    assert not await client.is_running("never-started")
 
 
 async def test_an_execution_whose_caller_left_is_cancelled_after_the_grace(start: StartService) -> None:

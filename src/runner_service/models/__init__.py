@@ -106,5 +106,6 @@ def _scripted(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
     except OSError as error:
         reason = error.strerror or str(error)
         raise PreconditionError(f"STIGMER_LLM_SCRIPT names {script}, which cannot be read: {reason}") from error
-    name = model.name.strip() or settings.stigmer_llm_model or "scripted"
+    own = settings.stigmer_llm_model if settings.stigmer_llm_provider == "scripted" else ""
+    name = model.name.strip() or own or "scripted"
     return ModelChoice(provider="scripted", name=name, script=script, script_version=version)
