@@ -26,7 +26,7 @@ SOCKET_FILE = "service.sock"
 
 _IDLE_SECONDS = 2
 _START_SECONDS = 30.0
-_YIELD_SECONDS = 5.0  # for a service that is in the way; one that stops gives its executions 4
+_YIELD_SECONDS = 15.0  # for a service that is in the way; one that stops gives its executions 4
 _LOOK_EVERY = 0.2
 _LONGEST_SOCKET_PATH = 100  # bytes; systems allow 103 to 107
 _LONGEST_LOG = 1 << 20
