@@ -50,6 +50,16 @@ PROVOCATIONS = [
         "nothing is left",
         "test_deaths.test_the_death_of_the_service_ends_every_descendant",
     ),
+    (
+        "a fork bomb",
+        "ended, and said to be one; the others go on",
+        "test_watchdog.test_a_fork_bomb_is_ended_with_all_its_processes",
+    ),
+    (
+        "a hog of memory",
+        "ended before the machine has none left",
+        "test_watchdog.test_a_hog_of_memory_is_ended_and_said_to_be_one",
+    ),
     ("bytes that are not UTF-8", "exact", "test_output.test_all_byte_values_survive"),
     ("10 MB in one line", "exact", "test_output.test_ten_megabytes_in_one_line_arrive"),
     (

@@ -109,6 +109,14 @@ def test_a_failed_tool_says_why_and_what_was_ended_with_it() -> None:
     assert story.lines == ["[1] read_file /x y limit=10", "[1] = failed in 0 ms; no such file; ended with it: 7 sleep"]
 
 
+def test_a_command_that_used_too_much_is_said_to_have() -> None:
+    story = Story()
+    story.tell(tool_call_started=_call("a", "execute", event_pb2.TOOL_KIND_EXECUTE, command="bomb"))
+    outcome = event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED
+    story.tell(tool_call_finished=event_pb2.ToolCallFinished(tool_call_id="a", outcome=outcome, exit_code=137))
+    assert story.lines == ["[1] $ bomb", "[1] = ended for using too much in 0 ms"]
+
+
 def test_kinds_of_events_that_are_not_known_are_ignored() -> None:
     assert Story().tell().lines == []
 

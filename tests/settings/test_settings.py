@@ -270,6 +270,9 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         ({"SANDBOX_TYPE": "daytona"}, "SANDBOX_TYPE"),
         ({"OLLAMA_BASE_URL": "http://user:hunter22@host"}, "OLLAMA_BASE_URL"),
         ({"LISTEN_ADDRESS": "50051"}, "LISTEN_ADDRESS"),
+        ({"SANDBOX_MAX_PROCESSES": "-1"}, "SANDBOX_MAX_PROCESSES"),
+        ({"SANDBOX_MAX_MEMORY_BYTES": "2 GB"}, "SANDBOX_MAX_MEMORY_BYTES"),
+        ({"SANDBOX_MAX_CPU_SECONDS": "-0.1"}, "SANDBOX_MAX_CPU_SECONDS"),
     ],
 )
 def test_each_mistake_is_found_at_its_variable(environ: dict[str, str], variable: str, tmp_path: Path) -> None:

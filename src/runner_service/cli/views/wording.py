@@ -24,7 +24,7 @@ _OUTCOMES = {
     event_pb2.TOOL_OUTCOME_TIMED_OUT: "timed out",
     event_pb2.TOOL_OUTCOME_CANCELLED: "cancelled",
     event_pb2.TOOL_OUTCOME_INTERRUPTED: "interrupted",
-    event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED: "used too much and was ended",
+    event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED: "ended for using too much",
 }
 _TODO_MARKS = {
     event_pb2.Todo.STATUS_PENDING: "[ ]",
