@@ -46,6 +46,7 @@ async def test_a_whole_run_is_in_the_status(start: StartService, daemon: FakeDae
     status = await daemon.until_final("aex-1")
     await nothing_owed(tmp_path)
 
+    assert daemon.reports_of("aex-1")[-1] == status  # the last one is whole, though the plan was known long before
     assert status.phase == execution_pb2.EXECUTION_COMPLETED
     assert status.started_at.endswith("Z")
     assert status.started_at <= status.completed_at

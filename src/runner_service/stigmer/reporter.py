@@ -35,7 +35,7 @@ _SMALL_STATUS = 128 * 1024
 _FAILED_PAUSE = 2.0
 _FIRST_DELAY = 0.2
 _LONGEST_DELAY = 10.0
-_LAST_WORDS_WITHIN = 2.0
+_LAST_WORDS_WITHIN = 0.5  # with the drain it has to stay below the 5 s after which the daemon kills
 
 
 class Reporter:
