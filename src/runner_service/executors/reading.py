@@ -110,15 +110,34 @@ def _is_binary(sample: bytes, media_type: str) -> bool:
 
 
 def _window(file: BinaryIO, path: str, offset: int, limit: int) -> TextLines:
-    """Reads through the file in pieces of lines, since a line may be of any length, and keeps what was asked for."""
+    """Keeps what was asked for, in pieces of lines, since a line may be of any length; the rest is only counted."""
     kept: list[bytes] = []
-    size, ended, in_line = 0, 0, False
-    while piece := file.readline(_LONGEST_PIECE):
-        if offset <= ended < offset + limit:
-            kept.append(piece)
-            size += len(piece)
-            if size > _LARGEST_WINDOW:
-                raise FileError("too_large", f"{path}: these lines are longer than 16 MiB; read fewer, or grep in it")
+    ended, in_line = _skip(file, offset)
+    size = 0
+    while ended < offset + limit and (piece := file.readline(_LONGEST_PIECE)):
+        kept.append(piece)
+        size += len(piece)
+        if size > _LARGEST_WINDOW:
+            raise FileError("too_large", f"{path}: these lines are longer than 16 MiB; read fewer, or grep in it")
         in_line = not piece.endswith(b"\n")
         ended += not in_line
+    while block := file.read(_LONGEST_PIECE):
+        ended += block.count(b"\n")
+        in_line = not block.endswith(b"\n")
     return TextLines(b"".join(kept).decode("utf-8", "replace"), offset + 1 if kept else 0, ended + in_line)
+
+
+def _skip(file: BinaryIO, lines: int) -> tuple[int, bool]:
+    """Passes over lines; returns how many have ended, fewer than asked for at the end, and whether one has not."""
+    ended, in_line = 0, False
+    while ended < lines and (block := file.read(_LONGEST_PIECE)):
+        count = block.count(b"\n")
+        if ended + count >= lines:
+            end = -1
+            for _ in range(lines - ended):
+                end = block.index(b"\n", end + 1)
+            file.seek(end + 1 - len(block), os.SEEK_CUR)
+            return lines, False
+        ended += count
+        in_line = not block.endswith(b"\n")
+    return ended, in_line
