@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import grpc
@@ -50,7 +50,7 @@ _LONGEST_DETAIL = 300
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # the files of a skill come in one message
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5000),  # by default a daemon that comes back is noticed after up to two minutes
+    ("grpc.max_reconnect_backoff_ms", 2000),  # by default a daemon that comes back is noticed after up to two minutes
 )
 
 
@@ -68,6 +68,7 @@ class DaemonClient:
         self._on_link = on_link
         self.is_reachable: bool | None = None
         """Whether it is there; None until the first try has come to an end."""
+        self._came = asyncio.Event()
         self.executions = agentexecution_pb2_grpc.AgentExecutionQueryControllerStub(channel)
         self.sessions = session_pb2_grpc.SessionQueryControllerStub(channel)
         self.instances = agentinstance_pb2_grpc.AgentInstanceQueryControllerStub(channel)
@@ -109,6 +110,12 @@ class DaemonClient:
             return False
         return True
 
+    async def pause(self, seconds: float) -> None:
+        """Waits before another try; less when the daemon comes back meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._came.wait()
+
     async def watch_link(self) -> None:
         """Keeps the connection up, for ever, and says once when it is lost and once when it is there."""
         state = self._channel.get_state(try_to_connect=True)
@@ -126,6 +133,8 @@ class DaemonClient:
         self.is_reachable = reachable
         self._on_link(reachable)
         if reachable:
+            came, self._came = self._came, asyncio.Event()
+            came.set()
             logger.info("daemon_reached endpoint=%s", self.endpoint)
         else:
             logger.warning("daemon_not_reachable endpoint=%s consequence=reports_wait_here", self.endpoint)

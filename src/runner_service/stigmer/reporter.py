@@ -154,7 +154,7 @@ class _Report:
         # The last one is whole, whatever became of those before.
         whole = await self._status(LISTS)
         while not await self._client.update_status(self._execution_id, whole):
-            await asyncio.sleep(delay)
+            await self._client.pause(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
 
     async def _status(self, lists: AbstractSet[str]) -> execution_pb2.AgentExecutionStatus:

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import re
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -40,7 +42,8 @@ Tools = Mapping[str, Mapping[str, BaseTool]]
 class _Connection:
     """One server, from its start to its end."""
 
-    def __init__(self, run: AgentRun, server: runner_pb2.McpServer) -> None:
+    def __init__(self, run: AgentRun, server: runner_pb2.McpServer, directory: Path) -> None:
+        self._directory = directory
         self._run = run
         self._server = server
         self._outputs: list[ServerOutput] = []
@@ -76,7 +79,9 @@ class _Connection:
 
     def _transport(self) -> AbstractAsyncContextManager[Streams]:
         if self._server.HasField("stdio"):
-            return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
+            return stdio_server(
+                self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor, self._directory
+            )
         return _http_server(self._server.http, self._run.environment, self._patience())
 
     def _patience(self) -> float:
@@ -123,13 +128,14 @@ class _Connection:
 
 
 @asynccontextmanager
-async def connected(run: AgentRun, taken: Collection[str]) -> AsyncIterator[Tools]:
+async def connected(run: AgentRun, taken: Collection[str], directory: Path) -> AsyncIterator[Tools]:
     """Starts the MCP servers of an agent, side by side, and ends them when the context ends.
 
     `taken` are names that no tool may have: one that would is called `<server>_<tool>`. A server that cannot be
-    used has no tools.
+    used has no tools. `directory` is for files that the connections need.
     """
-    connections = [_Connection(run, server) for server in run.agent.mcp_servers]
+    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)  # what a crash has left there
+    connections = [_Connection(run, server, directory) for server in run.agent.mcp_servers]
     holding = [asyncio.create_task(each.hold(), name="mcp-connection") for each in connections]
     try:
         loaded = [await each.tools for each in connections]

@@ -68,14 +68,18 @@ class ServerOutput:
 
 @asynccontextmanager
 async def stdio_server(
-    sandbox: Sandbox, stdio: runner_pb2.StdioServer, outputs: list[ServerOutput], redactor: Redactor
+    sandbox: Sandbox, stdio: runner_pb2.StdioServer, outputs: list[ServerOutput], redactor: Redactor, directory: Path
 ) -> AsyncIterator[Streams]:
-    """Runs a server until the context ends. `outputs` is given what takes its output. Raises OSError."""
+    """Runs a server until the context ends. `outputs` is given what takes its output; the FIFO is in `directory`.
+
+    Raises:
+        OSError: there can be no FIFO.
+    """
     to_session, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_server, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     output = ServerOutput(to_session, redactor)
     outputs.append(output)
-    async with _fifo() as (path, stdin):
+    async with _fifo(directory) as (path, stdin):
         command = Command(command_text(stdio, path), _FOR_EVER, output)
         running = asyncio.create_task(_run(sandbox, command, to_session), name="mcp-server")
         writing = asyncio.create_task(_feed(stdin, from_session), name="mcp-stdin")
@@ -157,9 +161,9 @@ async def _writable(descriptor: int) -> None:
 
 
 @asynccontextmanager
-async def _fifo() -> AsyncIterator[tuple[str, FileIO]]:
+async def _fifo(directory: Path) -> AsyncIterator[tuple[str, FileIO]]:
     """Makes a FIFO that only this user can open; gives its path, and a file that writes to it without waiting."""
-    path = await asyncio.to_thread(_make_fifo)
+    path = await asyncio.to_thread(_make_fifo, directory)
     try:
         # Open for both: to open it for writing alone would wait for the reader.
         with FileIO(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), "wb") as stdin:
@@ -168,7 +172,8 @@ async def _fifo() -> AsyncIterator[tuple[str, FileIO]]:
         await asyncio.to_thread(shutil.rmtree, Path(path).parent, ignore_errors=True)
 
 
-def _make_fifo() -> str:
-    path = f"{tempfile.mkdtemp(prefix='mcp-')}/stdin"
+def _make_fifo(directory: Path) -> str:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = f"{tempfile.mkdtemp(dir=directory)}/stdin"
     os.mkfifo(path, 0o600)
     return path
