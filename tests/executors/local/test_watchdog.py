@@ -156,6 +156,11 @@ async def test_a_loop_without_end_is_ended_when_its_cpu_time_is_spent(sandbox: S
     assert (result.exceeded, stdout) == (Excess("cpu_time", 0.6), b"cleaned up\n")
 
 
+async def test_the_cpu_time_of_children_that_live_counts(sandbox: Sandbox) -> None:
+    result, _, _ = await run(sandbox, "(while true; do :; done) & wait")
+    assert result.exceeded == Excess("cpu_time", 0.6)
+
+
 async def test_the_cpu_time_of_children_that_have_ended_counts(sandbox: Sandbox) -> None:
     spin = python("import time\nwhile time.process_time() < 0.2:\n pass")
     awaited = f"for i in $(seq 30); do {spin}; done"
