@@ -314,17 +314,18 @@ class Executions:
         fingerprint: bytes,
         reference: runner_pb2.ExecuteAgentRequest | None,
     ) -> Execution:
+        redactor = self._work.redactor(request)
         record = runner_pb2.Execution(
             execution_id=request.execution_id or uuid.uuid4().hex,
             session_id=request.session_id,
             state=event_pb2.STATE_PENDING,
-            agent_name=request.agent.name,
-            labels=request.labels,
+            agent_name=redactor.text(request.agent.name),
+            labels={redactor.text(key): redactor.text(value) for key, value in request.labels.items()},
         )
         record.create_time.GetCurrentTime()
         stream = EventStream(record.execution_id, self._writer, self._log)
         execution = Execution(record, fingerprint, stream, _kept(request, reference))
-        execution.redactor = self._work.redactor(request)
+        execution.redactor = redactor
         self._known[execution.id] = execution
         stored = runner_pb2.Execution()
         stored.CopyFrom(record)
@@ -366,9 +367,8 @@ class Executions:
         self, execution: Execution, turn: Turn, work: Coroutine[Any, Any, str], caller: SpanContext
     ) -> None:
         record = execution.record
-        name = execution.redactor.text(record.agent_name)
         with (
-            execution_span(execution.id, record.session_id, agent_name=name, caller=caller) as span,
+            execution_span(execution.id, record.session_id, agent_name=record.agent_name, caller=caller) as span,
             redact_with(execution.redactor.text),
         ):
             with turn:

@@ -42,8 +42,11 @@ async def test_a_secret_reaches_the_command_and_nothing_that_is_kept_or_shown(
         f"use {SECRET}",
         execution_id="secret",
         environment=environment(),
-        agent=runner_pb2.Agent(name="a", instructions=f"The token is {SECRET}"),
+        agent=runner_pb2.Agent(name=f"agent {SECRET}", instructions=f"The token is {SECRET}"),
+        labels={"token": SECRET},
     )
+    record = await client.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id="secret"))
+    assert SECRET not in str(record)
 
     assert stdout_of(events).startswith(b"same\n")
     assert "The secret is [redacted" in text_of(events)

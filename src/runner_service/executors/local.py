@@ -102,7 +102,10 @@ class LocalExecutor:
     def _directory(self, spec: SandboxSpec) -> Path:
         if self._scope == "shared":
             return self._root
-        return self._root / _directory_name(spec.session_id or spec.execution_id)
+        if spec.session_id:
+            return self._root / _directory_name(spec.session_id)
+        # No session can be named like this, so none shares its directory with an execution that belongs to no session.
+        return self._root / f"+{_directory_name(spec.execution_id)}"
 
 
 @asynccontextmanager

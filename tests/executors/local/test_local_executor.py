@@ -233,3 +233,11 @@ async def test_everything_works_without_root(tmp_path: Path) -> None:
     finally:
         shutil.rmtree(directory)
     assert said.decode().splitlines() == ["subreaper+tag+guardian", "124 True", "0 left"]
+
+
+async def test_an_execution_without_a_session_shares_no_directory_with_a_session_of_its_name(tmp_path: Path) -> None:
+    async with local_executor(root=tmp_path / "root", state_dir=tmp_path / "state", scope="session") as executor:
+        async with executor.open(SandboxSpec("any", session_id="alice")) as sandbox:
+            of_the_session = sandbox.root
+        async with executor.open(SandboxSpec("alice")) as sandbox:
+            assert sandbox.root != of_the_session
