@@ -65,7 +65,7 @@ async def test_each_session_has_its_own_directory_inside_the_root(tmp_path: Path
 async def test_without_a_session_the_execution_has_a_directory(tmp_path: Path) -> None:
     opened = local_executor(root=tmp_path / "root", state_dir=tmp_path / "state", scope="session")
     async with opened as executor, executor.open(SandboxSpec("e-1")) as sandbox:
-        assert Path(sandbox.root).name == "e-1"
+        assert Path(sandbox.root).name == "+e-1"
 
 
 async def test_two_hundred_megabytes_cost_less_than_twenty_of_memory(sandbox: Sandbox) -> None:
