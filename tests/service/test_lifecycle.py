@@ -1,6 +1,7 @@
 """The worst night: killed, drained, restarted. Nothing is lost, nothing is left running, and the account is clear."""
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ async def begin(service: ServiceProcess, name: str) -> tuple[Any, list[Event]]:
 
 async def until_gone(pid: int) -> None:
     async with asyncio.timeout(15):
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.02)
 
 
 async def ends_with(call: Any, service: ServiceProcess) -> grpc.aio.AioRpcError:
