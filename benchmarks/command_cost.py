@@ -5,7 +5,6 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -64,21 +63,27 @@ async def _call(caller: Caller, command: str, *, times: int = 1, output: int = 0
 
 
 def rate(clients: int, commands: int) -> dict[str, float]:
-    """Commands per second at so many clients, each of which waits for its last command before the next."""
+    """Commands per second for so many clients at once, each of which waits for its last command before the next."""
+    kinds = {
+        "bare stream": (["--bare"], False),
+        "the service, an execution for each": ([], False),
+        "the service, an execution for each client": ([], True),
+    }
     rates = {}
-    for name, options in {"bare": ["--bare"], "service": []}.items():
+    for kind, (options, in_a_row) in kinds.items():
         with running(["-m", "benchmarks.command_host", *options]) as server:
-            rates[name] = asyncio.run(_rate(server, clients, commands))
+            rates[kind] = asyncio.run(_rate(server, clients, commands // clients, in_a_row=in_a_row))
     return rates
 
 
-async def _rate(server: Running, clients: int, commands: int) -> float:
+async def _rate(server: Running, clients: int, commands: int, *, in_a_row: bool) -> float:
     async with calling(server.address, calls=clients) as caller:
-        await _client(caller, 20)
+
+        async def client() -> None:
+            for _ in range(1 if in_a_row else commands):
+                await _call(caller, "true", times=commands if in_a_row else 1)
+
+        await client()
         began = time.monotonic()
-        await asyncio.gather(*(_client(caller, commands // clients) for _ in range(clients)))
-        return commands // clients * clients / (time.monotonic() - began)
-
-
-async def _client(caller: Caller, commands: int) -> Sequence[float]:
-    return [await _call(caller, "true") for _ in range(commands)]
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return commands * clients / (time.monotonic() - began)

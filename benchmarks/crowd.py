@@ -35,7 +35,9 @@ def measure(executions: int, tokens: int) -> Crowd:
         base = Path(temporary)
         script = base / "script.yaml"
         script.write_text(json.dumps({"turns": [{"text": "token " * tokens, "delay": 0.0}]}))
-        with running_service({"STIGMER_LLM_SCRIPT": str(script)}, directory=base) as service:
+        # Empty: as many work at once, and as many wait for their turn, as by default.
+        variables = {"STIGMER_LLM_SCRIPT": str(script), "MAX_CONCURRENT_EXECUTIONS": ""}
+        with running_service(variables, directory=base) as service:
             began, ended, crowd = asyncio.run(_measure(service, executions))
         return crowd._replace(lateness=lateness_between(base / "lateness.json", began, ended))
 

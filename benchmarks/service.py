@@ -36,6 +36,7 @@ def service_environment(base: Path, variables: Mapping[str, str]) -> dict[str, s
         "SANDBOX_ROOT_DIR": str(base / "workspace"),
         "STIGMER_LLM_PROVIDER": "scripted",
         "MAX_REPEATED_CALLS": "1000000",
+        "MAX_CONCURRENT_EXECUTIONS": "2000",
         "LATENESS_FILE": str(base / "lateness.json"),
         **variables,
     }
