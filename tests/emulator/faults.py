@@ -79,7 +79,9 @@ def faulty(faults: Faults) -> Middleware:
     return middleware
 
 
-async def _go_wrong(fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _go_wrong(  # noqa: PLR0911  # one way for each fault
+    fault: Fault, request: web.Request, handler: Handler
+) -> web.StreamResponse:
     match fault.how:
         case "429":
             headers = {"Retry-After-authenticated": str(fault.retry_after)}

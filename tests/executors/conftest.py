@@ -12,15 +12,14 @@ from runner_service.executors.local import local_executor
 
 
 @asynccontextmanager
-async def _local(directory: Path) -> AsyncIterator[Executor]:
+async def opened_locally(directory: Path) -> AsyncIterator[Executor]:
     async with local_executor(root=directory / "root", state_dir=directory / "state", terminate_grace=0.25) as executor:
         yield executor
 
 
-EXECUTORS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Executor]]] = {
-    "local": _local,
-    "daytona": emulated,
-}
+Open = Callable[[Path], AbstractAsyncContextManager[Executor]]
+
+EXECUTORS: Mapping[str, Open] = {"local": opened_locally, "daytona": emulated}
 """Every executor that has to pass the conformance suite: how to open one, given a directory of the test's own."""
 
 ON_BOTH_LOOPS = {"test_commands", "test_output"}
@@ -34,7 +33,7 @@ def pytest_asyncio_loop_factories(
     return both if item.path.stem in ON_BOTH_LOOPS else {"uvloop": uvloop.new_event_loop}
 
 
-REAL = {"real-daytona": real}
+REAL: Mapping[str, Open] = {"real-daytona": real}
 """What has to pass it too, and is only tried when asked for, since it costs money."""
 
 
@@ -48,7 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(params=[*EXECUTORS, *(pytest.param(name, marks=pytest.mark.real_daytona) for name in REAL)])
 async def executor(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Executor]:
-    async with (EXECUTORS | REAL)[request.param](tmp_path) as opened:
+    openings = {**EXECUTORS, **REAL}
+    async with openings[request.param](tmp_path) as opened:
         yield opened
 
 
