@@ -96,7 +96,7 @@ class Opening:
         with suppress(OSError, ValueError):
             result = json.loads((directory / RESULT).read_text(encoding="ascii"))
             run = self.runs[name] = Run(directory, self.news)
-            run.result, run.late_from = result, dict(run.spool.sizes)
+            run.result, run.late_from = result, result["sizes"]
             run.ended.set()
             return run
         return None

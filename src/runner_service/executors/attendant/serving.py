@@ -191,7 +191,8 @@ async def _news(opening: Opening, run: Run | None, request: Request) -> Answer:
             while not (run.ended.is_set() or run.spool.has_beyond(offsets)):
                 await opening.news.wait()
     await _settle(opening, run)
-    return {**run.spool.pieces(offsets), "result": run.result}
+    # What comes after the end is late: it is for those who ask for that.
+    return {**run.spool.pieces(offsets, run.late_from or None), "result": run.result}
 
 
 async def _settle(opening: Opening, run: Run) -> None:

@@ -62,12 +62,13 @@ class Spool:
         """Says whether there is more than was taken."""
         return any(self.sizes[stream] > offsets[stream] for stream in STREAMS)
 
-    def pieces(self, offsets: dict[Stream, int]) -> dict[str, Any]:
-        """Returns what comes next in each stream, in base64."""
-        return {
-            stream: base64.b64encode(os.pread(self._files[stream], _MOST_AT_ONCE, offsets[stream])).decode()
-            for stream in STREAMS
-        }
+    def pieces(self, offsets: dict[Stream, int], ends: dict[Stream, int] | None = None) -> dict[str, Any]:
+        """Returns what comes next in each stream, in base64, and nothing behind `ends`."""
+        return {stream: self._piece(stream, offsets[stream], (ends or self.sizes)[stream]) for stream in STREAMS}
+
+    def _piece(self, stream: Stream, offset: int, end: int) -> str:
+        size = max(0, min(_MOST_AT_ONCE, end - offset))
+        return base64.b64encode(os.pread(self._files[stream], size, offset)).decode()
 
     def close(self) -> None:
         """Closes the files."""

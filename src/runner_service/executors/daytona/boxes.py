@@ -259,6 +259,8 @@ class _Start:
         """Waits after a failure that may pass, as long as it asks for. Raises SandboxError when there is no time."""
         delay = pause(self._attempts, error.failure)
         if delay > self.left():
+            if error.failure.kind is Kind.TRANSIENT:
+                raise SandboxError(f"the sandbox did not start within {self._seconds:g} s") from None
             raise ended(error.failure, "a new sandbox") from None
         self._attempts += 1
         await asyncio.sleep(delay)

@@ -40,6 +40,8 @@ async def daytona_client(*, api_key: SecretStr, api_url: str, target: str) -> As
 
 def _import() -> None:
     """Imports without holding up the loop: without collections, and with the other threads' turns coming often."""
+    if "daytona" in sys.modules:
+        return  # to freeze once more what is garbage by now would keep it for ever
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_WHILE_IMPORTING)
     gc.disable()
