@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 from tests.emulator.faults import Faults
-from tests.emulator.processes import MARK, kill_all
+from tests.emulator.processes import MARK, OURS, guard, kill_all
 
 API_KEY = "dtn_emulated_key"
 
@@ -45,7 +45,7 @@ class Sandbox:
 
     def environment(self) -> dict[str, str]:
         own = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.directory / "home"), "LANG": "C.UTF-8"}
-        own |= {"TMPDIR": str(self.directory / "tmp"), "TERM": "xterm", MARK: self.id}
+        own |= {"TMPDIR": str(self.directory / "tmp"), "TERM": "xterm", MARK: self.id, OURS: guard()}
         given: dict[str, str] = self.wishes.get("env", {})
         return own | given
 

@@ -1,18 +1,25 @@
-"""The processes of a sandbox: known by a variable in their environment, and by descent from one that has it."""
+"""The processes of a sandbox: known by a variable in their environment, and by descent from one that has it.
+
+As a script, it waits for the end of its stdin and then ends everything that carries the mark it is given.
+"""
 
 import asyncio
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 MARK = "DAYTONA_SANDBOX_ID"
+OURS = "EMULATED_BY"
 
 _THREADS = ThreadPoolExecutor(256, thread_name_prefix="emulator")
 
@@ -41,9 +48,27 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@cache
+def guard() -> str:
+    """Starts, once, a process that ends all sandboxes if this one is killed; returns its value of `OURS`."""
+    ours = f"{os.getpid()}-{time.monotonic_ns()}"
+    reader, _ = os.pipe()  # the other end is closed by our end, whatever it is
+    script = [sys.executable, "-I", "-S", __file__, f"{OURS}={ours}"]
+    os.posix_spawn(
+        sys.executable, script, {}, file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)], setsid=True, setsigdef=()
+    )
+    os.close(reader)
+    return ours
+
+
 def processes_of(sandbox_id: str) -> set[int]:
     """Returns the living processes of a sandbox, and all below them."""
-    mark = f"{MARK}={sandbox_id}".encode()
+    return marked(f"{MARK}={sandbox_id}")
+
+
+def marked(variable: str) -> set[int]:
+    """Returns the living processes with a variable in their environment, and all below them."""
+    mark = variable.encode()
     parents = dict(_living())
     found = {pid for pid in parents if mark in _environment(pid)}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
@@ -76,3 +101,16 @@ def _environment(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def _wait_and_end(variable: str) -> None:
+    sys.stdin.read()
+    while pids := marked(variable):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    _wait_and_end(sys.argv[1])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 900.0
+_FORSAKEN_SECONDS = 6 * 3600.0
+_LOOK_EVERY = 10.0
 _SETTLE_SECONDS = 0.015
 _LONGEST_REQUEST = 64 * 1024 * 1024
 _ANSWERS_REMEMBERED = 1000
@@ -58,16 +60,20 @@ class Attendant:
             "forget": self._forget,
             "file": self._file,
         }
-        self.busy = 0
+        self._asking = 0
+        self._last_asked = asyncio.get_running_loop().time()
 
     @property
-    def is_idle(self) -> bool:
-        """Says whether nothing is open and nobody asks."""
-        return not self._openings and not self.busy
+    def is_done(self) -> bool:
+        """Says whether nothing is open and nobody has asked for long, or nobody has asked for very long."""
+        if self._asking:
+            return False
+        patience = _FORSAKEN_SECONDS if self._openings else _IDLE_SECONDS
+        return asyncio.get_running_loop().time() - self._last_asked > patience
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the one request of a connection."""
-        self.busy += 1
+        self._asking += 1
         try:
             request = json.loads(await reader.readline())
             answer = await self._answer(request)
@@ -76,7 +82,8 @@ class Attendant:
         except (ConnectionError, ValueError):
             logger.warning("caller_gone")
         finally:
-            self.busy -= 1
+            self._asking -= 1
+            self._last_asked = asyncio.get_running_loop().time()
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
@@ -234,14 +241,9 @@ async def _serve_until_idle(directory: Path) -> None:
         attendant = Attendant(directory, parts)
         _remove_socket()
         async with await asyncio.start_unix_server(attendant.serve, SOCKET, limit=_LONGEST_REQUEST):
-            idle_since = asyncio.get_running_loop().time()
-            while not stop.is_set():
+            while not (stop.is_set() or attendant.is_done):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), 10.0)
-                now = asyncio.get_running_loop().time()
-                idle_since = idle_since if attendant.is_idle else now
-                if now - idle_since > _IDLE_SECONDS:
-                    break
+                    await asyncio.wait_for(stop.wait(), _LOOK_EVERY)
             _remove_socket()
 
 

@@ -1,0 +1,38 @@
+"""The emulator itself: that it can be used by hand, and leaves nothing running even if it is killed."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from pydantic import SecretStr
+from tests.emulator.processes import marked
+from tests.executors.recorder import output
+
+from runner_service.executors import SandboxSpec
+from runner_service.executors.daytona.boxes import Terms
+from runner_service.executors.daytona.executor import Account, daytona_executor
+
+
+async def test_by_hand_it_says_how_to_be_used_and_killed_it_leaves_nothing(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.emulator", "--port", "0"),
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout
+    said = (await process.stdout.readline()).decode().split()
+    url, key = (word.partition("=")[2] for word in said[1:])
+    terms = Terms(start_timeout=5.0, poll=1.0, slack=1)
+    spec = SandboxSpec("e", session_id="s", is_interrupted=lambda: True)  # nothing is asked for in the end
+    async with daytona_executor(Account(SecretStr(key), url), terms) as executor, executor.open(spec) as sandbox:
+        await output(sandbox, "setsid -f sleep 75.01")
+        (box,) = await asyncio.to_thread(lambda: list(tmp_path.glob("daytona-*/*")))
+        mark = f"DAYTONA_SANDBOX_ID={box.name}"
+        assert await asyncio.to_thread(marked, mark)
+        process.kill()
+        await process.wait()
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(marked, mark):
+                await asyncio.sleep(0.05)
