@@ -33,6 +33,9 @@ class Exit:
     spawn_time: float
 
 
+_CANNOT_START = 126
+
+
 class StartError(Exception):
     """A program could not be started; `exit_code` is what a shell would say."""
 
@@ -106,13 +109,15 @@ class Supervision:
 
         Raises:
             SandboxError: the supervisor is gone.
+            StartError: no descriptor is free.
         """
         self._require_supervisor()
+        copies = _copies(stdout, stderr)
         number = next(_numbers)
         exited = self._exits[number] = self._loop.create_future()
         message = {"do": "start", "id": number, "execution": execution, "argv": argv, "cwd": cwd}
         more = {"environment": dict(environment), "asked": time.monotonic()}
-        self._send({**message, **more}, (os.dup(stdout), os.dup(stderr)))
+        self._send({**message, **more}, copies)
         child = self._children[number] = Child(number, exited)
         return child
 
@@ -256,3 +261,15 @@ def _start_failure(message: wire.Message) -> Exception:
     if message["root_is_gone"]:
         return SandboxError(f"the working directory cannot be entered: {message['text']}")
     return StartError(message["code"], message["text"])
+
+
+def _copies(stdout: int, stderr: int) -> tuple[int, int]:
+    copies: list[int] = []
+    try:
+        copies += [os.dup(stdout)]
+        copies += [os.dup(stderr)]
+    except OSError as error:
+        for copy in copies:
+            os.close(copy)
+        raise StartError(_CANNOT_START, f"no descriptor for the output: {error.strerror}") from error
+    return copies[0], copies[1]
