@@ -62,7 +62,6 @@ type AgentRunnerServiceClient interface {
 	// RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
 	// again after the delay in `google.rpc.RetryInfo`.
 	// OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
-	// UNIMPLEMENTED: this service cannot run agents in its mode yet.
 	ExecuteAgent(ctx context.Context, in *ExecuteAgentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExecuteAgentResponse], error)
 	// Streams the events of an execution without being its caller: never starts it, never keeps it from being cancelled
 	// when its callers leave.
@@ -209,7 +208,6 @@ type AgentRunnerServiceServer interface {
 	// RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
 	// again after the delay in `google.rpc.RetryInfo`.
 	// OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
-	// UNIMPLEMENTED: this service cannot run agents in its mode yet.
 	ExecuteAgent(*ExecuteAgentRequest, grpc.ServerStreamingServer[ExecuteAgentResponse]) error
 	// Streams the events of an execution without being its caller: never starts it, never keeps it from being cancelled
 	// when its callers leave.
