@@ -171,8 +171,8 @@ class Cloud:
     async def _destroy(self, sandbox: Sandbox) -> None:
         sandbox.state = "destroying"
         await kill_all(sandbox.id)
-        self.sandboxes.pop(sandbox.id, None)
         await asyncio.to_thread(shutil.rmtree, sandbox.directory, ignore_errors=True)
+        self.sandboxes.pop(sandbox.id, None)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
