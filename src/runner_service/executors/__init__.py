@@ -87,12 +87,16 @@ class Command:
     """A shell command: the text for `bash -c`, how long it may run in seconds, and who takes its output.
 
     `name` is the caller's own, unique in its execution, or empty. A command with a name can be resumed.
+    `stdin` is fed to it, each item as soon as it can take it; at the end of the items its standard input is closed. What
+    it did not want to read is dropped. Without `stdin` there is nothing to read. A command with `stdin` has no name: it
+    ends when nobody feeds it any more, also when that is because the service has gone.
     """
 
     text: str
     timeout: float
     sink: OutputSink
     name: str = ""
+    stdin: AsyncIterator[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,7 @@ class Sandbox(Protocol):
         """The directory that commands start in and that `/` means to the file operations, if not already below it."""
 
     async def run(self, command: Command) -> CommandResult:
-        """Runs `command` with stdin closed and returns when its shell has ended, whatever it left behind.
+        """Runs `command` and returns when its shell has ended, whatever it left behind.
 
         What it left behind lives until the sandbox closes, and its late output still goes to the sink. Any number of
         commands may run at once. A command that fails, or cannot be started, is a result. Cancelling this call ends the
