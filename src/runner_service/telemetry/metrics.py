@@ -6,7 +6,6 @@ Nothing holds content. Names that others choose, such as a model's, are bounded 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -88,7 +87,8 @@ class _Current:
     """The instruments in force, and who knows what the gauges show."""
 
     instruments: _Instruments | None = None
-    readings: Mapping[Gauge, Reading] = MappingProxyType({})
+    readings: tuple[Mapping[Gauge, Reading], ...] = ()
+    """The newest first. Whoever ends takes away its own, in whatever order several services of a process end."""
 
 
 @contextmanager
@@ -103,13 +103,12 @@ def metrics_by(meter: "Meter") -> Iterator[None]:
 
 @contextmanager
 def observed(readings: Mapping[Gauge, Reading]) -> Iterator[None]:
-    """Says how these gauges are read, as long as the context is open."""
-    before = _Current.readings
-    _Current.readings = {**before, **readings}
+    """Says how these gauges are read, as long as the context is open; of several who say so, the newest counts."""
+    _Current.readings = (readings, *_Current.readings)
     try:
         yield
     finally:
-        _Current.readings = before
+        _Current.readings = tuple(each for each in _Current.readings if each is not readings)
 
 
 def turn_came(waited: float) -> None:
@@ -202,7 +201,8 @@ def _observer(gauge: Gauge) -> "Callable[[CallbackOptions], Iterable[Observation
     from opentelemetry.metrics import Observation  # noqa: PLC0415  # only needed while somebody reads
 
     def observe(_: "CallbackOptions") -> "Iterable[Observation]":
-        if (reading := _Current.readings.get(gauge)) is None:
+        reading = next((each[gauge] for each in _Current.readings if gauge in each), None)
+        if reading is None:
             return []
         value = reading()
         if isinstance(value, Mapping):
