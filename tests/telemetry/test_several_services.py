@@ -27,8 +27,10 @@ def test_services_that_end_in_any_order_take_their_own_figures_away_and_no_other
 
 
 def test_the_one_that_stays_is_seen_again() -> None:
-    with metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"})):
-        with metrics.observed({metrics.WATCHERS: lambda: 1}):
-            with metrics.observed({metrics.WATCHERS: lambda: 2}):
-                assert watchers() == 2
-            assert watchers() == 1
+    with (
+        metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"})),
+        metrics.observed({metrics.WATCHERS: lambda: 1}),
+    ):
+        with metrics.observed({metrics.WATCHERS: lambda: 2}):
+            assert watchers() == 2
+        assert watchers() == 1
