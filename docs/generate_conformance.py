@@ -11,7 +11,7 @@ from types import ModuleType
 ROOT = Path(__file__).parents[1]
 PAGE = Path(__file__).with_name("conformance.md")
 SUITE = ROOT / "tests" / "executors" / "conformance"
-CHAPTERS = ("test_commands", "test_output", "test_tree", "test_files", "test_search", "test_confinement")
+CHAPTERS = ("test_commands", "test_output", "test_input", "test_tree", "test_files", "test_search", "test_confinement")
 
 INTRODUCTION = """\
 # What every executor does

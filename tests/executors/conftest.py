@@ -22,7 +22,7 @@ Open = Callable[[Path], AbstractAsyncContextManager[Executor]]
 EXECUTORS: Mapping[str, Open] = {"local": opened_locally, "daytona": emulated}
 """Every executor that has to pass the conformance suite: how to open one, given a directory of the test's own."""
 
-ON_BOTH_LOOPS = {"test_commands", "test_output"}
+ON_BOTH_LOOPS = {"test_commands", "test_input", "test_output"}
 """Where pipes and descriptors meet the loop. The rest is done by threads and by other processes."""
 
 

@@ -150,7 +150,7 @@ async def test_a_service_without_file_descriptors_says_so_and_works_again_when_i
 
     events = await service.client.execute("without")
     finished = one(events, "finished")
-    assert finished.error.code or "no pipe for the output: Too many open files" in finished.output
+    assert finished.error.code or "no pipe for the command: Too many open files" in finished.output
 
     process.rlimit(psutil.RLIMIT_NOFILE, before)
     await eventually_succeeds(service.client)

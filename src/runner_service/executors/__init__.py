@@ -87,9 +87,10 @@ class Command:
     """A shell command: the text for `bash -c`, how long it may run in seconds, and who takes its output.
 
     `name` is the caller's own, unique in its execution, or empty. A command with a name can be resumed.
-    `stdin` is fed to it, each item as soon as it can take it; at the end of the items its standard input is closed. What
-    it did not want to read is dropped. Without `stdin` there is nothing to read. A command with `stdin` has no name: it
-    ends when nobody feeds it any more, also when that is because the service has gone.
+    `stdin` is fed to it, each item as soon as it can take it; at the end of the items its standard input is closed.
+    What it did not want to read is dropped, and the items are closed, if they can be, with the run. An error of theirs
+    ends the command and goes on. Without `stdin` there is nothing to read. A command with `stdin` has no name: it ends
+    when nobody feeds it any more, also when that is because the service has gone.
     """
 
     text: str

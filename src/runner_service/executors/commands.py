@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -18,11 +18,11 @@ from runner_service.executors import (
 from runner_service.executors.excess import Excess
 from runner_service.executors.keeper import SupervisionKeeper
 from runner_service.executors.output import OutputPipe
-from runner_service.executors.supervision import Child, Exit, StartError
+from runner_service.executors.pipes import Pipes
+from runner_service.executors.supervision import CANNOT_START, Child, Exit, StartError
 
 logger = logging.getLogger(__name__)
 
-_CANNOT_START = 126
 _LATE_OUTPUT_WITHIN = 1.0
 _numbers = count(1)
 
@@ -56,9 +56,11 @@ class Commands:
     async def run(self, command: Command) -> CommandResult:
         """Runs a command, as the Protocol promises."""
         if "\0" in command.text:
-            return _not_started(_CANNOT_START, "a command cannot contain a NUL character; write it to a file first")
+            return _not_started(CANNOT_START, "a command cannot contain a NUL character; write it to a file first")
         argv = [self._shell, "-c", command.text]
-        return await self.run_program(argv, cwd=self._root, timeout=command.timeout, sink=command.sink)
+        return await self.run_program(
+            argv, cwd=self._root, timeout=command.timeout, sink=command.sink, stdin=command.stdin
+        )
 
     async def run_program(
         self,
@@ -67,14 +69,14 @@ class Commands:
         cwd: str,
         timeout: float,  # noqa: ASYNC109  # ends a tree of processes, not this coroutine
         sink: OutputSink,
+        stdin: AsyncIterator[bytes] | None = None,
     ) -> CommandResult:
         """Runs a program at an absolute path, in the same way. Raises SandboxError."""
         if self._is_closed:
             raise SandboxError("the sandbox is closed")
         started = self._loop.time()
         try:
-            pipes = _open_pipes(sink)
-            result = await self._run_with(pipes, argv, cwd, timeout)
+            result = await self._run_with(Pipes(sink, stdin), argv, cwd, timeout)
         except StartError as error:
             return _not_started(error.exit_code, str(error))
         return replace(result, elapsed=self._loop.time() - started)
@@ -94,46 +96,40 @@ class Commands:
         finally:
             await _closed(self._late)
 
-    async def _run_with(
-        self, pipes: Sequence[OutputPipe], argv: Sequence[str], cwd: str, seconds: float
-    ) -> CommandResult:
+    async def _run_with(self, pipes: Pipes, argv: Sequence[str], cwd: str, seconds: float) -> CommandResult:
         child = self._start(pipes, argv, cwd)
         self._children.add(child)
         child.on_late_excess = self._tell_of
-        for pipe in pipes:
-            pipe.watch(child.fail_with)
+        pipes.watch(child.fail_with)
         try:
-            result = await self._watch(child, seconds)
-            await _drained(pipes)
+            async with pipes.feeding(child.fail_with):
+                result = await self._watch(child, seconds)
+            await _drained(pipes.outputs)
             child.raise_failure()
         except BaseException:
             await _ended(self._keeper, {child})
             self._children.discard(child)
-            await _closed(pipes)
+            await _closed(pipes.outputs)
             raise
         if self._is_closed:
-            await _closed(pipes)
-        self._late = [pipe for pipe in (*self._late, *pipes) if pipe.is_open]
+            await _closed(pipes.outputs)
+        self._late = [pipe for pipe in (*self._late, *pipes.outputs) if pipe.is_open]
         return result
 
-    def _start(self, pipes: Sequence[OutputPipe], argv: Sequence[str], cwd: str) -> Child:
-        stdout, stderr = (pipe.writer for pipe in pipes)
+    def _start(self, pipes: Pipes, argv: Sequence[str], cwd: str) -> Child:
         try:
             return self._keeper.current.start(
                 argv,
                 execution=self._number,
                 cwd=cwd,
                 environment=self._environment,
-                stdout=stdout,
-                stderr=stderr,
+                streams=pipes.far_ends,
             )
         except BaseException:
-            for pipe in pipes:
-                pipe.abandon()
+            pipes.abandon()
             raise
         finally:
-            for pipe in pipes:
-                pipe.close_writer()
+            pipes.hand_over()
 
     async def _watch(self, child: Child, seconds: float) -> CommandResult:
         """Waits for the end of the shell, or makes it come when the time is up."""
@@ -181,23 +177,6 @@ async def _drained(pipes: Sequence[OutputPipe]) -> None:
 async def _closed(pipes: Sequence[OutputPipe]) -> None:
     for pipe in pipes:
         await pipe.close()
-
-
-def _open_pipes(sink: OutputSink) -> Sequence[OutputPipe]:
-    try:
-        stdout = OutputPipe("stdout", sink)
-    except OSError as error:
-        raise _no_pipe(error) from error
-    try:
-        return stdout, OutputPipe("stderr", sink)
-    except OSError as error:
-        stdout.close_writer()
-        stdout.abandon()
-        raise _no_pipe(error) from error
-
-
-def _no_pipe(error: OSError) -> StartError:
-    return StartError(_CANNOT_START, f"no pipe for the output: {error.strerror}")
 
 
 def _not_started(exit_code: int, text: str) -> CommandResult:

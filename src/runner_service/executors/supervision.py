@@ -33,7 +33,8 @@ class Exit:
     spawn_time: float
 
 
-_CANNOT_START = 126
+CANNOT_START = 126
+"""What a shell would say of a program that is there."""
 
 
 class StartError(Exception):
@@ -100,10 +101,9 @@ class Supervision:
         execution: int,
         cwd: str,
         environment: Mapping[str, str],
-        stdout: int,
-        stderr: int,
+        streams: Sequence[int],
     ) -> Child:
-        """Has a program started, with these descriptors, which stay the caller's, as its stdout and stderr.
+        """Has a program started. `streams` are descriptors, which stay the caller's: stdout, stderr, perhaps stdin.
 
         Programs with one `execution` share what they may use.
 
@@ -112,11 +112,11 @@ class Supervision:
             StartError: no descriptor is free.
         """
         self._require_supervisor()
-        copies = _copies(stdout, stderr)
+        copies = _copies(streams)
         number = next(_numbers)
         exited = self._exits[number] = self._loop.create_future()
         message = {"do": "start", "id": number, "execution": execution, "argv": argv, "cwd": cwd}
-        more = {"environment": dict(environment), "asked": time.monotonic()}
+        more = {"environment": dict(environment), "asked": time.monotonic(), "streams": len(copies)}
         self._send({**message, **more}, copies)
         child = self._children[number] = Child(number, exited)
         return child
@@ -263,13 +263,12 @@ def _start_failure(message: wire.Message) -> Exception:
     return StartError(message["code"], message["text"])
 
 
-def _copies(stdout: int, stderr: int) -> tuple[int, int]:
+def _copies(descriptors: Sequence[int]) -> Sequence[int]:
     copies: list[int] = []
     try:
-        copies += [os.dup(stdout)]
-        copies += [os.dup(stderr)]
+        for descriptor in descriptors:
+            copies.append(os.dup(descriptor))  # noqa: PERF401  # those made before one fails have to be closed
     except OSError as error:
-        for copy in copies:
-            os.close(copy)
-        raise StartError(_CANNOT_START, f"no descriptor for the output: {error.strerror}") from error
-    return copies[0], copies[1]
+        _close_all(copies)
+        raise StartError(CANNOT_START, f"no descriptor for the command: {error.strerror}") from error
+    return copies

@@ -19,7 +19,6 @@ from runner_service.supervisor.watchdog import Excess, Quota, Watchdog
 
 _READ_BYTES = 65536
 _DESCRIPTORS_PER_READ = 64
-_DESCRIPTORS_PER_START = 2
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -101,11 +100,11 @@ class Supervisor:
 
     def _start(self, message: wire.Message) -> None:
         command = message["id"]
-        stdout, stderr = self._descriptors[:_DESCRIPTORS_PER_START]
-        del self._descriptors[:_DESCRIPTORS_PER_START]
+        stdout, stderr, *stdin = streams = self._descriptors[: message["streams"]]
+        del self._descriptors[: message["streams"]]
         try:
             with self._ownership.marking(command), first_to_go():
-                pid = spawn.spawn(message["argv"], message["cwd"], message["environment"], stdout, stderr)
+                pid = spawn.spawn(message["argv"], message["cwd"], message["environment"], stdout, stderr, *stdin)
             self._spawn_times[command] = monotonic() - message["asked"]
             self._ownership.started(command, pid)
             self._watchdog.started(command, message["execution"])
@@ -113,8 +112,8 @@ class Supervisor:
             self._ownership.forget([command])
             self._say_failed(command, error)
         finally:
-            os.close(stdout)
-            os.close(stderr)
+            for descriptor in streams:
+                os.close(descriptor)
 
     def _say_failed(self, command: int, error: Exception) -> None:
         is_root = isinstance(error, spawn.RootGoneError)

@@ -1,4 +1,4 @@
-"""Starting the shell of a command: `posix_spawn`, in a session of its own, stdin closed, nothing inherited."""
+"""Starting the shell of a command: `posix_spawn`, in a session of its own, nothing inherited."""
 
 import errno
 import os
@@ -24,10 +24,17 @@ class RootGoneError(Exception):
     """The directory that the command should start in is not there any more."""
 
 
-def spawn(argv: Sequence[str], cwd: str, environment: Mapping[str, str], stdout: int, stderr: int) -> int:
+def spawn(
+    argv: Sequence[str],
+    cwd: str,
+    environment: Mapping[str, str],
+    stdout: int,
+    stderr: int,
+    stdin: int | None = None,
+) -> int:
     """Starts a program and returns its pid.
 
-    The last argument of a shell (`-c TEXT`) may be of any length.
+    The last argument of a shell (`-c TEXT`) may be of any length. Without `stdin` there is nothing to read.
 
     Raises:
         RootGoneError: `cwd` cannot be entered.
@@ -40,7 +47,8 @@ def spawn(argv: Sequence[str], cwd: str, environment: Mapping[str, str], stdout:
         raise RootGoneError(str(error)) from error
     try:
         with _short_enough(argv) as arguments, _dev_null() as nothing:
-            return _posix_spawn(arguments, environment, (nothing, stdout, stderr))
+            source = nothing if stdin is None else stdin
+            return _posix_spawn(arguments, environment, (source, stdout, stderr))
     finally:
         os.chdir("/")
 

@@ -1,10 +1,11 @@
 """Messages between the service and the supervisor: JSON behind a length of four bytes; file descriptors ride along.
 
 To the supervisor:
-    {"do": "start", "id", "execution", "argv", "cwd", "environment", "asked"}
-                                                          with two descriptors: where stdout and stderr go; `asked` is
-                                                          when, by the clock that all processes share;
-                                                          commands with one `execution` are limited together
+    {"do": "start", "id", "execution", "argv", "cwd", "environment", "asked", "streams"}
+                                                          with `streams` descriptors: where stdout and stderr go and,
+                                                          if it is fed, where stdin comes from; `asked` is when, by the
+                                                          clock that all processes share; commands with one `execution`
+                                                          are limited together
     {"do": "end", "id", "commands"}                       ends the trees of these commands, SIGTERM first
     {"do": "close"}                                       ends everything, then the supervisor
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -104,12 +104,19 @@ def descriptors() -> set[str]:
     return {each.name for each in Path("/proc/self/fd").iterdir()}
 
 
+async def endless() -> AsyncIterator[bytes]:
+    while True:
+        yield bytes(100_000)
+
+
 async def test_commands_leave_no_descriptor_open(sandbox: Sandbox) -> None:
     async def some() -> None:
         await run(sandbox, "echo x; echo y >&2")
         await run(sandbox, "sleep 5", timeout=0.05)
         await run(sandbox, "no\0thing")
-        cancelled = asyncio.create_task(run(sandbox, "echo x; sleep 5"))
+        await sandbox.run(Command("exit 1", 30, Recorder(), stdin=endless()))
+        await sandbox.run(Command("no\0thing", 30, Recorder(), stdin=endless()))
+        cancelled = asyncio.create_task(sandbox.run(Command("echo x; sleep 5", 30, Recorder(), stdin=endless())))
         await asyncio.sleep(0.02)
         cancelled.cancel()
         await asyncio.wait([cancelled])
@@ -126,7 +133,9 @@ async def test_without_a_free_descriptor_a_command_is_a_result(sandbox: Sandbox)
     used = len(descriptors())
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
-        results = await asyncio.gather(*(sandbox.run(Command("true", 10, Recorder())) for _ in range(4)))
+        results = await asyncio.gather(
+            *(sandbox.run(Command("true", 10, Recorder(), stdin=endless())) for _ in range(4))
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert any(result.start_error for result in results)
