@@ -11,10 +11,10 @@ from runner_service.addresses import TcpAddress, parse_address
 from runner_service.agent_loading import AgentLoading, loading_agent_loop
 from runner_service.eventlog import EventLog
 from runner_service.eventlog.sqlite import sqlite_event_log
-from runner_service.events import log_writer
 from runner_service.executions import Executions, running_executions
 from runner_service.executors import Executor
 from runner_service.health import Readiness
+from runner_service.log_writer import log_writer
 from runner_service.requests import check_execute
 from runner_service.server import RunningServer, StopRequests, announced, metrics_page, running_server, stop_signals
 from runner_service.servicer import SERVICE_NAME, AgentRunnerServicer
@@ -120,7 +120,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         metrics_address = await _serve_metrics(parts, settings)
         readiness.set_serving()
         if daemon:
-            await daemon.attach(executions.watched)
+            await daemon.attach(executions.reported)
         if settings.resume_on_start:
             await executions.resume_interrupted()
         yield RunningService(server, executions, loading, serving, metrics_address)

@@ -1,30 +1,26 @@
 """From what happened to who watches: number it, put it in the log, then show it.
 
 `EventStream.publish` is the one way in, `EventStream.page` the one way out. Between them stands one `LogWriter` for all
-executions: it takes what has gathered, commits it at once, and only then lets watchers see it. There are no timers:
-with nothing else to do an event is committed alone, and under load the batches grow by themselves.
+executions: it takes what has gathered, commits it at once, and only then lets watchers see it.
 """
 
-import asyncio
-import logging
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
 from runner_service.errors import CallError, LogUnavailableEnd, NotFoundError, UnavailableError
-from runner_service.eventlog import Entry, EventLog, LogError, NewEvent, NewOutput, NewState, Page
+from runner_service.eventlog import Entry, EventLog, NewEvent, NewOutput, NewState, Page
 from runner_service.eventlog.frames import Framer
 from runner_service.eventlog.tail import Tail
 from runner_service.executors import Stream
+from runner_service.log_writer import LogWriter, Run
 from runner_service.news import News
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_OUTPUT_BYTES_PER_EVENT = 256 * 1024
 """The most bytes of a command's output that one event carries."""
@@ -33,27 +29,8 @@ MAX_PAGE_BYTES = 1024 * 1024
 """About the most bytes that one response carries."""
 
 _TAIL_BYTES = 2 * MAX_PAGE_BYTES
-_BACKLOG_BYTES = 8 * MAX_PAGE_BYTES
-_ENTRY_OVERHEAD = 200
-_LOG_PATIENCE = 3.0
 _FLUSH_LOOKS_EVERY = 60.0
-_FIRST_RETRY_DELAY = 0.05
-_LONGEST_RETRY_DELAY = 2.0
 _RUN_BYTES = 64 * 1024
-
-
-@dataclass(slots=True)
-class _Run:
-    """Events of one execution that follow each other and wait for the same batch: one entry of the log in the end."""
-
-    execution_id: str
-    frames: list[bytes]
-    last: int
-    size: int
-
-    def sealed(self) -> NewEvent:
-        """Returns it as it stands."""
-        return NewEvent(self.execution_id, self.last, b"".join(self.frames), count=len(self.frames))
 
 
 class EventStream:
@@ -63,7 +40,7 @@ class EventStream:
     """
 
     def __init__(
-        self, execution_id: str, writer: "LogWriter", log: EventLog, *, last_sequence: int = 0, finished: bool = False
+        self, execution_id: str, writer: LogWriter, log: EventLog, *, last_sequence: int = 0, finished: bool = False
     ) -> None:
         self.execution_id = execution_id
         self.last_sequence = last_sequence
@@ -73,7 +50,7 @@ class EventStream:
         self._writer = writer
         self._log = log
         self._framer = Framer(execution_id)
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._tail = Tail(_TAIL_BYTES)
         self._positions: dict[object, int] = {}
         self._news = News()
@@ -196,7 +173,7 @@ class EventStream:
         """Puts an event behind those that wait already, if nothing else of this execution came in between."""
         run = self._run
         if run is None or run.size > _RUN_BYTES:
-            run = self._run = _Run(self.execution_id, [frame], sequence, len(frame))
+            run = self._run = Run(self.execution_id, [frame], sequence, len(frame))
             self._writer.put(self, run, len(frame))
             return
         run.frames.append(frame)
@@ -218,130 +195,3 @@ class EventStream:
         if not page.frames:
             raise NotFoundError(f"execution {self.execution_id} was pruned from the log")
         return page
-
-
-class LogWriter:
-    """Commits what all executions publish, in batches, and tells their streams. Construct it with `log_writer`."""
-
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
-        self._pending: list[tuple[EventStream, Entry | _Run]] = []
-        self._pending_bytes = 0
-        self._arrived = asyncio.Event()
-        self.has_room = asyncio.Event()
-        """Set unless the backlog is too large."""
-        self.has_room.set()
-        self._broken: LogUnavailableEnd | None = None
-        self._closing = False
-
-    @property
-    def broken(self) -> LogUnavailableEnd | None:
-        """Why the log cannot be written at the moment; None when it can."""
-        return self._broken
-
-    @property
-    def backlog(self) -> int:
-        """About how many bytes wait for their commit."""
-        return self._pending_bytes
-
-    def put(self, stream: EventStream, entry: Entry | _Run, size: int) -> None:
-        """Takes an entry of about `size` bytes for the next batch."""
-        self._pending.append((stream, entry))
-        self.put_more(size)
-        self._arrived.set()
-        if self._broken and not stream.broken:
-            stream.break_off(self._broken)
-
-    def put_more(self, size: int) -> None:
-        """Takes notice that an entry that waits has grown by `size` bytes."""
-        self._pending_bytes += size + _ENTRY_OVERHEAD
-        if self._pending_bytes > _BACKLOG_BYTES:
-            self.has_room.clear()
-
-    async def run(self) -> None:
-        """Commits batches until `close` was called and nothing is left."""
-        while self._pending or not self._closing:
-            await self._arrived.wait()
-            self._arrived.clear()
-            await self._commit_pending()
-
-    def close(self) -> None:
-        """Lets `run` end once everything is committed."""
-        self._closing = True
-        self._arrived.set()
-
-    async def _commit_pending(self) -> None:
-        batch = self._take_pending()
-        await self._append(batch)
-        if self._pending_bytes <= _BACKLOG_BYTES:
-            self.has_room.set()
-        streams: dict[EventStream, None] = {}
-        for stream, entry in batch:
-            if isinstance(entry, NewEvent):
-                stream.commit(entry)
-            streams[stream] = None
-        for stream in streams:
-            stream.announce()
-
-    def _take_pending(self) -> list[tuple[EventStream, Entry]]:
-        taken, self._pending = self._pending, []
-        self._pending_bytes = 0
-        batch: list[tuple[EventStream, Entry]] = []
-        for stream, entry in taken:
-            stream.seal()
-            batch.append((stream, entry.sealed() if isinstance(entry, _Run) else entry))
-        return batch
-
-    async def _append(self, batch: list[tuple[EventStream, Entry]]) -> None:
-        """Appends, however often that takes: what is in a batch has happened, and may not be forgotten."""
-        began = time.monotonic()
-        delay = _FIRST_RETRY_DELAY
-        while True:
-            tried = time.monotonic()
-            try:
-                await self._log.append([entry for _, entry in batch])
-            except LogError as error:
-                if time.monotonic() - began > _LOG_PATIENCE:
-                    self._break(batch, error)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _LONGEST_RETRY_DELAY)
-            else:
-                metrics.log_committed(len(batch), time.monotonic() - tried)
-                self._mend(batch)
-                return
-
-    def _break(self, batch: list[tuple[EventStream, Entry]], error: LogError) -> None:
-        if not self._broken:
-            logger.error("log_write_failed error=%s", error)
-            self._broken = LogUnavailableEnd(f"the event log cannot be written: {error}")
-        for stream, _ in [*batch, *self._pending]:
-            if not stream.broken:
-                stream.break_off(self._broken)
-
-    def _mend(self, batch: list[tuple[EventStream, Entry]]) -> None:
-        if self._broken:
-            logger.info("log_write_works_again")
-            self._broken = None
-            for stream, _ in batch:
-                stream.mend()
-
-
-@asynccontextmanager
-async def log_writer(log: EventLog) -> AsyncIterator[LogWriter]:
-    """Runs the writer of `log`; what was published inside is in the log afterwards, if it can be written at all."""
-    writer = LogWriter(log)
-    readings: dict[metrics.Gauge, metrics.Reading] = {
-        metrics.LOG_BACKLOG: lambda: writer.backlog,
-        metrics.LOG_UNAVAILABLE: lambda: int(writer.broken is not None),
-    }
-    task = asyncio.create_task(writer.run(), name="log-writer")
-    try:
-        with metrics.observed(readings):
-            yield writer
-    finally:
-        writer.close()
-        _, unfinished = await asyncio.wait([task], timeout=2 * _LOG_PATIENCE)
-        for abandoned in unfinished:
-            logger.error("log_write_abandoned error=%s", writer.broken)
-            abandoned.cancel()
-            await asyncio.wait(unfinished)

@@ -44,7 +44,7 @@ class Execution:
         """What its work was given, once it has begun."""
         self.policy: runner_pb2.DisconnectPolicy.ValueType = runner_pb2.DISCONNECT_POLICY_CANCEL
         self.callers = 0
-        self.watchers = 0
+        self.holders = 0
         self._work: asyncio.Task[str] | None = None
         self._end: ExecutionEnd | None = None
         self._interrupted = False

@@ -9,7 +9,8 @@ import pytest
 from runner_service.errors import LogUnavailableEnd, UnavailableError
 from runner_service.eventlog import Entry, LogError, NewEvent, NewExecution
 from runner_service.eventlog.sqlite import SqliteEventLog, sqlite_event_log
-from runner_service.events import MAX_OUTPUT_BYTES_PER_EVENT, EventStream, LogWriter, log_writer
+from runner_service.events import MAX_OUTPUT_BYTES_PER_EVENT, EventStream
+from runner_service.log_writer import LogWriter, log_writer
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -194,7 +195,7 @@ async def test_a_page_without_news_is_empty_after_the_patience(stream: EventStre
 async def test_a_full_disk_ends_the_execution_and_loses_nothing_once_there_is_room(
     disk: Disk, stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner_service.events._LOG_PATIENCE", 0.1)
+    monkeypatch.setattr("runner_service.log_writer._LOG_PATIENCE", 0.1)
     told: list[LogUnavailableEnd] = []
 
     def end(reason: LogUnavailableEnd) -> None:

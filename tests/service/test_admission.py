@@ -183,7 +183,7 @@ async def test_whoever_leaves_while_it_waits_finds_it_again(start: StartService,
     first = await runs(client, "first")
     second = await waits(client, "second")
     second.call.cancel()
-    while client.service.executions._watchers > 1:  # type: ignore[union-attr]  # it runs in this process
+    while client.service.executions.watchers > 1:  # type: ignore[union-attr]  # it runs in this process
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
 

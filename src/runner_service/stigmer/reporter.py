@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Watch = Callable[[str, int], "AbstractAsyncContextManager[EventStream]"]
+Watch = Callable[[str], "AbstractAsyncContextManager[EventStream]"]
 
 _PAGE_PATIENCE = 60.0
 _SMALL_PAGE = 16 * 1024
@@ -50,7 +50,7 @@ class Reporter:
         self._following: dict[str, asyncio.Task[None]] = {}
 
     async def attach(self, watch: Watch) -> None:
-        """Goes on with what earlier processes owe. `watch` opens the events of an execution, as a watcher's."""
+        """Goes on with what earlier processes owe. `watch` opens the events of an execution."""
         self._watch = watch
         for execution_id in await self._notes.all():
             self.follow(execution_id)
@@ -79,7 +79,7 @@ class Reporter:
         if self._watch is None:
             raise RuntimeError("nothing is followed before attach")
         try:
-            async with self._watch(execution_id, 0) as stream:
+            async with self._watch(execution_id) as stream:
                 await _first_event(stream)
                 fold = await self._new_fold(execution_id)
                 await _Report(execution_id, self._client, stream, fold).deliver()
