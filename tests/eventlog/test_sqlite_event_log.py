@@ -2,7 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -140,12 +141,63 @@ async def test_a_second_service_on_the_same_state_directory_is_refused(tmp_path:
         pass
 
 
-async def test_a_file_that_is_no_log_is_refused_with_the_next_move(tmp_path: Path) -> None:
-    (tmp_path / "events.db").write_bytes(b"this is not a database" * 100)
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "one byte": lambda _: b"x",
+    "its first byte": lambda whole: whole[:1],
+    "100 bytes of something": lambda _: bytes(range(100)),
+    "much of something": lambda _: b"this is not a database" * 1000,
+    "its header": lambda whole: whole[:100],
+    "half of it": lambda whole: whole[: len(whole) // 2],
+    "all but a page": lambda whole: whole[:-4096],
+    "all but a byte": lambda whole: whole[:-1],
+}
+
+
+@pytest.mark.parametrize("left", DAMAGES)
+async def test_a_damaged_log_is_refused_with_the_next_move_and_left_as_it_is(tmp_path: Path, left: str) -> None:
+    async with sqlite_event_log(tmp_path) as log:
+        await log.append([execution("a"), *(NewEvent("a", n, b"x" * 5000) for n in range(1, 20))])
+    file = tmp_path / "events.db"
+    damaged = DAMAGES[left](file.read_bytes())
+    file.write_bytes(damaged)
 
     with pytest.raises(LogError, match="move the directory away"):
         async with sqlite_event_log(tmp_path):
             pass
+    assert file.read_bytes() == damaged
+
+
+async def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "events.db")) as other:
+        other.execute("CREATE TABLE notes (text)")
+
+    with pytest.raises(LogError, match="of another program"):
+        async with sqlite_event_log(tmp_path):
+            pass
+    with closing(sqlite3.connect(tmp_path / "events.db")) as other:
+        assert other.execute("SELECT name FROM sqlite_schema").fetchall() == [("notes",)]
+
+
+async def test_a_log_whose_service_was_killed_before_it_wrote_anything_is_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "events.db").touch()
+
+    async with sqlite_event_log(tmp_path) as log:
+        await log.append([execution("a")])
+
+
+async def test_a_file_that_was_cut_off_but_is_whole_in_its_write_ahead_log_is_read_from_there(tmp_path: Path) -> None:
+    """As after a checkpoint that a full disk broke off in the middle of a page."""
+    killed, copy = tmp_path / "killed", tmp_path / "copy"
+    copy.mkdir()
+    async with sqlite_event_log(killed) as log:
+        await log.append([execution("a"), NewEvent("a", 1, b"x" * 5000)])
+        for name in ("events.db", "events.db-wal"):
+            (copy / name).write_bytes((killed / name).read_bytes())
+    with (copy / "events.db").open("ab") as file:
+        file.write(b"half a page")
+
+    async with sqlite_event_log(copy) as log:
+        assert (await log.read("a", 0, 100)).frames == b"x" * 5000
 
 
 async def test_state_is_readable_by_its_owner_alone(log: SqliteEventLog, tmp_path: Path) -> None:

@@ -144,15 +144,17 @@ async def test_a_read_only_state_directory_is_said_at_once(
     assert "choose a writable directory" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"x", b"this is no database, but it is long enough to be taken for one" * 20])
 async def test_a_log_that_is_no_log_is_said_at_once_and_left_alone(
-    start_process: StartProcess, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    start_process: StartProcess, tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes
 ) -> None:
     (tmp_path / "state").mkdir()
-    content = b"this is no database, but it is long enough to be taken for one" * 20
     (tmp_path / "state" / "events.db").write_bytes(content)
     with pytest.raises(RuntimeError, match="exit code 75"):
         await start_process([turn("Hi.")])
-    assert "the event log in STATE_DIR" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "the event log in STATE_DIR" in told
+    assert "move the directory away to begin with an empty one" in told
     assert (tmp_path / "state" / "events.db").read_bytes() == content
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _VERSION = 1
+_MAGIC = b"SQLite format 3\0"
+_PAGE_SIZE = slice(16, 18)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -45,6 +47,26 @@ CREATE TABLE IF NOT EXISTS tool_calls (
 """
 
 
+def require_whole(path: Path) -> None:
+    """Refuses a file that SQLite would take for an empty one, or for a whole one, and write over.
+
+    What may be empty is a file that was made a moment before its service was killed. The end of one that has a
+    write-ahead log beside it is in there. What else can be wrong SQLite finds by itself.
+
+    Raises sqlite3.Error, OSError.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    if size == 0:
+        return
+    with path.open("rb") as file:
+        head = file.read(_PAGE_SIZE.stop)
+    if not head.startswith(_MAGIC):
+        raise sqlite3.DatabaseError(f"{path.name} is no database")
+    page_size = int.from_bytes(head[_PAGE_SIZE]) or 1
+    if size % page_size and not path.with_name(f"{path.name}-wal").exists():
+        raise sqlite3.DatabaseError(f"{path.name} was cut off")
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Opens the file; transactions are begun and ended by hand. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
@@ -62,6 +84,8 @@ def prepare(connection: sqlite3.Connection) -> bytes:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version not in {0, _VERSION}:
         raise sqlite3.DatabaseError(f"it has format {version}, this service writes format {_VERSION}")
+    if version == 0 and connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+        raise sqlite3.DatabaseError("it is the database of another program")
     with transaction(connection):
         for statement in _SCHEMA.split(";"):
             connection.execute(statement)

@@ -26,7 +26,7 @@ from runner_service.eventlog.appending import Appender
 from runner_service.eventlog.frames import without_first
 from runner_service.eventlog.outputs import OutputFiles, OutputKey
 from runner_service.eventlog.pruning import Pruner
-from runner_service.eventlog.schema import connect, prepare
+from runner_service.eventlog.schema import connect, prepare, require_whole
 from runner_service.executors import Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -83,6 +83,7 @@ class SqliteEventLog:
     def __init__(self, state_dir: Path, lock: int) -> None:
         self._path = state_dir / "events.db"
         self._lock = lock
+        require_whole(self._path)
         self._outputs = OutputFiles(state_dir / "outputs")
         self._writer = connect(self._path)
         self._path.chmod(0o600)
