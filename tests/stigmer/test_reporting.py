@@ -79,6 +79,26 @@ async def test_a_whole_run_is_in_the_status(start: StartService, daemon: FakeDae
     ]
 
 
+async def test_who_reports_does_not_count_as_watching(start: StartService, daemon: FakeDaemon, tmp_path: Path) -> None:
+    daemon.execution("aex-1")
+    client = await start(
+        [turn("", command("until [ -e go ]; do sleep 0.02; done")), turn("Done.")], **with_daemon(daemon)
+    )
+    call = client.stub.ExecuteAgent(
+        runner_pb2.ExecuteAgentRequest(execution_id="aex-1", disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH)
+    )
+    await client.collect(call, until=lambda event: event.HasField("tool_call_started"))
+    executions = client.service.executions  # type: ignore[union-attr]  # it runs in this process
+
+    assert executions.watchers == 1
+    call.cancel()
+    async with asyncio.timeout(20):
+        while executions.watchers:
+            await asyncio.sleep(0.01)
+        (tmp_path / "workspace" / "go").touch()
+        await daemon.until_final("aex-1")
+
+
 async def test_the_last_report_is_whole_and_the_reports_are_within_their_budget(
     start: StartService, daemon: FakeDaemon
 ) -> None:
