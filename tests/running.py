@@ -171,12 +171,15 @@ StartProcess = Callable[..., Awaitable[ServiceProcess]]
 
 @pytest.fixture
 async def start_process(tmp_path: Path) -> AsyncIterator[StartProcess]:
-    """Starts the service as a process; whatever still runs at the end of the test is killed."""
+    """Starts the service as a process, by the program `before` if there is one; what runs in the end is killed."""
     started: list[ServiceProcess] = []
 
-    async def start(turns: Turns | Mapping[str, Any] = (), **variables: str) -> ServiceProcess:
+    async def start(
+        turns: Turns | Mapping[str, Any] = (), *, before: Sequence[str] = (), **variables: str
+    ) -> ServiceProcess:
         ready, announce = os.pipe()
         process = await asyncio.create_subprocess_exec(
+            *before,
             sys.executable,
             "-m",
             "runner_service",

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,9 +37,9 @@ async def until_gone(pid: int) -> None:
             await asyncio.sleep(0.02)
 
 
-def supervisor() -> int:
+def supervisor(service: int | None = None) -> int:
     (found,) = [
-        each.pid for each in psutil.Process().children() if any("supervisor" in part for part in each.cmdline())
+        each.pid for each in psutil.Process(service).children() if any("supervisor" in part for part in each.cmdline())
     ]
     return found
 
@@ -129,6 +130,52 @@ async def test_a_command_that_cannot_be_started_is_told_to_the_model(start: Star
     call = one(events, "tool_call_finished")
     assert (call.outcome, call.exit_code) == (event_pb2.TOOL_OUTCOME_FAILED, 126)
     assert "could not be started: [Errno 7] Argument list too long" in one(events, "finished").output
+
+
+# The kernel counts no processes against root, nor against who may do what root may. It still has to read our files.
+AN_ORDINARY_USER = [
+    "setpriv",
+    *("--reuid=65534", "--regid=65534", "--clear-groups"),
+    *("--bounding-set=-all,+dac_override", "--inh-caps=-all,+dac_override", "--ambient-caps=+dac_override"),
+]
+ALLOW_PROCESSES = """
+import resource, sys
+pid, count = map(int, sys.argv[1:])
+_, hard = resource.prlimit(pid, resource.RLIMIT_NPROC)
+resource.prlimit(pid, resource.RLIMIT_NPROC, (hard if count < 0 else count, hard))
+"""
+
+
+def not_root() -> list[str]:
+    """What to put before a program for it to run as an ordinary user; skips where that cannot be done."""
+    before = [] if os.geteuid() else AN_ORDINARY_USER
+    may = shutil.which("setpriv") and subprocess.run([*before, "true"], check=False, capture_output=True)
+    if before and not (may and may.returncode == 0):
+        pytest.skip("root cannot become an ordinary user here")
+    return before
+
+
+async def test_a_process_too_many_fails_the_call_and_neither_the_execution_nor_the_next_one(
+    start_process: StartProcess,
+) -> None:
+    before = not_root()
+    service = await start_process([turn("", command("echo up")), turn("Said: {{last_tool_result}}")], before=before)
+    await service.client.execute()
+    pid = supervisor(service.process.pid)
+
+    async def allow_processes(count: int) -> None:
+        program = [*before, sys.executable, "-c", ALLOW_PROCESSES, str(pid), str(count)]
+        assert await (await asyncio.create_subprocess_exec(*program)).wait() == 0
+
+    await allow_processes(1)
+    events = await service.client.execute()
+
+    call, finished = one(events, "tool_call_finished"), one(events, "finished")
+    assert (call.outcome, call.exit_code) == (event_pb2.TOOL_OUTCOME_FAILED, 126)
+    assert finished.state == event_pb2.STATE_SUCCEEDED
+    assert "could not be started: [Errno 11] Resource temporarily unavailable" in finished.output
+    await allow_processes(-1)
+    assert stdout_of(await service.client.execute()) == b"up\n"
 
 
 async def test_a_service_without_a_shell_says_so(
