@@ -16,6 +16,9 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "die": (),
     "execute": ("command",),
     "structured": ("name",),
+    "deaf": (),
+    "flood": (),
+    "length": ("text", "more"),
 }
 
 
@@ -28,14 +31,28 @@ def call(name: str, arguments: dict[str, Any]) -> str:
             return f"{arguments['name']}={os.environ.get(arguments['name'], '')}"
         case "where":
             return f"{os.getpid()} {Path.cwd()}"
+        case "length":
+            return f"{len(arguments['text'] + arguments['more'])} characters"
+        case "execute":
+            return f"not run: {arguments['command']}"
+    misbehave(name)
+    raise ValueError("this went wrong")
+
+
+def misbehave(name: str) -> None:
+    """Does what no tool should."""
+    match name:
         case "hang":
             time.sleep(3600)
         case "die":
             print("farewell", file=sys.stderr, flush=True)
             os._exit(3)
-        case "execute":
-            return f"not run: {arguments['command']}"
-    raise ValueError("this went wrong")
+        case "deaf":
+            os.close(0)
+            time.sleep(3600)
+        case "flood":
+            while True:
+                sys.stdout.write("x" * 100_000)
 
 
 def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:

@@ -180,8 +180,53 @@ async def test_a_server_that_does_not_start_is_a_notice(start: StartService) -> 
 
     told = dict(text.split(" cannot", 1) for code, text in notices(events) if code == "MCP_SERVER_UNAVAILABLE")
     assert "no licence for [redacted:secret]" in told["MCP server strict"]
-    assert "no-such-program" in told["MCP server gone"]
+    assert "it needs no-such-program, which is not installed" in told["MCP server gone"]
     assert stdout_of(events) == b"works\n"
+
+
+async def test_a_server_in_a_container_says_that_it_needs_docker_where_there_is_none(
+    start: StartService, tmp_path: Path
+) -> None:
+    server = runner_pb2.StdioServer(command="docker", args=["run", "-i", "mcp/time"], environment={"PATH": "${EMPTY}"})
+    client = await start([turn("Ok.")])
+
+    events = await client.execute(
+        agent=agent(mcp_servers=[runner_pb2.McpServer(name="boxed", stdio=server)]),
+        environment={"EMPTY": runner_pb2.EnvironmentValue(value=str(tmp_path))},
+    )
+
+    [(code, text)] = notices(events)
+    assert code == "MCP_SERVER_UNAVAILABLE"
+    assert "it needs docker, which is not installed where the agent's commands run" in text
+
+
+async def test_a_server_that_reads_no_further_is_a_failed_call(start: StartService) -> None:
+    client = await start([turn("", ("deaf", {})), turn("", ("add", {"a": 1, "b": 1})), turn("Ok.")])
+    limits = runner_pb2.ExecutionLimits()
+    limits.command_timeout.FromMilliseconds(500)
+
+    events = await client.execute(agent=agent(mcp_servers=[stdio()]), limits=limits)
+
+    assert "MCP server test failed" in results(events)[1]
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
+async def test_an_answer_without_end_is_a_failed_call(start: StartService) -> None:
+    client = await start([turn("", ("flood", {})), turn("Ok.")])
+
+    events = await client.execute(agent=agent(mcp_servers=[stdio()]))
+
+    assert "it wrote a message of more than 8,388,608 bytes" in results(events)[0]
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
+async def test_large_messages_go_both_ways(start: StartService) -> None:
+    text = "x" * 1_000_000
+    client = await start([turn("", ("length", {"text": text, "more": text})), turn("Ok.")])
+
+    events = await client.execute(agent=agent(mcp_servers=[stdio()]))
+
+    assert results(events) == ["2000000 characters"]
 
 
 async def test_no_part_of_a_secret_is_in_what_is_kept_of_a_complaint(start: StartService) -> None:

@@ -10,7 +10,6 @@ from langchain_core.tools import BaseTool
 
 from runner_service.agent import skills
 from runner_service.agent_run import AgentRun
-from runner_service.tools.scope import current_scope
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 BUILT_IN = frozenset({"execute", "ls", "read_file", "write_file", "edit_file", "glob", "grep", "write_todos", "task"})
@@ -68,7 +67,7 @@ async def _tools(run: AgentRun) -> AsyncIterator[Tools]:
         return
     # Half a second of imports, the first time.
     connections = await asyncio.to_thread(import_module, "runner_service.agent.mcp.connections")
-    async with connections.connected(run, BUILT_IN, current_scope.get().scratch / "mcp") as tools:
+    async with connections.connected(run, BUILT_IN) as tools:
         yield tools
 
 

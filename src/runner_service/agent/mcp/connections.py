@@ -3,10 +3,8 @@
 import asyncio
 import logging
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -42,8 +40,7 @@ Tools = Mapping[str, Mapping[str, BaseTool]]
 class _Connection:
     """One server, from its start to its end."""
 
-    def __init__(self, run: AgentRun, server: runner_pb2.McpServer, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, run: AgentRun, server: runner_pb2.McpServer) -> None:
         self._run = run
         self._server = server
         self._outputs: list[ServerOutput] = []
@@ -79,9 +76,7 @@ class _Connection:
 
     def _transport(self) -> AbstractAsyncContextManager[Streams]:
         if self._server.HasField("stdio"):
-            return stdio_server(
-                self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor, self._directory
-            )
+            return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
         return _http_server(self._server.http, self._run.environment, self._patience())
 
     def _patience(self) -> float:
@@ -122,20 +117,19 @@ class _Connection:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         reason = f"no answer within {patience:g} s" if isinstance(error, TimeoutError) else str(error)
-        said = self._outputs[0].complaint if self._outputs else ""
-        text = f"{reason or type(error).__name__}{f'; it said: {said}' if said else ''}"
+        failure, complaint = (self._outputs[0].failure, self._outputs[0].complaint) if self._outputs else ("", "")
+        text = f"{failure or reason or type(error).__name__}{f'; it said: {complaint}' if complaint else ''}"
         return self._run.redactor.text(text)[:_LONGEST_REASON]
 
 
 @asynccontextmanager
-async def connected(run: AgentRun, taken: Collection[str], directory: Path) -> AsyncIterator[Tools]:
+async def connected(run: AgentRun, taken: Collection[str]) -> AsyncIterator[Tools]:
     """Starts the MCP servers of an agent, side by side, and ends them when the context ends.
 
     `taken` are names that no tool may have: one that would is called `<server>_<tool>`. A server that cannot be
-    used has no tools. `directory` is for files that the connections need.
+    used has no tools.
     """
-    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)  # what a crash has left there
-    connections = [_Connection(run, server, directory) for server in run.agent.mcp_servers]
+    connections = [_Connection(run, server) for server in run.agent.mcp_servers]
     holding = [asyncio.create_task(each.hold(), name="mcp-connection") for each in connections]
     try:
         loaded = [await each.tools for each in connections]

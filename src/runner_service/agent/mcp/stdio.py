@@ -1,17 +1,9 @@
-"""An MCP server as a command of the sandbox: it ends with the sandbox, as all that runs there does.
-
-A command's stdin is closed, so the server reads from a FIFO instead; what it writes comes as a command's output does.
-"""
+"""An MCP server as a command of the sandbox, wherever that is, with which it ends."""
 
 import asyncio
-import os
 import shlex
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from io import FileIO
-from pathlib import Path
 from typing import NamedTuple
 
 import anyio
@@ -20,13 +12,15 @@ from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCMessage
 from pydantic import ValidationError
 
-from runner_service.executors import Command, CommandResult, Sandbox, SandboxError, Stream
+from runner_service.executors import Command, Sandbox, SandboxError, Stream
 from runner_service.field_rules import PLACEHOLDER
 from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
+LONGEST_MESSAGE = 8 * 1024 * 1024
+"""How many bytes a message of a server may have."""
+
 _FOR_EVER = 30 * 24 * 3600.0
-_LONGEST_MESSAGE = 32 * 1024 * 1024
 _KEPT_COMPLAINT = 2000
 _GOODBYE_WITHIN = 0.5
 
@@ -39,13 +33,17 @@ class Streams(NamedTuple):
 
 
 class ServerOutput:
-    """Takes what the server writes: messages to the session, and the end of what it complains of is kept."""
+    """Takes what the server writes: messages to the session, and the end of what it complains of is kept.
+
+    `failure` is set when the server was lost through no doing of its own.
+    """
 
     def __init__(self, session: MemoryObjectSendStream[SessionMessage | Exception], redactor: Redactor) -> None:
         self._session = session
         self._clean = redactor.stream()  # before it is cut: half a secret would not be recognised
-        self._rest = b""
+        self._rest = bytearray()
         self._complaint = b""
+        self.failure = ""
 
     @property
     def complaint(self) -> str:
@@ -57,46 +55,52 @@ class ServerOutput:
         if stream == "stderr":
             self._complaint = (self._complaint + self._clean.feed(data))[-_KEPT_COMPLAINT:]
             return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _LONGEST_MESSAGE:
-            raise SandboxError(f"the MCP server wrote a message of more than {_LONGEST_MESSAGE:,} bytes")
+        *lines, rest = data.split(b"\n")
         for line in lines:
+            self._add(line)
+            whole, self._rest = self._rest, bytearray()
             with suppress(ValidationError, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 # What is no message is something that the server has printed by mistake.
-                await self._session.send(SessionMessage(JSONRPCMessage.model_validate_json(line)))
+                await self._session.send(SessionMessage(JSONRPCMessage.model_validate_json(bytes(whole))))
+        self._add(rest)
+
+    def _add(self, data: bytes) -> None:
+        self._rest += data
+        if len(self._rest) > LONGEST_MESSAGE:
+            raise SandboxError(f"it wrote a message of more than {LONGEST_MESSAGE:,} bytes")
 
 
 @asynccontextmanager
 async def stdio_server(
-    sandbox: Sandbox, stdio: runner_pb2.StdioServer, outputs: list[ServerOutput], redactor: Redactor, directory: Path
+    sandbox: Sandbox, stdio: runner_pb2.StdioServer, outputs: list[ServerOutput], redactor: Redactor
 ) -> AsyncIterator[Streams]:
-    """Runs a server until the context ends. `outputs` is given what takes its output; the FIFO is in `directory`.
-
-    Raises:
-        OSError: there can be no FIFO.
-    """
+    """Runs a server until the context ends. `outputs` is given what takes its output."""
     to_session, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_server, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     output = ServerOutput(to_session, redactor)
     outputs.append(output)
-    async with _fifo(directory) as (path, stdin):
-        command = Command(command_text(stdio, path), _FOR_EVER, output)
-        running = asyncio.create_task(_run(sandbox, command, to_session), name="mcp-server")
-        writing = asyncio.create_task(_feed(stdin, from_session), name="mcp-stdin")
-        try:
-            yield Streams(from_server, to_server)
-        finally:
-            for end in (to_session, from_server, to_server, from_session):
-                end.close()
-            await _ended(writing, running, stdin)
+    command = Command(command_text(stdio), _FOR_EVER, output, stdin=_lines(from_session))
+    running = asyncio.create_task(_run(sandbox, command, to_session, output), name="mcp-server")
+    try:
+        yield Streams(from_server, to_server)
+    finally:
+        for end in (to_session, from_server, to_server):
+            end.close()
+        # With `to_server` its stdin has ended, which is how it is asked to go.
+        await asyncio.wait([running], timeout=_GOODBYE_WITHIN)
+        running.cancel()
+        await asyncio.wait([running])
+        from_session.close()
 
 
-def command_text(stdio: runner_pb2.StdioServer, stdin: str) -> str:
+def command_text(stdio: runner_pb2.StdioServer) -> str:
     """The shell's command. Values of variables are left to the shell, so that no secret is in the text."""
     parts = [f"cd {shlex.quote(stdio.working_directory)}"] if stdio.working_directory else []
     parts += _exports(stdio.environment)
-    program = " ".join(shlex.quote(each) for each in (stdio.command, *stdio.args))
-    return " && ".join([*parts, f"exec {program} < {shlex.quote(stdin)}"])
+    program, *arguments = (shlex.quote(each) for each in (stdio.command, *stdio.args))
+    missing = shlex.quote(f"it needs {stdio.command}, which is not installed where the agent's commands run")
+    parts.append(f"{{ command -v {program} > /dev/null || {{ echo {missing} >&2; exit 127; }}; }}")
+    return " && ".join([*parts, " ".join(["exec", program, *arguments])])
 
 
 def _exports(environment: Mapping[str, str]) -> list[str]:
@@ -113,67 +117,21 @@ def _expanded(value: str) -> str:
 
 
 async def _run(
-    sandbox: Sandbox, command: Command, to_session: MemoryObjectSendStream[SessionMessage | Exception]
-) -> CommandResult | None:
+    sandbox: Sandbox,
+    command: Command,
+    to_session: MemoryObjectSendStream[SessionMessage | Exception],
+    output: ServerOutput,
+) -> None:
     """Runs the server; when it has ended, the session learns of it."""
     try:
-        return await sandbox.run(command)
-    except SandboxError:
-        return None
+        await sandbox.run(command)
+    except SandboxError as error:
+        output.failure = str(error)
     finally:
         to_session.close()
 
 
-async def _ended(writing: asyncio.Task[None], running: "asyncio.Task[CommandResult | None]", stdin: FileIO) -> None:
-    """Ends the server: the end of its stdin is how it is asked to go. The sandbox ends it if this is cut short."""
-    writing.cancel()
-    await asyncio.wait([writing])
-    stdin.close()
-    await asyncio.wait([running], timeout=_GOODBYE_WITHIN)
-    running.cancel()
-    await asyncio.wait([running])
-
-
-async def _feed(stdin: FileIO, from_session: MemoryObjectReceiveStream[SessionMessage]) -> None:
-    async for message in from_session:
-        line = message.message.model_dump_json(by_alias=True, exclude_none=True)
-        rest = memoryview(line.encode() + b"\n")
-        while rest:
-            if (written := stdin.write(rest)) is None:  # the pipe is full
-                await _writable(stdin.fileno())
-            else:
-                rest = rest[written:]
-
-
-async def _writable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-
-    def tell() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_writer(descriptor, tell)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(descriptor)
-
-
-@asynccontextmanager
-async def _fifo(directory: Path) -> AsyncIterator[tuple[str, FileIO]]:
-    """Makes a FIFO that only this user can open; gives its path, and a file that writes to it without waiting."""
-    path = await asyncio.to_thread(_make_fifo, directory)
-    try:
-        # Open for both: to open it for writing alone would wait for the reader.
-        with FileIO(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), "wb") as stdin:
-            yield path, stdin
-    finally:
-        await asyncio.to_thread(shutil.rmtree, Path(path).parent, ignore_errors=True)
-
-
-def _make_fifo(directory: Path) -> str:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = f"{tempfile.mkdtemp(dir=directory)}/stdin"
-    os.mkfifo(path, 0o600)
-    return path
+async def _lines(from_session: MemoryObjectReceiveStream[SessionMessage]) -> AsyncIterator[bytes]:
+    with from_session:
+        async for message in from_session:
+            yield message.message.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
