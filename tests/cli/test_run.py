@@ -174,7 +174,7 @@ def test_a_wrong_token_exits_with_77_and_the_right_one_lets_in(tmp_path: Path) -
     assert by_option.returncode == by_variable.returncode == 0
 
 
-def test_a_service_with_tls_is_called_with_its_authority(tmp_path: Path) -> None:
+def test_tls_is_spoken_with_the_authority_of_a_file_or_those_of_the_machine(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -184,9 +184,21 @@ def test_a_service_with_tls_is_called_with_its_authority(tmp_path: Path) -> None
     shell = CommandLine(tmp_path, local_environ(tmp_path, OBEDIENT) | {"LISTEN_ADDRESS": "localhost:0"})
     with running(shell, **files) as address:
         assert shell("run", "--server", address, "--ca-file", "ca.pem", "echo hello").returncode == 0
-        without = shell("run", "--server", address, "echo hello")
-    assert without.returncode == 69
-    assert "--ca-file" in without.stderr
+        assert shell("ps", "--server", address, "--tls", SSL_CERT_FILE=str(tmp_path / "ca.pem")).returncode == 0
+        distrusted = shell("ps", "--server", address, "--tls")
+        without = shell("ps", "--server", address)
+    assert distrusted.returncode == without.returncode == 69
+    assert "--ca-file" in distrusted.stderr
+    assert without.stderr == (
+        f"runner-service: the service at {address} speaks TLS\nUse --tls, or --ca-file with its authority.\n"
+    )
+
+
+def test_tls_with_a_service_that_speaks_none_is_an_error_that_says_so(service: CommandLine) -> None:
+    done = service("ps", "--tls")
+    assert done.returncode == 69
+    assert done.stderr.endswith("speaks no TLS\nLeave --tls and --ca-file out.\n")
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_a_command_that_floods_is_shown_whole_when_piped(service: CommandLine) -> None:

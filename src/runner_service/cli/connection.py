@@ -14,6 +14,7 @@ from runner_service.cli.views.lines import printable
 from runner_service.client import RunnerClient
 
 _TRIES = 3  # a service of our own may stop, being idle, in the moment between being found and being called
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 
 _EXIT_CODES = {
     grpc.StatusCode.UNAVAILABLE: ExitCode.UNAVAILABLE,
@@ -45,7 +46,7 @@ class Connection:
                 await self.client.is_ready()
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE or self._own is None or not tries_left:
-                    raise _unreachable(self.client.address, error) from error
+                    raise await _unreachable(self.client.address, self.target, error) from error
                 await self._look_again(self._own)
             else:
                 return
@@ -105,12 +106,17 @@ def refusals_explained() -> Iterator[None]:
         raise Failure(text, _EXIT_CODES.get(error.code(), ExitCode.FAILED)) from error
 
 
-def _unreachable(address: str, error: grpc.aio.AioRpcError) -> Failure:
-    return Failure(
-        f"the service at {address} cannot be reached: {error.details()}\n"
-        "Check --server (and --ca-file, if it wants TLS), or leave --server out to use a service of your own.",
-        ExitCode.UNAVAILABLE,
-    )
+async def _unreachable(address: str, target: Target, error: grpc.aio.AioRpcError) -> Failure:
+    details = printable(error.details() or "")
+    text = f"the service at {address} cannot be reached: {details}"
+    next_step = "Check --server, or leave it out to use a service of your own."
+    if _UNTRUSTED in details:
+        text = f"no authority that is trusted here vouches for the service at {address}: {details}"
+        next_step = "Name the file of its authority with --ca-file."
+    elif target.server and (tls := await _speaks_tls(address)) not in {None, target.uses_tls}:
+        text = f"the service at {address} speaks {'TLS' if tls else 'no TLS'}"
+        next_step = "Use --tls, or --ca-file with its authority." if tls else "Leave --tls and --ca-file out."
+    return Failure(f"{text}\n{next_step}", ExitCode.UNAVAILABLE)
 
 
 def _check_address(target: Target, say: Callable[[str], None]) -> None:
@@ -120,5 +126,11 @@ def _check_address(target: Target, say: Callable[[str], None]) -> None:
         address = parse_address(target.server)
     except ValueError as error:
         raise Failure(f"--server {target.server}: {error}", ExitCode.USAGE) from error
-    if target.token() and target.ca_file is None and not is_loopback(address):
-        say(f"the token crosses the network to {target.server} in the clear; --ca-file turns TLS on")
+    if target.token() and not target.uses_tls and not is_loopback(address):
+        say(f"the token crosses the network to {target.server} in the clear; --tls or --ca-file turns TLS on")
+
+
+async def _speaks_tls(address: str) -> bool | None:
+    from runner_service.cli.tls import speaks_tls  # noqa: PLC0415  # `ssl` takes 20 ms
+
+    return await speaks_tls(parse_address(address))

@@ -13,6 +13,8 @@ from runner_service.cli.exits import ExitCode, Failure
 
 ADDRESS_VARIABLE = "RUNNER_SERVICE_ADDRESS"
 
+_GRPC_VERBOSITY = "GRPC_VERBOSITY"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -21,6 +23,12 @@ class Target:
     server: str | None
     token_file: Path | None
     ca_file: Path | None
+    tls: bool = False
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is to be encrypted, and the service to show a certificate."""
+        return self.tls or self.ca_file is not None
 
     def token(self) -> str | None:
         """Returns the token to send: of --token-file, AUTH_TOKEN or AUTH_TOKEN_FILE.
@@ -38,13 +46,21 @@ class Target:
         raise Failure(f"the token file {file} is empty", ExitCode.USAGE)
 
     def ca(self) -> bytes | None:
-        """Returns the authority, PEM; None without TLS. Raises Failure."""
-        return None if self.ca_file is None else _content(self.ca_file)
+        """Returns the authorities to trust, PEM; empty for those that gRPC brings, None without TLS. Raises Failure."""
+        if self.ca_file is not None:
+            return _content(self.ca_file)
+        if not self.tls:
+            return None
+        from runner_service.cli.tls import authorities_of_this_machine  # noqa: PLC0415  # 20 ms, for TLS only
+
+        file = authorities_of_this_machine()
+        return _content(file) if file else b""
 
     def flags(self) -> str:
         """Returns what has to follow another command for the same service, beginning with a space if anything."""
         parts = {"--server": self.server, "--token-file": self.token_file, "--ca-file": self.ca_file}
-        return "".join(f" {name} {value}" for name, value in parts.items() if value is not None)
+        flags = "".join(f" {name} {value}" for name, value in parts.items() if value is not None)
+        return f"{flags} --tls" if self.tls else flags
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,16 +76,28 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--token-file", type=click.Path(path_type=Path), help="A file with the token; else AUTH_TOKEN, AUTH_TOKEN_FILE."
     )
-    @click.option(
-        "--ca-file", type=click.Path(path_type=Path), help="Use TLS; the authority (PEM) of the service's certificate."
-    )
+    @click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities that this machine trusts.")
+    @click.option("--ca-file", type=click.Path(path_type=Path), help="Use TLS, and trust this authority (PEM) instead.")
     @functools.wraps(command)
     def with_target(
-        *args: Any, server: str | None, token_file: Path | None, ca_file: Path | None, **options: Any
+        *args: Any, server: str | None, token_file: Path | None, ca_file: Path | None, tls: bool, **options: Any
     ) -> Any:
-        return command(*args, target=Target(server or None, token_file, ca_file), **options)
+        _silence_grpc()
+        return command(*args, target=Target(server or None, token_file, ca_file, tls), **options)
 
     return with_target
+
+
+def _silence_grpc() -> None:
+    """Keeps the lines that gRPC itself writes to stderr away from people, unless they asked for them.
+
+    It reads the variable when it is imported, and a service that is started from here must not inherit it.
+    """
+    if _GRPC_VERBOSITY not in os.environ:
+        os.environ[_GRPC_VERBOSITY] = "NONE"
+        import grpc  # noqa: F401, PLC0415  # while the variable is set, and only where a service is called
+
+        del os.environ[_GRPC_VERBOSITY]
 
 
 def _content(file: Path) -> bytes:
