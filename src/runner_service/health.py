@@ -18,6 +18,10 @@ HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 LIVENESS = "liveness"
 """The name under which the process is SERVING as long as it should not be killed."""
 
+MAX_WATCHES = 1000
+"""How many may watch health at once, for it takes no token."""
+
+_LONGEST_REQUEST = 512  # bytes; a watch holds its own as long as it lasts
 _RETRY_ELSEWHERE = 1.0  # by then a load balancer has seen NOT_SERVING, or a successor listens
 
 
@@ -115,6 +119,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def __init__(self, readiness: Readiness, service_names: frozenset[str]) -> None:
         self._readiness: Final = readiness
         self._names: Final = service_names | {""}
+        self._watches = 0
 
     async def Check(  # noqa: N802  # the name in the proto
         self, request: health_pb2.HealthCheckRequest, context: WatchContext
@@ -128,16 +133,30 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Watch(  # noqa: N802  # the name in the proto
         self, request: health_pb2.HealthCheckRequest, context: WatchContext
     ) -> None:
-        """Tells the status of a service, now and whenever it changes, until the service has stopped."""
+        """Tells the status of a service, now and whenever it changes, until the service has stopped.
+
+        RESOURCE_EXHAUSTED: too many watch already. INVALID_ARGUMENT: the request is far too long for a name.
+        """
+        if self._watches >= MAX_WATCHES:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch; use Check")
+        if request.ByteSize() > _LONGEST_REQUEST:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"longer than {_LONGEST_REQUEST} bytes")
+        self._watches += 1
+        try:
+            await self._tell_changes(request.service, context)
+        finally:
+            self._watches -= 1
+
+    async def _tell_changes(self, name: str, context: WatchContext) -> None:
         told: int | None = None
         while True:
-            stage, status = self._readiness.stage, self._status(request.service)
+            stage, status = self._readiness.stage, self._status(name)
             if status != told:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 told = status
             if stage is Stage.STOPPED:
                 return
-            if stage is self._readiness.stage and status == self._status(request.service):
+            if stage is self._readiness.stage and status == self._status(name):
                 await self._readiness.changed()
 
     def _status(self, name: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import grpc
 
 from runner_service.auth import Authentication
+from runner_service.errors import CallError, UnauthenticatedError
 from runner_service.health import Readiness
 from runner_service.refusals import abandon, abort_with, lenient, readable
 from runner_service.telemetry import record_call_status, server_span
@@ -154,12 +155,36 @@ class Doorkeeper(_Wrapping):
         self._authentication = authentication
         self._readiness = readiness
 
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Returns the handler of the call's method, or one that refuses.
+
+        This comes before a byte of the request is read. The handler would only be called when all of it has been.
+        """
+        handler = await super().intercept_service(continuation, handler_call_details)
+        if handler is None or handler_call_details.method.startswith(_HEALTH_PREFIX):
+            return handler
+        try:
+            self._authentication.check(handler_call_details.invocation_metadata or ())
+        except UnauthenticatedError as error:
+            return _refusing(error)
+        return handler
+
     async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
         """Calls `behaviour`, or raises a CallError."""
         if not method.startswith(_HEALTH_PREFIX):
-            self._authentication.check(context.invocation_metadata() or ())
             self._readiness.require_not_stopped()
         return await behaviour(request, context)
+
+
+def _refusing(refusal: CallError) -> Handler:
+    """Returns a handler of a stream of requests, whatever the method takes: only such a one need not read any."""
+
+    async def refuse(_requests: Any, _context: Context) -> None:
+        raise refusal
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _as_coroutine(method: str, handler: Handler) -> Behaviour:

@@ -18,9 +18,11 @@ from runner_service.server.ready import announced
 from runner_service.server.scraping import metrics_page
 from runner_service.server.signals import StopRequests, stop_signals
 from runner_service.server.tls import TlsError, server_credentials
+from runner_service.server.transport import CHANNEL_OPTIONS
 from runner_service.settings import Settings
 
 __all__ = [
+    "CHANNEL_OPTIONS",
     "BindError",
     "RunningServer",
     "StopRequests",
@@ -36,15 +38,6 @@ logger = logging.getLogger(__name__)
 
 AddServices = Callable[[grpc.aio.Server], None]
 Drain = Callable[[float], Awaitable[None]]
-
-CHANNEL_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # by default a second server could bind the same port, and take half of the calls
-    ("grpc.server.max_pending_requests", 20_000),  # by default a burst of some 1,000 calls is refused with CANCELLED
-    ("grpc.server.max_pending_requests_hard_limit", 30_000),
-    ("grpc.server_max_unrequested_time_in_server", 3600),  # by default calls that a busy loop lets wait 30 s are lost
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # by default clients that ping often are cut off …
-    ("grpc.keepalive_permit_without_calls", 1),  # … and those that ping between calls
-)
 
 _STOP_GRACE = 0.5  # seconds for the last answers to leave; what had to be ended has ended by then
 _CLEAN_UP_GRACE = 1.0  # seconds for the handlers of calls that were cut off
