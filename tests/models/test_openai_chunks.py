@@ -3,7 +3,7 @@
 import json
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from runner_service.models import ModelChoice
 from runner_service.models.connections import shared_connections
 from runner_service.models.openai import make_model
 from runner_service.models.openai_chunks import LONGEST_EVENT, EventReader, PlainCompletions
+from runner_service.models.words import current_listener
 
 EVENTS = (
     b": hello\r\ndata: one\r\n\r\ndata:two\n\ndata: three\ndata: more\n\nevent: x\r\rdata: four\r\rdata: [DONE]\n\n"
@@ -74,19 +75,74 @@ async def chunks_of(client: PlainCompletions) -> list[dict[str, Any]]:
         return [chunk async for chunk in stream]
 
 
-async def test_text_that_arrives_together_is_one_chunk_and_everything_else_stays() -> None:
-    call = delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "ls", "arguments": "{}"}}])
-    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+CALL = delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "ls", "arguments": "{}"}}])
+END = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
+def words(text: str, reasoning: str = "") -> dict[str, Any]:
+    """What comes out for chunks of nothing but words."""
+    return {"choices": [{"index": 0, "delta": {"content": text, "reasoning_content": reasoning}}]}
+
+
+@pytest.fixture
+def told() -> Iterator[list[tuple[str, str]]]:
+    """What a listener is told."""
+    heard: list[tuple[str, str]] = []
+
+    async def listen(text: str, reasoning: str) -> None:
+        heard.append((text, reasoning))
+
+    token = current_listener.set(listen)
+    yield heard
+    current_listener.reset(token)
+
+
+async def test_words_are_one_chunk_and_everything_else_stays() -> None:
+    first = delta(role="assistant", content="")
+    body = sse(first, delta(content="a"), delta(content="b"), CALL, delta(content="c")), sse(delta(content="d"), END)
+    async with clients(reply(*body, DONE)) as (client,):
+        assert await chunks_of(client) == [words("ab"), CALL, words("cd"), END]
+
+
+async def test_words_are_told_before_what_follows_them_and_together_if_they_came_together(
+    told: list[tuple[str, str]],
+) -> None:
     body = sse(
-        delta(role="assistant", content=""), delta(content="a"), delta(content="b"), call, delta(content="c"), end
+        delta(content=None, reasoning="Hm"), delta(reasoning_content="!"), delta(content="a"), delta(content="b")
     )
-    async with clients(reply(body + DONE)) as (client,):
-        assert await chunks_of(client) == [
-            delta(role="assistant", content="ab"),
-            call,
-            delta(content="c"),
-            end,
-        ]
+    async with (
+        clients(reply(body + sse(CALL, delta(content="c")) + DONE)) as (client,),
+        await client.create(model="m", messages=[], stream=True) as stream,
+    ):
+        heard_at = [(chunk, list(told)) async for chunk in stream]
+    assert [chunk for chunk, _ in heard_at] == [words("ab", "Hm!"), CALL, words("c")]
+    assert [len(heard) for _, heard in heard_at] == [1, 1, 2]
+    assert told == [("ab", "Hm!"), ("c", "")]
+
+
+async def test_words_are_told_while_the_stream_goes_on(told: list[tuple[str, str]]) -> None:
+    async with clients(reply(sse(delta(content="a")), dies=True)) as (client,):
+        with pytest.raises(APIConnectionError):
+            await chunks_of(client)
+    assert told == [("a", "")]
+
+
+async def test_reasoning_after_text_keeps_its_place(told: list[tuple[str, str]]) -> None:
+    thought = delta(reasoning_content="Hm")
+    async with clients(reply(sse(delta(content="a"), thought, delta(content="b")) + DONE)) as (client,):
+        assert await chunks_of(client) == [words("a"), thought, words("b")]
+    assert told == [("a", ""), ("b", "")]  # what comes as it was is heard by LangChain's callback, in order
+
+
+@pytest.mark.parametrize(
+    "more", [{"role": "user"}, {"id": "x"}, {"function_call": {"name": "f"}}, {"content": [{"type": "text"}]}]
+)
+async def test_what_is_more_than_words_is_left_to_langchain(more: dict[str, Any], told: list[tuple[str, str]]) -> None:
+    odd = delta(**{"content": "a", **more})
+    counted = {**delta(content="b"), "usage": {"total_tokens": 1}}
+    async with clients(reply(sse(odd, counted) + DONE)) as (client,):
+        assert await chunks_of(client) == [odd, counted]
+    assert told == []
 
 
 async def test_an_error_in_the_stream_is_the_clients_error() -> None:
@@ -122,7 +178,7 @@ async def test_an_endpoint_that_is_not_there_is_no_time_out() -> None:
 async def test_without_aiohttp_the_clients_own_connections_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "runner_service.models.aiohttp_connections", None)
     async with clients(reply(sse(delta(content="a")) + DONE)) as (client,):
-        assert await chunks_of(client) == [delta(content="a")]
+        assert await chunks_of(client) == [words("a")]
 
 
 async def test_models_share_their_connections() -> None:

@@ -19,6 +19,7 @@ from runner_service.errors import ModelUnavailableEnd
 from runner_service.models import ModelChoice
 from runner_service.models.connections import SILENCE
 from runner_service.models.failures import Failure, StreamBrokenError, classify
+from runner_service.models.words import current_listener
 from runner_service.telemetry import chat_span, metrics, record_usage
 from runner_service.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -143,7 +144,7 @@ async def _listen(scope: RunScope, request: ModelRequest[Any], handler: Call) ->
     """One try. Whatever goes wrong with the stream is raised as what `classify` knows."""
     async with _silence_limit() as silence:
         speech = Speech(scope, silence)
-        token = current_speech.set(speech)
+        token, listener_token = current_speech.set(speech), current_listener.set(speech.hear_words)
         try:
             response = await handler(request)
             _check_complete(_message_of(response))
@@ -153,6 +154,7 @@ async def _listen(scope: RunScope, request: ModelRequest[Any], handler: Call) ->
                 raise StreamBrokenError(f"the provider sent what makes no sense ({type(error).__name__})") from error
             raise
         finally:
+            current_listener.reset(listener_token)
             current_speech.reset(token)
     return speech, response
 

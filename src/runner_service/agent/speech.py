@@ -13,6 +13,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 from runner_service.agent.usage import count_usage
 from runner_service.models.connections import SILENCE
 from runner_service.models.failures import StreamBrokenError
+from runner_service.models.words import ToldChunk
 from runner_service.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -43,9 +44,13 @@ class Speech:
 
     async def hear(self, message: BaseMessage) -> None:
         """Takes the next piece. Raises StreamBrokenError when there is no end to them."""
+        self.heard += self._hear_calls(message)
+        await self.hear_words(*words_of(message))
+
+    async def hear_words(self, text: str, reasoning: str) -> None:
+        """Takes the next piece of text and of reasoning. Raises as `hear` does."""
         self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE)
-        text, reasoning = words_of(message)
-        self.heard += len(text) + len(reasoning) + self._hear_calls(message)
+        self.heard += len(text) + len(reasoning)
         if self.heard > LONGEST_MESSAGE:
             raise StreamBrokenError(f"the model's message has more than {LONGEST_MESSAGE:,} characters")
         if reasoning:
@@ -106,9 +111,9 @@ class SpeechListener(AsyncCallbackHandler):
         chunk: GenerationChunk | ChatGenerationChunk | None = None,
         **kwargs: Any,
     ) -> None:
-        """Called with each piece."""
+        """Called with each piece that the model's client did not tell by itself."""
         del token, kwargs  # the chunk has it all
-        if (speech := current_speech.get()) and isinstance(chunk, ChatGenerationChunk):
+        if (speech := current_speech.get()) and isinstance(chunk, ChatGenerationChunk) and type(chunk) is not ToldChunk:
             await speech.hear(chunk.message)
 
     async def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:

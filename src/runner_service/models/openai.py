@@ -9,22 +9,21 @@ from langchain_openai import ChatOpenAI
 
 from runner_service.models import ModelChoice
 from runner_service.models.connections import Connections
-from runner_service.models.openai_chunks import PlainCompletions
+from runner_service.models.openai_chunks import PlainCompletions, Words, reasoning_of
+from runner_service.models.words import ToldChunk
 
-_REASONING_FIELDS = ("reasoning_content", "reasoning")
 
-
-class ReasoningChatOpenAI(ChatOpenAI):
-    """Also hears what many compatible servers (vLLM, DeepSeek, OpenRouter, …) send as reasoning beside the text."""
+class TellingChatOpenAI(ChatOpenAI):
+    """Knows what was told already, and keeps the reasoning beside the text."""
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
         generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
-        if generation and (choices := chunk.get("choices")) and (delta := choices[0].get("delta")):
-            reasoning = next((delta[field] for field in _REASONING_FIELDS if delta.get(field)), None)
-            if isinstance(reasoning, str):
-                generation.message.additional_kwargs["reasoning_content"] = reasoning
+        if generation and (choices := chunk.get("choices")) and (reasoning := reasoning_of(choices[0].get("delta"))):
+            generation.message.additional_kwargs["reasoning_content"] = reasoning
+        if generation and isinstance(chunk, Words):
+            return ToldChunk(message=generation.message, generation_info=generation.generation_info)
         return generation
 
 
@@ -39,7 +38,7 @@ def _http(connections: Connections) -> httpx2.AsyncClient:
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     """Makes the client. It uses the shared `connections`."""
-    model = ReasoningChatOpenAI(
+    model = TellingChatOpenAI(
         model=choice.name,
         base_url=choice.base_url,
         api_key=choice.api_key,

@@ -2,11 +2,11 @@
 
 The client makes typed objects of each chunk, which LangChain turns back into dicts: more than half of what a token
 costs on its way through the service. The client's own `post`, its way to call what it has no method for, makes the same
-request over the same connections, with the same key and the same errors; only its body is read here.
+request over the same connections, with the same key and the same errors; only its body is read here. Half of the rest
+were LangChain's own objects, so a chunk that is nothing but words is told to the listener and not given to LangChain.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from types import TracebackType
@@ -16,14 +16,15 @@ import httpx2
 import orjson
 from openai import APIConnectionError, APIError, APITimeoutError, AsyncOpenAI, AsyncStream
 
+from runner_service.models.words import Telling
+
 LONGEST_EVENT = 8 * 1024 * 1024
 """How many bytes a provider may send without ending an event."""
 
 Chunk = dict[str, Any]
 
 _UNDERSTOOD_BY_THE_CLIENT_ALONE = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
-_LINE_END = re.compile(rb"\r\n|\n|\r")
-_TEXT_FIELDS = frozenset({"content", "role"})
+_ROLES = ("assistant", None, "")
 _DRAIN_SECONDS = 0.1
 
 
@@ -45,11 +46,16 @@ class PlainCompletions:
         return PlainStream(stream.response)
 
 
+class Words(dict[str, Any]):
+    """A chunk of nothing but words, which were told already."""
+
+
 class PlainStream:
-    """The chunks of an answer. Pieces of text that arrived together are one chunk."""
+    """The chunks of an answer. Words are told as they come, and are one chunk when something else follows them."""
 
     def __init__(self, response: httpx2.Response) -> None:
         self._response = response
+        self._telling = Telling()
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,7 +66,7 @@ class PlainStream:
         await self._response.aclose()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
-        """Gives the chunks as they come.
+        """Gives the chunks.
 
         Raises:
             APIConnectionError, APITimeoutError: the connection broke, or nothing came.
@@ -80,21 +86,30 @@ class PlainStream:
     async def _chunks(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[Chunk]:
         events = EventReader()
         async for piece in pieces:
-            last: Chunk | None = None
             for data in events.feed(piece):
                 if data.startswith(b"[DONE]"):
-                    if last:
-                        yield last
+                    if words := await self._words():
+                        yield words
                     await _drain(pieces)
                     return
                 chunk = self._parse(data)
-                if last and not _join(last, chunk):
-                    yield last
-                    last = chunk
-                elif not last:
-                    last = chunk
-            if last:
-                yield last
+                said = words_of(chunk)
+                if said and self._telling.take(*said):
+                    continue
+                if words := await self._words():
+                    yield words
+                yield chunk
+            await self._telling.tell()
+        if words := await self._words():
+            yield words
+
+    async def _words(self) -> Words | None:
+        """What was told, as a chunk."""
+        await self._telling.tell()
+        told = self._telling.told()
+        if told is None:
+            return None
+        return Words(choices=[{"index": 0, "delta": {"content": told[0], "reasoning_content": told[1]}}])
 
     def _parse(self, data: bytes) -> Chunk:
         chunk = orjson.loads(data)
@@ -121,13 +136,14 @@ class EventReader:
         self._size += len(piece)
         if self._size > LONGEST_EVENT:
             raise ValueError("an event has no end")
-        if not piece.endswith((b"\n", b"\r")) and not _LINE_END.search(piece):
+        if b"\n" not in piece and b"\r" not in piece:
             return []
         unread = b"".join(self._unread)
         if unread.endswith(b"\r"):  # perhaps half of a line's end
             self._unread = [unread]
             return []
-        *lines, rest = _LINE_END.split(unread)
+        lines = unread.splitlines()  # of bytes: at these two characters alone
+        rest = b"" if unread.endswith(b"\n") else lines.pop()
         self._unread = [rest]
         complete: list[bytes] = []
         for line in lines:
@@ -141,17 +157,8 @@ class EventReader:
         return complete
 
 
-def _join(first: Chunk, second: Chunk) -> bool:
-    """Adds the text of the second chunk to the first, if text is all that either has to say."""
-    old, new = _only_text(first), _only_text(second)
-    if old is None or new is None:
-        return False
-    old["content"] += new["content"]
-    return True
-
-
-def _only_text(chunk: Chunk) -> Chunk | None:
-    """Returns what holds the text, if the chunk holds nothing else that anybody looks at."""
+def words_of(chunk: Chunk) -> tuple[str, str] | None:
+    """Returns the text and the reasoning of a chunk; None if it holds anything else that somebody looks at."""
     choices = chunk.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or chunk.get("usage"):
         return None
@@ -159,9 +166,16 @@ def _only_text(chunk: Chunk) -> Chunk | None:
     delta = choice.get("delta")
     if not isinstance(delta, dict) or choice.get("finish_reason") or choice.get("logprobs"):
         return None
-    if not isinstance(delta.get("content"), str) or any(delta[name] for name in delta if name not in _TEXT_FIELDS):
+    text = delta.get("content") or ""
+    if delta.get("tool_calls") or delta.get("function_call") or delta.get("id") or not isinstance(text, str):
         return None
-    return delta
+    return (text, reasoning_of(delta)) if delta.get("role", "assistant") in _ROLES else None
+
+
+def reasoning_of(delta: Chunk) -> str:
+    """Returns what many compatible servers (vLLM, DeepSeek, OpenRouter, …) send as reasoning beside the text."""
+    reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+    return reasoning if isinstance(reasoning, str) else ""
 
 
 async def _drain(pieces: AsyncIterator[bytes]) -> None:
