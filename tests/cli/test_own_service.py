@@ -54,6 +54,23 @@ def test_what_a_service_that_is_gone_left_in_the_log_can_be_looked_at(alone: Com
     assert alone("output", "old", "1").stdout == "hello\n"
 
 
+def test_looking_starts_a_service_only_for_a_log_that_is_there_and_makes_no_workspace(alone: CommandLine) -> None:
+    nothing = alone("ps", "--all")
+    assert nothing.returncode == 0
+    assert nothing.stdout.splitlines()[1:] == []
+    assert str(alone.state_dir) in nothing.stderr
+    unknown = alone("events", "nobody")
+    assert unknown.returncode == 1
+    assert unknown.stderr == nothing.stderr
+    assert [entry.name for entry in alone.directory.iterdir()] == ["script.yaml"]
+
+    alone("run", "--root", "elsewhere", "--id", "old", "echo hello")
+    os.kill(alone.service()["pid"], signal.SIGTERM)
+    eventually(lambda: not (alone.state_dir / "service.json").exists())
+    assert "old " in alone("ps", "--all").stdout
+    assert sorted(entry.name for entry in alone.directory.iterdir()) == ["elsewhere", "script.yaml", "state"]
+
+
 def test_looking_needs_no_service_for_the_same_directory(alone: CommandLine) -> None:
     with running(alone, SANDBOX_ROOT_DIR=str(alone.directory / "other"), LISTEN_ADDRESS="127.0.0.1:0"):
         assert alone("ps").returncode == 0

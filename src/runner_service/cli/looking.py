@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 from google.protobuf.json_format import MessageToJson
@@ -50,7 +51,11 @@ def show_events(execution_id: str, *, after: int, follow: bool, view: ViewOption
 def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
     """Writes a table, or lines of JSON. Raises Failure."""
     states = () if with_ended else tuple(_OPEN)
-    executions = asyncio.run(_list(states, session_id, target))
+    try:
+        executions = asyncio.run(_list(states, session_id, target))
+    except _NothingYetError as nothing:
+        nothing.show()
+        executions = []
     if as_json:
         for execution in executions:
             click.echo(MessageToJson(execution, preserving_proto_field_name=True, indent=None, ensure_ascii=False))
@@ -72,9 +77,21 @@ def write_output(execution_id: str, call: str, *, stderr: bool, follow: bool, ta
     asyncio.run(_write_output(execution_id, call, stream, follow, target))
 
 
+class _NothingYetError(Failure):
+    """There is no service, and never was one."""
+
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__(
+            f"nothing has run yet that is kept in STATE_DIR {state_dir}, and no service holds it\n"
+            "For another service name it with --server, or with the STATE_DIR that it has."
+        )
+
+
 @asynccontextmanager
 async def _connected(target: Target) -> AsyncIterator[Connection]:
     own = OwnService(os.environ, anywhere=True) if target.server is None else None
+    if own is not None and not own.is_running() and not own.has_log():
+        raise _NothingYetError(own.settings.state_dir)
     async with connected(target, own, tell) as connection:
         yield connection
 

@@ -21,6 +21,7 @@ from runner_service.cli.exits import ExitCode, Failure
 from runner_service.cli.keys import take_keys, write_keys
 
 SERVICE_FILE = "service.json"
+EVENTS_FILE = "events.db"
 LOG_FILE = "service.log"
 SOCKET_FILE = "service.sock"
 
@@ -70,6 +71,10 @@ class OwnService:
         """Tells whether a service holds STATE_DIR."""
         return _find(self.settings.state_dir) is not None
 
+    def has_log(self) -> bool:
+        """Tells whether there is anything to look at: whether a service has ever held STATE_DIR."""
+        return (self.settings.state_dir / EVENTS_FILE).exists()
+
     def address(self) -> str:
         """Returns where the service listens; starts it when there is none. Takes up to some seconds.
 
@@ -89,11 +94,11 @@ class OwnService:
             time.sleep(_LOOK_EVERY)
 
     def _find_fitting(self) -> Found | None:
-        """Returns the service that holds STATE_DIR, if any. Raises _InTheWayError."""
+        """Returns the service that holds STATE_DIR, if any. Raises Failure; _InTheWayError if it will soon be idle."""
         found = _find(self.settings.state_dir)
         if found is None or self._anywhere or self._fits(found):
             return found
-        raise _InTheWayError(
+        raise (_InTheWayError if self._is_our_own(found) else Failure)(
             f"the service with pid {found.pid} holds STATE_DIR {self.settings.state_dir}, and works in "
             f"{found.sandbox_root} (MODE={found.mode}), not in {self._root()} (MODE={self.settings.mode})\n"
             f"Wait until it has ended, stop it with `kill {found.pid}`, or set STATE_DIR to another directory.",
@@ -103,6 +108,10 @@ class OwnService:
     def _fits(self, found: Found) -> bool:
         same_place = found.mode == "cloud" or found.sandbox_root == str(self._root())
         return found.mode == self.settings.mode and same_place
+
+    def _is_our_own(self, found: Found) -> bool:
+        """Tells whether a command has started it, by where it listens; such a one ends by itself."""
+        return found.address.startswith(self._environ["LISTEN_ADDRESS"].removesuffix(":0"))
 
     def _root(self) -> Path:
         return Path(self.settings.sandbox_root_dir).resolve()

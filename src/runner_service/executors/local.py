@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -120,7 +121,7 @@ async def local_executor(
     """Opens the executor of this machine, and ends every process that it started in the end.
 
     Args:
-        root: where commands start and files are; made if it is missing.
+        root: where commands start and files are; made, if it is missing, with the first sandbox.
         state_dir: holds the note by which the next start finds what a crash left running; one service each.
         scope: whether all executions share `root`, or each session has a directory below it.
         terminate_grace: seconds between SIGTERM and SIGKILL.
@@ -130,7 +131,7 @@ async def local_executor(
         SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
     """
     programs = await asyncio.to_thread(_find_programs)
-    real_root = await asyncio.to_thread(_made, root)
+    real_root = await asyncio.to_thread(_real, root)
     async with supervision_keeper(state_dir, terminate_grace, quota) as keeper:
         threads = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="files")
         try:
@@ -144,6 +145,20 @@ def _find_programs() -> Programs:
     if shell is None:
         raise SandboxError("there is neither bash nor sh on the PATH, and commands need one of them")
     return Programs(shell, shutil.which("rg"))
+
+
+def _real(directory: Path) -> Path:
+    """Returns where the directory really is, or will be: it is there, or can most likely be made when it is needed."""
+    try:
+        real = directory.resolve()
+        nearest = next(each for each in (real, *real.parents) if each.exists())
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        raise SandboxError(f"{directory} cannot be used as a sandbox: {error}") from error
+    if not nearest.is_dir():
+        raise SandboxError(f"{directory} cannot be used as a sandbox: {nearest} is no directory")
+    if nearest != real and not os.access(nearest, os.W_OK | os.X_OK):
+        raise SandboxError(f"{directory} cannot be used as a sandbox: {nearest} may not be written")
+    return real
 
 
 def _made(directory: Path) -> Path:

@@ -35,6 +35,14 @@ async def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
             pass
 
 
+async def test_a_root_that_is_missing_is_made_for_the_first_sandbox_and_not_before(tmp_path: Path) -> None:
+    root = tmp_path / "not" / "there"
+    async with local_executor(root=root, state_dir=tmp_path / "state") as executor:
+        assert not await asyncio.to_thread(root.exists)
+        async with executor.open(SandboxSpec("e")):
+            assert await asyncio.to_thread(root.is_dir)
+
+
 async def test_a_root_behind_a_symlink_is_shown_by_its_real_path(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
