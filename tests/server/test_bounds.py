@@ -83,13 +83,14 @@ async def test_streams_beyond_what_a_connection_may_have_wait_for_others_to_end(
         grpc.aio.insecure_channel(address) as channel,
     ):
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Watch")
-        calls = [method(b"") for _ in range(3)]
-        await asyncio.gather(*(call.read() for call in calls[:2]))
-        third = asyncio.create_task(calls[2].read())
-        await asyncio.sleep(0.1)
-        assert open_streams == 2
-        calls[0].cancel()
-        await asyncio.wait_for(third, 20)
+        calls = {asyncio.create_task(call.read()): call for call in [method(b"") for _ in range(3)]}
+        async with asyncio.timeout(20):
+            while open_streams < 2:
+                await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=0.1)
+            await asyncio.sleep(0.1)
+            assert open_streams == 2
+            next(call for reading, call in calls.items() if reading.done()).cancel()
+            await asyncio.wait(calls)
 
 
 async def test_connections_beyond_the_bound_are_closed_and_leave_half_of_the_descriptors() -> None:
