@@ -156,9 +156,10 @@ class EventStream:
         self._news.spread()
 
     def break_off(self, error: LogUnavailableEnd) -> None:
-        """Called by the writer when the log cannot be written."""
-        self.broken = error
-        self.on_break(error)
+        """Called by the writer when the log cannot be written, also when that happens again."""
+        if not self.broken:
+            self.broken = error
+            self.on_break(error)
         self.close(UnavailableError(error.message, retry_delay=5.0))
 
     def mend(self) -> None:

@@ -6,17 +6,19 @@ There are no timers: with nothing else to do an event is committed alone, and un
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner_service.errors import LogUnavailableEnd
-from runner_service.eventlog import Entry, EventLog, LogError, NewEvent
+from runner_service.eventlog import Entry, EventLog, LogError, NewEvent, NewOutput
 from runner_service.telemetry import metrics
 
 if TYPE_CHECKING:
     from runner_service.events import EventStream
+
+    _Batch = list[tuple[EventStream, Entry]]
 
 logger = logging.getLogger(__name__)
 
@@ -92,59 +94,84 @@ class LogWriter:
         self._arrived.set()
 
     async def _commit_pending(self) -> None:
-        batch = self._take_pending()
-        await self._append(batch)
+        await self._append(self._take_pending())
         if self._pending_bytes <= _BACKLOG_BYTES:
             self.has_room.set()
-        streams: dict[EventStream, None] = {}
-        for stream, entry in batch:
-            if isinstance(entry, NewEvent):
-                stream.commit(entry)
-            streams[stream] = None
-        for stream in streams:
-            stream.announce()
 
-    def _take_pending(self) -> list[tuple["EventStream", Entry]]:
+    def _take_pending(self) -> "_Batch":
         taken, self._pending = self._pending, []
         self._pending_bytes = 0
-        batch: list[tuple[EventStream, Entry]] = []
+        batch: _Batch = []
         for stream, entry in taken:
             stream.seal()
             batch.append((stream, entry.sealed() if isinstance(entry, Run) else entry))
         return batch
 
-    async def _append(self, batch: list[tuple["EventStream", Entry]]) -> None:
-        """Appends, however often that takes: what is in a batch has happened, and may not be forgotten."""
-        began = time.monotonic()
-        delay = _FIRST_RETRY_DELAY
-        while True:
+    async def _append(self, batch: "_Batch") -> None:
+        """Appends, however often that takes: what is in a batch has happened, and may not be forgotten.
+
+        Once it has failed for long it goes in parts, so that a disk takes what it has room for.
+        """
+        began, delay = time.monotonic(), _FIRST_RETRY_DELAY
+        parts = [batch]
+        while parts:
             tried = time.monotonic()
             try:
-                await self._log.append([entry for _, entry in batch])
+                await self._log.append([entry for _, entry in parts[0]])
             except LogError as error:
-                if time.monotonic() - began > _LOG_PATIENCE:
+                if not self._broken and time.monotonic() - began > _LOG_PATIENCE:
                     self._break(batch, error)
+                    parts = list(_in_parts(batch))
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _LONGEST_RETRY_DELAY)
             else:
-                metrics.log_committed(len(batch), time.monotonic() - tried)
-                self._mend(batch)
-                return
+                part = parts.pop(0)
+                metrics.log_committed(len(part), time.monotonic() - tried)
+                if not parts:
+                    self._mend(batch)
+                _show(part)
 
-    def _break(self, batch: list[tuple["EventStream", Entry]], error: LogError) -> None:
-        if not self._broken:
-            logger.error("log_write_failed error=%s", error)
-            self._broken = LogUnavailableEnd(f"the event log cannot be written: {error}")
-        for stream, _ in [*batch, *self._pending]:
-            if not stream.broken:
-                stream.break_off(self._broken)
+    def _break(self, batch: "_Batch", error: LogError) -> None:
+        logger.error("log_write_failed error=%s", error)
+        self._broken = LogUnavailableEnd(f"the event log cannot be written: {error}")
+        for stream in {stream: None for stream, _ in [*batch, *self._pending]}:
+            stream.break_off(self._broken)
 
-    def _mend(self, batch: list[tuple["EventStream", Entry]]) -> None:
+    def _mend(self, batch: "_Batch") -> None:
         if self._broken:
             logger.info("log_write_works_again")
             self._broken = None
             for stream, _ in batch:
                 stream.mend()
+
+
+def _in_parts(batch: "_Batch") -> "Iterator[_Batch]":
+    """Cuts a batch between executions, and before what commands wrote, since that is large.
+
+    Nowhere else: the end of an execution and its final state belong together.
+    """
+    by_stream: dict[EventStream, _Batch] = {}
+    for stream, entry in batch:
+        by_stream.setdefault(stream, []).append((stream, entry))
+    for entries in by_stream.values():
+        part: _Batch = []
+        for stream, entry in entries:
+            if part and (isinstance(entry, NewOutput) or (isinstance(entry, NewEvent) and entry.output)):
+                yield part
+                part = []
+            part.append((stream, entry))
+        yield part
+
+
+def _show(part: "_Batch") -> None:
+    """Lets watchers see what is in the log now."""
+    streams: dict[EventStream, None] = {}
+    for stream, entry in part:
+        if isinstance(entry, NewEvent):
+            stream.commit(entry)
+        streams[stream] = None
+    for stream in streams:
+        stream.announce()
 
 
 @asynccontextmanager

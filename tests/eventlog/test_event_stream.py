@@ -21,13 +21,15 @@ class Disk:
     def __init__(self, log: SqliteEventLog) -> None:
         self._log = log
         self.full = False
+        self.room_for_output = 1 << 30
         self.batches: list[int] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._log, name)
 
     async def append(self, entries: Sequence[Entry]) -> None:
-        if self.full:
+        output = sum(len(entry.output.data) for entry in entries if isinstance(entry, NewEvent) and entry.output)
+        if self.full or output > self.room_for_output:
             raise LogError("database or disk is full")
         self.batches.append(sum(entry.count for entry in entries if isinstance(entry, NewEvent)))
         await self._log.append(entries)
@@ -218,6 +220,47 @@ async def test_a_full_disk_ends_the_execution_and_loses_nothing_once_there_is_ro
         while stream.committed < 2:
             await asyncio.sleep(0.01)
     assert [event.sequence for event in await follow(stream)] == [1, 2]
+
+
+async def test_who_watches_is_told_again_when_the_disk_is_full_again(
+    disk: Disk, writer: LogWriter, stream: EventStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner_service.log_writer._LOG_PATIENCE", 0.1)
+    for n in range(2):
+        disk.full = True
+        say(stream, "more")
+        async with asyncio.timeout(10):
+            with pytest.raises(UnavailableError, match="disk is full"):
+                await stream.page(object(), n, patience=60)
+            disk.full = False
+            while writer.broken:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_disk_with_little_room_takes_what_waits_part_by_part(
+    disk: Disk, writer: LogWriter, stream: EventStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner_service.log_writer._LOG_PATIENCE", 0.1)
+    other = new_stream("e2", disk, writer)
+    disk.full = True
+    stream.publish(event_pb2.ToolCallStarted(tool_call_id="c", name="execute"))
+    for _ in range(20):
+        stream.publish_output("c", "stdout", b"x" * MAX_OUTPUT_BYTES_PER_EVENT)
+        say(other, "in between")
+    finish(stream)
+    finish(other)
+    async with asyncio.timeout(10):
+        while not writer.broken:
+            await asyncio.sleep(0.01)
+    disk.full, disk.room_for_output = False, MAX_OUTPUT_BYTES_PER_EVENT
+
+    async with asyncio.timeout(10):
+        while writer.broken:
+            await asyncio.sleep(0.01)
+
+    assert [event.sequence for event in await follow(stream)] == list(range(1, 23))
+    assert [event.sequence for event in await follow(other)] == list(range(1, 22))
+    assert max(disk.batches) < 23  # or it would all have been one batch
 
 
 async def test_a_log_that_falls_behind_holds_up_whoever_publishes(disk: Disk, stream: EventStream) -> None:
