@@ -1,12 +1,12 @@
 """The gRPC face: checks a request, finds the execution, and passes frames on. Everything it raises is a `CallError`."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 
 from runner_service import requests
+from runner_service.alarm import alarm
 from runner_service.errors import NotFoundError, WriteStalledError
 from runner_service.eventlog import FINAL_STATES, EventLog
 from runner_service.events import EventStream
@@ -116,16 +116,16 @@ class AgentRunnerServicer:
         """Writes pages until the end. While a write waits for the network, the next page gathers."""
         watcher = object()
         try:
-            while (page := await stream.page(watcher, after, patience=_SIGN_OF_LIFE_EVERY)) is not None:
-                try:
-                    async with asyncio.timeout(self._write_patience):
-                        await context.write(page.frames)
-                except TimeoutError:
-                    raise WriteStalledError(
-                        f"nothing was read from this stream for {self._write_patience:g} s; attach again with "
-                        "after_sequence"
-                    ) from None
-                after = page.last
+            async with alarm() as stall:
+                while (page := await stream.page(watcher, after, patience=_SIGN_OF_LIFE_EVERY)) is not None:
+                    stall.set(self._write_patience)
+                    await context.write(page.frames)
+                    stall.clear()
+                    after = page.last
+        except TimeoutError:
+            raise WriteStalledError(
+                f"nothing was read from this stream for {self._write_patience:g} s; attach again with after_sequence"
+            ) from None
         finally:
             stream.leave(watcher)
 

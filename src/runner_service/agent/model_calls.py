@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage
 from runner_service.agent.answers import settle, stop_reason_of
 from runner_service.agent.speech import Speech, current_speech
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
+from runner_service.alarm import Alarm, alarm
 from runner_service.errors import ModelUnavailableEnd
 from runner_service.models import ModelChoice
 from runner_service.models.connections import SILENCE
@@ -164,13 +165,14 @@ _NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
 
 
 @asynccontextmanager
-async def _silence_limit() -> AsyncIterator[asyncio.Timeout]:
-    """`asyncio.timeout`, with an error that says what the time was given for."""
+async def _silence_limit() -> AsyncIterator[Alarm]:
+    """An alarm for when nothing has come for too long, with an error that says so."""
     try:
-        async with asyncio.timeout(SILENCE) as silence:
+        async with alarm() as silence:
+            silence.set(SILENCE)
             yield silence
     except TimeoutError as error:
-        if silence.expired():
+        if silence.rang:
             raise StreamBrokenError(f"the provider sent nothing for {SILENCE:g} s") from error
         raise
 

@@ -1,6 +1,5 @@
 """What a model says, as it says it: text and reasoning become events, piece by piece."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 
 from runner_service.agent.usage import count_usage
+from runner_service.alarm import Alarm
 from runner_service.models.connections import SILENCE
 from runner_service.models.failures import StreamBrokenError
 from runner_service.models.words import ToldChunk
@@ -30,7 +30,7 @@ current_speech: ContextVar["Speech | None"] = ContextVar("speech", default=None)
 class Speech:
     """One message of the model, while it is said. `silence` ends the call when nothing comes for too long."""
 
-    def __init__(self, scope: RunScope, silence: asyncio.Timeout) -> None:
+    def __init__(self, scope: RunScope, silence: Alarm) -> None:
         scope.messages += 1
         self.message_id = f"msg-{scope.messages}"
         self.published = False
@@ -49,7 +49,7 @@ class Speech:
 
     async def hear_words(self, text: str, reasoning: str) -> None:
         """Takes the next piece of text and of reasoning. Raises as `hear` does."""
-        self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE)
+        self._silence.set(SILENCE)
         self.heard += len(text) + len(reasoning)
         if self.heard > LONGEST_MESSAGE:
             raise StreamBrokenError(f"the model's message has more than {LONGEST_MESSAGE:,} characters")

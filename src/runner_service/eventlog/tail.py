@@ -1,7 +1,6 @@
 """What was committed a moment ago, kept in memory for those who watch."""
 
 from bisect import bisect_right
-from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -39,19 +38,26 @@ class Tail:
 
     def page(self, after: int, max_bytes: int) -> Page | None:
         """The events above `after`, which must exist: about `max_bytes`; None if the first of them is not here."""
-        index = bisect_right(self._segments, after + 1, key=_by_first) - 1
+        index = self._index_of(after + 1)
         if index < 0:
             return None
         first = self._segments[index]
         pieces = [without_first(first.data, after + 1 - first.first)]
         size, last = len(pieces[0]), first.last
-        for segment in islice(self._segments, index + 1, None):
+        for position in range(index + 1, len(self._segments)):
+            segment = self._segments[position]
             size += len(segment.data)
             if size > max_bytes:
                 break
             pieces.append(segment.data)
             last = segment.last
         return Page(b"".join(pieces), last)
+
+    def _index_of(self, sequence: int) -> int:
+        """Where the segment is that holds `sequence`; -1 when it is not here any more."""
+        if self._segments and self._segments[-1].first <= sequence:  # whoever keeps up wants the last one
+            return len(self._segments) - 1
+        return bisect_right(self._segments, sequence, key=_by_first) - 1
 
     def trim(self, seen: int) -> None:
         """Lets go what everybody has seen, up to `seen`, and more if need be to stay within the bound."""
