@@ -18,7 +18,7 @@ demo: $(RUNTIME) ## Runs a small real task, its events shown live, and replays i
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: $(DEV) ## Runs the tests
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 SEED=1"
 	@$(BIN)/python -m tests.chaos $(ARGS)
