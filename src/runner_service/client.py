@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # has no types
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -25,6 +26,7 @@ OnBreak = Callable[[grpc.aio.AioRpcError], Awaitable[None]]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to attach again
 _LONGEST_SILENCE = 45.0  # seconds; the service gives a sign of life every 15
+_STATUS_DETAILS = "grpc-status-details-bin"
 _BREAKS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -40,9 +42,10 @@ class RunnerClient:
     """Calls the service at `address` (`host:port` or `unix:PATH`) while its context is open.
 
     `token` is sent as bearer token. `ca` is the authority, PEM, that signed the service's certificate; empty means
-    those that gRPC knows, None no TLS. After a break of at most `patience` seconds a stream goes on where it was;
-    `on_break` is awaited before each new try. Every method raises `grpc.aio.AioRpcError` with a code that the proto
-    names.
+    those that gRPC knows, None no TLS. After a break of at most `patience` seconds a stream goes on where it was. While
+    the service's queue is full, an execution is tried again when it says, for `queue_patience` seconds at most.
+    `on_break` is awaited before each new try, with what ended the one before. Every method raises
+    `grpc.aio.AioRpcError` with a code that the proto names.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class RunnerClient:
         token: str | None = None,
         ca: bytes | None = None,
         patience: float = 60.0,
+        queue_patience: float = 0.0,
         on_break: OnBreak | None = None,
     ) -> None:
         self.address = address
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._ca = ca
         self._patience = patience
+        self._queue_patience = queue_patience
         self._on_break = on_break
 
     async def __aenter__(self) -> Self:
@@ -173,28 +178,64 @@ class RunnerClient:
     ) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
         """Yields the events above `after`; opens the stream again, above the last one seen, whenever it breaks."""
         finished = False
-        broken_since, pause = None, _FIRST_PAUSE
+        pauses = self._pauses()
         while not finished:
             call = open_stream(after)
             try:
                 while (response := await _next_response(call)) is not None:
-                    broken_since, pause = None, _FIRST_PAUSE
+                    pauses = self._pauses()
                     for event in response.events:
                         after, finished = event.sequence, event.HasField("finished")
                         yield event
                 break
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _BREAKS:
-                    raise
-                broken_since = broken_since or time.monotonic()
-                if time.monotonic() - broken_since >= self._patience:
-                    raise
+                pause = pauses.after(error)
                 if self._on_break is not None and not finished:
                     await self._on_break(error)
             finally:
                 call.cancel()
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # only spreads callers out
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+
+    def _pauses(self) -> "_Pauses":
+        return _Pauses(self._patience, self._queue_patience)
+
+
+class _Pauses:
+    """The seconds to wait before each new try, from the first failure on."""
+
+    def __init__(self, patience: float, queue_patience: float) -> None:
+        self._patience = patience
+        self._queue_patience = queue_patience
+        self._failing_since: float | None = None
+        self._next = _FIRST_PAUSE
+
+    def after(self, error: grpc.aio.AioRpcError) -> float:
+        """Returns the pause after `error`. Raises `error` where no other try makes sense, or not any more."""
+        told = retry_delay(error)
+        is_full = error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and told is not None
+        if not (is_full or error.code() in _BREAKS):
+            raise error
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since >= (self._queue_patience if is_full else self._patience):
+            raise error
+        if is_full and told is not None:
+            return told * random.uniform(1.0, 1.5)  # noqa: S311  # only spreads callers out
+        pause, self._next = self._next, min(2 * self._next, _LONGEST_PAUSE)
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # the same
+
+
+def retry_delay(error: grpc.aio.AioRpcError) -> float | None:
+    """Returns the seconds after which the service wants to be called again; None if it does not say."""
+    status = status_pb2.Status()
+    for key, value in error.trailing_metadata() or ():
+        if key == _STATUS_DETAILS and isinstance(value, bytes):
+            status.ParseFromString(value)
+    for detail in status.details:
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToNanoseconds() / 1e9)
+    return None
 
 
 async def _next_response(call: Call) -> Any:

@@ -131,8 +131,31 @@ def test_a_wrong_field_and_a_wrong_option_exit_with_2(service: CommandLine) -> N
 def test_an_id_that_belongs_to_another_request_is_refused(service: CommandLine) -> None:
     assert service("run", "--id", "taken", "true").returncode == 0
     done = service("run", "--id", "taken", "false")
-    assert done.returncode == 1
-    assert "exists with another request" in done.stderr
+    assert done.returncode == service("run", "--detach", "--id", "taken", "false").returncode == 1
+    assert f"`runner-service events taken --server {service.environ['RUNNER_SERVICE_ADDRESS']}`" in done.stderr
+    assert done.stderr.endswith("for a new one choose another --id.\n")
+    assert "agent" not in done.stderr
+
+
+def test_a_provider_that_there_is_not_is_no_model_of_scripted(service: CommandLine) -> None:
+    done = service("run", "--model", "foo/bar", "hello")
+    assert done.returncode == 2
+    assert "foo/bar is no model of scripted, and foo no provider: openai, anthropic, ollama, scripted" in done.stderr
+
+
+def test_a_full_queue_is_waited_for_and_said_so(tmp_path: Path) -> None:
+    variables = {"LISTEN_ADDRESS": "127.0.0.1:0", "MAX_CONCURRENT_EXECUTIONS": "1", "MAX_QUEUED_EXECUTIONS": "0"}
+    shell = CommandLine(tmp_path, local_environ(tmp_path, OBEDIENT) | variables)
+    with running(shell) as address:
+        shell.environ["RUNNER_SERVICE_ADDRESS"] = address
+        shell("run", "--detach", "--id", "first", "sleep 60")
+        with shell.start("run", "--quiet", "echo second") as second:
+            assert second.stderr is not None
+            assert "the queue of the service is full; trying again" in second.stderr.readline()
+            shell("cancel", "first")
+            out, err = second.communicate(timeout=60)
+    assert out.startswith("It said: second")
+    assert err == "runner-service: it has room\n"
 
 
 def test_running_the_same_again_shows_the_same_again(service: CommandLine) -> None:

@@ -1,7 +1,9 @@
 """What a person at a terminal sees, and what Ctrl-C does."""
 
+from pathlib import Path
+
 import pytest
-from tests.cli.command_line import CommandLine, eventually, shown_to_others
+from tests.cli.command_line import CommandLine, eventually, local_environ, running, shown_to_others
 from tests.cli.terminal import CTRL_C, Terminal
 
 
@@ -32,6 +34,20 @@ def test_what_a_command_writes_cannot_move_the_cursor(service: CommandLine) -> N
     assert "  | abc\n" in terminal.text
     assert "\x1b[2J" not in terminal.raw
     assert "\x1b]0;" not in terminal.raw
+
+
+def test_text_is_laid_out_as_markdown_when_a_block_of_it_is_complete(tmp_path: Path) -> None:
+    text = "It is **done**, a List<T>:\n- one\n\n```sh\necho 1\n\necho 2\n```\nline\nby line [here](http://x.y)"
+    shell = CommandLine(tmp_path, local_environ(tmp_path, {"turns": [{"text": text}]}))
+    with running(shell, LISTEN_ADDRESS="127.0.0.1:0") as address:
+        with Terminal(shell, "run", "--server", address, "hello") as terminal:
+            assert terminal.exit_code() == 0
+        piped = shell("run", "--server", address, "hello").stdout
+    shown = [line.strip() for line in terminal.text.splitlines()]
+    for line in ("It is done, a List<T>:", "• one", "echo 1", "echo 2", "line", "by line here (http://x.y)"):
+        assert line in shown
+    assert "\x1b[1mdone\x1b[0m" in terminal.raw
+    assert f"\n{text}\n" in piped
 
 
 def test_a_dumb_terminal_gets_plain_lines(service: CommandLine) -> None:
@@ -127,6 +143,7 @@ def test_serve_asks_for_a_missing_key_too(alone: CommandLine) -> None:
         terminal.type("sk-tell-nobody-this\n")
         terminal.wait_for("listening")
         assert "STIGMER_LLM_API_KEY" not in terminal.text  # the warning that there is none
+        assert "runner-service: warning: STIGMER_LLM_MODEL is not set: " in terminal.text
         terminal.type(CTRL_C)
         assert terminal.exit_code() == 0
     assert "sk-tell-nobody-this" not in terminal.text

@@ -91,8 +91,9 @@ def test_the_plan_shows_where_each_item_stands() -> None:
         event_pb2.Todo(content="two", status=event_pb2.Todo.STATUS_IN_PROGRESS),
         event_pb2.Todo(content="three", status=event_pb2.Todo.STATUS_PENDING),
     ]
-    story = Story().tell(todos_updated=event_pb2.TodosUpdated(todos=todos))
-    assert story.lines == ["plan:", "[x] one", "[>] two", "[ ] three"]
+    story = Story().tell(tool_call_started=_call("c", "write_todos", event_pb2.TOOL_KIND_PLAN))
+    story.tell(todos_updated=event_pb2.TodosUpdated(todos=todos))
+    assert story.lines == ["[1] plan:", "[1] [x] one", "[1] [>] two", "[1] [ ] three"]
 
 
 def test_a_failed_tool_says_why_and_what_was_ended_with_it() -> None:

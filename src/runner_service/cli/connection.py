@@ -14,6 +14,8 @@ from runner_service.cli.views.lines import printable
 from runner_service.client import RunnerClient
 
 _TRIES = 3  # a service of our own may stop, being idle, in the moment between being found and being called
+_QUEUE_PATIENCE = 600.0
+_LOST, _FULL = "lost the service", "the queue of the service is full"
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 
 _EXIT_CODES = {
@@ -35,9 +37,11 @@ class Connection:
         self.target = target
         self._own = own
         self._say = say
-        self._told = False
+        self._trouble = ""
         ca = target.ca() if target.server else None
-        self.client = RunnerClient(address, token=target.token(), ca=ca, on_break=self._mend)
+        self.client = RunnerClient(
+            address, token=target.token(), ca=ca, queue_patience=_QUEUE_PATIENCE, on_break=self._mend
+        )
 
     async def check(self) -> None:
         """Makes sure that the service answers. Raises Failure."""
@@ -53,15 +57,16 @@ class Connection:
 
     def mended(self) -> None:
         """Says that events arrive again, if it was said that they do not."""
-        if self._told:
-            self._told = False
-            self._say("it is back")
+        if self._trouble:
+            self._say("it is back" if self._trouble == _LOST else "it has room")
+            self._trouble = ""
 
     async def _mend(self, error: grpc.aio.AioRpcError) -> None:
-        """Looks for the service anew after a break."""
-        if not self._told:
-            self._told = True
-            self._say(f"lost the service ({error.details()}); trying again")
+        """Looks for the service anew after a break. Where its queue is full, it is there."""
+        if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            self._tell(_FULL, f"; trying again, for at most {_QUEUE_PATIENCE / 60:g} minutes")
+            return
+        self._tell(_LOST, f" ({error.details()}); trying again")
         if self._own is not None:
             try:
                 await self._look_again(self._own)
@@ -69,6 +74,11 @@ class Connection:
                 if failure.exit_code == ExitCode.CONFIG:
                     raise
                 # Otherwise it may yet come: how long that is hoped for is the client's business.
+
+    def _tell(self, trouble: str, more: str) -> None:
+        if self._trouble != trouble:
+            self._trouble = trouble
+            self._say(f"{trouble}{more}")
 
     async def _look_again(self, own: OwnService) -> None:
         address = await asyncio.to_thread(own.address)

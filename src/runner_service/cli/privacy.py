@@ -1,17 +1,5 @@
-"""Keeping a process's environment and memory from the other processes of its user."""
+"""Keeping keys from the commands, which are of the same user."""
 
-import ctypes
-import sys
-from contextlib import suppress
+from runner_service.supervisor.privacy import hide_from_own_user
 
-_PR_SET_DUMPABLE = 4
-
-
-def hide_from_own_user() -> None:
-    """Closes `/proc/PID/environ`, `mem` and the like, and ptrace, for all but root; it leaves no core dumps either.
-
-    A variable that is removed stays in `/proc/PID/environ`, where commands, being of the same user, would read keys.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # a libc without it
-            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+__all__ = ["hide_from_own_user"]

@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import Coroutine
-from contextlib import aclosing
+from collections.abc import Coroutine, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import click
+import grpc
 
 from runner_service.cli.connection import Connection, connected
 from runner_service.cli.exits import ExitCode, Failure
@@ -64,9 +65,10 @@ async def _leave_running(request: runner_pb2.ExecuteAgentRequest, target: Target
         connected(target, own, view.note) as connection,
         aclosing(connection.client.execute(request)) as events,
     ):
-        async for event in events:  # the first one says that it was accepted
-            click.echo(event.execution_id)
-            break
+        with _conflict_explained(request.execution_id, target):
+            async for event in events:  # the first one says that it was accepted
+                click.echo(event.execution_id)
+                break
     return ExitCode.SUCCEEDED
 
 
@@ -85,7 +87,7 @@ async def _run_in_view(
         connected(target, own, view.note) as connection,
     ):
         run = Run(connection, request, view)
-        with presses_of_ctrl_c() as presses:
+        with presses_of_ctrl_c() as presses, _conflict_explained(request.execution_id, target):
             return await _first_of(run.follow(), run.mind(presses))
 
 
@@ -120,10 +122,18 @@ class Run:
             self._view.note(f"left running; to return: {self._way_back()}")
             return ExitCode.INTERRUPTED
         self._cancelled = True
-        await self._connection.client.cancel(self._request.execution_id, "Ctrl-C")
+        await self._cancel()
         await presses.next()
         self._view.note(f"the cancel is under way; to see its end: {self._way_back()}")
         return ExitCode.INTERRUPTED
+
+    async def _cancel(self) -> None:
+        try:
+            await self._connection.client.cancel(self._request.execution_id, "Ctrl-C")
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+            raise Failure("given up before the service took it", ExitCode.INTERRUPTED) from error
 
     async def _detach(self) -> None:
         """Lets the execution run on. Asking for the newest event again makes the service answer at once."""
@@ -139,6 +149,20 @@ class Run:
 
     def _way_back(self) -> str:
         return f"runner-service events {self._request.execution_id} --follow{self._connection.target.flags()}"
+
+
+@contextmanager
+def _conflict_explained(execution_id: str, target: Target) -> Iterator[None]:
+    """Says what can be done at a command line about an id that is taken."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+            raise
+        raise Failure(
+            f"there is an execution {execution_id} already, of another request\n"
+            f"`runner-service events {execution_id}{target.flags()}` shows it; for a new one choose another --id."
+        ) from error
 
 
 def exit_code_of(state: "event_pb2.State.ValueType") -> ExitCode:

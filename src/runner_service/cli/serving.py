@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import os
+import sys
 from pathlib import Path
 
 import uvloop
 
 from runner_service import app
 from runner_service.cli.environment import settings_of
-from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.exits import ExitCode, Failure, tell
 from runner_service.cli.keys import ask_for_missing_key, read_keys, take_keys
 from runner_service.cli.privacy import hide_from_own_user
 from runner_service.eventlog import LogError
@@ -33,7 +34,10 @@ def serve_until_stopped(
     settings = read_settings(secrets_fd)
     with telemetry(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for variable, text in warnings_about(settings):
-            logger.warning("setting_questionable variable=%s text=%s", variable, text)
+            if sys.stderr.isatty():
+                tell(f"warning: {variable} {text}")
+            else:
+                logger.warning("setting_questionable variable=%s text=%s", variable, text)
         runner.run(_serve(settings, ready_fd, ready_file, exit_when_idle))
 
 

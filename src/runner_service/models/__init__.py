@@ -19,6 +19,7 @@ DEMO_SCRIPT = Path(str(files(__package__).joinpath("demo.yaml")))
 """The script that `scripted` plays when none is configured."""
 
 _KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+_PROVIDERS = ", ".join(get_args(Provider))
 _UNKEYED = SecretStr("none")  # what a server of one's own, which wants no key, is sent in its place
 
 
@@ -65,7 +66,7 @@ def _provider(model: runner_pb2.Model, settings: Settings) -> Provider:
     for provider in get_args(Provider):
         if wanted == provider:
             return provider  # type: ignore[no-any-return]  # get_args of a Literal is its strings
-    violation = FieldViolation("agent.model.provider", f"should be one of {', '.join(get_args(Provider))}")
+    violation = FieldViolation("agent.model.provider", f"should be one of {_PROVIDERS}")
     raise InvalidRequestError([violation])
 
 
@@ -108,4 +109,7 @@ def _scripted(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
         raise PreconditionError(f"STIGMER_LLM_SCRIPT names {script}, which cannot be read: {reason}") from error
     own = settings.stigmer_llm_model if settings.stigmer_llm_provider == "scripted" else ""
     name = model.name.strip() or own or "scripted"
+    if "/" in name:  # meant as provider/model, most likely
+        problem = f"{name} is no model of scripted, and {name.partition('/')[0]} no provider: {_PROVIDERS}"
+        raise InvalidRequestError([FieldViolation("agent.model.name", problem)])
     return ModelChoice(provider="scripted", name=name, script=script, script_version=version)

@@ -36,8 +36,9 @@ async def opened_view(options: ViewOptions, *, after: int = 0, hint: str) -> Asy
             from rich.console import Console  # noqa: PLC0415  # 100 ms, for terminals only
 
             from runner_service.cli.views.live import live_view  # noqa: PLC0415  # the same
+            from runner_service.cli.views.markdown import THEME  # noqa: PLC0415  # the same
 
-            console = Console(highlight=False, markup=False, emoji=False)
+            console = Console(highlight=False, markup=False, emoji=False, theme=THEME)
             if console.is_dumb_terminal:
                 yield PlainView(sys.stdout, after)
                 return

@@ -10,10 +10,12 @@ from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
 from rich.padding import Padding
 from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from runner_service.cli.views import wording
 from runner_service.cli.views.lines import Fold
+from runner_service.cli.views.markdown import Blocks, laid_out
 from runner_service.cli.views.transcript import Kind, Line, Transcript
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -31,7 +33,15 @@ _STYLES = {
     Kind.END: "bold red",
 }
 _TODO_STYLES = {"[x]": "dim", "[>]": "bold"}
-_SORTS = {Kind.RESULT: "calls", Kind.FAILURE: "calls", Kind.SUCCESS: "end", Kind.END: "end"}
+_SORTS = {
+    Kind.RESULT: "calls",
+    Kind.FAILURE: "calls",
+    Kind.PLAN: "calls",
+    Kind.AGENT: "calls",
+    Kind.SUCCESS: "end",
+    Kind.END: "end",
+}
+_ENDS_OF_TEXT = frozenset({"message_finished", "message_discarded"})
 _INDENT = 2
 _OUTPUT_STYLES = {Kind.STDOUT: "dim", Kind.STDERR: "dim red"}
 
@@ -54,6 +64,7 @@ class LiveView:
         self._hint = hint
         self._transcript = Transcript()
         self._calls: dict[int, _Call] = {}
+        self._texts: dict[str, Blocks] = {}
         self._plan: Line | None = None
         self._began = time.monotonic()
         self._spinner = Spinner("dots")
@@ -63,8 +74,15 @@ class LiveView:
     def show(self, event: event_pb2.ExecutionEvent) -> None:
         """Takes the event into the picture."""
         self._execution_id = event.execution_id
+        is_new = event.sequence > self._after
         for line in self._transcript.lines(event):
-            self._take(line, is_new=event.sequence > self._after)
+            if line.kind is Kind.TEXT:
+                self._take_text(line, is_new=is_new)
+            else:
+                self._end_text(line.agent)
+                self._take(line, is_new=is_new)
+        if event.WhichOneof("event") in _ENDS_OF_TEXT:
+            self._end_text(self._transcript.agent_of(event))
 
     def note(self, text: str) -> None:
         """Tells something beside the events."""
@@ -82,12 +100,33 @@ class LiveView:
                     call.output.add(line.text, _OUTPUT_STYLES[line.kind])
             case Kind.PLAN:
                 self._plan = line
+                if is_new:
+                    self._print(line, _progress(line))
             case Kind.RESULT | Kind.FAILURE:
                 self._end_call(line, is_new=is_new)
             case Kind.SUCCESS | Kind.END:
                 self._end(line)
             case _ if is_new:
                 self._print(line, _text(line))
+
+    def _take_text(self, line: Line, *, is_new: bool) -> None:
+        if is_new:
+            for block in self._texts.setdefault(line.agent, Blocks()).feed(line.text.expandtabs()):
+                self._print_block(line.agent, block)
+
+    def _end_text(self, agent: str) -> None:
+        """Leaves what an agent was writing, when it does something else or has ended."""
+        if text := self._texts.pop(agent, None):
+            for block in text.flush():
+                self._print_block(agent, block)
+
+    def _print_block(self, agent: str, block: str) -> None:
+        line = Line(Kind.TEXT, block, agent)
+        text = Table.grid()
+        text.add_row(Text(_label(line), style="dim"), laid_out(block))
+        if self._last_sort is Kind.TEXT:
+            self._console.print()
+        self._print(line, _indented(line, text))
 
     def _end_call(self, result: Line, *, is_new: bool) -> None:
         """Leaves what a call was and did: on one line, if it wrote nothing."""
@@ -128,6 +167,9 @@ class LiveView:
             running = wording.seconds(time.monotonic() - call.began)
             yield _indented(call.title, _title(call.title).append(f"  {running}", style="dim"))
             yield from list(self._folded(call))[-room:]
+        for agent, text in self._texts.items():
+            for written in text.pending[-room:]:
+                yield _text(Line(Kind.TEXT, written, agent))
         for line in self._transcript.partial_texts():
             yield _text(line)
         if self._plan is not None:
@@ -178,12 +220,12 @@ async def _refresh(live: Live) -> None:
 
 def _title(line: Line) -> Text:
     name, _, rest = line.text.partition(" ")
-    title = Text(f"{_label(line)}[{line.call}] ", style="dim", no_wrap=True, overflow="ellipsis")
-    return title.append(name, style="bold cyan not dim").append(f" {rest}", style="not dim")
+    title = Text(no_wrap=True, overflow="ellipsis").append(_label(line), style="dim")
+    return title.append(name, style="bold cyan").append(f" {rest}")
 
 
 def _text(line: Line) -> ConsoleRenderable:
-    return _indented(line, Text(_label(line), style="dim").append_text(_words(line)))
+    return _indented(line, Text().append(_label(line), style="dim").append_text(_words(line)))
 
 
 def _words(line: Line) -> Text:
@@ -195,14 +237,22 @@ def _plan(line: Line) -> Iterator[ConsoleRenderable]:
         yield _indented(line, Text(item, style=_TODO_STYLES.get(item[:3], "none")))
 
 
+def _progress(plan: Line) -> ConsoleRenderable:
+    """Returns what is left of a plan's change when the plan itself has changed again."""
+    items = plan.text.splitlines()
+    done = sum(item.startswith("[x]") for item in items)
+    return _indented(plan, Text().append(_label(plan), style="dim").append(f"plan: {done} of {len(items)} done"))
+
+
 def _output_line(call: Line, text: str, style: str) -> ConsoleRenderable:
     return _indented(call, Text(f"  | {text.expandtabs()}", style=style, no_wrap=True, overflow="ellipsis"))
 
 
-def _indented(line: Line, text: Text) -> ConsoleRenderable:
+def _indented(line: Line, text: ConsoleRenderable) -> ConsoleRenderable:
     depth = line.agent.count("/") + 1 if line.agent else 0
     return Padding(text, (0, 0, 0, _INDENT * depth), expand=False) if depth else text
 
 
 def _label(line: Line) -> str:
-    return f"[{line.agent}] " if line.agent else ""
+    agent = f"[{line.agent}] " if line.agent else ""
+    return f"{agent}[{line.call}] " if line.call else agent

@@ -56,6 +56,7 @@ class Transcript:
     def __init__(self) -> None:
         self._calls: dict[str, _Call] = {}
         self._calls_made = 0
+        self._planning: dict[str, int] = {}
         self._messages: dict[str, _Message] = {}
         self._shown: set[str] = set()
         self._agents: dict[str, str] = {}
@@ -69,7 +70,7 @@ class Transcript:
             "tool_call_started": self._begin_call,
             "tool_output": self._output,
             "tool_call_finished": self._end_call,
-            "todos_updated": _plan,
+            "todos_updated": self._plan,
             "sub_agent_started": self._begin_agent,
             "usage_updated": self._count,
             "notice": _notice,
@@ -83,8 +84,11 @@ class Transcript:
         if name == "started":
             yield _head(event)
         elif name and make:
-            agent = self._agents.get(event.sub_agent_id, printable(event.sub_agent_id))
-            yield from make(getattr(event, name), agent)
+            yield from make(getattr(event, name), self.agent_of(event))
+
+    def agent_of(self, event: event_pb2.ExecutionEvent) -> str:
+        """Returns the label of the sub-agent that an event is of, empty for the main agent."""
+        return self._agents.get(event.sub_agent_id, printable(event.sub_agent_id))
 
     def partial_texts(self) -> Iterator[Line]:
         """Yields the lines that the model is still writing."""
@@ -133,6 +137,8 @@ class Transcript:
         self._calls_made += 1
         call = _Call(self._calls_made, started, LineCutter(), LineCutter())
         self._calls[started.tool_call_id] = call
+        if started.kind == event_pb2.TOOL_KIND_PLAN:
+            self._planning[agent] = call.number
         if started.kind not in {event_pb2.TOOL_KIND_PLAN, event_pb2.TOOL_KIND_SUB_AGENT}:  # those show themselves
             yield Line(Kind.CALL, wording.call_title(started), agent, call.number)
 
@@ -164,7 +170,11 @@ class Transcript:
         own = f"{agent}/{printable(started.name)}" if agent else printable(started.name)
         same = sum(label.partition("#")[0] == own for label in self._agents.values())
         label = self._agents[started.tool_call_id] = f"{own}#{same + 1}" if same else own
-        yield Line(Kind.AGENT, wording.one_line(started.description, 300), label)
+        call = self._calls.get(started.tool_call_id)
+        yield Line(Kind.AGENT, wording.one_line(started.description, 300), label, call.number if call else 0)
+
+    def _plan(self, updated: event_pb2.TodosUpdated, agent: str) -> Iterator[Line]:
+        yield Line(Kind.PLAN, "\n".join(wording.plan_lines(updated)), agent, self._planning.get(agent, 0))
 
     def _count(self, updated: event_pb2.UsageUpdated, _: str) -> Iterator[Line]:
         self.usage = updated.usage
@@ -183,10 +193,6 @@ def _head(event: event_pb2.ExecutionEvent) -> Line:
     model = f"{started.model.provider}/{started.model.name}"
     resumed = ", resumed" if started.resumed else ""
     return Line(Kind.HEAD, printable(f"execution {event.execution_id}: {model} in {started.sandbox.root}{resumed}"))
-
-
-def _plan(updated: event_pb2.TodosUpdated, agent: str) -> Iterator[Line]:
-    yield Line(Kind.PLAN, "\n".join(wording.plan_lines(updated)), agent)
 
 
 def _notice(notice: event_pb2.Notice, agent: str) -> Iterator[Line]:

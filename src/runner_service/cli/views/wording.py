@@ -42,7 +42,7 @@ def call_title(call: event_pb2.ToolCallStarted) -> str:
     file = arguments.pop("file_path", "")
     if call.kind == event_pb2.TOOL_KIND_WRITE and file:
         arguments = {}  # what is written is for the file
-    shown = [f"{name}={_argument(value)}" for name, value in arguments.items()]
+    shown = [f"{name}={_argument(value)}" for name, value in sorted(arguments.items())]  # a Struct has no order
     return one_line(" ".join([call.name, *([str(file)] if file else []), *shown]), _LONGEST_CALL)
 
 
