@@ -12,8 +12,9 @@ from time import monotonic
 
 from runner_service.supervisor import spawn, wire
 from runner_service.supervisor.ending import KILLED_AT_MOST, Ending
-from runner_service.supervisor.memory_shortage import first_to_go
+from runner_service.supervisor.memory_shortage import Score
 from runner_service.supervisor.ownership import clear, take_ownership
+from runner_service.supervisor.privacy import hide_from_own_user
 from runner_service.supervisor.tags import Span, Zone
 from runner_service.supervisor.watchdog import Excess, Quota, Watchdog
 
@@ -28,6 +29,8 @@ class Supervisor:
     def __init__(self, service: socket.socket, grace: float, quota: Quota) -> None:
         self._service = service
         self._grace = grace
+        self._score = Score()
+        hide_from_own_user()
         self._ownership = take_ownership()
         self._watchdog = Watchdog(self._ownership, quota)
         self._decoder = wire.Decoder()
@@ -103,7 +106,7 @@ class Supervisor:
         stdout, stderr, *stdin = streams = self._descriptors[: message["streams"]]
         del self._descriptors[: message["streams"]]
         try:
-            with self._ownership.marking(command), first_to_go():
+            with self._ownership.marking(command), self._score.first_to_go():
                 pid = spawn.spawn(message["argv"], message["cwd"], message["environment"], stdout, stderr, *stdin)
             self._spawn_times[command] = monotonic() - message["asked"]
             self._ownership.started(command, pid)

@@ -9,7 +9,13 @@ from runner_service.executors.local import local_executor
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tests.executors.recorder import living, run  # needs the path
+from tests.executors.recorder import living, output, run  # needs the path
+
+# What a command sees of the supervisor, and whether it goes first when memory is short.
+LOOK = """
+head -c 0 /proc/$PPID/environ && echo open || echo closed
+echo $(($(cat /proc/self/oom_score_adj) - $(cat /proc/$PPID/oom_score_adj)))
+"""
 
 
 async def main(directory: Path) -> None:
@@ -19,6 +25,7 @@ async def main(directory: Path) -> None:
             result, _, _ = await run(sandbox, "setsid -f sleep 73.01; env -i setsid -f sleep 73.01; sleep 73.01", 0.3)
             print(result.exit_code, result.timed_out)
             print(len(await living(sandbox, "73.01")), "left")
+            print(await output(sandbox, LOOK), end="")
 
 
 asyncio.run(main(Path(sys.argv[1])))

@@ -239,7 +239,10 @@ def python_for_all() -> str:
 
 @pytest.mark.skipif(not python_for_all(), reason="needs root, and a Python that all users can run")
 async def test_everything_works_without_root(tmp_path: Path) -> None:
-    """All of it in a process of an ordinary user: tags are lowered limits, which need no right."""
+    """All of it in a process of an ordinary user: tags are lowered limits, which need no right.
+
+    To its commands the supervisor is closed.
+    """
     directory = Path(tempfile.mkdtemp(prefix="ordinary-user-"))
     try:
         os.chown(directory, 65534, 65534)
@@ -249,7 +252,7 @@ async def test_everything_works_without_root(tmp_path: Path) -> None:
         said, _ = await asyncio.wait_for(process.communicate(), 60)
     finally:
         shutil.rmtree(directory)
-    assert said.decode().splitlines() == ["subreaper+tag+guardian", "124 True", "0 left"]
+    assert said.decode().splitlines() == ["subreaper+tag+guardian", "124 True", "0 left", "closed", "500"]
 
 
 async def test_an_execution_without_a_session_shares_no_directory_with_a_session_of_its_name(tmp_path: Path) -> None:
