@@ -1,7 +1,8 @@
 """Our MCP server over HTTP, in this process, with a note of what it was asked with."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +23,43 @@ async def served_over_http(port: int, seen: list[tuple[str, str]]) -> AsyncItera
             seen.append((f"{scope['path']}?{scope['query_string'].decode()}", headers.get(b"x-key", b"").decode()))
         await inner(scope, receive, send)
 
+    async with _serving(app, port) as url:
+        yield url
+
+
+@asynccontextmanager
+async def answering(port: int, body: Iterable[bytes], *headers: tuple[bytes, bytes]) -> AsyncIterator[str]:
+    """Serves one tool, `answer`, whose calls are answered so, whatever it means; `@ID@` is the request's."""
+    server = FastMCP("strange", log_level="ERROR", json_response=True)
+    server.add_tool(answer, structured_output=False)
+    inner: Any = server.streamable_http_app()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive() if scope["type"] == "http" else {}
+        if b"tools/call" not in message.get("body", b""):
+            await inner(scope, _again(message, receive) if message else receive, send)
+            return
+        request_id = str(json.loads(message["body"])["id"]).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for part in body:
+            await send({"type": "http.response.body", "body": part.replace(b"@ID@", request_id), "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async with _serving(app, port) as url:
+        yield url
+
+
+def _again(message: Any, receive: Any) -> Any:
+    messages = [message]
+
+    async def replay() -> Any:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+@asynccontextmanager
+async def _serving(app: Any, port: int) -> AsyncIterator[str]:
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="on", ws="none")
     running = uvicorn.Server(config)
     running.capture_signals = _nothing  # type: ignore[method-assign]  # signals are the test's
@@ -34,6 +72,11 @@ async def served_over_http(port: int, seen: list[tuple[str, str]]) -> AsyncItera
     finally:
         running.should_exit = running.force_exit = True
         await task
+
+
+def answer() -> str:
+    """Never asked."""
+    raise AssertionError
 
 
 def add(a: int, b: int) -> str:

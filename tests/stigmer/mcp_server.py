@@ -19,7 +19,9 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "deaf": (),
     "flood": (),
     "length": ("text", "more"),
+    "image": ("size",),
 }
+TOOLS_OF_A_FILE: list[dict[str, Any]] = []
 
 
 def call(name: str, arguments: dict[str, Any]) -> str:
@@ -61,7 +63,11 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
         about = {"name": "test", "version": "1"}
         return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
     if method == "tools/list":
-        return {"tools": [{"name": name, "inputSchema": schema(names)} for name, names in TOOLS.items()]}
+        own = [{"name": name, "inputSchema": schema(names)} for name, names in TOOLS.items()]
+        return {"tools": TOOLS_OF_A_FILE or own}
+    if params["name"] == "image":
+        data = "A" * int(params["arguments"]["size"])
+        return {"content": [{"type": "image", "data": data, "mimeType": "image/png"}]}
     if params["name"] == "structured":
         variable = os.environ.get(params["arguments"]["name"], "")
         return {"content": [{"type": "text", "text": "see the rest"}], "structuredContent": {"value": variable}}
@@ -95,5 +101,8 @@ if __name__ == "__main__":
             sys.exit(os.environ["KEY"])
         case ["silent"]:
             time.sleep(3600)
+        case ["lists", file]:
+            TOOLS_OF_A_FILE.extend(json.loads(Path(file).read_text(encoding="utf-8")))
+            serve()
         case _:
             serve()

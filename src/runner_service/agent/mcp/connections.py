@@ -2,23 +2,21 @@
 
 import asyncio
 import logging
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from itertools import count
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import httpx
 from langchain_core.tools import BaseTool
 from langchain_mcp_adapters.interceptors import MCPToolCallRequest
-from langchain_mcp_adapters.tools import load_mcp_tools
+from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool
 from mcp import ClientSession
-from mcp.client.streamable_http import streamable_http_client
-from mcp.types import CallToolResult, TextContent
+from mcp.types import CallToolResult, TextContent, Tool
 
+from runner_service.agent.mcp.http import http_server
+from runner_service.agent.mcp.listing import listed, plain_name, without_excess
 from runner_service.agent.mcp.stdio import ServerOutput, Streams, stdio_server
 from runner_service.agent_run import AgentRun
-from runner_service.field_rules import PLACEHOLDER
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -30,8 +28,6 @@ START_WITHIN = 30.0
 _GOODBYE_WITHIN = 5.0
 _HTTP_TIMEOUT = 30.0
 _LONGEST_REASON = 500
-_LONGEST_NAME = 64
-_ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 Tools = Mapping[str, Mapping[str, BaseTool]]
 """By server, by the server's own names."""
@@ -77,7 +73,7 @@ class _Connection:
     def _transport(self) -> AbstractAsyncContextManager[Streams]:
         if self._server.HasField("stdio"):
             return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
-        return _http_server(self._server.http, self._run.environment, self._patience())
+        return http_server(self._server.http, self._run.environment, self._patience())
 
     def _patience(self) -> float:
         http = self._server.http
@@ -86,22 +82,29 @@ class _Connection:
         return http.timeout.ToNanoseconds() / 1e9 if http.HasField("timeout") else _HTTP_TIMEOUT
 
     async def _load(self, session: ClientSession) -> dict[str, BaseTool]:
-        tools = await load_mcp_tools(session, server_name=self._server.name, tool_interceptors=[self._guard])
-        enabled = set(self._server.enabled_tools)
-        missing = enabled - {tool.name for tool in tools}
-        if missing:
-            self._notice("MCP_TOOL_UNKNOWN", f"has no tool {', '.join(sorted(missing))}")
-        return {tool.name: tool for tool in tools if not enabled or tool.name in enabled}
+        listing = await listed(session, self._server.enabled_tools, self._run.redactor)
+        if listing.unknown:
+            self._notice("MCP_TOOL_UNKNOWN", f"has no tool {', '.join(sorted(listing.unknown))}")
+        if listing.left_out:
+            self._notice("MCP_TOOL_LEFT_OUT", f"has tools that cannot be used: {listing.left_out}")
+        return {name: self._made(session, tool) for name, tool in listing.tools.items()}
+
+    def _made(self, session: ClientSession, tool: Tool) -> BaseTool:
+        name = self._server.name
+        made = convert_mcp_tool_to_langchain_tool(session, tool, server_name=name, tool_interceptors=[self._guard])
+        made.name = plain_name(self._run.redactor.text(tool.name))
+        return made
 
     async def _guard(self, request: MCPToolCallRequest, handler: Callable[[MCPToolCallRequest], Awaitable[Any]]) -> Any:
         """Calls a tool. A server that has died or says nothing is a failure of the call."""
         patience = self._patience()
         try:
             async with asyncio.timeout(patience):
-                return await handler(request)
+                return without_excess(await handler(request))
         except Exception as error:  # noqa: BLE001  # of any kind; the model is told and goes on
             reason = self._reason(error, patience)
-            logger.warning("mcp_call_failed server=%s tool=%s reason=%s", self._server.name, request.name, reason)
+            tool = self._run.redactor.text(request.name)
+            logger.warning("mcp_call_failed server=%s tool=%s reason=%s", self._server.name, tool, reason)
             text = f"Error: MCP server {self._server.name} failed: {reason}"
             return CallToolResult(isError=True, content=[TextContent(type="text", text=text)])
 
@@ -109,7 +112,7 @@ class _Connection:
         self._notice("MCP_SERVER_UNAVAILABLE", f"cannot be used: {self._reason(error, START_WITHIN)}")
 
     def _notice(self, code: str, text: str) -> None:
-        text = f"MCP server {self._server.name} {text}"
+        text = self._run.redactor.text(f"MCP server {self._server.name} {text}")
         logger.warning("mcp_server_incomplete code=%s text=%s", code, text)
         self._run.events.publish(event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code=code, text=text))
 
@@ -147,31 +150,13 @@ async def connected(run: AgentRun, taken: Collection[str]) -> AsyncIterator[Tool
 
 def _make_names_unique(tools: Tools, taken: set[str]) -> None:
     for server, own in tools.items():
-        for name, tool in own.items():
-            if name in taken:
-                tool.name = _ODD.sub("_", f"{server}_{name}")[:_LONGEST_NAME]
+        for tool in own.values():
+            tool.name = next(name for name in _names(server, tool.name) if name not in taken)
             taken.add(tool.name)
 
 
-@asynccontextmanager
-async def _http_server(
-    http: runner_pb2.HttpServer, environment: Mapping[str, str], patience: float
-) -> AsyncIterator[Streams]:
-    headers = {name: _filled(value, environment) for name, value in http.headers.items()}
-    query = {name: _filled(value, environment) for name, value in http.query.items()}
-    async with (
-        httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(patience)) as client,
-        streamable_http_client(_with_query(http.url, query), http_client=client) as (read, write, _),
-    ):
-        yield Streams(read, write)
-
-
-def _with_query(url: str, query: Mapping[str, str]) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(
-        parts._replace(query=urlencode([*parse_qsl(parts.query, keep_blank_values=True), *query.items()]))
-    )
-
-
-def _filled(value: str, environment: Mapping[str, str]) -> str:
-    return PLACEHOLDER.sub(lambda found: environment[found[1]], value)
+def _names(server: str, name: str) -> Iterator[str]:
+    yield name
+    yield plain_name(f"{server}_{name}")
+    for number in count(2):
+        yield plain_name(f"{number}_{server}_{name}")

@@ -1,0 +1,107 @@
+"""An MCP server that the service calls over HTTP. No answer is taken whole before it is known to be of a fair size."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import httpx
+from mcp.client.streamable_http import streamable_http_client
+
+from runner_service.agent.mcp.stdio import LONGEST_MESSAGE, Streams
+from runner_service.field_rules import PLACEHOLDER
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+_JSON, _EVENTS = "application/json", "text/event-stream"
+_END_OF_EVENT = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+_LONGEST_END = 4
+_SERVER_ERROR = -32000
+
+
+@asynccontextmanager
+async def http_server(
+    http: runner_pb2.HttpServer, environment: Mapping[str, str], patience: float
+) -> AsyncIterator[Streams]:
+    """Connects until the context ends. `patience` is how many seconds an answer may take."""
+    # What is compressed could be of any size; who asks for it all the same is told that it cannot be had.
+    headers = {"Accept-Encoding": "identity"}
+    headers |= {name: _filled(value, environment) for name, value in http.headers.items()}
+    query = {name: _filled(value, environment) for name, value in http.query.items()}
+    async with (
+        httpx.AsyncClient(
+            headers=headers, timeout=httpx.Timeout(patience), event_hooks={"response": [_bound]}
+        ) as client,
+        streamable_http_client(_with_query(http.url, query), http_client=client) as (read, write, _),
+    ):
+        yield Streams(read, write)
+
+
+async def _bound(response: httpx.Response) -> None:
+    """Replaces an answer that is too large, or none that a session would understand, by an error of the protocol.
+
+    Left to itself the session would wait for its answer for as long as it may.
+    """
+    if not isinstance(response.stream, httpx.AsyncByteStream):
+        return
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    response.stream = body = _Body(response.stream, _request_id(response.request), is_events=kind == _EVENTS)
+    if (encoding := response.headers.pop("content-encoding", "identity")) != "identity":
+        body.fault = f"it answered compressed ({encoding}), which it was not asked for"
+    elif kind not in {_JSON, _EVENTS} and response.status_code == httpx.codes.OK:
+        response.headers["content-type"] = _JSON
+        body.fault = f"it answered with {kind or 'something unknown'} instead of JSON or events"
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of a response, message by message; with a `fault`, an error in its place."""
+
+    def __init__(self, body: httpx.AsyncByteStream, request_id: object, *, is_events: bool) -> None:
+        self._body = body
+        self._request_id = request_id
+        self._is_events = is_events
+        self.fault = ""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self.fault:
+            yield self._refusal(self.fault)
+            return
+        held = bytearray()
+        async for data in self._body:
+            searched = max(0, len(held) - _LONGEST_END)
+            held += data
+            if self._is_events:
+                ends = [found.end() for found in _END_OF_EVENT.finditer(held, searched)]
+                yield bytes(held[: ends[-1] if ends else 0])
+                del held[: ends[-1] if ends else 0]
+            if len(held) > LONGEST_MESSAGE:
+                yield self._refusal(f"it answered with more than {LONGEST_MESSAGE:,} bytes")
+                return
+        yield bytes(held)
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+    def _refusal(self, fault: str) -> bytes:
+        """An answer to the request. Raises ReadError where there is none."""
+        if self._request_id is None:
+            raise httpx.ReadError(fault)
+        error = {"code": _SERVER_ERROR, "message": fault}
+        text = json.dumps({"jsonrpc": "2.0", "id": self._request_id, "error": error})
+        return (f"event: message\ndata: {text}\n\n" if self._is_events else text).encode()
+
+
+def _request_id(request: httpx.Request) -> object:
+    """The id of the request of the protocol that a request of HTTP carries, if it does."""
+    return json.loads(request.content).get("id") if request.method == "POST" else None
+
+
+def _with_query(url: str, query: Mapping[str, str]) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(
+        parts._replace(query=urlencode([*parse_qsl(parts.query, keep_blank_values=True), *query.items()]))
+    )
+
+
+def _filled(value: str, environment: Mapping[str, str]) -> str:
+    return PLACEHOLDER.sub(lambda found: environment[found[1]], value)

@@ -1,0 +1,129 @@
+"""What a server offers and answers, made fit for a model: little enough, and without secrets."""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from mcp import ClientSession
+from mcp.types import (
+    AudioContent,
+    BlobResourceContents,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+)
+
+from runner_service.redaction import Redactor
+
+MAX_TOOLS = 128
+"""How many tools of one server are used."""
+
+LARGEST_DESCRIPTION = 32 * 1024
+LARGEST_SCHEMA = 64 * 1024
+"""How many bytes a tool may be described with, and its arguments."""
+
+LARGEST_ATTACHMENT = 4 * 1024 * 1024
+"""How many characters of base64 an answer may have beside its text; providers refuse more."""
+
+_MOST_PAGES = 100
+_LONGEST_NAME = 64
+_NAMED = 10
+_ODD = re.compile(r"[^A-Za-z0-9_-]")
+
+
+@dataclass
+class Listing:
+    """The tools that can be used, by the server's names; those wanted that it has not; why others are left out."""
+
+    tools: dict[str, Tool] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)
+    _faults: dict[str, str] = field(default_factory=dict)
+    _more: int = 0
+
+    def add(self, tool: Tool, redactor: Redactor) -> None:
+        """Takes the next tool."""
+        self.unknown.discard(tool.name)
+        if fault := _fault(tool) or ("" if len(self.tools) < MAX_TOOLS else f"more than {MAX_TOOLS} are too many"):
+            self.leave_out(plain_name(redactor.text(tool.name)), fault)
+        else:
+            self.tools[tool.name] = _clean(tool, redactor)
+
+    def leave_out(self, name: str, fault: str) -> None:
+        """Takes note of what is not used."""
+        if len(self._faults) < _NAMED:
+            self._faults[name] = fault
+        else:
+            self._more += 1
+
+    @property
+    def left_out(self) -> str:
+        """What is not used, for people; empty when nothing is."""
+        told = "; ".join(f"{name}: {fault}" for name, fault in self._faults.items())
+        return f"{told}; and {self._more} more" if self._more else told
+
+
+async def listed(session: ClientSession, enabled: Collection[str], redactor: Redactor) -> Listing:
+    """Asks a server for its tools; of those only the `enabled` ones are looked at, or all if that is empty."""
+    listing = Listing(unknown=set(enabled))
+    cursor: str | None = None
+    for _ in range(_MOST_PAGES):
+        page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
+        for tool in page.tools:
+            if not enabled or tool.name in enabled:
+                listing.add(tool, redactor)
+        cursor = page.nextCursor
+        if not cursor:
+            return listing
+    listing.leave_out("what follows", f"it lists more than {_MOST_PAGES} pages")
+    return listing
+
+
+def plain_name(name: str) -> str:
+    """A name that every provider takes for a tool."""
+    return _ODD.sub("_", name)[:_LONGEST_NAME] or "tool"
+
+
+def without_excess(result: CallToolResult) -> CallToolResult:
+    """Leaves out of an answer what no model is given. Long text is put aside elsewhere, as that of every tool."""
+    room = LARGEST_ATTACHMENT
+    content: list[ContentBlock] = []
+    for block in result.content:
+        size = _attached(block)
+        room -= size
+        kept = room >= 0 and not isinstance(block, AudioContent)
+        content.append(block if kept else _instead_of(block, size))
+    return result.model_copy(update={"content": content})
+
+
+def _fault(tool: Tool) -> str:
+    described, schema = len((tool.description or "").encode()), tool.inputSchema
+    if described > LARGEST_DESCRIPTION:
+        return f"its description has {described:,} bytes, and may have {LARGEST_DESCRIPTION:,}"
+    if (size := len(json.dumps(schema))) > LARGEST_SCHEMA:
+        return f"its schema has {size:,} bytes, and may have {LARGEST_SCHEMA:,}"
+    is_object = schema.get("type", "object") == "object" and isinstance(schema.get("properties", {}), Mapping)
+    return "" if is_object else "its arguments are no object"
+
+
+def _clean(tool: Tool, redactor: Redactor) -> Tool:
+    schema = {"type": "object", "properties": {}, **redactor.value(tool.inputSchema)}
+    return Tool(name=tool.name, description=redactor.text(tool.description or ""), inputSchema=schema)
+
+
+def _attached(block: ContentBlock) -> int:
+    match block:
+        case ImageContent() | AudioContent():
+            return len(block.data)
+        case EmbeddedResource(resource=BlobResourceContents(blob=blob)):
+            return len(blob)
+        case _:
+            return 0
+
+
+def _instead_of(block: ContentBlock, size: int) -> ContentBlock:
+    return TextContent(type="text", text=f"[{block.type} left out, of {size * 3 // 4:,} bytes]")
