@@ -99,7 +99,9 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(watched_loop())
         log = await parts.enter_async_context(sqlite_event_log(settings.state_dir))
-        writer = await parts.enter_async_context(log_writer(log))
+        writer = await parts.enter_async_context(
+            log_writer(log, on_change=lambda broken: readiness.set_held_up(is_held_up=broken))
+        )
         serving = asyncio.Event()
         executor = await _enter_executor(parts, settings, serving)
         loading = await parts.enter_async_context(loading_agent_loop(settings))

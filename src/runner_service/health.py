@@ -41,6 +41,7 @@ class Readiness:
         self._stage = Stage.STARTING
         self._changed = asyncio.Event()
         self._neighbours: dict[str, bool] = {}
+        self._is_held_up = False
 
     @property
     def stage(self) -> Stage:
@@ -58,6 +59,16 @@ class Readiness:
     def set_stopped(self) -> None:
         """Refuses everything but health checks, and ends those that watch health."""
         self._advance(Stage.STOPPED)
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether something new can start: it is what readiness shows."""
+        return self._stage is Stage.SERVING and not self._is_held_up
+
+    def set_held_up(self, *, is_held_up: bool) -> None:
+        """Shows whether something is missing that the service cannot work without, such as room for its log."""
+        self._is_held_up = is_held_up
+        self._announce()
 
     def require_serving(self) -> None:
         """Lets something new start.
@@ -92,7 +103,7 @@ class Readiness:
         return self._neighbours.get(name)
 
     async def changed(self) -> None:
-        """Waits for the next change of the stage, or of a neighbour."""
+        """Waits for the next change of anything that health shows."""
         await self._changed.wait()
 
     def _advance(self, stage: Stage) -> None:
@@ -166,4 +177,4 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             return SERVING if is_there else NOT_SERVING
         if name not in self._names:
             return SERVICE_UNKNOWN
-        return SERVING if self._readiness.stage is Stage.SERVING else NOT_SERVING
+        return SERVING if self._readiness.takes_work else NOT_SERVING

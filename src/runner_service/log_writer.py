@@ -6,7 +6,7 @@ There are no timers: with nothing else to do an event is committed alone, and un
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _BACKLOG_BYTES = 8 * 1024 * 1024
 _ENTRY_OVERHEAD = 200
 _LOG_PATIENCE = 3.0
+_LAST_TRY = 1.0  # a daemon kills what takes 5 s to stop, and drains have to be within them too
 _FIRST_RETRY_DELAY = 0.05
 _LONGEST_RETRY_DELAY = 2.0
 
@@ -46,8 +47,9 @@ class Run:
 class LogWriter:
     """Commits what all executions publish, in batches, and tells their streams. Construct it with `log_writer`."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, on_change: Callable[[bool], None]) -> None:
         self._log = log
+        self._on_change = on_change
         self._pending: list[tuple[EventStream, Entry | Run]] = []
         self._pending_bytes = 0
         self._arrived = asyncio.Event()
@@ -134,6 +136,7 @@ class LogWriter:
     def _break(self, batch: "_Batch", error: LogError) -> None:
         logger.error("log_write_failed error=%s", error)
         self._broken = LogUnavailableEnd(f"the event log cannot be written: {error}")
+        self._on_change(True)
         for stream in {stream: None for stream, _ in [*batch, *self._pending]}:
             stream.break_off(self._broken)
 
@@ -141,6 +144,7 @@ class LogWriter:
         if self._broken:
             logger.info("log_write_works_again")
             self._broken = None
+            self._on_change(False)
             for stream, _ in batch:
                 stream.mend()
 
@@ -175,9 +179,12 @@ def _show(part: "_Batch") -> None:
 
 
 @asynccontextmanager
-async def log_writer(log: EventLog) -> AsyncIterator[LogWriter]:
-    """Runs the writer of `log`; what was published inside is in the log afterwards, if it can be written at all."""
-    writer = LogWriter(log)
+async def log_writer(log: EventLog, *, on_change: Callable[[bool], None] = lambda _: None) -> AsyncIterator[LogWriter]:
+    """Runs the writer of `log`; what was published inside is in the log afterwards, if it can be written at all.
+
+    `on_change` hears True when the log cannot be written any more, and False when it can again.
+    """
+    writer = LogWriter(log, on_change)
     readings: dict[metrics.Gauge, metrics.Reading] = {
         metrics.LOG_BACKLOG: lambda: writer.backlog,
         metrics.LOG_UNAVAILABLE: lambda: int(writer.broken is not None),
@@ -188,7 +195,7 @@ async def log_writer(log: EventLog) -> AsyncIterator[LogWriter]:
             yield writer
     finally:
         writer.close()
-        _, unfinished = await asyncio.wait([task], timeout=2 * _LOG_PATIENCE)
+        _, unfinished = await asyncio.wait([task], timeout=_LAST_TRY if writer.broken else 2 * _LOG_PATIENCE)
         for abandoned in unfinished:
             logger.error("log_write_abandoned error=%s", writer.broken)
             abandoned.cancel()

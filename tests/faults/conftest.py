@@ -61,5 +61,50 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], SmallDisk]]:
         disk.remove()
 
 
+class BreakableDisk:
+    """An ext4 file system in a file, which can be made to find an error, and be read-only from then on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._image = path.with_suffix(".img")
+        with self._image.open("wb") as file:
+            file.truncate(16 * 1024 * 1024)
+        _run("mkfs.ext4", "-q", str(self._image))
+        path.mkdir()
+        self._mount()
+
+    def break_down(self) -> None:
+        """Lets the kernel find an error, from which on it takes no more writes; what was written before is kept."""
+        _run("sync", "--file-system", str(self.path))
+        listed = subprocess.run(["losetup", "-j", str(self._image)], check=True, capture_output=True, text=True)
+        device = Path(listed.stdout.partition(":")[0]).name
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("a test")
+
+    def repair(self) -> None:
+        """Makes it whole, as an operator would. Nobody may have files open in it."""
+        _run("umount", str(self.path))
+        subprocess.run(["e2fsck", "-p", str(self._image)], check=False, capture_output=True)
+        self._mount()
+
+    def remove(self) -> None:
+        """Unmounts it, if it is mounted."""
+        subprocess.run(["umount", "--lazy", str(self.path)], check=False, capture_output=True)
+
+    def _mount(self) -> None:
+        _run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
+
+
+@pytest.fixture
+def breakable_disk(tmp_path: Path) -> Iterator[BreakableDisk]:
+    """A disk below the test's directory that can break; skips where there can be none."""
+    path = tmp_path / "disk"
+    try:
+        disk = BreakableDisk(path)
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        pytest.skip(f"no ext4 can be mounted from a file here: {error}")
+    yield disk
+    disk.remove()
+
+
 def _run(*arguments: str) -> None:
     subprocess.run(arguments, check=True, capture_output=True)

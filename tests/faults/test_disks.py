@@ -3,16 +3,31 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
+import psutil
 import pytest
-from tests.faults.conftest import SmallDisk
-from tests.running import Client, Event, StartProcess, StartService, command, kinds, one, stdout_of, turn
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.faults.conftest import BreakableDisk, SmallDisk
+from tests.running import (
+    Client,
+    Event,
+    ServiceProcess,
+    StartProcess,
+    StartService,
+    command,
+    kinds,
+    one,
+    stdout_of,
+    turn,
+)
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 MakeDisk = Callable[[int], SmallDisk]
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 WAIT = "until [ -e go ]; do sleep 0.02; done"
 
 
@@ -142,6 +157,67 @@ async def test_a_read_only_state_directory_is_said_at_once(
     with pytest.raises(RuntimeError, match="exit code 75"):
         await start_process([turn("Hi.")], STATE_DIR=str(disk.path))
     assert "choose a writable directory" in capfd.readouterr().err
+
+
+async def health_of(service: ServiceProcess, name: str = "") -> int:
+    stub: Any = health_pb2_grpc.HealthStub(service.channel)
+    response = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+    return int(response.status)
+
+
+async def test_a_file_system_that_turns_read_only_is_said_and_after_its_repair_everything_goes_on(
+    start_process: StartProcess, breakable_disk: BreakableDisk, tmp_path: Path
+) -> None:
+    turns = [turn("", command(f"echo up; {WAIT}")), turn("", command("echo on")), turn("Done.")]
+    service = await start_process(turns, STATE_DIR=str(breakable_disk.path))
+    call = service.stub.ExecuteAgent(service.client.request(execution_id="a"))
+    seen = await service.client.collect(call, until=lambda event: event.HasField("tool_output"))
+    breakable_disk.break_down()
+    (tmp_path / "workspace" / "go").touch()
+
+    with pytest.raises(grpc.aio.AioRpcError) as broken:
+        await service.client.collect(call)
+    assert broken.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "the event log cannot be written" in str(broken.value.details())
+    assert await health_of(service) == NOT_SERVING
+    assert await health_of(service, "liveness") == SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.client.execute(execution_id="b")
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    service.process.terminate()
+    assert await service.ended() == 0
+
+    await asyncio.to_thread(breakable_disk.repair)
+    service = await start_process(STATE_DIR=str(breakable_disk.path))
+    events = seen + await attached_when_it_works_again(service.client, "a", len(seen))
+
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
+async def test_files_that_take_no_more_writes_for_a_while_are_said_and_then_written_again(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    """By the limit on the size of files, which a process can be given and relieved of."""
+    service = await start_process([turn("", command(f"echo up; {WAIT}")), turn("Done.")])
+    call = service.stub.ExecuteAgent(service.client.request(execution_id="a"))
+    seen = await service.client.collect(call, until=lambda event: event.HasField("tool_output"))
+    process = psutil.Process(service.process.pid)
+    before = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (1, before[1]))
+    (tmp_path / "workspace" / "go").touch()
+    with pytest.raises(grpc.aio.AioRpcError) as broken:
+        await service.client.collect(call)
+    assert broken.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert await health_of(service) == NOT_SERVING
+
+    process.rlimit(psutil.RLIMIT_FSIZE, before)
+    events = seen + await attached_when_it_works_again(service.client, "a", len(seen))
+
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert one(events, "finished").error.code == "LOG_UNAVAILABLE"
+    await works(service.client)
+    assert await health_of(service) == SERVING
 
 
 @pytest.mark.parametrize("content", [b"x", b"this is no database, but it is long enough to be taken for one" * 20])

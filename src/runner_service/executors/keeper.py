@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from runner_service.executors import SandboxError
@@ -72,7 +72,8 @@ class SupervisionKeeper:
         finally:
             self.current.disconnect()
             await asyncio.to_thread(self._process.wait)
-        await asyncio.to_thread(self._remnants.note, None)
+        with suppress(OSError):  # on a disk that is broken the next start looks for what is not there, and that is all
+            await asyncio.to_thread(self._remnants.note, None)
 
     async def _launch(self) -> None:
         """Starts a supervisor, which first clears what an earlier one left, and notes its zone before it is used."""

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,9 +46,10 @@ def _replace(file: Path, line: str) -> None:
 
 
 def _remove_own(file: Path, line: str) -> None:
-    """Removes the file, unless a successor has already put its own there."""
-    try:
+    """Removes the file, unless a successor has already put its own there.
+
+    On a disk that has become read-only it stays, as after a kill; whoever reads it finds nobody at the address.
+    """
+    with suppress(OSError):
         if file.read_text() == line:
             file.unlink()
-    except FileNotFoundError:
-        pass
