@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_service.executors import Command, Executor, Sandbox, SandboxError, SandboxSpec, Stream
+from runner_service.executors.attendant.feed import Feed
 from runner_service.executors.attendant.spool import STREAMS, News, Spool
 
 RESULT = "result.json"
@@ -18,20 +19,33 @@ _HOLD_AFTER_CLOSE = 0.5
 
 
 class Run:
-    """A command that was started by this process, with its output and, in the end, its result."""
+    """A command that was started by this process, with its output and, in the end, its result.
 
-    def __init__(self, directory: Path, news: News) -> None:
+    With a `feed` it ends when nobody asks about it any more: it cannot be gone on with, so nobody is there to feed it.
+    """
+
+    def __init__(self, directory: Path, news: News, feed: Feed | None = None) -> None:
         self.directory = directory
         self.spool = Spool(directory, news)
+        self.feed = feed
         self._news = news
         self.ended = asyncio.Event()
         self.result: dict[str, Any] | None = None
         self.late_from: dict[Stream, int] = {}
         self._task: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
 
     def start(self, sandbox: Sandbox, text: str, seconds: float) -> None:
         """Starts it. Its time-out is kept here, whoever still follows it."""
         self._task = asyncio.create_task(self._run(sandbox, text, seconds))
+
+    def hear(self, wait: float) -> None:
+        """Takes note that somebody asks, who will again once `wait` seconds are over."""
+        if self.feed is None or self._task is None or self.ended.is_set():
+            return
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_later(wait + self.feed.patience, self._task.cancel)
 
     async def end(self) -> None:
         """Ends it with its tree, if it still runs."""
@@ -42,7 +56,8 @@ class Run:
     async def _run(self, sandbox: Sandbox, text: str, seconds: float) -> None:
         result: dict[str, Any] = {"cancelled": True}
         try:
-            result = dataclasses.asdict(await sandbox.run(Command(text, seconds, self.spool)))
+            stdin = self.feed.pieces() if self.feed else None
+            result = dataclasses.asdict(await sandbox.run(Command(text, seconds, self.spool, stdin=stdin)))
         except SandboxError as error:
             result = {"sandbox_error": str(error)}
         finally:
@@ -55,6 +70,8 @@ class Run:
         partial = self.directory / "partial"
         partial.write_text(json.dumps(self.result), encoding="ascii")
         partial.rename(self.directory / RESULT)
+        if self._alarm:
+            self._alarm.cancel()
         self.ended.set()
         self._news.tell()
 
@@ -75,7 +92,7 @@ class Opening:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.sandbox = await self._parts.enter_async_context(executor.open(spec))
 
-    def begin(self, name: str, text: str, seconds: float) -> Run | None:
+    def begin(self, name: str, text: str, seconds: float, feed: Feed | None = None) -> Run | None:
         """Returns the command of that name, started now if it never was; None when an earlier attendant had it."""
         if run := self.runs.get(name):
             return run
@@ -84,7 +101,7 @@ class Opening:
             directory.mkdir(mode=0o700)
         except FileExistsError:
             return self.find(name)
-        run = self.runs[name] = Run(directory, self.news)
+        run = self.runs[name] = Run(directory, self.news, feed)
         run.start(self.sandbox, text, seconds)
         return run
 

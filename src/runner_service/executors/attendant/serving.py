@@ -1,6 +1,7 @@
 """The attendant itself: one process that answers requests on a Unix socket in its directory, until long idle."""
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner_service.executors import Executor, FileError, SandboxError, SandboxSpec
 from runner_service.executors.attendant.caller import SOCKET
+from runner_service.executors.attendant.feed import Feed
 from runner_service.executors.attendant.files import OPERATIONS
 from runner_service.executors.attendant.openings import Opening, Run, offsets_in
 from runner_service.executors.attendant.spool import STREAMS
@@ -53,6 +55,8 @@ class Attendant:
             "nothing": self._nothing,
             "open": self._open,
             "run": self._run,
+            "run_fed": self._run_fed,
+            "feed": self._feed,
             "follow": self._follow,
             "end": self._end,
             "late": self._late,
@@ -100,6 +104,8 @@ class Attendant:
         return await asyncio.shield(self._answers[number])
 
     async def _guarded(self, request: Request) -> Answer:
+        if request["do"] not in self._doing:
+            return {"unknown_request": True}
         try:
             return await self._doing[request["do"]](request)
         except UnknownOpeningError:
@@ -137,11 +143,30 @@ class Attendant:
         )
 
     async def _run(self, request: Request) -> Answer:
-        opening = self._known(request)
-        if opening.is_closed:
-            raise SandboxError("the sandbox is closed")
+        opening = self._open_still(request)
         run = opening.begin(request["name"], request["text"], request["timeout"])
         return await _news(opening, run, request)
+
+    async def _run_fed(self, request: Request) -> Answer:
+        """Begins a command with a standard input; it ends when nobody asks about it for `forsaken_after` seconds."""
+        opening = self._open_still(request)
+        feed = Feed(opening.news, request["forsaken_after"])
+        run = opening.begin(request["name"], request["text"], request["timeout"], feed)
+        return await _news(opening, run, request)
+
+    async def _feed(self, request: Request) -> Answer:
+        """Takes a piece of input, then waits until there is room for the next one."""
+        opening = self._known(request)
+        run = opening.find(request["name"])
+        if run is None or run.feed is None:
+            return {"unknown_command": True}
+        run.hear(request["wait"])
+        run.feed.take_in(request["offset"], base64.b64decode(request["data"]), is_last=request["is_last"])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(request["wait"]):
+                while not (run.ended.is_set() or run.feed.has_room):
+                    await opening.news.wait()
+        return {"has_ended": run.ended.is_set(), "has_room": run.feed.has_room}
 
     async def _follow(self, request: Request) -> Answer:
         opening = self._known(request)
@@ -179,6 +204,12 @@ class Attendant:
     async def _file(self, request: Request) -> Answer:
         return {"result": await OPERATIONS[request["operation"]](self._known(request).sandbox, request)}
 
+    def _open_still(self, request: Request) -> Opening:
+        opening = self._known(request)
+        if opening.is_closed:
+            raise SandboxError("the sandbox is closed")
+        return opening
+
     def _known(self, request: Request) -> Opening:
         try:
             return self._openings[request["opening"]]
@@ -190,6 +221,7 @@ async def _news(opening: Opening, run: Run | None, request: Request) -> Answer:
     """Waits until a command has ended or has written more than was taken, and tells."""
     if run is None:
         return {"unknown_command": True}
+    run.hear(request["wait"])
     offsets = offsets_in(request)
     for stream in STREAMS:
         run.spool.take(stream, offsets[stream])
@@ -197,7 +229,8 @@ async def _news(opening: Opening, run: Run | None, request: Request) -> Answer:
         async with asyncio.timeout(request["wait"]):
             while not (run.ended.is_set() or run.spool.has_beyond(offsets)):
                 await opening.news.wait()
-    await _settle(opening, run)
+    if run.feed is None:  # who talks to a command waits for what it says, not for its end
+        await _settle(opening, run)
     # What comes after the end is late: it is for those who ask for that.
     return {**run.spool.pieces(offsets, run.late_from or None), "result": run.result}
 

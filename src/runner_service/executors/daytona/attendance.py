@@ -75,5 +75,9 @@ def _raise_errors(answer: dict[str, Any]) -> None:
         raise FileError(answer["file_error"]["code"], str(answer["file_error"]["message"]))
     if "sandbox_error" in answer:
         raise SandboxError(str(answer["sandbox_error"]))
+    if "unknown_request" in answer:
+        raise SandboxError(
+            "the sandbox works for this execution as an older version of the service does, which cannot do this"
+        )
     if "defect" in answer or "unknown_opening" in answer:
         raise SandboxError("the attendant of the sandbox failed; its log in the sandbox says why")

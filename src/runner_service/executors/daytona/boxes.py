@@ -44,7 +44,8 @@ class Terms:
 
     `owner` is shared by all replicas of a service. `auto_stop_minutes` stops a box that nobody uses; `ttl_minutes`
     deletes the box of an execution whatever happens; `session_days` deletes a session's box that long after it stopped.
-    A request waits in a box for at most `poll` for something to happen, and its answer takes at most `slack` more.
+    A request waits in a box for at most `poll` for something to happen, and its answer takes at most `slack` more. A
+    command that is fed ends when its box has not heard from us for `forsaken` after that.
     """
 
     owner: str = "runner-service"
@@ -56,6 +57,7 @@ class Terms:
     lease: float = 600.0
     poll: float = 20.0
     slack: int = 10
+    forsaken: float = 60.0
 
 
 @dataclass(frozen=True)

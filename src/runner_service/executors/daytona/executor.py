@@ -62,7 +62,7 @@ class DaytonaExecutor:
             attendance = Attendance(box, line, spec, root=await box.working_directory(), terminate_grace=self._grace)
             await attendance.open()
             self.process_control = attendance.process_control
-            followed = Followed(attendance, poll=self._terms.poll)
+            followed = Followed(attendance, poll=self._terms.poll, forsaken=self._terms.forsaken)
             parts.push_async_callback(_closed, followed, spec)
             await parts.enter_async_context(_beside(followed.listen()))
             await parts.enter_async_context(_beside(self._renew(box)))

@@ -4,12 +4,13 @@ import asyncio
 import base64
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner_service.executors import Command, CommandResult, KilledProcess, OutputSink, SandboxError, Stream
 from runner_service.executors.daytona.attendance import CLOSE_PATIENCE, Attendance
+from runner_service.executors.daytona.feeding import feed
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +40,17 @@ class Heard:
 class Followed:
     """The commands of one execution. `listen` has to run beside them; `close` comes last."""
 
-    def __init__(self, attendance: Attendance, *, poll: float) -> None:
+    def __init__(self, attendance: Attendance, *, poll: float, forsaken: float) -> None:
         self._attendance = attendance
         self._poll = poll
+        self._forsaken = forsaken
         self._late: dict[str, Heard] = {}
         self._followers: set[asyncio.Task[Any]] = set()
         self._some_ended = asyncio.Event()
         self._is_closed = False
 
     async def run(self, command: Command, *, keep: Callable[[], bool], resumes: bool = False) -> CommandResult:
-        """Runs a command, or goes on with one. A cancellation ends it, unless `keep` says not to.
+        """Runs a command, or goes on with one. A cancellation ends it, unless `keep` says not to and it is not fed.
 
         Raises:
             SandboxError: the sandbox is lost.
@@ -59,10 +61,14 @@ class Followed:
         follower = asyncio.current_task()
         assert follower is not None  # noqa: S101  # a coroutine runs in a task
         self._followers.add(follower)
+        heard = Heard(command.sink)
         try:
-            return await self._to_the_end(name, command, resumes=resumes)
+            answer = await self._ask(name, heard, None if resumes else command)
+            if command.stdin is None:
+                return await self._to_the_end(name, heard, answer)
+            return await self._fed_to_the_end(name, heard, answer, command.stdin)
         except BaseException:
-            if not keep():
+            if command.stdin or not keep():
                 await _whatever_happens(self._end(name))
             raise
         finally:
@@ -88,9 +94,22 @@ class Followed:
             pass
         await self._attendance.ask("forget", patience=CLOSE_PATIENCE)
 
-    async def _to_the_end(self, name: str, command: Command, *, resumes: bool) -> CommandResult:
-        heard = Heard(command.sink)
-        answer = await self._ask(name, heard, None if resumes else command)
+    async def _fed_to_the_end(
+        self, name: str, heard: Heard, answer: dict[str, Any], stdin: AsyncIterator[bytes]
+    ) -> CommandResult:
+        following = asyncio.create_task(self._to_the_end(name, heard, answer))
+        feeding = asyncio.create_task(feed(self._attendance, name, stdin, every=self._poll))
+        try:
+            await asyncio.wait([following, feeding], return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                feeding.result()  # raises what the input did
+            return await following
+        finally:
+            for task in (following, feeding):
+                task.cancel()
+            await asyncio.wait([following, feeding])
+
+    async def _to_the_end(self, name: str, heard: Heard, answer: dict[str, Any]) -> CommandResult:
         while True:
             if "unknown_command" in answer:
                 return CommandResult(exit_code=1, lost=_LOST)
@@ -106,7 +125,10 @@ class Followed:
         about: dict[str, Any] = {"name": name, "stdout": heard.offsets["stdout"], "stderr": heard.offsets["stderr"]}
         if begun is None:
             return await self._attendance.ask("follow", wait=self._poll, **about)
-        return await self._attendance.ask("run", wait=self._poll, text=begun.text, timeout=begun.timeout, **about)
+        about |= {"text": begun.text, "timeout": begun.timeout}
+        if begun.stdin is None:
+            return await self._attendance.ask("run", wait=self._poll, **about)
+        return await self._attendance.ask("run_fed", forsaken_after=self._forsaken, **about)
 
     async def _end(self, name: str) -> None:
         try:
