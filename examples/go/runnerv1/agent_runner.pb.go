@@ -25,7 +25,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Says what becomes of an execution when the last caller of ExecuteAgent leaves before its end.
+// Says what becomes of an execution when the last caller of ExecuteAgent leaves before its end. Leaving while it waits for
+// its turn, PENDING, cancels nothing yet: what is said here counts from when it begins.
 type DisconnectPolicy int32
 
 const (

@@ -36,7 +36,9 @@ class _DisconnectPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Disc
     """It runs on."""
 
 class DisconnectPolicy(_DisconnectPolicy, metaclass=_DisconnectPolicyEnumTypeWrapper):
-    """Says what becomes of an execution when the last caller of ExecuteAgent leaves before its end."""
+    """Says what becomes of an execution when the last caller of ExecuteAgent leaves before its end. Leaving while it waits for
+    its turn, PENDING, cancels nothing yet: what is said here counts from when it begins.
+    """
 
 DISCONNECT_POLICY_UNSPECIFIED: DisconnectPolicy.ValueType  # 0
 """The same as DISCONNECT_POLICY_CANCEL."""
