@@ -14,12 +14,15 @@ from runner_service.executors.reading import open_regular
 
 _LARGEST_EDIT = 64 * 1024 * 1024
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILES = "/proc/self/fd"
+_CAN_BE_NAMELESS = hasattr(os, "O_TMPFILE") and os.access(_OPEN_FILES, os.X_OK)
 
 
 class Replacement:
-    """A new content for a file, written beside it, that takes its place on `commit`.
+    """A new content for a file, that takes its place on `commit`.
 
-    A context manager: what was not committed is gone in the end. Raises FileError.
+    Where the file system can, it has no name until then, so that a writer who is killed leaves nothing; else it is a
+    hidden file beside it. A context manager: what was not committed is gone in the end. Raises FileError.
     """
 
     def __init__(self, root: Root, path: str, *, mode: int | None = None, create: bool = True) -> None:
@@ -29,6 +32,7 @@ class Replacement:
         self._place: Place | None = None
         self._temporary = f".{token_hex(8)}.partial"
         self._descriptor = -1
+        self._has_name = False
 
     def __enter__(self) -> Self:
         try:
@@ -48,7 +52,10 @@ class Replacement:
         self._place = self._location.__enter__()
         with file_errors(self._path):
             old = _replaceable(self._place)
-            self._descriptor = os.open(self._temporary, _NEW, 0o666, dir_fd=self._place.directory)
+            self._descriptor = self._nameless(self._place)
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._temporary, _NEW, 0o666, dir_fd=self._place.directory)
+                self._has_name = True
             _take_after(self._descriptor, old, self._mode)
 
     def write(self, data: bytes) -> None:
@@ -62,6 +69,9 @@ class Replacement:
         """Puts the new content in place."""
         place = self._opened()
         with file_errors(self._path):
+            if not self._has_name:  # a name that is taken can only be given by renaming
+                os.link(f"{_OPEN_FILES}/{self._descriptor}", self._temporary, dst_dir_fd=place.directory)
+                self._has_name = True
             os.rename(self._temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
 
     def close(self) -> None:
@@ -69,11 +79,21 @@ class Replacement:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._has_name:
+            self._has_name = False
             with suppress(FileNotFoundError):
                 os.unlink(self._temporary, dir_fd=self._opened().directory)
         if self._place:
             self._place = None
             self._location.__exit__(None, None, None)
+
+    @staticmethod
+    def _nameless(place: Place) -> int:
+        """Opens a file without a name in the directory; -1 where there can be none."""
+        if _CAN_BE_NAMELESS:
+            with suppress(OSError):  # what is wrong with the directory the other way will say
+                return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=place.directory)
+        return -1
 
     def _opened(self) -> Place:
         if self._place is None:
