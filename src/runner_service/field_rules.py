@@ -11,6 +11,10 @@ MAX_TEXT_BYTES = 1024 * 1024
 MAX_NAME = 256
 """How many characters a name for people or for a model may have."""
 
+MAX_VARIABLES = 256
+MAX_ENVIRONMENT_BYTES = 256 * 1024
+"""How many variables an environment may have, and how many bytes their names and values together."""
+
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """What stands, in some values, for a variable of the request's environment; its group is the name."""
 

@@ -6,11 +6,17 @@ import re
 
 from runner_service.agent_checks import agent_violations
 from runner_service.errors import FieldViolation, InvalidRequestError
-from runner_service.field_rules import Violations, at_most, identifier, not_negative, text
+from runner_service.field_rules import (
+    MAX_ENVIRONMENT_BYTES,
+    MAX_VARIABLES,
+    Violations,
+    at_most,
+    identifier,
+    not_negative,
+    text,
+)
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
-MAX_VARIABLES = 256
-MAX_ENVIRONMENT_BYTES = 256 * 1024
 MAX_LABELS = 64
 MAX_LABEL_KEY = 63
 MAX_LABEL_VALUE = 256

@@ -30,6 +30,27 @@ def limits(**fields: Any) -> runner_pb2.ExecutionLimits:
     return made
 
 
+STDIO = runner_pb2.StdioServer(command="server")
+
+
+def with_server(server: runner_pb2.McpServer, *sub_agents: runner_pb2.SubAgent) -> runner_pb2.ExecuteAgentRequest:
+    server.name = "a"
+    return execute(agent=runner_pb2.Agent(mcp_servers=[server], sub_agents=sub_agents))
+
+
+def stdio(**fields: Any) -> runner_pb2.ExecuteAgentRequest:
+    return with_server(runner_pb2.McpServer(stdio=runner_pb2.StdioServer(**{"command": "server", **fields})))
+
+
+def http(**fields: Any) -> runner_pb2.ExecuteAgentRequest:
+    return with_server(runner_pb2.McpServer(http=runner_pb2.HttpServer(**{"url": "http://x", **fields})))
+
+
+def with_sub_agent(**fields: Any) -> runner_pb2.ExecuteAgentRequest:
+    sub_agent = runner_pb2.SubAgent(name="b", description="Helps.", **fields)
+    return with_server(runner_pb2.McpServer(stdio=STDIO), sub_agent)
+
+
 WRONG = {
     "execution_id": execute(execution_id="../etc"),
     "agent": runner_pb2.ExecuteAgentRequest(),
@@ -42,6 +63,22 @@ WRONG = {
     "agent.model.provider": execute(agent=runner_pb2.Agent(model=runner_pb2.Model(provider="oracle"))),
     "agent.model.temperature": execute(agent=runner_pb2.Agent(model=runner_pb2.Model(temperature=2.5))),
     "agent.model.max_output_tokens": execute(agent=runner_pb2.Agent(model=runner_pb2.Model(max_output_tokens=-1))),
+    "agent.model.name": execute(agent=runner_pb2.Agent(model=runner_pb2.Model(name="m" * 257))),
+    "agent.mcp_servers[0].stdio.command": stdio(command="x" * 4097),
+    "agent.mcp_servers[0].stdio.working_directory": stdio(working_directory="x" * 4097),
+    "agent.mcp_servers[0].stdio.args": stdio(args=["x"] * 257),
+    "agent.mcp_servers[0].stdio.environment": stdio(environment={f"V{number}": "" for number in range(257)}),
+    "agent.mcp_servers[0].http.url": http(url="http://x/" + "x" * 8192),
+    "agent.mcp_servers[0].http.headers": http(headers={f"H{number}": "" for number in range(65)}),
+    "agent.mcp_servers[0].http.headers['A']": http(headers={"A": "x" * 8193}),
+    f"agent.mcp_servers[0].http.headers['{'A' * 256}']": http(headers={"A" * 257: "x"}),
+    "agent.mcp_servers[0].http.query": http(query={f"q{number}": "" for number in range(65)}),
+    "agent.mcp_servers[0].http.query['a']": http(query={"a": "x" * 8193}),
+    "agent.mcp_servers[0].enabled_tools": with_server(runner_pb2.McpServer(enabled_tools=["x"] * 257, stdio=STDIO)),
+    "agent.sub_agents[0].mcp_servers": with_sub_agent(mcp_servers=["a"] * 33),
+    "agent.sub_agents[0].tool_selections['a']": with_sub_agent(
+        tool_selections={"a": runner_pb2.ToolSelection(enabled_tools=["x" * 257])}
+    ),
     "environment['1A']": execute(environment={"1A": runner_pb2.EnvironmentValue(value="x")}),
     "environment['A'].value": execute(environment={"A": secret("short")}),
     "environment": execute(environment={"A": runner_pb2.EnvironmentValue(value="x" * 300_000)}),
@@ -49,6 +86,22 @@ WRONG = {
     "limits.max_model_calls": execute(limits=limits(max_model_calls=-1)),
     "labels['']": execute(labels={"": "x"}),
 }
+
+
+WRONG_IN_SIZE = [
+    stdio(args=["x" * 300_000]),
+    stdio(environment={"A": "x" * 300_000}),
+    with_server(runner_pb2.McpServer(enabled_tools=["x" * 257], stdio=STDIO)),
+    with_sub_agent(tool_selections={"a": runner_pb2.ToolSelection(enabled_tools=["x"] * 257)}),
+]
+
+
+@pytest.mark.parametrize("request_", WRONG_IN_SIZE)
+def test_what_is_too_large_is_refused_in_few_words(request_: runner_pb2.ExecuteAgentRequest) -> None:
+    with pytest.raises(InvalidRequestError, match="must have at most") as refused:
+        requests.check_execute(request_)
+
+    assert len(refused.value.message) < 1000
 
 
 @pytest.mark.parametrize("field", WRONG)

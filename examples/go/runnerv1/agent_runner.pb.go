@@ -466,7 +466,9 @@ func (x *Skill) GetArchive() []byte {
 }
 
 // A server that speaks the Model Context Protocol. One that cannot be used is left out, with a notice. A tool whose name
-// is already taken is called `<server>_<tool>`.
+// is already taken is called `<server>_<tool>`; characters that providers refuse in names become `_`. Left out, with the
+// notice MCP_TOOL_LEFT_OUT, are more than 128 tools of a server, and those described with more than 32 KiB or with a schema
+// of more than 64 KiB. An answer of more than 8 MiB is a failed call.
 //
 // `${NAME}` in the values of `environment`, `headers` and `query` stands for the variable of that name in the request's
 // `environment`, which must be there.
@@ -481,7 +483,7 @@ type McpServer struct {
 	//	*McpServer_Stdio
 	//	*McpServer_Http
 	Transport isMcpServer_Transport `protobuf_oneof:"transport"`
-	// The tools that may be used, by the server's names. Empty: all.
+	// The tools that may be used, by the server's names. At most 256 names of 256 characters. Empty: all.
 	EnabledTools  []string `protobuf:"bytes,4,rep,name=enabled_tools,json=enabledTools,proto3" json:"enabled_tools,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -577,13 +579,13 @@ func (*McpServer_Http) isMcpServer_Transport() {}
 // An MCP server that runs in the sandbox, as the agent's commands do, and ends with it.
 type StdioServer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The program.
+	// The program. At most 4,096 characters.
 	Command string `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	// Its arguments.
+	// Its arguments. At most 256, of 256 KiB together.
 	Args []string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
-	// More variables of its environment, beside those of the request.
+	// More variables of its environment, beside those of the request. At most 256, of 256 KiB together.
 	Environment map[string]string `protobuf:"bytes,3,rep,name=environment,proto3" json:"environment,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Where it starts, if not in the root of the sandbox.
+	// Where it starts, if not in the root of the sandbox. At most 4,096 characters.
 	WorkingDirectory string `protobuf:"bytes,4,opt,name=working_directory,json=workingDirectory,proto3" json:"working_directory,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -647,14 +649,14 @@ func (x *StdioServer) GetWorkingDirectory() string {
 	return ""
 }
 
-// An MCP server that is reached by Streamable HTTP.
+// An MCP server that the service itself reaches by Streamable HTTP, wherever the sandbox is.
 type HttpServer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its address, http or https.
+	// Its address, http or https. At most 8,192 characters.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
-	// Headers of every request to it.
+	// Headers of every request to it. At most 64, with names of 256 and values of 8,192 characters.
 	Headers map[string]string `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Parameters that are added to its address.
+	// Parameters that are added to its address. At most 64, with names of 256 and values of 8,192 characters.
 	Query map[string]string `protobuf:"bytes,3,rep,name=query,proto3" json:"query,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// How long an answer may take. Unset: 30 seconds.
 	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
@@ -729,7 +731,7 @@ type SubAgent struct {
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
 	// How it should work: its system prompt. At most 1 MiB.
 	Instructions string `protobuf:"bytes,3,opt,name=instructions,proto3" json:"instructions,omitempty"`
-	// The names of those of the agent's MCP servers whose tools it has.
+	// The names of those of the agent's MCP servers whose tools it has. At most 32.
 	McpServers []string `protobuf:"bytes,4,rep,name=mcp_servers,json=mcpServers,proto3" json:"mcp_servers,omitempty"`
 	// By server: which of its tools it has, of those that are enabled. Without an entry: all.
 	ToolSelections map[string]*ToolSelection `protobuf:"bytes,5,rep,name=tool_selections,json=toolSelections,proto3" json:"tool_selections,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -814,7 +816,7 @@ func (x *SubAgent) GetSkills() []*Skill {
 // Some tools of an MCP server.
 type ToolSelection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The server's names for them. Empty: all.
+	// The server's names for them. At most 256 names of 256 characters. Empty: all.
 	EnabledTools  []string `protobuf:"bytes,1,rep,name=enabled_tools,json=enabledTools,proto3" json:"enabled_tools,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -862,7 +864,7 @@ type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The provider: `openai` (and whatever speaks its protocol), `anthropic`, `ollama` or `scripted`. Empty: the service's.
 	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
-	// The model's name. Empty: the service's.
+	// The model's name. At most 256 characters. Empty: the service's.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Between 0 and 2. Unset: the service's.
 	Temperature *float64 `protobuf:"fixed64,3,opt,name=temperature,proto3,oneof" json:"temperature,omitempty"`

@@ -296,7 +296,9 @@ Global___Skill: _TypeAlias = Skill  # noqa: Y015
 @_typing.final
 class McpServer(_message.Message):
     """A server that speaks the Model Context Protocol. One that cannot be used is left out, with a notice. A tool whose name
-    is already taken is called `<server>_<tool>`.
+    is already taken is called `<server>_<tool>`; characters that providers refuse in names become `_`. Left out, with the
+    notice MCP_TOOL_LEFT_OUT, are more than 128 tools of a server, and those described with more than 32 KiB or with a schema
+    of more than 64 KiB. An answer of more than 8 MiB is a failed call.
 
     `${NAME}` in the values of `environment`, `headers` and `query` stands for the variable of that name in the request's
     `environment`, which must be there.
@@ -320,7 +322,7 @@ class McpServer(_message.Message):
 
     @_builtins.property
     def enabled_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The tools that may be used, by the server's names. Empty: all."""
+        """The tools that may be used, by the server's names. At most 256 names of 256 characters. Empty: all."""
 
     def __init__(
         self,
@@ -371,16 +373,16 @@ class StdioServer(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     WORKING_DIRECTORY_FIELD_NUMBER: _builtins.int
     command: _builtins.str
-    """The program."""
+    """The program. At most 4,096 characters."""
     working_directory: _builtins.str
-    """Where it starts, if not in the root of the sandbox."""
+    """Where it starts, if not in the root of the sandbox. At most 4,096 characters."""
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Its arguments."""
+        """Its arguments. At most 256, of 256 KiB together."""
 
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """More variables of its environment, beside those of the request."""
+        """More variables of its environment, beside those of the request. At most 256, of 256 KiB together."""
 
     def __init__(
         self,
@@ -400,7 +402,7 @@ Global___StdioServer: _TypeAlias = StdioServer  # noqa: Y015
 
 @_typing.final
 class HttpServer(_message.Message):
-    """An MCP server that is reached by Streamable HTTP."""
+    """An MCP server that the service itself reaches by Streamable HTTP, wherever the sandbox is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -449,14 +451,14 @@ class HttpServer(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Its address, http or https."""
+    """Its address, http or https. At most 8,192 characters."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Headers of every request to it."""
+        """Headers of every request to it. At most 64, with names of 256 and values of 8,192 characters."""
 
     @_builtins.property
     def query(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Parameters that are added to its address."""
+        """Parameters that are added to its address. At most 64, with names of 256 and values of 8,192 characters."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
@@ -519,7 +521,7 @@ class SubAgent(_message.Message):
     """How it should work: its system prompt. At most 1 MiB."""
     @_builtins.property
     def mcp_servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of those of the agent's MCP servers whose tools it has."""
+        """The names of those of the agent's MCP servers whose tools it has. At most 32."""
 
     @_builtins.property
     def tool_selections(self) -> _containers.MessageMap[_builtins.str, Global___ToolSelection]:
@@ -556,7 +558,7 @@ class ToolSelection(_message.Message):
     ENABLED_TOOLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def enabled_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The server's names for them. Empty: all."""
+        """The server's names for them. At most 256 names of 256 characters. Empty: all."""
 
     def __init__(
         self,
@@ -584,7 +586,7 @@ class Model(_message.Message):
     provider: _builtins.str
     """The provider: `openai` (and whatever speaks its protocol), `anthropic`, `ollama` or `scripted`. Empty: the service's."""
     name: _builtins.str
-    """The model's name. Empty: the service's."""
+    """The model's name. At most 256 characters. Empty: the service's."""
     temperature: _builtins.float
     """Between 0 and 2. Unset: the service's."""
     max_output_tokens: _builtins.int
