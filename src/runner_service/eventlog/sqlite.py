@@ -9,7 +9,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +27,7 @@ from runner_service.eventlog.frames import without_first
 from runner_service.eventlog.outputs import OutputFiles, OutputKey
 from runner_service.eventlog.pruning import Pruner
 from runner_service.eventlog.schema import connect, prepare, require_whole
+from runner_service.eventlog.writing_thread import WritingThread
 from runner_service.executors import Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -91,7 +92,7 @@ class SqliteEventLog:
         self._appender = Appender(self._writer, self._outputs)
         self._pruner = Pruner(self._writer, self._outputs)
         self._readers: list[sqlite3.Connection] = []
-        self._write_thread = ThreadPoolExecutor(1, "event-log-writer")
+        self._write_thread = WritingThread("event-log-writer")
         self._read_threads = ThreadPoolExecutor(_READERS, "event-log-reader")
 
     @property
@@ -101,7 +102,7 @@ class SqliteEventLog:
 
     async def append(self, entries: Sequence[Entry]) -> None:
         """As of `EventLog`."""
-        await self._run(self._write_thread, lambda: self._appender.append(entries))
+        await self._raising(self._write_thread.run(lambda: self._appender.append(entries)))
 
     async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
         """As of `EventLog`."""
@@ -162,7 +163,7 @@ class SqliteEventLog:
 
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """As of `EventLog`."""
-        return await self._run(self._write_thread, lambda: self._pruner.prune(time.time() - max_age, max_bytes))
+        return await self._raising(self._write_thread.run(lambda: self._pruner.prune(time.time() - max_age, max_bytes)))
 
     async def close(self) -> None:
         """Waits for what is under way, and closes the files."""
@@ -187,11 +188,11 @@ class SqliteEventLog:
             finally:
                 self._readers.append(connection)
 
-        return await self._run(self._read_threads, with_connection)
+        return await self._raising(asyncio.get_running_loop().run_in_executor(self._read_threads, with_connection))
 
-    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def _raising(self, work: Awaitable[T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, work)
+            return await work
         except (sqlite3.Error, OSError) as error:
             raise LogError(str(error)) from error
 
