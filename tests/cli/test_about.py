@@ -53,9 +53,32 @@ def test_completion_prints_a_script_for_the_shell(alone: CommandLine, shell: str
     assert "_RUNNER_SERVICE_COMPLETE" in done.stdout
 
 
+def _completed(shell: CommandLine, words: str, **environ: str) -> list[str]:
+    position = str(len(words.split(" ")) - 1)
+    asked = {"_RUNNER_SERVICE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": position}
+    done = shell(**asked, **environ)
+    assert done.stderr == ""
+    return [line.removeprefix("plain,") for line in done.stdout.split()]
+
+
 def test_what_the_script_asks_is_answered(alone: CommandLine) -> None:
-    asked = {"_RUNNER_SERVICE_COMPLETE": "bash_complete", "COMP_WORDS": "runner-service ca", "COMP_CWORD": "1"}
-    assert alone(**asked).stdout.split() == ["plain,cancel"]
+    assert _completed(alone, "runner-service ca") == ["cancel"]
+
+
+def test_ids_of_executions_sessions_and_calls_are_completed_by_the_running_service(service: CommandLine) -> None:
+    service("run", "--id", "completed-1", "--session", "completed", "true")
+    service("run", "--id", "completed-2", "--detach", "sleep 60")
+    assert _completed(service, "runner-service events completed-") == ["completed-2", "completed-1"]
+    assert _completed(service, "runner-service cancel completed-") == ["completed-2"]
+    assert _completed(service, "runner-service output completed-1 ") == ["1"]
+    assert _completed(service, "runner-service run --session compl") == ["completed"]
+    assert _completed(service, "runner-service ps --server 127.0.0.1:1 --session compl") == []
+    service("cancel", "completed-2")
+
+
+def test_completing_starts_no_service(alone: CommandLine) -> None:
+    assert _completed(alone, "runner-service events ") == []
+    assert not alone.state_dir.exists()
 
 
 def test_check_shows_masked_settings_and_what_it_tried(alone: CommandLine) -> None:

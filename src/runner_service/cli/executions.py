@@ -2,6 +2,7 @@
 
 import click
 
+from runner_service.cli.completing import completer
 from runner_service.cli.exits import help_end
 from runner_service.cli.target import Target, target_options
 from runner_service.cli.view_options import ViewOptions, view_options
@@ -14,7 +15,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
         "runner-service events 3f9a1c2b7d5e --after 120 --json",
     )
 )
-@click.argument("execution_id", metavar="ID")
+@click.argument("execution_id", metavar="ID", shell_complete=completer("executions"))
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="N", help="Only events above this sequence.")
 @click.option("--follow", "-f", is_flag=True, help="Waits for what is still to come; the exit code tells the outcome.")
 @view_options
@@ -34,7 +35,14 @@ def events(execution_id: str, *, after: int, follow: bool, view: ViewOptions, ta
     )
 )
 @click.option("--all", "-a", "with_ended", is_flag=True, help="Those that have ended, too.")
-@click.option("--session", "session_id", default="", metavar="ID", help="Only those of this session.")
+@click.option(
+    "--session",
+    "session_id",
+    default="",
+    metavar="ID",
+    shell_complete=completer("sessions"),
+    help="Only those of this session.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One execution per line, as the proto's JSON.")
 @target_options
 def ps(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
@@ -50,7 +58,7 @@ def ps(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> N
         'runner-service cancel 3f9a1c2b7d5e --reason "wrong branch"',
     )
 )
-@click.argument("execution_id", metavar="ID")
+@click.argument("execution_id", metavar="ID", shell_complete=completer("open executions"))
 @click.option("--reason", default="", metavar="TEXT", help="Why, for whoever watches.")
 @target_options
 def cancel(execution_id: str, *, reason: str, target: Target) -> None:
@@ -67,8 +75,8 @@ def cancel(execution_id: str, *, reason: str, target: Target) -> None:
         "runner-service output 3f9a1c2b7d5e call_Kq8x --stderr --follow",
     ),
 )
-@click.argument("execution_id", metavar="ID")
-@click.argument("call", metavar="CALL")
+@click.argument("execution_id", metavar="ID", shell_complete=completer("executions"))
+@click.argument("call", metavar="CALL", shell_complete=completer("calls"))
 @click.option("--stderr", is_flag=True, help="What it wrote to standard error instead.")
 @click.option("--follow", "-f", is_flag=True, help="Waits for more until the execution ends.")
 @target_options

@@ -13,26 +13,17 @@ from google.protobuf.json_format import MessageToJson
 
 from runner_service.cli.connection import Connection, connected
 from runner_service.cli.exits import ExitCode, Failure, tell
+from runner_service.cli.known import OPEN_STATES, calls_of
 from runner_service.cli.own_service import OwnService
 from runner_service.cli.running import exit_code_of
 from runner_service.cli.target import Target
 from runner_service.cli.view_options import ViewOptions
-from runner_service.cli.views import opened_view
+from runner_service.cli.views import opened_view, wording
 from runner_service.cli.views.lines import printable
-from runner_service.cli.views.wording import counted, seconds
 from runner_service.client import RunnerClient
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-_FINAL = frozenset(
-    {
-        event_pb2.STATE_SUCCEEDED,
-        event_pb2.STATE_FAILED,
-        event_pb2.STATE_CANCELLED,
-        event_pb2.STATE_TIMED_OUT,
-    }
-)
-_OPEN = frozenset(event_pb2.State.values()) - _FINAL - {event_pb2.STATE_UNSPECIFIED}
 _INTERRUPTED = (
     "it was interrupted when its service stopped, and waits for the secrets that it had: "
     "`runner-service run --id {}` with them and the same message lets it go on"
@@ -50,7 +41,7 @@ def show_events(execution_id: str, *, after: int, follow: bool, view: ViewOption
 
 def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
     """Writes a table, or lines of JSON. Raises Failure."""
-    states = () if with_ended else tuple(_OPEN)
+    states = () if with_ended else OPEN_STATES
     try:
         executions = asyncio.run(_list(states, session_id, target))
     except _NothingYetError as nothing:
@@ -67,8 +58,12 @@ def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target:
 def cancel_execution(execution_id: str, reason: str, target: Target) -> None:
     """Asks for the end, and says what was found. Raises Failure."""
     state = asyncio.run(_cancel(execution_id, reason, target))
-    word = _word(state)
-    click.echo(f"{execution_id} had already ended: {word}" if state in _FINAL else f"{execution_id} was {word}: ending")
+    word = wording.state_of(state)
+    click.echo(
+        f"{execution_id} had already ended: {word}"
+        if state not in OPEN_STATES
+        else f"{execution_id} was {word}: ending"
+    )
 
 
 def write_output(execution_id: str, call: str, *, stderr: bool, follow: bool, target: Target) -> None:
@@ -155,20 +150,13 @@ async def _call_id(client: RunnerClient, execution_id: str, call: str) -> str:
     """Returns the id that `call` means, which is an id itself or the number of a tool call."""
     if not call.isdecimal():
         return call
-    newest = (await client.get(execution_id)).last_sequence
-    calls: list[str] = []
-    async with aclosing(client.watch(execution_id)) as events:
-        async for event in events:
-            if event.HasField("tool_call_started"):
-                calls.append(event.tool_call_started.tool_call_id)
-            if event.sequence >= newest:
-                break
+    calls = [each.tool_call_id for each in await calls_of(client, execution_id)]
     if call in calls:
         return call
     if 0 < int(call) <= len(calls):
         return calls[int(call) - 1]
     raise Failure(
-        f"{execution_id} has made {counted(len(calls), 'tool call')} so far, and {call} is none of them\n"
+        f"{execution_id} has made {wording.counted(len(calls), 'tool call')} so far, and {call} is none of them\n"
         f"`runner-service events {execution_id}` shows them with their numbers."
     )
 
@@ -176,7 +164,7 @@ async def _call_id(client: RunnerClient, execution_id: str, call: str) -> str:
 def _row(execution: runner_pb2.Execution) -> tuple[str, ...]:
     return (
         execution.execution_id,
-        _word(execution.state),
+        wording.state_of(execution.state),
         _age(execution),
         printable(execution.agent_name) or "-",
         execution.session_id or "-",
@@ -191,8 +179,4 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _age(execution: runner_pb2.Execution) -> str:
     age = (datetime.now(UTC) - execution.create_time.ToDatetime(UTC)).total_seconds()
-    return f"{age / _DAY:.1f} days" if age >= _DAY else seconds(max(0.0, age))
-
-
-def _word(state: "event_pb2.State.ValueType") -> str:
-    return event_pb2.State.Name(state).removeprefix("STATE_").replace("_", " ").lower()
+    return f"{age / _DAY:.1f} days" if age >= _DAY else wording.seconds(max(0.0, age))

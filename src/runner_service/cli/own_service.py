@@ -69,7 +69,12 @@ class OwnService:
 
     def is_running(self) -> bool:
         """Tells whether a service holds STATE_DIR."""
-        return _find(self.settings.state_dir) is not None
+        return self.running_at() is not None
+
+    def running_at(self) -> str | None:
+        """Returns where the service that holds STATE_DIR listens, None if there is none. Starts none."""
+        found = _find(self.settings.state_dir)
+        return found.address if found else None
 
     def has_log(self) -> bool:
         """Tells whether there is anything to look at: whether a service has ever held STATE_DIR."""

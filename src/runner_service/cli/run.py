@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from runner_service.cli.completing import completer
 from runner_service.cli.exits import help_end
 from runner_service.cli.target import Target, target_options
 from runner_service.cli.view_options import ViewOptions, view_options
@@ -20,7 +21,14 @@ from runner_service.cli.view_options import ViewOptions, view_options
     ),
 )
 @click.argument("message")
-@click.option("--session", "session_id", default="", metavar="ID", help="Goes on with what was said in this session.")
+@click.option(
+    "--session",
+    "session_id",
+    default="",
+    metavar="ID",
+    shell_complete=completer("sessions"),
+    help="Goes on with what was said in this session.",
+)
 @click.option(
     "--model", default="", metavar="[PROVIDER/]NAME", help="openai, anthropic, ollama or scripted, and a model."
 )

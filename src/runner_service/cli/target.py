@@ -82,13 +82,13 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_target(
         *args: Any, server: str | None, token_file: Path | None, ca_file: Path | None, tls: bool, **options: Any
     ) -> Any:
-        _silence_grpc()
+        silence_grpc()
         return command(*args, target=Target(server or None, token_file, ca_file, tls), **options)
 
     return with_target
 
 
-def _silence_grpc() -> None:
+def silence_grpc() -> None:
     """Keeps the lines that gRPC itself writes to stderr away from people, unless they asked for them.
 
     It reads the variable when it is imported, and a service that is started from here must not inherit it.

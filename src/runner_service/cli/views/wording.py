@@ -95,6 +95,11 @@ def tokens(usage: event_pb2.Usage) -> str:
     return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
 
 
+def state_of(state: "event_pb2.State.ValueType") -> str:
+    """Returns where an execution stands, in a word."""
+    return event_pb2.State.Name(state).removeprefix("STATE_").replace("_", " ").lower()
+
+
 def counted(number: int, noun: str) -> str:
     """Returns `1 call`, `2 calls`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
