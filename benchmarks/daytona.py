@@ -19,6 +19,7 @@ from tests.emulator import API_KEY, Cloud, running_emulator
 
 from benchmarks.report import machine, ratio, spread
 from runner_service.executors import Command, Sandbox, SandboxError, SandboxSpec, Stream
+from runner_service.executors.daytona.attendance import CommandTerms
 from runner_service.executors.daytona.boxes import Terms
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
 
@@ -44,7 +45,7 @@ async def there(terms: Terms) -> AsyncIterator[tuple[Cloud, DaytonaExecutor]]:
     with tempfile.TemporaryDirectory() as directory:
         async with running_emulator(Path(directory)) as cloud:
             account = Account(SecretStr(API_KEY), cloud.api_url)
-            async with daytona_executor(account, terms, terminate_grace=0.25) as executor:
+            async with daytona_executor(account, terms, commands=CommandTerms(terminate_grace=0.25)) as executor:
                 yield cloud, executor
 
 

@@ -106,13 +106,13 @@ class Settings(BaseSettings):
     """`shared`: all work in SANDBOX_ROOT_DIR itself. `session`: each session has a directory of its own below it."""
     sandbox_max_memory_bytes: CountOrNone = _computed(lambda _: default_command_memory())
     """How many bytes of memory the commands of an execution may use together; 0 is any number. The default is three \
-quarters of the machine's memory, or of the container's if that is less. Local mode only, and Linux."""
+quarters of the memory of the machine, or of the container if that is less; in cloud mode, of the sandbox. Linux \
+only."""
     sandbox_max_processes: CountOrNone = _computed(lambda _: default_command_processes())
     """How many processes the commands of an execution may have together; 0 is any number. The default is 4096, but at \
-most half of what the machine, the container and the user may have. Local mode only, and Linux."""
+most half of what the machine, the container and the user may have; in cloud mode, in the sandbox. Linux only."""
     sandbox_max_cpu_seconds: Pause = 0.0
-    """How many seconds of CPU time one command may use, with all its processes; 0 is any number. Local mode only, and \
-Linux."""
+    """How many seconds of CPU time one command may use, with all its processes; 0 is any number. Linux only."""
 
     stigmer_backend_endpoint: AddressText | None = None
     """The Stigmer daemon or cloud, `host:port`; TLS when the port is 443. Unset: there is none."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from tests.emulator import Cloud, running_emulator
-from tests.executors.daytona.opening import GRACE, account
+from tests.executors.daytona.opening import COMMANDS, account
 
 from runner_service.executors.daytona.boxes import Terms
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
@@ -27,5 +27,5 @@ TERMS = Terms(poll=2.0, slack=2, start_timeout=20.0)
 
 @pytest.fixture
 async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    async with daytona_executor(account(cloud), TERMS, terminate_grace=GRACE) as opened:
+    async with daytona_executor(account(cloud), TERMS, commands=COMMANDS) as opened:
         yield opened

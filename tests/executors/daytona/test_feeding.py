@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.emulator import Cloud
 from tests.executors.daytona.conftest import TERMS
-from tests.executors.daytona.opening import GRACE, account
+from tests.executors.daytona.opening import COMMANDS, account
 from tests.executors.daytona.test_faults import ANY_CALL, EXEC
 from tests.executors.recorder import Recorder, all_gone, appeared
 
@@ -27,7 +27,7 @@ async def nothing_for_ever() -> AsyncIterator[bytes]:
 
 @pytest.fixture
 async def impatient(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    async with daytona_executor(account(cloud), SHORT, terminate_grace=GRACE) as opened:
+    async with daytona_executor(account(cloud), SHORT, commands=COMMANDS) as opened:
         yield opened
 
 

@@ -58,6 +58,22 @@ async def test_an_agents_tools_run_in_a_box(start: StartService, cloud: Cloud) -
     await settled(cloud)
 
 
+async def test_limits_hold_in_a_box_and_are_told(start: StartService, cloud: Cloud) -> None:
+    hog = "echo big; head -c 200m /dev/zero | tail -c 200m | sleep 30"
+    left = "(sleep 0.2; for i in $(seq 60); do sleep 30 & done; wait) > /dev/null 2>&1 &"
+    turns = [turn("", command(hog)), turn("", command(left)), turn("", command("sleep 2")), turn("Done.")]
+    limits = {"SANDBOX_MAX_MEMORY_BYTES": "100000000", "SANDBOX_MAX_PROCESSES": "50"}
+    client = await start(turns, **in_cloud(cloud, **limits))
+    events = await client.execute()
+    ended = [each.tool_call_finished for each in events if each.HasField("tool_call_finished")]
+    assert ended[0].outcome == event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED
+    assert "SANDBOX_MAX_MEMORY_BYTES" in ended[0].result
+    assert [each.outcome for each in ended[1:]] == 2 * [event_pb2.TOOL_OUTCOME_SUCCEEDED]
+    notice = one(events, "notice")
+    assert (notice.code, "more than 50 processes" in notice.text) == ("LIMIT_EXCEEDED", True)
+    assert stdout_of(events) == b"big\n"
+
+
 async def test_the_key_is_in_no_event_no_log_and_no_box(
     start: StartService, cloud: Cloud, caplog: pytest.LogCaptureFixture
 ) -> None:

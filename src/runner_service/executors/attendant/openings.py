@@ -84,6 +84,7 @@ class Opening:
         self._parts = AsyncExitStack()
         self.runs: dict[str, Run] = {}
         self.news = News()
+        self.notices: list[tuple[str, str]] = []
         self.sandbox: Sandbox
         self.is_closed = False
 
@@ -91,6 +92,11 @@ class Opening:
         """Opens the sandbox. Raises SandboxError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.sandbox = await self._parts.enter_async_context(executor.open(spec))
+
+    def notify(self, code: str, text: str) -> None:
+        """Takes note of what the service's watchers are to know."""
+        self.notices.append((code, text))
+        self.news.tell()
 
     def begin(self, name: str, text: str, seconds: float, feed: Feed | None = None) -> Run | None:
         """Returns the command of that name, started now if it never was; None when an earlier attendant had it."""

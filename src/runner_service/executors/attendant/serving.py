@@ -19,6 +19,8 @@ from runner_service.executors.attendant.files import OPERATIONS
 from runner_service.executors.attendant.openings import Opening, Run, offsets_in
 from runner_service.executors.attendant.spool import STREAMS
 from runner_service.executors.local import local_executor
+from runner_service.settings.machine import default_command_memory, default_command_processes
+from runner_service.supervisor.watchdog import Quota
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -129,7 +131,7 @@ class Attendant:
             if name not in self._openings:
                 given = {**_own_environment(), **request["environment"]}
                 opening = Opening(self._directory / "openings" / request["directory"])
-                await opening.enter(executor, SandboxSpec(name, environment=given))
+                await opening.enter(executor, SandboxSpec(name, environment=given, notify=opening.notify))
                 self._openings[name] = opening
         return {"root": self._openings[name].sandbox.root, "process_control": executor.process_control}
 
@@ -139,6 +141,7 @@ class Attendant:
                 root=Path(request["root"]),
                 state_dir=self._directory / "state",
                 terminate_grace=request["terminate_grace"],
+                quota=_quota(request),
             )
         )
 
@@ -181,15 +184,16 @@ class Attendant:
         return {}
 
     async def _late(self, request: Request) -> Answer:
-        """Waits until a command that has ended has more output, and gives it; `offsets` is by command."""
+        """Waits until a command that has ended has more output, or there is a notice; `offsets` is by command."""
         opening = self._known(request)
         with suppress(TimeoutError):
             async with asyncio.timeout(request["wait"]):
-                while not _late_runs(opening, request["offsets"]):
+                while not (_late_runs(opening, request["offsets"]) or opening.notices[request.get("notices", 0) :]):
                     await opening.news.wait()
                     self._known(request)
         late = _late_runs(opening, request["offsets"])
-        return {"late": {name: {**run.spool.pieces(offsets), **_at(offsets)} for name, (run, offsets) in late.items()}}
+        pieces = {name: {**run.spool.pieces(offsets), **_at(offsets)} for name, (run, offsets) in late.items()}
+        return {"late": pieces, "notices": opening.notices[request.get("notices", 0) :]}
 
     async def _close(self, request: Request) -> Answer:
         await self._known(request).close()
@@ -258,6 +262,16 @@ def _late_runs(opening: Opening, taken: dict[str, dict[str, int]]) -> dict[str, 
 
 def _at(offsets: dict[Any, int]) -> dict[str, int]:
     return {f"{stream}_at": offset for stream, offset in offsets.items()}
+
+
+def _quota(request: Request) -> Quota:
+    """Returns what commands may use; what the service leaves open is decided by what there is in this sandbox."""
+    memory, processes = request.get("memory"), request.get("processes")
+    return Quota(
+        memory=default_command_memory() if memory is None else memory,
+        processes=default_command_processes() if processes is None else processes,
+        cpu_time=request.get("cpu_time", 0.0),
+    )
 
 
 def _own_environment() -> dict[str, str]:

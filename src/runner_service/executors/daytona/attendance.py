@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner_service.executors import FileError, SandboxError, SandboxSpec
 from runner_service.executors.daytona.box import Box
@@ -11,15 +11,27 @@ from runner_service.executors.daytona.line import ANSWER_WITHIN, Line
 CLOSE_PATIENCE = 30.0
 
 
+class CommandTerms(NamedTuple):
+    """How commands are run in a box: seconds between SIGTERM and SIGKILL, and what they may use.
+
+    As in `Quota`, 0 is any number; None is what is found to be good for the box, in the box.
+    """
+
+    terminate_grace: float = 2.0
+    memory: int | None = None
+    processes: int | None = None
+    cpu_time: float = 0.0
+
+
 class Attendance:
     """Asks the attendant on behalf of one execution."""
 
-    def __init__(self, box: Box, line: Line, spec: SandboxSpec, *, root: str, terminate_grace: float) -> None:
+    def __init__(self, box: Box, line: Line, spec: SandboxSpec, *, root: str, terms: CommandTerms) -> None:
         self._line = line
         self._box = box
         self._spec = spec
         self._asked_root = root
-        self._grace = terminate_grace
+        self._terms = terms
         self.root = ""
         self.process_control = ""
 
@@ -32,7 +44,7 @@ class Attendance:
                 "directory": place_of(self._spec),
                 "root": self._asked_root,
                 "environment": dict(self._spec.environment),
-                "terminate_grace": self._grace,
+                **self._terms._asdict(),
             }
         )
         _raise_errors(answer)

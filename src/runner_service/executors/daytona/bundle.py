@@ -4,12 +4,12 @@ import hashlib
 import importlib.util
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[2]
-_SENT = ("__init__.py", "executors/*.py", "executors/attendant/*.py", "supervisor/*.py")
+_SENT = ("__init__.py", "executors/*.py", "executors/attendant/*.py", "supervisor/*.py", "settings/machine.py")
 _CALLER = _PACKAGE / "executors" / "attendant" / "caller.py"
 WIRE = "runner-service-1"
 """Begins the names of all bundles that understand the same requests; the number grows when they no longer do."""
@@ -26,6 +26,10 @@ class Bundle:
 
     name: str
     data: bytes
+
+    def for_terms(self, terms: object) -> "Bundle":
+        """Returns the same under a name of its own for these terms, so that others are another attendant's."""
+        return replace(self, name=f"{self.name}-{hashlib.sha256(repr(terms).encode()).hexdigest()[:8]}")
 
 
 @cache

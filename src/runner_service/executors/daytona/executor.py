@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from runner_service.executors import SandboxError, SandboxSpec
-from runner_service.executors.daytona.attendance import Attendance, place_of
+from runner_service.executors.daytona.attendance import Attendance, CommandTerms, place_of
 from runner_service.executors.daytona.box import Box
 from runner_service.executors.daytona.boxes import Boxes, Terms, Wanted
 from runner_service.executors.daytona.bundle import bundle
@@ -23,6 +23,7 @@ from runner_service.executors.daytona.sdk import daytona_client
 logger = logging.getLogger(__name__)
 
 _RENEWALS_PER_LEASE = 4
+_AS_ALWAYS = CommandTerms()
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class DaytonaExecutor:
 
     sandbox_type = "daytona"
 
-    def __init__(self, account: Account, terms: Terms, begin: asyncio.Event, *, terminate_grace: float) -> None:
+    def __init__(self, account: Account, terms: Terms, begin: asyncio.Event, commands: CommandTerms) -> None:
         self._account = account
         self._terms = terms
-        self._grace = terminate_grace
+        self._commands = commands
         self._wanted = begin
         self._boxes: asyncio.Future[Boxes] = asyncio.get_running_loop().create_future()
         self._held: set[str] = set()
@@ -58,11 +59,12 @@ class DaytonaExecutor:
         self._wanted.set()
         boxes = await asyncio.shield(self._boxes)
         async with self._box(boxes, spec) as box, AsyncExitStack() as parts:
-            line = Line(box, await asyncio.to_thread(bundle), place=place_of(spec), slack=self._terms.slack)
-            attendance = Attendance(box, line, spec, root=await box.working_directory(), terminate_grace=self._grace)
+            sent = (await asyncio.to_thread(bundle)).for_terms(self._commands)
+            line = Line(box, sent, place=place_of(spec), slack=self._terms.slack)
+            attendance = Attendance(box, line, spec, root=await box.working_directory(), terms=self._commands)
             await attendance.open()
             self.process_control = attendance.process_control
-            followed = Followed(attendance, poll=self._terms.poll, forsaken=self._terms.forsaken)
+            followed = Followed(attendance, spec.notify, poll=self._terms.poll, forsaken=self._terms.forsaken)
             parts.push_async_callback(_closed, followed, spec)
             await parts.enter_async_context(_beside(followed.listen()))
             await parts.enter_async_context(_beside(self._renew(box)))
@@ -109,7 +111,11 @@ class DaytonaExecutor:
 
 @asynccontextmanager
 async def daytona_executor(
-    account: Account, terms: Terms, *, begin: asyncio.Event | None = None, terminate_grace: float = 2.0
+    account: Account,
+    terms: Terms,
+    *,
+    begin: asyncio.Event | None = None,
+    commands: CommandTerms = _AS_ALWAYS,
 ) -> AsyncIterator[DaytonaExecutor]:
     """Opens the executor. Nothing is imported or called before `begin` is set, or its first `open`.
 
@@ -117,9 +123,9 @@ async def daytona_executor(
         account: where Daytona is, and the key.
         terms: what boxes are made from, and when they go.
         begin: when to load the SDK, if no sandbox is asked for before.
-        terminate_grace: seconds between SIGTERM and SIGKILL for a command's processes.
+        commands: how commands are run, and what they may use.
     """
-    executor = DaytonaExecutor(account, terms, begin or asyncio.Event(), terminate_grace=terminate_grace)
+    executor = DaytonaExecutor(account, terms, begin or asyncio.Event(), commands)
     async with _beside(executor.work()):
         yield executor
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from runner_service.executors import Command, CommandResult, KilledProcess, OutputSink, SandboxError, Stream
 from runner_service.executors.daytona.attendance import CLOSE_PATIENCE, Attendance
+from runner_service.executors.daytona.boxes import Notify
 from runner_service.executors.daytona.feeding import feed
+from runner_service.executors.excess import Excess
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +40,15 @@ class Heard:
 
 
 class Followed:
-    """The commands of one execution. `listen` has to run beside them; `close` comes last."""
+    """The commands of one execution. `listen` has to run beside them; `close` comes last.
 
-    def __init__(self, attendance: Attendance, *, poll: float, forsaken: float) -> None:
+    `notify` is told what the box's own executor has to say about what commands left running.
+    """
+
+    def __init__(self, attendance: Attendance, notify: Notify, *, poll: float, forsaken: float) -> None:
         self._attendance = attendance
+        self._notify = notify
+        self._notices = 0
         self._poll = poll
         self._forsaken = forsaken
         self._late: dict[str, Heard] = {}
@@ -139,7 +146,11 @@ class Followed:
     async def _take_late(self, wait: float) -> bool:
         """Takes what is there, or comes within `wait` seconds; says whether there was any."""
         offsets = {name: heard.offsets for name, heard in self._late.items()}
-        late = (await self._attendance.ask("late", wait=wait, offsets=offsets))["late"]
+        told = await self._attendance.ask("late", wait=wait, offsets=offsets, notices=self._notices)
+        for code, text in told.get("notices", ()):
+            self._notices += 1
+            self._notify(code, text)
+        late = told["late"]
         for name, answer in late.items():
             if heard := self._late.get(name):
                 await self._hand_on(name, heard, answer)
@@ -172,5 +183,6 @@ def _result(fields: dict[str, Any]) -> CommandResult:
     if "cancelled" in fields:
         raise SandboxError("the command was ended from inside of the sandbox")
     killed = tuple(KilledProcess(int(each["pid"]), str(each["name"])) for each in fields["killed"])
-    known = {name: value for name, value in fields.items() if name not in {"sizes", "killed"}}
-    return CommandResult(**known, killed=killed)
+    excess = fields["exceeded"]
+    known = {name: value for name, value in fields.items() if name not in {"sizes", "killed", "exceeded"}}
+    return CommandResult(**known, killed=killed, exceeded=Excess(**excess) if excess else None)

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 
 from pydantic import SecretStr
 
+from runner_service.executors.daytona.attendance import CommandTerms
 from runner_service.executors.daytona.boxes import Terms
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
 from runner_service.settings import Settings
@@ -25,4 +26,11 @@ def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncConte
         session_days=settings.daytona_session_days,
         start_timeout=settings.daytona_start_timeout,
     )
-    return daytona_executor(account, terms, begin=serving, terminate_grace=settings.kill_grace)
+    given = settings.model_fields_set  # the defaults are right for this machine, which is not where commands run
+    commands = CommandTerms(
+        terminate_grace=settings.kill_grace,
+        memory=settings.sandbox_max_memory_bytes if "sandbox_max_memory_bytes" in given else None,
+        processes=settings.sandbox_max_processes if "sandbox_max_processes" in given else None,
+        cpu_time=settings.sandbox_max_cpu_seconds,
+    )
+    return daytona_executor(account, terms, begin=serving, commands=commands)
