@@ -96,6 +96,22 @@ def test_check_exits_with_1_when_something_would_not_work(alone: CommandLine, se
     assert "\nFAIL  " in done.stdout
 
 
+def test_check_knows_the_service_that_holds_its_state_directory(service: CommandLine) -> None:
+    about = service.service()
+    done = service("check", MODE="local", LISTEN_ADDRESS=about["address"])
+    assert done.returncode == 0, done.stdout
+    assert f"listens, pid {about['pid']}\n" in done.stdout
+
+
+def test_check_says_for_which_mode_and_how_to_check_the_other(alone: CommandLine) -> None:
+    cloud = alone("check")
+    assert cloud.returncode == 78
+    assert "DAYTONA_API_KEY" in cloud.stderr
+    assert "because MODE is unset" in cloud.stdout
+    assert "MODE=local runner-service check" in cloud.stdout
+    assert alone("check", MODE="local").stdout.startswith("This checks what `serve` needs with MODE=local.\n")
+
+
 def test_check_tells_each_variable_that_is_wrong(alone: CommandLine) -> None:
     done = alone("check", MODE="local", LOG_LEVEL="loud", STATE_DIR="", LISTEN_ADDRESS="here")
     assert done.returncode == 78

@@ -1,16 +1,19 @@
 """Trials of this machine: the address, directories, programs and files."""
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from runner_service.addresses import parse_address
+from runner_service.addresses import overlap, parse_address
 from runner_service.check.result import Check
 from runner_service.server import BindError, TlsError, check_bindable
 from runner_service.server.tls import server_credentials
 from runner_service.settings import Settings
+
+_SERVICE_FILE = "service.json"  # in STATE_DIR, where a service says where it listens
 
 
 async def listen_address_check(settings: Settings) -> Check:
@@ -18,8 +21,11 @@ async def listen_address_check(settings: Settings) -> Check:
     try:
         await check_bindable(parse_address(settings.listen_address))
     except BindError as error:
+        if pid := await asyncio.to_thread(_own_service_at, settings):
+            text = f"{settings.listen_address} is where the service with this STATE_DIR listens, pid {pid}"
+            return Check("LISTEN_ADDRESS", "ok", text)
         text = str(error).removeprefix("LISTEN_ADDRESS: ")
-        return Check("LISTEN_ADDRESS", "fail", text, "nothing, if what listens there is this very service")
+        return Check("LISTEN_ADDRESS", "fail", text, "stop what listens there, or choose another LISTEN_ADDRESS")
     return Check("LISTEN_ADDRESS", "ok", f"{settings.listen_address} is free")
 
 
@@ -49,6 +55,17 @@ async def tls_check(settings: Settings) -> Check:
     except (OSError, TlsError) as error:
         return Check("TLS_CERT_FILE", "fail", str(error), "put a PEM certificate and the key that belongs to it there")
     return Check("TLS_CERT_FILE", "ok", f"{settings.tls_cert_file} and its key fit")
+
+
+def _own_service_at(settings: Settings) -> int:
+    """Returns the pid of the service that holds STATE_DIR, if that is who listens at LISTEN_ADDRESS; else 0."""
+    try:
+        said = json.loads((settings.state_dir / _SERVICE_FILE).read_bytes())
+        pid, address = int(said["pid"]), parse_address(said["address"])
+        os.kill(pid, 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return pid if overlap(address, parse_address(settings.listen_address)) else 0
 
 
 def _try_to_write(path: Path) -> str:

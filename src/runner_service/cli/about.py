@@ -16,9 +16,10 @@ SHELLS = ("bash", "zsh", "fish")
     epilog=help_end("runner-service check", "MODE=local STIGMER_LLM_PROVIDER=openai runner-service check"),
 )
 def check() -> int:
-    """Shows the settings that the environment makes, tries what can be tried, and says what to do.
+    """Shows the settings that the environment makes for `serve`, tries what can be tried, and says what to do.
 
-    Secrets are masked. The exit code is 1 when something would keep the service from working.
+    MODE unset means cloud, as for `serve`; `run` takes it for local. Secrets are masked. The exit code is 1 when
+    something would keep the service from working.
     """
     from runner_service.cli.checking import print_checks  # noqa: PLC0415  # gRPC and pydantic, for this only
 

@@ -15,6 +15,7 @@ _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 def print_checks() -> int:
     """Prints the settings and what trying them showed; returns the exit code. Raises Failure."""
+    click.echo(f"{_mode_line(os.environ.get('MODE', ''))}\n")
     settings = settings_of(os.environ)
     rows = describe(settings)
     width = max(len(row.variable) for row in rows)
@@ -25,6 +26,15 @@ def print_checks() -> int:
     for each in checks:
         _print_check(each)
     return ExitCode.FAILED if any(each.status == "fail" for each in checks) else ExitCode.SUCCEEDED
+
+
+def _mode_line(mode: str) -> str:
+    if mode:
+        return f"This checks what `serve` needs with MODE={mode}."
+    return (
+        "This checks what `serve` needs for cloud sandboxes, because MODE is unset.\n"
+        "For this machine, as `run` has it when MODE is unset: MODE=local runner-service check"
+    )
 
 
 def _print_check(check: Check) -> None:
