@@ -1,0 +1,54 @@
+"""What `check` says of Daytona, before the first execution finds out."""
+
+import pytest
+from pydantic import SecretStr
+from tests.emulator import API_KEY, Cloud
+
+from runner_service.check import daytona, run_checks
+from runner_service.check.result import Check
+from runner_service.settings import Settings
+
+
+async def looked(url: str, key: str = API_KEY) -> Check:
+    settings = Settings(
+        mode="cloud",
+        daytona_api_url=url,
+        daytona_api_key=SecretStr(key),
+        stigmer_api_key=SecretStr("stk-key"),
+        stigmer_llm_provider="scripted",
+    )
+    (found,) = [check for check in await run_checks(settings) if "DAYTONA" in check.name]
+    assert key not in found.text
+    return found
+
+
+async def test_a_key_that_works_is_said(cloud: Cloud) -> None:
+    found = await looked(cloud.api_url)
+    assert (found.name, found.status) == ("DAYTONA_API_KEY", "ok")
+    assert not cloud.created
+
+
+async def test_a_key_that_is_refused_is_said(cloud: Cloud) -> None:
+    found = await looked(cloud.api_url, "dtn_another")
+    assert (found.name, found.status, "refuses the key: HTTP 401" in found.text) == ("DAYTONA_API_KEY", "fail", True)
+
+
+async def test_a_daytona_that_fails_for_now_is_no_wrong_key(cloud: Cloud) -> None:
+    cloud.faults.add(r"GET /api/sandbox", "502")
+    found = await looked(cloud.api_url)
+    assert (found.name, found.status, "HTTP 502" in found.text) == ("DAYTONA_API_URL", "warn", True)
+
+
+@pytest.mark.parametrize("how", ["drop", "hang"])
+async def test_a_daytona_that_does_not_answer_is_said_in_time(
+    cloud: Cloud, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daytona, "PATIENCE", 0.5)
+    cloud.faults.add(r"GET /api/sandbox", how)  # type: ignore[arg-type]  # of its kind
+    found = await looked(cloud.api_url)
+    assert (found.name, found.status, "does not answer" in found.text) == ("DAYTONA_API_URL", "fail", True)
+
+
+async def test_an_address_where_nobody_is_is_said() -> None:
+    found = await looked("http://127.0.0.1:1/api")
+    assert (found.name, found.status, "refused" in found.text) == ("DAYTONA_API_URL", "fail", True)
