@@ -72,7 +72,7 @@ class Bench:
         self.root = directory / "workspace"
         self.state_dir = directory / "state"
         self.scripts = directory / "scripts"
-        self.scripts.mkdir()
+        self.scripts.mkdir(exist_ok=True)
         self._executor = executor
         self._log = log
         self._writer = writer
@@ -97,12 +97,13 @@ class Bench:
         secrets: Iterable[str] = (),
         environment: Mapping[str, str] | None = None,
         session: str = "",
+        execution_id: str = "",
         limits: Mapping[str, int] | None = None,
         command_timeout: int = 20,
         watch: Callable[[Message], None] | None = None,
     ) -> Played:
         """Runs an agent to its end, whichever it is. `watch` sees each event as it is published."""
-        execution_id = f"e{next(self._count)}"
+        execution_id = execution_id or f"e{next(self._count)}"
         await self._log.append([NewExecution(runner_pb2.Execution(execution_id=execution_id), b"")])
         stream = _Watched(execution_id, self._writer, self._log, watch)
         async with self._executor.open(SandboxSpec(execution_id, session, environment or {})) as sandbox:

@@ -21,6 +21,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
 )
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 logger = logging.getLogger(__name__)
@@ -48,11 +49,28 @@ async def patiently(write: Callable[[], T]) -> T:
         await asyncio.sleep(_LOCK_PAUSE)
 
 
+class StateSerializer(JsonPlusSerializer):
+    """Reads messages and plain values, and nothing else: commands, being of the same user, could write to the file.
+
+    By default the library imports whatever a checkpoint names, and calls it. What is not on its list of safe types
+    stays the plain value that it was stored as.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(allowed_msgpack_modules=None)
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """Reads a value. Raises NotImplementedError for the form of earlier versions, which names classes as well."""
+        if data[0] == "json":
+            raise NotImplementedError("JSON was never written here")
+        return super().loads_typed(data)
+
+
 class InlineSqliteSaver(SqliteSaver):
     """Does the asynchronous operations at once. Belongs to the event loop."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        super().__init__(connection)
+        super().__init__(connection, serde=StateSerializer())
         self.grown = asyncio.Event()
         self._puts = 0
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import langsmith
 from langchain_core.messages import AIMessage, HumanMessage
@@ -99,7 +100,7 @@ class AgentHarness:
             configurable={"thread_id": _thread_id(run)},
             recursion_limit=run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100,
         )
-        wish = HumanMessage(run.redactor.text(run.message), id=f"{run.execution_id}-wish")
+        wish = HumanMessage(run.redactor.text(run.message), id=await self._wish_id(run))
         goes_on = run.resumption is not None and await _holds(graph, config, wish)
         try:
             # "sync": with any other durability a command that has ended runs again after a crash.
@@ -111,6 +112,14 @@ class AgentHarness:
                 raise end from error
             raise
         return _answer(state)
+
+    async def _wish_id(self, run: AgentRun) -> str:
+        """Returns an id that no message of the conversation has but, when it goes on, what this execution was asked."""
+        if run.resumption is not None and (known := self._journal.life(run.execution_id)):
+            return known
+        name = f"{run.execution_id}-wish-{uuid4().hex}"
+        await self._journal.begin_life(run.execution_id, name)
+        return name
 
 
 @asynccontextmanager

@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS journal (
 ) WITHOUT ROWID
 """
 
+_NO_CALL = ""  # no id of a call is empty
+
 
 class JournaledEnd(NamedTuple):
     """How a call has ended: what the model is told, and what everybody else is."""
@@ -51,6 +53,20 @@ class Journal:
         self._serializer = serializer
         with connection:
             connection.execute(_SCHEMA)
+
+    async def begin_life(self, execution_id: str, name: str) -> None:
+        """Writes down under which name the execution begins: its id may have been another's, which was pruned."""
+        await self._write(
+            "INSERT OR REPLACE INTO journal (execution_id, tool_call_id, type) VALUES (?, ?, ?)",
+            (execution_id, _NO_CALL, name),
+        )
+
+    def life(self, execution_id: str) -> str | None:
+        """Returns the name under which the execution began; None when it never got so far."""
+        row = self._connection.execute(
+            "SELECT type FROM journal WHERE execution_id = ? AND tool_call_id = ?", (execution_id, _NO_CALL)
+        ).fetchone()
+        return row and str(row[0])
 
     async def begin(self, execution_id: str, tool_call_id: str) -> None:
         """Writes down that a call is about to run."""
@@ -79,11 +95,11 @@ class Journal:
         return JournalEntry(JournaledEnd(self._serializer.loads_typed(row[:2]), event))
 
     def executions(self) -> list[str]:
-        """Returns the executions of which calls are written down."""
+        """Returns the executions of which something is written down."""
         return [name for (name,) in self._connection.execute("SELECT DISTINCT execution_id FROM journal")]
 
     async def forget(self, execution_id: str) -> None:
-        """Forgets the calls of an execution that is finished for good."""
+        """Forgets what is written down of an execution that is finished for good."""
         await self._write("DELETE FROM journal WHERE execution_id = ?", (execution_id,))
 
     async def _write(self, statement: str, values: Sequence[object]) -> None:
