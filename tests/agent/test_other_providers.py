@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from anthropic.resources.messages.messages import DEPRECATED_MODELS
 from pydantic import SecretStr
 from tests.agent.bench import Bench
 from tests.agent.provider import Reply, error, serving_provider
@@ -50,6 +51,18 @@ async def test_claude_streams_text_thoughts_and_tool_calls(bench: Bench) -> None
     assert played.usage.cached_tokens == 4
     assert provider.requests[0]["max_tokens"] == 999
     assert provider.authorizations[0].endswith("key-of-claude")
+
+
+async def test_a_model_that_will_soon_be_out_of_service_is_a_notice_and_works(bench: Bench) -> None:
+    name, day = next(iter(DEPRECATED_MODELS.items()))
+    text = {"start": {"type": "text", "text": ""}, "deltas": [{"type": "text_delta", "text": "Hello."}]}
+    async with serving_provider(anthropic_message(text)) as provider:
+        played = await bench.run(
+            ModelChoice("anthropic", name, provider.base_url, SecretStr("key-of-claude"), None, 999)
+        )
+    assert played.answer == "Hello."
+    assert played.one("notice").code == "MODEL_RETIRES"
+    assert f"anthropic/{name} is out of service after {day}; name another model" in played.one("notice").text
 
 
 async def test_claudes_refusals_are_clear_ends(bench: Bench) -> None:

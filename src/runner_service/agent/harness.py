@@ -23,10 +23,11 @@ from runner_service.agent.journal import Journal, current_journal
 from runner_service.agent.model_calls import Retries
 from runner_service.agent_run import AgentRun
 from runner_service.errors import ExecutionEnd
-from runner_service.models.clients import model_clients
+from runner_service.models.clients import end_of_life, model_clients
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
 from runner_service.tools.scope import RunScope, current_scope
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ class AgentHarness:
 
     async def _invoke(self, run: AgentRun, plan: AgentPlan) -> str:
         graph = await self._graphs.graph(run.model, plan)
+        if run.resumption is None:
+            _tell_of_retirement(run)
         config = RunnableConfig(
             configurable={"thread_id": _thread_id(run)},
             recursion_limit=run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100,
@@ -141,6 +144,14 @@ async def _inline(default: Any, context: Context, function: Any, /, *args: Any, 
     """Runs at once what langsmith would run in a thread, 15 times a step, though there is nothing to trace."""
     del default
     return context.run(function, *args, **kwargs)
+
+
+def _tell_of_retirement(run: AgentRun) -> None:
+    if day := end_of_life(run.model):
+        model = f"{run.model.provider}/{run.model.name}"
+        logger.warning("model_retires model=%s day=%s", model, day)
+        text = f"{model} is out of service after {day}; name another model, or change the default, STIGMER_LLM_MODEL"
+        run.events.publish(event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code="MODEL_RETIRES", text=text))
 
 
 def _thread_id(run: AgentRun) -> str:

@@ -14,7 +14,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
     short_help="Lets an agent work, and shows what it does.",
     epilog=help_end(
         'runner-service run "why does test_parser fail?" --root .',
-        'runner-service run --model anthropic/claude-sonnet-4.5 --session fix "now fix it"',
+        'runner-service run --model anthropic/claude-sonnet-5.5 --session fix "now fix it"',
         'git diff | runner-service run --quiet --instructions "You review changes." -',
         'runner-service run --secret GITHUB_TOKEN "open an issue about it"',
         'runner-service run --json "list the files" | jq -r .text_delta.text?',

@@ -1,8 +1,10 @@
 """Anthropic's Claude."""
 
+import warnings
 from functools import cached_property
 
 import anthropic
+from anthropic.resources.messages import messages
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
 
@@ -12,6 +14,8 @@ from runner_service.models.connections import Connections
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     """Makes the client. It uses the shared `connections`."""
+    # Said as a notice: see `end_of_life`.
+    warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
 
     class SharedChatAnthropic(ChatAnthropic):
         """Uses our connections: its own ones are never closed."""
@@ -30,3 +34,9 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
         "max_retries": 0,
     }
     return SharedChatAnthropic.model_validate({name: value for name, value in fields.items() if value is not None})
+
+
+def end_of_life(name: str) -> str:
+    """Returns the day after which the model is not offered any more, in the words of its maker; empty if not known."""
+    days: dict[str, str] = getattr(messages, "DEPRECATED_MODELS", {})
+    return days.get(name, "")

@@ -1,6 +1,7 @@
 """Clients of models: made once, away from the event loop, and shared by all executions that use the same model."""
 
 import asyncio
+import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,6 +36,16 @@ class ModelClients:
             if len(self._models) > _KEPT_MODELS:
                 self._models.popitem(last=False)
             return self._models[choice]
+
+
+def end_of_life(choice: ModelChoice) -> str:
+    """Returns the day after which the provider does not offer the model any more; empty if there is none, or unknown.
+
+    The model's client has to be made by then.
+    """
+    provider = sys.modules[f"runner_service.models.{choice.provider}"]
+    day: str = getattr(provider, "end_of_life", lambda _: "")(choice.name)
+    return day
 
 
 @asynccontextmanager
