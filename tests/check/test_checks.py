@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import trustme
+from tests.stigmer.fake_daemon import FakeDaemon, served
 
 from runner_service.check import Check, run_checks
 from runner_service.settings import load_settings
@@ -113,13 +115,7 @@ async def test_a_program_that_is_missing_is_a_warning_with_its_consequence(
 
 
 async def test_neighbours_are_tried_at_their_address(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as daemon:
-        checks = await checks_of(
-            tmp_path,
-            STIGMER_BACKEND_ENDPOINT=f"127.0.0.1:{daemon.getsockname()[1]}",
-            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port()}",
-        )
-    assert checks["STIGMER_BACKEND_ENDPOINT"].status == "ok"
+    checks = await checks_of(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port()}")
     assert checks["OTEL_EXPORTER_OTLP_ENDPOINT"].status == "fail"
     assert "cannot be reached" in checks["OTEL_EXPORTER_OTLP_ENDPOINT"].text
 
@@ -128,6 +124,19 @@ async def test_a_daemon_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
     checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=f"127.0.0.1:{closed_port()}")
 
     assert checks["STIGMER_BACKEND_ENDPOINT"].status == "warn"
+    assert "Connection refused" in checks["STIGMER_BACKEND_ENDPOINT"].text
+
+
+async def test_a_daemon_that_answers_is_well_and_one_that_refuses_the_key_is_not(tmp_path: Path) -> None:
+    async with served(FakeDaemon()) as daemon:
+        checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=daemon.address, STIGMER_API_KEY=KEY)
+        assert checks["STIGMER_BACKEND_ENDPOINT"].status == "ok"
+        assert daemon.keys == {f"Bearer {KEY}"}
+        daemon.failures["execution"] = grpc.StatusCode.UNAUTHENTICATED
+        checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=daemon.address, STIGMER_API_KEY=KEY)
+
+    assert checks["STIGMER_API_KEY"].status == "fail"
+    assert KEY not in checks["STIGMER_API_KEY"].text
 
 
 async def test_certificate_files_are_loaded(tmp_path: Path) -> None:

@@ -207,8 +207,10 @@ class _Others(
 
 
 @asynccontextmanager
-async def served(daemon: FakeDaemon, address: str = "127.0.0.1:0") -> AsyncIterator[FakeDaemon]:
-    """Serves it; an `address` that served before makes it the same daemon, started again."""
+async def served(
+    daemon: FakeDaemon, address: str = "127.0.0.1:0", *, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[FakeDaemon]:
+    """Serves it; an `address` that served before makes it the same daemon, started again. TLS by `credentials`."""
     server = grpc.aio.server(options=(("grpc.max_send_message_length", 64 * 1024 * 1024),))
     executions = _Executions(daemon)
     agentexecution_pb2_grpc.add_AgentExecutionQueryControllerServicer_to_server(executions, server)
@@ -218,8 +220,8 @@ async def served(daemon: FakeDaemon, address: str = "127.0.0.1:0") -> AsyncItera
     agent_pb2_grpc.add_AgentQueryControllerServicer_to_server(_Others(daemon, "agent"), server)
     environment_pb2_grpc.add_EnvironmentQueryControllerServicer_to_server(_Others(daemon, "environment"), server)
     skill_pb2_grpc.add_SkillQueryControllerServicer_to_server(_Skills(daemon), server)
-    port = server.add_insecure_port(address)
-    daemon.address = f"127.0.0.1:{port}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    daemon.address = f"{address.rpartition(':')[0]}:{port}"
     await server.start()
     try:
         yield daemon

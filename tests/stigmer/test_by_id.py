@@ -8,7 +8,6 @@ import pytest
 from tests.running import Client, Event, StartService, command, kinds, one, stdout_of, turn
 from tests.stigmer.fake_daemon import KEY, FakeDaemon, archive, served
 
-from runner_service.stigmer.client import wants_tls
 from runner_service.stigmer.wire import agent_pb2, apiresource_pb2
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -264,9 +263,3 @@ def test_unknown_fields_survive() -> None:
 
     assert b"abc" in again.SerializeToString()
     assert again.phase == 6
-
-
-def test_port_443_alone_means_tls() -> None:
-    assert wants_tls("api.stigmer.ai:443")
-    assert not wants_tls("localhost:50051")
-    assert not wants_tls("localhost:4430")

@@ -5,7 +5,9 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from runner_service.addresses import Address, TcpAddress, parse_address
+from runner_service.addresses import Address, TcpAddress
+from runner_service.check.daemon import daemon_check
+from runner_service.check.daytona import daytona_check
 from runner_service.check.machine import directory_check, listen_address_check, program_check, tls_check
 from runner_service.check.network import reachable_check
 from runner_service.check.provider import model_check
@@ -13,9 +15,6 @@ from runner_service.check.result import Check
 from runner_service.settings import Settings, warnings_about
 
 __all__ = ["Check", "run_checks"]
-
-_DISPENSABLE = {"STIGMER_BACKEND_ENDPOINT"}
-"""What the service works without, until it is there."""
 
 Trial = Coroutine[object, object, Check]
 
@@ -35,16 +34,18 @@ def _trials(settings: Settings) -> Iterator[Trial]:
         yield program_check("bash", "commands run under sh, which understands less", "install bash")
         yield program_check("git", "agents cannot use it", "install git, if agents should")
         yield program_check("rg", "searches take the slower way", "install ripgrep, if they should be faster")
+    else:
+        yield daytona_check(settings)
     if settings.tls_cert_file is not None:
         yield tls_check(settings)
     yield model_check(settings)
+    if settings.stigmer_backend_endpoint is not None:
+        yield daemon_check(settings)
     for name, address in _neighbours(settings):
-        yield reachable_check(name, address, needed=name not in _DISPENSABLE)
+        yield reachable_check(name, address)
 
 
 def _neighbours(settings: Settings) -> Iterator[tuple[str, Address]]:
-    if settings.stigmer_backend_endpoint is not None:
-        yield "STIGMER_BACKEND_ENDPOINT", parse_address(settings.stigmer_backend_endpoint)
     if settings.redis_host is not None and settings.redis_port is not None:
         yield "REDIS_HOST", TcpAddress(settings.redis_host, settings.redis_port)
     collector = settings.otel_exporter_otlp_traces_endpoint or settings.otel_exporter_otlp_endpoint

@@ -9,8 +9,8 @@ PATIENCE = 5.0
 """How many seconds a neighbour has to answer."""
 
 
-async def reachable_check(variable: str, address: Address, *, needed: bool = True) -> Check:
-    """Tries whether somebody takes connections at the address; nothing is sent. What is not `needed` is a warning."""
+async def reachable_check(variable: str, address: Address) -> Check:
+    """Tries whether somebody takes connections at the address; nothing is sent."""
     try:
         async with asyncio.timeout(PATIENCE):
             await _connect(address)
@@ -20,7 +20,7 @@ async def reachable_check(variable: str, address: Address, *, needed: bool = Tru
         text = f"{address} cannot be reached: {error.strerror or error}"
     else:
         return Check(variable, "ok", f"{address} takes connections")
-    return Check(variable, "fail" if needed else "warn", text, f"start what should listen there, or correct {variable}")
+    return Check(variable, "fail", text, f"start what should listen there, or correct {variable}")
 
 
 async def _connect(address: Address) -> None:

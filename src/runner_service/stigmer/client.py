@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OnLink = Callable[[bool], None]
+Metadata = tuple[tuple[str, str], ...]
 
 TIMEOUT = 5.0
 """How many seconds the daemon has for one answer."""
@@ -45,6 +46,8 @@ _HOPELESS = {
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.FAILED_PRECONDITION,
 }
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # in what grpc says; there is no code for it
+_BEFORE_THE_REASON = "last error: UNKNOWN: "
 _RETRY_CALLER_AFTER = 2.0
 _LONGEST_DETAIL = 300
 _OPTIONS = (
@@ -61,10 +64,10 @@ class ReportRefusedError(Exception):
 class DaemonClient:
     """The calls that the service makes. Construct it with `daemon_client`."""
 
-    def __init__(self, endpoint: str, api_key: str, channel: grpc.aio.Channel, on_link: OnLink) -> None:
+    def __init__(self, endpoint: str, metadata: Metadata, channel: grpc.aio.Channel, on_link: OnLink) -> None:
         self.endpoint = endpoint
         self._channel = channel
-        self._metadata = (("authorization", f"Bearer {api_key}"),)
+        self._metadata = metadata
         self._on_link = on_link
         self.is_reachable: bool | None = None
         """Whether it is there; None until the first try has come to an end."""
@@ -122,12 +125,20 @@ class DaemonClient:
         while True:
             if state is grpc.ChannelConnectivity.READY:
                 self._set_reachable(True)
-            elif state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                self._set_reachable(False)
+            elif state is grpc.ChannelConnectivity.TRANSIENT_FAILURE and self.is_reachable is not False:
+                self._set_reachable(False, why=await self._why_not())
             await self._channel.wait_for_state_change(state)
             state = self._channel.get_state(try_to_connect=True)
 
-    def _set_reachable(self, reachable: bool) -> None:
+    async def _why_not(self) -> str:
+        """Returns why there is no connection: what a call fails with, which is not even sent."""
+        try:
+            await self.executions.get(execution_pb2.AgentExecutionId(), timeout=TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            return reason_of(error)
+        return ""
+
+    def _set_reachable(self, reachable: bool, *, why: str = "") -> None:
         if reachable is self.is_reachable:
             return
         self.is_reachable = reachable
@@ -137,7 +148,8 @@ class DaemonClient:
             came.set()
             logger.info("daemon_reached endpoint=%s", self.endpoint)
         else:
-            logger.warning("daemon_not_reachable endpoint=%s consequence=reports_wait_here", self.endpoint)
+            text = "daemon_not_reachable endpoint=%s reason=%r consequence=reports_wait_here"
+            logger.warning(text, self.endpoint, why)
 
     def _refusal(self, error: grpc.aio.AioRpcError, what: str) -> CallError:
         code = error.code()
@@ -150,6 +162,8 @@ class DaemonClient:
                 return PreconditionError(f"the Stigmer daemon at {self.endpoint} does not accept STIGMER_API_KEY")
             case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
                 text = f"the Stigmer daemon at {self.endpoint} did not answer when asked for {what} ({code.name})"
+                if is_untrusted(error):
+                    text = f"the Stigmer daemon at {self.endpoint} shows no certificate that this service trusts"
                 return UnavailableError(text, retry_delay=_RETRY_CALLER_AFTER)
         return PreconditionError(f"the Stigmer daemon failed when asked for {what}: {code.name}: {_detail(error)}")
 
@@ -158,9 +172,8 @@ class DaemonClient:
 async def daemon_client(settings: Settings, on_link: OnLink) -> AsyncIterator[DaemonClient]:
     """Opens the channel to STIGMER_BACKEND_ENDPOINT, which must be set. `on_link` hears whether the daemon is there."""
     endpoint = settings.stigmer_backend_endpoint or ""
-    key = settings.stigmer_api_key.get_secret_value() if settings.stigmer_api_key else ""
-    async with _channel(endpoint) as channel:
-        client = DaemonClient(endpoint, key, channel, on_link)
+    async with daemon_channel(endpoint) as channel:
+        client = DaemonClient(endpoint, key_metadata(settings), channel, on_link)
         watching = asyncio.create_task(client.watch_link(), name="daemon-link")
         try:
             yield client
@@ -169,15 +182,35 @@ async def daemon_client(settings: Settings, on_link: OnLink) -> AsyncIterator[Da
             await asyncio.wait([watching])
 
 
+def key_metadata(settings: Settings) -> Metadata:
+    """Returns what every call carries: the key, as a bearer token."""
+    key = settings.stigmer_api_key.get_secret_value() if settings.stigmer_api_key else ""
+    return (("authorization", f"Bearer {key}"),)
+
+
+def is_untrusted(error: grpc.aio.AioRpcError) -> bool:
+    """Tells whether there was no connection because the daemon's certificate is not trusted."""
+    return _UNTRUSTED in (error.details() or "")
+
+
 def wants_tls(endpoint: str) -> bool:
     """Tells whether an endpoint is to be called by TLS."""
     return endpoint.endswith(_TLS_PORT)
 
 
-def _channel(endpoint: str) -> grpc.aio.Channel:
+def daemon_channel(endpoint: str) -> grpc.aio.Channel:
+    """Makes the channel: TLS by the rule of `wants_tls`, with the authorities that grpc knows or is told of.
+
+    Those are in the file that GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names, else the ones that come with grpc.
+    """
     if wants_tls(endpoint):
         return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(), options=_OPTIONS)
     return grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """Returns what grpc says of a connection that failed, without the words around it."""
+    return (error.details() or "").rpartition(_BEFORE_THE_REASON)[2][:_LONGEST_DETAIL]
 
 
 def _detail(error: grpc.aio.AioRpcError) -> str:
