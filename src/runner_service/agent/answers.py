@@ -35,7 +35,7 @@ def settle(message: AIMessage, scope: RunScope, message_id: str, arguments: Sequ
         additional_kwargs=redact(others),
         response_metadata=message.response_metadata,
         usage_metadata=message.usage_metadata,
-        id=f"{scope.run.execution_id}-{message_id}",
+        id=f"{scope.life}-{message_id}",
         tool_calls=[{**call, "args": redact(call["args"])} for call in renamed],
     )
 

@@ -59,7 +59,8 @@ class AgentHarness:
         Raises:
             ExecutionEnd: it ended without an answer; the class says why.
         """
-        scope_token = current_scope.set(RunScope(run, self._directory / _thread_id(run)))
+        life = await self._life(run)
+        scope_token = current_scope.set(RunScope(run, self._directory / _thread_id(run), life))
         journal_token = current_journal.set(self._journal)
         try:
             async with equipped(run) as plan:
@@ -103,7 +104,7 @@ class AgentHarness:
             configurable={"thread_id": _thread_id(run)},
             recursion_limit=run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100,
         )
-        wish = HumanMessage(run.redactor.text(run.message), id=await self._wish_id(run))
+        wish = HumanMessage(run.redactor.text(run.message), id=f"{current_scope.get().life}-wish")
         goes_on = run.resumption is not None and await _holds(graph, config, wish)
         try:
             # "sync": with any other durability a command that has ended runs again after a crash.
@@ -116,11 +117,11 @@ class AgentHarness:
             raise
         return _answer(state)
 
-    async def _wish_id(self, run: AgentRun) -> str:
-        """Returns an id that no message of the conversation has but, when it goes on, what this execution was asked."""
+    async def _life(self, run: AgentRun) -> str:
+        """Returns what the ids of its messages begin with: its id alone may have been another's, which was pruned."""
         if run.resumption is not None and (known := self._journal.life(run.execution_id)):
             return known
-        name = f"{run.execution_id}-wish-{uuid4().hex}"
+        name = f"{run.execution_id}-{uuid4().hex}"
         await self._journal.begin_life(run.execution_id, name)
         return name
 

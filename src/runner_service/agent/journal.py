@@ -55,7 +55,7 @@ class Journal:
             connection.execute(_SCHEMA)
 
     async def begin_life(self, execution_id: str, name: str) -> None:
-        """Writes down under which name the execution begins: its id may have been another's, which was pruned."""
+        """Writes down under which name the execution begins, other than its id."""
         await self._write(
             "INSERT OR REPLACE INTO journal (execution_id, tool_call_id, type) VALUES (?, ?, ?)",
             (execution_id, _NO_CALL, name),

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunScope:
-    """An execution at work. `scratch` is a directory for what the agent loop itself puts aside, made when needed."""
+    """An execution at work. `scratch` is a directory for what the agent loop itself puts aside, made when needed.
+
+    `life` is a name that no other execution of the session has had, even of the same id.
+    """
 
     run: AgentRun
     scratch: Path
+    life: str
     outputs: dict[str, "CommandOutput"] = field(default_factory=dict)
     """What each command wrote, by tool call id."""
     call_ids: set[str] = field(default_factory=set)
