@@ -49,6 +49,28 @@ async def test_events_are_read_in_order_and_in_pages(log: SqliteEventLog) -> Non
     assert await log.read("a", 5, 100) == (b"", 5)
 
 
+async def test_an_execution_knows_its_newest_event(log: SqliteEventLog) -> None:
+    await log.append([execution("a"), execution("b")])
+    await log.append([NewEvent("b", 1, b"<b1>")])
+    await log.append([NewEvent("b", 4, b"<b2><b3><b4>", count=3)])
+
+    for name, newest in (("a", 0), ("b", 4)):
+        stored = await log.get(name)
+        assert stored
+        assert stored.execution.last_sequence == newest
+    page = await log.list_executions(limit=5, before_key=0, states=(), session_id="")
+    assert [each.last_sequence for each in page.executions] == [4, 0]
+
+
+async def test_an_event_that_fails_alone_can_be_appended_again(log: SqliteEventLog) -> None:
+    await log.append([execution("a")])
+    await log.append([NewEvent("a", 1, b"<1>")])
+    with pytest.raises(LogError):
+        await log.append([NewEvent("a", 1, b"<twice>")])
+    await log.append([NewEvent("a", 2, b"<2>")])
+    assert (await log.read("a", 0, 100)).frames == b"<1><2>"
+
+
 async def test_output_is_stored_once_in_a_file_and_comes_back_in_its_event(log: SqliteEventLog, tmp_path: Path) -> None:
     await log.append([execution("a"), NewEvent("a", 1, b"<call>", tool_call_id="call/../1")])
     await log.append([output_event("a", 2, "call/../1", b"one\0\xff"), output_event("a", 3, "call/../1", b"two")])

@@ -10,6 +10,9 @@ from runner_service.eventlog.schema import transaction
 from runner_service.executors import Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
+_INSERT_EVENTS = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_Row = tuple[int, int, int, bytes, int | None, str | None, int | None, int | None]
+
 
 class Appender:
     """Appends batches. Belongs to the log's writing thread."""
@@ -23,9 +26,13 @@ class Appender:
     def append(self, entries: Sequence[Entry]) -> None:
         """Commits all entries in order, or none of them. Raises sqlite3.Error, OSError."""
         try:
-            with transaction(self._connection):
-                self._append_entries(entries)
-            self._outputs.keep()
+            match entries:
+                case [NewEvent(output=None, tool_call_id="") as events]:  # one statement is a transaction by itself
+                    self._connection.execute(_INSERT_EVENTS, self._row(events))
+                case _:
+                    with transaction(self._connection):
+                        self._append_entries(entries)
+                    self._outputs.keep()
         except BaseException:
             self._keys.clear()
             self._calls.clear()
@@ -33,28 +40,26 @@ class Appender:
             raise
 
     def _append_entries(self, entries: Sequence[Entry]) -> None:
-        rows: list[tuple[int, int, int, bytes, int | None, str | None, int | None, int | None]] = []
-        newest: dict[int, int] = {}
+        rows: list[_Row] = []
         states: list[NewState] = []
         for entry in entries:
             if isinstance(entry, NewEvent):
-                key = self._key(entry.execution_id)
-                rows.append((key, entry.sequence, entry.count, entry.frame, *self._store_output(entry.output)))
-                newest[key] = entry.sequence
+                rows.append(self._row(entry))
                 if entry.tool_call_id:
-                    self._start_call(key, entry)
+                    self._start_call(entry)
             elif isinstance(entry, NewOutput):
                 self._store_output(entry)
             elif isinstance(entry, NewState):
                 states.append(entry)
             else:
                 self._insert_execution(entry)
-        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        self._connection.executemany(
-            "UPDATE executions SET last_sequence = ? WHERE key = ?", [(last, key) for key, last in newest.items()]
-        )
+        self._connection.executemany(_INSERT_EVENTS, rows)
         for state in states:
             self._update_execution(state.execution)
+
+    def _row(self, events: NewEvent) -> _Row:
+        key = self._key(events.execution_id)
+        return (key, events.sequence, events.count, events.frame, *self._store_output(events.output))
 
     def _insert_execution(self, entry: NewExecution) -> None:
         execution = entry.execution
@@ -83,7 +88,8 @@ class Appender:
             for call in [call for call in self._calls if call[0] == key]:
                 del self._calls[call]
 
-    def _start_call(self, key: int, entry: NewEvent) -> None:
+    def _start_call(self, entry: NewEvent) -> None:
+        key = self._key(entry.execution_id)
         self._calls[key, entry.tool_call_id] = entry.sequence
         # Ids are unique; if one ever is not, that is no reason to refuse the batch, and with it everybody's events.
         query = "INSERT OR REPLACE INTO tool_calls VALUES (?, ?, ?)"

@@ -20,7 +20,6 @@ CREATE TABLE IF NOT EXISTS executions (
     session_id TEXT NOT NULL,
     state INTEGER NOT NULL,
     changed REAL NOT NULL,
-    last_sequence INTEGER NOT NULL DEFAULT 0,
     fingerprint BLOB NOT NULL,
     request BLOB,
     record BLOB NOT NULL

@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _READERS = 2
 _ROWS_AT_ONCE = 4096
+_EXECUTION = "record, state, (SELECT IFNULL(MAX(sequence), 0) FROM events WHERE execution = key)"
 
 
 @asynccontextmanager
@@ -115,7 +116,7 @@ class SqliteEventLog:
 
         def find(connection: sqlite3.Connection) -> StoredExecution | None:
             row = connection.execute(
-                "SELECT record, state, last_sequence, fingerprint, request FROM executions WHERE execution_id = ?",
+                f"SELECT {_EXECUTION}, fingerprint, request FROM executions WHERE execution_id = ?",  # noqa: S608  # constants
                 (execution_id,),
             ).fetchone()
             return StoredExecution(_execution(*row[:3]), row[3], _request(row[4])) if row else None
@@ -135,7 +136,7 @@ class SqliteEventLog:
             conditions.append(f"state IN ({','.join('?' * len(states))})")
             values += states
         query = (
-            "SELECT record, state, last_sequence, key FROM executions "  # noqa: S608  # only constants and marks are joined
+            f"SELECT {_EXECUTION}, key FROM executions "  # noqa: S608  # only constants and marks are joined
             f"WHERE {' AND '.join(conditions)} ORDER BY key DESC LIMIT ?"
         )
 
