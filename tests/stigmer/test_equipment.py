@@ -152,7 +152,7 @@ async def test_a_server_that_dies_in_a_call_is_a_failed_call(start: StartService
 
     events = await client.execute(agent=agent(mcp_servers=[stdio()]))
 
-    assert "MCP server test failed: Connection closed; it said: " in results(events)[0]
+    assert "MCP server test failed: it ended with exit code 3; it said: " in results(events)[0]
     assert "farewell" in results(events)[0]
     assert "MCP server test failed" in results(events)[1]
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED

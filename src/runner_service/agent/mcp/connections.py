@@ -120,8 +120,8 @@ class _Connection:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         reason = f"no answer within {patience:g} s" if isinstance(error, TimeoutError) else str(error)
-        failure, complaint = (self._outputs[0].failure, self._outputs[0].complaint) if self._outputs else ("", "")
-        text = f"{failure or reason or type(error).__name__}{f'; it said: {complaint}' if complaint else ''}"
+        end, complaint = (self._outputs[0].end, self._outputs[0].complaint) if self._outputs else ("", "")
+        text = f"{end or reason or type(error).__name__}{f'; it said: {complaint}' if complaint else ''}"
         return self._run.redactor.text(text)[:_LONGEST_REASON]
 
 

@@ -1,6 +1,7 @@
 """An MCP server as a command of the sandbox, wherever that is, with which it ends."""
 
 import asyncio
+import logging
 import shlex
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -12,10 +13,12 @@ from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCMessage
 from pydantic import ValidationError
 
-from runner_service.executors import Command, Sandbox, SandboxError, Stream
+from runner_service.executors import Command, CommandResult, Sandbox, SandboxError, Stream
 from runner_service.field_rules import PLACEHOLDER
 from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+logger = logging.getLogger(__name__)
 
 LONGEST_MESSAGE = 8 * 1024 * 1024
 """How many bytes a message of a server may have."""
@@ -35,7 +38,7 @@ class Streams(NamedTuple):
 class ServerOutput:
     """Takes what the server writes: messages to the session, and the end of what it complains of is kept.
 
-    `failure` is set when the server was lost through no doing of its own.
+    `end` says how the server ended; until then it is empty.
     """
 
     def __init__(self, session: MemoryObjectSendStream[SessionMessage | Exception], redactor: Redactor) -> None:
@@ -43,7 +46,7 @@ class ServerOutput:
         self._clean = redactor.stream()  # before it is cut: half a secret would not be recognised
         self._rest = bytearray()
         self._complaint = b""
-        self.failure = ""
+        self.end = ""
 
     @property
     def complaint(self) -> str:
@@ -124,11 +127,20 @@ async def _run(
 ) -> None:
     """Runs the server; when it has ended, the session learns of it."""
     try:
-        await sandbox.run(command)
+        output.end = _end(await sandbox.run(command))
     except SandboxError as error:
-        output.failure = str(error)
+        output.end = str(error)
+    except Exception:
+        logger.exception("mcp_server_lost")  # a defect of ours; the agent can do without the server
+        output.end = "it was lost"
     finally:
         to_session.close()
+
+
+def _end(result: CommandResult) -> str:
+    if result.exceeded:
+        return f"it was ended, because it used {result.exceeded.text}"
+    return result.start_error or result.lost or f"it ended with exit code {result.exit_code}"
 
 
 async def _lines(from_session: MemoryObjectReceiveStream[SessionMessage]) -> AsyncIterator[bytes]:
