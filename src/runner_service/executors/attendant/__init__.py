@@ -5,6 +5,7 @@ attendant, which opens the same local sandboxes, runs commands under the same su
 way. It needs Python 3.11 and bash there and nothing else; nothing in this package imports more than the standard
 library and what the bundle holds.
 
-A request is one line of JSON, an answer is another. Each may be sent any number of times: a command is known by its
-name and starts once, and every other request with an effect carries a number by which its answer is remembered.
+A request is one line of JSON, an answer is another, with output behind it in base64. Each may be sent any number of
+times: a command is known by its name and starts once, a piece of its input by its offset, and every other request with
+an effect carries a number by which its answer is remembered.
 """

@@ -83,7 +83,7 @@ class Attendant:
         try:
             request = json.loads(await reader.readline())
             answer = await self._answer(request)
-            writer.write(json.dumps(answer, separators=(",", ":")).encode("ascii"))
+            writer.write(_encoded(answer))
             await writer.drain()
         except (ConnectionError, ValueError):
             logger.warning("caller_gone")
@@ -258,6 +258,15 @@ def _late_runs(opening: Opening, taken: dict[str, dict[str, int]]) -> dict[str, 
             if run.spool.has_beyond(offsets):
                 late[name] = (run, offsets)
     return late
+
+
+def _encoded(answer: Answer) -> bytes:
+    """Returns a line of JSON and, behind it, the output as it is: most of a large answer, which nobody has to parse."""
+    bulk = [str(answer.get(stream, "")) for stream in STREAMS]
+    if any(bulk):
+        answer = {**answer, **{stream: len(each) for stream, each in zip(STREAMS, bulk, strict=True)}}
+    header = json.dumps(answer, separators=(",", ":"))
+    return "".join((header, "\n", *bulk)).encode("ascii")
 
 
 def _at(offsets: dict[Any, int]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from runner_service.executors import Stream
 STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
 
 _MOST_AHEAD = 4 * 1024 * 1024
-_MOST_AT_ONCE = 768 * 1024
+_MOST_AT_ONCE = 576 * 1024
 
 
 class News:

@@ -16,7 +16,7 @@ from runner_service.executors.excess import Excess
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_PIECE = 256 * 1024
+_LARGEST_PIECE = 256 * 1024  # of base64
 _FOLLOWERS_WITHIN = 10.0
 _LOST = "the sandbox was stopped or restarted while this ran; how far it came is not known"
 _STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
@@ -30,13 +30,13 @@ class Heard:
     offsets: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(_STREAMS, 0))
 
     async def take(self, answer: dict[str, Any]) -> None:
-        """Hands on what is in an answer."""
+        """Hands on what is in an answer, and lets others have their turns meanwhile."""
         for stream in _STREAMS:
-            data = base64.b64decode(answer[stream])
-            for start in range(0, len(data), _LARGEST_PIECE):
-                piece = data[start : start + _LARGEST_PIECE]
+            for start in range(0, len(answer[stream]), _LARGEST_PIECE):
+                piece = base64.b64decode(answer[stream][start : start + _LARGEST_PIECE])
                 await self.sink.write(stream, piece)
                 self.offsets[stream] += len(piece)
+                await asyncio.sleep(0)
 
 
 class Followed:

@@ -9,6 +9,7 @@ from typing import Any
 
 from runner_service.executors import SandboxError
 from runner_service.executors.attendant.caller import ANSWER
+from runner_service.executors.attendant.spool import STREAMS
 from runner_service.executors.daytona.box import Box
 from runner_service.executors.daytona.bundle import WIRE, Bundle
 from runner_service.executors.daytona.failures import Kind, ended
@@ -153,9 +154,10 @@ def _unpacking_script(archive: str, directory: str) -> str:
 
 def _answer_in(text: str) -> dict[str, Any] | None:
     """Finds the answer in what an exec has printed; None when there is none, or it is broken off."""
-    _, found, line = text.rpartition(ANSWER)
+    _, found, rest = text.rpartition(ANSWER)
     if not found:
         return None
+    line, _, bulk = rest.partition("\n")
     try:
         answer = json.loads(line)
     except ValueError:
@@ -164,4 +166,15 @@ def _answer_in(text: str) -> dict[str, Any] | None:
         return None
     if old := answer.get("too_old"):
         raise SandboxError(f"the snapshot has Python {old}; commands need Python 3.11 or newer in it")
-    return answer
+    return _with_output(answer, bulk)
+
+
+def _with_output(answer: dict[str, Any], bulk: str) -> dict[str, Any] | None:
+    """Puts the output, whose sizes are in the answer, in its places; None when it is broken off."""
+    end = 0
+    for stream in STREAMS:
+        size = answer.get(stream)
+        if isinstance(size, int):
+            start, end = end, end + size
+            answer[stream] = bulk[start:end]
+    return answer if len(bulk) >= end else None
