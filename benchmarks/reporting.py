@@ -62,9 +62,9 @@ def reported(run: Run) -> tuple[int, int, int]:
         fold.take(event)
         report = fold.size - sum(fold.sizes[name] for name in LISTS - fold.changed)
         if (fold.changed or fold.is_urgent) and pace.wait(report, fold.size, now, urgent=fold.is_urgent) == 0.0:
-            pace.note(fold.status(fold.unchanged()).ByteSize(), fold.size, now)
+            pace.note(len(fold.report(fold.unchanged())), fold.size, now)
             count += 1
-    last = fold.status().ByteSize()
+    last = len(fold.report())
     return count + 1, pace.sent + last, last
 
 
@@ -74,8 +74,8 @@ def every_ten(run: Run) -> int:
     for number, event in enumerate(events_of(run), start=1):
         fold.take(event)
         if number % _EVERY == 0:
-            sent += fold.status().ByteSize()
-    return sent + (fold.status().ByteSize() if number % _EVERY else 0)
+            sent += len(fold.report())
+    return sent + (len(fold.report()) if number % _EVERY else 0)
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from runner_service.stigmer.fitting import fitted
 from runner_service.stigmer.pacing import BREATH, Pace
-from runner_service.stigmer.status import LISTS, StatusFold, fitted
+from runner_service.stigmer.status import LISTS, StatusFold
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -26,6 +27,11 @@ def run_of(steps: int, *, text: int, result: int) -> list[Event]:
     return events
 
 
+def status_of(fold: StatusFold) -> execution_pb2.AgentExecutionStatus:
+    """What a report says."""
+    return execution_pb2.AgentExecutionStatus.FromString(fold.report())
+
+
 def bytes_sent(events: list[Event], seconds_between: float) -> tuple[int, int]:
     """What all reports of a run have, and what the last one has."""
     fold, pace, now = StatusFold("go"), Pace(), 0.0
@@ -34,9 +40,9 @@ def bytes_sent(events: list[Event], seconds_between: float) -> tuple[int, int]:
         fold.take(event)
         report = fold.size - sum(fold.sizes[name] for name in LISTS - fold.changed)
         if (fold.changed or fold.is_urgent) and pace.wait(report, fold.size, now, urgent=fold.is_urgent) == 0.0:
-            pace.note(fold.status(fold.unchanged()).ByteSize(), fold.size, now)
+            pace.note(len(fold.report(fold.unchanged())), fold.size, now)
     fold.take(events[-1])
-    last = fold.status().ByteSize()
+    last = len(fold.report())
     return pace.sent + last, last
 
 
@@ -48,12 +54,25 @@ def test_all_reports_stay_within_ten_times_the_last(steps: int, text: int, resul
     assert sent <= 10 * last
 
 
+def test_a_report_has_what_changed_since_the_last_one_and_nothing_that_was_discarded() -> None:
+    events = run_of(20, text=3, result=50)
+    whole, step_by_step = StatusFold("go"), StatusFold("go")
+    for event in events:
+        whole.take(event)
+        step_by_step.take(event)
+        step_by_step.report()  # keeps what it has encoded
+
+    assert status_of(step_by_step) == status_of(whole)
+    assert len(status_of(whole).tool_calls) == 20
+    assert status_of(whole).messages[0].content == "go"
+
+
 def test_the_estimate_of_the_size_is_close() -> None:
     fold = StatusFold("go")
     for event in run_of(50, text=20, result=500):
         fold.take(event)
 
-    assert fold.size == pytest.approx(fold.status().ByteSize(), rel=0.25)
+    assert fold.size == pytest.approx(len(fold.report()), rel=0.25)
 
 
 def test_what_matters_goes_at_once_while_there_is_room_and_soon_after() -> None:
@@ -80,7 +99,7 @@ def test_a_discarded_message_is_forgotten() -> None:
     fold.take(Event(message_discarded=event_pb2.MessageDiscarded(message_id="a")))
     fold.take(Event(text_delta=event_pb2.TextDelta(message_id="b", text="right")))
 
-    assert [message.content for message in fold.status().messages] == ["right"]
+    assert [message.content for message in status_of(fold).messages] == ["right"]
 
 
 def test_a_plan_keeps_the_times_of_what_has_not_changed() -> None:
@@ -92,7 +111,7 @@ def test_a_plan_keeps_the_times_of_what_has_not_changed() -> None:
         event.create_time.seconds = seconds
         fold.take(event)
 
-    item = fold.status().todos["1"]
+    item = status_of(fold).todos["1"]
     assert (item.created_at, item.updated_at) == ("1970-01-01T00:00:01.000Z", "1970-01-01T00:00:02.000Z")
 
 
@@ -102,7 +121,9 @@ def test_a_status_that_is_too_large_loses_its_oldest_results_first() -> None:
         status.tool_calls.add(id=str(number), result="x" * 1000)
     status.messages.add(content="y" * 1000)
 
-    assert fitted(status, 6000).ByteSize() <= 6000
-    assert len(status.tool_calls) == 10
-    assert len(status.tool_calls[9].result) == 1000
-    assert fitted(status, 700).ByteSize() <= 700
+    fits = fitted(status.SerializeToString(), 6000)
+    assert len(fits) <= 6000
+    kept = execution_pb2.AgentExecutionStatus.FromString(fits)
+    assert len(kept.tool_calls) == 10
+    assert len(kept.tool_calls[9].result) == 1000
+    assert len(fitted(fits, 700)) <= 700

@@ -19,7 +19,6 @@ from runner_service.stigmer.client import DaemonClient, ReportRefusedError
 from runner_service.stigmer.notes import Notes
 from runner_service.stigmer.pacing import Pace
 from runner_service.stigmer.status import LISTS, StatusFold
-from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ Watch = Callable[[str], "AbstractAsyncContextManager[EventStream]"]
 
 _PAGE_PATIENCE = 60.0
 _SMALL_PAGE = 16 * 1024
-_SMALL_STATUS = 128 * 1024
+_SMALL_STATUS = 64 * 1024
 _FAILED_PAUSE = 2.0
 _FIRST_DELAY = 0.2
 _LONGEST_DELAY = 10.0
@@ -152,16 +151,16 @@ class _Report:
                 await self._send_changes()
         delay = _FIRST_DELAY
         # The last one is whole, whatever became of those before.
-        whole = await self._status(LISTS)
+        whole = await self._made(LISTS)
         while not await self._client.update_status(self._execution_id, whole):
             await self._client.pause(delay)
             delay = min(2 * delay, _LONGEST_DELAY)
 
-    async def _status(self, lists: AbstractSet[str]) -> execution_pb2.AgentExecutionStatus:
-        """Makes a report; a large one in a thread, since it takes milliseconds."""
+    async def _made(self, lists: AbstractSet[str]) -> bytes:
+        """Makes a report; a large one in a thread, since much may have changed."""
         if self._fold.size <= _SMALL_STATUS:
-            return self._fold.status(lists)
-        return await asyncio.to_thread(self._fold.status, lists)
+            return self._fold.report(lists)
+        return await asyncio.to_thread(self._fold.report, lists)
 
     async def _wait_until_due(self) -> None:
         """Returns when there is something to send and it may go, or all is over."""
@@ -186,9 +185,9 @@ class _Report:
         """Sends the lists that have changed. What does not arrive counts as changed again, after a while."""
         async with self._folding:
             urgent, changed = self._fold.is_urgent, self._fold.unchanged()
-            status, size = await self._status(changed), self._fold.size
-        self._pace.note(status.ByteSize(), size, time.monotonic())
-        if await self._client.update_status(self._execution_id, status):
+            report, size = await self._made(changed), self._fold.size
+        self._pace.note(len(report), size, time.monotonic())
+        if await self._client.update_status(self._execution_id, report):
             return
         self._fold.changed |= changed
         self._fold.is_urgent |= urgent

@@ -8,18 +8,15 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from runner_service.stigmer.fitting import CUT, fitted
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 LISTS = frozenset({"messages", "tool_calls", "sub_agent_executions", "todos"})
 """What the daemon replaces when it is sent some of it."""
 
-LARGEST_STATUS = 3 * 1024 * 1024
-"""How many bytes a report may have: a server that was not told otherwise takes 4 MiB."""
-
 _LONGEST_RESULT = 4_000
-_CUT = " […]"
-_ROOM_TO_CUT = 16
+_WISH = "(wish)"  # among the ids of messages
 _COMPONENTS = {
     event_pb2.TOOL_KIND_EXECUTE: "terminal",
     event_pb2.TOOL_KIND_READ: "preview",
@@ -66,6 +63,7 @@ class StatusFold:
         self._sub_agents: dict[str, execution_pb2.SubAgentExecution] = {}
         self._todos: dict[str, execution_pb2.TodoItem] = {}
         self._head = execution_pb2.AgentExecutionStatus(phase=execution_pb2.EXECUTION_PENDING)
+        self._encoded: dict[str, dict[str, bytes]] = {name: {} for name in LISTS}
         self.sizes = dict.fromkeys(LISTS, 0) | {"messages": len(wish)}
         """About how many bytes each list has."""
         self.changed: set[str] = {"messages"} if wish else set()
@@ -90,31 +88,41 @@ class StatusFold:
         if kind and (fold := _FOLDS.get(kind)):
             fold(self, getattr(event, kind), event)
 
-    def status(self, lists: AbstractSet[str] = LISTS) -> execution_pb2.AgentExecutionStatus:
-        """Makes a report: phase, times and error always, and these lists."""
-        status = execution_pb2.AgentExecutionStatus()
-        status.CopyFrom(self._head)
-        if "messages" in lists:
-            status.messages.extend(self._said())
-        if "tool_calls" in lists:
-            status.tool_calls.extend(self._calls.values())
-        if "sub_agent_executions" in lists:
-            status.sub_agent_executions.extend(self._sub_agents.values())
-        if "todos" in lists:
-            for name, item in self._todos.items():
-                status.todos[name].CopyFrom(item)
-        return fitted(status)
+    def report(self, lists: AbstractSet[str] = LISTS) -> bytes:
+        """Makes an `AgentExecutionStatus`, as on the wire: phase, times and error always, and these lists.
 
-    def _said(self) -> Iterator[execution_pb2.AgentMessage]:
+        What has not changed since the last report is not encoded again: messages laid end to end are one message.
+        """
+        parts = [self._head.SerializeToString()]
+        for name in sorted(lists):
+            encoded = self._encoded[name]
+            for key, entry in self._entries(name):
+                if key not in encoded:
+                    encoded[key] = _alone(name, key, entry)
+                parts.append(encoded[key])
+        return fitted(b"".join(parts))
+
+    def _entries(self, name: str) -> Iterable[tuple[str, Any]]:
+        match name:
+            case "messages":
+                return self._said()
+            case "tool_calls":
+                return self._calls.items()
+            case "sub_agent_executions":
+                return self._sub_agents.items()
+        return self._todos.items()
+
+    def _said(self) -> Iterator[tuple[str, "_Message | execution_pb2.AgentMessage"]]:
         if self._wish:
-            yield execution_pb2.AgentMessage(
-                type=execution_pb2.MESSAGE_HUMAN, content=self._wish, timestamp=self._asked_at
-            )
-        for message in self._messages.values():
-            yield message.reported()
+            wish = execution_pb2.AgentMessage(type=execution_pb2.MESSAGE_HUMAN, content=self._wish)
+            wish.timestamp = self._asked_at
+            yield _WISH, wish
+        yield from self._messages.items()
 
-    def _mark(self, name: str, grown: int, *, urgent: bool) -> None:
+    def _mark(self, name: str, key: str, grown: int, *, urgent: bool) -> None:
+        """Notes that an entry of a list has changed. Call it after the change."""
         self.sizes[name] += grown
+        self._encoded[name].pop(key, None)
         self.changed.add(name)
         self.is_urgent |= urgent
 
@@ -127,13 +135,13 @@ class StatusFold:
         if event.sub_agent_id:  # its answer comes with the end of its call
             return
         self._message(delta.message_id, event).pieces.append(delta.text)
-        self._mark("messages", len(delta.text), urgent=False)
+        self._mark("messages", delta.message_id, len(delta.text), urgent=False)
 
     def _message(self, message_id: str, event: event_pb2.ExecutionEvent) -> _Message:
         self._last_message = message_id
         if message_id not in self._messages:
             self._messages[message_id] = _Message(_iso(event.create_time))
-            self._mark("messages", _MESSAGE_BYTES, urgent=False)
+            self._mark("messages", message_id, _MESSAGE_BYTES, urgent=False)
         return self._messages[message_id]
 
     def _finish_message(self, finished: event_pb2.MessageFinished, event: event_pb2.ExecutionEvent) -> None:
@@ -142,7 +150,8 @@ class StatusFold:
 
     def _discard(self, discarded: event_pb2.MessageDiscarded, _: event_pb2.ExecutionEvent) -> None:
         if message := self._messages.pop(discarded.message_id, None):
-            self._mark("messages", -_MESSAGE_BYTES - sum(map(len, message.pieces)), urgent=False)
+            grown = -_MESSAGE_BYTES - sum(map(len, message.pieces))
+            self._mark("messages", discarded.message_id, grown, urgent=False)
 
     def _begin_call(self, started: event_pb2.ToolCallStarted, event: event_pb2.ExecutionEvent) -> None:
         call = execution_pb2.ToolCall(
@@ -160,9 +169,9 @@ class StatusFold:
         else:
             mention = execution_pb2.ToolCall(id=call.id, name=call.name)
             self._message(self._last_message, event).calls.append(mention)
-            self._mark("messages", mention.ByteSize(), urgent=False)
+            self._mark("messages", self._last_message, mention.ByteSize(), urgent=False)
         self._calls[call.id] = call
-        self._mark("tool_calls", call.ByteSize(), urgent=True)
+        self._mark("tool_calls", call.id, call.ByteSize(), urgent=True)
 
     def _end_call(self, finished: event_pb2.ToolCallFinished, event: event_pb2.ExecutionEvent) -> None:
         if (call := self._calls.get(finished.tool_call_id)) is None:
@@ -173,14 +182,15 @@ class StatusFold:
         call.completed_at = _iso(event.create_time)
         call.result = _shortened(finished.result)
         call.error = "" if succeeded else _failure(finished)
-        self._mark("tool_calls", call.ByteSize() - before, urgent=True)
+        self._mark("tool_calls", call.id, call.ByteSize() - before, urgent=True)
         if sub_agent := self._sub_agents.get(call.id):
             sub_agent.output = finished.result if succeeded else ""
             sub_agent.error = call.error
             done = execution_pb2.SUB_AGENT_COMPLETED if succeeded else execution_pb2.SUB_AGENT_FAILED
             sub_agent.status = done
             sub_agent.completed_at = call.completed_at
-            self._mark("sub_agent_executions", len(sub_agent.output) + len(sub_agent.error), urgent=True)
+            grown = len(sub_agent.output) + len(sub_agent.error)
+            self._mark("sub_agent_executions", call.id, grown, urgent=True)
 
     def _begin_sub_agent(self, started: event_pb2.SubAgentStarted, event: event_pb2.ExecutionEvent) -> None:
         sub_agent = execution_pb2.SubAgentExecution(
@@ -191,7 +201,7 @@ class StatusFold:
             started_at=_iso(event.create_time),
         )
         self._sub_agents[sub_agent.id] = sub_agent
-        self._mark("sub_agent_executions", sub_agent.ByteSize(), urgent=True)
+        self._mark("sub_agent_executions", sub_agent.id, sub_agent.ByteSize(), urgent=True)
 
     def _plan(self, updated: event_pb2.TodosUpdated, event: event_pb2.ExecutionEvent) -> None:
         now, old = _iso(event.create_time), self._todos
@@ -206,7 +216,8 @@ class StatusFold:
                 item.updated_at = before.updated_at if before.status == item.status else now
             self._todos[item.id] = item
         grown = sum(item.ByteSize() for item in self._todos.values()) - self.sizes["todos"]
-        self._mark("todos", grown, urgent=True)
+        self._encoded["todos"].clear()
+        self._mark("todos", "", grown, urgent=True)
 
     def _end(self, finished: event_pb2.Finished, event: event_pb2.ExecutionEvent) -> None:
         self._head.phase = _PHASES.get(finished.state, execution_pb2.EXECUTION_FAILED)
@@ -234,30 +245,11 @@ _HEAD_BYTES = 80
 _MESSAGE_BYTES = 40
 
 
-def fitted(
-    status: execution_pb2.AgentExecutionStatus, limit: int = LARGEST_STATUS
-) -> execution_pb2.AgentExecutionStatus:
-    """Makes a status fit into a message: of the oldest calls the results and arguments go first, then old text."""
-    excess = status.ByteSize() - limit
-    if excess <= 0:
-        return status
-    for excess_now, call in _while_too_large(status, status.tool_calls, limit):
-        del excess_now
-        call.result = _CUT.strip()
-        call.ClearField("args")
-    for excess_now, message in _while_too_large(status, status.messages, limit):
-        kept = max(0, len(message.content.encode()) - excess_now - _ROOM_TO_CUT)
-        message.content = message.content.encode()[:kept].decode("utf-8", "ignore") + _CUT
-    return status
-
-
-def _while_too_large(
-    status: execution_pb2.AgentExecutionStatus, parts: Iterable[Any], limit: int
-) -> Iterator[tuple[int, Any]]:
-    for part in parts:
-        if (excess := status.ByteSize() - limit) <= 0:
-            return
-        yield excess, part
+def _alone(name: str, key: str, entry: Any) -> bytes:
+    """Encodes a status that has this one entry of one list."""
+    entry = entry.reported() if isinstance(entry, _Message) else entry
+    alone: dict[str, Any] = {name: {key: entry} if name == "todos" else [entry]}
+    return execution_pb2.AgentExecutionStatus(**alone).SerializeToString()
 
 
 def _failure(finished: event_pb2.ToolCallFinished) -> str:
@@ -266,7 +258,7 @@ def _failure(finished: event_pb2.ToolCallFinished) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_RESULT else text[:_LONGEST_RESULT] + _CUT
+    return text if len(text) <= _LONGEST_RESULT else text[:_LONGEST_RESULT] + CUT
 
 
 def _iso(time: Timestamp) -> str:
