@@ -227,6 +227,23 @@ async def test_the_last_report_arrives_after_a_restart_of_the_service(
     await nothing_owed(tmp_path)
 
 
+async def test_a_report_that_is_owed_counts_as_nobody_watching_and_lets_the_service_be_idle(
+    start: StartService, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    daemon.execution("aex-1")
+    daemon.failures["updateStatus"] = grpc.StatusCode.UNAVAILABLE
+    client = await start([turn("Done.")], **with_daemon(daemon))
+
+    await by_id(client, "aex-1")
+
+    executions = client.service.executions  # type: ignore[union-attr]  # it runs in this process
+    async with asyncio.timeout(10):
+        while executions.are_busy:
+            await asyncio.sleep(0.01)
+    assert executions.watchers == 0
+    assert owed(tmp_path) == ["aex-1"]
+
+
 async def test_an_execution_that_the_daemon_has_forgotten_is_let_go(
     start: StartService, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
