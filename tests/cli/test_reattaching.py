@@ -6,13 +6,19 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has types, but no marker
+from grpc_status import rpc_status
 from tests.cli.command_line import OBEDIENT, CommandLine, local_environ, running
 
 from runner_service.client import RunnerClient
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 @pytest.fixture
@@ -115,3 +121,47 @@ async def test_a_request_that_is_refused_is_not_tried_again(service: CommandLine
             async for _ in client.watch("nobody"):
                 pass
     assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+class _Full:
+    """Refuses as a service whose queue is full, and takes the third call."""
+
+    calls = 0
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        method = grpc.unary_stream_rpc_method_handler(
+            self._execute, response_serializer=runner_pb2.ExecuteAgentResponse.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler("runner_service.v1.AgentRunnerService", {"ExecuteAgent": method})
+
+    async def _execute(self, request: bytes, context: Any) -> None:
+        self.calls += 1
+        if self.calls <= 2:
+            retry = any_pb2.Any()
+            retry.Pack(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=20_000_000)))
+            status = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], details=[retry])
+            await context.abort_with_status(rpc_status.to_status(status))
+        event = event_pb2.ExecutionEvent(sequence=1, finished=event_pb2.Finished(state=event_pb2.STATE_SUCCEEDED))
+        await context.write(runner_pb2.ExecuteAgentResponse(events=[event]))
+
+
+@pytest.mark.parametrize(("patience", "calls"), [(0.0, 1), (60.0, 3)])
+async def test_a_full_queue_is_tried_again_as_told_if_the_caller_has_patience(patience: float, calls: int) -> None:
+    full, server = _Full(), grpc.aio.server()
+    server.add_generic_rpc_handlers((full.handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    states: list[int] = []
+    codes = []
+    try:
+        async with RunnerClient(f"127.0.0.1:{port}", queue_patience=patience) as client:
+            states = [
+                each.finished.state async for each in client.execute(runner_pb2.ExecuteAgentRequest(message="hi"))
+            ]
+    except grpc.aio.AioRpcError as error:
+        codes.append(error.code())
+    finally:
+        await server.stop(0)
+    assert full.calls == calls
+    assert states == ([event_pb2.STATE_SUCCEEDED] if patience else [])
+    assert codes == ([] if patience else [grpc.StatusCode.RESOURCE_EXHAUSTED])

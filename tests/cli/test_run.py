@@ -1,6 +1,7 @@
 """`run`: what it shows, and what its exit code says."""
 
 import json
+import signal
 from pathlib import Path
 
 import trustme
@@ -147,15 +148,13 @@ def test_a_full_queue_is_waited_for_and_said_so(tmp_path: Path) -> None:
     variables = {"LISTEN_ADDRESS": "127.0.0.1:0", "MAX_CONCURRENT_EXECUTIONS": "1", "MAX_QUEUED_EXECUTIONS": "0"}
     shell = CommandLine(tmp_path, local_environ(tmp_path, OBEDIENT) | variables)
     with running(shell) as address:
-        shell.environ["RUNNER_SERVICE_ADDRESS"] = address
-        shell("run", "--detach", "--id", "first", "sleep 60")
-        with shell.start("run", "--quiet", "echo second") as second:
+        shell("run", "--server", address, "--detach", "sleep 60")
+        with shell.start("run", "--server", address, "echo second") as second:
             assert second.stderr is not None
             assert "the queue of the service is full; trying again" in second.stderr.readline()
-            shell("cancel", "first")
-            out, err = second.communicate(timeout=60)
-    assert out.startswith("It said: second")
-    assert err == "runner-service: it has room\n"
+            second.send_signal(signal.SIGINT)
+            assert second.wait(60) == 130
+            assert second.stderr.readlines()[-1] == "runner-service: given up before the service took it\n"
 
 
 def test_running_the_same_again_shows_the_same_again(service: CommandLine) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from typing import Any
 
 import click
@@ -79,6 +78,8 @@ def _forget_output() -> int:
 
 def _own_up(error: Exception) -> int:
     if os.environ.get(DEBUG_VARIABLE):
+        import traceback  # noqa: PLC0415  # 7 ms, for defects only
+
         traceback.print_exception(error)
     kind = type(error).__name__
     tell(f"a defect of this program: {kind}; {DEBUG_VARIABLE}=1 shows where")

@@ -1,8 +1,6 @@
 """`check`, `version` and `completion`."""
 
 import json
-import platform
-from importlib.metadata import version as version_of
 
 import click
 
@@ -30,6 +28,9 @@ def check() -> int:
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 def version(*, as_json: bool) -> None:
     """Prints the versions of the service and of what it stands on."""
+    import platform  # noqa: PLC0415  # with the next one 30 ms, for this only
+    from importlib.metadata import version as version_of  # noqa: PLC0415  # see above
+
     facts = {
         "version": version_of("runner-service"),
         "python": platform.python_version(),

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 import grpc
 
 from runner_service.addresses import is_loopback, parse_address
 from runner_service.cli.exits import ExitCode, Failure
-from runner_service.cli.own_service import OwnService
 from runner_service.cli.target import Target
 from runner_service.cli.views.lines import printable
 from runner_service.client import RunnerClient
+
+if TYPE_CHECKING:
+    from runner_service.cli.own_service import OwnService
 
 _TRIES = 3  # a service of our own may stop, being idle, in the moment between being found and being called
 _QUEUE_PATIENCE = 600.0
@@ -33,7 +36,7 @@ _NEXT_STEPS = {
 class Connection:
     """A client, and what to do when it loses its service."""
 
-    def __init__(self, target: Target, own: OwnService | None, address: str, say: Callable[[str], None]) -> None:
+    def __init__(self, target: Target, own: "OwnService | None", address: str, say: Callable[[str], None]) -> None:
         self.target = target
         self._own = own
         self._say = say
@@ -80,14 +83,14 @@ class Connection:
             self._trouble = trouble
             self._say(f"{trouble}{more}")
 
-    async def _look_again(self, own: OwnService) -> None:
+    async def _look_again(self, own: "OwnService") -> None:
         address = await asyncio.to_thread(own.address)
         if address != self.client.address:
             await self.client.move_to(address)
 
 
 @asynccontextmanager
-async def connected(target: Target, own: OwnService | None, say: Callable[[str], None]) -> AsyncIterator[Connection]:
+async def connected(target: Target, own: "OwnService | None", say: Callable[[str], None]) -> AsyncIterator[Connection]:
     """Connects to the service that `target` names, or else to `own`, one of which there must be. `say` gets the news.
 
     Raises:

@@ -2,11 +2,9 @@
 
 import json
 import os
-import sys
 from collections.abc import Mapping, MutableMapping
 
-import click
-
+from runner_service.cli.asking import ask_hidden, at_a_terminal
 from runner_service.cli.exits import ExitCode, Failure
 from runner_service.settings import Provider, Settings
 from runner_service.settings.variables import is_secret
@@ -70,14 +68,3 @@ def ask_for_missing_key(settings: Settings, provider: Provider) -> dict[str, str
         return {}
     key = ask_hidden(f"{variable} (kept in memory only; empty: go on without)")
     return {variable: key} if key else {}
-
-
-def ask_hidden(prompt: str) -> str:
-    """Asks for a line that is not shown."""
-    answer: str = click.prompt(prompt, hide_input=True, default="", show_default=False, err=True)
-    return answer.strip()
-
-
-def at_a_terminal() -> bool:
-    """Tells whether somebody can be asked."""
-    return sys.stdin.isatty() and sys.stderr.isatty()

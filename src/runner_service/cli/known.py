@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
-from runner_service.cli.own_service import OwnService
 from runner_service.cli.target import Target
 from runner_service.cli.views import wording
 from runner_service.client import RunnerClient
@@ -23,8 +22,14 @@ _MOST = 100
 def known(what: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Returns what there is, and what each is; empty when no service runs. `options` say which service is meant."""
     target = Target(options.get("server"), options.get("token_file"), options.get("ca_file"), bool(options.get("tls")))
-    address = target.server or OwnService(os.environ, anywhere=True).running_at()
+    address = target.server or _own_address()
     return asyncio.run(_ask(what, str(options.get("execution_id")), target, address)) if address else {}
+
+
+def _own_address() -> str | None:
+    from runner_service.cli.own_service import OwnService  # noqa: PLC0415  # 130 ms, most of them pydantic's
+
+    return OwnService(os.environ, anywhere=True).running_at()
 
 
 async def _ask(what: str, execution_id: str, target: Target, address: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from google.protobuf.json_format import MessageToJson
@@ -14,7 +15,6 @@ from google.protobuf.json_format import MessageToJson
 from runner_service.cli.connection import Connection, connected
 from runner_service.cli.exits import ExitCode, Failure, tell
 from runner_service.cli.known import OPEN_STATES, calls_of
-from runner_service.cli.own_service import OwnService
 from runner_service.cli.running import exit_code_of
 from runner_service.cli.target import Target
 from runner_service.cli.view_options import ViewOptions
@@ -23,6 +23,9 @@ from runner_service.cli.views.lines import printable
 from runner_service.client import RunnerClient
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+if TYPE_CHECKING:
+    from runner_service.cli.own_service import OwnService
 
 _INTERRUPTED = (
     "it was interrupted when its service stopped, and waits for the secrets that it had: "
@@ -82,12 +85,19 @@ class _NothingYetError(Failure):
         )
 
 
+def _own_service() -> "OwnService":
+    """Returns the service that holds STATE_DIR, or can be started for a look at the log that is there."""
+    from runner_service.cli.own_service import OwnService  # noqa: PLC0415  # 130 ms, most of them pydantic's
+
+    own = OwnService(os.environ, anywhere=True)
+    if not own.is_running() and not own.has_log():
+        raise _NothingYetError(own.settings.state_dir)
+    return own
+
+
 @asynccontextmanager
 async def _connected(target: Target) -> AsyncIterator[Connection]:
-    own = OwnService(os.environ, anywhere=True) if target.server is None else None
-    if own is not None and not own.is_running() and not own.has_log():
-        raise _NothingYetError(own.settings.state_dir)
-    async with connected(target, own, tell) as connection:
+    async with connected(target, _own_service() if target.server is None else None, tell) as connection:
         yield connection
 
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from runner_service.cli.asking import ask_hidden, at_a_terminal
 from runner_service.cli.exits import ExitCode, Failure, tell
-from runner_service.cli.keys import ask_hidden, at_a_terminal
-from runner_service.settings import Provider
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
@@ -57,6 +56,10 @@ def make_request(wish: Wish) -> runner_pb2.ExecuteAgentRequest:
 
 def model_of(text: str) -> tuple[str, str]:
     """Returns the provider and the model's name that `[provider/]name` says; a provider alone is one, too."""
+    if not text:
+        return "", ""
+    from runner_service.settings import Provider  # noqa: PLC0415  # 130 ms, most of them pydantic's
+
     provider, _, name = text.partition("/")
     return (provider, name) if provider in get_args(Provider) else ("", text)
 

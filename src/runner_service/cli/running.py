@@ -5,7 +5,7 @@ import os
 from collections.abc import Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import grpc
@@ -13,15 +13,16 @@ import grpc
 from runner_service.cli.connection import Connection, connected
 from runner_service.cli.exits import ExitCode, Failure
 from runner_service.cli.interrupts import Presses, presses_of_ctrl_c, termination_cancels
-from runner_service.cli.keys import SECRET_VARIABLES, ask_for_missing_key
-from runner_service.cli.own_service import OwnService
 from runner_service.cli.requests import Wish, make_request, model_of
 from runner_service.cli.target import Target
 from runner_service.cli.view_options import ViewOptions
 from runner_service.cli.views import View, opened_view
-from runner_service.settings import Provider
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+if TYPE_CHECKING:
+    from runner_service.cli.own_service import OwnService
+    from runner_service.settings import Provider
 
 _SECOND_THOUGHTS = 1.0  # seconds between Ctrl-C and the cancel
 _DETACH_SECONDS = 5.0
@@ -46,20 +47,23 @@ def run_agent(wish: Wish, root: Path | None, view: ViewOptions, target: Target) 
         return ExitCode.TERMINATED
 
 
-def _own_service(wish: Wish, root: Path | None) -> OwnService:
+def _own_service(wish: Wish, root: Path | None) -> "OwnService":
     """Returns the service to use, which knows the key of the model, or has been told that there is none."""
+    from runner_service.cli.keys import SECRET_VARIABLES, ask_for_missing_key  # noqa: PLC0415  # pydantic: 130 ms
+    from runner_service.cli.own_service import OwnService  # noqa: PLC0415  # the same
+
     secrets_of_the_request = set(wish.secrets) - SECRET_VARIABLES  # the others reach the service over a pipe
     environ = {name: value for name, value in os.environ.items() if name not in secrets_of_the_request}
     if root is not None:
         environ["SANDBOX_ROOT_DIR"] = str(root.absolute())
     own = OwnService(environ)
-    provider = cast(Provider, model_of(wish.model)[0]) or own.settings.stigmer_llm_provider
+    provider = cast("Provider", model_of(wish.model)[0]) or own.settings.stigmer_llm_provider
     if not own.is_running():
         own.add_keys(ask_for_missing_key(own.settings, provider))
     return own
 
 
-async def _leave_running(request: runner_pb2.ExecuteAgentRequest, target: Target, own: OwnService | None) -> int:
+async def _leave_running(request: runner_pb2.ExecuteAgentRequest, target: Target, own: "OwnService | None") -> int:
     async with (
         opened_view(ViewOptions.QUIET, hint="") as view,
         connected(target, own, view.note) as connection,
@@ -73,14 +77,14 @@ async def _leave_running(request: runner_pb2.ExecuteAgentRequest, target: Target
 
 
 async def _run(
-    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: OwnService | None
+    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: "OwnService | None"
 ) -> int:
     with termination_cancels():
         return await _run_in_view(request, options, target, own)
 
 
 async def _run_in_view(
-    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: OwnService | None
+    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: "OwnService | None"
 ) -> int:
     async with (
         opened_view(options, hint="Ctrl-C cancels") as view,
