@@ -1,14 +1,16 @@
 """Replaces secrets by a mark, in whole values and in streams that cut them anywhere.
 
-A secret is found in the forms that programs print it in: as it is, in base64 (also inside of something longer),
-URL-encoded and JSON-escaped; without the white space around it; and, where nothing stands before it, in base64 that is
-broken into lines. A value of fewer than 6 bytes cannot be told from ordinary text and is left alone.
+A secret is found in the forms that programs print it in: as it is, in base64 (also inside of something longer), in
+hexadecimal, URL-encoded and JSON-escaped; without the white space around it; with other line ends; each of its lines by
+itself; and, where nothing stands before it, in base64 that is broken into lines. A value of fewer than 6 bytes cannot
+be told from ordinary text and is left alone, and so is a line of fewer than 16.
 """
 
 import base64
 import json
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -18,6 +20,12 @@ MARK = "[redacted:secret]"
 MIN_SECRET_BYTES = 6
 """The shortest value that is redacted."""
 
+_LEAST_LINE_BYTES = 16  # of a secret that has several; shorter ones may be words, or brackets
+_MOST_LINES = 128  # a key of 8192 bits has a hundred
+_LINE_END = re.compile(r"\r\n|\n|\r|\\n")  # also those that JSON has escaped: programs print keys from within JSON
+_BOUNDARY = re.compile(r"-----(BEGIN|END) [A-Z0-9 ]+-----")  # of PEM, which says what it is and no secret
+
+_LEAD_BYTES = 4  # how many of a form are looked for at once; less than MIN_SECRET_BYTES
 _MARK_BYTES = MARK.encode()
 _BASE64_WIDTHS = (64, 76)  # of the lines that openssl, and base64, write
 _ENCODING = ("utf-8", "surrogatepass")  # a model's JSON may hold half a surrogate pair
@@ -30,12 +38,13 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        values = {form for secret in secrets for form in (secret, secret.strip())}  # "$(cat key)" has lost its line end
+        values = {form for secret in secrets for form in _values(secret)}
         forms = {form for value in values for form in _forms(value) if len(form) >= MIN_SECRET_BYTES}
+        forms |= {line for value in values for line in _lines(value)}
         # Of two forms that match at the same place the longer one must win, or its end would stay.
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
         self._pattern = re.compile(b"|".join(map(re.escape, self._forms)))
-        self._starts = re.compile(b"[" + re.escape(bytes({form[0] for form in self._forms})) + b"]") if forms else None
+        self._beginnings = {form[:length] for form in forms for length in range(1, _LEAD_BYTES)}
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._forms)} forms)"
@@ -103,13 +112,16 @@ class Redactor:
 
     def _open_tail(self, data: bytes, position: int) -> int:
         """Where, from `position` on, a secret begins that goes on behind the end; the length of `data` if none does."""
-        if self._starts:
-            first = max(position, len(data) - len(self._forms[0]) + 1)
-            for start in self._starts.finditer(data, first):
-                rest = data[start.start() :]
-                if any(len(form) > len(rest) and form.startswith(rest) for form in self._forms):
-                    return start.start()
-        return len(data)
+        end = first = len(data)
+        for form in self._forms:
+            start = max(position, end - len(form) + 1) - 1
+            while (start := data.find(form[:_LEAD_BYTES], start + 1, first + _LEAD_BYTES - 1)) >= 0:
+                if form.startswith(data[start:]):
+                    first = start
+        if first < end:
+            return first
+        shorter = range(max(position, end - _LEAD_BYTES + 1), end)
+        return next((start for start in shorter if data[start:] in self._beginnings), end)
 
 
 class StreamRedactor:
@@ -149,6 +161,20 @@ class TextStreamRedactor:
         return self._stream.flush().decode(*_ENCODING)
 
 
+def _values(secret: str) -> set[str]:
+    """The secret without what a shell's "$(cat key)" loses, and with the line ends that another system gives it."""
+    values = {secret, secret.strip()}
+    unix = {value.replace("\r\n", "\n") for value in values}
+    return values | unix | {value.replace("\n", "\r\n") for value in unix}
+
+
+def _lines(value: str) -> list[bytes]:
+    """The lines of a value that has several, but for what says nothing."""
+    lines = [line.strip() for line in _LINE_END.split(value)]
+    telling = (line.encode(*_ENCODING) for line in lines if not _BOUNDARY.fullmatch(line))
+    return list(islice((line for line in telling if len(line) >= _LEAST_LINE_BYTES), _MOST_LINES)) if lines[1:] else []
+
+
 def _forms(secret: str) -> set[bytes]:
     raw = secret.encode(*_ENCODING)
     if len(raw) < MIN_SECRET_BYTES:
@@ -156,7 +182,8 @@ def _forms(secret: str) -> set[bytes]:
     escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
     quoted = {quote(raw), quote(raw, safe=""), quote_plus(raw)}
     quoted |= {re.sub("%..", lambda code: code[0].lower(), text) for text in quoted}
-    return {raw, *_base64_forms(raw), *(text.encode(*_ENCODING) for text in escaped | quoted)}
+    written = {raw.hex().encode(), raw.hex().upper().encode()}
+    return {raw, *written, *_base64_forms(raw), *(text.encode(*_ENCODING) for text in escaped | quoted)}
 
 
 def _base64_forms(raw: bytes) -> set[bytes]:

@@ -55,6 +55,40 @@ def test_a_secret_is_found_url_encoded_and_json_escaped() -> None:
         assert MARK in redactor.text(text), text
 
 
+KEY_LINES = ["MIIEvQIBADANBgkqhkiG9w0BAQ", "EFAASCBKcwggSjAgEAAoIBAQC7", "9w0BAQEFAA=="]
+KEY = "-----BEGIN PRIVATE KEY-----\n" + "\n".join(KEY_LINES) + "\n-----END PRIVATE KEY-----\n"
+
+
+def test_each_line_of_a_key_is_a_secret_but_what_says_that_it_is_a_key_is_none() -> None:
+    redactor = Redactor([KEY])
+    first, second, short = KEY_LINES
+    text = f"  {second}\r\n-----BEGIN PRIVATE KEY-----\n{short} {first}"
+    assert redactor.text(text) == f"  {MARK}\r\n-----BEGIN PRIVATE KEY-----\n{short} {MARK}"
+    stream = redactor.stream()
+    pieces = [stream.feed(piece.encode()) for piece in (first[:9], first[9:] + "\n", "-----BEGIN PRIV", "ATE KEYS")]
+    assert b"".join([*pieces, stream.flush()]).decode() == f"{MARK}\n-----BEGIN PRIVATE KEYS"
+
+
+def test_a_key_inside_of_json_is_found_when_a_program_prints_it_from_there() -> None:
+    redactor = Redactor([json.dumps({"type": "account", "private_key": KEY})])
+    printed = redactor.text(KEY)
+    assert not any(line in printed for line in KEY_LINES[:2])
+
+
+@pytest.mark.parametrize(("given", "printed"), [("\n", "\r\n"), ("\r\n", "\n")])
+def test_a_secret_is_found_whole_with_other_line_ends(given: str, printed: str) -> None:
+    lines = ["user: me", "pass: it", "ok: so"]  # each of them too short to be looked for
+    redactor = Redactor([given.join(lines)])
+    assert redactor.text(f"<{printed.join(lines)}>") == f"<{MARK}>"
+    assert MARK in redactor.text(json.dumps(printed.join(lines)))
+
+
+def test_a_secret_is_found_in_hexadecimal_of_either_case() -> None:
+    redactor = Redactor(["hunter2-hunter2"])
+    written = b"hunter2-hunter2".hex()
+    assert redactor.text(f"00{written} {written.upper()}FF") == f"00{MARK} {MARK}FF"
+
+
 def test_values_of_fewer_than_six_bytes_are_left_alone() -> None:
     redactor = Redactor(["yes", "12345"])
     assert not redactor
