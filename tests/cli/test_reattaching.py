@@ -129,7 +129,7 @@ class _Full:
     calls = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
-        method = grpc.unary_stream_rpc_method_handler(
+        method: Any = grpc.unary_stream_rpc_method_handler(
             self._execute, response_serializer=runner_pb2.ExecuteAgentResponse.SerializeToString
         )
         return grpc.method_handlers_generic_handler("runner_service.v1.AgentRunnerService", {"ExecuteAgent": method})
