@@ -1,6 +1,6 @@
 """Measures, prints the tables, and with --write puts them and their plots into docs/performance.md.
 
-Names: events, tokens, steps, start, crowd, seam; all of them when none is given. `executor` is measured by
+Names: events, tokens, steps, start, crowd, seam, reporting; all of them when none is given. `executor` is measured by
 `python -m benchmarks.executor`.
 """
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
-from benchmarks import agent_cost, command_cost, crowd, event_cost, footprint, peers
+from benchmarks import agent_cost, command_cost, crowd, event_cost, footprint, peers, reporting
 from benchmarks.report import Figure, Plot, ratio, spread
 
 _MB = 1e6
@@ -158,6 +158,28 @@ def seam(rounds: int) -> Figure:
     return Figure("seam", "A command, from the executor to the client", table, plot, remarks)
 
 
+def reports(rounds: int) -> Figure:  # noqa: ARG001  # calculated, not measured: the same each time
+    """Bytes of the reports of an execution."""
+    table = [("run", "its last status, kB", "reports", "all of them, kB", "× the last", "every ten events, × the last")]
+    series: dict[str, list[float]] = {"runner-service": [], "a status for every ten events": []}
+    for run in reporting.RUNS:
+        count, sent, last = reporting.reported(run)
+        every_ten = reporting.every_ten(run)
+        sizes = (
+            f"{last / 1e3:,.0f}",
+            f"{count}",
+            f"{sent / 1e3:,.0f}",
+            f"{sent / last:.1f}",
+            f"{every_ten / last:,.0f}",
+        )
+        table.append((run.name, *sizes))
+        series["runner-service"].append(sent / last)
+        series["a status for every ten events"].append(every_ten / last)
+    labels = [run.name.replace(", ", "\n").replace(" of ", "\nof ") for run in reporting.RUNS]
+    plot = Plot("× the last status", labels, series, logarithmic=True)
+    return Figure("reporting", "Bytes of reports, against the last of them", table, plot)
+
+
 def _rates(rounds: int) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {}
     for _ in range(rounds):
@@ -186,4 +208,5 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "start": footprints,
     "crowd": crowds,
     "seam": seam,
+    "reporting": reports,
 }
