@@ -9,12 +9,13 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from runner_service.executors import Command, Executor, Sandbox, SandboxError, SandboxSpec, Stream
+from runner_service.executors import Command, CommandResult, Executor, Sandbox, SandboxError, SandboxSpec, Stream
 from runner_service.executors.attendant.feed import Feed
-from runner_service.executors.attendant.spool import STREAMS, News, Spool
+from runner_service.executors.attendant.spool import STREAMS, DiskFullError, News, Spool
 
 RESULT = "result.json"
 
+_NO_ROOM = "the disk of the sandbox is full, and this was ended because there was no room for its output"
 _HOLD_AFTER_CLOSE = 0.5
 
 
@@ -26,7 +27,7 @@ class Run:
 
     def __init__(self, directory: Path, news: News, feed: Feed | None = None) -> None:
         self.directory = directory
-        self.spool = Spool(directory, news)
+        self.spool = Spool(directory, news, forgets=feed is not None)
         self.feed = feed
         self._news = news
         self.ended = asyncio.Event()
@@ -60,6 +61,8 @@ class Run:
             result = dataclasses.asdict(await sandbox.run(Command(text, seconds, self.spool, stdin=stdin)))
         except SandboxError as error:
             result = {"sandbox_error": str(error)}
+        except DiskFullError:
+            result = dataclasses.asdict(CommandResult(exit_code=1, lost=_NO_ROOM))
         finally:
             self._finish(result)
 
@@ -68,8 +71,9 @@ class Run:
         self.result = {**result, "sizes": self.late_from}
         # Written at once or not at all: who finds it after a crash can rely on it.
         partial = self.directory / "partial"
-        partial.write_text(json.dumps(self.result), encoding="ascii")
-        partial.rename(self.directory / RESULT)
+        with suppress(OSError):  # the disk is full: only this process will know
+            partial.write_text(json.dumps(self.result), encoding="ascii")
+            partial.rename(self.directory / RESULT)
         if self._alarm:
             self._alarm.cancel()
         self.ended.set()
