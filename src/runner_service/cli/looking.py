@@ -53,9 +53,11 @@ def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target:
     if as_json:
         for execution in executions:
             click.echo(MessageToJson(execution, preserving_proto_field_name=True, indent=None, ensure_ascii=False))
-    else:
-        for line in _table([_COLUMNS, *map(_row, executions)]):
-            click.echo(line)
+        return
+    for line in _table([_COLUMNS, *map(_row, executions)]):
+        click.echo(line)
+    if not (executions or with_ended):
+        tell("nothing runs; --all lists what has ended, too")
 
 
 def cancel_execution(execution_id: str, reason: str, target: Target) -> None:

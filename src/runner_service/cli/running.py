@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner_service.cli.own_service import OwnService
     from runner_service.settings import Provider
 
+_MODEL_FAILURES = frozenset({"MODEL_UNAVAILABLE", "MODEL_REJECTED"})
 _SECOND_THOUGHTS = 1.0  # seconds between Ctrl-C and the cancel
 _DETACH_SECONDS = 5.0
 _EXIT_CODES = {
@@ -115,7 +116,12 @@ class Run:
                 self._view.show(event)
                 if event.HasField("finished"):
                     exit_code = exit_code_of(event.finished.state)
+                    self._say_what_next(event.finished.error.code)
         return ExitCode.INTERRUPTED if self._cancelled and exit_code == ExitCode.CANCELLED else exit_code
+
+    def _say_what_next(self, code: str) -> None:
+        if code in _MODEL_FAILURES and self._connection.target.server is None:
+            self._view.note("`MODE=local runner-service check` tries the model's provider; --model names another one")
 
     async def mind(self, presses: Presses) -> int:
         """Waits for Ctrl-C, and cancels the execution, or leaves it. Returns the exit code of not seeing the end."""
