@@ -33,7 +33,11 @@ class Fault:
 
 @dataclass
 class Faults:
-    """Everything that can be turned. Seconds, bytes, and probabilities from 0 to 1."""
+    """Everything that can be turned. Seconds, bytes, and probabilities from 0 to 1.
+
+    Of the logs that are followed by WebSocket: they end `eof_lag` after the command, come in frames of `frame_size`,
+    and break off after `socket_cut_after` bytes, or when nobody reads them for `socket_patience`.
+    """
 
     plan: list[Fault] = field(default_factory=list)
     start_seconds: float = 0.0
@@ -43,6 +47,7 @@ class Faults:
     eof_lag: float = 1.0
     frame_size: int = 1024
     socket_cut_after: int | None = None
+    socket_patience: float = 30.0
     error_rate: float = 0.0
     chance: random.Random = field(default_factory=lambda: random.Random(1))
 

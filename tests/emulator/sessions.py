@@ -90,17 +90,26 @@ async def logs(request: web.Request) -> web.StreamResponse:
     while quiet < faults.eof_lag or command.exit_code is None:
         data = bytes(command.log[sent : sent + faults.frame_size])
         if data:
-            await socket.send_bytes(data)
+            is_stalled = not await _sent_within(faults.socket_patience, socket, data)
             sent, quiet = sent + len(data), 0.0
-            if faults.socket_cut_after is not None and sent >= faults.socket_cut_after:
+            if is_stalled or (faults.socket_cut_after is not None and sent >= faults.socket_cut_after):
                 assert request.transport is not None
-                request.transport.close()
+                request.transport.abort()
                 return socket
             continue
         await asyncio.sleep(0.02)
         quiet += 0.02
     await socket.close(code=WSCloseCode.OK)
     return socket
+
+
+async def _sent_within(seconds: float, socket: web.WebSocketResponse, data: bytes) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await socket.send_bytes(data)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _run(sandbox: Sandbox, session: Session, command: SessionCommand) -> None:

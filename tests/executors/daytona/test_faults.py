@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.emulator import Cloud, Fault
@@ -12,6 +13,7 @@ from runner_service.executors import Command, Sandbox, SandboxSpec, Stream
 from runner_service.executors.daytona.executor import DaytonaExecutor
 
 EXEC = r"POST .*/process/execute"
+LOG_KNOBS: list[dict[str, Any]] = [{"eof_lag": 30.0}, {"socket_cut_after": 10}, {"socket_patience": 0.0}]
 ANY_CALL = pytest.mark.parametrize("how", ["429", "502", "drop", "lose", "replay", "404", "409"])
 
 
@@ -20,6 +22,16 @@ async def sandbox(executor: DaytonaExecutor) -> AsyncIterator[Sandbox]:
     async with executor.open(SandboxSpec("e", session_id="s")) as opened:
         await output(opened, "true")
         yield opened
+
+
+@pytest.mark.parametrize("knobs", LOG_KNOBS, ids=" ".join)
+async def test_how_the_clouds_own_logs_behave_does_not_matter(
+    cloud: Cloud, sandbox: Sandbox, knobs: dict[str, Any]
+) -> None:
+    for name, value in knobs.items():
+        setattr(cloud.faults, name, value)
+    result, stdout, stderr = await run(sandbox, "seq 20000; printf 'e\\0\\377' >&2; exit 7")
+    assert (result.exit_code, stdout, stderr) == (7, b"".join(b"%d\n" % n for n in range(1, 20001)), b"e\0\xff")
 
 
 @ANY_CALL

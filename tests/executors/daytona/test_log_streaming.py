@@ -1,0 +1,79 @@
+"""That the emulator's knobs do to the SDK's own log streaming what is known of the real one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from daytona import AsyncDaytona, DaytonaConfig, DaytonaError, SessionExecuteRequest
+from tests.emulator import API_KEY, Cloud
+
+
+@pytest.fixture
+async def process(cloud: Cloud) -> AsyncIterator[Any]:
+    config = DaytonaConfig(api_key=API_KEY, api_url=cloud.api_url, target="local")
+    async with AsyncDaytona(config) as client:
+        box = await client.create()
+        await box.process.create_session("s")
+        yield box.process
+
+
+async def begun(process: Any, text: str) -> str:
+    started = await process.execute_session_command("s", SessionExecuteRequest(command=text, run_async=True))
+    return str(started.cmd_id)
+
+
+class Lines:
+    """Takes a log; the first piece after `stall` seconds."""
+
+    def __init__(self, stall: float = 0.0) -> None:
+        self.text = ""
+        self._stall = stall
+
+    async def take(self, text: str) -> None:
+        self.text += text
+        await asyncio.sleep(self._stall)
+        self._stall = 0.0
+
+
+SEQUENCE = "".join(f"{number}\n" for number in range(1, 20001))
+
+
+async def test_a_log_ends_late(cloud: Cloud, process: Any) -> None:
+    cloud.faults.eof_lag = 0.6
+    command, lines = await begun(process, "echo it"), Lines()
+    following = asyncio.create_task(process.get_session_command_logs_async("s", command, lines.take, lines.take))
+    while (await process.get_session_command("s", command)).exit_code is None:
+        await asyncio.sleep(0.01)
+    ended = asyncio.get_running_loop().time()
+    await following
+    assert asyncio.get_running_loop().time() - ended > 0.4
+    assert lines.text == "it\n"
+
+
+async def test_a_log_is_whole_when_nothing_is_turned(cloud: Cloud, process: Any) -> None:
+    cloud.faults.eof_lag = 0.1
+    lines = Lines()
+    await process.get_session_command_logs_async("s", await begun(process, "seq 20000"), lines.take, lines.take)
+    assert lines.text == SEQUENCE
+
+
+async def test_a_log_breaks_off_in_the_middle(cloud: Cloud, process: Any) -> None:
+    cloud.faults.socket_cut_after = 30_000
+    lines = Lines()
+    with pytest.raises(DaytonaError):
+        await process.get_session_command_logs_async("s", await begun(process, "seq 20000"), lines.take, lines.take)
+    assert len(lines.text) < len(SEQUENCE)
+
+
+async def test_a_log_that_nobody_reads_breaks_off(cloud: Cloud, process: Any) -> None:
+    cloud.faults.socket_patience = 0.2
+    cloud.faults.frame_size = 1_000_000
+    lines = Lines(stall=1.0)
+    text = "head -c 15000000 /dev/zero | tr '\\0' x | fold -w 100000"
+    command = await begun(process, text)
+    while (await process.get_session_command("s", command)).exit_code is None:
+        await asyncio.sleep(0.05)
+    with pytest.raises(DaytonaError):
+        await process.get_session_command_logs_async("s", command, lines.take, lines.take)
+    assert len(lines.text) < 15_000_000
