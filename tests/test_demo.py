@@ -19,10 +19,16 @@ def test_the_demo_shows_a_real_agent_loop_and_replays_it_from_the_middle(tmp_pat
 
     assert shown.returncode == 0, shown.stderr
     live, _, replay = shown.stdout.partition("The same execution from the log")
-    for expected in ("plan:", "$ sh primes.sh 15", "9 is prime", "found 6 of 6", "succeeded in"):
+    for expected in (
+        "[1] plan:\n[1] [>] Write primes.sh",
+        "$ sh primes.sh 15",
+        "9 is prime",
+        "found 6 of 6",
+        "succeeded in",
+    ):
         assert expected in live
     assert "succeeded in" in replay
-    assert "plan:\n[>]" not in replay
+    assert "[1] plan:\n[1] [>]" not in replay
     last_words = live.strip().splitlines()[-1]
     assert replay.strip().endswith(last_words)
     # The tools have really run.
