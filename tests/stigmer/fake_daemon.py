@@ -40,6 +40,8 @@ class FakeDaemon:
         self.failures: dict[str, grpc.StatusCode] = {}
         self.silent: set[str] = set()
         self.keys: set[str] = set()
+        self.asked_together: dict[str, asyncio.Barrier] = {}
+        """By method: who is not answered before all that meet here have been asked."""
         self.address = ""
         self._changed = asyncio.Event()
 
@@ -121,6 +123,8 @@ class FakeDaemon:
         """Looks at the key, and fails or stays silent as told."""
         metadata = dict(context.invocation_metadata())
         self.keys.add(metadata.get("authorization", ""))
+        if barrier := self.asked_together.get(method):
+            await barrier.wait()
         if method in self.silent:
             await asyncio.sleep(3600)
         if code := self.failures.get(method):

@@ -12,6 +12,9 @@ from runner_service.stigmer.wire import agent_pb2, apiresource_pb2
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
+OF_A_LATER_DAEMON = bytes([0xF2, 0x07, 0x03]) + b"abc"
+"""Field 126, which no message has yet."""
+
 
 async def by_id(client: Client, name: str, **fields: Any) -> list[Event]:
     """Runs an execution of the daemon."""
@@ -95,6 +98,33 @@ async def test_limits_and_labels_of_the_call_count(start: StartService, daemon: 
     assert dict(listed.executions[0].labels) == {"for": "test"}
 
 
+async def test_skills_and_environments_are_asked_for_side_by_side(start: StartService, daemon: FakeDaemon) -> None:
+    for name in ("one", "two"):
+        daemon.skill(name, f"Skill {name}.", version=name, archive=archive({"a": b"a"}))
+        daemon.environment(name, {name.upper(): name})
+    daemon.agent(skill_refs=[apiresource_pb2.ApiResourceReference(slug=name) for name in ("one", "two")])
+    daemon.execution("aex-1")
+    daemon.instance("one", "two")
+    all_four, both_files = asyncio.Barrier(4), asyncio.Barrier(2)
+    daemon.asked_together = {"skill": all_four, "environment": all_four, "artifact": both_files}
+    client = await start([turn("", command("echo $ONE $TWO; cat bin/skills/*/a")), turn("Ok.")], **with_daemon(daemon))
+
+    async with asyncio.timeout(4):  # one that waits for another is asked again after five
+        assert stdout_of(await by_id(client, "aex-1")) == b"one two\naa"
+
+
+async def test_what_a_later_daemon_adds_disturbs_nothing(start: StartService, daemon: FakeDaemon) -> None:
+    daemon.execution("aex-1")
+    for resource in daemon.resources.values():
+        resource.MergeFromString(OF_A_LATER_DAEMON)
+        resource.spec.MergeFromString(OF_A_LATER_DAEMON)
+    client = await start([turn("Hi.")], **with_daemon(daemon))
+
+    assert one(await by_id(client, "aex-1"), "finished").output == "Hi."
+    await daemon.until_final("aex-1")
+    assert daemon.resources["execution", "aex-1"].SerializeToString().endswith(OF_A_LATER_DAEMON)
+
+
 @pytest.mark.parametrize(
     ("missing", "named"),
     [
@@ -103,12 +133,15 @@ async def test_limits_and_labels_of_the_call_count(start: StartService, daemon: 
         (("instance", "ain-1"), "agent_instance ain-1"),
         (("agent", "agt-1"), "agent agt-1"),
         (("environment", "vault"), "environment vault"),
+        (("skill", "greeting"), "skill greeting"),
     ],
 )
 async def test_what_is_missing_is_named(
     start: StartService, daemon: FakeDaemon, missing: tuple[str, str], named: str
 ) -> None:
     daemon.environment("vault", {})
+    daemon.skill("greeting", "Say hello.")
+    daemon.agent(skill_refs=[apiresource_pb2.ApiResourceReference(slug="greeting")])
     daemon.execution("aex-1")
     daemon.instance("vault")
     del daemon.resources[missing]
@@ -197,6 +230,23 @@ async def test_a_daemon_that_is_gone_is_told_as_that(start: StartService) -> Non
     assert one(await client.execute(), "finished").output == "Hi."  # without the daemon, everything else works
 
 
+async def test_a_daemon_that_is_slow_is_told_as_that_within_a_bounded_time(
+    start: StartService, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner_service.stigmer.client.TIMEOUT", 0.2)
+    daemon.execution("aex-1")
+    daemon.silent.add("session")
+    client = await start([turn("Hi.")], **with_daemon(daemon))
+
+    async with asyncio.timeout(5):
+        refused = await refusal(client, "aex-1")
+
+    assert refused.code() == grpc.StatusCode.UNAVAILABLE
+    assert "did not answer when asked for session ses-aex-1 (DEADLINE_EXCEEDED)" in (refused.details() or "")
+    daemon.silent.clear()
+    assert one(await by_id(client, "aex-1"), "finished").output == "Hi."
+
+
 async def test_a_short_absence_of_the_daemon_is_bridged(start: StartService, daemon: FakeDaemon) -> None:
     daemon.execution("aex-1")
     daemon.failures["session"] = grpc.StatusCode.UNAVAILABLE
@@ -256,7 +306,7 @@ async def test_health_tells_whether_the_daemon_is_there(start: StartService, dae
 
 def test_unknown_fields_survive() -> None:
     newer = execution_pb2.AgentExecutionStatus(phase=execution_pb2.EXECUTION_PENDING)
-    newer.MergeFromString(bytes([0xF2, 0x07, 0x03]) + b"abc")  # field 126, of a later daemon
+    newer.MergeFromString(OF_A_LATER_DAEMON)
     newer.MergeFromString(bytes([0x10, 0x06]))  # EXECUTION_WAITING_FOR_APPROVAL, of a later daemon
 
     again = execution_pb2.AgentExecutionStatus.FromString(newer.SerializeToString())

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from runner_service.errors import CallError, InvalidRequestError, PreconditionError
 from runner_service.stigmer.client import DaemonClient
@@ -15,7 +15,6 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Check = Callable[[runner_pb2.ExecuteAgentRequest], None]
 
 
@@ -30,7 +29,7 @@ class _Setting(NamedTuple):
     """Where an execution belongs."""
 
     agent: agent_pb2.Agent
-    environments: list[environment_pb2.Environment]
+    environment_refs: Sequence[ApiResourceReference]
 
 
 async def read_execution(client: DaemonClient, asked: runner_pb2.ExecuteAgentRequest, check: Check) -> Found:
@@ -47,14 +46,18 @@ async def read_execution(client: DaemonClient, asked: runner_pb2.ExecuteAgentReq
     )
     spec = execution.spec
     setting = await _read_setting(client, name, spec)
-    skills = await _read_skills(client, setting.agent.spec)
+    skills: _Skills
+    environments: list[environment_pb2.Environment]
+    skills, environments = await _side_by_side(
+        [_read_skills(client, setting.agent.spec), _read_environments(client, setting.environment_refs)]
+    )
     notices = list(skills.notices)
     request = runner_pb2.ExecuteAgentRequest(
         execution_id=name,
         session_id=spec.session_id,
         agent=_agent(setting.agent, skills, notices),
         message=spec.message,
-        environment=_environment(setting, spec),
+        environment=_environment(setting.agent, environments, spec),
         limits=asked.limits if asked.HasField("limits") else None,
         labels=asked.labels,
     )
@@ -80,14 +83,18 @@ async def _read_setting(client: DaemonClient, name: str, spec: execution_pb2.Age
     instance = await client.read(
         client.instances.get, agentinstance_pb2.AgentInstanceId(value=instance_id), f"agent_instance {instance_id}"
     )
-    references = instance.spec.environment_refs
-    environments = await _side_by_side(
+    return _Setting(await _read_agent(client, instance.spec.agent_id), instance.spec.environment_refs)
+
+
+async def _read_environments(
+    client: DaemonClient, references: Iterable[ApiResourceReference]
+) -> list[environment_pb2.Environment]:
+    return await _side_by_side(
         client.read(client.environments.getByReference, each, f"environment {each.slug}") for each in references
     )
-    return _Setting(await _read_agent(client, instance.spec.agent_id), environments)
 
 
-async def _side_by_side(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _side_by_side(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Does all of it at once; raises the error of the first that fails, and ends the others."""
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -197,12 +204,16 @@ def _server(found: agent_pb2.McpServerDefinition) -> runner_pb2.McpServer:
     return server
 
 
-def _environment(setting: _Setting, spec: execution_pb2.AgentExecutionSpec) -> dict[str, runner_pb2.EnvironmentValue]:
+def _environment(
+    agent: agent_pb2.Agent,
+    environments: Iterable[environment_pb2.Environment],
+    spec: execution_pb2.AgentExecutionSpec,
+) -> dict[str, runner_pb2.EnvironmentValue]:
     """Merges: the agent's own values, over them each environment in order, over them those of the execution."""
     merged: dict[str, runner_pb2.EnvironmentValue] = {}
     layers: list[Mapping[str, Any]] = [
-        setting.agent.spec.env_spec.data,
-        *(each.spec.data for each in setting.environments),
+        agent.spec.env_spec.data,
+        *(each.spec.data for each in environments),
         spec.runtime_env,
     ]
     for layer in layers:
