@@ -60,3 +60,47 @@ async def test_a_long_file_is_read_in_parts_that_join(bench: Bench) -> None:
     finished = played.finished("call-1-1")
     assert finished.truncated
     assert "1 xxx" in finished.result
+
+
+async def test_a_window_of_very_many_lines_is_cut_before_deepagents_tries_each_of_them(bench: Bench) -> None:
+    """It would block the event loop, for a time that grows with the square: 10 s for 300 KB, hours for 10 MB."""
+    bench.root.mkdir(exist_ok=True)
+    (bench.root / "many.txt").write_text("x\n" * 30_000)
+    played = await bench.play(
+        turn("", ("execute", {"command": "cat many.txt many.txt"})),
+        turn(
+            "",
+            ("read_file", {"file_path": "/many.txt", "limit": 10**9}),
+            ("read_file", {"file_path": "/tool_output/call-1-1.stdout", "limit": 10**9}),
+        ),
+        turn("Done."),
+    )
+    assert "lines 1-10000 of 30000" in (file := played.finished("call-2-1").result)
+    assert "next offset 10000" in file
+    assert "lines 1-25000" in (output := played.finished("call-2-2").result)
+    assert "next offset 25000" in output
+    assert not any("truncated due to size" in result for result in (file, output))
+
+
+async def test_a_line_that_is_longer_than_all_that_is_shown_is_not_repeated_nor_passed_over(bench: Bench) -> None:
+    bench.root.mkdir(exist_ok=True)
+    (bench.root / "long.txt").write_text("a" * 200_000 + "\nb\n")
+    reads = [("read_file", {"file_path": "/long.txt", "offset": offset}) for offset in (0, 1)]
+    played = await bench.play(turn("", *reads), turn("Done."))
+    assert "truncated mid-line" in played.finished("call-1-1").result
+    assert played.finished("call-1-2").result.endswith("b")
+
+
+async def test_of_a_large_directory_the_model_sees_a_part_and_how_to_find_the_rest(bench: Bench) -> None:
+    directory = bench.root / "full"
+    directory.mkdir(parents=True)
+    for number in range(1200):
+        (directory / f"{number:04}").touch()
+    played = await bench.play(
+        turn("", ("ls", {"path": "/full"}), ("glob", {"pattern": "119*", "path": "/full"})), turn("Done.")
+    )
+    listed = played.finished("call-1-1").result
+    assert "/full/0001" in listed
+    assert "/full/1199" not in listed
+    assert "entries more, of 1,200: name a pattern, as glob /full/a*" in listed
+    assert "/full/1199" in played.finished("call-1-2").result

@@ -3,6 +3,7 @@
 import mimetypes
 import os
 import stat
+from itertools import islice
 from typing import BinaryIO
 
 from runner_service.executors import BinaryFile, FileEntry, FileError, TextLines
@@ -11,6 +12,7 @@ from runner_service.executors.paths import Place, Root, readable
 _SAMPLE = 64 * 1024
 _LONGEST_PIECE = 1024 * 1024
 _LARGEST_WINDOW = 16 * 1024 * 1024
+_MOST_ENTRIES = 100_000
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _READABLE_MEDIA = ("text/", "image/svg+xml", "application/json", "application/xml", "application/javascript")
 
@@ -46,13 +48,16 @@ def read_text(root: Root, path: str, offset: int, limit: int) -> TextLines | Bin
         return _window(file, path, offset, limit)
 
 
-def list_directory(root: Root, path: str) -> list[FileEntry]:
-    """Lists a directory, sorted by path. Raises FileError."""
+def list_directory(root: Root, path: str, most: int = _MOST_ENTRIES) -> list[FileEntry]:
+    """Lists a directory of at most `most` entries, sorted by path. Raises FileError."""
     with root.locate(path) as place:
         _require_directory(place)
         directory = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place.directory)
         try:
-            names = os.listdir(directory)  # noqa: PTH208  # pathlib knows no descriptors
+            with os.scandir(directory) as found:
+                names = [each.name for each in islice(found, most + 1)]
+            if len(names) > most:
+                raise FileError("too_large", f"{place.path}: more than {most:,} entries; use glob, or a command")
             entries = [_entry(root, f"{place.path.rstrip('/')}/{name}", name, directory) for name in names]
         finally:
             os.close(directory)

@@ -11,6 +11,8 @@ TAIL_BYTES = 20_000
 LONGEST_RESULT = 60_000
 """How many characters of a tool's result a model gets to see, about 15,000 tokens."""
 
+LONGEST_WINDOW = 50_000
+"""How many characters of a file a model gets to see at once: with what is said about them no more than a result."""
 
 _CONTINUATION = range(0x80, 0xC0)
 _LONGEST_CONTINUATION = 3
@@ -70,6 +72,17 @@ def shorten(text: str, limit: int = LONGEST_RESULT) -> str:
         return text
     head, tail = limit // 3, limit - limit // 3
     return f"{text[:head]}\n[… {len(text) - limit:,} characters left out …]\n{text[-tail:]}"
+
+
+def first_lines(text: str, limit: int) -> str:
+    """Returns as many whole lines as fit into `limit` characters, at least one.
+
+    deepagents would find the place by trying each line's end, and block the event loop for hours over some megabytes.
+    """
+    if len(text) <= limit:
+        return text
+    end = text.rfind("\n", 0, limit) + 1 or text.find("\n") + 1
+    return text[:end] if end else text
 
 
 def _from_character(data: bytes) -> bytes:

@@ -1,8 +1,10 @@
 """The files of a sandbox, in the terms of deepagents' file tools. Refusals are results, for the model."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from deepagents.backends.protocol import (
     BackendProtocol,
@@ -19,8 +21,12 @@ from deepagents.backends.protocol import (
 
 from runner_service.executors import BinaryFile, FileEntry, FileError, Sandbox, TextLines
 from runner_service.redaction import MARK, Redactor
+from runner_service.tools.excerpt import LONGEST_WINDOW, first_lines
 
 _GREP_LIMIT = 1000
+_MOST_LINES = 10_000
+_MOST_ENTRIES = 1000
+_LONGEST_LISTING = 50_000  # characters
 _MEDIA_NAME = re.compile(
     r"\.(png|jpe?g|webp|gif|hei[cf]|mp4|mpe?g|mov|avi|flv|webm|wmv|3gpp|mkv|wav|mp3|aiff|aac|ogg|flac|pdf|pptx?)$",
     re.IGNORECASE,
@@ -45,12 +51,12 @@ class SandboxFiles(BackendProtocol):
             entries = await self.sandbox.list_directory(path)
         except FileError as error:
             return LsResult(error=error.message)
-        return LsResult(entries=[_file_info(entry) for entry in entries])
+        return LsResult(entries=_listing(path, entries))
 
     async def aread(self, file_path: str, offset: int = 0, limit: int = 2000) -> ReadResult:
         """Reads a window of lines of a text file; announces another one."""
         try:
-            content = await self.sandbox.read_text(file_path, offset=offset, limit=limit)
+            content = await self.sandbox.read_text(file_path, offset=offset, limit=min(limit, _MOST_LINES))
         except FileError as error:
             return ReadResult(error=error.message)
         if isinstance(content, BinaryFile):
@@ -120,15 +126,25 @@ def _window(path: str, offset: int, lines: TextLines) -> ReadResult:
         return ReadResult(
             error=f"line offset {offset} is beyond the end of '{path}', which has {lines.total_lines} lines"
         )
-    data = FileData(content=lines.text, encoding="utf-8")
     if not lines.first_line:
-        return ReadResult(file_data=data)
-    last = lines.first_line + lines.text.count("\n") - lines.text.endswith("\n")
-    more = last < lines.total_lines
+        return ReadResult(file_data=FileData(content=lines.text, encoding="utf-8"))
+    text = first_lines(lines.text, LONGEST_WINDOW)
+    last = lines.first_line + text.count("\n") - text.endswith("\n")
     return ReadResult(
-        file_data=data,
+        file_data=FileData(content=text, encoding="utf-8"),
         start_line=lines.first_line,
         end_line=last,
         total_lines=lines.total_lines,
-        next_offset=last if more else None,
+        next_offset=last if last < lines.total_lines else None,
     )
+
+
+def _listing(path: str, entries: Sequence[FileEntry]) -> list[FileInfo]:
+    """As many entries as a model can do with, and then, in the place of one more, how to find the others."""
+    sizes = accumulate(len(entry.path) for entry in entries[:_MOST_ENTRIES])
+    shown = [_file_info(entry) for entry, size in zip(entries, sizes, strict=False) if size <= _LONGEST_LISTING]
+    if left := len(entries) - len(shown):
+        where = path.rstrip("/")
+        hint = f"[… {left:,} entries more, of {len(entries):,}: name a pattern, as glob {where}/a*, or use a command …]"
+        shown.append(FileInfo(path=hint, is_dir=False))
+    return shown

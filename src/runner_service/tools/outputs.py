@@ -18,13 +18,16 @@ from deepagents.backends.protocol import (
 )
 
 from runner_service.tools.command import OUTPUT_MOUNT
+from runner_service.tools.excerpt import LONGEST_WINDOW, shorten
 from runner_service.tools.scope import RunScope
 
 if TYPE_CHECKING:
     from runner_service.executors import Stream
 
 _READ_BYTES = 256 * 1024
-_LONGEST_WINDOW = 200_000
+_LONGEST_PIECE = 200_000
+_GREP_LIMIT = 1000
+_LONGEST_MATCH = 2000  # characters
 _READ_ONLY = f"{OUTPUT_MOUNT} is read-only: it holds what commands wrote"
 
 
@@ -49,7 +52,7 @@ class CommandOutputs(BackendProtocol):
             count += 1
             if count <= offset:
                 continue
-            if len(lines) == limit or size > _LONGEST_WINDOW:
+            if len(lines) == limit or (lines and size + len(line) > LONGEST_WINDOW):
                 return _window(lines, offset, total=None)
             lines.append(line)
             size += len(line)
@@ -63,15 +66,16 @@ class CommandOutputs(BackendProtocol):
         """Finds lines by a literal text, in one file or in all."""
         del glob  # as many files as there are commands
         matches: list[GrepMatch] = []
+        most = max_count or _GREP_LIMIT
         for file in [path] if path in self._sizes() else self._sizes():
             number = 0
             async for line in self._lines(file):
                 number += 1
                 if pattern not in line:
                     continue
-                if max_count is not None and len(matches) >= max_count:
+                if len(matches) >= most:
                     return GrepResult(matches=matches, truncated=True)
-                matches.append(GrepMatch(path=file, line=number, text=line.rstrip("\r\n")))
+                matches.append(GrepMatch(path=file, line=number, text=shorten(line.rstrip("\r\n"), _LONGEST_MATCH)))
         return GrepResult(matches=matches)
 
     async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
@@ -113,7 +117,7 @@ class CommandOutputs(BackendProtocol):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 yield line.decode(errors="replace") + "\n"
-            if len(rest) > _LONGEST_WINDOW:
+            if len(rest) > _LONGEST_PIECE:
                 yield rest.decode(errors="replace")
                 rest = b""
         if rest:

@@ -18,6 +18,8 @@ from tests.executors.recorder import Counter, Recorder, output, run
 
 from runner_service.executors import Command, Executor, FileError, Sandbox, SandboxError, SandboxSpec, Stream
 from runner_service.executors.local import local_executor
+from runner_service.executors.paths import Root
+from runner_service.executors.reading import list_directory
 
 
 async def test_the_root_and_the_state_are_made(tmp_path: Path) -> None:
@@ -253,6 +255,15 @@ async def test_everything_works_without_root(tmp_path: Path) -> None:
     finally:
         shutil.rmtree(directory)
     assert said.decode().splitlines() == ["subreaper+tag+guardian", "124 True", "0 left", "closed", "500"]
+
+
+def test_a_directory_of_too_many_entries_is_not_built_in_memory(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).touch()
+    root = Root(str(tmp_path.resolve()))
+    assert len(list_directory(root, "/", most=3)) == 3
+    with pytest.raises(FileError, match="more than 2 entries; use glob"):
+        list_directory(root, "/", most=2)
 
 
 async def test_an_execution_without_a_session_shares_no_directory_with_a_session_of_its_name(tmp_path: Path) -> None:
