@@ -69,11 +69,11 @@ async def test_a_log_breaks_off_in_the_middle(cloud: Cloud, process: Any) -> Non
 async def test_a_log_that_nobody_reads_breaks_off(cloud: Cloud, process: Any) -> None:
     cloud.faults.socket_patience = 0.2
     cloud.faults.frame_size = 1_000_000
-    lines = Lines(stall=1.0)
-    text = "head -c 15000000 /dev/zero | tr '\\0' x | fold -w 100000"
+    lines = Lines(stall=1.5)
+    text = "head -c 40000000 /dev/zero | tr '\\0' x | fold -w 100000"
     command = await begun(process, text)
     while (await process.get_session_command("s", command)).exit_code is None:
         await asyncio.sleep(0.05)
     with pytest.raises(DaytonaError):
         await process.get_session_command_logs_async("s", command, lines.take, lines.take)
-    assert len(lines.text) < 15_000_000
+    assert len(lines.text) < 40_000_000
