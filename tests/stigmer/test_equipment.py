@@ -229,6 +229,13 @@ async def test_large_messages_go_both_ways(start: StartService) -> None:
     assert results(events) == ["2000000 characters"]
 
 
+async def test_text_of_all_kinds_goes_both_ways(start: StartService) -> None:
+    text = 'é 漢字 🦊 \u2028 \\ud800 " \n\0'
+    client = await start([turn("", ("variable", {"name": text})), turn("Ok.")])
+
+    assert results(await client.execute(agent=agent(mcp_servers=[stdio()]))) == [f"{text}="]
+
+
 async def test_no_part_of_a_secret_is_in_what_is_kept_of_a_complaint(start: StartService) -> None:
     secret = "a" * 1990 + "the-end-of-the-secret"
     client = await start([turn("Ok.")])

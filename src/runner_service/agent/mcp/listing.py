@@ -104,7 +104,7 @@ def _fault(tool: Tool) -> str:
     described, schema = len((tool.description or "").encode()), tool.inputSchema
     if described > LARGEST_DESCRIPTION:
         return f"its description has {described:,} bytes, and may have {LARGEST_DESCRIPTION:,}"
-    if (size := len(json.dumps(schema))) > LARGEST_SCHEMA:
+    if (size := len(json.dumps(schema, ensure_ascii=False).encode())) > LARGEST_SCHEMA:
         return f"its schema has {size:,} bytes, and may have {LARGEST_SCHEMA:,}"
     is_object = schema.get("type", "object") == "object" and isinstance(schema.get("properties", {}), Mapping)
     return "" if is_object else "its arguments are no object"
