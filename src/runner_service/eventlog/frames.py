@@ -39,12 +39,17 @@ class Framer:
     def __init__(self, execution_id: str) -> None:
         self._outer = event_pb2.ExecutionEvent(execution_id=execution_id)
         self._time = self._outer.create_time
+        self._seconds, self._sub_agent_id = 0, ""
 
     def frame(self, sequence: int, event: Message, sub_agent_id: str = "") -> bytes:
         """Stamps an event, one of the messages of `ExecutionEvent`'s oneof, and returns its frame."""
+        seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
         self._outer.sequence = sequence
-        self._outer.sub_agent_id = sub_agent_id
-        self._time.seconds, self._time.nanos = divmod(time.time_ns(), 1_000_000_000)
+        self._time.nanos = nanos
+        if seconds != self._seconds:
+            self._time.seconds = self._seconds = seconds
+        if sub_agent_id != self._sub_agent_id:
+            self._outer.sub_agent_id = self._sub_agent_id = sub_agent_id
         body = event.SerializeToString()
         inner = self._outer.SerializeToString() + _TAG_OF_KIND[type(event)] + _length(len(body)) + body
         return _TAG_OF_ENTRY + _length(len(inner)) + inner
