@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
 SECRET = "s3cret-of-the-vault"
+RUNNING, COMPLETED = execution_pb2.TOOL_CALL_RUNNING, execution_pb2.TOOL_CALL_COMPLETED
+NOT_BEGUN = {execution_pb2.EXECUTION_PHASE_UNSPECIFIED, execution_pb2.EXECUTION_PENDING}
 GATE = "until [ -e go ]; do sleep 0.02; done"
 
 TURNS = {
@@ -40,9 +43,10 @@ TURNS = {
 
 async def test_a_daemon_sees_every_execution_to_its_end(daemon: FakeDaemon, tmp_path: Path) -> None:
     _fill(daemon)
-    seen: list[execution_pb2.ExecutionPhase.ValueType] = []
     async with grpc.aio.insecure_channel(daemon.address) as channel:
-        watching = asyncio.create_task(_subscribe(channel, seen))
+        watching, watching_other = (
+            asyncio.create_task(_seen_by_subscribing(channel, name)) for name in ("aex-work", "aex-other")
+        )
         async with started_by(daemon, tmp_path) as service:
             first = asyncio.create_task(by_id(service.client, "aex-work"))
             other = asyncio.create_task(by_id(service.client, "aex-other"))
@@ -50,31 +54,62 @@ async def test_a_daemon_sees_every_execution_to_its_end(daemon: FakeDaemon, tmp_
             await service.client.started("aex-other")
             await service.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="aex-other"))
             await other
-            assert (await daemon.until_final("aex-other")).phase == execution_pb2.EXECUTION_CANCELLED
+            await daemon.until_final("aex-other")
             await service.kill()
             await asyncio.gather(first, return_exceptions=True)
         assert daemon.status("aex-work").phase == execution_pb2.EXECUTION_IN_PROGRESS
 
         async with started_by(daemon, tmp_path, RESUME_ON_START="true") as service:
             await asyncio.to_thread((tmp_path / "workspace" / "ses-aex-work" / "go").touch)
-            status = await daemon.until_final("aex-work")
+            await daemon.until_final("aex-work")
             events = await by_id(service.client, "aex-work")
         async with asyncio.timeout(10):
-            await watching
+            seen, seen_other = await watching, await watching_other
 
-    assert status.phase == execution_pb2.EXECUTION_COMPLETED
-    assert seen[-1] == execution_pb2.EXECUTION_COMPLETED
-    assert execution_pb2.EXECUTION_IN_PROGRESS in seen
     assert stdout_of(events) == b"hello from a skill\nbefore\nafter\n"
-    calls = {call.name: call for call in status.tool_calls}
-    assert calls["variable"].result == "TOKEN=[redacted:secret]"
-    assert calls["add"].result == "the sum is 42"
-    assert [(each.name, each.output) for each in status.sub_agent_executions] == [("adder", "42")]
-    assert all(call.status != execution_pb2.TOOL_CALL_RUNNING for call in status.tool_calls)
-    assert status.messages[0].content == "do it all"
-    assert status.messages[-1].content.startswith("All done: before\nafter")
+    _is_the_work(seen[-1])
+    _is_what_was_cancelled(seen_other[-1])
+    assert _phases(seen) == [execution_pb2.EXECUTION_IN_PROGRESS, execution_pb2.EXECUTION_COMPLETED]
+    assert _phases(seen_other)[-1] == execution_pb2.EXECUTION_CANCELLED
+    assert {RUNNING, COMPLETED} <= {call.status for status in seen for call in status.tool_calls}
     assert not [each for each in daemon.reports if SECRET.encode() in each.SerializeToString()]
     assert daemon.keys == {f"Bearer {KEY}", ""}  # the empty one is our own subscription
+
+
+def _is_the_work(status: execution_pb2.AgentExecutionStatus) -> None:
+    """All of it, each thing once, and the command that the kill has interrupted as that."""
+    assert [(call.name, call.status) for call in status.tool_calls] == [
+        ("execute", COMPLETED),
+        ("variable", COMPLETED),
+        ("task", COMPLETED),
+        ("add", COMPLETED),
+        ("execute", COMPLETED),
+        ("execute", execution_pb2.TOOL_CALL_FAILED),
+        ("execute", COMPLETED),
+    ]
+    calls = {call.name: call for call in status.tool_calls}
+    assert status.tool_calls[5].error == "interrupted"
+    assert calls["variable"].result == "TOKEN=[redacted:secret]"
+    assert calls["add"].result == "the sum is 42"
+    assert [(each.name, each.output, each.status) for each in status.sub_agent_executions] == [
+        ("adder", "42", execution_pb2.SUB_AGENT_COMPLETED)
+    ]
+    assert status.messages[0].content == "do it all"
+    assert status.messages[-1].content.startswith("All done: before\nafter")
+    assert "" < status.started_at <= status.completed_at
+    assert not status.error
+
+
+def _is_what_was_cancelled(status: execution_pb2.AgentExecutionStatus) -> None:
+    assert status.error == "CANCELLED: cancelled by CancelExecution"
+    assert status.completed_at
+    assert status.messages[0].content == "this too"
+    assert RUNNING not in {call.status for call in status.tool_calls}
+
+
+def _phases(seen: Sequence[execution_pb2.AgentExecutionStatus]) -> list[int]:
+    """The phases in the order in which they came, from its beginning."""
+    return [phase for phase, _ in groupby(status.phase for status in seen) if phase not in NOT_BEGUN]
 
 
 def _fill(daemon: FakeDaemon) -> None:
@@ -92,14 +127,16 @@ def _fill(daemon: FakeDaemon) -> None:
     daemon.instance("vault")
 
 
-async def _subscribe(channel: grpc.aio.Channel, seen: list[Any]) -> None:
+async def _seen_by_subscribing(channel: grpc.aio.Channel, name: str) -> list[execution_pb2.AgentExecutionStatus]:
     stub: Any = agentexecution_pb2_grpc.AgentExecutionQueryControllerStub(channel)
-    call = stub.subscribe(execution_pb2.AgentExecutionId(value="aex-work"))
+    call = stub.subscribe(execution_pb2.AgentExecutionId(value=name))
+    seen: list[execution_pb2.AgentExecutionStatus] = []
     async for execution in call:
-        seen.append(execution.status.phase)
+        seen.append(execution.status)
         if execution.status.phase in FINAL:
             call.cancel()
-            return
+            break
+    return seen
 
 
 async def _until_calls(daemon: FakeDaemon, name: str, count: int) -> None:
