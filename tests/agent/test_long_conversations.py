@@ -27,6 +27,7 @@ async def test_a_conversation_that_is_too_long_is_summarised_out_of_the_users_si
     assert played.usage.input_tokens == 8 * 7
     assert not list(bench.root.iterdir())
     (history,) = (bench.state_dir / "agents").rglob("*.md")
+    assert (bench.state_dir / "agents" / "thread-long").stat().st_mode & 0o777 == 0o700
     assert "step" in history.read_text()
 
 

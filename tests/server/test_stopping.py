@@ -116,6 +116,13 @@ async def test_who_spawned_the_service_is_told_where_it_is_once_and_whole(tmp_pa
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240  # nothing else runs
 
 
+async def test_a_link_in_the_way_of_the_ready_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / f".ready.json.{os.getpid()}").symlink_to(tmp_path / "precious")
+    async with announced("localhost:1", file=tmp_path / "ready.json"):
+        assert not (tmp_path / "ready.json").is_symlink()
+    assert not (tmp_path / "precious").exists()
+
+
 async def test_the_ready_file_of_a_successor_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "ready.json"
     async with announced("localhost:1", file=file):

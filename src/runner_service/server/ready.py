@@ -41,7 +41,9 @@ def _write_and_close(fd: int, line: str) -> None:
 
 def _replace(file: Path, line: str) -> None:
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(line)
+    draft.unlink(missing_ok=True)
+    with draft.open("x") as stream:  # in a directory of all users, another could have put a link there
+        stream.write(line)
     draft.replace(file)
 
 

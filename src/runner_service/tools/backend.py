@@ -100,5 +100,6 @@ def _is_below(path: str, mount: str) -> bool:
 
 def _aside() -> FilesystemBackend:
     scratch = current_scope.get().scratch
-    scratch.mkdir(parents=True, exist_ok=True)  # some microseconds, a few times in the life of a long conversation
+    # Some microseconds, a few times in the life of a long conversation.
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     return FilesystemBackend(root_dir=scratch, virtual_mode=True)
