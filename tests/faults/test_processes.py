@@ -156,9 +156,10 @@ def not_root() -> list[str]:
 
 
 async def test_a_process_too_many_fails_the_call_and_neither_the_execution_nor_the_next_one(
-    start_process: StartProcess,
+    start_process: StartProcess, tmp_path: Path
 ) -> None:
     before = not_root()
+    (tmp_path / "workspace").mkdir()  # which it could make, but asked whether it may it would say no
     service = await start_process([turn("", command("echo up")), turn("Said: {{last_tool_result}}")], before=before)
     await service.client.execute()
     pid = supervisor(service.process.pid)
