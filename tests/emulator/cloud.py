@@ -51,7 +51,11 @@ class Sandbox:
 
 
 class Cloud:
-    """All sandboxes of one organisation. `snapshots` are those that it knows, `quota` is how many it may have."""
+    """All sandboxes of one organisation.
+
+    `snapshots` are those that it knows, `quota` is how many it may have. New ones have in their TMPDIR what
+    is in `image`, as with a snapshot that was made of a sandbox in use.
+    """
 
     def __init__(self, directory: Path, faults: Faults) -> None:
         self.directory = directory
@@ -59,6 +63,7 @@ class Cloud:
         self.origin = ""
         self.sandboxes: dict[str, Sandbox] = {}
         self.created = 0
+        self.image: Path | None = None
         self.snapshots = {"default", "dev-tools"}
         self.quota = 1000
         self.requests: list[str] = []
@@ -94,6 +99,8 @@ class Cloud:
         sandbox = Sandbox(new, name, self.directory / new, wishes, dict(wishes.get("labels", {})))
         for part in ("work", "home", "tmp"):
             (sandbox.directory / part).mkdir(parents=True)
+        if self.image:
+            shutil.copytree(self.image, sandbox.directory / "tmp", dirs_exist_ok=True)
         self.sandboxes[new] = sandbox
         self.created += 1
         self.targets.append(wishes.get("target"))

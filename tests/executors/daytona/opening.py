@@ -1,6 +1,10 @@
 """The Daytona executor with the emulator behind it, or with the real thing."""
 
+import asyncio
+import io
 import os
+import subprocess
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,9 +15,11 @@ from tests.emulator import API_KEY, Cloud, running_emulator
 
 from runner_service.executors.daytona.attendance import CommandTerms
 from runner_service.executors.daytona.boxes import Terms
+from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
 
 COMMANDS = CommandTerms(terminate_grace=0.25)
+_PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # of boxes
 
 
 def account(cloud: Cloud) -> Account:
@@ -32,11 +38,23 @@ async def real(directory: Path) -> AsyncIterator[DaytonaExecutor]:
         yield executor
 
 
+def image(directory: Path) -> Path:
+    """Makes, once, a directory that holds the attendant as its installation leaves it, with what Python compiles."""
+    if not directory.exists():
+        sent = bundle().for_terms(COMMANDS)
+        installed = directory / sent.name
+        zipfile.ZipFile(io.BytesIO(sent.data)).extractall(installed)
+        (installed / "transfers").mkdir()
+        subprocess.run(["/usr/bin/env", "python3", "-m", "compileall", "-q", installed], env=_PATH, check=True)
+    return directory
+
+
 @asynccontextmanager
 async def emulated(directory: Path) -> AsyncIterator[DaytonaExecutor]:
-    """An executor whose boxes are on this machine."""
+    """An executor whose boxes are on this machine, and come with the attendant: to install it is tried elsewhere."""
     async with (
         running_emulator(directory) as cloud,
         daytona_executor(account(cloud), Terms(), commands=COMMANDS) as executor,
     ):
+        cloud.image = await asyncio.to_thread(image, directory.parent / "image")
         yield executor
