@@ -45,19 +45,20 @@ def show_events(execution_id: str, *, after: int, follow: bool, view: ViewOption
 def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
     """Writes a table, or lines of JSON. Raises Failure."""
     states = () if with_ended else OPEN_STATES
+    executions: list[runner_pb2.Execution] = []
+    hint = "" if with_ended else "nothing runs; --all lists what has ended, too"
     try:
         executions = asyncio.run(_list(states, session_id, target))
     except _NothingYetError as nothing:
-        nothing.show()
-        executions = []
+        hint = nothing.message
     if as_json:
         for execution in executions:
             click.echo(MessageToJson(execution, preserving_proto_field_name=True, indent=None, ensure_ascii=False))
         return
     for line in _table([_COLUMNS, *map(_row, executions)]):
         click.echo(line)
-    if not (executions or with_ended):
-        tell("nothing runs; --all lists what has ended, too")
+    if hint and not executions:
+        tell(hint)
 
 
 def cancel_execution(execution_id: str, reason: str, target: Target) -> None:
