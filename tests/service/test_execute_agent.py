@@ -84,6 +84,8 @@ async def test_output_can_be_read_by_range_while_it_runs_and_after(start: StartS
 
     await asyncio.create_subprocess_exec("touch", f"{one(events, 'started').sandbox.root}/go")
     await client.collect(call)
+    beyond = await client.stub.ReadToolOutput(request(2**63 - 1))
+    assert (beyond.data, beyond.complete) == (b"", True)
     late = await client.stub.ReadToolOutput(request(early.next_offset))
     assert (late.data, late.next_offset, late.complete) == (b"\xff", 4, True)
 

@@ -59,7 +59,8 @@ class OutputFiles:
         except FileNotFoundError:
             return b""
         try:
-            return os.pread(descriptor, max_bytes, offset)
+            # Far beyond the end the kernel calls it an error.
+            return os.pread(descriptor, max_bytes, offset) if offset < os.fstat(descriptor).st_size else b""
         finally:
             os.close(descriptor)
 
