@@ -15,7 +15,7 @@ from runner_service.executors.reading import open_regular
 _LARGEST_EDIT = 64 * 1024 * 1024
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILES = "/proc/self/fd"
-_CAN_BE_NAMELESS = hasattr(os, "O_TMPFILE") and os.access(_OPEN_FILES, os.X_OK)
+_NAMELESS: int = getattr(os, "O_TMPFILE", 0) if os.access(_OPEN_FILES, os.X_OK) else 0
 
 
 class Replacement:
@@ -90,9 +90,9 @@ class Replacement:
     @staticmethod
     def _nameless(place: Place) -> int:
         """Opens a file without a name in the directory; -1 where there can be none."""
-        if _CAN_BE_NAMELESS:
+        if _NAMELESS:
             with suppress(OSError):  # what is wrong with the directory the other way will say
-                return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=place.directory)
+                return os.open(".", _NAMELESS | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=place.directory)
         return -1
 
     def _opened(self) -> Place:
