@@ -54,7 +54,8 @@ async def test_a_writer_that_is_killed_leaves_the_old_file_and_nothing_else(tmp_
 def test_with_names_or_without_a_file_is_replaced_whole_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
 ) -> None:
-    monkeypatch.setattr(writing, "_CAN_BE_NAMELESS", nameless)
+    if not nameless:
+        monkeypatch.setattr(writing, "_NAMELESS", 0)
     (tmp_path / "old.txt").write_text("old")
     (tmp_path / "old.txt").chmod(0o640)
     root = Root(str(tmp_path.resolve()))
