@@ -129,7 +129,7 @@ async def pydantic_ai(directory: Path) -> AsyncIterator[Run]:
     backend = LocalWorkspaceBackend(directory)
 
     async def run(text: str) -> int:
-        return (await backend.run(text, shell=True, timeout=TIMEOUT)).exit_code
+        return int((await backend.run(text, shell=True, timeout=TIMEOUT)).exit_code)
 
     yield run
 
