@@ -77,11 +77,12 @@ def marked(variable: str) -> set[int]:
 
 
 async def kill_all(sandbox_id: str) -> None:
-    """Kills until nothing is left."""
+    """Kills until nothing is left, all at once: none is there to see another end."""
     while pids := await asyncio.to_thread(processes_of, sandbox_id):
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
         await asyncio.sleep(0.01)
 
 

@@ -189,6 +189,18 @@ async def test_a_damaged_log_is_refused_with_the_next_move_and_left_as_it_is(tmp
     assert file.read_bytes() == damaged
 
 
+async def test_outputs_whose_log_is_gone_are_put_aside_and_mixed_with_nothing(tmp_path: Path) -> None:
+    for text in (b"old", b"new"):
+        async with sqlite_event_log(tmp_path) as log:
+            await log.append([execution("a"), NewEvent("a", 1, b"<call>", tool_call_id="call")])
+            await log.append([output_event("a", 2, "call", text)])
+            assert await log.read_output("a", "call", "stdout", 0, 100) == text
+        (tmp_path / "events.db").unlink()
+
+    (kept,) = tmp_path.glob("outputs-without-log-*")  # noqa: ASYNC240  # nothing else runs
+    assert [each.read_bytes() for each in kept.rglob("*.stdout")] == [b"old"]
+
+
 async def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "events.db")) as other:
         other.execute("CREATE TABLE notes (text)")

@@ -234,11 +234,12 @@ async def test_a_log_that_is_no_log_is_said_at_once_and_left_alone(
     assert (tmp_path / "state" / "events.db").read_bytes() == content
 
 
+@pytest.mark.parametrize("content", [b"x", b"no database at all, whatever its name may promise" * 20])
 async def test_checkpoints_that_are_none_end_every_execution_with_what_to_do(
-    start: StartService, tmp_path: Path
+    start: StartService, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "checkpoints.db").write_bytes(b"no database at all, whatever its name may promise" * 20)
+    (tmp_path / "state" / "checkpoints.db").write_bytes(content)
     client = await start([turn("Hi.")])
 
     finished = one(await client.execute(), "finished")
@@ -246,6 +247,7 @@ async def test_checkpoints_that_are_none_end_every_execution_with_what_to_do(
     assert finished.error.code == "LOG_UNAVAILABLE"
     assert "checkpoints.db" in finished.error.message
     assert "move it away" in finished.error.message
+    assert (tmp_path / "state" / "checkpoints.db").read_bytes() == content
 
 
 async def test_output_that_was_lost_from_the_disk_is_said_to_whoever_replays(

@@ -24,6 +24,8 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from runner_service.eventlog.schema import require_whole
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -139,6 +141,7 @@ async def checkpoint_saver(path: Path) -> AsyncIterator[InlineSqliteSaver]:
 def _connection(path: Path) -> Iterator[sqlite3.Connection]:
     # Made and used on the event loop's thread; the check would only get in the way of closing it elsewhere. It never
     # waits for a lock there: `patiently` does.
+    require_whole(path)
     with closing(sqlite3.connect(path, timeout=0, check_same_thread=False)) as connection:
         path.chmod(0o600)
         connection.execute("PRAGMA journal_mode=WAL")

@@ -6,6 +6,7 @@ not a power cut. One thread writes, a few read; the event loop does neither.
 
 import asyncio
 import fcntl
+import logging
 import os
 import sqlite3
 import time
@@ -31,6 +32,8 @@ from runner_service.eventlog.writing_thread import WritingThread
 from runner_service.executors import Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -79,6 +82,14 @@ def _open(state_dir: Path) -> "SqliteEventLog":
         ) from error
 
 
+def _put_aside(outputs: Path) -> None:
+    """Renames what a log that is gone had beside it: a new one counts anew, and would append to those files."""
+    if outputs.exists() and any(outputs.iterdir()):
+        kept = outputs.with_name(f"outputs-without-log-{time.time_ns()}")
+        outputs.rename(kept)
+        logger.warning("outputs_without_a_log kept=%s", kept)
+
+
 class SqliteEventLog:
     """The `EventLog` in a directory. Construct it with `sqlite_event_log`."""
 
@@ -86,6 +97,8 @@ class SqliteEventLog:
         self._path = state_dir / "events.db"
         self._lock = lock
         require_whole(self._path)
+        if not self._path.exists():
+            _put_aside(state_dir / "outputs")
         self._outputs = OutputFiles(state_dir / "outputs")
         self._writer = connect(self._path)
         self._path.chmod(0o600)

@@ -36,3 +36,4 @@ async def test_by_hand_it_says_how_to_be_used_and_killed_it_leaves_nothing(tmp_p
         async with asyncio.timeout(20):
             while await asyncio.to_thread(marked, mark):
                 await asyncio.sleep(0.05)
+            await process.communicate()  # whatever held its output is gone as well

@@ -2,11 +2,15 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.emulator import Cloud, Fault
+from tests.emulator.processes import processes_of
 from tests.executors.recorder import Recorder, all_gone, output, run
 
 from runner_service.executors import Command, Sandbox, SandboxSpec, Stream
@@ -141,6 +145,27 @@ async def test_a_session_that_is_stopped_in_mid_run_says_so_and_goes_on(
         assert "how far it came is not known" in result.lost
         assert notices[-1] == "SANDBOX_RESTARTED"
         assert await output(sandbox, "cat effects") == "once\n"
+
+
+def attendants(cloud: Cloud) -> list[int]:
+    """Returns the processes of attendants in the only box."""
+    (box,) = cloud.sandboxes.values()
+    programs = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(box.id)}
+    return [pid for pid, program in programs.items() if b"attendant.serving import main" in program]
+
+
+async def test_a_command_whose_attendant_is_told_to_stop_is_unknown_and_the_sandbox_goes_on(
+    cloud: Cloud, sandbox: Sandbox
+) -> None:
+    recorder = Recorder()
+    text = "echo once >> effects; echo started; sleep 72.05"
+    command = asyncio.create_task(sandbox.run(Command(text, 60, recorder, name="call-1")))
+    await recorder.arrived(b"started\n")
+    (attendant,) = await asyncio.to_thread(attendants, cloud)
+    os.kill(attendant, signal.SIGTERM)  # as an orderly stop of the box begins
+
+    assert "how far it came is not known" in (await command).lost
+    assert await output(sandbox, "cat effects") == "once\n"
 
 
 async def test_the_label_of_a_command_is_not_taken_for_another_run(sandbox: Sandbox) -> None:

@@ -16,6 +16,7 @@ from runner_service.executors.attendant.spool import STREAMS, DiskFullError, New
 RESULT = "result.json"
 
 _NO_ROOM = "the disk of the sandbox is full, and this was ended because there was no room for its output"
+_STOPPED = "the sandbox was stopped while the command ran; how far it came is not known"
 _HOLD_AFTER_CLOSE = 0.5
 
 
@@ -35,6 +36,7 @@ class Run:
         self.late_from: dict[Stream, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._is_abandoned = False
 
     def start(self, sandbox: Sandbox, text: str, seconds: float) -> None:
         """Starts it. Its time-out is kept here, whoever still follows it."""
@@ -54,26 +56,37 @@ class Run:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    def abandon(self) -> None:
+        """Takes note that this process is about to end, which will end the command: that is no result of its own."""
+        self._is_abandoned = True
+
     async def _run(self, sandbox: Sandbox, text: str, seconds: float) -> None:
-        result: dict[str, Any] = {"cancelled": True}
+        result: CommandResult | None = None
+        why: dict[str, Any] = {"cancelled": True}
         try:
             stdin = self.feed.pieces() if self.feed else None
-            result = dataclasses.asdict(await sandbox.run(Command(text, seconds, self.spool, stdin=stdin)))
+            result = await sandbox.run(Command(text, seconds, self.spool, stdin=stdin))
         except SandboxError as error:
-            result = {"sandbox_error": str(error)}
+            why = {"sandbox_error": str(error)}
         except DiskFullError:
-            result = dataclasses.asdict(CommandResult(exit_code=1, lost=_NO_ROOM))
+            result = CommandResult(exit_code=1, lost=_NO_ROOM)
         finally:
-            self._finish(result)
+            if self._is_abandoned:
+                result = CommandResult(exit_code=1, lost=_STOPPED)
+            self.late_from = dict(self.spool.sizes)
+            self.result = {**(dataclasses.asdict(result) if result else why), "sizes": self.late_from}
+            if result:  # else something has gone, and nobody will know how far the command came
+                self._keep_result()
+            self._tell_end()
 
-    def _finish(self, result: dict[str, Any]) -> None:
-        self.late_from = dict(self.spool.sizes)
-        self.result = {**result, "sizes": self.late_from}
+    def _keep_result(self) -> None:
         # Written at once or not at all: who finds it after a crash can rely on it.
         partial = self.directory / "partial"
         with suppress(OSError):  # the disk is full: only this process will know
             partial.write_text(json.dumps(self.result), encoding="ascii")
             partial.rename(self.directory / RESULT)
+
+    def _tell_end(self) -> None:
         if self._alarm:
             self._alarm.cancel()
         self.ended.set()
@@ -141,6 +154,11 @@ class Opening:
         await closing
         for run in self.runs.values():
             await run.ended.wait()
+
+    def abandon(self) -> None:
+        """Takes note, for every command that runs, that this process is about to end."""
+        for run in self.runs.values():
+            run.abandon()
 
     def forget(self) -> None:
         """Removes what was kept of its commands."""

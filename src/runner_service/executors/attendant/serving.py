@@ -10,16 +10,18 @@ import sys
 from collections import OrderedDict
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runner_service.executors import Executor, FileError, SandboxError, SandboxSpec
+from runner_service.executors.attendant.answers import Answer, Request, at, encoded, late_runs, news_of
 from runner_service.executors.attendant.caller import SOCKET
 from runner_service.executors.attendant.feed import Feed
 from runner_service.executors.attendant.files import OPERATIONS
-from runner_service.executors.attendant.openings import Opening, Run, offsets_in
+from runner_service.executors.attendant.openings import Opening
 from runner_service.executors.attendant.spool import STREAMS
 from runner_service.executors.local import local_executor
 from runner_service.settings.machine import default_command_memory, default_command_processes
+from runner_service.supervisor.privacy import hide_from_own_user
 from runner_service.supervisor.watchdog import Quota
 
 if TYPE_CHECKING:
@@ -30,13 +32,9 @@ logger = logging.getLogger(__name__)
 _IDLE_SECONDS = 900.0
 _FORSAKEN_SECONDS = 6 * 3600.0
 _LOOK_EVERY = 10.0
-_SETTLE_SECONDS = 0.015
 _LONGEST_REQUEST = 64 * 1024 * 1024
 _ANSWERS_REMEMBERED = 1000
 _NOT_PASSED_ON = {"TERM", "PWD", "OLDPWD", "SHLVL", "_"}
-
-Request = dict[str, Any]
-Answer = dict[str, Any]
 
 
 class UnknownOpeningError(Exception):
@@ -77,13 +75,18 @@ class Attendant:
         patience = _FORSAKEN_SECONDS if self._openings else _IDLE_SECONDS
         return asyncio.get_running_loop().time() - self._last_asked > patience
 
+    def abandon(self) -> None:
+        """Takes note that this process is about to end."""
+        for opening in self._openings.values():
+            opening.abandon()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the one request of a connection."""
         self._asking += 1
         try:
             request = json.loads(await reader.readline())
             answer = await self._answer(request)
-            writer.write(_encoded(answer))
+            writer.write(encoded(answer))
             await writer.drain()
         except (ConnectionError, ValueError):
             logger.warning("caller_gone")
@@ -148,14 +151,14 @@ class Attendant:
     async def _run(self, request: Request) -> Answer:
         opening = self._open_still(request)
         run = opening.begin(request["name"], request["text"], request["timeout"])
-        return await _news(opening, run, request)
+        return await news_of(opening, run, request)
 
     async def _run_fed(self, request: Request) -> Answer:
         """Begins a command with a standard input; it ends when nobody asks about it for `forsaken_after` seconds."""
         opening = self._open_still(request)
         feed = Feed(opening.news, request["forsaken_after"])
         run = opening.begin(request["name"], request["text"], request["timeout"], feed)
-        return await _news(opening, run, request)
+        return await news_of(opening, run, request)
 
     async def _feed(self, request: Request) -> Answer:
         """Takes a piece of input, then waits until there is room for the next one."""
@@ -173,7 +176,7 @@ class Attendant:
 
     async def _follow(self, request: Request) -> Answer:
         opening = self._known(request)
-        return await _news(opening, opening.find(request["name"]), request)
+        return await news_of(opening, opening.find(request["name"]), request)
 
     async def _end(self, request: Request) -> Answer:
         opening = self._known(request)
@@ -188,11 +191,11 @@ class Attendant:
         opening = self._known(request)
         with suppress(TimeoutError):
             async with asyncio.timeout(request["wait"]):
-                while not (_late_runs(opening, request["offsets"]) or opening.notices[request.get("notices", 0) :]):
+                while not (late_runs(opening, request["offsets"]) or opening.notices[request.get("notices", 0) :]):
                     await opening.news.wait()
                     self._known(request)
-        late = _late_runs(opening, request["offsets"])
-        pieces = {name: {**run.spool.pieces(offsets), **_at(offsets)} for name, (run, offsets) in late.items()}
+        late = late_runs(opening, request["offsets"])
+        pieces = {name: {**run.spool.pieces(offsets), **at(offsets)} for name, (run, offsets) in late.items()}
         return {"late": pieces, "notices": opening.notices[request.get("notices", 0) :]}
 
     async def _close(self, request: Request) -> Answer:
@@ -219,58 +222,6 @@ class Attendant:
             return self._openings[request["opening"]]
         except KeyError:
             raise UnknownOpeningError from None
-
-
-async def _news(opening: Opening, run: Run | None, request: Request) -> Answer:
-    """Waits until a command has ended or has written more than was taken, and tells."""
-    if run is None:
-        return {"unknown_command": True}
-    run.hear(request["wait"])
-    offsets = offsets_in(request)
-    for stream in STREAMS:
-        run.spool.take(stream, offsets[stream])
-    with suppress(TimeoutError):
-        async with asyncio.timeout(request["wait"]):
-            while not (run.ended.is_set() or run.spool.has_beyond(offsets)):
-                await opening.news.wait()
-    if run.feed is None:  # who talks to a command waits for what it says, not for its end
-        await _settle(opening, run)
-    # What comes after the end is late: it is for those who ask for that.
-    return {**run.spool.pieces(offsets, run.late_from or None), "result": run.result}
-
-
-async def _settle(opening: Opening, run: Run) -> None:
-    """Waits a moment for the end of a command that has just written: an answer less costs more than this moment."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_SETTLE_SECONDS):
-            while not run.ended.is_set():
-                await opening.news.wait()
-
-
-def _late_runs(opening: Opening, taken: dict[str, dict[str, int]]) -> dict[str, tuple[Run, Any]]:
-    """Returns the commands that have ended and wrote more than was taken of them, with how far that was."""
-    late = {}
-    for name, run in opening.runs.items():
-        if run.ended.is_set():
-            offsets = offsets_in(taken[name]) if name in taken else run.late_from
-            for stream in STREAMS:
-                run.spool.take(stream, offsets[stream])
-            if run.spool.has_beyond(offsets):
-                late[name] = (run, offsets)
-    return late
-
-
-def _encoded(answer: Answer) -> bytes:
-    """Returns a line of JSON and, behind it, the output as it is: most of a large answer, which nobody has to parse."""
-    bulk = [str(answer.get(stream, "")) for stream in STREAMS]
-    if any(bulk):
-        answer = {**answer, **{stream: len(each) for stream, each in zip(STREAMS, bulk, strict=True)}}
-    header = json.dumps(answer, separators=(",", ":"))
-    return "".join((header, "\n", *bulk)).encode("ascii")
-
-
-def _at(offsets: dict[Any, int]) -> dict[str, int]:
-    return {f"{stream}_at": offset for stream, offset in offsets.items()}
 
 
 def _quota(request: Request) -> Quota:
@@ -300,6 +251,7 @@ async def _serve_until_idle(directory: Path) -> None:
             while not (stop.is_set() or attendant.is_done):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), _LOOK_EVERY)
+            attendant.abandon()
             _remove_socket()
 
 
@@ -309,6 +261,7 @@ def _remove_socket() -> None:
 
 def main(directory: str) -> None:
     """Serves in `directory`, which holds the bundle and is this attendant's own."""
+    hide_from_own_user()
     os.umask(0o022)
     os.chdir(directory)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
