@@ -18,7 +18,7 @@ from runner_service.log_writer import log_writer
 from runner_service.requests import check_execute
 from runner_service.server import RunningServer, StopRequests, announced, metrics_page, running_server, stop_signals
 from runner_service.servicer import SERVICE_NAME, AgentRunnerServicer
-from runner_service.settings import Settings
+from runner_service.settings import SERVICE_FILE, Settings
 from runner_service.supervisor.watchdog import Quota
 from runner_service.telemetry import scraped, watched_loop
 from runner_service.work import Work
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from runner_service.stigmer.daemon import Daemon
 
 logger = logging.getLogger(__name__)
-
-SERVICE_FILE = "service.json"
-"""The file in STATE_DIR that says where the service that holds it listens."""
 
 DAEMON_HEALTH = "stigmer-daemon"
 """The health service that tells whether the Stigmer daemon is there; NOT_FOUND when the service was given none."""

@@ -76,7 +76,7 @@ class Lifecycle:
             loop.call_later(self._settings.disconnect_grace, _cancel_if_abandoned, execution)
 
     async def drain(self, patience: float) -> None:
-        """Lets executions finish for `patience` seconds, then leaves the rest INTERRUPTED and ends every stream.
+        """Lets executions finish for `patience` seconds.
 
         Those that wait for their turn are left INTERRUPTED at once: their callers are to look elsewhere.
         """
@@ -89,7 +89,6 @@ class Lifecycle:
         if self._lives:
             logger.info("drain_waits executions=%d seconds=%g", len(self._lives), patience)
             await asyncio.wait(self._lives, timeout=patience)
-        await self.interrupt_all()
 
     async def interrupt_all(self) -> None:
         """Stops what runs and what waits, to be continued by a later process, and ends every stream."""

@@ -11,9 +11,7 @@ from runner_service.addresses import overlap, parse_address
 from runner_service.check.result import Check
 from runner_service.server import BindError, TlsError, check_bindable
 from runner_service.server.tls import server_credentials
-from runner_service.settings import Settings
-
-_SERVICE_FILE = "service.json"  # in STATE_DIR, where a service says where it listens
+from runner_service.settings import SERVICE_FILE, Settings
 
 
 async def listen_address_check(settings: Settings) -> Check:
@@ -60,7 +58,7 @@ async def tls_check(settings: Settings) -> Check:
 def _own_service_at(settings: Settings) -> int:
     """Returns the pid of the service that holds STATE_DIR, if that is who listens at LISTEN_ADDRESS; else 0."""
     try:
-        said = json.loads((settings.state_dir / _SERVICE_FILE).read_bytes())
+        said = json.loads((settings.state_dir / SERVICE_FILE).read_bytes())
         pid, address = int(said["pid"]), parse_address(said["address"])
         os.kill(pid, 0)
     except (OSError, ValueError, KeyError, TypeError):

@@ -19,8 +19,8 @@ from runner_service.addresses import UnixAddress, parse_address
 from runner_service.cli.environment import settings_of
 from runner_service.cli.exits import ExitCode, Failure
 from runner_service.cli.keys import take_keys, write_keys
+from runner_service.settings import SERVICE_FILE
 
-SERVICE_FILE = "service.json"
 EVENTS_FILE = "events.db"
 LOG_FILE = "service.log"
 SOCKET_FILE = "service.sock"

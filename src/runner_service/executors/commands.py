@@ -16,6 +16,7 @@ from runner_service.executors import (
     SandboxError,
 )
 from runner_service.executors.excess import Excess
+from runner_service.executors.finishing import finished
 from runner_service.executors.keeper import SupervisionKeeper
 from runner_service.executors.output import OutputPipe
 from runner_service.executors.pipes import Pipes
@@ -157,16 +158,7 @@ class Commands:
 
 async def _ended(keeper: SupervisionKeeper, children: set[Child]) -> Sequence[KilledProcess]:
     """Ends these children, however often this task is cancelled meanwhile; who cancels waits until it is done."""
-    ending = keeper.current.begin_end(list(children))
-    is_cancelled = False
-    while not ending.done():
-        try:
-            await asyncio.wait([ending])
-        except asyncio.CancelledError:
-            is_cancelled = True
-    if is_cancelled:
-        raise asyncio.CancelledError
-    return ending.result()
+    return await finished(keeper.current.begin_end(list(children)))
 
 
 async def _drained(pipes: Sequence[OutputPipe]) -> None:

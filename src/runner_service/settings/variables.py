@@ -33,6 +33,9 @@ from runner_service.settings.machine import (
 T = TypeVar("T")
 Provider = Literal["openai", "anthropic", "ollama", "scripted"]
 
+SERVICE_FILE = "service.json"
+"""The file in STATE_DIR that says where the service that holds it listens."""
+
 DUMMY_API_KEY = "dummy-local-key"
 """What the daemon expects in local mode. Public, so not a secret."""
 

@@ -19,6 +19,7 @@ from runner_service.executors.daytona.line import Line
 from runner_service.executors.daytona.reaper import reap_for_ever
 from runner_service.executors.daytona.sandbox import DaytonaSandbox
 from runner_service.executors.daytona.sdk import daytona_client
+from runner_service.executors.finishing import finished
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class DaytonaExecutor:
         finally:
             try:
                 if wanted.kind == "execution" and not spec.is_interrupted():
-                    await _done(_discarded(boxes, wanted))
+                    await finished(_discarded(boxes, wanted))
             finally:
                 self._held.discard(wanted.name)
 
@@ -142,22 +143,7 @@ async def _closed(followed: Followed, spec: SandboxSpec) -> None:
     if spec.is_interrupted():
         return
     with suppress(SandboxError):
-        await _done(followed.close())
-
-
-async def _done(work: Coroutine[Any, Any, None]) -> None:
-    """Does it to the end, also when this task is cancelled meanwhile; every await in it has a bound."""
-    task = asyncio.create_task(work)
-    is_cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            is_cancelled = True
-    if is_cancelled:
-        task.exception()
-        raise asyncio.CancelledError
-    task.result()
+        await finished(followed.close())
 
 
 @asynccontextmanager

@@ -4,7 +4,8 @@ import asyncio
 import base64
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from runner_service.executors.daytona.attendance import CLOSE_PATIENCE, Attendan
 from runner_service.executors.daytona.boxes import Notify
 from runner_service.executors.daytona.feeding import feed
 from runner_service.executors.excess import Excess
+from runner_service.executors.finishing import finished
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,8 @@ class Followed:
             return await self._fed_to_the_end(name, heard, answer, command.stdin)
         except BaseException:
             if command.stdin or not keep():
-                await _whatever_happens(self._end(name))
+                with suppress(asyncio.CancelledError):  # what ended the wait goes on in any case
+                    await finished(self._end(name))
             raise
         finally:
             self._followers.discard(follower)
@@ -164,17 +167,6 @@ class Followed:
         except Exception:  # noqa: BLE001  # whatever is wrong with the sink of a command that has ended ends nothing else
             logger.warning("late_output_dropped reason=sink_failed")
             del self._late[name]
-
-
-async def _whatever_happens(work: Coroutine[Any, Any, None]) -> None:
-    """Does it to the end, however often this task is cancelled meanwhile. The caller raises what it was about to."""
-    task = asyncio.create_task(work)
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            continue
-    task.result()
 
 
 def _result(fields: dict[str, Any]) -> CommandResult:
