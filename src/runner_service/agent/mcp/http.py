@@ -45,7 +45,7 @@ async def _bound(response: httpx.Response) -> None:
     if not isinstance(response.stream, httpx.AsyncByteStream):
         return
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    response.stream = body = _Body(response.stream, _request_id(response.request), is_events=kind == _EVENTS)
+    response.stream = body = _Body(response.stream, response.request, is_events=kind == _EVENTS)
     if (encoding := response.headers.pop("content-encoding", "identity")) != "identity":
         body.fault = f"it answered compressed ({encoding}), which it was not asked for"
     elif kind not in {_JSON, _EVENTS} and response.status_code == httpx.codes.OK:
@@ -56,9 +56,9 @@ async def _bound(response: httpx.Response) -> None:
 class _Body(httpx.AsyncByteStream):
     """The body of a response, message by message; with a `fault`, an error in its place."""
 
-    def __init__(self, body: httpx.AsyncByteStream, request_id: object, *, is_events: bool) -> None:
+    def __init__(self, body: httpx.AsyncByteStream, request: httpx.Request, *, is_events: bool) -> None:
         self._body = body
-        self._request_id = request_id
+        self._request = request
         self._is_events = is_events
         self.fault = ""
 
@@ -84,10 +84,11 @@ class _Body(httpx.AsyncByteStream):
 
     def _refusal(self, fault: str) -> bytes:
         """An answer to the request. Raises ReadError where there is none."""
-        if self._request_id is None:
+        request_id = _request_id(self._request)
+        if request_id is None:
             raise httpx.ReadError(fault)
         error = {"code": _SERVER_ERROR, "message": fault}
-        text = json.dumps({"jsonrpc": "2.0", "id": self._request_id, "error": error})
+        text = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
         return (f"event: message\ndata: {text}\n\n" if self._is_events else text).encode()
 
 
