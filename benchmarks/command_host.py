@@ -15,11 +15,11 @@ from typing import Any
 import uvloop
 
 from benchmarks.hosts import PlainLoop, serve_bare, serve_with
-from runner_service.agent_run import AgentRun
-from runner_service.executors import Command, SandboxSpec, Stream
-from runner_service.executors.local import local_executor
-from runner_service.tools.command import run_command
-from runner_service.tools.scope import RunningCall, RunScope
+from runner_service.agent.interface import AgentRun
+from runner_service.agent.tools.command import run_command
+from runner_service.agent.tools.scope import RunningCall, RunScope
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import Command, SandboxSpec, Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

@@ -18,10 +18,10 @@ from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud, running_emulator
 
 from benchmarks.report import machine, ratio, spread
-from runner_service.executors import Command, Sandbox, SandboxError, SandboxSpec, Stream
-from runner_service.executors.daytona.attendance import CommandTerms
-from runner_service.executors.daytona.boxes import Terms
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
+from runner_service.executors.daytona.sandboxes import Terms
+from runner_service.executors.daytona.session import CommandTerms
+from runner_service.executors.protocol import Command, Sandbox, SandboxError, SandboxSpec, Stream
 
 TEN_MEGABYTES = "head -c 10000000 /dev/zero | tr '\\0' x | fold -w 79"
 LINES = "seq 100000"

@@ -82,8 +82,8 @@ async def loops_own(directory: Path) -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def ours(directory: Path) -> AsyncIterator[Run]:
-    from runner_service.executors import Command, SandboxSpec
-    from runner_service.executors.local import local_executor
+    from runner_service.executors.local.executor import local_executor
+    from runner_service.executors.protocol import Command, SandboxSpec
 
     class Dropped:
         async def write(self, stream: str, data: bytes) -> None:

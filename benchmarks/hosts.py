@@ -9,7 +9,7 @@ import grpc
 
 from benchmarks.processes import say_ready
 from benchmarks.service import service_environment
-from runner_service.agent_run import AgentLoop
+from runner_service.agent.interface import AgentLoop
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
@@ -26,14 +26,15 @@ class PlainLoop:
 
 async def serve_with(loop: AgentLoop, ready_fd: int, base: Path) -> None:
     """Serves the service as it is, but for its agent loop; its files are below `base`."""
-    from runner_service import agent_loading, app
+    from runner_service import app
+    from runner_service.agent import loader
     from runner_service.settings import load_settings
 
     @asynccontextmanager
     async def opened(_: Path) -> AsyncIterator[AgentLoop]:
         yield loop
 
-    agent_loading.load = lambda: opened  # type: ignore[assignment, attr-defined, return-value]  # the rest is as it is
+    loader.load = lambda: opened  # type: ignore[assignment, return-value]  # the rest is as it is
     await app.serve(load_settings(service_environment(base, {})), ready_fd=ready_fd)
 
 

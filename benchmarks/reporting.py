@@ -9,7 +9,7 @@ moves on with the events.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runner_service.stigmer.pacing import Pace
+from runner_service.stigmer.report_throttle import Pace
 from runner_service.stigmer.status import LISTS, StatusFold
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

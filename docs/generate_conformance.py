@@ -17,7 +17,7 @@ INTRODUCTION = """\
 # What every executor does
 
 This page is generated from [the suite](../tests/executors/conformance) by `make docs`. Each line is a test against the
-Protocol in `runner_service.executors`, run with every executor that has a column; ✓ means that it has to pass, always.
+Protocol in `runner_service.executors.protocol`, run with every executor that has a column; ✓: it must pass.
 """
 
 PROVOKED = """\

@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2_grpc
 
-from runner_service.health import Readiness
+from runner_service.executions.readiness import Readiness
 from runner_service.server import RunningServer, running_server
 from runner_service.settings import load_settings
 

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.addresses import TcpAddress, parse_address
-from runner_service.agent_loading import AgentLoading, loading_agent_loop
-from runner_service.eventlog import EventLog
-from runner_service.eventlog.sqlite import sqlite_event_log
-from runner_service.executions import Executions, running_executions
-from runner_service.executors import Executor
-from runner_service.health import Readiness
-from runner_service.log_writer import log_writer
-from runner_service.requests import check_execute
+from runner_service.agent.loader import AgentLoading, loading_agent_loop
+from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
+from runner_service.api.validation.requests import check_execute
+from runner_service.events.writer import log_writer
+from runner_service.executions.readiness import Readiness
+from runner_service.executions.runner import Work
+from runner_service.executions.service import Executions, running_executions
+from runner_service.executors.protocol import Executor
+from runner_service.executors.supervisor.watchdog import Quota
 from runner_service.server import RunningServer, StopRequests, announced, metrics_page, running_server, stop_signals
-from runner_service.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.settings import SERVICE_FILE, Settings
-from runner_service.supervisor.watchdog import Quota
+from runner_service.storage.event_log import EventLog
+from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.telemetry import scraped, watched_loop
-from runner_service.work import Work
 
 if TYPE_CHECKING:
     from runner_service.stigmer.daemon import Daemon
@@ -128,7 +128,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
 async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: asyncio.Event) -> Executor:
     match settings.mode:
         case "local":
-            from runner_service.executors.local import local_executor  # noqa: PLC0415  # only this mode needs it
+            from runner_service.executors.local.executor import local_executor  # noqa: PLC0415  # only this mode needs it
 
             return await parts.enter_async_context(
                 local_executor(
@@ -140,7 +140,7 @@ async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: as
                 )
             )
         case "cloud":
-            from runner_service.executors.daytona.opening import configured  # noqa: PLC0415  # as above
+            from runner_service.executors.daytona.factory import configured  # noqa: PLC0415  # as above
 
             return await parts.enter_async_context(configured(settings, serving))
 

@@ -12,17 +12,17 @@ import yaml
 from google.protobuf.message import Message
 
 from runner_service.agent.harness import AgentHarness, agent_harness
+from runner_service.agent.interface import AgentRun
 from runner_service.agent.model_calls import Retries
-from runner_service.agent_run import AgentRun
 from runner_service.errors import ExecutionEnd
-from runner_service.eventlog import EventLog, NewExecution
-from runner_service.eventlog.sqlite import sqlite_event_log
-from runner_service.events import EventStream
-from runner_service.executors import Executor, SandboxSpec
-from runner_service.executors.local import local_executor
-from runner_service.log_writer import LogWriter, log_writer
+from runner_service.events.stream import EventStream
+from runner_service.events.writer import LogWriter, log_writer
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import Executor, SandboxSpec
 from runner_service.models import ModelChoice
 from runner_service.redaction import Redactor
+from runner_service.storage.event_log import EventLog, NewExecution
+from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

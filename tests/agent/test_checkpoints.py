@@ -9,8 +9,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from tests.agent.bench import Bench, open_bench, turn
 
+from runner_service.agent.capabilities import AgentPlan
 from runner_service.agent.checkpoints import StateSerializer
-from runner_service.agent.equipment import AgentPlan
 from runner_service.agent.graphs import build_graph
 from runner_service.agent.model_calls import Retries
 from runner_service.models.script import Script, Turn

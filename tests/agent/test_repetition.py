@@ -3,8 +3,8 @@
 import pytest
 from tests.running import StartService, command, one, turn
 
+from runner_service.agent.tools.repetition import Repetition
 from runner_service.errors import RepetitionEnd
-from runner_service.tools.repetition import Repetition
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import runner_service.cli.serving  # noqa: F401  # for the services, which would import it when called
-from runner_service.agent import load
+from runner_service.agent.loader import load
 from runner_service.cli import main
 
 

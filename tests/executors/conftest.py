@@ -7,8 +7,8 @@ import pytest
 import uvloop
 from tests.executors.daytona.opening import emulated, real
 
-from runner_service.executors import Executor, Sandbox, SandboxSpec
-from runner_service.executors.local import local_executor
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import Executor, Sandbox, SandboxSpec
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from runner_service.executors import Command, CommandResult, Sandbox, Stream
+from runner_service.executors.protocol import Command, CommandResult, Sandbox, Stream
 
 
 class Recorder:

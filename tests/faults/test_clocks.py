@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from runner_service.eventlog import NewEvent, NewExecution
-from runner_service.eventlog.sqlite import sqlite_event_log
-from runner_service.resumption import read_resumption
+from runner_service.agent.resume import read_resumption
+from runner_service.storage.event_log import NewEvent, NewExecution
+from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

@@ -13,8 +13,8 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it h
 from grpc_status import rpc_status
 from tests.running import Client, Event, StartService, command, one, stdout_of, turn
 
+from runner_service.api.servicer import AgentRunnerServicer
 from runner_service.server import CHANNEL_OPTIONS
-from runner_service.servicer import AgentRunnerServicer
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
 from runner_service.v1 import execution_event_pb2 as event_pb2

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from runner_service.executors import writing
-from runner_service.executors.paths import Root
+from runner_service.executors.local import writing
+from runner_service.executors.local.paths import Root
 
 WRITER = """
 import sys, time
-from runner_service.executors.paths import Root
-from runner_service.executors.writing import Replacement
+from runner_service.executors.local.paths import Root
+from runner_service.executors.local.writing import Replacement
 
 with Replacement(Root(sys.argv[1]), "/file.txt") as replacement:
     replacement.write(b"new" * 100_000)

@@ -16,7 +16,7 @@ from runner_service.models import ModelChoice
 from runner_service.models.connections import shared_connections
 from runner_service.models.openai import make_model
 from runner_service.models.openai_chunks import LONGEST_EVENT, EventReader, PlainCompletions
-from runner_service.models.words import current_listener
+from runner_service.models.text_callbacks import current_listener
 
 EVENTS = (
     b": hello\r\ndata: one\r\n\r\ndata:two\n\ndata: three\ndata: more\n\nevent: x\r\rdata: four\r\rdata: [DONE]\n\n"

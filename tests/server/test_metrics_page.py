@@ -45,7 +45,7 @@ async def test_the_page_is_where_it_should_be_and_nothing_else_is(request_line: 
 
 
 async def test_who_asks_for_too_much_or_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.server.scraping._PATIENCE", 0.2)
+    monkeypatch.setattr("runner_service.server.metrics_http._PATIENCE", 0.2)
     async with page_of("everything 1\n") as address:
         with contextlib.suppress(ConnectionError):  # as the kernel likes, since bytes were left unread
             assert await ask(address, b"GET /metrics " + b"x" * 100_000) == b""

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from tests.probe import SERVICE, failure_of, serving
 
-from runner_service.health import Stage
+from runner_service.executions.readiness import Stage
 from runner_service.server import StopRequests, announced, stop_signals
 
 
@@ -133,7 +133,7 @@ async def test_the_ready_file_of_a_successor_is_left_alone(tmp_path: Path) -> No
 _SERVE_AND_TELL = f"""
 import asyncio, json, sys
 from runner_service.server import running_server
-from runner_service.health import Readiness
+from runner_service.executions.readiness import Readiness
 from runner_service.settings import load_settings
 from runner_service.telemetry import telemetry
 

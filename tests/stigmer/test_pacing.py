@@ -2,9 +2,9 @@
 
 import pytest
 
-from runner_service.stigmer.fitting import fitted
-from runner_service.stigmer.pacing import BREATH, Pace
+from runner_service.stigmer.report_throttle import BREATH, Pace
 from runner_service.stigmer.status import LISTS, StatusFold
+from runner_service.stigmer.truncation import fitted
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

@@ -17,10 +17,10 @@ from oteltap.oteltap_http_protobuf_receiver_settings import OtelTapHttpProtobufR
 from tests.running import StartService, command, start, turn
 from tests.scraping import Scrape
 
-from runner_service.eventlog import Entry, EventLog, LogError
-from runner_service.events import EventStream
-from runner_service.log_writer import log_writer
+from runner_service.events.stream import EventStream
+from runner_service.events.writer import log_writer
 from runner_service.settings import Settings, SettingsError, load_settings
+from runner_service.storage.event_log import Entry, EventLog, LogError
 from runner_service.telemetry import metering, metrics, scraped, watched_loop
 from runner_service.telemetry.collector import headers
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -137,7 +137,7 @@ class FullDisk:
 
 
 async def test_a_log_that_falls_behind_and_one_that_cannot_be_written_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.log_writer._LOG_PATIENCE", 0.1)
+    monkeypatch.setattr("runner_service.events.writer._LOG_PATIENCE", 0.1)
     disk = FullDisk()
     log: EventLog = disk  # type: ignore[assignment]  # all that a writer needs
     with measuring():

@@ -24,7 +24,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from runner_service.eventlog.schema import require_whole
+from runner_service.storage.sqlite.schema import require_whole
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 
-from runner_service.agent.equipment import AgentPlan, SubAgentPlan
+from runner_service.agent.capabilities import AgentPlan, SubAgentPlan
 from runner_service.agent.model_calls import ModelCalls, Retries
-from runner_service.agent.speech import SpeechListener
+from runner_service.agent.model_stream import SpeechListener
 from runner_service.agent.tool_calls import SandboxTools
+from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models import ModelChoice
 from runner_service.models.clients import ModelClients
-from runner_service.tools.backend import SandboxBackend
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 

@@ -15,18 +15,18 @@ import langsmith
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
+from runner_service.agent.capabilities import AgentPlan, equipped
 from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver, thread_ids
-from runner_service.agent.ends import end_meant_by
-from runner_service.agent.equipment import AgentPlan, equipped
+from runner_service.agent.failures import end_meant_by
 from runner_service.agent.graphs import Graph, Graphs, build_graph
+from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import Journal, current_journal
 from runner_service.agent.model_calls import Retries
-from runner_service.agent_run import AgentRun
+from runner_service.agent.tools.scope import RunScope, current_scope
 from runner_service.errors import ExecutionEnd
 from runner_service.models.clients import end_of_life, model_clients
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
-from runner_service.tools.scope import RunScope, current_scope
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)

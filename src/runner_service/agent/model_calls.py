@@ -12,17 +12,17 @@ from typing import Any
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import AIMessage
 
-from runner_service.agent.answers import settle, stop_reason_of
-from runner_service.agent.speech import Speech, current_speech
+from runner_service.agent.messages import settle, stop_reason_of
+from runner_service.agent.model_stream import Speech, current_speech
+from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
-from runner_service.alarm import Alarm, alarm
 from runner_service.errors import ModelUnavailableEnd
+from runner_service.idle_timeout import Alarm, alarm
 from runner_service.models import ModelChoice
 from runner_service.models.connections import SILENCE
 from runner_service.models.failures import Failure, StreamBrokenError, classify
-from runner_service.models.words import current_listener
+from runner_service.models.text_callbacks import current_listener
 from runner_service.telemetry import chat_span, metrics, record_usage
-from runner_service.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 
 from runner_service.agent.archives import ArchivedFile, ArchiveError, unpacked
-from runner_service.agent_run import AgentRun
-from runner_service.executors import FileError
+from runner_service.agent.interface import AgentRun
+from runner_service.executors.protocol import FileError
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

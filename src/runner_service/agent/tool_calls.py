@@ -11,17 +11,17 @@ from langchain_core.messages import ToolMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from runner_service.agent.answers import UNREADABLE
-from runner_service.agent.call_events import CallReport, Outcome
-from runner_service.agent.ends import end_meant_by
+from runner_service.agent.failures import end_meant_by
+from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import JournaledEnd, current_journal
+from runner_service.agent.messages import UNREADABLE
+from runner_service.agent.tool_call_events import CallReport, Outcome
+from runner_service.agent.tools.backend import SandboxBackend
+from runner_service.agent.tools.repetition import REMARK
+from runner_service.agent.tools.scope import RunningCall, current_call, current_scope, sub_agent_id
 from runner_service.agent.usage import count_tool_call
-from runner_service.agent_run import AgentRun
 from runner_service.errors import ExecutionEnd
 from runner_service.telemetry import tool_span
-from runner_service.tools.backend import SandboxBackend
-from runner_service.tools.repetition import REMARK
-from runner_service.tools.scope import RunningCall, current_call, current_scope, sub_agent_id
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from runner_service.agent_run import AgentRun
+from runner_service.agent.interface import AgentRun
 from runner_service.errors import LimitExceededEnd
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

@@ -12,11 +12,11 @@ from runner_service import app
 from runner_service.cli.environment import settings_of
 from runner_service.cli.exits import ExitCode, Failure, tell
 from runner_service.cli.keys import ask_for_missing_key, read_keys, take_keys
-from runner_service.eventlog import LogError
-from runner_service.executors import SandboxError
+from runner_service.executors.protocol import SandboxError
+from runner_service.executors.supervisor.privacy import hide_from_own_user
 from runner_service.server import BindError
 from runner_service.settings import Settings, warnings_about
-from runner_service.supervisor.privacy import hide_from_own_user
+from runner_service.storage.event_log import LogError
 from runner_service.telemetry import telemetry
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from langchain_openai import ChatOpenAI
 from runner_service.models import ModelChoice
 from runner_service.models.connections import Connections
 from runner_service.models.openai_chunks import PlainCompletions, Words, reasoning_of
-from runner_service.models.words import ToldChunk
+from runner_service.models.text_callbacks import ToldChunk
 
 
 class TellingChatOpenAI(ChatOpenAI):

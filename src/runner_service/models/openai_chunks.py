@@ -16,7 +16,7 @@ import httpx2
 import orjson
 from openai import APIConnectionError, APIError, APITimeoutError, AsyncOpenAI, AsyncStream
 
-from runner_service.models.words import Telling
+from runner_service.models.text_callbacks import Telling
 
 LONGEST_EVENT = 8 * 1024 * 1024
 """How many bytes a provider may send without ending an event."""

@@ -10,12 +10,13 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from runner_service.addresses import parse_address
-from runner_service.auth import authentication
-from runner_service.health import HEALTH_SERVICE, HealthServicer, Readiness
-from runner_service.interceptors import OpenCalls, interceptors
+from runner_service.api.auth import authentication
+from runner_service.api.health import HEALTH_SERVICE, HealthServicer
+from runner_service.api.interceptors import OpenCalls, interceptors
+from runner_service.executions.readiness import Readiness
 from runner_service.server.binding import BindError, Bound, bind, check_bindable
-from runner_service.server.ready import announced
-from runner_service.server.scraping import metrics_page
+from runner_service.server.metrics_http import metrics_page
+from runner_service.server.ready_file import announced
 from runner_service.server.signals import StopRequests, stop_signals
 from runner_service.server.tls import TlsError, server_credentials
 from runner_service.server.transport import CHANNEL_OPTIONS

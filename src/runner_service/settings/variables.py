@@ -12,7 +12,12 @@ from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, Sec
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from runner_service.addresses import overlap, parse_address
-from runner_service.settings.kinds import (
+from runner_service.settings.machine import (
+    default_command_memory,
+    default_command_processes,
+    default_concurrency,
+)
+from runner_service.settings.types import (
     AddressText,
     Count,
     CountOrNone,
@@ -23,11 +28,6 @@ from runner_service.settings.kinds import (
     Token,
     UrlText,
     lower,
-)
-from runner_service.settings.machine import (
-    default_command_memory,
-    default_command_processes,
-    default_concurrency,
 )
 
 T = TypeVar("T")

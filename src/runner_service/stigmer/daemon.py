@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from runner_service.eventlog import EventLog
 from runner_service.settings import Settings
 from runner_service.stigmer.client import DaemonClient, OnLink, daemon_client
-from runner_service.stigmer.reading import Check, Found, read_execution
 from runner_service.stigmer.reporter import Reporter, Watch, running_reporter
+from runner_service.stigmer.resolver import Check, Found, read_execution
+from runner_service.storage.event_log import EventLog
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 

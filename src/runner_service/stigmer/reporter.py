@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner_service.errors import CallError, NotFoundError
-from runner_service.eventlog import EventLog
 from runner_service.stigmer.client import DaemonClient, ReportRefusedError
-from runner_service.stigmer.notes import Notes
-from runner_service.stigmer.pacing import Pace
+from runner_service.stigmer.pending_reports import Notes
+from runner_service.stigmer.report_throttle import Pace
 from runner_service.stigmer.status import LISTS, StatusFold
+from runner_service.storage.event_log import EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 if TYPE_CHECKING:
-    from runner_service.events import EventStream
+    from runner_service.events.stream import EventStream
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from runner_service.stigmer.fitting import CUT, fitted
+from runner_service.stigmer.truncation import CUT, fitted
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from runner_service.settings import Settings
 from runner_service.telemetry.logs import execution_id_var, logs, redact_with
 from runner_service.telemetry.loop_lag import watched_loop
-from runner_service.telemetry.metering import metering, scraped
+from runner_service.telemetry.metrics_export import metering, scraped
 from runner_service.telemetry.spans import (
     chat_span,
     current_span_context,

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.executors.recorder import Recorder, output, run
 
-from runner_service.executors import Command, Executor, Sandbox, SandboxSpec
+from runner_service.executors.protocol import Command, Executor, Sandbox, SandboxSpec
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 126, 127, 255])
@@ -158,7 +158,7 @@ async def test_a_command_that_is_signalled_by_its_own_group_hurts_nobody_else(sa
 
 
 async def test_a_run_after_the_sandbox_is_closed_is_refused(executor: Executor) -> None:
-    from runner_service.executors import SandboxError
+    from runner_service.executors.protocol import SandboxError
 
     async with executor.open(SandboxSpec("e")) as sandbox:
         pass

@@ -6,7 +6,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from tests.executors.recorder import Recorder, output
 
-from runner_service.executors import Command, Executor, FileError, Sandbox, SandboxError, SandboxSpec, TextLines
+from runner_service.executors.protocol import (
+    Command,
+    Executor,
+    FileError,
+    Sandbox,
+    SandboxError,
+    SandboxSpec,
+    TextLines,
+)
 
 Operation = Callable[[Sandbox, str], Awaitable[object]]
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.executors.recorder import output
 
-from runner_service.executors import BinaryFile, FileError, Sandbox, TextLines
+from runner_service.executors.protocol import BinaryFile, FileError, Sandbox, TextLines
 
 
 async def text_of(sandbox: Sandbox, path: str) -> str:

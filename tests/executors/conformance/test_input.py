@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from tests.executors.recorder import Recorder, all_gone, appeared
 
-from runner_service.executors import Command, CommandResult, Sandbox
+from runner_service.executors.protocol import Command, CommandResult, Sandbox
 
 
 async def fed(sandbox: Sandbox, text: str, stdin: AsyncIterator[bytes]) -> tuple[CommandResult, bytes]:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from tests.executors.recorder import Counter, Recorder, output, run
 
-from runner_service.executors import Command, Sandbox, Stream
+from runner_service.executors.protocol import Command, Sandbox, Stream
 
 
 @pytest.mark.parametrize(

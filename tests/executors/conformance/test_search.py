@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from tests.executors.recorder import output
 
-from runner_service.executors import FileError, GrepMatch, Sandbox
+from runner_service.executors.protocol import FileError, GrepMatch, Sandbox
 
 TREE = """
     mkdir -p src/app/deep .github/workflows .git/hooks "with space"

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from tests.executors.recorder import Recorder, all_gone, appeared, output, run
 
-from runner_service.executors import Command, Executor, Sandbox, SandboxSpec
+from runner_service.executors.protocol import Command, Executor, Sandbox, SandboxSpec
 
 DESCENDANTS = {
     "a background job": "sleep {t} &",

@@ -7,8 +7,8 @@ import uvloop
 from tests.emulator import Cloud, running_emulator
 from tests.executors.daytona.opening import COMMANDS, account
 
-from runner_service.executors.daytona.boxes import Terms
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
+from runner_service.executors.daytona.sandboxes import Terms
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -13,10 +13,10 @@ import pytest
 from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud, running_emulator
 
-from runner_service.executors.daytona.attendance import CommandTerms
-from runner_service.executors.daytona.boxes import Terms
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
+from runner_service.executors.daytona.sandboxes import Terms
+from runner_service.executors.daytona.session import CommandTerms
 
 COMMANDS = CommandTerms(terminate_grace=0.25)
 _PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # of boxes

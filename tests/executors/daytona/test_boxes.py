@@ -10,9 +10,9 @@ from tests.executors.daytona.conftest import TERMS
 from tests.executors.daytona.opening import COMMANDS, account
 from tests.executors.recorder import output
 
-from runner_service.executors import SandboxError, SandboxSpec
-from runner_service.executors.daytona.boxes import LEASE, OWNER
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
+from runner_service.executors.daytona.sandboxes import LEASE, OWNER
+from runner_service.executors.protocol import SandboxError, SandboxSpec
 
 CREATE = r"POST /api/sandbox$"
 
@@ -186,8 +186,8 @@ async def test_the_reaper_takes_what_a_crash_left_and_no_siblings_box(cloud: Clo
         cloud.create({"name": "stranger", "labels": {**labels, OWNER: "other", LEASE: past}}),
         cloud.create({"name": "unlabelled", "labels": {"code-toolbox-language": "python"}}),
     ]
-    from runner_service.executors.daytona.boxes import Boxes
     from runner_service.executors.daytona.reaper import reap
+    from runner_service.executors.daytona.sandboxes import Boxes
 
     async with AsyncDaytona(
         DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")
@@ -203,8 +203,8 @@ async def test_a_list_that_is_old_costs_nobody_a_box(cloud: Cloud, monkeypatch: 
     """The list says that the lease has ended; asked by its id, the box says that it was renewed."""
     from daytona import AsyncDaytona, DaytonaConfig
 
-    from runner_service.executors.daytona.boxes import KIND, Boxes
     from runner_service.executors.daytona.reaper import reap
+    from runner_service.executors.daytona.sandboxes import KIND, Boxes
 
     box = cloud.create(
         {"labels": {OWNER: "runner-service", KIND: "execution", LEASE: "1", "code-toolbox-language": "python"}}

@@ -9,9 +9,9 @@ from pydantic import SecretStr
 from tests.emulator.processes import marked
 from tests.executors.recorder import output
 
-from runner_service.executors import SandboxSpec
-from runner_service.executors.daytona.boxes import Terms
 from runner_service.executors.daytona.executor import Account, daytona_executor
+from runner_service.executors.daytona.sandboxes import Terms
+from runner_service.executors.protocol import SandboxSpec
 
 
 async def test_by_hand_it_says_how_to_be_used_and_killed_it_leaves_nothing(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from tests.emulator import Cloud, Fault
 from tests.emulator.processes import processes_of
 from tests.executors.recorder import Recorder, all_gone, output, run
 
-from runner_service.executors import Command, Sandbox, SandboxSpec, Stream
 from runner_service.executors.daytona.executor import DaytonaExecutor
+from runner_service.executors.protocol import Command, Sandbox, SandboxSpec, Stream
 
 EXEC = r"POST .*/process/execute"
 LOG_KNOBS: list[dict[str, Any]] = [{"eof_lag": 30.0}, {"socket_cut_after": 10}, {"socket_patience": 0.0}]

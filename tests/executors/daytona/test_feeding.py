@@ -13,8 +13,8 @@ from tests.executors.daytona.opening import COMMANDS, account
 from tests.executors.daytona.test_faults import ANY_CALL, EXEC
 from tests.executors.recorder import Recorder, all_gone, appeared
 
-from runner_service.executors import Command, SandboxSpec, Stream
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
+from runner_service.executors.protocol import Command, SandboxSpec, Stream
 
 SHORT = replace(TERMS, poll=0.2, forsaken=1.0)
 """Polls often, and takes a command for forsaken soon."""

@@ -186,12 +186,12 @@ async def test_the_sdk_reads_no_dotenv_and_takes_no_telemetry(cloud: Cloud, tmp_
     )
     script = f"""
 import asyncio, json, sys
-import runner_service.app, runner_service.executors.daytona.opening
+import runner_service.app, runner_service.executors.daytona.factory
 early = "daytona" in sys.modules
 from pydantic import SecretStr
 from opentelemetry import trace
-from runner_service.executors import SandboxSpec
-from runner_service.executors.daytona.boxes import Terms
+from runner_service.executors.protocol import SandboxSpec
+from runner_service.executors.daytona.sandboxes import Terms
 from runner_service.executors.daytona.executor import Account, daytona_executor
 async def main():
     async with daytona_executor(Account(SecretStr({API_KEY!r}), {cloud.api_url!r}), Terms()) as executor:

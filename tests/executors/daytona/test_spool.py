@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runner_service.executors import SandboxSpec
-from runner_service.executors.attendant.openings import Run
+from runner_service.executors.attendant.sessions import Run
 from runner_service.executors.attendant.spool import DiskFullError, News, Spool
-from runner_service.executors.local import local_executor
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import SandboxSpec
 
 PIECE = bytes(range(256)) * 1024
 

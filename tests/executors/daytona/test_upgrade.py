@@ -10,16 +10,16 @@ from tests.emulator import API_KEY, Cloud
 from tests.executors.recorder import Recorder, output
 
 import runner_service
-from runner_service.executors import Command, SandboxSpec
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.executor import DaytonaExecutor
+from runner_service.executors.protocol import Command, SandboxSpec
 
 EXPECTED = b"".join(b"%d\n" % number for number in range(1, 30001))
 OLDER = """
 import asyncio, sys
 from pydantic import SecretStr
-from runner_service.executors import Command, SandboxSpec
-from runner_service.executors.daytona.boxes import Terms
+from runner_service.executors.protocol import Command, SandboxSpec
+from runner_service.executors.daytona.sandboxes import Terms
 from runner_service.executors.daytona.executor import Account, daytona_executor
 
 class Sink:

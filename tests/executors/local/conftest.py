@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tests.executors.conftest import opened_locally
 
-from runner_service.executors import Executor
+from runner_service.executors.protocol import Executor
 
 
 @pytest.fixture

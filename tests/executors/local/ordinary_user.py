@@ -4,8 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from runner_service.executors import SandboxSpec
-from runner_service.executors.local import local_executor
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import SandboxSpec
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 

@@ -7,8 +7,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from runner_service.executors import Command, SandboxSpec, Stream
-from runner_service.executors.local import local_executor
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import Command, SandboxSpec, Stream
 
 
 class Printing:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tests.executors.recorder import Recorder, all_gone, appeared, living, output, run
 
-from runner_service.executors import Command, Executor, Sandbox, SandboxError, SandboxSpec
-from runner_service.executors.local import local_executor
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import Command, Executor, Sandbox, SandboxError, SandboxSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="proves what Linux offers")
 

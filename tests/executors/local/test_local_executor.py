@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from tests.executors.recorder import Counter, Recorder, output, run
 
-from runner_service.executors import Command, Executor, FileError, Sandbox, SandboxError, SandboxSpec, Stream
-from runner_service.executors.local import local_executor
-from runner_service.executors.paths import Root
-from runner_service.executors.reading import list_directory
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.local.paths import Root
+from runner_service.executors.local.reading import list_directory
+from runner_service.executors.protocol import Command, Executor, FileError, Sandbox, SandboxError, SandboxSpec, Stream
 
 
 async def test_the_root_and_the_state_are_made(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from runner_service.executors import FileError
-from runner_service.executors.paths import Root
-from runner_service.executors.reading import list_directory, read_text
-from runner_service.executors.search import Clock, glob_files
-from runner_service.executors.writing import write_text
+from runner_service.executors.local.paths import Root
+from runner_service.executors.local.reading import list_directory, read_text
+from runner_service.executors.local.search import Clock, glob_files
+from runner_service.executors.local.writing import write_text
+from runner_service.executors.protocol import FileError
 
 
 @pytest.fixture

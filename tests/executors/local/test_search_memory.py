@@ -3,9 +3,9 @@
 import tracemalloc
 from pathlib import Path
 
-from runner_service.executors.grep import grep_files
-from runner_service.executors.paths import Root
-from runner_service.executors.search import Clock
+from runner_service.executors.local.grep import grep_files
+from runner_service.executors.local.paths import Root
+from runner_service.executors.local.search import Clock
 
 
 def test_grep_keeps_no_more_of_a_file_than_it_shows(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from runner_service.supervisor import tree, wire
-from runner_service.supervisor.ending import Ending
-from runner_service.supervisor.ownership import Groups
-from runner_service.supervisor.spawn import spawn
-from runner_service.supervisor.tags import RLIMIT_LOCKS, Slots, Zone, zone_below
+from runner_service.executors.supervisor import process_table, wire
+from runner_service.executors.supervisor.ownership import Groups
+from runner_service.executors.supervisor.spawn import spawn
+from runner_service.executors.supervisor.tags import RLIMIT_LOCKS, Slots, Zone, zone_below
+from runner_service.executors.supervisor.termination import Ending
 
 ORDINARY_USER = Path(__file__).with_name("ordinary_user.py")
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -91,7 +91,7 @@ def test_a_tag_survives_what_sheds_everything_else() -> None:
     finally:
         resource.setrlimit(RLIMIT_LOCKS, before)
     try:
-        assert tree.limits_of(pid) == (2**40, before[1])
+        assert process_table.limits_of(pid) == (2**40, before[1])
     finally:
         os.kill(pid, signal.SIGKILL)
 
@@ -100,16 +100,16 @@ def test_a_tag_survives_what_sheds_everything_else() -> None:
 def test_a_process_that_got_the_pid_of_another_is_not_signalled() -> None:
     child = subprocess.Popen(["sleep", "74.02"])
     try:
-        seen = tree.process(child.pid)
+        seen = process_table.process(child.pid)
         assert seen is not None
         earlier = seen._replace(start=seen.start - 1)
-        assert tree.send(earlier, signal.SIGKILL)
-        assert tree._send_by_number(earlier, signal.SIGKILL)
+        assert process_table.send(earlier, signal.SIGKILL)
+        assert process_table._send_by_number(earlier, signal.SIGKILL)
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.1)
-        assert tree._send_by_number(seen, signal.SIGTERM)
+        assert process_table._send_by_number(seen, signal.SIGTERM)
         assert child.wait(10) == -signal.SIGTERM
-        assert tree.send(seen, signal.SIGTERM)
+        assert process_table.send(seen, signal.SIGTERM)
     finally:
         child.kill()
         child.wait()

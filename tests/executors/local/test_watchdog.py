@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tests.executors.recorder import Recorder, all_gone, output, run
 
-from runner_service.executors import Command, Sandbox, SandboxSpec
-from runner_service.executors.excess import Excess
-from runner_service.executors.local import LocalExecutor, local_executor
-from runner_service.supervisor.watchdog import Quota
+from runner_service.executors.limit_messages import Excess
+from runner_service.executors.local.executor import LocalExecutor, local_executor
+from runner_service.executors.protocol import Command, Sandbox, SandboxSpec
+from runner_service.executors.supervisor.watchdog import Quota
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runner_service.executors import TextLines, reading
-from runner_service.executors.paths import Root
+from runner_service.executors.local import reading
+from runner_service.executors.local.paths import Root
+from runner_service.executors.protocol import TextLines
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -13,10 +13,10 @@ from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool
 from mcp import ClientSession
 from mcp.types import CallToolResult, TextContent, Tool
 
+from runner_service.agent.interface import AgentRun
 from runner_service.agent.mcp.http import http_server
 from runner_service.agent.mcp.listing import listed, plain_name, without_excess
 from runner_service.agent.mcp.stdio import ServerOutput, Streams, stdio_server
-from runner_service.agent_run import AgentRun
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 

@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import httpx
 from mcp.client.streamable_http import streamable_http_client
 
+from runner_service.agent.mcp.placeholders import PLACEHOLDER
 from runner_service.agent.mcp.stdio import LONGEST_MESSAGE, Streams
-from runner_service.field_rules import PLACEHOLDER
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _JSON, _EVENTS = "application/json", "text/event-stream"

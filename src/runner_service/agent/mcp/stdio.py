@@ -13,8 +13,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCMessage
 
-from runner_service.executors import Command, CommandResult, Sandbox, SandboxError, Stream
-from runner_service.field_rules import PLACEHOLDER
+from runner_service.agent.mcp.placeholders import PLACEHOLDER
+from runner_service.executors.protocol import Command, CommandResult, Sandbox, SandboxError, Stream
 from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 

@@ -5,7 +5,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from runner_service.executors.attendant.openings import Opening, Run, offsets_in
+from runner_service.executors.attendant.sessions import Opening, Run, offsets_in
 from runner_service.executors.attendant.spool import STREAMS
 
 Request = dict[str, Any]

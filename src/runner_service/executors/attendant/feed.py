@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncGenerator
 
-from runner_service.executors import SandboxError
 from runner_service.executors.attendant.spool import News
+from runner_service.executors.protocol import SandboxError
 
 _MOST_AHEAD = 512 * 1024
 

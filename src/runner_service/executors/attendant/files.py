@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from runner_service.executors import FileError, Sandbox, TextLines
+from runner_service.executors.protocol import FileError, Sandbox, TextLines
 
 _CHUNK = 256 * 1024
 _SENT_AT_ONCE = 512 * 1024

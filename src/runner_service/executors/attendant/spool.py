@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from runner_service.executors import Stream
+from runner_service.executors.protocol import Stream
 
 STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
 

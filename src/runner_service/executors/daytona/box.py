@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from runner_service.executors.daytona.boxes import Boxes, Notify
 from runner_service.executors.daytona.failures import Failure, Kind, classify, ended
-from runner_service.executors.daytona.patience import CallFailedError, patiently
+from runner_service.executors.daytona.retries import CallFailedError, patiently
+from runner_service.executors.daytona.sandboxes import Boxes, Notify
 
 if TYPE_CHECKING:
     from daytona import AsyncSandbox

@@ -9,8 +9,13 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[2]
-_SENT = ("__init__.py", "executors/*.py", "executors/attendant/*.py", "supervisor/*.py", "settings/machine.py")
-_CALLER = _PACKAGE / "executors" / "attendant" / "caller.py"
+_SENT = (
+    "__init__.py",
+    "executors/*.py",
+    *(f"executors/{each}/*.py" for each in ("attendant", "local", "supervisor")),
+    "settings/machine.py",
+)
+_CALLER = _PACKAGE / "executors" / "attendant" / "client.py"
 WIRE = "runner-service-1"
 """Begins the names of all bundles that understand the same requests; the number grows when they no longer do."""
 
@@ -37,7 +42,7 @@ def bundle() -> Bundle:
     """Reads the files of this package, once. Blocks on the file system."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as into:
-        _put(into, "caller.py", _CALLER)
+        _put(into, "client.py", _CALLER)
         for pattern in _SENT:
             for path in sorted(_PACKAGE.glob(pattern)):
                 _put(into, f"code/{_PACKAGE.name}/{path.relative_to(_PACKAGE)}", path)

@@ -9,17 +9,17 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from runner_service.executors import SandboxError, SandboxSpec
-from runner_service.executors.daytona.attendance import Attendance, CommandTerms, place_of
+from runner_service.executors.completion import finished
 from runner_service.executors.daytona.box import Box
-from runner_service.executors.daytona.boxes import Boxes, Terms, Wanted
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.following import Followed
-from runner_service.executors.daytona.line import Line
 from runner_service.executors.daytona.reaper import reap_for_ever
+from runner_service.executors.daytona.rpc import Line
 from runner_service.executors.daytona.sandbox import DaytonaSandbox
+from runner_service.executors.daytona.sandboxes import Boxes, Terms, Wanted
 from runner_service.executors.daytona.sdk import daytona_client
-from runner_service.executors.finishing import finished
+from runner_service.executors.daytona.session import Attendance, CommandTerms, place_of
+from runner_service.executors.protocol import SandboxError, SandboxSpec
 
 logger = logging.getLogger(__name__)
 

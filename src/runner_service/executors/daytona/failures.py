@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from runner_service.executors import SandboxError
+from runner_service.executors.protocol import SandboxError
 
 _STATUS_IN_TEXT = re.compile(r"\b(4\d\d|5\d\d)\b")
 _LONGEST_PAUSE = 30.0

@@ -5,7 +5,7 @@ import base64
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from runner_service.executors.attendant.spool import News
-from runner_service.executors.daytona.attendance import Attendance
+from runner_service.executors.daytona.session import Attendance
 
 _LARGEST_PIECE = 192 * 1024
 

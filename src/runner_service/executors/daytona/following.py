@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner_service.executors import Command, CommandResult, KilledProcess, OutputSink, SandboxError, Stream
-from runner_service.executors.daytona.attendance import CLOSE_PATIENCE, Attendance
-from runner_service.executors.daytona.boxes import Notify
+from runner_service.executors.completion import finished
 from runner_service.executors.daytona.feeding import feed
-from runner_service.executors.excess import Excess
-from runner_service.executors.finishing import finished
+from runner_service.executors.daytona.sandboxes import Notify
+from runner_service.executors.daytona.session import CLOSE_PATIENCE, Attendance
+from runner_service.executors.limit_messages import Excess
+from runner_service.executors.protocol import Command, CommandResult, KilledProcess, OutputSink, SandboxError, Stream
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from runner_service.executors import SandboxError
-from runner_service.executors.daytona.boxes import KIND, LEASE, OWNER, Boxes
-from runner_service.executors.daytona.patience import CallFailedError, patiently
+from runner_service.executors.daytona.retries import CallFailedError, patiently
+from runner_service.executors.daytona.sandboxes import KIND, LEASE, OWNER, Boxes
+from runner_service.executors.protocol import SandboxError
 
 if TYPE_CHECKING:
     from daytona import AsyncDaytona, AsyncSandbox

@@ -5,7 +5,10 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
-from runner_service.executors import (
+from runner_service.executors.daytona.box import Box
+from runner_service.executors.daytona.following import Followed
+from runner_service.executors.daytona.session import Attendance
+from runner_service.executors.protocol import (
     BinaryFile,
     Command,
     CommandResult,
@@ -15,9 +18,6 @@ from runner_service.executors import (
     SandboxError,
     TextLines,
 )
-from runner_service.executors.daytona.attendance import Attendance
-from runner_service.executors.daytona.box import Box
-from runner_service.executors.daytona.following import Followed
 
 _SENT_AT_ONCE = 8 * 1024 * 1024
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from runner_service.executors import SandboxError
+from runner_service.executors.protocol import SandboxError
 
 if TYPE_CHECKING:
     from daytona import AsyncDaytona

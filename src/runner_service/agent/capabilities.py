@@ -1,0 +1,83 @@
+"""What an agent comes with: skills, the tools of its MCP servers, and its sub-agents."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+
+from langchain_core.tools import BaseTool
+
+from runner_service.agent import skills
+from runner_service.agent.interface import AgentRun
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+BUILT_IN = frozenset({"execute", "ls", "read_file", "write_file", "edit_file", "glob", "grep", "write_todos", "task"})
+"""The names of the tools that every agent has."""
+
+Tools = Mapping[str, Mapping[str, BaseTool]]
+
+
+@dataclass(frozen=True)
+class SubAgentPlan:
+    """A sub-agent, ready to be built."""
+
+    name: str
+    description: str
+    instructions: str
+    tools: tuple[BaseTool, ...] = ()
+
+
+@dataclass(frozen=True)
+class AgentPlan:
+    """An agent, ready to be built. Without tools of its own it may be shared by all whose plan is equal."""
+
+    instructions: str
+    sub_agents: tuple[SubAgentPlan, ...] = ()
+    tools: tuple[BaseTool, ...] = ()
+
+
+@asynccontextmanager
+async def equipped(run: AgentRun) -> AsyncIterator[AgentPlan]:
+    """Gets ready what the agent of a run comes with, and lets go of it when the context ends.
+
+    What cannot be had is left out, and told as a notice.
+    """
+    agent, redact = run.agent, run.redactor.text
+    own = await skills.install(run, agent.skills)
+    prompts = [await skills.install(run, each.skills) for each in agent.sub_agents]
+    async with _tools(run) as tools:
+        sub_agents = [
+            SubAgentPlan(
+                name=each.name,
+                description=redact(each.description),
+                instructions=redact(_joined(each.instructions, prompt)),
+                tools=_selected(each, tools),
+            )
+            for each, prompt in zip(agent.sub_agents, prompts, strict=True)
+        ]
+        all_tools = tuple(tool for server in tools.values() for tool in server.values())
+        yield AgentPlan(redact(_joined(agent.instructions, own)), tuple(sub_agents), all_tools)
+
+
+@asynccontextmanager
+async def _tools(run: AgentRun) -> AsyncIterator[Tools]:
+    if not run.agent.mcp_servers:
+        yield {}
+        return
+    # Half a second of imports, the first time.
+    connections = await asyncio.to_thread(import_module, "runner_service.agent.mcp.connections")
+    async with connections.connected(run, BUILT_IN) as tools:
+        yield tools
+
+
+def _selected(sub_agent: runner_pb2.SubAgent, tools: Tools) -> tuple[BaseTool, ...]:
+    found: list[BaseTool] = []
+    for server in sub_agent.mcp_servers:
+        wanted = set(sub_agent.tool_selections[server].enabled_tools) if server in sub_agent.tool_selections else set()
+        found += [tool for name, tool in tools.get(server, {}).items() if not wanted or name in wanted]
+    return tuple(found)
+
+
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)

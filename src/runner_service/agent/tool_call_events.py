@@ -1,0 +1,226 @@
+"""The events of one tool call."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct
+from langchain_core.messages import ToolMessage
+from langgraph.types import Command
+from opentelemetry.trace import Span
+
+from runner_service.agent.tools.command_output import CommandOutput
+from runner_service.agent.tools.excerpt import shorten
+from runner_service.agent.tools.scope import RunningCall, RunScope
+from runner_service.executors.protocol import CommandResult
+from runner_service.telemetry import metrics, record_command, record_failure
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_KINDS = {
+    "execute": event_pb2.TOOL_KIND_EXECUTE,
+    "ls": event_pb2.TOOL_KIND_READ,
+    "read_file": event_pb2.TOOL_KIND_READ,
+    "write_file": event_pb2.TOOL_KIND_WRITE,
+    "edit_file": event_pb2.TOOL_KIND_WRITE,
+    "glob": event_pb2.TOOL_KIND_SEARCH,
+    "grep": event_pb2.TOOL_KIND_SEARCH,
+    "write_todos": event_pb2.TOOL_KIND_PLAN,
+    "task": event_pb2.TOOL_KIND_SUB_AGENT,
+}
+_TODO_STATUSES = {
+    "pending": event_pb2.Todo.STATUS_PENDING,
+    "in_progress": event_pb2.Todo.STATUS_IN_PROGRESS,
+    "completed": event_pb2.Todo.STATUS_COMPLETED,
+}
+_LONGEST_RESULT = 32_000
+_LONGEST_ARGUMENT = 16_000
+_MOST_ITEMS = 200
+_DEEPEST = 20
+_LARGEST_ARGUMENTS = 192 * 1024
+_GENERAL_PURPOSE = "general-purpose"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A tool call that has ended: what goes to the model, and what went into the event."""
+
+    result: ToolMessage | Command[Any]
+    event: event_pb2.ToolCallFinished
+    command: CommandResult | None
+
+    def with_remark(self, remark: str) -> ToolMessage | Command[Any]:
+        """The result, with a remark of ours for the model."""
+        message = _message_in(self.result)
+        return _with_message(self.result, message, message.model_copy(update={"content": f"{message.text}{remark}"}))
+
+    def record(self, span: Span) -> None:
+        """Writes it down in the call's span."""
+        if self.command:
+            used = self.event.resources
+            record_command(
+                span,
+                exit_code=self.command.exit_code,
+                cpu_time=self.command.cpu_time,
+                peak_memory=self.command.peak_memory,
+                stdout_bytes=used.stdout_bytes,
+                stderr_bytes=used.stderr_bytes,
+            )
+        if self.event.outcome != event_pb2.TOOL_OUTCOME_SUCCEEDED:
+            record_failure(span, event_pb2.ToolOutcome.Name(self.event.outcome).removeprefix("TOOL_OUTCOME_").lower())
+
+
+class CallReport:
+    """Publishes that a call begins, when it is made, and how it ends. The first of `end` and `cancel` counts."""
+
+    def __init__(self, scope: RunScope, call: RunningCall, arguments: Mapping[str, Any]) -> None:
+        self._scope = scope
+        self._call = call
+        self._arguments = arguments
+        self._began = time.monotonic()
+        self._ended = False
+        self._sub_agents = {_GENERAL_PURPOSE, *(each.name for each in scope.run.agent.sub_agents)}
+        self._sub_agent = str(arguments.get("subagent_type", "")) if call.name == "task" else ""
+        if resumption := scope.run.resumption:
+            resumption.unsettled.pop(call.sub_agent_id, None)
+            self._ended = call.id in resumption.finished_calls
+            if call.id in resumption.started_calls:
+                return
+        kind = _KINDS.get(call.name, event_pb2.TOOL_KIND_OTHER)
+        shown = _struct(scope.run.redactor.value(arguments))
+        self._publish(event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name, kind=kind, arguments=shown))
+        if self._sub_agent in self._sub_agents:
+            task = shorten(scope.run.redactor.text(str(arguments.get("description", ""))), _LONGEST_ARGUMENT)
+            self._publish(event_pb2.SubAgentStarted(tool_call_id=call.id, name=self._sub_agent, description=task))
+
+    def outcome(self, result: ToolMessage | Command[Any]) -> Outcome:
+        """Returns what came of the call, its result without secrets."""
+        message = _message_in(result)
+        redact = self._scope.run.redactor.value
+        clean = message.model_copy(update={"content": redact(message.content), "artifact": redact(message.artifact)})
+        event = self._call.ended or self._finished_with(clean)
+        command = self._call.output.result if self._call.output else None
+        return Outcome(_with_message(result, message, clean), event, command)
+
+    def end(self, outcome: Outcome) -> None:
+        """Publishes the end of the call."""
+        if self._call.name == "write_todos" and outcome.event.outcome == event_pb2.TOOL_OUTCOME_SUCCEEDED:
+            self._publish_todos()
+        self._end(outcome.event)
+
+    def cancel(self) -> None:
+        """Publishes that the call was ended with its execution, unless its end was published already, or it goes on."""
+        run = self._scope.run
+        interrupted = run.is_interrupted()
+        goes_on = interrupted and self._call.name == "execute" and run.sandbox.keeps_commands
+        if not (self._ended or goes_on):
+            self._end(
+                self._finished(event_pb2.TOOL_OUTCOME_INTERRUPTED if interrupted else event_pb2.TOOL_OUTCOME_CANCELLED)
+            )
+
+    def _end(self, event: event_pb2.ToolCallFinished) -> None:
+        if self._ended:  # an earlier process has said so already
+            return
+        self._ended = True
+        metrics.tool_called(self._call.name, event.outcome, time.monotonic() - self._began)
+        if self._call.output and (ran := self._call.output.result) and ran.spawn_time:
+            metrics.command_spawned(ran.spawn_time)
+        if self._sub_agent in self._sub_agents:
+            self._publish(event_pb2.SubAgentFinished(tool_call_id=self._call.id))
+        self._publish(event)
+
+    def _finished_with(self, message: ToolMessage) -> event_pb2.ToolCallFinished:
+        event = self._finished(_outcome(message, self._call))
+        if (exit_code := _exit_code(message)) is not None:
+            event.exit_code = exit_code
+        event.result = shorten(message.text, _LONGEST_RESULT)
+        event.truncated |= event.result != message.text
+        return event
+
+    def _finished(self, outcome: event_pb2.ToolOutcome.ValueType) -> event_pb2.ToolCallFinished:
+        event = event_pb2.ToolCallFinished(tool_call_id=self._call.id, outcome=outcome)
+        event.elapsed.FromNanoseconds(int((time.monotonic() - self._began) * 1e9))
+        if output := self._call.output:
+            _describe_output(event, output)
+        return event
+
+    def _publish_todos(self) -> None:
+        todos = self._scope.run.redactor.value(self._arguments.get("todos", []))
+        items = [event_pb2.Todo(content=each["content"], status=_TODO_STATUSES[each["status"]]) for each in todos]
+        self._publish(event_pb2.TodosUpdated(todos=items))
+
+    def _publish(self, event: Any) -> None:
+        self._scope.run.events.publish(event, sub_agent_id=self._call.sub_agent_id)
+
+
+def _outcome(message: ToolMessage, call: RunningCall) -> event_pb2.ToolOutcome.ValueType:
+    if call.interrupted:
+        return event_pb2.TOOL_OUTCOME_INTERRUPTED
+    command = call.output.result if call.output else None
+    if command and command.timed_out:
+        return event_pb2.TOOL_OUTCOME_TIMED_OUT
+    if command and command.exceeded:
+        return event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED
+    failed = message.status == "error" or bool(_exit_code(message))
+    return event_pb2.TOOL_OUTCOME_FAILED if failed else event_pb2.TOOL_OUTCOME_SUCCEEDED
+
+
+def _exit_code(message: ToolMessage) -> int | None:
+    """The exit code of a command, also of one that an earlier process has run."""
+    return message.artifact.get("exit_code") if isinstance(message.artifact, dict) else None
+
+
+def _describe_output(event: event_pb2.ToolCallFinished, output: CommandOutput) -> None:
+    event.truncated = output.excerpt.left_out > 0
+    event.dropped_bytes = output.dropped
+    event.resources.stdout_bytes = output.written["stdout"]
+    event.resources.stderr_bytes = output.written["stderr"]
+    if command := output.result:
+        event.exit_code = command.exit_code
+        event.resources.cpu_time.FromNanoseconds(int(command.cpu_time * 1e9))
+        event.resources.peak_memory_bytes = command.peak_memory
+        event.killed_processes.extend(f"{each.pid} {each.name}" for each in command.killed)
+
+
+def _message_in(result: ToolMessage | Command[Any]) -> ToolMessage:
+    if isinstance(result, ToolMessage):
+        return result
+    return next(each for each in _update_of(result)["messages"] if isinstance(each, ToolMessage))
+
+
+def _with_message(result: ToolMessage | Command[Any], old: ToolMessage, new: ToolMessage) -> ToolMessage | Command[Any]:
+    if isinstance(result, ToolMessage):
+        return new
+    update = _update_of(result)
+    return replace(result, update={**update, "messages": [new if each is old else each for each in update["messages"]]})
+
+
+def _update_of(command: Command[Any]) -> dict[str, Any]:
+    if not isinstance(command.update, dict):
+        raise TypeError("a tool's command changes the state by names of fields")
+    return command.update
+
+
+def _struct(arguments: Mapping[str, Any]) -> Struct:
+    struct = Struct()
+    struct.update(_bounded(arguments, _DEEPEST))
+    if struct.ByteSize() > _LARGEST_ARGUMENTS:
+        size = struct.ByteSize()
+        struct.Clear()
+        struct.update({"…": f"{size:,} bytes of arguments"})
+    return struct
+
+
+def _bounded(value: Any, depth: int) -> Any:
+    """A JSON value that is small enough to be shown."""
+    match value:
+        case str():
+            return shorten(value, _LONGEST_ARGUMENT)
+        case dict() if depth:
+            return {str(name): _bounded(item, depth - 1) for name, item in list(value.items())[:_MOST_ITEMS]}
+        case list() if depth:
+            return [_bounded(item, depth - 1) for item in value[:_MOST_ITEMS]]
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return "…"

@@ -1,0 +1,105 @@
+"""What deepagents' file tools and `execute` work on: the sandbox, and a few paths beside it.
+
+One backend serves all executions: which one it works for is in the context.
+"""
+
+from deepagents.backends import FilesystemBackend
+from deepagents.backends.protocol import (
+    BackendProtocol,
+    EditResult,
+    ExecuteResponse,
+    FileDownloadResponse,
+    FileUploadResponse,
+    GlobResult,
+    GrepResult,
+    LsResult,
+    ReadResult,
+    SandboxBackendProtocol,
+    WriteResult,
+)
+
+from runner_service.agent.tools.command import OUTPUT_MOUNT, run_command
+from runner_service.agent.tools.files import SandboxFiles
+from runner_service.agent.tools.outputs import CommandOutputs
+from runner_service.agent.tools.scope import current_call, current_scope
+
+_ASIDE = ("/conversation_history", "/large_tool_results")
+"""Where deepagents puts aside what no longer fits into the model's context."""
+
+
+class SandboxBackend(SandboxBackendProtocol):
+    """Forwards to the sandbox of the execution at hand. Only the asynchronous methods exist."""
+
+    @property
+    def id(self) -> str:
+        """A name, which the protocol wants."""
+        return "sandbox"
+
+    async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:  # noqa: ASYNC109  # the protocol's
+        """Runs a command; its events are published on the way."""
+        if (call := current_call.get()) is None:
+            raise RuntimeError("a command runs for a tool call, and there is none")
+        output, exit_code = await run_command(current_scope.get(), call, command, timeout)
+        return ExecuteResponse(output=output, exit_code=exit_code)
+
+    async def als(self, path: str) -> LsResult:
+        """Lists a directory."""
+        return await _place(path).als(path)
+
+    async def aread(self, file_path: str, offset: int = 0, limit: int = 2000) -> ReadResult:
+        """Reads `limit` lines after the first `offset` ones."""
+        if limit <= 0:
+            return ReadResult(file_data={"content": "", "encoding": "utf-8"}, no_lines_requested=True)
+        return await _place(file_path).aread(file_path, max(offset, 0), limit)
+
+    async def awrite(self, file_path: str, content: str) -> WriteResult:
+        """Writes a whole file."""
+        return await _place(file_path).awrite(file_path, content)
+
+    async def aedit(self, file_path: str, old_string: str, new_string: str, replace_all: bool = False) -> EditResult:
+        """Replaces a part of a file."""
+        return await _place(file_path).aedit(file_path, old_string, new_string, replace_all)
+
+    async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
+        """Finds files by name."""
+        return await _place(path or "/").aglob(pattern, path or "/")
+
+    async def agrep(
+        self, pattern: str, path: str | None = None, glob: str | None = None, *, max_count: int | None = None
+    ) -> GrepResult:
+        """Finds lines by a literal text."""
+        return await _place(path or "/").agrep(pattern, path or "/", glob, max_count=max_count)
+
+    async def adownload_files(self, paths: list[str]) -> list[FileDownloadResponse]:
+        """Reads back what deepagents has put aside, and nothing else."""
+        if all(map(_is_aside, paths)):
+            return await _aside().adownload_files(paths)
+        return [FileDownloadResponse(path=path, error="permission_denied") for path in paths]
+
+    async def aupload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
+        """Puts something aside for deepagents, and does nothing else."""
+        if all(_is_aside(path) for path, _ in files):
+            return await _aside().aupload_files(files)
+        return [FileUploadResponse(path=path, error="permission_denied") for path, _ in files]
+
+
+def _place(path: str) -> BackendProtocol:
+    scope = current_scope.get()
+    if _is_below(path, OUTPUT_MOUNT):
+        return CommandOutputs(scope)
+    return _aside() if _is_aside(path) else SandboxFiles(scope.run.sandbox, scope.run.redactor)
+
+
+def _is_aside(path: str) -> bool:
+    return any(_is_below(path, prefix) for prefix in _ASIDE)
+
+
+def _is_below(path: str, mount: str) -> bool:
+    return path == mount or path.startswith(f"{mount}/")
+
+
+def _aside() -> FilesystemBackend:
+    scratch = current_scope.get().scratch
+    # Some microseconds, a few times in the life of a long conversation.
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return FilesystemBackend(root_dir=scratch, virtual_mode=True)

@@ -1,0 +1,1 @@
+"""The gRPC interface: the servicer, interceptors, authentication, health and error details."""

@@ -1,0 +1,217 @@
+"""What every call passes, from the outside in: tracing, the error guard, authentication, the health gate.
+
+grpc takes only real coroutine functions for asynchronous handlers, and does not close async generators when a call
+ends: each interceptor wraps a handler in a coroutine function, which drives a generator to its end itself.
+"""
+
+import asyncio
+import inspect
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+import grpc
+
+from runner_service.api.auth import Authentication
+from runner_service.api.error_details import abandon, abort_with, lenient, readable
+from runner_service.errors import CallError, UnauthenticatedError
+from runner_service.executions.readiness import Readiness
+from runner_service.telemetry import record_call_status, server_span
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Any  # grpc.RpcMethodHandler[Any, Any], which can be written in stubs only
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+_HEALTH_PREFIX = "/grpc.health.v1.Health/"
+_TRACE_KEYS = frozenset({"traceparent", "tracestate"})
+
+
+def interceptors(
+    authentication: Authentication, readiness: Readiness, calls: "OpenCalls"
+) -> Sequence[grpc.aio.ServerInterceptor]:
+    """Returns all of them, the outermost first."""
+    return [Tracing(calls), ErrorGuard(), Doorkeeper(authentication, readiness)]
+
+
+class OpenCalls:
+    """Counts the calls whose handlers have not ended: grpc's own stop does not wait for what they clean up."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if self._count == 0:
+            self._none.set()
+
+    async def all_ended(self) -> None:
+        """Waits until there is none."""
+        await self._none.wait()
+
+
+class _Wrapping(grpc.aio.ServerInterceptor):
+    """Puts `around` around every handler, and remembers what it has wrapped."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    @abstractmethod
+    async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
+        """Calls `behaviour(request, context)` and returns what it returns."""
+
+    def deserializer(self, handler: Handler) -> Any:
+        """Returns what reads the requests of `handler`."""
+        return handler.request_deserializer
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Returns the wrapped handler of the call's method; None if there is none."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = handler, self._wrap(method, handler)
+        return known[1]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        behaviour, deserialize = _as_coroutine(method, handler), self.deserializer(handler)
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            return await self.around(method, behaviour, request, context)
+
+        return _KINDS[handler.request_streaming, handler.response_streaming](
+            wrapped, deserialize, handler.response_serializer
+        )
+
+
+_KINDS: dict[tuple[bool, bool], Callable[..., Handler]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+class Tracing(_Wrapping):
+    """A server span for every call, below the caller's, with the status that the call really ended with."""
+
+    def __init__(self, calls: OpenCalls) -> None:
+        super().__init__()
+        self._calls = calls
+
+    async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
+        """Calls `behaviour` within the span."""
+        metadata = {key: str(value) for key, value in context.invocation_metadata() or () if key in _TRACE_KEYS}
+        with self._calls, server_span(method, metadata) as span:
+            try:
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                context.set_code(_code_of_leaving(context))
+                raise
+            finally:
+                record_call_status(span, _code(context))
+
+
+class ErrorGuard(_Wrapping):
+    """Turns whatever a handler raises into a status that a caller may see."""
+
+    def deserializer(self, handler: Handler) -> Callable[[bytes], Any] | None:
+        """Returns one that never raises: grpc itself would answer UNKNOWN, with the exception's text."""
+        return None if handler.request_deserializer is None else lenient(handler.request_deserializer)
+
+    async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
+        """Calls `behaviour`; every call is completed, however that ends."""
+        try:
+            return await behaviour(readable(request), context)
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.InternalError:  # a write to a caller who has left; the cancellation is on its way
+            return await abandon(context)
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            # The handler's own: grpc would take it for the caller's and never complete the call.
+            return await abort_with(error, method, context)
+        except Exception as error:  # noqa: BLE001  # the outermost guard: nothing may reach a caller as it is
+            return await abort_with(error, method, context)
+
+
+class Doorkeeper(_Wrapping):
+    """Lets in who has the token, while the service has not stopped. Health checks always pass."""
+
+    def __init__(self, authentication: Authentication, readiness: Readiness) -> None:
+        super().__init__()
+        self._authentication = authentication
+        self._readiness = readiness
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Returns the handler of the call's method, or one that refuses.
+
+        This comes before a byte of the request is read. The handler would only be called when all of it has been.
+        """
+        handler = await super().intercept_service(continuation, handler_call_details)
+        if handler is None or handler_call_details.method.startswith(_HEALTH_PREFIX):
+            return handler
+        try:
+            self._authentication.check(handler_call_details.invocation_metadata or ())
+        except UnauthenticatedError as error:
+            return _refusing(error)
+        return handler
+
+    async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
+        """Calls `behaviour`, or raises a CallError."""
+        if not method.startswith(_HEALTH_PREFIX):
+            self._readiness.require_not_stopped()
+        return await behaviour(request, context)
+
+
+def _refusing(refusal: CallError) -> Handler:
+    """Returns a handler of a stream of requests, whatever the method takes: only such a one need not read any."""
+
+    async def refuse(_requests: Any, _context: Context) -> None:
+        raise refusal
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _as_coroutine(method: str, handler: Handler) -> Behaviour:
+    behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    if inspect.iscoroutinefunction(behaviour):
+        return cast("Behaviour", behaviour)
+    if not inspect.isasyncgenfunction(behaviour):
+        raise TypeError(f"the handler of {method} is not asynchronous")
+
+    async def driven(request: Any, context: Context) -> None:
+        async with aclosing(behaviour(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    return driven
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _code(context: Context) -> grpc.StatusCode:
+    code = context.code()
+    return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
+
+
+def _code_of_leaving(context: Context) -> grpc.StatusCode:
+    """Returns the code that the caller itself saw when it left."""
+    return grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED

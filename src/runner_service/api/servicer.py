@@ -1,0 +1,140 @@
+"""The gRPC face: checks a request, finds the execution, and passes frames on. Everything it raises is a `CallError`."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+
+from runner_service.api.validation import requests
+from runner_service.errors import NotFoundError, WriteStalledError
+from runner_service.events.stream import EventStream
+from runner_service.executions.service import Executions
+from runner_service.executors.protocol import Stream
+from runner_service.idle_timeout import alarm
+from runner_service.storage.event_log import FINAL_STATES, EventLog
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+SERVICE_NAME: str = runner_pb2.DESCRIPTOR.services_by_name["AgentRunnerService"].full_name
+
+_SIGN_OF_LIFE_EVERY = 15.0
+_WRITE_PATIENCE = 30.0
+_STREAMS: dict[int, Stream] = {runner_pb2.OUTPUT_STREAM_STDOUT: "stdout", runner_pb2.OUTPUT_STREAM_STDERR: "stderr"}
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class AgentRunnerServicer:
+    """The rpcs of `AgentRunnerService`, as its proto promises them."""
+
+    def __init__(self, executions: Executions, log: EventLog, *, write_patience: float = _WRITE_PATIENCE) -> None:
+        self._executions = executions
+        self._log = log
+        self._write_patience = write_patience
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What the server is given. Streams are written as bytes: their events were serialised once, for the log."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME,
+            {
+                "ExecuteAgent": _stream(self.execute_agent, runner_pb2.ExecuteAgentRequest),
+                "WatchExecution": _stream(self.watch_execution, runner_pb2.WatchExecutionRequest),
+                "GetExecution": _unary(self.get_execution, runner_pb2.GetExecutionRequest),
+                "ListExecutions": _unary(self.list_executions, runner_pb2.ListExecutionsRequest),
+                "CancelExecution": _unary(self.cancel_execution, runner_pb2.CancelExecutionRequest),
+                "ReadToolOutput": _unary(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
+            },
+        )
+
+    async def execute_agent(self, request: runner_pb2.ExecuteAgentRequest, context: Context) -> None:
+        """Starts or attaches, then streams."""
+        requests.check_execute(request)
+        async with self._executions.called(request) as stream:
+            await self._deliver(stream, request.after_sequence, context)
+
+    async def watch_execution(self, request: runner_pb2.WatchExecutionRequest, context: Context) -> None:
+        """Streams, without being the caller."""
+        requests.check_watch(request)
+        async with self._executions.watched(request.execution_id, request.after_sequence) as stream:
+            await self._deliver(stream, request.after_sequence, context)
+
+    async def get_execution(
+        self, request: runner_pb2.GetExecutionRequest, _: Context
+    ) -> runner_pb2.GetExecutionResponse:
+        """Tells where an execution stands."""
+        requests.check_get(request)
+        return runner_pb2.GetExecutionResponse(execution=await self._stored(request.execution_id))
+
+    async def list_executions(
+        self, request: runner_pb2.ListExecutionsRequest, _: Context
+    ) -> runner_pb2.ListExecutionsResponse:
+        """Lists a page."""
+        key = requests.check_list(request)
+        page = await self._log.list_executions(
+            limit=request.page_size or requests.DEFAULT_PAGE_SIZE,
+            before_key=key,
+            states=request.states,
+            session_id=request.session_id,
+        )
+        token = requests.page_token(request, page.next_key)
+        return runner_pb2.ListExecutionsResponse(executions=page.executions, next_page_token=token)
+
+    async def cancel_execution(
+        self, request: runner_pb2.CancelExecutionRequest, _: Context
+    ) -> runner_pb2.CancelExecutionResponse:
+        """Ends an execution."""
+        requests.check_cancel(request)
+        return runner_pb2.CancelExecutionResponse(
+            state=await self._executions.cancel(request.execution_id, request.reason)
+        )
+
+    async def read_tool_output(
+        self, request: runner_pb2.ReadToolOutputRequest, _: Context
+    ) -> runner_pb2.ReadToolOutputResponse:
+        """Reads a range of what a command wrote."""
+        requests.check_read(request)
+        execution = await self._stored(request.execution_id)
+        limit = request.max_bytes or requests.DEFAULT_READ_BYTES
+        data = await self._log.read_output(
+            request.execution_id, request.tool_call_id, _STREAMS[request.stream], request.offset, limit
+        )
+        if data is None:
+            raise NotFoundError(f"tool call {request.tool_call_id} is not in the log of {request.execution_id}")
+        return runner_pb2.ReadToolOutputResponse(
+            data=data,
+            next_offset=request.offset + len(data),
+            complete=execution.state in FINAL_STATES and len(data) < limit,
+        )
+
+    async def _stored(self, execution_id: str) -> runner_pb2.Execution:
+        stored = await self._log.get(execution_id)
+        if stored is None:
+            raise NotFoundError(f"execution {execution_id} is not in the log; it never was, or it was pruned")
+        return stored.execution
+
+    async def _deliver(self, stream: EventStream, after: int, context: Context) -> None:
+        """Writes pages until the end. While a write waits for the network, the next page gathers."""
+        watcher = object()
+        try:
+            async with alarm() as stall:
+                while (page := await stream.page(watcher, after, patience=_SIGN_OF_LIFE_EVERY)) is not None:
+                    stall.set(self._write_patience)
+                    await context.write(page.frames)
+                    stall.clear()
+                    after = page.last
+        except TimeoutError:
+            raise WriteStalledError(
+                f"nothing was read from this stream for {self._write_patience:g} s; attach again with after_sequence"
+            ) from None
+        finally:
+            stream.leave(watcher)
+
+
+def _stream(method: Callable[[Any, Context], Awaitable[None]], request: type[Any]) -> Handler:
+    return grpc.unary_stream_rpc_method_handler(method, request_deserializer=request.FromString)
+
+
+def _unary(method: Callable[[Any, Context], Awaitable[Any]], request: type[Any]) -> Handler:
+    return grpc.unary_unary_rpc_method_handler(
+        method, request_deserializer=request.FromString, response_serializer=lambda message: message.SerializeToString()
+    )

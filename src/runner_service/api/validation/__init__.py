@@ -1,0 +1,1 @@
+"""Request validation: every invalid field is found and named at once."""

@@ -1,0 +1,194 @@
+"""What a request may hold: every wrong field is found and named at once, before anything has happened."""
+
+import base64
+import binascii
+import re
+
+from runner_service.api.validation.agents import agent_violations
+from runner_service.api.validation.fields import (
+    MAX_ENVIRONMENT_BYTES,
+    MAX_VARIABLES,
+    Violations,
+    at_most,
+    identifier,
+    not_negative,
+    text,
+)
+from runner_service.errors import FieldViolation, InvalidRequestError
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+MAX_LABELS = 64
+MAX_LABEL_KEY = 63
+MAX_LABEL_VALUE = 256
+MAX_REASON = 1024
+MAX_PAGE_SIZE = 500
+DEFAULT_PAGE_SIZE = 50
+MAX_READ_BYTES = 1024 * 1024
+DEFAULT_READ_BYTES = 64 * 1024
+MAX_DURATION_SECONDS = 30 * 24 * 3600
+MIN_SECRET_BYTES = 6
+"""A shorter secret cannot be told from ordinary text, so it could not be kept out of what the service shows."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HIGHEST_KEY = 2**63 - 1
+_MAX_STATES = 64
+
+
+def check_execute(request: runner_pb2.ExecuteAgentRequest) -> None:
+    """Checks a request to start or attach. Raises InvalidRequestError."""
+    _refuse(_execute_violations(request))
+
+
+def check_watch(request: runner_pb2.WatchExecutionRequest) -> None:
+    """Checks a request to look on. Raises InvalidRequestError."""
+    _refuse(_required_identifier(request.execution_id), not_negative("after_sequence", request.after_sequence))
+
+
+def check_get(request: runner_pb2.GetExecutionRequest) -> None:
+    """Checks a request for one execution. Raises InvalidRequestError."""
+    _refuse(_required_identifier(request.execution_id))
+
+
+def check_cancel(request: runner_pb2.CancelExecutionRequest) -> None:
+    """Checks a request to cancel. Raises InvalidRequestError."""
+    _refuse(
+        _required_identifier(request.execution_id), at_most("reason", len(request.reason), MAX_REASON, "characters")
+    )
+
+
+def check_read(request: runner_pb2.ReadToolOutputRequest) -> None:
+    """Checks a request for output. Raises InvalidRequestError."""
+
+    def violations() -> Violations:
+        if not request.tool_call_id:
+            yield FieldViolation("tool_call_id", "must be set, to the id in a tool_call_started event")
+        if request.stream not in {runner_pb2.OUTPUT_STREAM_STDOUT, runner_pb2.OUTPUT_STREAM_STDERR}:
+            yield FieldViolation("stream", "must be OUTPUT_STREAM_STDOUT or OUTPUT_STREAM_STDERR")
+        yield from not_negative("offset", request.offset)
+        if not 0 <= request.max_bytes <= MAX_READ_BYTES:
+            yield FieldViolation("max_bytes", f"must be between 0 and {MAX_READ_BYTES}")
+
+    _refuse(_required_identifier(request.execution_id), violations())
+
+
+def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
+    """Checks a request for a page and returns the key where the page begins, 0 for the first.
+
+    Raises:
+        InvalidRequestError: among others, the token is of a list with other filters.
+    """
+
+    def violations() -> Violations:
+        if not 0 <= request.page_size <= MAX_PAGE_SIZE:
+            yield FieldViolation("page_size", f"must be between 0 and {MAX_PAGE_SIZE}")
+        yield from at_most("states", len(request.states), _MAX_STATES, "states")
+        if request.session_id:
+            yield from identifier("session_id", request.session_id)
+        if request.page_token and _page_key(request) is None:
+            yield FieldViolation(
+                "page_token", "must be a next_page_token that was given for the same filters, or empty"
+            )
+
+    _refuse(violations())
+    return _page_key(request) or 0
+
+
+def page_token(request: runner_pb2.ListExecutionsRequest, key: int) -> str:
+    """Makes the token for the page of `request`'s list that begins after `key`; empty for key 0."""
+    if not key:
+        return ""
+    return base64.urlsafe_b64encode(f"{key}:{_filters(request)}".encode()).decode()
+
+
+def _page_key(request: runner_pb2.ListExecutionsRequest) -> int | None:
+    if not request.page_token:
+        return 0
+    try:
+        key, _, filters = base64.urlsafe_b64decode(request.page_token.encode()).decode().partition(":")
+        return int(key) if filters == _filters(request) and 0 <= int(key) <= _HIGHEST_KEY else None
+    except (ValueError, binascii.Error):
+        return None
+
+
+def _filters(request: runner_pb2.ListExecutionsRequest) -> str:
+    return f"{','.join(str(state) for state in sorted(request.states))}:{request.session_id}"
+
+
+def _execute_violations(request: runner_pb2.ExecuteAgentRequest) -> Violations:
+    if request.execution_id:
+        yield from identifier("execution_id", request.execution_id)
+    elif not request.HasField("agent"):
+        yield FieldViolation("agent", "must be set to start an execution; to attach to one, set execution_id")
+    if request.session_id:
+        yield from identifier("session_id", request.session_id)
+    yield from not_negative("after_sequence", request.after_sequence)
+    if request.disconnect_policy not in runner_pb2.DisconnectPolicy.values():
+        yield FieldViolation("disconnect_policy", "must be one of the values of DisconnectPolicy")
+    if request.HasField("agent"):
+        yield from _agent(request)
+        yield from _environment(request)
+    else:
+        yield from _without_agent(request)
+    yield from _limits(request.limits)
+    yield from _labels(request)
+
+
+def _without_agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
+    for field in ("session_id", "message", "environment"):
+        if getattr(request, field):
+            yield FieldViolation(field, "must not be set without agent")
+
+
+def _agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
+    if not request.message.strip():
+        yield FieldViolation("message", "must say what the agent is to do")
+    yield from text("message", request.message)
+    yield from agent_violations(request.agent, request.environment)
+
+
+def _environment(request: runner_pb2.ExecuteAgentRequest) -> Violations:
+    yield from at_most("environment", len(request.environment), MAX_VARIABLES, "variables")
+    size = sum(len(name.encode()) + len(entry.value.encode()) for name, entry in request.environment.items())
+    yield from at_most("environment", size, MAX_ENVIRONMENT_BYTES, "bytes")
+    for name, entry in request.environment.items():
+        field = f"environment[{name!r}]"
+        if not _VARIABLE.fullmatch(name):
+            yield FieldViolation(field, "must be named with letters, digits and '_', not beginning with a digit")
+        if "\0" in entry.value:
+            yield FieldViolation(f"{field}.value", "must not hold a NUL")
+        if entry.is_secret and 0 < len(entry.value.encode()) < MIN_SECRET_BYTES:
+            yield FieldViolation(f"{field}.value", f"must have at least {MIN_SECRET_BYTES} bytes, being a secret")
+
+
+def _limits(limits: runner_pb2.ExecutionLimits) -> Violations:
+    for name in ("timeout", "command_timeout"):
+        duration = getattr(limits, name)
+        if limits.HasField(name) and not 0 < duration.seconds + duration.nanos / 1e9 <= MAX_DURATION_SECONDS:
+            yield FieldViolation(
+                f"limits.{name}", "must be above zero and at most 30 days; leave it out for the default"
+            )
+    for name in ("max_model_calls", "max_tool_calls", "max_total_tokens", "max_output_bytes"):
+        yield from not_negative(f"limits.{name}", getattr(limits, name))
+
+
+def _labels(request: runner_pb2.ExecuteAgentRequest) -> Violations:
+    yield from at_most("labels", len(request.labels), MAX_LABELS, "labels")
+    for key, value in request.labels.items():
+        if not 0 < len(key) <= MAX_LABEL_KEY or len(value) > MAX_LABEL_VALUE:
+            yield FieldViolation(
+                f"labels[{key[:MAX_LABEL_KEY]!r}]",
+                f"must have a key of 1 to {MAX_LABEL_KEY} and a value of at most {MAX_LABEL_VALUE} characters",
+            )
+
+
+def _required_identifier(value: str) -> Violations:
+    if value:
+        yield from identifier("execution_id", value)
+    else:
+        yield FieldViolation("execution_id", "must be set")
+
+
+def _refuse(*checks: Violations) -> None:
+    violations = [violation for check in checks for violation in check]
+    if violations:
+        raise InvalidRequestError(violations)

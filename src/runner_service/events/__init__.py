@@ -1,0 +1,1 @@
+"""The event stream of an execution: number, log, then show."""

@@ -1,0 +1,1 @@
+"""Executions from start to end: starting, attaching, queueing, running, resuming, cancelling."""

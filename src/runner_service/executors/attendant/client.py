@@ -1,0 +1,112 @@
+"""Takes one request to the attendant of this sandbox, which is started when it is not there. Runs as a script.
+
+The request is in `RUNNER_REQUEST`, or in the file that `RUNNER_REQUEST_FILE` names, which is removed: never on the
+command line, where every process could read it. The answer is the line of stdout that begins with `ANSWER`.
+"""
+
+import os
+import sys
+import time
+from _socket import AF_UNIX, socket  # what `socket` adds to it takes as long to load as Python itself
+
+ANSWER = "runner-service-answer:"
+OLDEST_PYTHON = (3, 11)
+SOCKET = "socket"
+
+_HOME = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # pathlib would double what each call costs
+_READY_WITHIN = 20.0
+_PROGRAM = (
+    "import sys; sys.path.insert(0, {!r}); from runner_service.executors.attendant.server import main; main({!r})"
+)
+
+
+def main() -> None:
+    """Asks and prints."""
+    if sys.version_info < OLDEST_PYTHON:
+        print(ANSWER + '{"too_old": "%d.%d"}' % sys.version_info[:2])  # noqa: UP031, T201  # has to run on an old one
+        return
+    os.chdir(_HOME)  # a socket's path has to be short
+    request = _request()
+    attendant = _connected()
+    attendant.sendall(request + b"\n")
+    answer = bytearray(ANSWER.encode())
+    while data := attendant.recv(1 << 20):
+        answer += data
+    # The shell may have printed something before us that does not end its line.
+    sys.stdout.buffer.write(b"\n" + answer)
+
+
+def _request() -> bytes:
+    path = os.environ.get("RUNNER_REQUEST_FILE")
+    if not path:
+        return os.environ["RUNNER_REQUEST"].encode()
+    with open(path, "rb") as file:  # noqa: PTH123  # as above
+        return file.read()
+
+
+def _connected() -> socket:
+    """Connects, for which one caller starts the attendant while the others wait for it."""
+    try:
+        return _try_to_connect()
+    except (FileNotFoundError, ConnectionRefusedError):
+        pass
+    import fcntl  # noqa: PLC0415  # only the first call needs it
+
+    with open("start.lock", "w") as lock:  # noqa: PTH123  # as above
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            return _try_to_connect()
+        except (FileNotFoundError, ConnectionRefusedError):
+            _start()
+        return _connected_within(_READY_WITHIN)
+
+
+def _try_to_connect() -> socket:
+    attendant = socket(AF_UNIX)
+    try:
+        attendant.connect(SOCKET)
+    except BaseException:
+        attendant.close()
+        raise
+    return attendant
+
+
+def _connected_within(seconds: float) -> socket:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return _try_to_connect()
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.005)
+
+
+def _start() -> None:
+    """Starts the attendant as nobody's child, so that it outlives this call and its process group."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        _become_attendant()
+    finally:
+        os._exit(1)
+
+
+def _become_attendant() -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    log = os.open("attendant.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for target, source in enumerate((nothing, log, log)):
+        os.dup2(source, target)
+    os.closerange(3, 1024)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNNER_REQUEST")}
+    program = _PROGRAM.format(os.path.join(_HOME, "code"), _HOME)  # noqa: PTH118  # as above
+    os.execve(sys.executable, [sys.executable, "-I", "-S", "-X", "utf8", "-c", program], environment)  # noqa: S606  # ours
+
+
+if __name__ == "__main__":
+    main()

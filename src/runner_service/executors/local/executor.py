@@ -1,0 +1,176 @@
+"""The local executor: commands are child processes, files are files, both in a directory of this machine."""
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from runner_service.executors.local.commands import Commands
+from runner_service.executors.local.environment import command_environment
+from runner_service.executors.local.files import Files
+from runner_service.executors.local.ripgrep import Ripgrep
+from runner_service.executors.local.supervisor_process import SupervisionKeeper, supervision_keeper
+from runner_service.executors.protocol import Command, CommandResult, SandboxError, SandboxSpec
+from runner_service.executors.supervisor.watchdog import Quota
+
+Scope = Literal["shared", "session"]
+
+_FILE_THREADS = 8
+_NO_QUOTA = Quota()
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+class Programs(NamedTuple):
+    """Where the programs are that the executor uses itself."""
+
+    shell: str
+    ripgrep: str | None
+
+
+class LocalSandbox(Files):
+    """One execution's view of the directory: its files, and its own commands."""
+
+    def __init__(self, root: str, commands: Commands, threads: ThreadPoolExecutor, ripgrep: Ripgrep | None) -> None:
+        super().__init__(root, threads, ripgrep)
+        self._path = root
+        self._commands = commands
+
+    @property
+    def root(self) -> str:
+        """The real path of the directory."""
+        return self._path
+
+    async def run(self, command: Command) -> CommandResult:
+        """Runs a command in the directory."""
+        return await self._commands.run(command)
+
+    @property
+    def keeps_commands(self) -> bool:
+        """No: they end with the service."""
+        return False
+
+    async def resume(self, command: Command) -> CommandResult:
+        """Knows of none."""
+        del command
+        return CommandResult(
+            exit_code=1, lost="the service was stopped while this ran, and how far it came is not known"
+        )
+
+
+class LocalExecutor:
+    """Opens sandboxes in `root`: the same for all when shared, else one directory below it for each session."""
+
+    sandbox_type = "filesystem"
+
+    def __init__(
+        self, keeper: SupervisionKeeper, threads: ThreadPoolExecutor, *, root: Path, scope: Scope, programs: Programs
+    ) -> None:
+        self._keeper = keeper
+        self._threads = threads
+        self._root = root
+        self._scope = scope
+        self._programs = programs
+
+    @property
+    def process_control(self) -> str:
+        """What is in force on this machine, such as `subreaper+tag+guardian` or `process-group+guardian`."""
+        return self._keeper.control
+
+    @asynccontextmanager
+    async def open(self, spec: SandboxSpec) -> AsyncIterator[LocalSandbox]:
+        """Opens the sandbox of an execution, and ends its processes in the end.
+
+        Raises:
+            SandboxError: the directory cannot be made.
+        """
+        root = str(await asyncio.to_thread(_made, self._directory(spec)))
+        environment = command_environment(spec.environment, root=root)
+        commands = Commands(
+            self._keeper, shell=self._programs.shell, root=root, environment=environment, notify=spec.notify
+        )
+        ripgrep = Ripgrep(self._programs.ripgrep, commands) if self._programs.ripgrep else None
+        try:
+            yield LocalSandbox(root, commands, self._threads, ripgrep)
+        finally:
+            await commands.close()
+
+    def _directory(self, spec: SandboxSpec) -> Path:
+        if self._scope == "shared":
+            return self._root
+        if spec.session_id:
+            return self._root / _directory_name(spec.session_id)
+        # No session can be named like this, so none shares its directory with an execution that belongs to no session.
+        return self._root / f"+{_directory_name(spec.execution_id)}"
+
+
+@asynccontextmanager
+async def local_executor(
+    *,
+    root: Path,
+    state_dir: Path,
+    scope: Scope = "shared",
+    terminate_grace: float = 2.0,
+    quota: Quota = _NO_QUOTA,
+) -> AsyncIterator[LocalExecutor]:
+    """Opens the executor of this machine, and ends every process that it started in the end.
+
+    Args:
+        root: where commands start and files are; made, if it is missing, with the first sandbox.
+        state_dir: holds the note by which the next start finds what a crash left running; one service each.
+        scope: whether all executions share `root`, or each session has a directory below it.
+        terminate_grace: seconds between SIGTERM and SIGKILL.
+        quota: what the commands of each sandbox may use.
+
+    Raises:
+        SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
+    """
+    programs = await asyncio.to_thread(_find_programs)
+    real_root = await asyncio.to_thread(_real, root)
+    async with supervision_keeper(state_dir, terminate_grace, quota) as keeper:
+        threads = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="files")
+        try:
+            yield LocalExecutor(keeper, threads, root=real_root, scope=scope, programs=programs)
+        finally:
+            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
+
+
+def _find_programs() -> Programs:
+    shell = shutil.which("bash") or shutil.which("sh")
+    if shell is None:
+        raise SandboxError("there is neither bash nor sh on the PATH, and commands need one of them")
+    return Programs(shell, shutil.which("rg"))
+
+
+def _real(directory: Path) -> Path:
+    """Returns where the directory really is, or will be: it is there, or can most likely be made when it is needed."""
+    try:
+        real = directory.resolve()
+        nearest = next(each for each in (real, *real.parents) if each.exists())
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        raise SandboxError(f"{directory} cannot be used as a sandbox: {error}") from error
+    if not nearest.is_dir():
+        raise SandboxError(f"{directory} cannot be used as a sandbox: {nearest} is no directory")
+    if nearest != real and not os.access(nearest, os.W_OK | os.X_OK):
+        raise SandboxError(f"{directory} cannot be used as a sandbox: {nearest} may not be written")
+    return real
+
+
+def _made(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory.resolve(strict=True)
+    except OSError as error:
+        raise SandboxError(f"{directory} cannot be used as a sandbox: {error.strerror}") from error
+
+
+def _directory_name(session: str) -> str:
+    """Returns a name for the directory of a session: its own if that is a plain file name, else a hash of it."""
+    if _PLAIN_NAME.fullmatch(session):
+        return session
+    return "session-" + hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,180 @@
+"""Paths that do not lead out of a directory, whatever somebody does to that directory meanwhile.
+
+A path is walked one name at a time, each opened relative to the directory before it and never through a symlink; links
+are read and walked in the same way. So what was checked is what is used: there is no moment between the two.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from runner_service.executors.protocol import FileError, FileErrorCode
+
+_MOST_LINKS = 40
+_ENTER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_CODES: dict[int, tuple[FileErrorCode, str]] = {
+    errno.ENOENT: ("not_found", "there is no such file or directory; list its directory to see what there is"),
+    errno.ENOTDIR: ("not_directory", "a part of this path is not a directory"),
+    errno.EISDIR: ("is_directory", "this is a directory"),
+    errno.EACCES: ("permission_denied", "permission denied"),
+    errno.EPERM: ("permission_denied", "permission denied"),
+    errno.EROFS: ("permission_denied", "the file system is read-only"),
+    errno.ENOSPC: ("no_space", "no space is left on the device; nothing was changed"),
+    errno.EDQUOT: ("no_space", "the disk quota is used up; nothing was changed"),
+    errno.EFBIG: ("too_large", "the file would become larger than the system allows; nothing was changed"),
+    errno.ENAMETOOLONG: ("invalid", "the path or a name in it is too long"),
+    errno.ELOOP: ("invalid", "the path changed while it was being opened, or its symlinks go in a circle"),
+    errno.ENXIO: ("not_regular", "this is not a regular file"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path leads: an open directory, a name in it (`.` for the directory itself), and its real path."""
+
+    directory: int
+    name: str
+    path: str
+
+
+@contextmanager
+def file_errors(path: str) -> Iterator[None]:
+    """Turns what the system refuses into a FileError that names the path as it was asked for."""
+    try:
+        yield
+    except OSError as error:
+        code, text = _CODES.get(error.errno or 0, ("invalid", error.strerror or "the system refused it"))
+        raise FileError(code, f"{path}: {text}") from error
+
+
+class Root:
+    """A directory, by its real path, and the paths below it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path.rstrip("/") or "/"
+
+    @contextmanager
+    def locate(self, path: str, *, follow: bool = True, create: bool = False) -> Iterator[Place]:
+        """Walks to `path`; the last name need not exist. What the system refuses inside the block is a FileError too.
+
+        Args:
+            path: as the agent names it: below the real root as it stands, else `/` means the root.
+            follow: whether a symlink at the end is followed.
+            create: whether missing directories on the way are made.
+
+        Raises:
+            FileError: it leads out of the root, or cannot be walked.
+        """
+        with file_errors(path):
+            walk = _Walk(self, path, follow=follow, create=create)
+            try:
+                yield walk.to_the_end()
+            finally:
+                walk.close()
+
+    def relative(self, path: str) -> str:
+        """Returns `path` without the root in front of it, if it has that; `..` is left in.
+
+        Raises:
+            FileError: no path can be like this.
+        """
+        if "\0" in path:
+            raise FileError("invalid", "a path cannot contain a NUL character")
+        below = _below(self.path, path)
+        return path if below is None else below
+
+    def shown(self, names: list[str]) -> str:
+        """Returns the absolute path of these names below the root."""
+        return "/".join([self.path.rstrip("/"), *names]) or "/"
+
+
+class _Walk:
+    def __init__(self, root: Root, path: str, *, follow: bool, create: bool) -> None:
+        self._root = root
+        self._asked = path
+        self._follow = follow
+        self._create = create
+        self._pending = deque(_names(root.relative(path)))
+        self._directories = [os.open(root.path, _ENTER & ~os.O_NOFOLLOW)]
+        self._entered: list[str] = []
+        self._links = 0
+
+    def close(self) -> None:
+        while self._directories:
+            os.close(self._directories.pop())
+
+    def to_the_end(self) -> Place:
+        while self._pending:
+            name = self._pending.popleft()
+            if name == "..":
+                self._go_up()
+            elif (target := self._link(name)) is not None:
+                self._go_along(target)
+            elif self._pending:
+                self._enter(name)
+            else:
+                return Place(self._directories[-1], name, self._root.shown([*self._entered, name]))
+        return Place(self._directories[-1], ".", self._root.shown(self._entered))
+
+    def _go_up(self) -> None:
+        if not self._entered:
+            raise self._outside()
+        self._entered.pop()
+        os.close(self._directories.pop())
+
+    def _link(self, name: str) -> str | None:
+        """Returns where a symlink that is to be followed points to."""
+        if not self._pending and not self._follow:
+            return None
+        try:
+            return os.readlink(name, dir_fd=self._directories[-1])
+        except OSError as error:
+            if error.errno in {errno.EINVAL, errno.ENOENT}:
+                return None
+            raise
+
+    def _go_along(self, target: str) -> None:
+        self._links += 1
+        if self._links > _MOST_LINKS:
+            raise FileError("invalid", f"{self._asked}: its symlinks go in a circle")
+        if target.startswith("/"):
+            below = _below(self._root.path, target)
+            if below is None:
+                raise self._outside()
+            while self._entered:
+                self._go_up()
+            target = below
+        self._pending.extendleft(reversed(_names(target)))
+
+    def _enter(self, name: str) -> None:
+        try:
+            directory = os.open(name, _ENTER, dir_fd=self._directories[-1])
+        except FileNotFoundError:
+            if not self._create:
+                raise
+            os.mkdir(name, dir_fd=self._directories[-1])
+            directory = os.open(name, _ENTER, dir_fd=self._directories[-1])
+        self._directories.append(directory)
+        self._entered.append(name)
+
+    def _outside(self) -> FileError:
+        return FileError("outside_root", f"{self._asked}: leads out of {self._root.path}, where all files have to be")
+
+
+def readable(path: str) -> str:
+    """Returns a path as text; bytes that are not UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in {"", "."}]
+
+
+def _below(root: str, path: str) -> str | None:
+    if path == root or root == "/":  # noqa: PLR1714  # two different questions
+        return path.removeprefix(root)
+    return path.removeprefix(root) if path.startswith(root + "/") else None

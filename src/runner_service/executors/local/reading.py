@@ -1,0 +1,148 @@
+"""Looking at files below a root. All functions block on the file system."""
+
+import mimetypes
+import os
+import stat
+from itertools import islice
+from typing import BinaryIO
+
+from runner_service.executors.local.paths import Place, Root, readable
+from runner_service.executors.protocol import BinaryFile, FileEntry, FileError, TextLines
+
+_SAMPLE = 64 * 1024
+_LONGEST_PIECE = 1024 * 1024
+_LARGEST_WINDOW = 16 * 1024 * 1024
+_MOST_ENTRIES = 100_000
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+_READABLE_MEDIA = ("text/", "image/svg+xml", "application/json", "application/xml", "application/javascript")
+
+
+def open_regular(root: Root, path: str) -> BinaryIO:
+    """Opens a regular file; whatever else may be there, a FIFO or a device, is refused and never waited for."""
+    with root.locate(path) as place:
+        return open_place(place)
+
+
+def open_place(place: Place) -> BinaryIO:
+    """Opens the regular file at a place. Raises FileError, OSError."""
+    # Opening a device can already do something, so look before, and again at what was opened.
+    _require_regular(os.stat(place.name, dir_fd=place.directory, follow_symlinks=False), place.path)
+    file = os.fdopen(os.open(place.name, _OPEN, dir_fd=place.directory), "rb")
+    try:
+        _require_regular(os.fstat(file.fileno()), place.path)
+    except FileError:
+        file.close()
+        raise
+    return file
+
+
+def read_text(root: Root, path: str, offset: int, limit: int) -> TextLines | BinaryFile:
+    """Reads `limit` lines after the first `offset` ones, or announces a binary file. Raises FileError."""
+    if offset < 0 or limit < 0:
+        raise FileError("invalid", "offset and limit cannot be negative")
+    with open_regular(root, path) as file:
+        media_type = mimetypes.guess_type(path)[0] or ""
+        if _is_binary(file.read(_SAMPLE), media_type):
+            return BinaryFile(os.fstat(file.fileno()).st_size, media_type or "application/octet-stream")
+        file.seek(0)
+        return _window(file, path, offset, limit)
+
+
+def list_directory(root: Root, path: str, most: int = _MOST_ENTRIES) -> list[FileEntry]:
+    """Lists a directory of at most `most` entries, sorted by path. Raises FileError."""
+    with root.locate(path) as place:
+        _require_directory(place)
+        directory = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place.directory)
+        try:
+            with os.scandir(directory) as found:
+                names = [each.name for each in islice(found, most + 1)]
+            if len(names) > most:
+                raise FileError("too_large", f"{place.path}: more than {most:,} entries; use glob, or a command")
+            entries = [_entry(root, f"{place.path.rstrip('/')}/{name}", name, directory) for name in names]
+        finally:
+            os.close(directory)
+    return sorted((entry for entry in entries if entry), key=lambda entry: entry.path)
+
+
+def _require_regular(found: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise FileError("is_directory", f"{path}: this is a directory; list it instead")
+    if not stat.S_ISREG(found.st_mode):
+        raise FileError("not_regular", f"{path}: this is a {_kind(found.st_mode)}, not a regular file")
+
+
+def _require_directory(place: Place) -> None:
+    found = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        raise FileError("not_directory", f"{place.path}: this is not a directory; read it instead")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+    return kinds.get(stat.S_IFMT(mode), "symlink")
+
+
+def _entry(root: Root, path: str, name: str, directory: int) -> FileEntry | None:
+    """Describes a name in a directory; a symlink by what it points to, if that is inside the root."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            found = _target(root, path) or found
+    except FileNotFoundError:
+        return None
+    return FileEntry(readable(path), stat.S_ISDIR(found.st_mode), found.st_size, found.st_mtime)
+
+
+def _target(root: Root, path: str) -> os.stat_result | None:
+    try:
+        with root.locate(path) as place:
+            return os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
+    except FileError:
+        return None
+
+
+def _is_binary(sample: bytes, media_type: str) -> bool:
+    """Says whether a file that begins with `sample` is for programs, not for readers."""
+    if b"\0" in sample:
+        return True
+    if not media_type or media_type.startswith(_READABLE_MEDIA):
+        return False
+    try:
+        sample[:-4].decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.end < len(sample) - 8
+    return False
+
+
+def _window(file: BinaryIO, path: str, offset: int, limit: int) -> TextLines:
+    """Keeps what was asked for, in pieces of lines, since a line may be of any length; the rest is only counted."""
+    kept: list[bytes] = []
+    ended, in_line = _skip(file, offset)
+    size = 0
+    while ended < offset + limit and (piece := file.readline(_LONGEST_PIECE)):
+        kept.append(piece)
+        size += len(piece)
+        if size > _LARGEST_WINDOW:
+            raise FileError("too_large", f"{path}: these lines are longer than 16 MiB; read fewer, or grep in it")
+        in_line = not piece.endswith(b"\n")
+        ended += not in_line
+    while block := file.read(_LONGEST_PIECE):
+        ended += block.count(b"\n")
+        in_line = not block.endswith(b"\n")
+    return TextLines(b"".join(kept).decode("utf-8", "replace"), offset + 1 if kept else 0, ended + in_line)
+
+
+def _skip(file: BinaryIO, lines: int) -> tuple[int, bool]:
+    """Passes over lines; returns how many have ended, fewer than asked for at the end, and whether one has not."""
+    ended, in_line = 0, False
+    while ended < lines and (block := file.read(_LONGEST_PIECE)):
+        count = block.count(b"\n")
+        if ended + count >= lines:
+            end = -1
+            for _ in range(lines - ended):
+                end = block.index(b"\n", end + 1)
+            file.seek(end + 1 - len(block), os.SEEK_CUR)
+            return lines, False
+        ended += count
+        in_line = not block.endswith(b"\n")
+    return ended, in_line

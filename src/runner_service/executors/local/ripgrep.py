@@ -1,0 +1,49 @@
+"""Ripgrep as the scout of `grep`."""
+
+from collections.abc import Sequence
+
+from runner_service.executors.local.commands import Commands
+from runner_service.executors.local.grep import RIPGREP_OPTIONS
+from runner_service.executors.local.search import SEARCH_SECONDS
+from runner_service.executors.protocol import SandboxError, Stream
+
+_LONGEST_PATTERN = 100_000
+_MOST_BYTES = 8 * 1024 * 1024
+_FOUND_SOME, _FOUND_NONE = 0, 1
+
+
+class Ripgrep:
+    """Asks the program at `path` which files are worth a look."""
+
+    def __init__(self, path: str, commands: Commands) -> None:
+        self._path = path
+        self._commands = commands
+
+    async def files_with(self, pattern: str, directory: str) -> Sequence[str] | None:
+        """Returns paths relative to `directory`; None when ripgrep cannot tell, so that all files have to be read."""
+        if len(pattern) > _LONGEST_PATTERN:
+            return None
+        names = _Names()
+        argv = [self._path, *RIPGREP_OPTIONS, "--regexp", pattern, "--", "./"]
+        try:
+            result = await self._commands.run_program(argv, cwd=directory, timeout=SEARCH_SECONDS, sink=names)
+        except SandboxError:
+            return None
+        if result.exit_code not in {_FOUND_SOME, _FOUND_NONE} or names.are_too_many:
+            return None
+        return names.listed()
+
+
+class _Names:
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self.are_too_many = False
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        if stream == "stdout" and not self.are_too_many:
+            self._data += data
+            self.are_too_many = len(self._data) > _MOST_BYTES
+
+    def listed(self) -> Sequence[str]:
+        names = bytes(self._data).split(b"\0")[:-1]
+        return [name.removeprefix(b"./").decode("utf-8", "surrogateescape") for name in names]

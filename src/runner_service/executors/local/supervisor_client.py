@@ -1,0 +1,274 @@
+"""The service's side of the supervisor: turns calls into messages, and messages into results."""
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+from runner_service.executors.limit_messages import Excess
+from runner_service.executors.protocol import KilledProcess, SandboxError
+from runner_service.executors.supervisor import wire
+
+_READ_BYTES = 65536
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: wait status, CPU seconds, peak memory in bytes, and whether others outlive it.
+
+    `spawn_time` is how many seconds its start took.
+    """
+
+    status: int
+    cpu_time: float
+    peak_memory: int
+    left_behind: bool
+    spawn_time: float
+
+
+CANNOT_START = 126
+"""What a shell would say of a program that is there."""
+
+
+class StartError(Exception):
+    """A program could not be started; `exit_code` is what a shell would say."""
+
+    def __init__(self, exit_code: int, text: str) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class Child:
+    """A process below the supervisor.
+
+    `exited` gives its `Exit`, a `StartError`, or a `SandboxError`. `ending` is set when its time was up, or when it
+    used too much, which is then in `excess`, and gives what had to be killed. `on_late_excess` is called when what it
+    left behind uses too much.
+    """
+
+    def __init__(self, number: int, exited: asyncio.Future[Exit]) -> None:
+        self.number = number
+        self.exited = exited
+        self.ending: asyncio.Future[list[KilledProcess]] | None = None
+        self.excess: Excess | None = None
+        self.on_late_excess: Callable[[Excess], None] = lambda _: None
+        self._failure: BaseException | None = None
+
+    def exceed(self, excess: Excess, ending: asyncio.Future[list[KilledProcess]]) -> None:
+        """Takes note that it used too much and is being ended."""
+        if self.exited.done():
+            self.on_late_excess(excess)
+        elif self.ending is None:
+            self.excess, self.ending = excess, ending
+
+    def fail_with(self, error: BaseException) -> None:
+        """Takes note that the output of the process cannot be taken; while it runs, `exited` raises that."""
+        self._failure = error
+        _reject(self.exited, error)
+
+    def raise_failure(self) -> None:
+        """Raises what `fail_with` was given, if anything."""
+        if self._failure:
+            raise self._failure
+
+
+class Supervision:
+    """One running supervisor. All calls are made on the event loop."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channel = channel
+        self._decoder = wire.Decoder()
+        self._exits: dict[int, asyncio.Future[Exit]] = {}
+        self._children: WeakValueDictionary[int, Child] = WeakValueDictionary()
+        self._endings: dict[int, tuple[asyncio.Future[list[KilledProcess]], list[int]]] = {}
+        self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
+        self.ready: asyncio.Future[wire.Message] = self._loop.create_future()
+        self.lost = asyncio.Event()
+        self._loop.add_reader(channel, self._receive)
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        execution: int,
+        cwd: str,
+        environment: Mapping[str, str],
+        streams: Sequence[int],
+    ) -> Child:
+        """Has a program started. `streams` are descriptors, which stay the caller's: stdout, stderr, perhaps stdin.
+
+        Programs with one `execution` share what they may use.
+
+        Raises:
+            SandboxError: the supervisor is gone.
+            StartError: no descriptor is free.
+        """
+        self._require_supervisor()
+        copies = _copies(streams)
+        number = next(_numbers)
+        exited = self._exits[number] = self._loop.create_future()
+        message = {"do": "start", "id": number, "execution": execution, "argv": argv, "cwd": cwd}
+        more = {"environment": dict(environment), "asked": time.monotonic(), "streams": len(copies)}
+        self._send({**message, **more}, copies)
+        child = self._children[number] = Child(number, exited)
+        return child
+
+    def begin_end(self, children: Sequence[Child]) -> asyncio.Future[list[KilledProcess]]:
+        """Asks at once for the end of these and all that descends from them; the future says what had to be killed.
+
+        When the supervisor is gone, nothing of them is left either: the next one clears up before it starts anything.
+        """
+        number = next(_numbers)
+        ended: asyncio.Future[list[KilledProcess]] = self._loop.create_future()
+        if self.lost.is_set():
+            ended.set_result([])
+            return ended
+        commands = [child.number for child in children]
+        self._endings[number] = (ended, commands)
+        self._send({"do": "end", "id": number, "commands": commands})
+        return ended
+
+    def ask_to_close(self) -> None:
+        """Has everything ended, then the supervisor itself; `lost` is set when it is gone."""
+        if not self.lost.is_set():
+            self._send({"do": "close"})
+
+    def disconnect(self) -> None:
+        """Closes the channel, at which the supervisor ends everything; whoever waits for it learns that it is gone."""
+        if self.lost.is_set():
+            return
+        self.lost.set()
+        self._loop.remove_reader(self._channel)
+        self._loop.remove_writer(self._channel)
+        self._channel.close()
+        self._drop_unsent()
+        self._fail_waiting()
+
+    def _require_supervisor(self) -> None:
+        if self.lost.is_set():
+            raise SandboxError("the process supervisor has stopped and is being restarted; try again")
+
+    def _send(self, message: wire.Message, descriptors: Sequence[int] = ()) -> None:
+        self._unsent.append((wire.encode(message), descriptors))
+        if len(self._unsent) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Sends what the socket takes; the rest follows when it takes more."""
+        try:
+            while self._unsent:
+                data, descriptors = self._unsent[0]
+                sent = socket.send_fds(self._channel, [data], descriptors)
+                _close_all(descriptors)
+                self._unsent[0] = (data[sent:], ())
+                if sent == len(data):
+                    self._unsent.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._channel, self._flush)
+        except OSError:
+            self.disconnect()
+        else:
+            self._loop.remove_writer(self._channel)
+
+    def _receive(self) -> None:
+        try:
+            data = self._channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        for message in self._decoder.feed(data):
+            self._take(message)
+        if not data:
+            self.disconnect()
+
+    def _take(self, message: wire.Message) -> None:
+        match message["did"]:
+            case "exit":
+                exited = Exit(
+                    message["status"],
+                    message["cpu_time"],
+                    message["peak_memory"],
+                    message["left_behind"],
+                    message["spawn_time"],
+                )
+                _resolve(self._exits.pop(message["id"], None), exited)
+            case "fail":
+                _reject(self._exits.pop(message["id"], None), _start_failure(message))
+            case "exceed":
+                self._take_excess(message)
+            case "end":
+                self._take_end(message)
+            case "ready":
+                _resolve(self.ready, message)
+
+    def _take_excess(self, message: wire.Message) -> None:
+        ending: asyncio.Future[list[KilledProcess]] = self._loop.create_future()
+        self._endings[message["end"]] = (ending, [message["id"]])
+        if child := self._children.get(message["id"]):
+            child.exceed(Excess(message["limit"], message["allowed"]), ending)
+
+    def _take_end(self, message: wire.Message) -> None:
+        ended, commands = self._endings.pop(message["id"])
+        for command in commands:
+            # Its exit would have come first; only the kernel can hold up a process like this, in a broken device.
+            if exited := self._exits.pop(command, None):
+                _reject(exited, SandboxError("a process of the command cannot be ended"))
+        _resolve(ended, [KilledProcess(pid, name) for pid, name in message["killed"]])
+
+    def _drop_unsent(self) -> None:
+        for _, descriptors in self._unsent:
+            _close_all(descriptors)
+        self._unsent.clear()
+
+    def _fail_waiting(self) -> None:
+        lost = SandboxError("the process supervisor was lost, and with it every running command")
+        _reject(self.ready, lost)
+        for exited in self._exits.values():
+            _reject(exited, lost)
+        for ended, _ in self._endings.values():
+            _resolve(ended, [])
+        self._exits.clear()
+        self._endings.clear()
+
+
+def _resolve(future: asyncio.Future[Any] | None, value: object) -> None:
+    if future and not future.done():
+        future.set_result(value)
+
+
+def _reject(future: asyncio.Future[Any] | None, error: BaseException) -> None:
+    if future and not future.done():
+        future.set_exception(error)
+        # Nobody may be waiting any more, which is no defect.
+        future.exception()
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _start_failure(message: wire.Message) -> Exception:
+    if message["root_is_gone"]:
+        return SandboxError(f"the working directory cannot be entered: {message['text']}")
+    return StartError(message["code"], message["text"])
+
+
+def _copies(descriptors: Sequence[int]) -> Sequence[int]:
+    copies: list[int] = []
+    try:
+        for descriptor in descriptors:
+            copies.append(os.dup(descriptor))  # noqa: PERF401  # those made before one fails have to be closed
+    except OSError as error:
+        _close_all(copies)
+        raise StartError(CANNOT_START, f"no descriptor for the command: {error.strerror}") from error
+    return copies

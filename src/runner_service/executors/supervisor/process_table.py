@@ -1,0 +1,163 @@
+"""What Linux says about processes: who is whose child, under which name, since when; and signals that hit no other."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from runner_service.executors.supervisor.tags import RLIMIT_LOCKS, Limits
+
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Process(NamedTuple):
+    """A process. `start` (clock ticks since boot) tells it from a later one with the same `pid`.
+
+    `cpu_time` is in seconds, of the process and the children it has waited for; `resident` is in bytes.
+    """
+
+    pid: int
+    start: int
+    name: str
+    is_alive: bool
+    parent: int
+    session: int
+    cpu_time: float = 0.0
+    resident: int = 0
+
+
+def process(pid: int) -> Process | None:
+    """Returns what is known of `pid`, a zombie too; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # pathlib would double what the supervisor imports
+            head, _, tail = file.read().rpartition(b")")
+    except OSError:
+        return None
+    name = head.partition(b"(")[2].decode("utf-8", "replace")
+    fields = tail.split()
+    state, parent, session, start = fields[0], int(fields[1]), int(fields[3]), int(fields[19])
+    cpu_time = sum(map(int, fields[11:15])) * _TICK
+    return Process(
+        pid, start, name, state not in {b"Z", b"X"}, parent, session, cpu_time, int(fields[21]) * _PAGE_BYTES
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Returns the children of all threads of `pid`."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208  # as above
+            found += _children_of_thread(pid, thread)
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    return found
+
+
+def adopted_and_own() -> list[int]:
+    """Returns the children of this process, which has one thread; orphans come to it too."""
+    return _children_of_thread(os.getpid(), str(os.getpid()))
+
+
+def _children_of_thread(pid: int, thread: str) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123  # as above
+            return [int(child) for child in file.read().split()]
+    except ProcessLookupError:
+        return []
+
+
+def all_pids() -> Iterator[int]:
+    """Yields every process that can be seen."""
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())  # noqa: PTH208  # as above
+
+
+def descendants(roots: Iterable[int]) -> dict[int, Process]:
+    """Returns the living processes among `roots` and everything below them."""
+    return {each.pid: each for each in walk(roots) if each.is_alive}
+
+
+def walk(roots: Iterable[int]) -> Iterator[Process]:
+    """Yields `roots` and everything below them, zombies too, as they are found."""
+    found: set[int] = set()
+    waiting = list(roots)
+    while waiting:
+        pid = waiting.pop()
+        seen = None if pid in found else process(pid)
+        if seen:
+            found.add(pid)
+            yield seen
+            if seen.is_alive:
+                waiting += children(pid)
+
+
+def memory_of(seen: Process) -> int:
+    """Returns how many bytes are a process's own, with its part of what it shares. Takes 1 ms for some GB."""
+    with contextlib.suppress(OSError), open(f"/proc/{seen.pid}/smaps_rollup", "rb") as file:  # noqa: PTH123  # as above
+        for line in file:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    return seen.resident
+
+
+def limits_of(pid: int) -> Limits:
+    """Returns the soft and the hard limit that carry tags; (-1, -1) when there is no such process."""
+    if sys.platform != "linux":
+        return (-1, -1)
+    try:
+        return resource.prlimit(pid, RLIMIT_LOCKS)
+    except ProcessLookupError:
+        return (-1, -1)
+    except PermissionError:
+        return _limits_of_another_user(pid)
+
+
+def _limits_of_another_user(pid: int) -> Limits:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/limits", encoding="ascii") as file:  # noqa: PTH123  # as above
+        for line in file:
+            if line.startswith("Max file locks"):
+                soft, hard = line.split()[3:5]
+                return tuple(-1 if value == "unlimited" else int(value) for value in (soft, hard))  # type: ignore[return-value]  # of two
+    return (-1, -1)
+
+
+def send(target: Process, *signals: signal.Signals) -> bool:
+    """Signals exactly this process, never another that got its pid meanwhile. False when it may not be signalled."""
+    if sys.platform != "linux":
+        return False
+    try:
+        handle = os.pidfd_open(target.pid)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return _send_by_number(target, *signals)
+    try:
+        now = process(target.pid)
+        if now and now.start == target.start:
+            for number in signals:
+                signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _send_by_number(target: Process, *signals: signal.Signals) -> bool:
+    """Does the same on a kernel or in a container without pidfds, with a gap of microseconds after the check."""
+    now = process(target.pid)
+    if not now or now.start != target.start:
+        return True
+    try:
+        for number in signals:
+            os.kill(target.pid, number)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Storage of events, command output and executions, behind Protocols."""

@@ -1,0 +1,1 @@
+"""Storage in SQLite and files below STATE_DIR."""

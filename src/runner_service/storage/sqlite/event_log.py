@@ -1,0 +1,252 @@
+"""The event log of a service that stands alone: one SQLite file, and a file for each stream of each command.
+
+SQLite runs in WAL mode with `synchronous=NORMAL`: what was committed survives the death of the process at any moment,
+not a power cut. One thread writes, a few read; the event loop does neither.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from runner_service.executors.protocol import Stream
+from runner_service.storage.event_log import (
+    Entry,
+    ExecutionPage,
+    LogError,
+    Page,
+    StoredExecution,
+)
+from runner_service.storage.frames import without_first
+from runner_service.storage.sqlite.appender import Appender
+from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
+from runner_service.storage.sqlite.pruning import Pruner
+from runner_service.storage.sqlite.schema import connect, prepare, require_whole
+from runner_service.storage.sqlite.writer_thread import WritingThread
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_READERS = 2
+_ROWS_AT_ONCE = 4096
+_EXECUTION = "record, state, (SELECT IFNULL(MAX(sequence), 0) FROM events WHERE execution = key)"
+
+
+@asynccontextmanager
+async def sqlite_event_log(state_dir: Path) -> AsyncIterator["SqliteEventLog"]:
+    """Opens the log below `state_dir`, which is created for this user alone.
+
+    What an earlier process left running is INTERRUPTED from here on.
+
+    Raises:
+        LogError: the directory cannot be written, another process has it open, or the file is not a sound log.
+    """
+    log = await asyncio.to_thread(_open, state_dir)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def _open(state_dir: Path) -> "SqliteEventLog":
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LogError(
+            f"STATE_DIR {state_dir} cannot be used: {error.strerror}; choose a writable directory"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return SqliteEventLog(state_dir, lock)
+    except BlockingIOError:
+        os.close(lock)
+        raise LogError(
+            f"STATE_DIR {state_dir} is in use by another runner-service; stop it, or give this one its own directory"
+        ) from None
+    except (sqlite3.Error, OSError) as error:
+        os.close(lock)
+        raise LogError(
+            f"the event log in STATE_DIR {state_dir} cannot be opened: {error}; "
+            "move the directory away to begin with an empty one"
+        ) from error
+
+
+def _put_aside(outputs: Path) -> None:
+    """Renames what a log that is gone had beside it: a new one counts anew, and would append to those files."""
+    if outputs.exists() and any(outputs.iterdir()):
+        kept = outputs.with_name(f"outputs-without-log-{time.time_ns()}")
+        outputs.rename(kept)
+        logger.warning("outputs_without_a_log kept=%s", kept)
+
+
+class SqliteEventLog:
+    """The `EventLog` in a directory. Construct it with `sqlite_event_log`."""
+
+    def __init__(self, state_dir: Path, lock: int) -> None:
+        self._path = state_dir / "events.db"
+        self._lock = lock
+        require_whole(self._path)
+        if not self._path.exists():
+            _put_aside(state_dir / "outputs")
+        self._outputs = OutputFiles(state_dir / "outputs")
+        self._writer = connect(self._path)
+        self._path.chmod(0o600)
+        self._fingerprint_key = prepare(self._writer)
+        self._appender = Appender(self._writer, self._outputs)
+        self._pruner = Pruner(self._writer, self._outputs)
+        self._readers: list[sqlite3.Connection] = []
+        self._write_thread = WritingThread("event-log-writer")
+        self._read_threads = ThreadPoolExecutor(_READERS, "event-log-reader")
+
+    @property
+    def fingerprint_key(self) -> bytes:
+        """As of `EventLog`."""
+        return self._fingerprint_key
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """As of `EventLog`."""
+        await self._raising(self._write_thread.run(lambda: self._appender.append(entries)))
+
+    async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
+        """As of `EventLog`."""
+        return await self._read(
+            lambda connection: self._read_page(connection, execution_id, after, max_bytes, with_output=with_output)
+        )
+
+    async def get(self, execution_id: str) -> StoredExecution | None:
+        """As of `EventLog`."""
+
+        def find(connection: sqlite3.Connection) -> StoredExecution | None:
+            row = connection.execute(
+                f"SELECT {_EXECUTION}, fingerprint, request FROM executions WHERE execution_id = ?",  # noqa: S608  # constants
+                (execution_id,),
+            ).fetchone()
+            return StoredExecution(_execution(*row[:3]), row[3], _request(row[4])) if row else None
+
+        return await self._read(find)
+
+    async def list_executions(
+        self, *, limit: int, before_key: int, states: Collection["event_pb2.State.ValueType"], session_id: str
+    ) -> ExecutionPage:
+        """As of `EventLog`."""
+        conditions = ["(? = 0 OR key < ?)"]
+        values: list[int | str] = [before_key, before_key]
+        if session_id:
+            conditions.append("session_id = ?")
+            values.append(session_id)
+        if states:
+            conditions.append(f"state IN ({','.join('?' * len(states))})")
+            values += states
+        query = (
+            f"SELECT {_EXECUTION}, key FROM executions "  # noqa: S608  # only constants and marks are joined
+            f"WHERE {' AND '.join(conditions)} ORDER BY key DESC LIMIT ?"
+        )
+
+        def find(connection: sqlite3.Connection) -> ExecutionPage:
+            rows = connection.execute(query, [*values, limit + 1]).fetchall()
+            next_key = rows[limit - 1][3] if len(rows) > limit else 0
+            return ExecutionPage([_execution(*row[:3]) for row in rows[:limit]], next_key)
+
+        return await self._read(find)
+
+    async def read_output(
+        self, execution_id: str, tool_call_id: str, stream: Stream, offset: int, max_bytes: int
+    ) -> bytes | None:
+        """As of `EventLog`."""
+
+        def find(connection: sqlite3.Connection) -> bytes | None:
+            row = connection.execute(
+                "SELECT execution, call FROM tool_calls JOIN executions ON key = execution "
+                "WHERE execution_id = ? AND tool_call_id = ?",
+                (execution_id, tool_call_id),
+            ).fetchone()
+            return self._outputs.read(OutputKey(row[0], row[1], stream), offset, max_bytes) if row else None
+
+        return await self._read(find)
+
+    async def prune(self, *, max_age: float, max_bytes: int) -> int:
+        """As of `EventLog`."""
+        return await self._raising(self._write_thread.run(lambda: self._pruner.prune(time.time() - max_age, max_bytes)))
+
+    async def close(self) -> None:
+        """Waits for what is under way, and closes the files."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._write_thread.shutdown()
+        self._read_threads.shutdown()
+        for connection in [*self._readers, self._writer]:
+            connection.close()
+        self._outputs.close()
+        os.close(self._lock)
+
+    async def _read(self, find: Callable[[sqlite3.Connection], T]) -> T:
+        def with_connection() -> T:
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = connect(self._path)
+            try:
+                return find(connection)
+            finally:
+                self._readers.append(connection)
+
+        return await self._raising(asyncio.get_running_loop().run_in_executor(self._read_threads, with_connection))
+
+    async def _raising(self, work: Awaitable[T]) -> T:
+        try:
+            return await work
+        except (sqlite3.Error, OSError) as error:
+            raise LogError(str(error)) from error
+
+    def _read_page(
+        self, connection: sqlite3.Connection, execution_id: str, after: int, max_bytes: int, *, with_output: bool
+    ) -> Page:
+        rows = connection.execute(
+            "SELECT sequence, count, frame, execution, call, stream, offset, length FROM events "
+            "WHERE execution = (SELECT key FROM executions WHERE execution_id = ?) AND sequence > ? "
+            "AND (? OR call IS NULL) ORDER BY sequence LIMIT ?",
+            (execution_id, after, with_output, _ROWS_AT_ONCE),
+        )
+        frames: list[bytes] = []
+        size, last = 0, after
+        for sequence, count, frame, execution, call, stream, offset, length in rows:
+            seen = max(0, after - sequence + count)
+            if size and size + len(frame) + (length or 0) > max_bytes:
+                break
+            frames.append(without_first(frame, seen))
+            if call is not None:
+                frames.append(self._output(OutputKey(execution, call, stream), offset, length))
+            size += len(frame) + (length or 0)
+            last = sequence
+        return Page(b"".join(frames), last)
+
+    def _output(self, key: OutputKey, offset: int, length: int) -> bytes:
+        data = self._outputs.read(key, offset, length)
+        if len(data) != length:
+            raise OSError(
+                f"output file {key.call}.{key.stream} of execution {key.execution} is shorter than its events"
+            )
+        return data
+
+
+def _execution(record: bytes, state: "event_pb2.State.ValueType", last_sequence: int) -> runner_pb2.Execution:
+    execution = runner_pb2.Execution.FromString(record)
+    execution.state = state
+    execution.last_sequence = last_sequence
+    return execution
+
+
+def _request(stored: bytes | None) -> runner_pb2.ExecuteAgentRequest | None:
+    return runner_pb2.ExecuteAgentRequest.FromString(stored) if stored is not None else None

@@ -1,0 +1,152 @@
+"""What somebody without a token can make the server hold."""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.wrappers_pb2 import StringValue
+from grpc_health.v1 import health_pb2
+from tests import http2
+from tests.probe import SERVICE, Context, failure_of, serving
+
+from runner_service.api.health import MAX_WATCHES
+from runner_service.server import CHANNEL_OPTIONS
+from runner_service.server.transport import CONCURRENT_STREAMS
+
+
+async def test_without_a_token_a_call_is_refused_before_its_request_has_come() -> None:
+    async with serving(AUTH_TOKEN="s3cret-t0ken") as probe, http2.connected(probe.server.addresses[0]) as connection:
+        connection.send(http2.call_begun(f"/{SERVICE}/Call"))
+        answer = await connection.next(http2.HEADERS)
+        assert answer is not None
+        assert b"grpc-status\x0216" in answer.body
+
+
+async def test_a_request_is_not_parsed_for_who_has_no_token_and_calls_with_one_go_on() -> None:
+    async with serving(AUTH_TOKEN="s3cret-t0ken") as probe:
+        token = (("authorization", "Bearer s3cret-t0ken"),)
+        for _ in range(2):
+            # Longer than any message may be: who reads it answers RESOURCE_EXHAUSTED.
+            assert await probe.call("x" * (5 << 20)).code() is grpc.StatusCode.UNAUTHENTICATED
+            assert await probe.call("x", metadata=token) == StringValue(value="x")
+            assert await probe.call("x" * (5 << 20), metadata=token).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_only_so_many_watch_health_and_when_one_leaves_another_may() -> None:
+    async with serving() as probe:
+        request = health_pb2.HealthCheckRequest()
+        watches = [probe.health.Watch(request) for _ in range(MAX_WATCHES)]
+        for watch in watches:
+            await watch.read()
+        refused = await failure_of(probe.health.Watch(request, timeout=20))
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await probe.health.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+
+        watches.pop().cancel()
+        async with asyncio.timeout(20):
+            while not await (again := probe.health.Watch(request)).read():
+                await again.code()
+        for watch in (again, *watches):
+            watch.cancel()
+
+
+async def test_a_watch_of_health_does_not_hold_a_long_request() -> None:
+    async with serving() as probe:
+        refused = await failure_of(probe.health.Watch(health_pb2.HealthCheckRequest(service="x" * 100_000), timeout=20))
+        assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_connection_has_a_thousand_watchers_and_no_end_of_them() -> None:
+    assert 1000 < CONCURRENT_STREAMS < 10_000
+    async with serving() as probe, http2.connected(probe.server.addresses[0]) as connection:
+        settings = await connection.next(http2.SETTINGS)
+        assert settings is not None
+        wanted = http2.MAX_CONCURRENT_STREAMS.to_bytes(2, "big") + CONCURRENT_STREAMS.to_bytes(4, "big")
+        assert wanted in [settings.body[at : at + 6] for at in range(0, len(settings.body), 6)]
+
+
+async def test_streams_beyond_what_a_connection_may_have_wait_for_others_to_end() -> None:
+    """With the bound scaled down, to see that the name is one that works."""
+    open_streams = 0
+
+    async def stream(request: StringValue, context: Context) -> None:
+        nonlocal open_streams
+        open_streams += 1
+        await context.write(request)
+        await asyncio.Event().wait()
+
+    async with (
+        _scaled(stream, ("grpc.max_concurrent_streams", 2)) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Watch")
+        calls = {asyncio.create_task(call.read()): call for call in [method(b"") for _ in range(3)]}
+        async with asyncio.timeout(20):
+            while open_streams < 2:
+                await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=0.1)
+            await asyncio.sleep(0.1)
+            assert open_streams == 2
+            next(call for reading, call in calls.items() if reading.done()).cancel()
+            await asyncio.wait(calls)
+
+
+async def test_connections_beyond_the_bound_are_closed_and_leave_half_of_the_descriptors() -> None:
+    name = "grpc.max_allowed_incoming_connections"
+    assert 0 < dict(CHANNEL_OPTIONS)[name] <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    async with _scaled(None, (name, 2)) as address, AsyncExitStack() as connections:
+        for _ in range(2):
+            connection = await connections.enter_async_context(http2.connected(address))
+            assert await connection.next(http2.SETTINGS)
+        third = await connections.enter_async_context(http2.connected(address))
+        assert await third.next(http2.SETTINGS) is None
+
+
+async def test_a_peer_that_no_longer_answers_is_cut_off_by_these_options_and_no_fewer() -> None:
+    """With the times scaled down. It answers thrice first, as one who is quiet for long before it vanishes."""
+    scaled = {
+        "grpc.keepalive_time_ms": 100,
+        "grpc.http2.ping_timeout_ms": 100,
+        "grpc.keepalive_permit_without_calls": 1,
+    }
+    assert scaled.keys() <= dict(CHANNEL_OPTIONS).keys()
+    assert dict(CHANNEL_OPTIONS)["grpc.http2.ping_timeout_ms"] <= 60_000
+    assert await _is_cut_off_when_silent(scaled)
+    kept = await asyncio.gather(
+        *(_is_cut_off_when_silent({name: scaled[name] for name in scaled if name != missing}) for missing in scaled)
+    )
+    assert kept == [False, False, False]
+
+
+async def _is_cut_off_when_silent(options: dict[str, int]) -> bool:
+    async with _scaled(None, *options.items()) as address, http2.connected(address) as connection:
+        try:
+            async with asyncio.timeout(1.5):
+                for _ in range(3):
+                    if ping := await connection.next(http2.PING):
+                        connection.send(http2.frame(http2.PING, ping.body, flags=http2.ACK))
+                return await connection.next(http2.GOAWAY) is not None
+        except TimeoutError:
+            return False
+
+
+async def test_metadata_beyond_the_bound_is_refused() -> None:
+    async with serving() as probe:
+        assert await probe.call(metadata=(("x", "y" * 7000),)).code() is grpc.StatusCode.OK
+        assert await probe.call(metadata=(("x", "y" * 17_000),)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@asynccontextmanager
+async def _scaled(stream: Any, *options: tuple[str, int]) -> AsyncIterator[str]:
+    """A server with these options only."""
+    server = grpc.aio.server(options=options)
+    handlers: dict[str, Any] = {"Watch": grpc.unary_stream_rpc_method_handler(stream)} if stream else {}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
