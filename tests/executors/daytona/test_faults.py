@@ -151,7 +151,7 @@ def attendants(cloud: Cloud) -> list[int]:
     """Returns the processes of attendants in the only box."""
     (box,) = cloud.sandboxes.values()
     programs = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(box.id)}
-    return [pid for pid, program in programs.items() if b"attendant.serving import main" in program]
+    return [pid for pid, program in programs.items() if b"attendant.server import main" in program]
 
 
 async def test_a_command_whose_attendant_is_told_to_stop_is_unknown_and_the_sandbox_goes_on(
