@@ -1,4 +1,4 @@
-"""Writes docs/conformance.md from the suite of the executors. With --check, only tells whether it has drifted."""
+"""Writes docs/conformance.md from the conformance suite of the executors. With --check, only reports drift."""
 
 import inspect
 import re
@@ -14,22 +14,22 @@ SUITE = ROOT / "tests" / "executors" / "conformance"
 CHAPTERS = ("test_commands", "test_output", "test_input", "test_tree", "test_files", "test_search", "test_confinement")
 
 INTRODUCTION = """\
-# What every executor does
+# Executor conformance
 
-This page is generated from [the suite](../tests/executors/conformance) by `make docs`. Each line is a test against the
-Protocol in `runner_service.executors.protocol`, run with every executor that has a column; ✓: it must pass.
+This page is generated from [the suite](../tests/executors/conformance) by `make docs`. Each row is a test of the
+Protocol in `runner_service.executors.protocol`; ✓: the executor of that column must pass it.
 """
 
-PROVOKED = """\
-## What local executors are often caught at
+FAULTS_HEADING = """\
+## Common faults of local executors
 
-What happens when somebody means to break it, and the case that holds us to it.
+Each fault, what happens here, and the test that proves it.
 
-| provoked | here | case |
+| fault | behaviour | test |
 | --- | --- | --- |
 """
 
-PROVOCATIONS = [
+FAULTS = [
     (
         "a time-out with children in the background",
         "returns on time, nothing is left",
@@ -52,11 +52,11 @@ PROVOCATIONS = [
     ),
     (
         "a fork bomb",
-        "ended, and said to be one; the others go on",
+        "ended and reported; other commands go on",
         "test_watchdog.test_a_fork_bomb_is_ended_with_all_its_processes",
     ),
     (
-        "a hog of memory",
+        "a command that uses too much memory",
         "ended before the machine has none left",
         "test_watchdog.test_a_hog_of_memory_is_ended_and_said_to_be_one",
     ),
@@ -82,12 +82,12 @@ def page() -> str:
     sys.path.insert(0, str(ROOT))
     executors = list(import_module("tests.executors.conftest").EXECUTORS)
     chapters = [_chapter(import_module(f"tests.executors.conformance.{name}"), executors) for name in CHAPTERS]
-    return "\n".join([INTRODUCTION, _provoked(), *chapters])
+    return "\n".join([INTRODUCTION, _faults(), *chapters])
 
 
-def _provoked() -> str:
-    rows = [f"| {what} | {here} | {_sentence(_existing(case))} |" for what, here, case in PROVOCATIONS]
-    return PROVOKED + "\n".join(rows) + "\n"
+def _faults() -> str:
+    rows = [f"| {what} | {here} | {_sentence(_existing(case))} |" for what, here, case in FAULTS]
+    return FAULTS_HEADING + "\n".join(rows) + "\n"
 
 
 def _existing(case: str) -> str:

@@ -1,4 +1,4 @@
-"""What the tests of executors share: a sink that keeps everything, and questions to a sandbox about its processes."""
+"""Shared by the tests of executors: a sink that records all output, and queries for the processes of a sandbox."""
 
 import asyncio
 
@@ -6,27 +6,27 @@ from runner_service.executors.protocol import Command, CommandResult, Sandbox, S
 
 
 class Recorder:
-    """Takes all output; `arrived` lets a test wait for some of it."""
+    """Records all output; `arrived` waits for some of it."""
 
     def __init__(self) -> None:
         self.stdout = bytearray()
         self.stderr = bytearray()
         self.pieces: list[int] = []
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
 
     async def write(self, stream: Stream, data: bytes) -> None:
         (self.stdout if stream == "stdout" else self.stderr).extend(data)
         self.pieces.append(len(data))
-        async with self._news:
-            self._news.notify_all()
+        async with self._changed:
+            self._changed.notify_all()
 
     async def arrived(self, text: bytes) -> None:
-        async with asyncio.timeout(20), self._news:
-            await self._news.wait_for(lambda: text in self.stdout)
+        async with asyncio.timeout(20), self._changed:
+            await self._changed.wait_for(lambda: text in self.stdout)
 
 
 class Counter:
-    """Counts and forgets."""
+    """Counts output without keeping it."""
 
     def __init__(self) -> None:
         self.bytes = 0

@@ -1,4 +1,4 @@
-"""What has to be done to its end, whoever is cancelled meanwhile."""
+"""Runs an awaitable to completion, deferring cancellation."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -7,20 +7,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def finished(work: Awaitable[T]) -> T:
-    """Returns what `work` does, however often this task is cancelled meanwhile; only then the cancellation goes on.
+async def run_to_completion(work: Awaitable[T]) -> T:
+    """Returns the result of `work`; a cancellation meanwhile is raised once it is done.
 
-    Every await in `work` needs a bound. Raises what it raises, unless there is a cancellation to go on.
+    Every await in `work` needs a timeout. Raises what `work` raises, unless this task was cancelled.
     """
-    doing = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(work)
     is_cancelled = False
-    while not doing.done():
+    while not task.done():
         try:
-            await asyncio.wait([doing])
+            await asyncio.wait([task])
         except asyncio.CancelledError:
             is_cancelled = True
     if not is_cancelled:
-        return doing.result()
-    if not doing.cancelled():
-        doing.exception()  # nobody will ask for it
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # marks it as retrieved
     raise asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""What it is called, and what helps, when commands use more than they are allowed."""
+"""Messages for commands that exceed a resource limit."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +9,8 @@ _MEBIBYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Excess:
-    """A limit that was exceeded, and its value: bytes or processes of an execution, or CPU seconds of a command."""
+class ExceededLimit:
+    """An exceeded limit and its value: bytes or processes of an execution, or CPU seconds of a command."""
 
     limit: Limit
     allowed: float

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
-from runner_service.executors.limit_messages import Excess
+from runner_service.executors.limit_messages import ExceededLimit
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class CommandResult:
     start_error: str = ""
     lost: str = ""
     spawn_time: float = 0.0
-    exceeded: Excess | None = None
+    exceeded: ExceededLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ async def test_the_death_of_one_service_leaves_the_commands_of_another(tmp_path:
     assert len(await living(watcher, "72.02")) >= 4
 
 
-async def test_a_start_after_a_crash_clears_what_was_left(tmp_path: Path, watcher: Sandbox) -> None:
+async def test_a_start_after_a_crash_ends_orphans(tmp_path: Path, watcher: Sandbox) -> None:
     await run(watcher, LEAVE.format("72.05"))
     async with service(tmp_path, LEAVE.format("72.04")) as process:
         await appeared(watcher, "72.04", 4)
@@ -114,7 +114,7 @@ async def test_a_start_after_a_crash_clears_what_was_left(tmp_path: Path, watche
             os.kill(supervisor, signal.SIGCONT)
 
 
-async def test_a_note_of_an_earlier_boot_clears_nothing(tmp_path: Path, watcher: Sandbox) -> None:
+async def test_a_record_of_an_earlier_boot_ends_nothing(tmp_path: Path, watcher: Sandbox) -> None:
     await run(watcher, "setsid -f sleep 72.06")
     state = tmp_path / "state"
     state.mkdir()
@@ -125,7 +125,7 @@ async def test_a_note_of_an_earlier_boot_clears_nothing(tmp_path: Path, watcher:
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"boot_id": 1}', '{"zone": [1]}'])
-async def test_a_damaged_note_hinders_nothing(tmp_path: Path, note: str) -> None:
+async def test_a_damaged_record_does_not_prevent_a_start(tmp_path: Path, note: str) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "supervisor.json").write_text(note)
     async with local_executor(root=tmp_path / "root", state_dir=tmp_path / "state") as executor:

@@ -87,26 +87,26 @@ async def test_two_hundred_megabytes_cost_less_than_twenty_of_memory(sandbox: Sa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 
-class Held:
-    """A sink that takes nothing until it is let go."""
+class BlockingSink:
+    """A sink that accepts nothing until it is released."""
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()
-        self.let_go = asyncio.Event()
+        self.released = asyncio.Event()
 
     async def write(self, stream: Stream, data: bytes) -> None:
         self.entered.set()
-        await self.let_go.wait()
+        await self.released.wait()
 
 
 async def test_a_sink_that_waits_costs_no_cpu_time(sandbox: Sandbox) -> None:
-    held = Held()
+    held = BlockingSink()
     command = asyncio.create_task(sandbox.run(Command("head -c 5000000 /dev/zero", 60, held)))
     await held.entered.wait()
     before = time.process_time()
     await asyncio.sleep(0.4)
     assert time.process_time() - before < 0.2
-    held.let_go.set()
+    held.released.set()
     await command
 
 

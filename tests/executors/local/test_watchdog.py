@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.executors.recorder import Recorder, all_gone, output, run
 
-from runner_service.executors.limit_messages import Excess
+from runner_service.executors.limit_messages import ExceededLimit
 from runner_service.executors.local.executor import LocalExecutor, local_executor
 from runner_service.executors.protocol import Command, Sandbox, SandboxSpec
 from runner_service.executors.supervisor.watchdog import Quota
@@ -72,7 +72,7 @@ HOG = 'import time; kept = [b"x" * (1 << 20) for _ in range(int(1e5))]; time.sle
 async def test_a_hog_of_memory_is_ended_and_said_to_be_one(sandbox: Sandbox) -> None:
     async with running(sandbox, "echo up; sleep 75.02") as bystander:
         result, stdout, _ = await run(sandbox, "echo begun; " + python(HOG) + "; true")
-        assert (result.exceeded, result.timed_out) == (Excess("memory", 200 * MEBIBYTE), False)
+        assert (result.exceeded, result.timed_out) == (ExceededLimit("memory", 200 * MEBIBYTE), False)
         assert stdout == b"begun\n"
         assert any(each.name.startswith("python") for each in result.killed)
         assert await all_gone(sandbox, "75.01")
@@ -82,7 +82,7 @@ async def test_a_hog_of_memory_is_ended_and_said_to_be_one(sandbox: Sandbox) -> 
 async def test_memory_is_counted_over_all_processes(sandbox: Sandbox) -> None:
     keep = python('import sys, time; kept = b"x" * (60 << 20); time.sleep(75.03)')
     result, _, _ = await run(sandbox, " & ".join([keep] * 5) + " & wait")
-    assert result.exceeded == Excess("memory", 200 * MEBIBYTE)
+    assert result.exceeded == ExceededLimit("memory", 200 * MEBIBYTE)
 
 
 async def test_memory_that_processes_share_counts_once(sandbox: Sandbox) -> None:
@@ -96,7 +96,7 @@ async def test_a_fork_bomb_is_ended_with_all_its_processes(sandbox: Sandbox) -> 
     """It would go off by itself after ten seconds, in case that it is not ended."""
     bomb = "bomb() { [ $SECONDS -lt 10 ] && { bomb & bomb & }; wait; }; bomb # 75.04"
     result, _, _ = await run(sandbox, bomb)
-    assert (result.exceeded, result.timed_out) == (Excess("processes", 50), False)
+    assert (result.exceeded, result.timed_out) == (ExceededLimit("processes", 50), False)
     assert len(result.killed) > 1
     assert result.elapsed < 9
     assert await all_gone(sandbox, "75.04")
@@ -120,20 +120,20 @@ async def test_a_bomb_whose_processes_leave_their_session_is_ended(sandbox: Sand
     again = "for i in 1 2; do setsid -f bash bomb.sh; done"
     await sandbox.write_text("/bomb.sh", f"sleep 0.2\n[ $SECONDS -lt 10 ] && {{ {again}; }}\n")
     result, _, _ = await run(sandbox, "for i in $(seq 60); do setsid -f bash bomb.sh; done; sleep 75.06")
-    assert result.exceeded == Excess("processes", 50)
+    assert result.exceeded == ExceededLimit("processes", 50)
     assert await all_gone(sandbox, "bomb.sh")
 
 
 async def test_zombies_count_as_processes(sandbox: Sandbox) -> None:
     zombies = "import os, time\nfor _ in range(60):\n if not os.fork():\n  os._exit(0)\ntime.sleep(75.07)"
     result, _, _ = await run(sandbox, python(zombies))
-    assert result.exceeded == Excess("processes", 50)
+    assert result.exceeded == ExceededLimit("processes", 50)
 
 
 async def test_the_command_that_has_most_is_ended_and_no_other(sandbox: Sandbox) -> None:
     async with running(sandbox, "for i in $(seq 18); do sleep 75.08 & done; echo up; wait") as smaller:
         result, _, _ = await run(sandbox, "for i in $(seq 35); do sleep 75.09 & done; wait")
-        assert result.exceeded == Excess("processes", 50)
+        assert result.exceeded == ExceededLimit("processes", 50)
         assert not smaller.done()
         assert await all_gone(sandbox, "75.09")
 
@@ -153,12 +153,12 @@ async def test_what_one_execution_has_is_not_counted_for_another(limited: LocalE
 
 async def test_a_loop_without_end_is_ended_when_its_cpu_time_is_spent(sandbox: Sandbox) -> None:
     result, stdout, _ = await run(sandbox, "trap 'echo cleaned up; exit' TERM; while true; do :; done")
-    assert (result.exceeded, stdout) == (Excess("cpu_time", 0.6), b"cleaned up\n")
+    assert (result.exceeded, stdout) == (ExceededLimit("cpu_time", 0.6), b"cleaned up\n")
 
 
 async def test_the_cpu_time_of_children_that_live_counts(sandbox: Sandbox) -> None:
     result, _, _ = await run(sandbox, "(while true; do :; done) & wait")
-    assert result.exceeded == Excess("cpu_time", 0.6)
+    assert result.exceeded == ExceededLimit("cpu_time", 0.6)
 
 
 async def test_the_cpu_time_of_children_that_have_ended_counts(sandbox: Sandbox) -> None:
@@ -167,7 +167,7 @@ async def test_the_cpu_time_of_children_that_have_ended_counts(sandbox: Sandbox)
     left = f"for i in $(seq 30); do setsid -f {spin}; sleep 0.3; done"
     for text in (awaited, left):
         result, _, _ = await run(sandbox, text)
-        assert result.exceeded == Excess("cpu_time", 0.6), text
+        assert result.exceeded == ExceededLimit("cpu_time", 0.6), text
 
 
 async def test_what_stays_within_the_limits_is_left_alone(sandbox: Sandbox) -> None:

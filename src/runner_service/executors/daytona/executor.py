@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from runner_service.executors.completion import finished
+from runner_service.executors.completion import run_to_completion
 from runner_service.executors.daytona.box import Box
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.following import Followed
@@ -97,7 +97,7 @@ class DaytonaExecutor:
         finally:
             try:
                 if wanted.kind == "execution" and not spec.is_interrupted():
-                    await finished(_discarded(boxes, wanted))
+                    await run_to_completion(_discarded(boxes, wanted))
             finally:
                 self._held.discard(wanted.name)
 
@@ -143,7 +143,7 @@ async def _closed(followed: Followed, spec: SandboxSpec) -> None:
     if spec.is_interrupted():
         return
     with suppress(SandboxError):
-        await finished(followed.close())
+        await run_to_completion(followed.close())
 
 
 @asynccontextmanager

@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner_service.executors.completion import finished
+from runner_service.executors.completion import run_to_completion
 from runner_service.executors.daytona.feeding import feed
 from runner_service.executors.daytona.sandboxes import Notify
 from runner_service.executors.daytona.session import CLOSE_PATIENCE, Attendance
-from runner_service.executors.limit_messages import Excess
+from runner_service.executors.limit_messages import ExceededLimit
 from runner_service.executors.protocol import Command, CommandResult, KilledProcess, OutputSink, SandboxError, Stream
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Followed:
         except BaseException:
             if command.stdin or not keep():
                 with suppress(asyncio.CancelledError):  # what ended the wait goes on in any case
-                    await finished(self._end(name))
+                    await run_to_completion(self._end(name))
             raise
         finally:
             self._followers.discard(follower)
@@ -177,4 +177,4 @@ def _result(fields: dict[str, Any]) -> CommandResult:
     killed = tuple(KilledProcess(int(each["pid"]), str(each["name"])) for each in fields["killed"])
     excess = fields["exceeded"]
     known = {name: value for name, value in fields.items() if name not in {"sizes", "killed", "exceeded"}}
-    return CommandResult(**known, killed=killed, exceeded=Excess(**excess) if excess else None)
+    return CommandResult(**known, killed=killed, exceeded=ExceededLimit(**excess) if excess else None)

@@ -1,4 +1,4 @@
-"""The commands of one sandbox, from their start to the end of what they leave behind."""
+"""Runs the commands of one sandbox, and ends the processes that they leave behind."""
 
 import asyncio
 import logging
@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
-from runner_service.executors.completion import finished
-from runner_service.executors.limit_messages import Excess
+from runner_service.executors.completion import run_to_completion
+from runner_service.executors.limit_messages import ExceededLimit
 from runner_service.executors.local.output_pipe import OutputPipe
 from runner_service.executors.local.pipes import Pipes
 from runner_service.executors.local.supervisor_client import CANNOT_START, Child, Exit, StartError
-from runner_service.executors.local.supervisor_process import SupervisionKeeper
+from runner_service.executors.local.supervisor_process import SupervisorProcess
 from runner_service.executors.protocol import (
     TIMED_OUT_EXIT_CODE,
     Command,
@@ -24,34 +24,34 @@ from runner_service.executors.protocol import (
 
 logger = logging.getLogger(__name__)
 
-_LATE_OUTPUT_WITHIN = 1.0
+_LATE_OUTPUT_TIMEOUT_SECONDS = 1.0
 _numbers = count(1)
 
 
 class Commands:
-    """Runs commands with a shell in `root`. Those that run, and what others left behind, end with `close`.
+    """Runs commands with a shell in `root`. `close` ends those that run and all leftover processes.
 
-    `notify` is told, by a code and a text, what happened to what a command left behind.
+    `notify` is called with a code and a text when a leftover process exceeds a limit.
     """
 
     def __init__(
         self,
-        keeper: SupervisionKeeper,
+        supervisor: SupervisorProcess,
         *,
         shell: str,
         root: str,
         environment: Mapping[str, str],
         notify: Callable[[str, str], None],
     ) -> None:
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._notify = notify
-        self._number = next(_numbers)
+        self._execution_number = next(_numbers)
         self._shell = shell
         self._root = root
         self._environment = environment
         self._loop = asyncio.get_running_loop()
         self._children: set[Child] = set()
-        self._late: list[OutputPipe] = []
+        self._leftover_pipes: list[OutputPipe] = []
         self._is_closed = False
 
     async def run(self, command: Command) -> CommandResult:
@@ -83,90 +83,90 @@ class Commands:
         return replace(result, elapsed=self._loop.time() - started)
 
     async def close(self) -> None:
-        """Ends everything, in the order: processes, then the pipes that they held."""
+        """Ends the processes, then closes their pipes."""
         self._is_closed = True
         try:
-            killed = await _ended(self._keeper, self._children)
+            killed = await _terminate(self._supervisor, self._children)
             if killed:
                 names = ",".join(sorted({each.name for each in killed}))
                 logger.info("leftovers_ended count=%d names=%s", len(killed), names)
-            async with asyncio.timeout(_LATE_OUTPUT_WITHIN):
-                await _drained(self._late)
+            async with asyncio.timeout(_LATE_OUTPUT_TIMEOUT_SECONDS):
+                await _drain(self._leftover_pipes)
         except TimeoutError:
             logger.warning("late_output_dropped reason=sink_stalled")
         finally:
-            await _closed(self._late)
+            await _close_pipes(self._leftover_pipes)
 
     async def _run_with(self, pipes: Pipes, argv: Sequence[str], cwd: str, seconds: float) -> CommandResult:
         child = self._start(pipes, argv, cwd)
         self._children.add(child)
-        child.on_late_excess = self._tell_of
+        child.on_leftover_limit = self._report_leftover_limit
         pipes.watch(child.fail_with)
         try:
             async with pipes.feeding(child.fail_with):
                 result = await self._watch(child, seconds)
-            await _drained(pipes.outputs)
+            await _drain(pipes.outputs)
             child.raise_failure()
         except BaseException:
-            await _ended(self._keeper, {child})
+            await _terminate(self._supervisor, {child})
             self._children.discard(child)
-            await _closed(pipes.outputs)
+            await _close_pipes(pipes.outputs)
             raise
         if self._is_closed:
-            await _closed(pipes.outputs)
-        self._late = [pipe for pipe in (*self._late, *pipes.outputs) if pipe.is_open]
+            await _close_pipes(pipes.outputs)
+        self._leftover_pipes = [pipe for pipe in (*self._leftover_pipes, *pipes.outputs) if pipe.is_open]
         return result
 
     def _start(self, pipes: Pipes, argv: Sequence[str], cwd: str) -> Child:
         try:
-            return self._keeper.current.start(
+            return self._supervisor.client.start(
                 argv,
-                execution=self._number,
+                execution=self._execution_number,
                 cwd=cwd,
                 environment=self._environment,
-                streams=pipes.far_ends,
+                streams=pipes.command_ends,
             )
         except BaseException:
-            pipes.abandon()
+            pipes.close_service_ends()
             raise
         finally:
-            pipes.hand_over()
+            pipes.close_command_ends()
 
     async def _watch(self, child: Child, seconds: float) -> CommandResult:
-        """Waits for the end of the shell, or makes it come when the time is up."""
-        alarm = self._loop.call_later(seconds, self._expire, child)
+        """Waits for the shell to exit, or ends it when its time is up."""
+        timer = self._loop.call_later(seconds, self._expire, child)
         try:
             ended = await child.exited
         finally:
-            alarm.cancel()
-        if child.ending is None:
+            timer.cancel()
+        if child.termination is None:
             if not ended.left_behind:
                 self._children.discard(child)
             return _result(ended)
-        killed = await child.ending
+        killed = await child.termination
         self._children.discard(child)
-        return _result(ended, killed=killed, excess=child.excess, timed_out=child.excess is None)
+        return _result(ended, killed=killed, exceeded=child.exceeded, timed_out=child.exceeded is None)
 
     def _expire(self, child: Child) -> None:
-        if child.ending is None:
-            child.ending = self._keeper.current.begin_end([child])
+        if child.termination is None:
+            child.termination = self._supervisor.client.request_termination([child])
 
-    def _tell_of(self, excess: Excess) -> None:
-        logger.warning("leftovers_exceeded limit=%s allowed=%g", excess.limit, excess.allowed)
-        self._notify("LIMIT_EXCEEDED", f"What a command had left running was ended: it used {excess.text}.")
-
-
-async def _ended(keeper: SupervisionKeeper, children: set[Child]) -> Sequence[KilledProcess]:
-    """Ends these children, however often this task is cancelled meanwhile; who cancels waits until it is done."""
-    return await finished(keeper.current.begin_end(list(children)))
+    def _report_leftover_limit(self, exceeded: ExceededLimit) -> None:
+        logger.warning("leftovers_exceeded limit=%s allowed=%g", exceeded.limit, exceeded.allowed)
+        self._notify("LIMIT_EXCEEDED", f"What a command had left running was ended: it used {exceeded.text}.")
 
 
-async def _drained(pipes: Sequence[OutputPipe]) -> None:
+async def _terminate(supervisor: SupervisorProcess, children: set[Child]) -> Sequence[KilledProcess]:
+    """Ends these children; a cancellation meanwhile is deferred until they are gone."""
+    return await run_to_completion(supervisor.client.request_termination(list(children)))
+
+
+async def _drain(pipes: Sequence[OutputPipe]) -> None:
     for pipe in pipes:
-        await pipe.drained()
+        await pipe.drain()
 
 
-async def _closed(pipes: Sequence[OutputPipe]) -> None:
+async def _close_pipes(pipes: Sequence[OutputPipe]) -> None:
     for pipe in pipes:
         await pipe.close()
 
@@ -176,7 +176,7 @@ def _not_started(exit_code: int, text: str) -> CommandResult:
 
 
 def _result(
-    ended: Exit, *, killed: Sequence[KilledProcess] = (), excess: Excess | None = None, timed_out: bool = False
+    ended: Exit, *, killed: Sequence[KilledProcess] = (), exceeded: ExceededLimit | None = None, timed_out: bool = False
 ) -> CommandResult:
     code = os.waitstatus_to_exitcode(ended.status)
     return CommandResult(
@@ -186,5 +186,5 @@ def _result(
         peak_memory=ended.peak_memory,
         spawn_time=ended.spawn_time,
         killed=killed,
-        exceeded=excess,
+        exceeded=exceeded,
     )

@@ -1,4 +1,4 @@
-"""The local executor: commands are child processes, files are files, both in a directory of this machine."""
+"""The local executor: runs commands as child processes in a directory of this machine."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ from runner_service.executors.local.commands import Commands
 from runner_service.executors.local.environment import command_environment
 from runner_service.executors.local.files import Files
 from runner_service.executors.local.ripgrep import Ripgrep
-from runner_service.executors.local.supervisor_process import SupervisionKeeper, supervision_keeper
+from runner_service.executors.local.supervisor_process import SupervisorProcess, supervisor_process
 from runner_service.executors.protocol import Command, CommandResult, SandboxError, SandboxSpec
 from runner_service.executors.supervisor.watchdog import Quota
 
@@ -27,7 +27,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class Programs(NamedTuple):
-    """Where the programs are that the executor uses itself."""
+    """Paths of the programs that the executor uses itself."""
 
     shell: str
     ripgrep: str | None
@@ -56,7 +56,7 @@ class LocalSandbox(Files):
         return False
 
     async def resume(self, command: Command) -> CommandResult:
-        """Knows of none."""
+        """Reports the command as lost: none outlives the service."""
         del command
         return CommandResult(
             exit_code=1, lost="the service was stopped while this ran, and how far it came is not known"
@@ -69,9 +69,15 @@ class LocalExecutor:
     sandbox_type = "filesystem"
 
     def __init__(
-        self, keeper: SupervisionKeeper, threads: ThreadPoolExecutor, *, root: Path, scope: Scope, programs: Programs
+        self,
+        supervisor: SupervisorProcess,
+        threads: ThreadPoolExecutor,
+        *,
+        root: Path,
+        scope: Scope,
+        programs: Programs,
     ) -> None:
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._threads = threads
         self._root = root
         self._scope = scope
@@ -80,19 +86,19 @@ class LocalExecutor:
     @property
     def process_control(self) -> str:
         """What is in force on this machine, such as `subreaper+tag+guardian` or `process-group+guardian`."""
-        return self._keeper.control
+        return self._supervisor.control
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[LocalSandbox]:
-        """Opens the sandbox of an execution, and ends its processes in the end.
+        """Opens the sandbox of an execution, and ends its processes on exit.
 
         Raises:
             SandboxError: the directory cannot be made.
         """
-        root = str(await asyncio.to_thread(_made, self._directory(spec)))
+        root = str(await asyncio.to_thread(_create_directory, self._directory(spec)))
         environment = command_environment(spec.environment, root=root)
         commands = Commands(
-            self._keeper, shell=self._programs.shell, root=root, environment=environment, notify=spec.notify
+            self._supervisor, shell=self._programs.shell, root=root, environment=environment, notify=spec.notify
         )
         ripgrep = Ripgrep(self._programs.ripgrep, commands) if self._programs.ripgrep else None
         try:
@@ -131,11 +137,11 @@ async def local_executor(
         SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
     """
     programs = await asyncio.to_thread(_find_programs)
-    real_root = await asyncio.to_thread(_real, root)
-    async with supervision_keeper(state_dir, terminate_grace, quota) as keeper:
+    real_root = await asyncio.to_thread(_resolve_root, root)
+    async with supervisor_process(state_dir, terminate_grace, quota) as supervisor:
         threads = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="files")
         try:
-            yield LocalExecutor(keeper, threads, root=real_root, scope=scope, programs=programs)
+            yield LocalExecutor(supervisor, threads, root=real_root, scope=scope, programs=programs)
         finally:
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)
 
@@ -147,7 +153,7 @@ def _find_programs() -> Programs:
     return Programs(shell, shutil.which("rg"))
 
 
-def _real(directory: Path) -> Path:
+def _resolve_root(directory: Path) -> Path:
     """Returns where the directory really is, or will be: it is there, or can most likely be made when it is needed."""
     try:
         real = directory.resolve()
@@ -161,7 +167,7 @@ def _real(directory: Path) -> Path:
     return real
 
 
-def _made(directory: Path) -> Path:
+def _create_directory(directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return directory.resolve(strict=True)

@@ -1,4 +1,4 @@
-"""A pipe that a command reads from: fed as fast as the command takes it, and closed with what feeds it."""
+"""The standard input pipe of a command: fed as fast as the command reads."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 class InputPipe:
     """The standard input of a command.
 
-    `reader` is for the command; once it has it, `close_reader`. `feeding` does the rest.
+    `reader` is passed to the command, then closed here by `close_reader`. `feeding` writes to the other end.
     """
 
     def __init__(self, items: AsyncIterator[bytes]) -> None:
@@ -20,11 +20,11 @@ class InputPipe:
         self._is_open = True
 
     def close_reader(self) -> None:
-        """Leaves the reading end to the command alone."""
+        """Closes our copy of the command's end."""
         os.close(self.reader)
 
-    def abandon(self) -> None:
-        """Closes the writing end: for a reader that is the end."""
+    def close_writer(self) -> None:
+        """Closes the writing end, so that the reader gets end of file."""
         if self._is_open:
             self._is_open = False
             self._loop.remove_writer(self._writer)
@@ -32,9 +32,9 @@ class InputPipe:
 
     @asynccontextmanager
     async def feeding(self, failed: Callable[[BaseException], None]) -> AsyncIterator[None]:
-        """Feeds the command until the context ends. An error of what gives the items goes to `failed`."""
+        """Feeds the command until the context ends. `failed` is called with an error of the iterator."""
         task = self._loop.create_task(self._feed())
-        task.add_done_callback(lambda task: _tell(task, failed))
+        task.add_done_callback(lambda task: _report_failure(task, failed))
         try:
             yield
         finally:
@@ -42,7 +42,7 @@ class InputPipe:
             try:
                 await asyncio.wait([task])
             finally:
-                self.abandon()
+                self.close_writer()
 
     async def _feed(self) -> None:
         try:
@@ -50,7 +50,7 @@ class InputPipe:
                 if not await self._written(memoryview(item)):
                     break
         finally:
-            self.abandon()
+            self.close_writer()
             if isinstance(self._items, AsyncGenerator):
                 await self._items.aclose()
 
@@ -78,6 +78,6 @@ class InputPipe:
                 self._loop.remove_writer(self._writer)
 
 
-def _tell(task: asyncio.Task[None], failed: Callable[[BaseException], None]) -> None:
+def _report_failure(task: asyncio.Task[None], failed: Callable[[BaseException], None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         failed(error)

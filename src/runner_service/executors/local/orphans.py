@@ -1,4 +1,4 @@
-"""The note by which a start after a crash finds what the crashed service has left running."""
+"""State file for finding processes orphaned by a crash of the service."""
 
 import fcntl
 import json
@@ -11,14 +11,14 @@ from runner_service.executors.protocol import SandboxError
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Remnants:
+class OrphanRecord:
     """A file in the state directory that holds the zone of tags in use, locked while the service lives.
 
-    A zone is random among 2^26, so what carries it was started by the service that noted it; the boot is noted too,
-    since processes do not outlive it. All methods block on the file system.
+    A zone is random among 2^26, so a process that carries it was started by the service that recorded it; the boot id
+    is recorded too, since processes do not outlive a boot. All methods block on the file system.
 
     Raises:
-        SandboxError: another process, which lives, has the directory.
+        SandboxError: another running process uses the directory.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -30,25 +30,25 @@ class Remnants:
             os.close(self._descriptor)
             raise SandboxError(f"{state_dir} is in use by another service; give each its own STATE_DIR") from error
 
-    def zone(self) -> Sequence[int]:
-        """Returns the zone that was noted last in this boot, as the bounds of its span; empty when there is none."""
+    def recorded_zone(self) -> Sequence[int]:
+        """Returns the bounds of the zone last recorded in this boot; empty when there is none."""
         try:
-            noted = json.loads(os.pread(self._descriptor, 4096, 0))
-            if noted["boot_id"] != _boot_id():
+            record = json.loads(os.pread(self._descriptor, 4096, 0))
+            if record["boot_id"] != _boot_id():
                 return ()
-            low, high = noted["zone"]
+            low, high = record["zone"]
             return (int(low), int(high))
         except (ValueError, KeyError, TypeError):
             return ()
 
-    def note(self, zone: Sequence[int] | None) -> None:
-        """Notes the zone in use, or that nothing is left."""
+    def record_zone(self, zone: Sequence[int] | None) -> None:
+        """Records the zone in use; None once nothing is left."""
         text = json.dumps({"boot_id": _boot_id(), "zone": zone}).encode()
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text, 0)
 
     def release(self) -> None:
-        """Lets another process have the directory."""
+        """Releases the lock on the directory."""
         os.close(self._descriptor)
 
 

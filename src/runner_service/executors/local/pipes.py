@@ -1,4 +1,4 @@
-"""All pipes of one command: what it writes, and what it reads if it is given something."""
+"""All pipes of one command: its outputs and, if it is fed, its input."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -10,7 +10,7 @@ from runner_service.executors.protocol import OutputSink
 
 
 class Pipes:
-    """Open from the start, each with an end for the command; `hand_over` once it has them.
+    """Opens the pipes; call `close_command_ends` once the command has its ends.
 
     Raises:
         StartError: no descriptors are free.
@@ -24,34 +24,34 @@ class Pipes:
             self.outputs.append(OutputPipe("stderr", sink))
             self._input = InputPipe(stdin) if stdin is not None else None
         except OSError as error:
-            self.hand_over()
-            self.abandon()
+            self.close_command_ends()
+            self.close_service_ends()
             raise StartError(CANNOT_START, f"no pipe for the command: {error.strerror}") from error
 
     @property
-    def far_ends(self) -> Sequence[int]:
+    def command_ends(self) -> Sequence[int]:
         """The descriptors for the command: stdout, stderr, perhaps stdin."""
         return [pipe.writer for pipe in self.outputs] + ([self._input.reader] if self._input else [])
 
-    def hand_over(self) -> None:
-        """Leaves the far ends to the command alone."""
+    def close_command_ends(self) -> None:
+        """Closes our copies of the command's ends."""
         for pipe in self.outputs:
             pipe.close_writer()
         if self._input:
             self._input.close_reader()
 
-    def abandon(self) -> None:
-        """Closes the near ends of pipes that no command got."""
+    def close_service_ends(self) -> None:
+        """Closes our own ends, when the command was not started."""
         for pipe in self.outputs:
-            pipe.abandon()
+            pipe.close_reader()
         if self._input:
-            self._input.abandon()
+            self._input.close_writer()
 
     def watch(self, failed: Callable[[BaseException], None]) -> None:
-        """Begins to read the output. An error of the sink goes to `failed`."""
+        """Starts reading the output. `failed` is called with an error of the sink."""
         for pipe in self.outputs:
             pipe.watch(failed)
 
     def feeding(self, failed: Callable[[BaseException], None]) -> AbstractAsyncContextManager[None]:
-        """Feeds the command, if it is to be fed, until the context ends. An error of what feeds it goes to `failed`."""
+        """Feeds the command, if it has input, until the context ends. `failed` is called with an error of the input."""
         return self._input.feeding(failed) if self._input else nullcontext()

@@ -1,4 +1,4 @@
-"""Ripgrep as the scout of `grep`."""
+"""Ripgrep finds the files that `grep` then reads."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from runner_service.executors.local.grep import RIPGREP_OPTIONS
 from runner_service.executors.local.search import SEARCH_SECONDS
 from runner_service.executors.protocol import SandboxError, Stream
 
-_LONGEST_PATTERN = 100_000
-_MOST_BYTES = 8 * 1024 * 1024
+_MAX_PATTERN_LENGTH = 100_000
+_MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 _FOUND_SOME, _FOUND_NONE = 0, 1
 
 
 class Ripgrep:
-    """Asks the program at `path` which files are worth a look."""
+    """Asks ripgrep at `path` which files hold a pattern."""
 
     def __init__(self, path: str, commands: Commands) -> None:
         self._path = path
@@ -21,7 +21,7 @@ class Ripgrep:
 
     async def files_with(self, pattern: str, directory: str) -> Sequence[str] | None:
         """Returns paths relative to `directory`; None when ripgrep cannot tell, so that all files have to be read."""
-        if len(pattern) > _LONGEST_PATTERN:
+        if len(pattern) > _MAX_PATTERN_LENGTH:
             return None
         names = _Names()
         argv = [self._path, *RIPGREP_OPTIONS, "--regexp", pattern, "--", "./"]
@@ -42,7 +42,7 @@ class _Names:
     async def write(self, stream: Stream, data: bytes) -> None:
         if stream == "stdout" and not self.are_too_many:
             self._data += data
-            self.are_too_many = len(self._data) > _MOST_BYTES
+            self.are_too_many = len(self._data) > _MAX_OUTPUT_BYTES
 
     def listed(self) -> Sequence[str]:
         names = bytes(self._data).split(b"\0")[:-1]

@@ -1,4 +1,4 @@
-"""The service's side of the supervisor: turns calls into messages, and messages into results."""
+"""Client of the supervisor: turns calls into messages, and messages into results."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
-from runner_service.executors.limit_messages import Excess
+from runner_service.executors.limit_messages import ExceededLimit
 from runner_service.executors.protocol import KilledProcess, SandboxError
 from runner_service.executors.supervisor import wire
 
@@ -34,7 +34,7 @@ class Exit:
 
 
 CANNOT_START = 126
-"""What a shell would say of a program that is there."""
+"""Exit code of a shell for a program that exists but cannot be started."""
 
 
 class StartError(Exception):
@@ -48,39 +48,39 @@ class StartError(Exception):
 class Child:
     """A process below the supervisor.
 
-    `exited` gives its `Exit`, a `StartError`, or a `SandboxError`. `ending` is set when its time was up, or when it
-    used too much, which is then in `excess`, and gives what had to be killed. `on_late_excess` is called when what it
-    left behind uses too much.
+    `exited` gives its `Exit`, a `StartError`, or a `SandboxError`. `termination` is set when it timed out or exceeded a
+    limit (then in `exceeded`), and gives what had to be killed. `on_leftover_limit` is called when its leftover
+    processes exceed a limit.
     """
 
     def __init__(self, number: int, exited: asyncio.Future[Exit]) -> None:
         self.number = number
         self.exited = exited
-        self.ending: asyncio.Future[list[KilledProcess]] | None = None
-        self.excess: Excess | None = None
-        self.on_late_excess: Callable[[Excess], None] = lambda _: None
+        self.termination: asyncio.Future[list[KilledProcess]] | None = None
+        self.exceeded: ExceededLimit | None = None
+        self.on_leftover_limit: Callable[[ExceededLimit], None] = lambda _: None
         self._failure: BaseException | None = None
 
-    def exceed(self, excess: Excess, ending: asyncio.Future[list[KilledProcess]]) -> None:
-        """Takes note that it used too much and is being ended."""
+    def exceed(self, exceeded: ExceededLimit, termination: asyncio.Future[list[KilledProcess]]) -> None:
+        """Records that it exceeded a limit and is being ended."""
         if self.exited.done():
-            self.on_late_excess(excess)
-        elif self.ending is None:
-            self.excess, self.ending = excess, ending
+            self.on_leftover_limit(exceeded)
+        elif self.termination is None:
+            self.exceeded, self.termination = exceeded, termination
 
     def fail_with(self, error: BaseException) -> None:
-        """Takes note that the output of the process cannot be taken; while it runs, `exited` raises that."""
+        """Records that its output cannot be delivered; if it still runs, `exited` raises the error."""
         self._failure = error
         _reject(self.exited, error)
 
     def raise_failure(self) -> None:
-        """Raises what `fail_with` was given, if anything."""
+        """Raises the error given to `fail_with`, if any."""
         if self._failure:
             raise self._failure
 
 
-class Supervision:
-    """One running supervisor. All calls are made on the event loop."""
+class SupervisorClient:
+    """Connection to one running supervisor. Call it on the event loop only."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ class Supervision:
         self._decoder = wire.Decoder()
         self._exits: dict[int, asyncio.Future[Exit]] = {}
         self._children: WeakValueDictionary[int, Child] = WeakValueDictionary()
-        self._endings: dict[int, tuple[asyncio.Future[list[KilledProcess]], list[int]]] = {}
+        self._terminations: dict[int, tuple[asyncio.Future[list[KilledProcess]], list[int]]] = {}
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self.ready: asyncio.Future[wire.Message] = self._loop.create_future()
         self.lost = asyncio.Event()
@@ -121,10 +121,10 @@ class Supervision:
         child = self._children[number] = Child(number, exited)
         return child
 
-    def begin_end(self, children: Sequence[Child]) -> asyncio.Future[list[KilledProcess]]:
-        """Asks at once for the end of these and all that descends from them; the future says what had to be killed.
+    def request_termination(self, children: Sequence[Child]) -> asyncio.Future[list[KilledProcess]]:
+        """Requests the end of these children and their descendants; the future gives what had to be killed.
 
-        When the supervisor is gone, nothing of them is left either: the next one clears up before it starts anything.
+        When the supervisor is lost it gives nothing: the next one ends orphans before it starts anything.
         """
         number = next(_numbers)
         ended: asyncio.Future[list[KilledProcess]] = self._loop.create_future()
@@ -132,17 +132,17 @@ class Supervision:
             ended.set_result([])
             return ended
         commands = [child.number for child in children]
-        self._endings[number] = (ended, commands)
+        self._terminations[number] = (ended, commands)
         self._send({"do": "end", "id": number, "commands": commands})
         return ended
 
-    def ask_to_close(self) -> None:
-        """Has everything ended, then the supervisor itself; `lost` is set when it is gone."""
+    def request_close(self) -> None:
+        """Requests the end of all commands, then of the supervisor itself; `lost` is set when it is gone."""
         if not self.lost.is_set():
             self._send({"do": "close"})
 
     def disconnect(self) -> None:
-        """Closes the channel, at which the supervisor ends everything; whoever waits for it learns that it is gone."""
+        """Closes the channel, at which the supervisor ends everything, and fails all pending calls."""
         if self.lost.is_set():
             return
         self.lost.set()
@@ -162,7 +162,7 @@ class Supervision:
             self._flush()
 
     def _flush(self) -> None:
-        """Sends what the socket takes; the rest follows when it takes more."""
+        """Sends as much as the socket accepts; the rest follows when it is writable."""
         try:
             while self._unsent:
                 data, descriptors = self._unsent[0]
@@ -186,11 +186,11 @@ class Supervision:
         except OSError:
             data = b""
         for message in self._decoder.feed(data):
-            self._take(message)
+            self._handle(message)
         if not data:
             self.disconnect()
 
-    def _take(self, message: wire.Message) -> None:
+    def _handle(self, message: wire.Message) -> None:
         match message["did"]:
             case "exit":
                 exited = Exit(
@@ -204,24 +204,24 @@ class Supervision:
             case "fail":
                 _reject(self._exits.pop(message["id"], None), _start_failure(message))
             case "exceed":
-                self._take_excess(message)
+                self._handle_limit_exceeded(message)
             case "end":
-                self._take_end(message)
+                self._handle_termination(message)
             case "ready":
                 _resolve(self.ready, message)
 
-    def _take_excess(self, message: wire.Message) -> None:
-        ending: asyncio.Future[list[KilledProcess]] = self._loop.create_future()
-        self._endings[message["end"]] = (ending, [message["id"]])
+    def _handle_limit_exceeded(self, message: wire.Message) -> None:
+        termination: asyncio.Future[list[KilledProcess]] = self._loop.create_future()
+        self._terminations[message["end"]] = (termination, [message["id"]])
         if child := self._children.get(message["id"]):
-            child.exceed(Excess(message["limit"], message["allowed"]), ending)
+            child.exceed(ExceededLimit(message["limit"], message["allowed"]), termination)
 
-    def _take_end(self, message: wire.Message) -> None:
-        ended, commands = self._endings.pop(message["id"])
+    def _handle_termination(self, message: wire.Message) -> None:
+        ended, commands = self._terminations.pop(message["id"])
         for command in commands:
             # Its exit would have come first; only the kernel can hold up a process like this, in a broken device.
             if exited := self._exits.pop(command, None):
-                _reject(exited, SandboxError("a process of the command cannot be ended"))
+                _reject(exited, SandboxError("a process of the command cannot be killed"))
         _resolve(ended, [KilledProcess(pid, name) for pid, name in message["killed"]])
 
     def _drop_unsent(self) -> None:
@@ -234,10 +234,10 @@ class Supervision:
         _reject(self.ready, lost)
         for exited in self._exits.values():
             _reject(exited, lost)
-        for ended, _ in self._endings.values():
+        for ended, _ in self._terminations.values():
             _resolve(ended, [])
         self._exits.clear()
-        self._endings.clear()
+        self._terminations.clear()
 
 
 def _resolve(future: asyncio.Future[Any] | None, value: object) -> None:
@@ -248,7 +248,7 @@ def _resolve(future: asyncio.Future[Any] | None, value: object) -> None:
 def _reject(future: asyncio.Future[Any] | None, error: BaseException) -> None:
     if future and not future.done():
         future.set_exception(error)
-        # Nobody may be waiting any more, which is no defect.
+        # Marks the exception as retrieved: nobody may be waiting any more.
         future.exception()
 
 

@@ -1,4 +1,4 @@
-"""Keeps the supervisor running: started with the executor, restarted when it is lost, ended last."""
+"""The supervisor process: started with the executor, restarted when it is lost, ended last."""
 
 import asyncio
 import logging
@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from runner_service.executors.local.orphans import Remnants
-from runner_service.executors.local.supervisor_client import Supervision
+from runner_service.executors.local.orphans import OrphanRecord
+from runner_service.executors.local.supervisor_client import SupervisorClient
 from runner_service.executors.protocol import SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
 
 logger = logging.getLogger(__name__)
 
-_READY_WITHIN = 20.0
-_PAUSE_BEFORE_RESTART = 0.2
+_READY_TIMEOUT_SECONDS = 20.0
+_RESTART_BACKOFF_SECONDS = 0.2
 _PACKAGES = Path(__file__).parents[3]
 _PROGRAM = """
 import sys
@@ -27,39 +27,39 @@ main(sys.argv[1:])
 """
 
 
-class SupervisionKeeper:
-    """Holds the current supervisor, and gets another one when it is lost."""
+class SupervisorProcess:
+    """Owns the supervisor process and the client of it, and restarts it when it is lost."""
 
-    def __init__(self, remnants: Remnants, grace: float, quota: Quota) -> None:
-        self._remnants = remnants
+    def __init__(self, orphan_record: OrphanRecord, grace: float, quota: Quota) -> None:
+        self._orphan_record = orphan_record
         self._grace = grace
         self._quota = quota
         self._process: subprocess.Popen[bytes]
-        self.current: Supervision
+        self.client: SupervisorClient
         self.control = ""
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Keeps a supervisor alive during the block, and ends it with everything below it."""
+    async def running(self) -> AsyncIterator[None]:
+        """Runs a supervisor during the block, then ends it with all its descendants."""
         await self._launch()
-        keeper = asyncio.create_task(self._keep(), name="supervisor-keeper")
+        restarts = asyncio.create_task(self._restart_when_lost(), name="supervisor-restarts")
         try:
             yield
         finally:
-            keeper.cancel()
-            await asyncio.wait([keeper])
+            restarts.cancel()
+            await asyncio.wait([restarts])
             await self._close()
 
-    async def _keep(self) -> None:
+    async def _restart_when_lost(self) -> None:
         while True:
-            await self.current.lost.wait()
+            await self.client.lost.wait()
             logger.error("supervisor_lost pid=%d", self._process.pid)
             await asyncio.to_thread(self._process.wait)
             await self._relaunch()
 
     async def _relaunch(self) -> None:
-        while self.current.lost.is_set():
-            await asyncio.sleep(_PAUSE_BEFORE_RESTART)
+        while self.client.lost.is_set():
+            await asyncio.sleep(_RESTART_BACKOFF_SECONDS)
             try:
                 await self._launch()
             except (SandboxError, OSError) as error:
@@ -67,29 +67,29 @@ class SupervisionKeeper:
 
     async def _close(self) -> None:
         try:
-            self.current.ask_to_close()
-            await self.current.lost.wait()
+            self.client.request_close()
+            await self.client.lost.wait()
         finally:
-            self.current.disconnect()
+            self.client.disconnect()
             await asyncio.to_thread(self._process.wait)
-        with suppress(OSError):  # on a disk that is broken the next start looks for what is not there, and that is all
-            await asyncio.to_thread(self._remnants.note, None)
+        with suppress(OSError):  # on a broken disk the next start looks for orphans in vain, which is harmless
+            await asyncio.to_thread(self._orphan_record.record_zone, None)
 
     async def _launch(self) -> None:
-        """Starts a supervisor, which first clears what an earlier one left, and notes its zone before it is used."""
-        zone = await asyncio.to_thread(self._remnants.zone)
+        """Starts a supervisor, which first ends orphans of an earlier one, and records its zone before use."""
+        zone = await asyncio.to_thread(self._orphan_record.recorded_zone)
         channel, process = _start_program(self._grace, self._quota, zone)
-        supervision = Supervision(channel)
+        client = SupervisorClient(channel)
         try:
-            ready = await asyncio.wait_for(supervision.ready, _READY_WITHIN)
-            await asyncio.to_thread(self._remnants.note, ready["zone"])
+            ready = await asyncio.wait_for(client.ready, _READY_TIMEOUT_SECONDS)
+            await asyncio.to_thread(self._orphan_record.record_zone, ready["zone"])
         except BaseException as error:
-            supervision.disconnect()
+            client.disconnect()
             await asyncio.to_thread(process.wait)
             if isinstance(error, TimeoutError):
                 raise SandboxError("the process supervisor does not start") from error
             raise
-        self.current, self._process, self.control = supervision, process, ready["control"]
+        self.client, self._process, self.control = client, process, ready["control"]
 
 
 def _start_program(grace: float, quota: Quota, zone: Sequence[int]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -114,18 +114,18 @@ def _start_program(grace: float, quota: Quota, zone: Sequence[int]) -> tuple[soc
 
 
 @asynccontextmanager
-async def supervision_keeper(state_dir: Path, grace: float, quota: Quota) -> AsyncIterator[SupervisionKeeper]:
-    """Keeps a supervisor for the block. `grace` is how many seconds a process gets between SIGTERM and SIGKILL.
+async def supervisor_process(state_dir: Path, grace: float, quota: Quota) -> AsyncIterator[SupervisorProcess]:
+    """Runs a supervisor during the block. `grace` is how many seconds a process gets between SIGTERM and SIGKILL.
 
     `quota` is what the commands of each sandbox may use.
 
     Raises:
         SandboxError: another service uses `state_dir`, or the supervisor does not start.
     """
-    remnants = await asyncio.to_thread(Remnants, state_dir)
+    orphan_record = await asyncio.to_thread(OrphanRecord, state_dir)
     try:
-        keeper = SupervisionKeeper(remnants, grace, quota)
-        async with keeper.kept():
-            yield keeper
+        supervisor = SupervisorProcess(orphan_record, grace, quota)
+        async with supervisor.running():
+            yield supervisor
     finally:
-        await asyncio.to_thread(remnants.release)
+        await asyncio.to_thread(orphan_record.release)
