@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from runner_service.agent.harness import AgentHarness, agent_harness
 from runner_service.agent.interface import AgentRun
-from runner_service.agent.model_calls import Retries
+from runner_service.agent.model_calls import RetryPolicy
 from runner_service.errors import ExecutionEnd
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter, log_writer
@@ -26,7 +26,7 @@ from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-QUICK = Retries(first_delay=0.01, longest_delay=5.0)
+QUICK = RetryPolicy(first_delay_seconds=0.01, max_delay_seconds=5.0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Played:
         return event
 
     def kinds(self) -> list[str]:
-        """The kinds of events, in order, repetitions left out."""
+        """The kinds of events, in order, loop_detectors left out."""
         return [kind for kind, _ in itertools.groupby(str(event.WhichOneof("event")) for event in self.events)]
 
     def output(self, call: str, stream: str = "stdout") -> bytes:

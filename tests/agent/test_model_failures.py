@@ -66,15 +66,15 @@ async def test_an_answer_that_was_cut_short_is_noticed(bench: Bench) -> None:
 
 
 async def test_a_silent_model_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.agent.model_calls.SILENCE", 0.05)
-    monkeypatch.setattr("runner_service.agent.model_stream.SILENCE", 0.05)
+    monkeypatch.setattr("runner_service.agent.model_calls.IDLE_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("runner_service.agent.model_stream.IDLE_TIMEOUT_SECONDS", 0.05)
     played = await bench.play(turn("Well…", silence=30))
     assert isinstance(played.end, ModelUnavailableEnd)
     assert "sent nothing" in played.end.message
 
 
 async def test_an_endless_message_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.agent.model_stream.LONGEST_MESSAGE", 1000)
+    monkeypatch.setattr("runner_service.agent.model_stream.MAX_MESSAGE_SIZE", 1000)
     played = await bench.play(turn("on and " * 1000))
     assert isinstance(played.end, ModelUnavailableEnd)
     assert "more than" in played.end.message

@@ -1,8 +1,6 @@
 """A Stigmer daemon of our own: it keeps, merges and shows what the real one does, and fails when it is told to."""
 
 import asyncio
-import io
-import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -231,14 +229,3 @@ async def served(
         yield daemon
     finally:
         await server.stop(0)
-
-
-def archive(files: Mapping[str, bytes], *, modes: Mapping[str, int] | None = None) -> bytes:
-    """A ZIP."""
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as made:
-        for name, content in files.items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = (modes or {}).get(name, 0o100644) << 16
-            made.writestr(info, content, compress_type=zipfile.ZIP_DEFLATED)
-    return data.getvalue()

@@ -5,8 +5,9 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.agent.capabilities import zip_archive
 from tests.running import Client, Event, StartService, command, kinds, one, stdout_of, turn
-from tests.stigmer.fake_daemon import KEY, FakeDaemon, archive, served
+from tests.stigmer.fake_daemon import KEY, FakeDaemon, served
 
 from runner_service.stigmer.wire import agent_pb2, apiresource_pb2
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
@@ -100,7 +101,7 @@ async def test_limits_and_labels_of_the_call_count(start: StartService, daemon: 
 
 async def test_skills_and_environments_are_asked_for_side_by_side(start: StartService, daemon: FakeDaemon) -> None:
     for name in ("one", "two"):
-        daemon.skill(name, f"Skill {name}.", version=name, archive=archive({"a": b"a"}))
+        daemon.skill(name, f"Skill {name}.", version=name, archive=zip_archive({"a": b"a"}))
         daemon.environment(name, {name.upper(): name})
     daemon.agent(skill_refs=[apiresource_pb2.ApiResourceReference(slug=name) for name in ("one", "two")])
     daemon.execution("aex-1")
@@ -190,7 +191,7 @@ async def test_what_cannot_be_run_is_refused_with_its_fields(start: StartService
 
 
 async def test_files_of_a_skill_that_are_missing_are_a_notice(start: StartService, daemon: FakeDaemon) -> None:
-    daemon.skill("greeting", "Say hello.", archive=archive({"a": b"a"}))
+    daemon.skill("greeting", "Say hello.", archive=zip_archive({"a": b"a"}))
     del daemon.resources["artifact", "key-greeting"]
     daemon.agent(skill_refs=[apiresource_pb2.ApiResourceReference(slug="greeting")])
     daemon.execution("aex-1")

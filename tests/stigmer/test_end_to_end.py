@@ -12,8 +12,9 @@ from typing import Any
 
 import grpc
 import yaml
+from tests.agent.capabilities import SERVER, zip_archive
 from tests.running import ServiceProcess, command, stdout_of, turn
-from tests.stigmer.fake_daemon import FINAL, KEY, FakeDaemon, archive
+from tests.stigmer.fake_daemon import FINAL, KEY, FakeDaemon
 from tests.stigmer.test_by_id import by_id
 
 from runner_service.cli.keys import write_keys
@@ -21,7 +22,6 @@ from runner_service.stigmer.wire import agent_pb2, agentexecution_pb2_grpc, apir
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
-SERVER = str(Path(__file__).with_name("mcp_server.py"))
 SECRET = "s3cret-of-the-vault"
 RUNNING, COMPLETED = execution_pb2.TOOL_CALL_RUNNING, execution_pb2.TOOL_CALL_COMPLETED
 NOT_BEGUN = {execution_pb2.EXECUTION_PHASE_UNSPECIFIED, execution_pb2.EXECUTION_PENDING}
@@ -113,7 +113,7 @@ def _phases(seen: Sequence[execution_pb2.AgentExecutionStatus]) -> list[int]:
 
 
 def _fill(daemon: FakeDaemon) -> None:
-    files = archive({"scripts/greet.sh": b"#!/bin/sh\necho hello from a skill\n"})
+    files = zip_archive({"scripts/greet.sh": b"#!/bin/sh\necho hello from a skill\n"})
     daemon.skill("greeting", "Run scripts/greet.sh.", version="v-1", archive=files)
     daemon.environment("vault", {"VAULT_TOKEN": SECRET}, secret=True)
     stdio = agent_pb2.StdioServer(command=sys.executable, args=[SERVER], env_placeholders={"TOKEN": "${VAULT_TOKEN}"})

@@ -38,7 +38,7 @@ class ArchivedFile(NamedTuple):
     executable: bool
 
 
-def unpacked(archive: bytes, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> list[ArchivedFile]:
+def unpack_zip(archive: bytes, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> list[ArchivedFile]:
     """Unpacks an archive, which takes some milliseconds for each MiB.
 
     Raises:
@@ -68,7 +68,7 @@ def _read(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, room: int, max_bytes:
             pieces.append(piece)
             room -= len(piece)
             if room < 0:
-                raise ArchiveError(f"it has more than {max_bytes:,} bytes when unpacked")
+                raise ArchiveError(f"it has more than {max_bytes:,} bytes when unpack_zip")
     data = b"".join(pieces)
     mode = entry.external_attr >> 16 if entry.create_system == _MADE_ON_UNIX else 0
     return ArchivedFile(path, data, bool(mode & stat.S_IXUSR) or data.startswith(b"#!"))

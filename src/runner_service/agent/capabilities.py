@@ -38,14 +38,14 @@ class AgentPlan:
 
 
 @asynccontextmanager
-async def equipped(run: AgentRun) -> AsyncIterator[AgentPlan]:
+async def prepare_agent(run: AgentRun) -> AsyncIterator[AgentPlan]:
     """Gets ready what the agent of a run comes with, and lets go of it when the context ends.
 
     What cannot be had is left out, and told as a notice.
     """
     agent, redact = run.agent, run.redactor.text
-    own = await skills.install(run, agent.skills)
-    prompts = [await skills.install(run, each.skills) for each in agent.sub_agents]
+    own = await skills.install_skills(run, agent.skills)
+    prompts = [await skills.install_skills(run, each.skills) for each in agent.sub_agents]
     async with _tools(run) as tools:
         sub_agents = [
             SubAgentPlan(
@@ -67,7 +67,7 @@ async def _tools(run: AgentRun) -> AsyncIterator[Tools]:
         return
     # Half a second of imports, the first time.
     connections = await asyncio.to_thread(import_module, "runner_service.agent.mcp.connections")
-    async with connections.connected(run, BUILT_IN) as tools:
+    async with connections.connect_servers(run, BUILT_IN) as tools:
         yield tools
 
 

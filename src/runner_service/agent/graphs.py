@@ -12,8 +12,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 
 from runner_service.agent.capabilities import AgentPlan, SubAgentPlan
-from runner_service.agent.model_calls import ModelCalls, Retries
-from runner_service.agent.model_stream import SpeechListener
+from runner_service.agent.model_calls import ModelCalls, RetryPolicy
+from runner_service.agent.model_stream import StreamCallback
 from runner_service.agent.tool_calls import SandboxTools
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models import ModelChoice
@@ -21,8 +21,8 @@ from runner_service.models.clients import ModelClients
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
-_KEPT_GRAPHS = 64
-_SURROUNDINGS = (
+_MAX_CACHED_GRAPHS = 64
+_ENVIRONMENT_PROMPT = (
     "Your tools work in one directory, the user's. Commands start in it, and to the file tools `/` means it. "
     "A secret that you would see is replaced by [redacted:secret]; commands have the real value in their environment."
 )
@@ -33,39 +33,39 @@ class _Key(NamedTuple):
     plan: AgentPlan
 
 
-class Graphs:
+class GraphCache:
     """Gives the compiled agent of an execution. Belongs to the event loop."""
 
-    def __init__(self, clients: ModelClients, checkpoints: BaseCheckpointSaver[str], retries: Retries) -> None:
+    def __init__(self, clients: ModelClients, checkpoints: BaseCheckpointSaver[str], retries: RetryPolicy) -> None:
         self._clients = clients
         self._checkpoints = checkpoints
         self._retries = retries
         self._graphs: OrderedDict[_Key, Graph] = OrderedDict()
-        self._making = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def graph(self, model: ModelChoice, plan: AgentPlan) -> Graph:
         """Returns the agent of this plan on this model. Raises ModelRejectedEnd."""
         key = _Key(model, plan)
-        async with self._making:
+        async with self._lock:
             if plan.tools:  # they belong to one execution
-                return await self._made(key)
+                return await self._compile(key)
             if key not in self._graphs:
-                self._graphs[key] = await self._made(key)
+                self._graphs[key] = await self._compile(key)
             self._graphs.move_to_end(key)
-            if len(self._graphs) > _KEPT_GRAPHS:
+            if len(self._graphs) > _MAX_CACHED_GRAPHS:
                 self._graphs.popitem(last=False)
             return self._graphs[key]
 
-    async def _made(self, key: _Key) -> Graph:
+    async def _compile(self, key: _Key) -> Graph:
         client = await self._clients.chat_model(key.model)
         return await asyncio.to_thread(build_graph, client, key.plan, self._checkpoints, self._retries)
 
 
 def build_graph(
-    model: BaseChatModel, plan: AgentPlan, checkpoints: BaseCheckpointSaver[str] | None, retries: Retries
+    model: BaseChatModel, plan: AgentPlan, checkpoints: BaseCheckpointSaver[str] | None, retries: RetryPolicy
 ) -> Graph:
     """Compiles an agent. Nothing of an execution is in it but the tools of the plan."""
-    speaking = model.model_copy(update={"callbacks": [SpeechListener()]})
+    speaking = model.model_copy(update={"callbacks": [StreamCallback()]})
     # Middleware is not inherited, so the sub-agent that deepagents would add by itself is declared, with its own.
     general = SubAgent(**GENERAL_PURPOSE_SUBAGENT, middleware=_middleware(retries))
     return create_deep_agent(
@@ -79,7 +79,7 @@ def build_graph(
     )
 
 
-def _sub_agent(plan: SubAgentPlan, retries: Retries) -> SubAgent:
+def _sub_agent(plan: SubAgentPlan, retries: RetryPolicy) -> SubAgent:
     return SubAgent(
         name=plan.name,
         description=plan.description,
@@ -90,8 +90,8 @@ def _sub_agent(plan: SubAgentPlan, retries: Retries) -> SubAgent:
 
 
 def _prompt(instructions: str) -> str:
-    return f"{instructions}\n\n{_SURROUNDINGS}" if instructions else _SURROUNDINGS
+    return f"{instructions}\n\n{_ENVIRONMENT_PROMPT}" if instructions else _ENVIRONMENT_PROMPT
 
 
-def _middleware(retries: Retries) -> list[AgentMiddleware[Any, Any, Any]]:
+def _middleware(retries: RetryPolicy) -> list[AgentMiddleware[Any, Any, Any]]:
     return [SandboxTools(), TodoListMiddleware(), ModelCalls(retries)]

@@ -15,16 +15,16 @@ import langsmith
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
-from runner_service.agent.capabilities import AgentPlan, equipped
+from runner_service.agent.capabilities import AgentPlan, prepare_agent
 from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver, thread_ids
 from runner_service.agent.failures import end_meant_by
-from runner_service.agent.graphs import Graph, Graphs, build_graph
+from runner_service.agent.graphs import Graph, GraphCache, build_graph
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import Journal, current_journal
-from runner_service.agent.model_calls import Retries
+from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.tools.scope import RunScope, current_scope
 from runner_service.errors import ExecutionEnd
-from runner_service.models.clients import end_of_life, model_clients
+from runner_service.models.clients import model_clients, retirement_date
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -41,7 +41,7 @@ _STEPS_PER_MODEL_CALL = 10
 class AgentHarness:
     """Runs any number of agents at once. Construct it with `agent_harness`."""
 
-    def __init__(self, graphs: Graphs, checkpoints: InlineSqliteSaver, journal: Journal, state_dir: Path) -> None:
+    def __init__(self, graphs: GraphCache, checkpoints: InlineSqliteSaver, journal: Journal, state_dir: Path) -> None:
         self._graphs = graphs
         self._checkpoints = checkpoints
         self._journal = journal
@@ -59,11 +59,11 @@ class AgentHarness:
         Raises:
             ExecutionEnd: it ended without an answer; the class says why.
         """
-        life = await self._life(run)
-        scope_token = current_scope.set(RunScope(run, self._directory / _thread_id(run), life))
+        run_id = await self._run_id(run)
+        scope_token = current_scope.set(RunScope(run, self._directory / _thread_id(run), run_id))
         journal_token = current_journal.set(self._journal)
         try:
-            async with equipped(run) as plan:
+            async with prepare_agent(run) as plan:
                 return await self._invoke(run, plan)
         finally:
             current_journal.reset(journal_token)
@@ -99,16 +99,16 @@ class AgentHarness:
     async def _invoke(self, run: AgentRun, plan: AgentPlan) -> str:
         graph = await self._graphs.graph(run.model, plan)
         if run.resumption is None:
-            _tell_of_retirement(run)
+            _publish_retirement(run)
         config = RunnableConfig(
             configurable={"thread_id": _thread_id(run)},
             recursion_limit=run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100,
         )
-        wish = HumanMessage(run.redactor.text(run.message), id=f"{current_scope.get().life}-wish")
-        goes_on = run.resumption is not None and await _holds(graph, config, wish)
+        user_message = HumanMessage(run.redactor.text(run.message), id=f"{current_scope.get().run_id}-wish")
+        goes_on = run.resumption is not None and await _holds(graph, config, user_message)
         try:
             # "sync": with any other durability a command that has ended runs again after a crash.
-            state = await graph.ainvoke(None if goes_on else {"messages": [wish]}, config, durability="sync")
+            state = await graph.ainvoke(None if goes_on else {"messages": [user_message]}, config, durability="sync")
         except ExecutionEnd:
             raise
         except Exception as error:
@@ -117,7 +117,7 @@ class AgentHarness:
             raise
         return _answer(state)
 
-    async def _life(self, run: AgentRun) -> str:
+    async def _run_id(self, run: AgentRun) -> str:
         """Returns what the ids of its messages begin with: its id alone may have been another's, which was pruned."""
         if run.resumption is not None and (known := self._journal.life(run.execution_id)):
             return known
@@ -127,18 +127,18 @@ class AgentHarness:
 
 
 @asynccontextmanager
-async def agent_harness(state_dir: Path, *, retries: Retries | None = None) -> AsyncIterator[AgentHarness]:
+async def agent_harness(state_dir: Path, *, retries: RetryPolicy | None = None) -> AsyncIterator[AgentHarness]:
     """Opens what agents run on; `state_dir` holds their checkpoints. Raises OSError, sqlite3.Error."""
     langsmith.set_runtime_overrides(aio_to_thread=_inline)
     async with checkpoint_saver(state_dir / CHECKPOINTS_FILE) as checkpoints, model_clients() as clients:
         journal = Journal(checkpoints.conn, checkpoints.serde)
-        graphs = Graphs(clients, checkpoints, retries or Retries())
+        graphs = GraphCache(clients, checkpoints, retries or RetryPolicy())
         yield AgentHarness(graphs, checkpoints, journal, state_dir)
 
 
 def warm_up() -> None:
     """Compiles an agent and throws it away: the first one takes three times as long as any other."""
-    build_graph(ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), None, Retries())
+    build_graph(ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), None, RetryPolicy())
 
 
 async def _inline(default: Any, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -147,8 +147,8 @@ async def _inline(default: Any, context: Context, function: Any, /, *args: Any, 
     return context.run(function, *args, **kwargs)
 
 
-def _tell_of_retirement(run: AgentRun) -> None:
-    if day := end_of_life(run.model):
+def _publish_retirement(run: AgentRun) -> None:
+    if day := retirement_date(run.model):
         model = f"{run.model.provider}/{run.model.name}"
         logger.warning("model_retires model=%s day=%s", model, day)
         text = f"{model} is out of service after {day}; name another model, or change the default, STIGMER_LLM_MODEL"
@@ -159,10 +159,10 @@ def _thread_id(run: AgentRun) -> str:
     return f"thread-{run.session_id}" if run.session_id else f"{_OWN_THREAD}{run.execution_id}"
 
 
-async def _holds(graph: Graph, config: RunnableConfig, wish: HumanMessage) -> bool:
+async def _holds(graph: Graph, config: RunnableConfig, user_message: HumanMessage) -> bool:
     """Says whether a conversation has got as far as what this execution was asked."""
     state = await graph.aget_state(config)
-    return any(message.id == wish.id for message in state.values.get("messages", []))
+    return any(message.id == user_message.id for message in state.values.get("messages", []))
 
 
 def _answer(state: dict[str, Any]) -> str:

@@ -12,14 +12,14 @@ from langchain_core.utils.json import parse_partial_json
 
 from runner_service.agent.tools.scope import RunScope
 
-UNREADABLE = "unreadable_arguments"
+UNPARSED_ARGUMENTS = "unreadable_arguments"
 """The one argument of a tool call whose arguments were no JSON object: what the model wrote instead."""
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LONGEST_UNREADABLE = 2000
+_MAX_UNPARSED_CHARACTERS = 2000
 
 
-def settle(message: AIMessage, scope: RunScope, message_id: str, arguments: Sequence[str]) -> AIMessage:
+def normalize_message(message: AIMessage, scope: RunScope, message_id: str, arguments: Sequence[str]) -> AIMessage:
     """Returns the message as it enters the conversation.
 
     Providers repeat or omit ids of messages and of tool calls; the conversation, the events and the output files need
@@ -35,7 +35,7 @@ def settle(message: AIMessage, scope: RunScope, message_id: str, arguments: Sequ
         additional_kwargs=redact(others),
         response_metadata=message.response_metadata,
         usage_metadata=message.usage_metadata,
-        id=f"{scope.life}-{message_id}",
+        id=f"{scope.run_id}-{message_id}",
         tool_calls=[{**call, "args": redact(call["args"])} for call in renamed],
     )
 
@@ -49,34 +49,39 @@ def stop_reason_of(message: AIMessage) -> str:
 def _calls(message: AIMessage, arguments: Sequence[str]) -> list[ToolCall]:
     """The calls in order. LangChain completes JSON that was cut off: half a command would run as a whole one."""
     if len(arguments) != len(message.tool_calls) + len(message.invalid_tool_calls):  # they were not streamed
-        return [*message.tool_calls, *(_unreadable(call, call["args"]) for call in message.invalid_tool_calls)]
+        return [*message.tool_calls, *(_unparsed_call(call, call["args"]) for call in message.invalid_tool_calls)]
     completed, given_up = iter(message.tool_calls), iter(message.invalid_tool_calls)
     calls: list[ToolCall] = []
     for raw in arguments:
-        if not _can_be_completed(raw):
-            calls.extend(_unreadable(call, raw) for call in islice(given_up, 1))
-        elif _is_whole(raw):
+        if not _is_completable(raw):
+            calls.extend(_unparsed_call(call, raw) for call in islice(given_up, 1))
+        elif _is_json_object(raw):
             calls.extend(islice(completed, 1))
         else:
-            calls.extend(_unreadable(call, raw) for call in islice(completed, 1))
+            calls.extend(_unparsed_call(call, raw) for call in islice(completed, 1))
     return calls
 
 
-def _is_whole(raw: str) -> bool:
+def _is_json_object(raw: str) -> bool:
     with suppress(ValueError):
         return not raw or isinstance(json.loads(raw, strict=False), dict)
     return False
 
 
-def _can_be_completed(raw: str) -> bool:
+def _is_completable(raw: str) -> bool:
     with suppress(Exception):  # whatever it is, LangChain has counted it as a failure too
         return not raw or isinstance(parse_partial_json(raw), dict)
     return False
 
 
-def _unreadable(call: ToolCall | InvalidToolCall, raw: str | None) -> ToolCall:
-    written = (raw or "")[:_LONGEST_UNREADABLE]
-    return {"name": call["name"] or "unknown", "args": {UNREADABLE: written}, "id": call["id"], "type": "tool_call"}
+def _unparsed_call(call: ToolCall | InvalidToolCall, raw: str | None) -> ToolCall:
+    written = (raw or "")[:_MAX_UNPARSED_CHARACTERS]
+    return {
+        "name": call["name"] or "unknown",
+        "args": {UNPARSED_ARGUMENTS: written},
+        "id": call["id"],
+        "type": "tool_call",
+    }
 
 
 def _unique_id(given: str | None, scope: RunScope) -> str:

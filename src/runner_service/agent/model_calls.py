@@ -12,16 +12,16 @@ from typing import Any
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import AIMessage
 
-from runner_service.agent.messages import settle, stop_reason_of
-from runner_service.agent.model_stream import Speech, current_speech
+from runner_service.agent.messages import normalize_message, stop_reason_of
+from runner_service.agent.model_stream import StreamedMessage, current_streamed_message
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
 from runner_service.errors import ModelUnavailableEnd
 from runner_service.idle_timeout import Alarm, alarm
 from runner_service.models import ModelChoice
-from runner_service.models.connections import SILENCE
+from runner_service.models.connections import IDLE_TIMEOUT_SECONDS
 from runner_service.models.failures import Failure, StreamBrokenError, classify
-from runner_service.models.text_callbacks import current_listener
+from runner_service.models.text_callbacks import current_text_listener
 from runner_service.telemetry import chat_span, metrics, record_usage
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -33,25 +33,25 @@ Call = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 
 
 @dataclass(frozen=True)
-class Retries:
+class RetryPolicy:
     """How often a model call is tried, and how long to wait in between, in seconds, doubling each time."""
 
     tries: int = 4
-    first_delay: float = 1.0
-    longest_delay: float = 60.0
+    first_delay_seconds: float = 1.0
+    max_delay_seconds: float = 60.0
 
-    def delay(self, attempt: int, wish: float | None) -> float:
-        """How long to wait after try number `attempt`; `wish` is the provider's."""
-        if wish is not None:
-            return wish
-        backoff = min(self.first_delay * 2.0 ** (attempt - 1), self.longest_delay)
+    def delay(self, attempt: int, requested: float | None) -> float:
+        """How long to wait after try number `attempt`; `requested` is the provider's."""
+        if requested is not None:
+            return requested
+        backoff = min(self.first_delay_seconds * 2.0 ** (attempt - 1), self.max_delay_seconds)
         return backoff * random.uniform(0.5, 1.0)  # noqa: S311  # spreads tries, keeps no secret
 
 
 class ModelCalls(AgentMiddleware[Any, Any, Any]):
     """Stands directly around the model, in the main agent and in every sub-agent."""
 
-    def __init__(self, retries: Retries) -> None:
+    def __init__(self, retries: RetryPolicy) -> None:
         super().__init__()
         self._retries = retries
 
@@ -64,7 +64,7 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         """
         scope = current_scope.get()
         check_model_call(scope.run)
-        _discard_unsettled(scope)
+        _discard_unfinished_message(scope)
         attempt = 1
         while True:
             try:
@@ -80,7 +80,7 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         delay = self._retries.delay(attempt, failure.retry_after)
         text = scope.run.redactor.text(failure.text)
         logger.warning("model_call_failed attempt=%d tries=%d reason=%s", attempt, self._retries.tries, text)
-        if attempt >= self._retries.tries or delay > self._retries.longest_delay:
+        if attempt >= self._retries.tries or delay > self._retries.max_delay_seconds:
             raise ModelUnavailableEnd(f"the model did not answer in {attempt} tries: {text}") from error
         notice = event_pb2.Notice(
             level=event_pb2.Notice.LEVEL_WARNING,
@@ -91,20 +91,20 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         await asyncio.sleep(delay)
 
 
-def _discard_unsettled(scope: RunScope) -> None:
+def _discard_unfinished_message(scope: RunScope) -> None:
     """Takes back what this agent said last before a crash, unless it was followed by deeds: it is said again now."""
     resumption, agent = scope.run.resumption, sub_agent_id()
-    if resumption and (message_id := resumption.unsettled.pop(agent, "")):
+    if resumption and (message_id := resumption.unfinished_messages.pop(agent, "")):
         scope.run.events.publish(event_pb2.MessageDiscarded(message_id=message_id), sub_agent_id=agent)
 
 
 async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> ModelResponse[Any]:
     model = scope.run.model
-    with chat_span(model.name, provider=model.provider) as span, _measured(model):
-        speech, response = await _listen(scope, request, handler)
+    with chat_span(model.name, provider=model.provider) as span, _metered(model):
+        streamed, response = await _attempt(scope, request, handler)
         message = _message_of(response)
         stop_reason = stop_reason_of(message)
-        speech.finish(message, stop_reason)
+        streamed.finish(message, stop_reason)
         usage = count_usage(scope.run, message)
         metrics.tokens_used(model.provider, model.name, usage)
         record_usage(
@@ -115,17 +115,17 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
             stop_reason=stop_reason,
         )
     if stop_reason in _CUT_SHORT:
-        _tell_of_cut(scope, stop_reason)
+        _publish_cut_short(scope, stop_reason)
     # What comes next puts the message into a checkpoint, and it is never said again: the log has to have it by then.
     await scope.run.events.flush()
-    settled = settle(message, scope, speech.message_id, speech.arguments)
+    settled = normalize_message(message, scope, streamed.message_id, streamed.arguments)
     if settled.tool_calls:
         check_tokens(scope.run)
     return ModelResponse(result=[settled, *response.result[1:]], structured_response=response.structured_response)
 
 
 @contextmanager
-def _measured(model: ModelChoice) -> Iterator[None]:
+def _metered(model: ModelChoice) -> Iterator[None]:
     """Measures a try, and how it ended."""
     began, outcome = time.monotonic(), "succeeded"
     try:
@@ -141,39 +141,41 @@ def _measured(model: ModelChoice) -> Iterator[None]:
         metrics.model_called(model.provider, model.name, outcome, time.monotonic() - began)
 
 
-async def _listen(scope: RunScope, request: ModelRequest[Any], handler: Call) -> tuple[Speech, ModelResponse[Any]]:
+async def _attempt(
+    scope: RunScope, request: ModelRequest[Any], handler: Call
+) -> tuple[StreamedMessage, ModelResponse[Any]]:
     """One try. Whatever goes wrong with the stream is raised as what `classify` knows."""
-    async with _silence_limit() as silence:
-        speech = Speech(scope, silence)
-        token, listener_token = current_speech.set(speech), current_listener.set(speech.hear_words)
+    async with _idle_limit() as silence:
+        streamed = StreamedMessage(scope, silence)
+        token, listener_token = current_streamed_message.set(streamed), current_text_listener.set(streamed.add_text)
         try:
             response = await handler(request)
             _check_complete(_message_of(response))
         except BaseException as error:
-            speech.discard()
-            if classify(error) is None and isinstance(error, _NONSENSE):
+            streamed.discard()
+            if classify(error) is None and isinstance(error, _PROTOCOL_ERRORS):
                 raise StreamBrokenError(f"the provider sent what makes no sense ({type(error).__name__})") from error
             raise
         finally:
-            current_listener.reset(listener_token)
-            current_speech.reset(token)
-    return speech, response
+            current_text_listener.reset(listener_token)
+            current_streamed_message.reset(token)
+    return streamed, response
 
 
-_NONSENSE = (ValueError, LookupError, TypeError, AttributeError)
+_PROTOCOL_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
 """What the provider's own client fails with when it is sent what its protocol does not allow."""
 
 
 @asynccontextmanager
-async def _silence_limit() -> AsyncIterator[Alarm]:
+async def _idle_limit() -> AsyncIterator[Alarm]:
     """An alarm for when nothing has come for too long, with an error that says so."""
     try:
         async with alarm() as silence:
-            silence.set(SILENCE)
+            silence.set(IDLE_TIMEOUT_SECONDS)
             yield silence
     except TimeoutError as error:
         if silence.rang:
-            raise StreamBrokenError(f"the provider sent nothing for {SILENCE:g} s") from error
+            raise StreamBrokenError(f"the provider sent nothing for {IDLE_TIMEOUT_SECONDS:g} s") from error
         raise
 
 
@@ -189,7 +191,7 @@ def _check_complete(message: AIMessage) -> None:
         raise StreamBrokenError("the provider's stream ended before the message was complete")
 
 
-def _tell_of_cut(scope: RunScope, stop_reason: str) -> None:
+def _publish_cut_short(scope: RunScope, stop_reason: str) -> None:
     notice = event_pb2.Notice(
         level=event_pb2.Notice.LEVEL_WARNING,
         code="ANSWER_CUT_SHORT",

@@ -12,47 +12,47 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import count_usage
 from runner_service.idle_timeout import Alarm
-from runner_service.models.connections import SILENCE
+from runner_service.models.connections import IDLE_TIMEOUT_SECONDS
 from runner_service.models.failures import StreamBrokenError
-from runner_service.models.text_callbacks import ToldChunk
+from runner_service.models.text_callbacks import DeliveredChunk
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
     from langchain_core.messages.tool import ToolCallChunk
 
-LONGEST_MESSAGE = 8 * 1024 * 1024
+MAX_MESSAGE_SIZE = 8 * 1024 * 1024
 """How many characters one message of a model may have, its tool calls included."""
 
-current_speech: ContextVar["Speech | None"] = ContextVar("speech", default=None)
+current_streamed_message: ContextVar["StreamedMessage | None"] = ContextVar("streamed", default=None)
 """The message that the current task's model call is saying. None: what is said is not for the events."""
 
 
-class Speech:
+class StreamedMessage:
     """One message of the model, while it is said. `silence` ends the call when nothing comes for too long."""
 
     def __init__(self, scope: RunScope, silence: Alarm) -> None:
         scope.messages += 1
         self.message_id = f"msg-{scope.messages}"
         self.published = False
-        self.heard = 0
+        self.size = 0
         self._arguments: dict[object, list[str]] = {}
         self._events = scope.run.events
         self._sub_agent_id = sub_agent_id()
         self._text = scope.run.redactor.text_stream()
         self._reasoning = scope.run.redactor.text_stream()
-        self._silence = silence
+        self._idle = silence
 
-    async def hear(self, message: BaseMessage) -> None:
+    async def add_chunk(self, message: BaseMessage) -> None:
         """Takes the next piece. Raises StreamBrokenError when there is no end to them."""
-        self.heard += self._hear_calls(message)
-        await self.hear_words(*words_of(message))
+        self.size += self._add_tool_calls(message)
+        await self.add_text(*words_of(message))
 
-    async def hear_words(self, text: str, reasoning: str) -> None:
+    async def add_text(self, text: str, reasoning: str) -> None:
         """Takes the next piece of text and of reasoning. Raises as `hear` does."""
-        self._silence.set(SILENCE)
-        self.heard += len(text) + len(reasoning)
-        if self.heard > LONGEST_MESSAGE:
-            raise StreamBrokenError(f"the model's message has more than {LONGEST_MESSAGE:,} characters")
+        self._idle.set(IDLE_TIMEOUT_SECONDS)
+        self.size += len(text) + len(reasoning)
+        if self.size > MAX_MESSAGE_SIZE:
+            raise StreamBrokenError(f"the model's message has more than {MAX_MESSAGE_SIZE:,} characters")
         if reasoning:
             self._publish(event_pb2.ReasoningDelta, self._reasoning.feed(reasoning))
         if text:
@@ -66,7 +66,7 @@ class Speech:
 
     def finish(self, message: AIMessage, stop_reason: str) -> None:
         """Ends the message. If none of it was streamed, it is said now."""
-        if not self.heard:
+        if not self.size:
             text, reasoning = words_of(message)
             self._publish(event_pb2.ReasoningDelta, self._reasoning.feed(reasoning))
             self._publish(event_pb2.TextDelta, self._text.feed(text))
@@ -81,7 +81,7 @@ class Speech:
             discarded = event_pb2.MessageDiscarded(message_id=self.message_id)
             self._events.publish(discarded, sub_agent_id=self._sub_agent_id)
 
-    def _hear_calls(self, message: BaseMessage) -> int:
+    def _add_tool_calls(self, message: BaseMessage) -> int:
         chunks: list[ToolCallChunk] = getattr(message, "tool_call_chunks", [])
         for chunk in chunks:
             whole = chunk["index"] is None  # then it is not continued by a later piece
@@ -95,10 +95,10 @@ class Speech:
             self._events.publish(kind(message_id=self.message_id, text=text), sub_agent_id=self._sub_agent_id)
 
 
-class SpeechListener(AsyncCallbackHandler):
-    """Hands each piece to the current `Speech`. Attached to the model itself, so it costs nothing elsewhere.
+class StreamCallback(AsyncCallbackHandler):
+    """Hands each piece to the current `StreamedMessage`. Attached to the model itself, so it costs nothing elsewhere.
 
-    A model call without a `Speech`, which summarises the conversation, is counted and not shown.
+    A model call without a `StreamedMessage`, which summarises the conversation, is counted and not shown.
     """
 
     run_inline = True
@@ -113,8 +113,12 @@ class SpeechListener(AsyncCallbackHandler):
     ) -> None:
         """Called with each piece that the model's client did not tell by itself."""
         del token, kwargs  # the chunk has it all
-        if (speech := current_speech.get()) and isinstance(chunk, ChatGenerationChunk) and type(chunk) is not ToldChunk:
-            await speech.hear(chunk.message)
+        if (
+            (streamed := current_streamed_message.get())
+            and isinstance(chunk, ChatGenerationChunk)
+            and type(chunk) is not DeliveredChunk
+        ):
+            await streamed.add_chunk(chunk.message)
 
     async def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do."""
@@ -123,7 +127,7 @@ class SpeechListener(AsyncCallbackHandler):
         """Counts a call that nobody else counts."""
         del kwargs
         generation = response.generations[0][0]
-        if current_speech.get() is None and isinstance(generation, ChatGeneration):
+        if current_streamed_message.get() is None and isinstance(generation, ChatGeneration):
             count_usage(current_scope.get().run, generation.message)
 
     # These two make LangChain stream: it looks for them by name, and never calls them here.

@@ -18,7 +18,7 @@ class Resumption:
     """What it had used; its limits count on from there."""
     elapsed: float = 0.0
     """How many seconds it had run."""
-    unsettled: dict[str, str] = field(default_factory=dict)
+    unfinished_messages: dict[str, str] = field(default_factory=dict)
     """By sub-agent: the message after which that agent did nothing more. If it speaks again, that one is discarded."""
     started_calls: set[str] = field(default_factory=set)
     finished_calls: set[str] = field(default_factory=set)
@@ -27,11 +27,11 @@ class Resumption:
         """Takes the next event."""
         match event.WhichOneof("event"):
             case "text_delta" | "reasoning_delta" | "message_finished" as kind:
-                self.unsettled[event.sub_agent_id] = getattr(event, kind).message_id
+                self.unfinished_messages[event.sub_agent_id] = getattr(event, kind).message_id
             case "message_discarded":
-                self.unsettled.pop(event.sub_agent_id, None)
+                self.unfinished_messages.pop(event.sub_agent_id, None)
             case "tool_call_started":
-                self.unsettled.pop(event.sub_agent_id, None)
+                self.unfinished_messages.pop(event.sub_agent_id, None)
                 self.started_calls.add(event.tool_call_started.tool_call_id)
             case "tool_call_finished":
                 self.finished_calls.add(event.tool_call_finished.tool_call_id)

@@ -5,7 +5,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from runner_service.agent.archives import ArchivedFile, ArchiveError, unpacked
+from runner_service.agent.archives import ArchivedFile, ArchiveError, unpack_zip
 from runner_service.agent.interface import AgentRun
 from runner_service.executors.protocol import FileError
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -20,7 +20,7 @@ _TEXT = "SKILL.md"
 _PIECE = 1024 * 1024
 
 
-async def install(run: AgentRun, skills: Sequence[runner_pb2.Skill]) -> str:
+async def install_skills(run: AgentRun, skills: Sequence[runner_pb2.Skill]) -> str:
     """Writes the files of skills into the sandbox, and returns what the prompt says of them: nothing without skills.
 
     What cannot be had of a skill is left out, and told as a notice.
@@ -41,7 +41,7 @@ async def _installed(run: AgentRun, skill: runner_pb2.Skill) -> str:
                 f"{location}/{file.path}", _pieces(file.data), mode=0o755 if file.executable else 0o644
             )
     except FileError as error:
-        _tell(run, "SKILL_FILES_MISSING", f"the files of skill {skill.name} could not be written: {error}")
+        _publish_missing(run, "SKILL_FILES_MISSING", f"the files of skill {skill.name} could not be written: {error}")
         return f"## Skill: {skill.name}\n\n{skill.content}"
     return f"## Skill: {skill.name}\n\nLOCATION: {location}/\n\n{skill.content}"
 
@@ -51,9 +51,9 @@ async def _files(run: AgentRun, skill: runner_pb2.Skill) -> list[ArchivedFile]:
     if not skill.archive:
         return [text]
     try:
-        files = await asyncio.to_thread(unpacked, skill.archive)
+        files = await asyncio.to_thread(unpack_zip, skill.archive)
     except ArchiveError as error:
-        _tell(run, "SKILL_FILES_MISSING", f"the files of skill {skill.name} were left out: {error}")
+        _publish_missing(run, "SKILL_FILES_MISSING", f"the files of skill {skill.name} were left out: {error}")
         return [text]
     return [*(file for file in files if file.path != _TEXT), text]
 
@@ -69,7 +69,7 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + _PIECE]
 
 
-def _tell(run: AgentRun, code: str, text: str) -> None:
+def _publish_missing(run: AgentRun, code: str, text: str) -> None:
     text = run.redactor.text(text)
     logger.warning("skill_incomplete code=%s text=%s", code, text)
     run.events.publish(event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code=code, text=text))

@@ -33,11 +33,11 @@ _TODO_STATUSES = {
     "in_progress": event_pb2.Todo.STATUS_IN_PROGRESS,
     "completed": event_pb2.Todo.STATUS_COMPLETED,
 }
-_LONGEST_RESULT = 32_000
-_LONGEST_ARGUMENT = 16_000
-_MOST_ITEMS = 200
-_DEEPEST = 20
-_LARGEST_ARGUMENTS = 192 * 1024
+_MAX_RESULT_CHARACTERS = 32_000
+_MAX_ARGUMENT_CHARACTERS = 16_000
+_MAX_ITEMS = 200
+_MAX_DEPTH = 20
+_MAX_ARGUMENTS_BYTES = 192 * 1024
 _GENERAL_PURPOSE = "general-purpose"
 
 
@@ -70,7 +70,7 @@ class Outcome:
             record_failure(span, event_pb2.ToolOutcome.Name(self.event.outcome).removeprefix("TOOL_OUTCOME_").lower())
 
 
-class CallReport:
+class ToolCallReporter:
     """Publishes that a call begins, when it is made, and how it ends. The first of `end` and `cancel` counts."""
 
     def __init__(self, scope: RunScope, call: RunningCall, arguments: Mapping[str, Any]) -> None:
@@ -82,7 +82,7 @@ class CallReport:
         self._sub_agents = {_GENERAL_PURPOSE, *(each.name for each in scope.run.agent.sub_agents)}
         self._sub_agent = str(arguments.get("subagent_type", "")) if call.name == "task" else ""
         if resumption := scope.run.resumption:
-            resumption.unsettled.pop(call.sub_agent_id, None)
+            resumption.unfinished_messages.pop(call.sub_agent_id, None)
             self._ended = call.id in resumption.finished_calls
             if call.id in resumption.started_calls:
                 return
@@ -90,7 +90,7 @@ class CallReport:
         shown = _struct(scope.run.redactor.value(arguments))
         self._publish(event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name, kind=kind, arguments=shown))
         if self._sub_agent in self._sub_agents:
-            task = shorten(scope.run.redactor.text(str(arguments.get("description", ""))), _LONGEST_ARGUMENT)
+            task = shorten(scope.run.redactor.text(str(arguments.get("description", ""))), _MAX_ARGUMENT_CHARACTERS)
             self._publish(event_pb2.SubAgentStarted(tool_call_id=call.id, name=self._sub_agent, description=task))
 
     def outcome(self, result: ToolMessage | Command[Any]) -> Outcome:
@@ -133,7 +133,7 @@ class CallReport:
         event = self._finished(_outcome(message, self._call))
         if (exit_code := _exit_code(message)) is not None:
             event.exit_code = exit_code
-        event.result = shorten(message.text, _LONGEST_RESULT)
+        event.result = shorten(message.text, _MAX_RESULT_CHARACTERS)
         event.truncated |= event.result != message.text
         return event
 
@@ -203,8 +203,8 @@ def _update_of(command: Command[Any]) -> dict[str, Any]:
 
 def _struct(arguments: Mapping[str, Any]) -> Struct:
     struct = Struct()
-    struct.update(_bounded(arguments, _DEEPEST))
-    if struct.ByteSize() > _LARGEST_ARGUMENTS:
+    struct.update(_bounded(arguments, _MAX_DEPTH))
+    if struct.ByteSize() > _MAX_ARGUMENTS_BYTES:
         size = struct.ByteSize()
         struct.Clear()
         struct.update({"…": f"{size:,} bytes of arguments"})
@@ -215,11 +215,11 @@ def _bounded(value: Any, depth: int) -> Any:
     """A JSON value that is small enough to be shown."""
     match value:
         case str():
-            return shorten(value, _LONGEST_ARGUMENT)
+            return shorten(value, _MAX_ARGUMENT_CHARACTERS)
         case dict() if depth:
-            return {str(name): _bounded(item, depth - 1) for name, item in list(value.items())[:_MOST_ITEMS]}
+            return {str(name): _bounded(item, depth - 1) for name, item in list(value.items())[:_MAX_ITEMS]}
         case list() if depth:
-            return [_bounded(item, depth - 1) for item in value[:_MOST_ITEMS]]
+            return [_bounded(item, depth - 1) for item in value[:_MAX_ITEMS]]
         case None | bool() | int() | float():
             return value
         case _:

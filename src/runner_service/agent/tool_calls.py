@@ -14,10 +14,10 @@ from langgraph.types import Command
 from runner_service.agent.failures import end_meant_by
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import JournaledEnd, current_journal
-from runner_service.agent.messages import UNREADABLE
-from runner_service.agent.tool_call_events import CallReport, Outcome
+from runner_service.agent.messages import UNPARSED_ARGUMENTS
+from runner_service.agent.tool_call_events import Outcome, ToolCallReporter
 from runner_service.agent.tools.backend import SandboxBackend
-from runner_service.agent.tools.repetition import REMARK
+from runner_service.agent.tools.loop_detector import LOOP_REMARK
 from runner_service.agent.tools.scope import RunningCall, current_call, current_scope, sub_agent_id
 from runner_service.agent.usage import count_tool_call
 from runner_service.errors import ExecutionEnd
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 ToolResult = ToolMessage | Command[Any]
 Handler = Callable[[ToolCallRequest], Awaitable[ToolResult]]
 
-_TOKENS_SHOWN = 15_000
+_MAX_RESULT_TOKENS = 15_000
 """Of a longer result the model sees the beginning and the end; the whole is put aside where it can read it."""
 
-_LONGEST_COMMAND_WISH = 7 * 24 * 3600
+_MAX_REQUESTED_TIMEOUT_SECONDS = 7 * 24 * 3600
 """Seconds. Above it deepagents would refuse the call; below it the request's own limit holds."""
 
-_WITHOUT_EFFECTS = {"ls", "read_file", "glob", "grep", "write_todos", "task"}
+_SIDE_EFFECT_FREE = {"ls", "read_file", "glob", "grep", "write_todos", "task"}
 """The tools whose calls may happen twice. All others must not."""
 
 _INTERRUPTED = (
@@ -64,8 +64,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         super().__init__(
             backend=SandboxBackend(),
             tools=["execute", "ls", "read_file", "write_file", "edit_file", "glob", "grep"],
-            tool_token_limit_before_evict=_TOKENS_SHOWN,
-            max_execute_timeout=_LONGEST_COMMAND_WISH,
+            tool_token_limit_before_evict=_MAX_RESULT_TOKENS,
+            max_execute_timeout=_MAX_REQUESTED_TIMEOUT_SECONDS,
             custom_tool_descriptions=_DESCRIPTIONS,
         )
 
@@ -79,25 +79,27 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         scope = current_scope.get()
         call = RunningCall(str(request.tool_call["id"]), request.tool_call["name"], sub_agent_id())
         count_tool_call(scope.run, call.id)
-        report = CallReport(scope, call, request.tool_call["args"])
+        report = ToolCallReporter(scope, call, request.tool_call["args"])
         token = current_call.set(call)
         try:
             with tool_span(call.name, call.id) as span:
                 outcome = report.outcome(await self._run(scope.run, call, request, handler))
-                await self._put_down(scope.run, call, outcome, report)
+                await self._record_end(scope.run, call, outcome, report)
                 outcome.record(span)
-            told = scope.repetition(call.sub_agent_id).take(call.name, request.tool_call["args"], outcome.event.result)
+            told = scope.loop_detector(call.sub_agent_id).take(
+                call.name, request.tool_call["args"], outcome.event.result
+            )
         except BaseException:
             report.cancel()
             raise
         finally:
             current_call.reset(token)
-        return outcome.with_remark(REMARK) if told else outcome.result
+        return outcome.with_remark(LOOP_REMARK) if told else outcome.result
 
     async def _run(self, run: AgentRun, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
-        if UNREADABLE in request.tool_call["args"]:
+        if UNPARSED_ARGUMENTS in request.tool_call["args"]:
             return _failed(request, "the arguments could not be read; send them again, as one JSON object")
-        if call.name in _WITHOUT_EFFECTS:
+        if call.name in _SIDE_EFFECT_FREE:
             return await self._run_guarded(request, handler)
         journal = current_journal.get()
         if run.resumption and (entry := journal.find(run.execution_id, call.id)):
@@ -110,7 +112,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         await journal.begin(run.execution_id, call.id)
         return await self._run_guarded(request, handler)
 
-    async def _put_down(self, run: AgentRun, call: RunningCall, outcome: Outcome, report: CallReport) -> None:
+    async def _record_end(self, run: AgentRun, call: RunningCall, outcome: Outcome, report: ToolCallReporter) -> None:
         """Makes an end known in the one order in which a crash at any point loses and repeats nothing.
 
         What is in the journal is not run again, so its output has to be in the log before; what is in a checkpoint,
@@ -118,7 +120,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         """
         if call.output and any(call.output.kept.values()):
             await run.events.flush()
-        if call.name not in _WITHOUT_EFFECTS and isinstance(outcome.result, ToolMessage):
+        if call.name not in _SIDE_EFFECT_FREE and isinstance(outcome.result, ToolMessage):
             await current_journal.get().end(run.execution_id, call.id, JournaledEnd(outcome.result, outcome.event))
         report.end(outcome)
         await run.events.flush()

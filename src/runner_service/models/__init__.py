@@ -20,7 +20,7 @@ DEMO_SCRIPT = Path(str(files(__package__).joinpath("demo.yaml")))
 
 _KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 _PROVIDERS = ", ".join(get_args(Provider))
-_UNKEYED = SecretStr("none")  # what a server of one's own, which wants no key, is sent in its place
+_PLACEHOLDER_KEY = SecretStr("none")  # what a server of one's own, which wants no key, is sent in its place
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _api_key(provider: Provider, settings: Settings) -> SecretStr | None:
     if key := settings.llm_api_key(provider):
         return key
     if settings.llm_base_url(provider):
-        return _UNKEYED
+        return _PLACEHOLDER_KEY
     variable = _KEY_VARIABLES[provider]
     raise PreconditionError(
         f"there is no key for the model provider {provider}: start the service with {variable} set, "

@@ -20,14 +20,14 @@ class AiohttpClient(DefaultAioHttpClient):
         try:
             response = await super().send(request, **options)
         except httpx2.TimeoutException as error:
-            _raise_if_broken(error, request)
+            _raise_unless_timeout(error, request)
             raise
         if isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = _HonestStream(response.stream, request)
+            response.stream = _ErrorMappingStream(response.stream, request)
         return response
 
 
-class _HonestStream(httpx2.AsyncByteStream):
+class _ErrorMappingStream(httpx2.AsyncByteStream):
     def __init__(self, stream: httpx2.AsyncByteStream, request: httpx2.Request) -> None:
         self._stream = stream
         self._request = request
@@ -37,14 +37,14 @@ class _HonestStream(httpx2.AsyncByteStream):
             async for piece in self._stream:
                 yield piece
         except httpx2.TimeoutException as error:
-            _raise_if_broken(error, self._request)
+            _raise_unless_timeout(error, self._request)
             raise
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
 
-def _raise_if_broken(error: httpx2.TimeoutException, request: httpx2.Request) -> None:
+def _raise_unless_timeout(error: httpx2.TimeoutException, request: httpx2.Request) -> None:
     """The bridge takes any failure of a connection for a time-out to connect: tells those apart that took no time."""
     cause = error.__cause__
     if isinstance(cause, aiohttp.ClientConnectionError) and not isinstance(cause, aiohttp.ServerTimeoutError):

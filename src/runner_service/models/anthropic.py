@@ -14,7 +14,7 @@ from runner_service.models.connections import Connections
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     """Makes the client. It uses the shared `connections`."""
-    # Said as a notice: see `end_of_life`.
+    # Said as a notice: see `retirement_date`.
     warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
 
     class SharedChatAnthropic(ChatAnthropic):
@@ -36,7 +36,7 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     return SharedChatAnthropic.model_validate({name: value for name, value in fields.items() if value is not None})
 
 
-def end_of_life(name: str) -> str:
+def retirement_date(name: str) -> str:
     """Returns the day after which the model is not offered any more, in the words of its maker; empty if not known."""
     days: dict[str, str] = getattr(messages, "DEPRECATED_MODELS", {})
     return days.get(name, "")

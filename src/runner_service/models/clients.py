@@ -12,7 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from runner_service.models import ModelChoice
 from runner_service.models.connections import Connections, shared_connections
 
-_KEPT_MODELS = 64
+_MAX_CACHED_MODELS = 64
 
 
 class ModelClients:
@@ -21,7 +21,7 @@ class ModelClients:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._models: OrderedDict[ModelChoice, BaseChatModel] = OrderedDict()
-        self._making = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def chat_model(self, choice: ModelChoice) -> BaseChatModel:
         """Returns the client of the chosen model. It streams, and leaves trying again to us.
@@ -29,22 +29,22 @@ class ModelClients:
         Raises:
             ModelRejectedEnd: the file of turns of `scripted` is wrong.
         """
-        async with self._making:
+        async with self._lock:
             if choice not in self._models:
                 self._models[choice] = await asyncio.to_thread(_make, choice, self._connections)
             self._models.move_to_end(choice)
-            if len(self._models) > _KEPT_MODELS:
+            if len(self._models) > _MAX_CACHED_MODELS:
                 self._models.popitem(last=False)
             return self._models[choice]
 
 
-def end_of_life(choice: ModelChoice) -> str:
+def retirement_date(choice: ModelChoice) -> str:
     """Returns the day after which the provider does not offer the model any more; empty if there is none, or unknown.
 
     The model's client has to be made by then.
     """
     provider = sys.modules[f"runner_service.models.{choice.provider}"]
-    day: str = getattr(provider, "end_of_life", lambda _: "")(choice.name)
+    day: str = getattr(provider, "retirement_date", lambda _: "")(choice.name)
     return day
 
 

@@ -7,42 +7,42 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-SILENCE = 60.0
+IDLE_TIMEOUT_SECONDS = 60.0
 """How many seconds a provider may send nothing."""
 
-_CONNECT_SECONDS = 10.0
-_MOST_CONNECTIONS, _MOST_IDLE_CONNECTIONS = 1000, 100
+_CONNECT_TIMEOUT_SECONDS = 10.0
+_MAX_CONNECTIONS, _MAX_IDLE_CONNECTIONS = 1000, 100
 
 
-_LIMITS = httpx2.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=_MOST_IDLE_CONNECTIONS)
+_LIMITS = httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_IDLE_CONNECTIONS)
 
-Kind = Callable[..., httpx2.AsyncClient]
+ClientClass = Callable[..., httpx2.AsyncClient]
 
 
 @dataclass(frozen=True)
 class Connections:
-    """`http` for whoever takes it; `closing` for those who insist on connections of their own."""
+    """`http` for whoever takes it; `exit_stack` closes the connections that a provider's library makes itself."""
 
     http: httpx2.AsyncClient
-    closing: AsyncExitStack
-    _of_kind: dict[Kind, httpx2.AsyncClient] = field(default_factory=dict)
+    exit_stack: AsyncExitStack
+    _by_class: dict[ClientClass, httpx2.AsyncClient] = field(default_factory=dict)
 
-    def of_kind(self, kind: Kind) -> httpx2.AsyncClient:
-        """Connections of another kind, with the same bounds; the same ones for all who ask for that kind.
+    def client_of_class(self, client_class: ClientClass) -> httpx2.AsyncClient:
+        """A client of another class with the same limits; one for all callers.
 
-        Raises what `kind` does. Not for two threads at once.
+        Raises what `client_class` does. Not thread-safe.
         """
-        if kind not in self._of_kind:
-            self._of_kind[kind] = http = kind(timeout=self.http.timeout, limits=_LIMITS)
-            self.closing.push_async_callback(http.aclose)
-        return self._of_kind[kind]
+        if client_class not in self._by_class:
+            self._by_class[client_class] = http = client_class(timeout=self.http.timeout, limits=_LIMITS)
+            self.exit_stack.push_async_callback(http.aclose)
+        return self._by_class[client_class]
 
 
 @asynccontextmanager
 async def shared_connections() -> AsyncIterator[Connections]:
     """Opens the connections, and closes them at the end."""
-    timeout = httpx2.Timeout(SILENCE, connect=_CONNECT_SECONDS)
-    async with AsyncExitStack() as closing:
+    timeout = httpx2.Timeout(IDLE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS)
+    async with AsyncExitStack() as exit_stack:
         # Reading the certificates of all authorities takes some 20 ms: not on the event loop.
         http = await asyncio.to_thread(httpx2.AsyncClient, timeout=timeout, limits=_LIMITS)
-        yield Connections(await closing.enter_async_context(http), closing)
+        yield Connections(await exit_stack.enter_async_context(http), exit_stack)

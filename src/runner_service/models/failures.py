@@ -21,7 +21,7 @@ _REFUSALS = {
     413: "the request is too large for the model",
 }
 _PROVIDER_PACKAGES = {"openai", "anthropic", "ollama", "httpx", "httpx2", "httpcore", "httpcore2"}
-_LONGEST_DETAIL = 500
+_MAX_DETAIL_CHARACTERS = 500
 
 
 class StreamBrokenError(Exception):
@@ -41,23 +41,27 @@ def classify(error: BaseException) -> Failure | None:
     """Says what a model call's error means; None for one that is not the provider's doing."""
     status = getattr(error, "status_code", None)
     if isinstance(error, ContextOverflowError):
-        return Failure("rejected", f"the conversation no longer fits into the model's context: {_detail(error)}")
+        return Failure(
+            "rejected", f"the conversation no longer fits into the model's context: {_provider_message(error)}"
+        )
     if isinstance(status, int) and status > 0:
         return _by_status(error, status)
     if isinstance(error, ModelError):
-        return Failure("transient" if error.is_retryable else "rejected", _detail(error))
-    text = _broken(error)
+        return Failure("transient" if error.is_retryable else "rejected", _provider_message(error))
+    text = _connection_problem(error)
     return Failure("transient", text) if text else None
 
 
 def _by_status(error: BaseException, status: int) -> Failure:
     if status in _TRANSIENT_STATUSES or status >= _SERVER_FAULT:
-        text = f"the provider is overloaded or failing (HTTP {status}): {_detail(error)}"
+        text = f"the provider is overloaded or failing (HTTP {status}): {_provider_message(error)}"
         return Failure("transient", text, _retry_after(error))
-    return Failure("rejected", f"{_REFUSALS.get(status, 'the provider refused')} (HTTP {status}): {_detail(error)}")
+    return Failure(
+        "rejected", f"{_REFUSALS.get(status, 'the provider refused')} (HTTP {status}): {_provider_message(error)}"
+    )
 
 
-def _broken(error: BaseException) -> str:
+def _connection_problem(error: BaseException) -> str:
     """What is wrong with a connection, or with what came over it; empty when neither is the matter."""
     match error:
         case StreamBrokenError():
@@ -65,11 +69,11 @@ def _broken(error: BaseException) -> str:
         case TimeoutError() | httpx.TimeoutException() | httpx2.TimeoutException():
             return "the provider did not answer in time"
         case ConnectionError() | httpx.TransportError() | httpx2.TransportError():
-            return f"the connection to the provider failed: {_detail(error)}"
+            return f"the connection to the provider failed: {_provider_message(error)}"
         case json.JSONDecodeError() | UnicodeDecodeError():
             return "the provider sent something that makes no sense"
     from_provider = type(error).__module__.partition(".")[0] in _PROVIDER_PACKAGES
-    return f"the provider failed: {_detail(error)}" if from_provider else ""
+    return f"the provider failed: {_provider_message(error)}" if from_provider else ""
 
 
 def _retry_after(error: BaseException) -> float | None:
@@ -92,9 +96,9 @@ def _seconds(value: str, unit: float) -> float | None:
         return None
 
 
-def _detail(error: BaseException) -> str:
+def _provider_message(error: BaseException) -> str:
     """The provider's own words, on one line and not too many."""
     body = getattr(error, "body", None)
     said = body.get("message") if isinstance(body, dict) else None
     text = " ".join(str(said or error or type(error).__name__).split())
-    return text if len(text) <= _LONGEST_DETAIL else f"{text[:_LONGEST_DETAIL]}…"
+    return text if len(text) <= _MAX_DETAIL_CHARACTERS else f"{text[:_MAX_DETAIL_CHARACTERS]}…"

@@ -11,7 +11,7 @@ from runner_service.models.connections import Connections
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     """Makes the client. Its library knows only the older httpx, so it has connections of its own."""
     transport = httpx.AsyncHTTPTransport()
-    connections.closing.push_async_callback(transport.aclose)
+    connections.exit_stack.push_async_callback(transport.aclose)
     return ChatOllama(
         model=choice.name,
         base_url=choice.base_url,

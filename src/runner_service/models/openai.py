@@ -9,11 +9,11 @@ from langchain_openai import ChatOpenAI
 
 from runner_service.models import ModelChoice
 from runner_service.models.connections import Connections
-from runner_service.models.openai_chunks import PlainCompletions, Words, reasoning_of
-from runner_service.models.text_callbacks import ToldChunk
+from runner_service.models.openai_stream import RawCompletions, Words, reasoning_of
+from runner_service.models.text_callbacks import DeliveredChunk
 
 
-class TellingChatOpenAI(ChatOpenAI):
+class StreamingChatOpenAI(ChatOpenAI):
     """Knows what was told already, and keeps the reasoning beside the text."""
 
     def _convert_chunk_to_generation_chunk(
@@ -23,7 +23,7 @@ class TellingChatOpenAI(ChatOpenAI):
         if generation and (choices := chunk.get("choices")) and (reasoning := reasoning_of(choices[0].get("delta"))):
             generation.message.additional_kwargs["reasoning_content"] = reasoning
         if generation and isinstance(chunk, Words):
-            return ToldChunk(message=generation.message, generation_info=generation.generation_info)
+            return DeliveredChunk(message=generation.message, generation_info=generation.generation_info)
         return generation
 
 
@@ -33,12 +33,12 @@ def _http(connections: Connections) -> httpx2.AsyncClient:
         from runner_service.models.aiohttp_connections import AiohttpClient  # noqa: PLC0415  # not always there
     except ImportError:
         return connections.http
-    return connections.of_kind(AiohttpClient)
+    return connections.client_of_class(AiohttpClient)
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     """Makes the client. It uses the shared `connections`."""
-    model = TellingChatOpenAI(
+    model = StreamingChatOpenAI(
         model=choice.name,
         base_url=choice.base_url,
         api_key=choice.api_key,
@@ -51,5 +51,5 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
         max_retries=0,
         http_async_client=_http(connections),
     )
-    model.async_client = PlainCompletions(model.root_async_client)
+    model.async_client = RawCompletions(model.root_async_client)
     return model

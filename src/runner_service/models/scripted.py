@@ -27,7 +27,7 @@ from runner_service.models.script import Script, Turn, load_script
 
 _PIECES = re.compile(r"\S+\s*|\s+")
 _FIELDS = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-_REMEMBERED_TRIES = 1000
+_MAX_TRACKED_ATTEMPTS = 1000
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -98,15 +98,15 @@ class ScriptedChatModel(BaseChatModel):
     def _turn(self, messages: list[BaseMessage], *, has_tools: bool = False, **_: Any) -> Turn:
         if not has_tools:
             return Turn(text="(A summary of the conversation so far.)")
-        turns = self.script.turns_for(_agent_name(), _first_request(messages))
-        return turns[_answers(messages) % len(turns)]
+        turns = self.script.turns_for(_agent_name(), _first_user_message(messages))
+        return turns[_answer_count(messages) % len(turns)]
 
     def _fails_now(self, turn: Turn, messages: list[BaseMessage]) -> bool:
         """Counts the tries of this turn in this conversation: the only thing that cannot be seen from outside."""
         asked = next((message.id for message in messages if isinstance(message, HumanMessage)), None)
-        key = (asked or id(messages), _answers(messages))
+        key = (asked or id(messages), _answer_count(messages))
         self._tries[key] = tries = self._tries.pop(key, 0) + 1
-        if len(self._tries) > _REMEMBERED_TRIES:
+        if len(self._tries) > _MAX_TRACKED_ATTEMPTS:
             self._tries.popitem(last=False)
         return turn.error is not None and tries <= turn.error.times
 
@@ -117,7 +117,7 @@ class ScriptedChatModel(BaseChatModel):
             yield _chunk("", additional_kwargs={"reasoning_content": piece})
         for piece in _PIECES.findall(text):
             yield _chunk(piece)
-        answers = _answers(messages)
+        answers = _answer_count(messages)
         for index, call in enumerate(turn.tool_calls):
             arguments = call.text_of(_fill(call.args, values))
             name = call.id or f"call-{answers + 1}-{index + 1}"
@@ -143,11 +143,11 @@ def _chunk(text: str, **fields: Any) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=AIMessageChunk(content=text, **fields), generation_info=info)
 
 
-def _answers(messages: Sequence[BaseMessage]) -> int:
+def _answer_count(messages: Sequence[BaseMessage]) -> int:
     return sum(isinstance(message, AIMessage) for message in messages)
 
 
-def _first_request(messages: Sequence[BaseMessage]) -> str:
+def _first_user_message(messages: Sequence[BaseMessage]) -> str:
     return next((message.text for message in messages if isinstance(message, HumanMessage)), "")
 
 

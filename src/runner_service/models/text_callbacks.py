@@ -9,22 +9,22 @@ from contextvars import ContextVar
 
 from langchain_core.outputs import ChatGenerationChunk
 
-Listener = Callable[[str, str], Awaitable[None]]
+TextListener = Callable[[str, str], Awaitable[None]]
 """Takes the next piece of text and of reasoning; either may be empty. What it raises ends the model's call."""
 
-current_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+current_text_listener: ContextVar[TextListener | None] = ContextVar("listener", default=None)
 """Who listens to the current task's model call. None: nobody wants to hear it as it comes."""
 
 
-class ToldChunk(ChatGenerationChunk):
+class DeliveredChunk(ChatGenerationChunk):
     """A chunk of nothing but words, which were told already."""
 
 
-class Telling:
+class TextDelivery:
     """Tells the current listener what a model says, and remembers it. Pieces taken together are told as one."""
 
     def __init__(self) -> None:
-        self._listener = current_listener.get()
+        self._listener = current_text_listener.get()
         self._text, self._reasoning = "", ""
         self._told: list[tuple[str, str]] = []
 

@@ -5,13 +5,12 @@ import signal
 from pathlib import Path
 
 import psutil
+from tests.agent.capabilities import agent, notices, results, stdio, zip_archive
+from tests.agent.http_mcp import served_over_http
 from tests.emulator import Cloud
 from tests.executors.daytona.test_boxes import settled
 from tests.executors.daytona.test_service import in_cloud
 from tests.running import StartProcess, StartService, command, kinds, one, stdout_of, turn
-from tests.stigmer.fake_daemon import archive
-from tests.stigmer.http_mcp import served_over_http
-from tests.stigmer.test_equipment import agent, notices, results, stdio
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -81,7 +80,7 @@ async def test_a_server_over_http_is_called_by_the_service_and_not_from_the_box(
 async def test_a_skill_has_its_files_in_the_box_and_what_can_be_run_can_be_run(
     start: StartService, cloud: Cloud
 ) -> None:
-    files = archive(
+    files = zip_archive(
         {"scripts/hello.sh": b"#!/bin/sh\necho hello from $0\n", "data.bin": bytes(range(256))},
         modes={"data.bin": 0o100644},
     )

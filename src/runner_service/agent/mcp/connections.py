@@ -15,19 +15,19 @@ from mcp.types import CallToolResult, TextContent, Tool
 
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.mcp.http import http_server
-from runner_service.agent.mcp.listing import listed, plain_name, without_excess
 from runner_service.agent.mcp.stdio import ServerOutput, Streams, stdio_server
+from runner_service.agent.mcp.tool_listing import limit_attachments, list_tools, plain_name
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
 
-START_WITHIN = 30.0
+START_TIMEOUT_SECONDS = 30.0
 """Seconds that a server has to start and to name its tools."""
 
-_GOODBYE_WITHIN = 5.0
-_HTTP_TIMEOUT = 30.0
-_LONGEST_REASON = 500
+_STOP_TIMEOUT_SECONDS = 5.0
+_HTTP_TIMEOUT_SECONDS = 30.0
+_MAX_REASON_CHARACTERS = 500
 
 Tools = Mapping[str, Mapping[str, BaseTool]]
 """By server, by the server's own names."""
@@ -43,24 +43,24 @@ class _Connection:
         self._closing = asyncio.Event()
         self.tools: asyncio.Future[dict[str, BaseTool]] = asyncio.get_running_loop().create_future()
 
-    async def hold(self) -> None:
+    async def serve(self) -> None:
         """Connects, and stays connected until `close`. What goes wrong is told as a notice, and never raised."""
         try:
             async with AsyncExitStack() as parts:
-                async with asyncio.timeout(START_WITHIN):
+                async with asyncio.timeout(START_TIMEOUT_SECONDS):
                     session = await self._open(parts)
                     self.tools.set_result(await self._load(session))
                 await self._closing.wait()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  # a server may fail in any way, and an agent can do without it
-            self._tell(error)
+            self._publish_failure(error)
         finally:
             if not self.tools.done():
                 self.tools.set_result({})
 
     def close(self) -> None:
-        """Lets `hold` end."""
+        """Lets `serve` end."""
         self._closing.set()
 
     async def _open(self, parts: AsyncExitStack) -> ClientSession:
@@ -73,16 +73,16 @@ class _Connection:
     def _transport(self) -> AbstractAsyncContextManager[Streams]:
         if self._server.HasField("stdio"):
             return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
-        return http_server(self._server.http, self._run.environment, self._patience())
+        return http_server(self._server.http, self._run.environment, self._call_timeout())
 
-    def _patience(self) -> float:
+    def _call_timeout(self) -> float:
         http = self._server.http
         if self._server.HasField("stdio"):
             return self._run.limits.command_timeout.ToNanoseconds() / 1e9
-        return http.timeout.ToNanoseconds() / 1e9 if http.HasField("timeout") else _HTTP_TIMEOUT
+        return http.timeout.ToNanoseconds() / 1e9 if http.HasField("timeout") else _HTTP_TIMEOUT_SECONDS
 
     async def _load(self, session: ClientSession) -> dict[str, BaseTool]:
-        listing = await listed(session, self._server.enabled_tools, self._run.redactor)
+        listing = await list_tools(session, self._server.enabled_tools, self._run.redactor)
         if listing.unknown:
             self._notice("MCP_TOOL_UNKNOWN", f"has no tool {', '.join(sorted(listing.unknown))}")
         if listing.left_out:
@@ -97,43 +97,43 @@ class _Connection:
 
     async def _guard(self, request: MCPToolCallRequest, handler: Callable[[MCPToolCallRequest], Awaitable[Any]]) -> Any:
         """Calls a tool. A server that has died or says nothing is a failure of the call."""
-        patience = self._patience()
+        timeout = self._call_timeout()
         try:
-            async with asyncio.timeout(patience):
-                return without_excess(await handler(request))
+            async with asyncio.timeout(timeout):
+                return limit_attachments(await handler(request))
         except Exception as error:  # noqa: BLE001  # of any kind; the model is told and goes on
-            reason = self._reason(error, patience)
+            reason = self._reason(error, timeout)
             tool = self._run.redactor.text(request.name)
             logger.warning("mcp_call_failed server=%s tool=%s reason=%s", self._server.name, tool, reason)
             text = f"Error: MCP server {self._server.name} failed: {reason}"
             return CallToolResult(isError=True, content=[TextContent(type="text", text=text)])
 
-    def _tell(self, error: BaseException) -> None:
-        self._notice("MCP_SERVER_UNAVAILABLE", f"cannot be used: {self._reason(error, START_WITHIN)}")
+    def _publish_failure(self, error: BaseException) -> None:
+        self._notice("MCP_SERVER_UNAVAILABLE", f"cannot be used: {self._reason(error, START_TIMEOUT_SECONDS)}")
 
     def _notice(self, code: str, text: str) -> None:
         text = self._run.redactor.text(f"MCP server {self._server.name} {text}")
         logger.warning("mcp_server_incomplete code=%s text=%s", code, text)
         self._run.events.publish(event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code=code, text=text))
 
-    def _reason(self, error: BaseException, patience: float) -> str:
+    def _reason(self, error: BaseException, timeout: float) -> str:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        reason = f"no answer within {patience:g} s" if isinstance(error, TimeoutError) else str(error)
-        end, complaint = (self._outputs[0].end, self._outputs[0].complaint) if self._outputs else ("", "")
-        text = f"{end or reason or type(error).__name__}{f'; it said: {complaint}' if complaint else ''}"
-        return self._run.redactor.text(text)[:_LONGEST_REASON]
+        reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else str(error)
+        end, stderr = (self._outputs[0].end, self._outputs[0].stderr) if self._outputs else ("", "")
+        text = f"{end or reason or type(error).__name__}{f'; it said: {stderr}' if stderr else ''}"
+        return self._run.redactor.text(text)[:_MAX_REASON_CHARACTERS]
 
 
 @asynccontextmanager
-async def connected(run: AgentRun, taken: Collection[str]) -> AsyncIterator[Tools]:
+async def connect_servers(run: AgentRun, taken: Collection[str]) -> AsyncIterator[Tools]:
     """Starts the MCP servers of an agent, side by side, and ends them when the context ends.
 
     `taken` are names that no tool may have: one that would is called `<server>_<tool>`. A server that cannot be
     used has no tools.
     """
     connections = [_Connection(run, server) for server in run.agent.mcp_servers]
-    holding = [asyncio.create_task(each.hold(), name="mcp-connection") for each in connections]
+    holding = [asyncio.create_task(each.serve(), name="mcp-connection") for each in connections]
     try:
         loaded = [await each.tools for each in connections]
         tools = dict(zip([server.name for server in run.agent.mcp_servers], loaded, strict=True))
@@ -142,7 +142,7 @@ async def connected(run: AgentRun, taken: Collection[str]) -> AsyncIterator[Tool
     finally:
         for connection in connections:
             connection.close()
-        _, late = await asyncio.wait(holding, timeout=_GOODBYE_WITHIN)
+        _, late = await asyncio.wait(holding, timeout=_STOP_TIMEOUT_SECONDS)
         for task in late:
             task.cancel()
         await asyncio.wait(holding)

@@ -10,34 +10,34 @@ import httpx
 from mcp.client.streamable_http import streamable_http_client
 
 from runner_service.agent.mcp.placeholders import PLACEHOLDER
-from runner_service.agent.mcp.stdio import LONGEST_MESSAGE, Streams
+from runner_service.agent.mcp.stdio import MAX_MESSAGE_BYTES, Streams
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
 _END_OF_EVENT = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
-_LONGEST_END = 4
+_MAX_END_BYTES = 4
 _SERVER_ERROR = -32000
 
 
 @asynccontextmanager
 async def http_server(
-    http: runner_pb2.HttpServer, environment: Mapping[str, str], patience: float
+    http: runner_pb2.HttpServer, environment: Mapping[str, str], timeout_seconds: float
 ) -> AsyncIterator[Streams]:
-    """Connects until the context ends. `patience` is how many seconds an answer may take."""
+    """Connects until the context ends. An answer may take `timeout_seconds`."""
     # What is compressed could be of any size; who asks for it all the same is told that it cannot be had.
     headers = {"Accept-Encoding": "identity"}
-    headers |= {name: _filled(value, environment) for name, value in http.headers.items()}
-    query = {name: _filled(value, environment) for name, value in http.query.items()}
+    headers |= {name: _fill_placeholders(value, environment) for name, value in http.headers.items()}
+    query = {name: _fill_placeholders(value, environment) for name, value in http.query.items()}
     async with (
         httpx.AsyncClient(
-            headers=headers, timeout=httpx.Timeout(patience), event_hooks={"response": [_bound]}
+            headers=headers, timeout=httpx.Timeout(timeout_seconds), event_hooks={"response": [_limit_response]}
         ) as client,
         streamable_http_client(_with_query(http.url, query), http_client=client) as (read, write, _),
     ):
         yield Streams(read, write)
 
 
-async def _bound(response: httpx.Response) -> None:
+async def _limit_response(response: httpx.Response) -> None:
     """Replaces an answer that is too large, or none that a session would understand, by an error of the protocol.
 
     Left to itself the session would wait for its answer for as long as it may.
@@ -68,14 +68,14 @@ class _Body(httpx.AsyncByteStream):
             return
         held = bytearray()
         async for data in self._body:
-            searched = max(0, len(held) - _LONGEST_END)
+            searched = max(0, len(held) - _MAX_END_BYTES)
             held += data
             if self._is_events:
                 ends = [found.end() for found in _END_OF_EVENT.finditer(held, searched)]
                 yield bytes(held[: ends[-1] if ends else 0])
                 del held[: ends[-1] if ends else 0]
-            if len(held) > LONGEST_MESSAGE:
-                yield self._refusal(f"it answered with more than {LONGEST_MESSAGE:,} bytes")
+            if len(held) > MAX_MESSAGE_BYTES:
+                yield self._refusal(f"it answered with more than {MAX_MESSAGE_BYTES:,} bytes")
                 return
         yield bytes(held)
 
@@ -104,5 +104,5 @@ def _with_query(url: str, query: Mapping[str, str]) -> str:
     )
 
 
-def _filled(value: str, environment: Mapping[str, str]) -> str:
+def _fill_placeholders(value: str, environment: Mapping[str, str]) -> str:
     return PLACEHOLDER.sub(lambda found: environment[found[1]], value)

@@ -20,12 +20,12 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 logger = logging.getLogger(__name__)
 
-LONGEST_MESSAGE = 8 * 1024 * 1024
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """How many bytes a message of a server may have."""
 
-_FOR_EVER = 30 * 24 * 3600.0
-_KEPT_COMPLAINT = 2000
-_GOODBYE_WITHIN = 0.5
+_UNLIMITED_SECONDS = 30 * 24 * 3600.0
+_MAX_STDERR_BYTES = 2000
+_STOP_TIMEOUT_SECONDS = 0.5
 
 
 class Streams(NamedTuple):
@@ -45,18 +45,18 @@ class ServerOutput:
         self._session = session
         self._clean = redactor.stream()  # before it is cut: half a secret would not be recognised
         self._rest = bytearray()
-        self._complaint = b""
+        self._stderr = b""
         self.end = ""
 
     @property
-    def complaint(self) -> str:
+    def stderr(self) -> str:
         """The last that it wrote to stderr."""
-        return self._complaint.decode("utf-8", "replace").strip()
+        return self._stderr.decode("utf-8", "replace").strip()
 
     async def write(self, stream: Stream, data: bytes) -> None:
         """Takes the next bytes."""
         if stream == "stderr":
-            self._complaint = (self._complaint + self._clean.feed(data))[-_KEPT_COMPLAINT:]
+            self._stderr = (self._stderr + self._clean.feed(data))[-_MAX_STDERR_BYTES:]
             return
         *lines, rest = data.split(b"\n")
         for line in lines:
@@ -69,8 +69,8 @@ class ServerOutput:
 
     def _add(self, data: bytes) -> None:
         self._rest += data
-        if len(self._rest) > LONGEST_MESSAGE:
-            raise SandboxError(f"it wrote a message of more than {LONGEST_MESSAGE:,} bytes")
+        if len(self._rest) > MAX_MESSAGE_BYTES:
+            raise SandboxError(f"it wrote a message of more than {MAX_MESSAGE_BYTES:,} bytes")
 
 
 @asynccontextmanager
@@ -82,7 +82,7 @@ async def stdio_server(
     to_server, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     output = ServerOutput(to_session, redactor)
     outputs.append(output)
-    command = Command(command_text(stdio), _FOR_EVER, output, stdin=_lines(from_session))
+    command = Command(command_text(stdio), _UNLIMITED_SECONDS, output, stdin=_lines(from_session))
     running = asyncio.create_task(_run(sandbox, command, to_session, output), name="mcp-server")
     try:
         yield Streams(from_server, to_server)
@@ -90,7 +90,7 @@ async def stdio_server(
         for end in (to_session, from_server, to_server):
             end.close()
         # With `to_server` its stdin has ended, which is how it is asked to go.
-        await asyncio.wait([running], timeout=_GOODBYE_WITHIN)
+        await asyncio.wait([running], timeout=_STOP_TIMEOUT_SECONDS)
         running.cancel()
         await asyncio.wait([running])
         from_session.close()

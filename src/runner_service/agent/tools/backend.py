@@ -23,7 +23,7 @@ from runner_service.agent.tools.files import SandboxFiles
 from runner_service.agent.tools.outputs import CommandOutputs
 from runner_service.agent.tools.scope import current_call, current_scope
 
-_ASIDE = ("/conversation_history", "/large_tool_results")
+_OFFLOAD_MOUNTS = ("/conversation_history", "/large_tool_results")
 """Where deepagents puts aside what no longer fits into the model's context."""
 
 
@@ -44,61 +44,61 @@ class SandboxBackend(SandboxBackendProtocol):
 
     async def als(self, path: str) -> LsResult:
         """Lists a directory."""
-        return await _place(path).als(path)
+        return await _backend_for(path).als(path)
 
     async def aread(self, file_path: str, offset: int = 0, limit: int = 2000) -> ReadResult:
         """Reads `limit` lines after the first `offset` ones."""
         if limit <= 0:
             return ReadResult(file_data={"content": "", "encoding": "utf-8"}, no_lines_requested=True)
-        return await _place(file_path).aread(file_path, max(offset, 0), limit)
+        return await _backend_for(file_path).aread(file_path, max(offset, 0), limit)
 
     async def awrite(self, file_path: str, content: str) -> WriteResult:
         """Writes a whole file."""
-        return await _place(file_path).awrite(file_path, content)
+        return await _backend_for(file_path).awrite(file_path, content)
 
     async def aedit(self, file_path: str, old_string: str, new_string: str, replace_all: bool = False) -> EditResult:
         """Replaces a part of a file."""
-        return await _place(file_path).aedit(file_path, old_string, new_string, replace_all)
+        return await _backend_for(file_path).aedit(file_path, old_string, new_string, replace_all)
 
     async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
         """Finds files by name."""
-        return await _place(path or "/").aglob(pattern, path or "/")
+        return await _backend_for(path or "/").aglob(pattern, path or "/")
 
     async def agrep(
         self, pattern: str, path: str | None = None, glob: str | None = None, *, max_count: int | None = None
     ) -> GrepResult:
         """Finds lines by a literal text."""
-        return await _place(path or "/").agrep(pattern, path or "/", glob, max_count=max_count)
+        return await _backend_for(path or "/").agrep(pattern, path or "/", glob, max_count=max_count)
 
     async def adownload_files(self, paths: list[str]) -> list[FileDownloadResponse]:
         """Reads back what deepagents has put aside, and nothing else."""
-        if all(map(_is_aside, paths)):
-            return await _aside().adownload_files(paths)
+        if all(map(_is_offloaded, paths)):
+            return await _offload_backend().adownload_files(paths)
         return [FileDownloadResponse(path=path, error="permission_denied") for path in paths]
 
     async def aupload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """Puts something aside for deepagents, and does nothing else."""
-        if all(_is_aside(path) for path, _ in files):
-            return await _aside().aupload_files(files)
+        if all(_is_offloaded(path) for path, _ in files):
+            return await _offload_backend().aupload_files(files)
         return [FileUploadResponse(path=path, error="permission_denied") for path, _ in files]
 
 
-def _place(path: str) -> BackendProtocol:
+def _backend_for(path: str) -> BackendProtocol:
     scope = current_scope.get()
     if _is_below(path, OUTPUT_MOUNT):
         return CommandOutputs(scope)
-    return _aside() if _is_aside(path) else SandboxFiles(scope.run.sandbox, scope.run.redactor)
+    return _offload_backend() if _is_offloaded(path) else SandboxFiles(scope.run.sandbox, scope.run.redactor)
 
 
-def _is_aside(path: str) -> bool:
-    return any(_is_below(path, prefix) for prefix in _ASIDE)
+def _is_offloaded(path: str) -> bool:
+    return any(_is_below(path, prefix) for prefix in _OFFLOAD_MOUNTS)
 
 
 def _is_below(path: str, mount: str) -> bool:
     return path == mount or path.startswith(f"{mount}/")
 
 
-def _aside() -> FilesystemBackend:
+def _offload_backend() -> FilesystemBackend:
     scratch = current_scope.get().scratch
     # Some microseconds, a few times in the life of a long conversation.
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,17 +9,17 @@ OUTPUT_MOUNT = "/tool_output"
 """Where the agent's file tools find what commands wrote: `<mount>/<tool call id>.stdout` and `….stderr`."""
 
 
-async def run_command(scope: RunScope, call: RunningCall, text: str, wish: float | None) -> tuple[str, int]:
+async def run_command(scope: RunScope, call: RunningCall, text: str, requested: float | None) -> tuple[str, int]:
     """Runs a command in the sandbox, or goes on with it; returns what the model is shown, and the exit code.
 
-    `wish` is how many seconds the model would give it; the request's limit caps it. The rest is in `call.output`.
+    `requested` is how many seconds the model would give it; the request's limit caps it. The rest is in `call.output`.
 
     Raises:
         SandboxEnd: the sandbox is lost.
     """
     limit = scope.run.limits.command_timeout.ToTimedelta().total_seconds()
     output = call.output = scope.outputs[call.id] = CommandOutput(scope.run, call.id, call.sub_agent_id)
-    timeout = min(wish or limit, limit)
+    timeout = min(requested or limit, limit)
     result = None
     try:
         result = await _result(scope, call, Command(text, timeout, output, name=call.id))
@@ -35,7 +35,7 @@ async def run_command(scope: RunScope, call: RunningCall, text: str, wish: float
 async def _result(scope: RunScope, call: RunningCall, command: Command) -> CommandResult:
     if not call.resumes:
         return await scope.run.sandbox.run(command)
-    await scope.outputs[call.id].pass_over_published()
+    await scope.outputs[call.id].skip_published()
     return await scope.run.sandbox.resume(command)
 
 

@@ -29,7 +29,7 @@ class CommandOutput:
         self.dropped = 0
         self.result: CommandResult | None = None
 
-    async def pass_over_published(self) -> None:
+    async def skip_published(self) -> None:
         """Does not publish again what an earlier process has, when the command's output comes from its first byte."""
         for stream in _STREAMS:
             offset = 0
@@ -40,17 +40,17 @@ class CommandOutput:
     async def write(self, stream: Stream, data: bytes) -> None:
         """Takes the next bytes of `stream`; waits while the log is behind."""
         self.written[stream] += len(data)
-        self._pass_on(stream, self._redactors[stream].feed(data))
+        self._forward(stream, self._redactors[stream].feed(data))
         await self._events.room()
 
     def end(self, result: CommandResult | None) -> None:
         """Lets go what was held back. `result` is None when the command was cancelled."""
         for stream in _STREAMS:
-            self._pass_on(stream, self._redactors[stream].flush())
+            self._forward(stream, self._redactors[stream].flush())
         self._ended = True
         self.result = result
 
-    def _pass_on(self, stream: Stream, data: bytes) -> None:
+    def _forward(self, stream: Stream, data: bytes) -> None:
         if not data:
             return
         if not self._ended:
@@ -59,13 +59,13 @@ class CommandOutput:
         self.dropped += len(data) - len(kept)
         self._room -= len(kept)
         self.kept[stream] += len(kept)
-        kept = kept[self._passed_over(stream, len(kept)) :]
+        kept = kept[self._skip_count(stream, len(kept)) :]
         if kept and self._ended:
             self._events.store_late_output(self._tool_call_id, stream, kept)
         elif kept:
             self._events.publish_output(self._tool_call_id, stream, kept, sub_agent_id=self._sub_agent_id)
 
-    def _passed_over(self, stream: Stream, size: int) -> int:
+    def _skip_count(self, stream: Stream, size: int) -> int:
         known = min(self._published_before[stream], size)
         self._published_before[stream] -= known
         return known

@@ -8,14 +8,14 @@ from runner_service.executors.protocol import Stream
 HEAD_BYTES = 10_000
 TAIL_BYTES = 20_000
 
-LONGEST_RESULT = 60_000
+MAX_RESULT_CHARACTERS = 60_000
 """How many characters of a tool's result a model gets to see, about 15,000 tokens."""
 
-LONGEST_WINDOW = 50_000
+MAX_WINDOW_CHARACTERS = 50_000
 """How many characters of a file a model gets to see at once: with what is said about them no more than a result."""
 
 _CONTINUATION = range(0x80, 0xC0)
-_LONGEST_CONTINUATION = 3
+_MAX_CONTINUATION_BYTES = 3
 
 
 class Excerpt:
@@ -66,7 +66,7 @@ class Excerpt:
             excess -= dropped
 
 
-def shorten(text: str, limit: int = LONGEST_RESULT) -> str:
+def shorten(text: str, limit: int = MAX_RESULT_CHARACTERS) -> str:
     """Cuts the middle out of a text of more than `limit` characters, and says how much."""
     if len(text) <= limit:
         return text
@@ -88,6 +88,6 @@ def first_lines(text: str, limit: int) -> str:
 def _from_character(data: bytes) -> bytes:
     """Leaves out what is left, at the beginning, of a character that was cut."""
     start = 0
-    while start < min(len(data), _LONGEST_CONTINUATION) and data[start] in _CONTINUATION:
+    while start < min(len(data), _MAX_CONTINUATION_BYTES) and data[start] in _CONTINUATION:
         start += 1
     return data[start:]

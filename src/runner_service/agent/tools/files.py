@@ -19,14 +19,14 @@ from deepagents.backends.protocol import (
     WriteResult,
 )
 
-from runner_service.agent.tools.excerpt import LONGEST_WINDOW, first_lines
+from runner_service.agent.tools.excerpt import MAX_WINDOW_CHARACTERS, first_lines
 from runner_service.executors.protocol import BinaryFile, FileEntry, FileError, Sandbox, TextLines
 from runner_service.redaction import MARK, Redactor
 
 _GREP_LIMIT = 1000
-_MOST_LINES = 10_000
-_MOST_ENTRIES = 1000
-_LONGEST_LISTING = 50_000  # characters
+_MAX_LINES = 10_000
+_MAX_ENTRIES = 1000
+_MAX_LISTING_CHARACTERS = 50_000  # characters
 _MEDIA_NAME = re.compile(
     r"\.(png|jpe?g|webp|gif|hei[cf]|mp4|mpe?g|mov|avi|flv|webm|wmv|3gpp|mkv|wav|mp3|aiff|aac|ogg|flac|pdf|pptx?)$",
     re.IGNORECASE,
@@ -56,7 +56,7 @@ class SandboxFiles(BackendProtocol):
     async def aread(self, file_path: str, offset: int = 0, limit: int = 2000) -> ReadResult:
         """Reads a window of lines of a text file; announces another one."""
         try:
-            content = await self.sandbox.read_text(file_path, offset=offset, limit=min(limit, _MOST_LINES))
+            content = await self.sandbox.read_text(file_path, offset=offset, limit=min(limit, _MAX_LINES))
         except FileError as error:
             return ReadResult(error=error.message)
         if isinstance(content, BinaryFile):
@@ -128,7 +128,7 @@ def _window(path: str, offset: int, lines: TextLines) -> ReadResult:
         )
     if not lines.first_line:
         return ReadResult(file_data=FileData(content=lines.text, encoding="utf-8"))
-    text = first_lines(lines.text, LONGEST_WINDOW)
+    text = first_lines(lines.text, MAX_WINDOW_CHARACTERS)
     last = lines.first_line + text.count("\n") - text.endswith("\n")
     return ReadResult(
         file_data=FileData(content=text, encoding="utf-8"),
@@ -141,8 +141,8 @@ def _window(path: str, offset: int, lines: TextLines) -> ReadResult:
 
 def _listing(path: str, entries: Sequence[FileEntry]) -> list[FileInfo]:
     """As many entries as a model can do with, and then, in the place of one more, how to find the others."""
-    sizes = accumulate(len(entry.path) for entry in entries[:_MOST_ENTRIES])
-    shown = [_file_info(entry) for entry, size in zip(entries, sizes, strict=False) if size <= _LONGEST_LISTING]
+    sizes = accumulate(len(entry.path) for entry in entries[:_MAX_ENTRIES])
+    shown = [_file_info(entry) for entry, size in zip(entries, sizes, strict=False) if size <= _MAX_LISTING_CHARACTERS]
     if left := len(entries) - len(shown):
         where = path.rstrip("/")
         hint = f"[… {left:,} entries more, of {len(entries):,}: name a pattern, as glob {where}/a*, or use a command …]"

@@ -18,16 +18,16 @@ from deepagents.backends.protocol import (
 )
 
 from runner_service.agent.tools.command import OUTPUT_MOUNT
-from runner_service.agent.tools.excerpt import LONGEST_WINDOW, shorten
+from runner_service.agent.tools.excerpt import MAX_WINDOW_CHARACTERS, shorten
 from runner_service.agent.tools.scope import RunScope
 
 if TYPE_CHECKING:
     from runner_service.executors.protocol import Stream
 
 _READ_BYTES = 256 * 1024
-_LONGEST_PIECE = 200_000
+_MAX_PIECE_BYTES = 200_000
 _GREP_LIMIT = 1000
-_LONGEST_MATCH = 2000  # characters
+_MAX_MATCH_CHARACTERS = 2000  # characters
 _READ_ONLY = f"{OUTPUT_MOUNT} is read-only: it holds what commands wrote"
 
 
@@ -52,7 +52,7 @@ class CommandOutputs(BackendProtocol):
             count += 1
             if count <= offset:
                 continue
-            if len(lines) == limit or (lines and size + len(line) > LONGEST_WINDOW):
+            if len(lines) == limit or (lines and size + len(line) > MAX_WINDOW_CHARACTERS):
                 return _window(lines, offset, total=None)
             lines.append(line)
             size += len(line)
@@ -75,7 +75,9 @@ class CommandOutputs(BackendProtocol):
                     continue
                 if len(matches) >= most:
                     return GrepResult(matches=matches, truncated=True)
-                matches.append(GrepMatch(path=file, line=number, text=shorten(line.rstrip("\r\n"), _LONGEST_MATCH)))
+                matches.append(
+                    GrepMatch(path=file, line=number, text=shorten(line.rstrip("\r\n"), _MAX_MATCH_CHARACTERS))
+                )
         return GrepResult(matches=matches)
 
     async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
@@ -117,7 +119,7 @@ class CommandOutputs(BackendProtocol):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 yield line.decode(errors="replace") + "\n"
-            if len(rest) > _LONGEST_PIECE:
+            if len(rest) > _MAX_PIECE_BYTES:
                 yield rest.decode(errors="replace")
                 rest = b""
         if rest:

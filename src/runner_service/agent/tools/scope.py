@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.tools.command_output import CommandOutput
-from runner_service.agent.tools.repetition import Repetition
+from runner_service.agent.tools.loop_detector import LoopDetector
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
@@ -17,19 +17,19 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 class RunScope:
     """An execution at work. `scratch` is a directory for what the agent loop itself puts aside, made when needed.
 
-    `life` is a name that no other execution of the session has had, even of the same id.
+    `run_id` is a name that no other execution of the session has had, even of the same id.
     """
 
     run: AgentRun
     scratch: Path
-    life: str
+    run_id: str
     outputs: dict[str, CommandOutput] = field(default_factory=dict)
     """What each command wrote, by tool call id."""
     call_ids: set[str] = field(default_factory=set)
     made_ids: str = "call"
     """How the ids begin that are made here, for calls which have none that can be used."""
     messages: int = 0
-    repetitions: dict[str, Repetition] = field(default_factory=dict)
+    loop_detectors: dict[str, LoopDetector] = field(default_factory=dict)
     """By agent: whether it goes round in circles."""
 
     def __post_init__(self) -> None:
@@ -39,9 +39,9 @@ class RunScope:
             self.messages = self.run.events.last_sequence
             self.made_ids = f"resumed-{self.run.events.last_sequence}"
 
-    def repetition(self, agent: str) -> Repetition:
+    def loop_detector(self, agent: str) -> LoopDetector:
         """What one agent of the execution, by its sub-agent id, has called so far."""
-        return self.repetitions.setdefault(agent, Repetition(self.run.max_repeated_calls))
+        return self.loop_detectors.setdefault(agent, LoopDetector(self.run.max_repeated_calls))
 
 
 @dataclass

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.agent.capabilities import agent, notices, results
 from tests.running import StartService, command, one, turn
-from tests.stigmer.test_equipment import agent, notices, results
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 

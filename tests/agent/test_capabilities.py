@@ -1,49 +1,21 @@
 """Skills, MCP servers and sub-agents, inline in a request."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
 import pytest
-from tests.running import Client, Event, StartService, command, kinds, one, stdout_of, turn
-from tests.stigmer.fake_daemon import archive
+from tests.agent.capabilities import agent, notices, results, stdio, zip_archive
+from tests.running import Client, StartService, command, kinds, one, stdout_of, turn
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-SERVER = str(Path(__file__).with_name("mcp_server.py"))
-
-
-def agent(**fields: Any) -> runner_pb2.Agent:
-    """An agent that comes with something."""
-    return runner_pb2.Agent(name="equipped", instructions="Do it.", **fields)
-
-
-def stdio(*arguments: str, name: str = "test", **fields: Any) -> runner_pb2.McpServer:
-    """Our own MCP server."""
-    enabled = fields.pop("enabled_tools", [])
-    return runner_pb2.McpServer(
-        name=name,
-        stdio=runner_pb2.StdioServer(command=sys.executable, args=[SERVER, *arguments], **fields),
-        enabled_tools=enabled,
-    )
-
-
-def results(events: list[Event]) -> list[str]:
-    """What the tools answered, in order."""
-    return [event.tool_call_finished.result for event in events if event.HasField("tool_call_finished")]
-
-
-def notices(events: list[Event]) -> list[tuple[str, str]]:
-    """The notices, by code and text."""
-    return [(event.notice.code, event.notice.text) for event in events if event.HasField("notice")]
-
 
 async def test_a_skill_is_in_the_prompt_and_its_files_are_where_it_says(start: StartService, tmp_path: Path) -> None:
-    files = archive(
+    files = zip_archive(
         {"scripts/hello.sh": b"#!/bin/sh\necho hello from $0\n", "data.txt": b"data", "SKILL.md": b"old"},
         modes={"data.txt": 0o100644},
     )
@@ -58,7 +30,7 @@ async def test_a_skill_is_in_the_prompt_and_its_files_are_where_it_says(start: S
 
 
 async def test_a_skill_that_is_not_safe_to_unpack_has_only_its_text(start: StartService, tmp_path: Path) -> None:
-    skill = runner_pb2.Skill(name="evil", version="v-1", content="text", archive=archive({"../../evil.sh": b"boo"}))
+    skill = runner_pb2.Skill(name="evil", version="v-1", content="text", archive=zip_archive({"../../evil.sh": b"boo"}))
     client = await start([turn("", command("ls -A bin/skills/v-1")), turn("Ok.")])
 
     events = await client.execute(agent=agent(skills=[skill]))
@@ -72,7 +44,7 @@ async def test_a_skill_that_is_not_safe_to_unpack_has_only_its_text(start: Start
 
 @pytest.mark.parametrize("broken", ["deflate", "name"])
 async def test_a_skill_with_a_broken_archive_has_only_its_text(start: StartService, broken: str) -> None:
-    data = archive({"." if broken == "name" else "a.txt": bytes(range(256)) * 20})
+    data = zip_archive({"." if broken == "name" else "a.txt": bytes(range(256)) * 20})
     if broken == "deflate":
         data = data[:60] + b"\xff" * 100 + data[160:]
     client = await start([turn("", command("ls -A bin/skills/v-1")), turn("Ok.")])
@@ -269,7 +241,7 @@ async def test_a_server_that_says_nothing_holds_nobody_up_for_long(
 ) -> None:
     from runner_service.agent.mcp import connections
 
-    monkeypatch.setattr(connections, "START_WITHIN", 1.0)
+    monkeypatch.setattr(connections, "START_TIMEOUT_SECONDS", 1.0)
     client = await start([turn("Ok.")])
 
     events = await client.execute(agent=agent(mcp_servers=[stdio("silent")]))
@@ -375,6 +347,6 @@ async def test_what_is_wrong_with_the_equipment_is_named(start: StartService) ->
 
 
 def _recording_proxy(port: int, seen: list[tuple[str, str]]) -> Any:
-    from tests.stigmer.http_mcp import served_over_http
+    from tests.agent.http_mcp import served_over_http
 
     return served_over_http(port, seen)

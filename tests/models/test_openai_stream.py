@@ -15,8 +15,8 @@ from tests.agent.provider import Reply, serving_provider
 from runner_service.models import ModelChoice
 from runner_service.models.connections import shared_connections
 from runner_service.models.openai import make_model
-from runner_service.models.openai_chunks import LONGEST_EVENT, EventReader, PlainCompletions
-from runner_service.models.text_callbacks import current_listener
+from runner_service.models.openai_stream import MAX_EVENT_BYTES, RawCompletions, SseDecoder
+from runner_service.models.text_callbacks import current_text_listener
 
 EVENTS = (
     b": hello\r\ndata: one\r\n\r\ndata:two\n\ndata: three\ndata: more\n\nevent: x\r\rdata: four\r\rdata: [DONE]\n\n"
@@ -27,7 +27,7 @@ DONE = b"data: [DONE]\n\n"
 def test_events_are_read_however_they_are_cut() -> None:
     cut = random.Random(0)
     for _ in range(200):
-        reader, found, position = EventReader(), [], 0
+        reader, found, position = SseDecoder(), [], 0
         while position < len(EVENTS):
             piece = EVENTS[position : position + cut.randint(1, 9)]
             found += reader.feed(piece)
@@ -36,14 +36,14 @@ def test_events_are_read_however_they_are_cut() -> None:
 
 
 def test_an_event_without_an_end_is_refused() -> None:
-    reader = EventReader()
-    reader.feed(b"x" * LONGEST_EVENT)
+    reader = SseDecoder()
+    reader.feed(b"x" * MAX_EVENT_BYTES)
     with pytest.raises(ValueError, match="no end"):
         reader.feed(b"x")
 
 
 @asynccontextmanager
-async def clients(*replies: Reply, count: int = 1) -> AsyncIterator[list[PlainCompletions]]:
+async def clients(*replies: Reply, count: int = 1) -> AsyncIterator[list[RawCompletions]]:
     """What LangChain is given to stream from a provider that says these replies, made so often."""
     async with serving_provider(*replies) as provider, shared_connections() as connections:
         choice = ModelChoice(
@@ -70,7 +70,7 @@ def reply(*pieces: bytes, dies: bool = False) -> Reply:
     return Reply(body=pieces, headers={"content-type": "text/event-stream"}, dies=dies)
 
 
-async def chunks_of(client: PlainCompletions) -> list[dict[str, Any]]:
+async def chunks_of(client: RawCompletions) -> list[dict[str, Any]]:
     async with await client.create(model="m", messages=[], stream=True) as stream:
         return [chunk async for chunk in stream]
 
@@ -92,9 +92,9 @@ def told() -> Iterator[list[tuple[str, str]]]:
     async def listen(text: str, reasoning: str) -> None:
         heard.append((text, reasoning))
 
-    token = current_listener.set(listen)
+    token = current_text_listener.set(listen)
     yield heard
-    current_listener.reset(token)
+    current_text_listener.reset(token)
 
 
 async def test_words_are_one_chunk_and_everything_else_stays() -> None:

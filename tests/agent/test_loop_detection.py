@@ -3,13 +3,13 @@
 import pytest
 from tests.running import StartService, command, one, turn
 
-from runner_service.agent.tools.repetition import Repetition
+from runner_service.agent.tools.loop_detector import LoopDetector
 from runner_service.errors import RepetitionEnd
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 def test_the_same_call_with_the_same_result_is_told_once_and_then_ended() -> None:
-    repetition = Repetition(6)
+    repetition = LoopDetector(6)
 
     told = [repetition.take("execute", {"command": "true"}, "ok") for _ in range(6)]
 
@@ -19,7 +19,7 @@ def test_the_same_call_with_the_same_result_is_told_once_and_then_ended() -> Non
 
 
 def test_two_calls_in_turn_are_a_circle_too() -> None:
-    repetition = Repetition(4)
+    repetition = LoopDetector(4)
     for n in range(5):
         repetition.take("execute", {"command": f"{n % 2}"}, "ok")
 
@@ -28,13 +28,13 @@ def test_two_calls_in_turn_are_a_circle_too() -> None:
 
 
 def test_a_result_that_changes_is_news() -> None:
-    repetition = Repetition(2)
+    repetition = LoopDetector(2)
 
     assert not any(repetition.take("execute", {"command": "date"}, str(n)) for n in range(100))
 
 
 def test_work_in_between_is_news() -> None:
-    repetition = Repetition(2)
+    repetition = LoopDetector(2)
 
     for n in range(20):
         assert not repetition.take("edit_file", {"old_string": str(n)}, "done")
@@ -42,7 +42,7 @@ def test_work_in_between_is_news() -> None:
 
 
 def test_zero_allows_any_number() -> None:
-    repetition = Repetition(0)
+    repetition = LoopDetector(0)
 
     assert not any(repetition.take("ls", {}, "") for _ in range(1000))
 

@@ -23,21 +23,21 @@ from runner_service.redaction import Redactor
 MAX_TOOLS = 128
 """How many tools of one server are used."""
 
-LARGEST_DESCRIPTION = 32 * 1024
-LARGEST_SCHEMA = 64 * 1024
+MAX_DESCRIPTION_BYTES = 32 * 1024
+MAX_SCHEMA_BYTES = 64 * 1024
 """How many bytes a tool may be described with, and its arguments."""
 
-LARGEST_ATTACHMENT = 4 * 1024 * 1024
+MAX_ATTACHMENT_CHARACTERS = 4 * 1024 * 1024
 """How many characters of base64 an answer may have beside its text; providers refuse more."""
 
-_MOST_PAGES = 100
-_LONGEST_NAME = 64
-_NAMED = 10
+_MAX_PAGES = 100
+_MAX_NAME_CHARACTERS = 64
+_MAX_NAMED_FAULTS = 10
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass
-class Listing:
+class ToolListing:
     """The tools that can be used, by the server's names; those wanted that it has not; why others are left out."""
 
     tools: dict[str, Tool] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Listing:
 
     def leave_out(self, name: str, fault: str) -> None:
         """Takes note of what is not used."""
-        if len(self._faults) < _NAMED:
+        if len(self._faults) < _MAX_NAMED_FAULTS:
             self._faults[name] = fault
         else:
             self._more += 1
@@ -67,11 +67,11 @@ class Listing:
         return f"{told}; and {self._more} more" if self._more else told
 
 
-async def listed(session: ClientSession, enabled: Collection[str], redactor: Redactor) -> Listing:
+async def list_tools(session: ClientSession, enabled: Collection[str], redactor: Redactor) -> ToolListing:
     """Asks a server for its tools; of those only the `enabled` ones are looked at, or all if that is empty."""
-    listing = Listing(unknown=set(enabled))
+    listing = ToolListing(unknown=set(enabled))
     cursor: str | None = None
-    for _ in range(_MOST_PAGES):
+    for _ in range(_MAX_PAGES):
         page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
         for tool in page.tools:
             if not enabled or tool.name in enabled:
@@ -79,18 +79,18 @@ async def listed(session: ClientSession, enabled: Collection[str], redactor: Red
         cursor = page.nextCursor
         if not cursor:
             return listing
-    listing.leave_out("what follows", f"it lists more than {_MOST_PAGES} pages")
+    listing.leave_out("what follows", f"it lists more than {_MAX_PAGES} pages")
     return listing
 
 
 def plain_name(name: str) -> str:
     """A name that every provider takes for a tool."""
-    return _ODD.sub("_", name)[:_LONGEST_NAME] or "tool"
+    return _ODD.sub("_", name)[:_MAX_NAME_CHARACTERS] or "tool"
 
 
-def without_excess(result: CallToolResult) -> CallToolResult:
+def limit_attachments(result: CallToolResult) -> CallToolResult:
     """Leaves out of an answer what no model is given. Long text is put aside elsewhere, as that of every tool."""
-    room = LARGEST_ATTACHMENT
+    room = MAX_ATTACHMENT_CHARACTERS
     content: list[ContentBlock] = []
     for block in result.content:
         size = _attached(block)
@@ -102,10 +102,10 @@ def without_excess(result: CallToolResult) -> CallToolResult:
 
 def _fault(tool: Tool) -> str:
     described, schema = len((tool.description or "").encode()), tool.inputSchema
-    if described > LARGEST_DESCRIPTION:
-        return f"its description has {described:,} bytes, and may have {LARGEST_DESCRIPTION:,}"
-    if (size := len(json.dumps(schema, ensure_ascii=False).encode())) > LARGEST_SCHEMA:
-        return f"its schema has {size:,} bytes, and may have {LARGEST_SCHEMA:,}"
+    if described > MAX_DESCRIPTION_BYTES:
+        return f"its description has {described:,} bytes, and may have {MAX_DESCRIPTION_BYTES:,}"
+    if (size := len(json.dumps(schema, ensure_ascii=False).encode())) > MAX_SCHEMA_BYTES:
+        return f"its schema has {size:,} bytes, and may have {MAX_SCHEMA_BYTES:,}"
     is_object = schema.get("type", "object") == "object" and isinstance(schema.get("properties", {}), Mapping)
     return "" if is_object else "its arguments are no object"
 

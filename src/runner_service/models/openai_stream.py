@@ -16,20 +16,20 @@ import httpx2
 import orjson
 from openai import APIConnectionError, APIError, APITimeoutError, AsyncOpenAI, AsyncStream
 
-from runner_service.models.text_callbacks import Telling
+from runner_service.models.text_callbacks import TextDelivery
 
-LONGEST_EVENT = 8 * 1024 * 1024
+MAX_EVENT_BYTES = 8 * 1024 * 1024
 """How many bytes a provider may send without ending an event."""
 
 Chunk = dict[str, Any]
 
 _UNDERSTOOD_BY_THE_CLIENT_ALONE = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
 _ROLES = ("assistant", None, "")
-_DRAIN_SECONDS = 0.1
+_DRAIN_TIMEOUT_SECONDS = 0.1
 
 
-class PlainCompletions:
-    """Stands where LangChain expects `client.chat.completions`; streams are `PlainStream`s."""
+class RawCompletions:
+    """Stands where LangChain expects `client.chat.completions`; streams are `RawStream`s."""
 
     def __init__(self, client: AsyncOpenAI) -> None:
         self._client = client
@@ -43,19 +43,19 @@ class PlainCompletions:
         stream = await self._client.post(
             "/chat/completions", body=request, cast_to=object, stream=True, stream_cls=AsyncStream[object]
         )
-        return PlainStream(stream.response)
+        return RawStream(stream.response)
 
 
 class Words(dict[str, Any]):
     """A chunk of nothing but words, which were told already."""
 
 
-class PlainStream:
+class RawStream:
     """The chunks of an answer. Words are told as they come, and are one chunk when something else follows them."""
 
     def __init__(self, response: httpx2.Response) -> None:
         self._response = response
-        self._telling = Telling()
+        self._telling = TextDelivery()
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,7 +84,7 @@ class PlainStream:
             raise APIConnectionError(request=request) from error
 
     async def _chunks(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[Chunk]:
-        events = EventReader()
+        events = SseDecoder()
         async for piece in pieces:
             for data in events.feed(piece):
                 if data.startswith(b"[DONE]"):
@@ -122,7 +122,7 @@ class PlainStream:
         return chunk
 
 
-class EventReader:
+class SseDecoder:
     """Reads server-sent events, however they are cut."""
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class EventReader:
         """Takes the next bytes; returns the data of each event that is complete. Raises ValueError: it has no end."""
         self._unread.append(piece)
         self._size += len(piece)
-        if self._size > LONGEST_EVENT:
+        if self._size > MAX_EVENT_BYTES:
             raise ValueError("an event has no end")
         if b"\n" not in piece and b"\r" not in piece:
             return []
@@ -181,6 +181,6 @@ def reasoning_of(delta: Chunk) -> str:
 async def _drain(pieces: AsyncIterator[bytes]) -> None:
     """Reads what may follow the end, so that the connection can be used again."""
     with suppress(TimeoutError, httpx2.RequestError):
-        async with asyncio.timeout(_DRAIN_SECONDS):
+        async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
             async for _ in pieces:
                 pass

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agent.capabilities import agent, notices, results, stdio
+from tests.agent.http_mcp import answering
 from tests.agent.provider import Provider, call_delta, completion, serving_provider
 from tests.running import Event, StartService, one, turn
-from tests.stigmer.http_mcp import answering
-from tests.stigmer.test_equipment import agent, notices, results, stdio
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
