@@ -163,7 +163,7 @@ def reports(rounds: int) -> Figure:  # noqa: ARG001  # calculated, not measured:
     table = [("run", "its last status, kB", "reports", "all of them, kB", "× the last", "every ten events, × the last")]
     series: dict[str, list[float]] = {"runner-service": [], "a status for every ten events": []}
     for run in reporting.RUNS:
-        count, sent, last = reporting.reported(run)
+        count, sent, last = reporting.throttled_reports(run)
         every_ten = reporting.every_ten(run)
         sizes = (
             f"{last / 1e3:,.0f}",

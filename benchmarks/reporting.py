@@ -2,15 +2,15 @@
 
     python -m benchmarks.reporting
 
-Nothing is sent: the events of a run are folded, and reports are made when the reporter would make them, by a clock that
-moves on with the events.
+Nothing is sent: the events of a run are applied, and reports are built when the reporter would build them, by a clock
+that moves on with the events.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runner_service.stigmer.report_throttle import Pace
-from runner_service.stigmer.status import LISTS, StatusFold
+from runner_service.stigmer.report_throttle import ReportThrottle
+from runner_service.stigmer.status import LISTS, StatusBuilder
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 Event = event_pb2.ExecutionEvent
@@ -54,28 +54,30 @@ def events_of(run: Run) -> Iterator[Event]:
     yield Event(finished=event_pb2.Finished(state=event_pb2.STATE_SUCCEEDED))
 
 
-def reported(run: Run) -> tuple[int, int, int]:
+def throttled_reports(run: Run) -> tuple[int, int, int]:
     """How many reports there are, how many bytes they have, and how many the last of them."""
-    fold, pace, now, count = StatusFold("please"), Pace(), 0.0, 0
+    builder, throttle, now, count = StatusBuilder("please"), ReportThrottle(), 0.0, 0
     for event in events_of(run):
         now += _SECONDS_PER_EVENT
-        fold.take(event)
-        report = fold.size - sum(fold.sizes[name] for name in LISTS - fold.changed)
-        if (fold.changed or fold.is_urgent) and pace.wait(report, fold.size, now, urgent=fold.is_urgent) == 0.0:
-            pace.note(len(fold.report(fold.unchanged())), fold.size, now)
+        builder.apply_event(event)
+        report = builder.size - sum(builder.sizes[name] for name in LISTS - builder.changed)
+        if (builder.changed or builder.is_urgent) and throttle.delay_before(
+            report, builder.size, now, urgent=builder.is_urgent
+        ) == 0.0:
+            throttle.record_report(len(builder.report(builder.clear_changes())), builder.size, now)
             count += 1
-    last = len(fold.report())
-    return count + 1, pace.sent + last, last
+    last = len(builder.report())
+    return count + 1, throttle.sent + last, last
 
 
 def every_ten(run: Run) -> int:
     """How many bytes a whole status for every ten events would have."""
-    fold, sent, number = StatusFold("please"), 0, 0
+    builder, sent, number = StatusBuilder("please"), 0, 0
     for number, event in enumerate(events_of(run), start=1):
-        fold.take(event)
+        builder.apply_event(event)
         if number % _EVERY == 0:
-            sent += len(fold.report())
-    return sent + (len(fold.report()) if number % _EVERY else 0)
+            sent += len(builder.report())
+    return sent + (len(builder.report()) if number % _EVERY else 0)
 
 
 def main() -> None:
@@ -83,7 +85,7 @@ def main() -> None:
     print("| run | last status | reports | bytes in all | times the last | every ten events |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for run in RUNS:
-        count, sent, last = reported(run)
+        count, sent, last = throttled_reports(run)
         old = every_ten(run) / last
         print(f"| {run.name} | {last:,} B | {count:,} | {sent:,} B | {sent / last:.1f} | {old:,.0f} |")
 

@@ -158,7 +158,7 @@ async def _enter_daemon(
             settings,
             log,
             check=check_execute,
-            on_link=lambda is_there: readiness.set_neighbour(DAEMON_HEALTH, is_there=is_there),
+            on_connection_change=lambda is_there: readiness.set_neighbour(DAEMON_HEALTH, is_there=is_there),
         )
     )
 

@@ -43,7 +43,7 @@ class FakeDaemon:
         self.address = ""
         self._changed = asyncio.Event()
 
-    def put(self, kind: str, name: str, resource: Any) -> None:
+    def add_resource(self, kind: str, name: str, resource: Any) -> None:
         """Keeps a resource."""
         self.resources[kind, name] = resource
 
@@ -55,19 +55,19 @@ class FakeDaemon:
         )
         for name, value in (environment or {}).items():
             agent.spec.env_spec.data[name].value = value
-        self.put("agent", "agt-1", agent)
+        self.add_resource("agent", "agt-1", agent)
 
     def execution(self, name: str, message: str = "go", **spec: Any) -> None:
         """Keeps an execution, with a session and an instance of the agent."""
         spec.setdefault("session_id", f"ses-{name}")
-        self.put(
+        self.add_resource(
             "execution",
             name,
             execution_pb2.AgentExecution(spec=execution_pb2.AgentExecutionSpec(message=message, **spec)),
         )
         if spec["session_id"]:
             session = session_pb2.Session(spec=session_pb2.SessionSpec(agent_instance_id="ain-1"))
-            self.put("session", spec["session_id"], session)
+            self.add_resource("session", spec["session_id"], session)
         if ("instance", "ain-1") not in self.resources:
             self.instance()
 
@@ -75,14 +75,14 @@ class FakeDaemon:
         """Keeps the instance, with references to environments."""
         references = [apiresource_pb2.ApiResourceReference(slug=slug) for slug in environments]
         spec = agentinstance_pb2.AgentInstanceSpec(agent_id="agt-1", environment_refs=references)
-        self.put("instance", "ain-1", agentinstance_pb2.AgentInstance(spec=spec))
+        self.add_resource("instance", "ain-1", agentinstance_pb2.AgentInstance(spec=spec))
 
     def environment(self, slug: str, values: Mapping[str, str], *, secret: bool = False) -> None:
         """Keeps an environment."""
         environment = environment_pb2.Environment()
         for name, value in values.items():
             environment.spec.data[name].CopyFrom(environment_pb2.EnvironmentValue(value=value, is_secret=secret))
-        self.put("environment", slug, environment)
+        self.add_resource("environment", slug, environment)
 
     def skill(self, slug: str, text: str, *, version: str = "v1", archive: bytes | None = None) -> None:
         """Keeps a skill, and its files if there are some."""
@@ -91,8 +91,8 @@ class FakeDaemon:
         skill.status.version_hash = version
         if archive is not None:
             skill.status.artifact_storage_key = f"key-{slug}"
-            self.put("artifact", f"key-{slug}", skill_pb2.GetArtifactResponse(artifact=archive))
-        self.put("skill", slug, skill)
+            self.add_resource("artifact", f"key-{slug}", skill_pb2.GetArtifactResponse(artifact=archive))
+        self.add_resource("skill", slug, skill)
 
     def status(self, name: str) -> execution_pb2.AgentExecutionStatus:
         """How far an execution has come, merged from all reports."""
@@ -110,14 +110,14 @@ class FakeDaemon:
                 await self._changed.wait()
         return self.status(name)
 
-    async def find(self, kind: str, name: str, context: Any) -> Any:
+    async def answer(self, kind: str, name: str, context: Any) -> Any:
         """What a reading method answers with."""
-        await self.let_in(kind, context)
+        await self.admit(kind, context)
         if (kind, name) not in self.resources:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no {kind} {name}")
         return self.resources[kind, name]
 
-    async def let_in(self, method: str, context: Any) -> None:
+    async def admit(self, method: str, context: Any) -> None:
         """Looks at the key, and fails or stays silent as told."""
         metadata = dict(context.invocation_metadata())
         self.keys.add(metadata.get("authorization", ""))
@@ -143,9 +143,9 @@ class FakeDaemon:
         for name in ("phase", "error", "started_at", "completed_at"):
             if getattr(new, name):
                 setattr(kept, name, getattr(new, name))
-        self.tell()
+        self.notify()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wakes whoever waits for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
@@ -163,16 +163,16 @@ class _Executions(
         self._daemon = daemon
 
     async def get(self, request: Any, context: Any) -> Any:
-        return await self._daemon.find("execution", request.value, context)
+        return await self._daemon.answer("execution", request.value, context)
 
     async def subscribe(self, request: Any, context: Any) -> None:  # type: ignore[override]  # by context.write
-        execution = await self._daemon.find("execution", request.value, context)
+        execution = await self._daemon.answer("execution", request.value, context)
         while True:
             await context.write(execution)
             await self._daemon.changed()
 
     async def updateStatus(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
-        await self._daemon.let_in("updateStatus", context)
+        await self._daemon.admit("updateStatus", context)
         if ("execution", request.execution_id) not in self._daemon.resources:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such execution")
         self._daemon.merge(request)
@@ -185,10 +185,10 @@ class _Skills(skill_pb2_grpc.SkillQueryControllerServicer):
         self._daemon = daemon
 
     async def getByReference(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
-        return await self._daemon.find("skill", request.slug, context)
+        return await self._daemon.answer("skill", request.slug, context)
 
     async def getArtifact(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
-        return await self._daemon.find("artifact", request.artifact_storage_key, context)
+        return await self._daemon.answer("artifact", request.artifact_storage_key, context)
 
 
 class _Others(
@@ -202,10 +202,10 @@ class _Others(
         self._kind = kind
 
     async def get(self, request: Any, context: Any) -> Any:
-        return await self._daemon.find(self._kind, request.value, context)
+        return await self._daemon.answer(self._kind, request.value, context)
 
     async def getByReference(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
-        return await self._daemon.find(self._kind, request.slug, context)
+        return await self._daemon.answer(self._kind, request.slug, context)
 
 
 @asynccontextmanager

@@ -15,16 +15,16 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
-def owed(tmp_path: Path) -> list[str]:
-    """The executions that reports are owed of."""
+def pending(tmp_path: Path) -> list[str]:
+    """Executions with a pending report."""
     directory = tmp_path / "state" / "reports-owed"
     return [each.name for each in directory.iterdir()] if directory.exists() else []
 
 
-async def nothing_owed(tmp_path: Path) -> None:
+async def no_pending_reports(tmp_path: Path) -> None:
     """Waits until every report has arrived."""
     async with asyncio.timeout(20):
-        while owed(tmp_path):
+        while pending(tmp_path):
             await asyncio.sleep(0.02)
 
 
@@ -44,7 +44,7 @@ async def test_a_whole_run_is_in_the_status(start: StartService, daemon: FakeDae
 
     await by_id(client, "aex-1")
     status = await daemon.until_final("aex-1")
-    await nothing_owed(tmp_path)
+    await no_pending_reports(tmp_path)
 
     assert daemon.reports_of("aex-1")[-1] == status  # the last one is whole, though the plan was known long before
     assert status.phase == execution_pb2.EXECUTION_COMPLETED
@@ -198,7 +198,7 @@ async def test_the_last_report_arrives_when_the_daemon_is_back(
 
     async with served(daemon, daemon.address):
         assert (await daemon.until_final("aex-1")).phase == execution_pb2.EXECUTION_COMPLETED
-        await nothing_owed(tmp_path)
+        await no_pending_reports(tmp_path)
     assert len([each for each in caplog.records if "daemon_not_reachable" in each.message]) == 1
 
 
@@ -216,7 +216,7 @@ async def test_the_last_report_arrives_after_a_restart_of_the_service(
     settings = load_settings(_environ(tmp_path, [turn("Done.")], with_daemon(daemon)))
     async with running_service(settings) as service, grpc.aio.insecure_channel(service.address) as channel:
         await by_id(Client(service, runner_grpc.AgentRunnerServiceStub(channel)), "aex-1")
-    assert owed(tmp_path) == ["aex-1"]
+    assert pending(tmp_path) == ["aex-1"]
     assert not daemon.reports
 
     daemon.failures.clear()
@@ -224,10 +224,10 @@ async def test_the_last_report_arrives_after_a_restart_of_the_service(
 
     status = await daemon.until_final("aex-1")
     assert [message.content for message in status.messages] == ["remember me", "Done."]
-    await nothing_owed(tmp_path)
+    await no_pending_reports(tmp_path)
 
 
-async def test_a_report_that_is_owed_counts_as_nobody_watching_and_lets_the_service_be_idle(
+async def test_a_pending_report_counts_as_nobody_watching_and_lets_the_service_be_idle(
     start: StartService, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     daemon.execution("aex-1")
@@ -241,10 +241,10 @@ async def test_a_report_that_is_owed_counts_as_nobody_watching_and_lets_the_serv
         while executions.are_busy:
             await asyncio.sleep(0.01)
     assert executions.watchers == 0
-    assert owed(tmp_path) == ["aex-1"]
+    assert pending(tmp_path) == ["aex-1"]
 
 
-async def test_an_execution_that_the_daemon_has_forgotten_is_let_go(
+async def test_an_execution_that_the_daemon_no_longer_has_is_given_up(
     start: StartService, daemon: FakeDaemon, tmp_path: Path
 ) -> None:
     daemon.execution("aex-1")
@@ -253,4 +253,4 @@ async def test_an_execution_that_the_daemon_has_forgotten_is_let_go(
 
     await by_id(client, "aex-1")
 
-    await nothing_owed(tmp_path)
+    await no_pending_reports(tmp_path)

@@ -1,1 +1,1 @@
-"""The Stigmer daemon: executions that it hands over by their ids, and the reports that it gets of them."""
+"""Integration with the Stigmer daemon: reads executions by id and reports their status back."""

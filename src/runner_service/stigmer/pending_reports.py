@@ -1,30 +1,30 @@
-"""Which executions the daemon is still owed reports of: an empty file each, so that a restart forgets none."""
+"""Executions whose final report has not reached the daemon yet: an empty file each, so that they survive a restart."""
 
 import asyncio
 from pathlib import Path
 
 
-class Notes:
-    """Notes below a directory, named by execution id. Raises OSError."""
+class PendingReports:
+    """A directory with one empty file per execution id. Every method raises OSError."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    async def all(self) -> list[str]:
-        """Lists what there is."""
+    async def list_ids(self) -> list[str]:
+        """Lists the execution ids, sorted."""
         return await asyncio.to_thread(self._list)
 
-    async def put(self, execution_id: str) -> None:
-        """Notes an execution."""
-        await asyncio.to_thread(self._put, execution_id)
+    async def add(self, execution_id: str) -> None:
+        """Adds an execution."""
+        await asyncio.to_thread(self._create, execution_id)
 
     async def remove(self, execution_id: str) -> None:
-        """Takes a note away, if there is one."""
+        """Removes an execution, if it is there."""
         await asyncio.to_thread((self._directory / execution_id).unlink, missing_ok=True)
 
     def _list(self) -> list[str]:
         return sorted(each.name for each in self._directory.iterdir()) if self._directory.is_dir() else []
 
-    def _put(self, execution_id: str) -> None:
+    def _create(self, execution_id: str) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._directory / execution_id).touch(mode=0o600)

@@ -1,58 +1,59 @@
-"""When to report: what matters at once, but never so much that all reports together outgrow the status itself.
+"""Decides when to send a status report: tool calls and phases at once, within a total budget of bytes.
 
-A report carries whole lists, so a report for every event would cost the square of what there is to say. Here all of
-them together stay within ten times the last one, however long an execution runs: a report is sent when it fits into a
-budget that grows with the status.
+Each report carries whole lists, so one report per event would cost quadratic bytes. The budget grows with the status:
+all reports of an execution together stay within ten times the size of the last one, however long it runs.
 """
 
 from dataclasses import dataclass
 
-FREE = 6.0
-"""How many times the present status may be sent without waiting."""
+IMMEDIATE_BUDGET = 6.0
+"""Multiple of the current status size that may be sent without waiting."""
 
-ALLOWED = 8.5
-"""How many times it may be sent at all, before the last, whole report."""
+TOTAL_BUDGET = 8.5
+"""Multiple of the current status size that may be sent at all before the final, complete report."""
 
-BREATH = 2.0
-"""Seconds between reports beyond what is free."""
+URGENT_INTERVAL_SECONDS = 2.0
+"""Minimum interval between urgent reports beyond IMMEDIATE_BUDGET."""
 
-TEXT_EVERY = 1.0
-"""Seconds, at least, between reports of text alone."""
+TEXT_INTERVAL_SECONDS = 1.0
+"""Minimum interval between reports that only add text."""
 
 _TEXT_GROWTH = 1.25
-_TEXT_PATIENCE = 5.0
+_SLOW_TEXT_INTERVAL_SECONDS = 5.0
 
 
 @dataclass
-class Pace:
-    """What was sent for one execution so far. Sizes are in bytes, times in seconds of any steady clock."""
+class ReportThrottle:
+    """Tracks what was sent for one execution. Sizes are in bytes, times in seconds of any monotonic clock."""
 
     sent: int = 0
     last_time: float = float("-inf")
     last_size: int = 0
 
-    def note(self, sent: int, size: int, now: float) -> None:
-        """Notes a report of `sent` bytes, made when the whole status had `size`."""
+    def record_report(self, sent: int, size: int, now: float) -> None:
+        """Records a report of `sent` bytes, made when the whole status had `size`."""
         self.sent += sent
         self.last_size = size
         self.last_time = now
 
-    def wait(self, report: int, size: int, now: float, *, urgent: bool) -> float | None:
-        """Returns how long a report has to wait: 0 if it goes at once, None if until the status has grown.
+    def delay_before(self, report: int, size: int, now: float, *, urgent: bool) -> float | None:
+        """Returns the seconds to wait before a report: 0 to send now, None to wait until the status has grown.
 
         Args:
-            report: about how large it would be.
-            size: about how large the whole status is.
-            now: the time.
-            urgent: whether it is more than text.
+            report: estimated size of the report.
+            size: estimated size of the whole status.
+            now: the current time.
+            urgent: whether it contains more than text.
         """
         total = self.sent + report
-        if total > ALLOWED * size:
+        if total > TOTAL_BUDGET * size:
             return None
-        if urgent and total <= FREE * size:
+        if urgent and total <= IMMEDIATE_BUDGET * size:
             return 0.0
         if urgent:
-            patience = BREATH
+            interval = URGENT_INTERVAL_SECONDS
+        elif size >= _TEXT_GROWTH * self.last_size and total <= IMMEDIATE_BUDGET * size:
+            interval = TEXT_INTERVAL_SECONDS
         else:
-            patience = TEXT_EVERY if size >= _TEXT_GROWTH * self.last_size and total <= FREE * size else _TEXT_PATIENCE
-        return max(0.0, self.last_time + patience - now)
+            interval = _SLOW_TEXT_INTERVAL_SECONDS
+        return max(0.0, self.last_time + interval - now)

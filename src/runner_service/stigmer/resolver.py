@@ -1,4 +1,4 @@
-"""From an id to a request: reads what the daemon has under it, and all that it refers to."""
+"""Resolves an execution id: reads the execution and everything it refers to, and builds a request."""
 
 import asyncio
 import logging
@@ -19,25 +19,25 @@ Check = Callable[[runner_pb2.ExecuteAgentRequest], None]
 
 
 class Found(NamedTuple):
-    """What the daemon has: a whole request, and what whoever watches should know of how it came about."""
+    """A complete request, and notices about what could not be resolved."""
 
     request: runner_pb2.ExecuteAgentRequest
     notices: list[event_pb2.Notice]
 
 
-class _Setting(NamedTuple):
-    """Where an execution belongs."""
+class _AgentSource(NamedTuple):
+    """The agent of an execution, and the environments of its instance."""
 
     agent: agent_pb2.Agent
     environment_refs: Sequence[ApiResourceReference]
 
 
 async def read_execution(client: DaemonClient, asked: runner_pb2.ExecuteAgentRequest, check: Check) -> Found:
-    """Reads the execution that `asked` names, whose own limits and labels stay. `check` is what any request must pass.
+    """Reads the execution that `asked` names; limits and labels of `asked` apply. `check` validates the result.
 
     Raises:
-        NotFoundError, PermissionDeniedError: the text says what is missing, by its kind and id.
-        PreconditionError: what the daemon has cannot be run.
+        NotFoundError, PermissionDeniedError: the text names the resource by kind and id.
+        PreconditionError: the execution is not valid.
         UnavailableError: the daemon does not answer.
     """
     name = asked.execution_id
@@ -45,19 +45,19 @@ async def read_execution(client: DaemonClient, asked: runner_pb2.ExecuteAgentReq
         client.executions.get, execution_pb2.AgentExecutionId(value=name), f"agent_execution {name}"
     )
     spec = execution.spec
-    setting = await _read_setting(client, name, spec)
+    source = await _read_agent_source(client, name, spec)
     skills: _Skills
     environments: list[environment_pb2.Environment]
-    skills, environments = await _side_by_side(
-        [_read_skills(client, setting.agent.spec), _read_environments(client, setting.environment_refs)]
+    skills, environments = await _gather(
+        [_read_skills(client, source.agent.spec), _read_environments(client, source.environment_refs)]
     )
     notices = list(skills.notices)
     request = runner_pb2.ExecuteAgentRequest(
         execution_id=name,
         session_id=spec.session_id,
-        agent=_agent(setting.agent, skills, notices),
+        agent=_agent(source.agent, skills, notices),
         message=spec.message,
-        environment=_environment(setting.agent, environments, spec),
+        environment=_environment(source.agent, environments, spec),
         limits=asked.limits if asked.HasField("limits") else None,
         labels=asked.labels,
     )
@@ -71,11 +71,11 @@ async def read_execution(client: DaemonClient, asked: runner_pb2.ExecuteAgentReq
     return Found(request, notices)
 
 
-async def _read_setting(client: DaemonClient, name: str, spec: execution_pb2.AgentExecutionSpec) -> _Setting:
+async def _read_agent_source(client: DaemonClient, name: str, spec: execution_pb2.AgentExecutionSpec) -> _AgentSource:
     if not spec.session_id:
         if not spec.agent_id:
             raise PreconditionError(f"agent_execution {name} names neither a session nor an agent")
-        return _Setting(await _read_agent(client, spec.agent_id), [])
+        return _AgentSource(await _read_agent(client, spec.agent_id), [])
     session = await client.read(
         client.sessions.get, session_pb2.SessionId(value=spec.session_id), f"session {spec.session_id}"
     )
@@ -83,22 +83,22 @@ async def _read_setting(client: DaemonClient, name: str, spec: execution_pb2.Age
     instance = await client.read(
         client.instances.get, agentinstance_pb2.AgentInstanceId(value=instance_id), f"agent_instance {instance_id}"
     )
-    return _Setting(await _read_agent(client, instance.spec.agent_id), instance.spec.environment_refs)
+    return _AgentSource(await _read_agent(client, instance.spec.agent_id), instance.spec.environment_refs)
 
 
 async def _read_environments(
     client: DaemonClient, references: Iterable[ApiResourceReference]
 ) -> list[environment_pb2.Environment]:
-    return await _side_by_side(
+    return await _gather(
         client.read(client.environments.getByReference, each, f"environment {each.slug}") for each in references
     )
 
 
-async def _side_by_side(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Does all of it at once; raises the error of the first that fails, and ends the others."""
+async def _gather(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Runs coroutines concurrently; raises the first CallError and cancels the rest."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(each) for each in work]
+            running = [tasks.create_task(each) for each in calls]
     except* CallError as errors:
         failure = errors.exceptions[0]
     else:
@@ -111,22 +111,22 @@ async def _read_agent(client: DaemonClient, agent_id: str) -> agent_pb2.Agent:
 
 
 class _Skills(NamedTuple):
-    """Skills by what refers to them."""
+    """Skills by their reference."""
 
     by_reference: dict[bytes, runner_pb2.Skill]
     notices: list[event_pb2.Notice]
 
     def of(self, references: Iterable[ApiResourceReference]) -> list[runner_pb2.Skill]:
-        """Those that are referred to, in order."""
+        """Returns the skills of these references, in order."""
         return [self.by_reference[_key(each)] for each in references]
 
 
 async def _read_skills(client: DaemonClient, spec: agent_pb2.AgentSpec) -> _Skills:
-    """Reads the skills of an agent and its sub-agents side by side, each once."""
-    everywhere = [*spec.skill_refs, *(each for sub in spec.sub_agents for each in sub.skill_refs)]
-    references = {_key(each): each for each in everywhere}
+    """Reads the skills of an agent and its sub-agents concurrently, each once."""
+    all_refs = [*spec.skill_refs, *(each for sub in spec.sub_agents for each in sub.skill_refs)]
+    references = {_key(each): each for each in all_refs}
     notices: list[event_pb2.Notice] = []
-    read = await _side_by_side(_read_skill(client, each, notices) for each in references.values())
+    read = await _gather(_read_skill(client, each, notices) for each in references.values())
     return _Skills(dict(zip(references, read, strict=True)), notices)
 
 
@@ -142,7 +142,7 @@ async def _read_skill(
         try:
             asked = skill_pb2.GetArtifactRequest(artifact_storage_key=key)
             skill.archive = (await client.read(client.skills.getArtifact, asked, f"artifact of skill {slug}")).artifact
-        except CallError as error:  # the text of a skill is often all that is needed
+        except CallError as error:  # SKILL.md alone is often enough
             notices.append(_warning("SKILL_FILES_MISSING", f"skill {slug} has only its SKILL.md: {error}"))
     return skill
 
@@ -160,13 +160,13 @@ def _agent(found: agent_pb2.Agent, skills: _Skills, notices: list[event_pb2.Noti
             text = f"MCP server {server.name} runs in a container: it needs docker, which this service does not use"
             notices.append(_warning("MCP_SERVER_UNAVAILABLE", text))
             for sub_agent in agent.sub_agents:
-                _leave_out(sub_agent, server.name)
+                _remove_server(sub_agent, server.name)
         else:
             agent.mcp_servers.append(_server(server))
     return agent
 
 
-def _leave_out(sub_agent: runner_pb2.SubAgent, server: str) -> None:
+def _remove_server(sub_agent: runner_pb2.SubAgent, server: str) -> None:
     kept = [name for name in sub_agent.mcp_servers if name != server]
     del sub_agent.mcp_servers[:]
     sub_agent.mcp_servers.extend(kept)
@@ -209,7 +209,7 @@ def _environment(
     environments: Iterable[environment_pb2.Environment],
     spec: execution_pb2.AgentExecutionSpec,
 ) -> dict[str, runner_pb2.EnvironmentValue]:
-    """Merges: the agent's own values, over them each environment in order, over them those of the execution."""
+    """Merges the layers, lowest first: the agent's values, each environment in order, the execution's values."""
     merged: dict[str, runner_pb2.EnvironmentValue] = {}
     layers: list[Mapping[str, Any]] = [
         agent.spec.env_spec.data,

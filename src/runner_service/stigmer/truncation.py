@@ -1,34 +1,33 @@
-"""Statuses that are too large for one message."""
+"""Truncates a status that is too large for one gRPC message."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 
-LARGEST_STATUS = 3 * 1024 * 1024
-"""How many bytes a report may have: a server that was not told otherwise takes 4 MiB."""
+MAX_STATUS_BYTES = 3 * 1024 * 1024
+"""Maximum size of a report: a gRPC server accepts 4 MiB by default."""
 
-CUT = " […]"
-"""Stands where something was left out."""
+TRUNCATION_MARK = " […]"
+"""Replaces text that was cut."""
 
-_ROOM_TO_CUT = 16
+_MARK_BYTES = 16
 
 
-def fitted(encoded: bytes, limit: int = LARGEST_STATUS) -> bytes:
-    """Makes a status fit into a message: of the oldest calls the results and arguments go first, then old text.
+def fit_status(encoded: bytes, limit: int = MAX_STATUS_BYTES) -> bytes:
+    """Truncates an encoded status to `limit` bytes: oldest tool results and arguments first, then the oldest text.
 
-    It is as on the wire, before and after. One that fits costs nothing; another one takes some 20 ms for each 3 MiB.
+    One that fits is returned as it is; any other takes about 20 ms per 3 MiB.
     """
     if len(encoded) <= limit:
         return encoded
     status = execution_pb2.AgentExecutionStatus.FromString(encoded)
-    for excess_now, call in _while_too_large(status, status.tool_calls, limit):
-        del excess_now
-        call.result = CUT.strip()
+    for _, call in _while_too_large(status, status.tool_calls, limit):
+        call.result = TRUNCATION_MARK.strip()
         call.ClearField("args")
-    for excess_now, message in _while_too_large(status, status.messages, limit):
-        kept = max(0, len(message.content.encode()) - excess_now - _ROOM_TO_CUT)
-        message.content = message.content.encode()[:kept].decode("utf-8", "ignore") + CUT
+    for excess, message in _while_too_large(status, status.messages, limit):
+        kept = max(0, len(message.content.encode()) - excess - _MARK_BYTES)
+        message.content = message.content.encode()[:kept].decode("utf-8", "ignore") + TRUNCATION_MARK
     return status.SerializeToString()
 
 

@@ -22,13 +22,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AgentId(_message.Message):
-    """Names an agent."""
+    """Identifies a agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
     value: _builtins.str
-    """Its id."""
+    """The id."""
     def __init__(
         self,
         *,
@@ -53,16 +53,16 @@ class Agent(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     api_version: _builtins.str
-    """The version of this format."""
+    """The version of the resource format."""
     kind: _builtins.str
     """`Agent`."""
     @_builtins.property
     def metadata(self) -> _apiresource_pb2.ApiResourceMetadata:
-        """Its names."""
+        """Name, slug, id and labels."""
 
     @_builtins.property
     def spec(self) -> Global___AgentSpec:
-        """What it is."""
+        """The specification."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ Global___Agent: _TypeAlias = Agent  # noqa: Y015
 
 @_typing.final
 class AgentSpec(_message.Message):
-    """What an agent is."""
+    """The specification of an agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -94,26 +94,26 @@ class AgentSpec(_message.Message):
     SUB_AGENTS_FIELD_NUMBER: _builtins.int
     ENV_SPEC_FIELD_NUMBER: _builtins.int
     description: _builtins.str
-    """For people."""
+    """For display."""
     icon_url: _builtins.str
-    """For people."""
+    """For display."""
     instructions: _builtins.str
-    """How it should work."""
+    """The system prompt."""
     @_builtins.property
     def mcp_servers(self) -> _containers.RepeatedCompositeFieldContainer[Global___McpServerDefinition]:
-        """Where it gets more tools from."""
+        """MCP servers."""
 
     @_builtins.property
     def skill_refs(self) -> _containers.RepeatedCompositeFieldContainer[_apiresource_pb2.ApiResourceReference]:
-        """What it can look up."""
+        """References to skills."""
 
     @_builtins.property
     def sub_agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubAgent]:
-        """To whom it can hand work."""
+        """Sub-agents."""
 
     @_builtins.property
     def env_spec(self) -> _environment_pb2.EnvironmentSpec:
-        """Its variables, which all others override."""
+        """Environment variables of the lowest precedence."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ Global___AgentSpec: _TypeAlias = AgentSpec  # noqa: Y015
 
 @_typing.final
 class SubAgent(_message.Message):
-    """An agent that another one can hand work to."""
+    """A sub-agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -168,22 +168,22 @@ class SubAgent(_message.Message):
     MCP_TOOL_SELECTIONS_FIELD_NUMBER: _builtins.int
     SKILL_REFS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """The name."""
     description: _builtins.str
-    """What it is good for."""
+    """When to use it."""
     instructions: _builtins.str
-    """How it should work."""
+    """The system prompt."""
     @_builtins.property
     def mcp_servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of those of the agent's MCP servers whose tools it has."""
+        """The MCP servers of the agent whose tools it may use, by name."""
 
     @_builtins.property
     def mcp_tool_selections(self) -> _containers.MessageMap[_builtins.str, Global___McpToolSelection]:
-        """By server: which of its tools it has. Without an entry: all."""
+        """Enabled tools by server name. Without an entry: all."""
 
     @_builtins.property
     def skill_refs(self) -> _containers.RepeatedCompositeFieldContainer[_apiresource_pb2.ApiResourceReference]:
-        """What it can look up."""
+        """References to skills."""
 
     def __init__(
         self,
@@ -205,14 +205,14 @@ Global___SubAgent: _TypeAlias = SubAgent  # noqa: Y015
 
 @_typing.final
 class McpToolSelection(_message.Message):
-    """Some tools of an MCP server."""
+    """A selection of the tools of an MCP server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENABLED_TOOLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def enabled_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Their names. Empty: all."""
+        """The enabled tools by name. Empty: all."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ Global___McpToolSelection: _TypeAlias = McpToolSelection  # noqa: Y015
 
 @_typing.final
 class McpServerDefinition(_message.Message):
-    """A server of tools."""
+    """An MCP server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,7 +239,7 @@ class McpServerDefinition(_message.Message):
     DOCKER_FIELD_NUMBER: _builtins.int
     ENABLED_TOOLS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """The name."""
     @_builtins.property
     def stdio(self) -> Global___StdioServer:
         """By its stdin and stdout."""
@@ -254,7 +254,7 @@ class McpServerDefinition(_message.Message):
 
     @_builtins.property
     def enabled_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The tools that may be used. Empty: all."""
+        """The enabled tools by name. Empty: all."""
 
     def __init__(
         self,
@@ -277,7 +277,7 @@ Global___McpServerDefinition: _TypeAlias = McpServerDefinition  # noqa: Y015
 
 @_typing.final
 class StdioServer(_message.Message):
-    """A server that is started as a program."""
+    """A server that is started as a child process."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -306,16 +306,16 @@ class StdioServer(_message.Message):
     ENV_PLACEHOLDERS_FIELD_NUMBER: _builtins.int
     WORKING_DIR_FIELD_NUMBER: _builtins.int
     command: _builtins.str
-    """The program."""
+    """The command."""
     working_dir: _builtins.str
-    """Where it starts. Empty: in the workspace."""
+    """The working directory. Empty: the workspace."""
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Its arguments."""
+        """The arguments."""
 
     @_builtins.property
     def env_placeholders(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Its variables; `${NAME}` stands for a value of the environment."""
+        """Environment variables; `${NAME}` stands for a value of the environment."""
 
     def __init__(
         self,
@@ -335,7 +335,7 @@ Global___StdioServer: _TypeAlias = StdioServer  # noqa: Y015
 
 @_typing.final
 class HttpServer(_message.Message):
-    """A server that runs elsewhere."""
+    """A Streamable HTTP server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -384,16 +384,16 @@ class HttpServer(_message.Message):
     QUERY_PARAMS_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Its address."""
+    """The URL."""
     timeout_seconds: _builtins.int
-    """How long an answer may take. 0: the default."""
+    """The timeout of a call in seconds. 0: the default."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Headers; `${NAME}` stands for a value of the environment."""
 
     @_builtins.property
     def query_params(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Parameters of its address; `${NAME}` stands for a value of the environment."""
+        """Query parameters; `${NAME}` stands for a value of the environment."""
 
     def __init__(
         self,
@@ -413,7 +413,7 @@ Global___HttpServer: _TypeAlias = HttpServer  # noqa: Y015
 
 @_typing.final
 class DockerServer(_message.Message):
-    """A server that is started as a container. Nothing of it is read: it cannot be used."""
+    """A server in a container. Not supported, so none of its fields are read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -34,7 +34,7 @@ class AgentQueryControllerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentQueryControllerAsyncStub: ...
     get: _grpc.UnaryUnaryMultiCallable[_agent_pb2.AgentId, _agent_pb2.Agent]
-    """Finds one by its id."""
+    """Returns one by its id."""
 
 @_typing.type_check_only
 class AgentQueryControllerAsyncStub(AgentQueryControllerStub):
@@ -42,7 +42,7 @@ class AgentQueryControllerAsyncStub(AgentQueryControllerStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     get: _aio.UnaryUnaryMultiCallable[_agent_pb2.AgentId, _agent_pb2.Agent]  # type: ignore[assignment]
-    """Finds one by its id."""
+    """Returns one by its id."""
 
 class AgentQueryControllerServicer(metaclass=_abc_1.ABCMeta):
     """Reads agents."""
@@ -53,6 +53,6 @@ class AgentQueryControllerServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_pb2.AgentId,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.Agent, _abc.Awaitable[_agent_pb2.Agent]]:
-        """Finds one by its id."""
+        """Returns one by its id."""
 
 def add_AgentQueryControllerServicer_to_server(servicer: AgentQueryControllerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -53,14 +53,14 @@ class AgentExecutionQueryControllerServicer:
     """
 
     def get(self, request, context):
-        """Finds one by its id.
+        """Returns one by its id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def subscribe(self, request, context):
-        """Shows one as it is now, and again whenever it changes.
+        """Streams one: its current state, then each change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,8 +168,8 @@ class AgentExecutionCommandControllerServicer:
     """
 
     def updateStatus(self, request, context):
-        """Takes a report of progress. Lists that are not empty replace what was there. What it answers with depends on the
-        version of the daemon, and is of no use.
+        """Stores a status report. A list that is not empty replaces the stored one. Ignore the response: its type depends on
+        the version of the daemon.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -21,13 +21,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AgentInstanceId(_message.Message):
-    """Names an instance."""
+    """Identifies an instance."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
     value: _builtins.str
-    """Its id."""
+    """The id."""
     def __init__(
         self,
         *,
@@ -52,16 +52,16 @@ class AgentInstance(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     api_version: _builtins.str
-    """The version of this format."""
+    """The version of the resource format."""
     kind: _builtins.str
     """`AgentInstance`."""
     @_builtins.property
     def metadata(self) -> _apiresource_pb2.ApiResourceMetadata:
-        """Its names."""
+        """Name, slug, id and labels."""
 
     @_builtins.property
     def spec(self) -> Global___AgentInstanceSpec:
-        """What is in it."""
+        """The specification."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ Global___AgentInstance: _TypeAlias = AgentInstance  # noqa: Y015
 
 @_typing.final
 class AgentInstanceSpec(_message.Message):
-    """What an instance holds."""
+    """The specification of an instance."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,10 +91,10 @@ class AgentInstanceSpec(_message.Message):
     agent_id: _builtins.str
     """The agent."""
     description: _builtins.str
-    """For people."""
+    """For display."""
     @_builtins.property
     def environment_refs(self) -> _containers.RepeatedCompositeFieldContainer[_apiresource_pb2.ApiResourceReference]:
-        """Its environments; a later one overrides an earlier one."""
+        """References to environments; a later one overrides an earlier one."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class AgentInstanceQueryControllerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentInstanceQueryControllerAsyncStub: ...
     get: _grpc.UnaryUnaryMultiCallable[_agentinstance_pb2.AgentInstanceId, _agentinstance_pb2.AgentInstance]
-    """Finds one by its id."""
+    """Returns one by its id."""
 
 @_typing.type_check_only
 class AgentInstanceQueryControllerAsyncStub(AgentInstanceQueryControllerStub):
@@ -42,7 +42,7 @@ class AgentInstanceQueryControllerAsyncStub(AgentInstanceQueryControllerStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     get: _aio.UnaryUnaryMultiCallable[_agentinstance_pb2.AgentInstanceId, _agentinstance_pb2.AgentInstance]  # type: ignore[assignment]
-    """Finds one by its id."""
+    """Returns one by its id."""
 
 class AgentInstanceQueryControllerServicer(metaclass=_abc_1.ABCMeta):
     """Reads instances."""
@@ -53,6 +53,6 @@ class AgentInstanceQueryControllerServicer(metaclass=_abc_1.ABCMeta):
         request: _agentinstance_pb2.AgentInstanceId,
         context: _ServicerContext,
     ) -> _typing.Union[_agentinstance_pb2.AgentInstance, _abc.Awaitable[_agentinstance_pb2.AgentInstance]]:
-        """Finds one by its id."""
+        """Returns one by its id."""
 
 def add_AgentInstanceQueryControllerServicer_to_server(servicer: AgentInstanceQueryControllerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

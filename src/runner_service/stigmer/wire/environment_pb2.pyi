@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Environment(_message.Message):
-    """A set of variables with a name."""
+    """A named set of environment variables."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,16 +30,16 @@ class Environment(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     api_version: _builtins.str
-    """The version of this format."""
+    """The version of the resource format."""
     kind: _builtins.str
     """`Environment`."""
     @_builtins.property
     def metadata(self) -> _apiresource_pb2.ApiResourceMetadata:
-        """Its names."""
+        """Name, slug, id and labels."""
 
     @_builtins.property
     def spec(self) -> Global___EnvironmentSpec:
-        """What is in it."""
+        """The specification."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ Global___Environment: _TypeAlias = Environment  # noqa: Y015
 
 @_typing.final
 class EnvironmentSpec(_message.Message):
-    """What an environment holds."""
+    """The specification of an environment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -87,7 +87,7 @@ class EnvironmentSpec(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     description: _builtins.str
-    """For people."""
+    """For display."""
     @_builtins.property
     def data(self) -> _containers.MessageMap[_builtins.str, Global___EnvironmentValue]:
         """The variables by name."""
@@ -108,7 +108,7 @@ Global___EnvironmentSpec: _TypeAlias = EnvironmentSpec  # noqa: Y015
 
 @_typing.final
 class EnvironmentValue(_message.Message):
-    """A variable."""
+    """An environment variable."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -116,11 +116,11 @@ class EnvironmentValue(_message.Message):
     IS_SECRET_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     value: _builtins.str
-    """The value itself."""
+    """The value."""
     is_secret: _builtins.bool
-    """True when nobody may see it."""
+    """Whether the value is redacted wherever it could be seen."""
     description: _builtins.str
-    """For people."""
+    """For display."""
     def __init__(
         self,
         *,

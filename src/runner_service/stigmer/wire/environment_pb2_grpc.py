@@ -48,7 +48,7 @@ class EnvironmentQueryControllerServicer:
     """
 
     def getByReference(self, request, context):
-        """Finds one by its name.
+        """Returns one by its reference.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class EnvironmentQueryControllerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnvironmentQueryControllerAsyncStub: ...
     getByReference: _grpc.UnaryUnaryMultiCallable[_apiresource_pb2.ApiResourceReference, _environment_pb2.Environment]
-    """Finds one by its name."""
+    """Returns one by its reference."""
 
 @_typing.type_check_only
 class EnvironmentQueryControllerAsyncStub(EnvironmentQueryControllerStub):
@@ -43,7 +43,7 @@ class EnvironmentQueryControllerAsyncStub(EnvironmentQueryControllerStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     getByReference: _aio.UnaryUnaryMultiCallable[_apiresource_pb2.ApiResourceReference, _environment_pb2.Environment]  # type: ignore[assignment]
-    """Finds one by its name."""
+    """Returns one by its reference."""
 
 class EnvironmentQueryControllerServicer(metaclass=_abc_1.ABCMeta):
     """Reads environments."""
@@ -54,6 +54,6 @@ class EnvironmentQueryControllerServicer(metaclass=_abc_1.ABCMeta):
         request: _apiresource_pb2.ApiResourceReference,
         context: _ServicerContext,
     ) -> _typing.Union[_environment_pb2.Environment, _abc.Awaitable[_environment_pb2.Environment]]:
-        """Finds one by its name."""
+        """Returns one by its reference."""
 
 def add_EnvironmentQueryControllerServicer_to_server(servicer: EnvironmentQueryControllerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,13 +21,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SessionId(_message.Message):
-    """Names a session."""
+    """Identifies a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
     value: _builtins.str
-    """Its id."""
+    """The id."""
     def __init__(
         self,
         *,
@@ -43,7 +43,7 @@ Global___SessionId: _TypeAlias = SessionId  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
-    """A conversation."""
+    """A session: a conversation with an agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -52,16 +52,16 @@ class Session(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     api_version: _builtins.str
-    """The version of this format."""
+    """The version of the resource format."""
     kind: _builtins.str
     """`Session`."""
     @_builtins.property
     def metadata(self) -> _apiresource_pb2.ApiResourceMetadata:
-        """Its names."""
+        """Name, slug, id and labels."""
 
     @_builtins.property
     def spec(self) -> Global___SessionSpec:
-        """What is in it."""
+        """The specification."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
 class SessionSpec(_message.Message):
-    """What a session holds."""
+    """The specification of a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -111,16 +111,16 @@ class SessionSpec(_message.Message):
     SANDBOX_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     agent_instance_id: _builtins.str
-    """With whom."""
+    """The agent instance."""
     subject: _builtins.str
-    """About what."""
+    """The subject."""
     thread_id: _builtins.str
     """The thread of the conversation."""
     sandbox_id: _builtins.str
-    """The sandbox that it keeps."""
+    """The id of the sandbox."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Other marks."""
+        """Other attributes."""
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class SessionQueryControllerServicer:
     """
 
     def get(self, request, context):
-        """Finds one by its id.
+        """Returns one by its id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

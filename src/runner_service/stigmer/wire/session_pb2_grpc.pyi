@@ -34,7 +34,7 @@ class SessionQueryControllerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionQueryControllerAsyncStub: ...
     get: _grpc.UnaryUnaryMultiCallable[_session_pb2.SessionId, _session_pb2.Session]
-    """Finds one by its id."""
+    """Returns one by its id."""
 
 @_typing.type_check_only
 class SessionQueryControllerAsyncStub(SessionQueryControllerStub):
@@ -42,7 +42,7 @@ class SessionQueryControllerAsyncStub(SessionQueryControllerStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     get: _aio.UnaryUnaryMultiCallable[_session_pb2.SessionId, _session_pb2.Session]  # type: ignore[assignment]
-    """Finds one by its id."""
+    """Returns one by its id."""
 
 class SessionQueryControllerServicer(metaclass=_abc_1.ABCMeta):
     """Reads sessions."""
@@ -53,6 +53,6 @@ class SessionQueryControllerServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.SessionId,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
-        """Finds one by its id."""
+        """Returns one by its id."""
 
 def add_SessionQueryControllerServicer_to_server(servicer: SessionQueryControllerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,25 +25,25 @@ class _SkillState:
 class _SkillStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SkillState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SKILL_STATE_UNSPECIFIED: _SkillState.ValueType  # 0
-    """Not said."""
+    """Unspecified."""
     SKILL_STATE_UPLOADING: _SkillState.ValueType  # 1
-    """Not yet."""
+    """Uploading."""
     SKILL_STATE_READY: _SkillState.ValueType  # 2
-    """Yes."""
+    """Ready."""
     SKILL_STATE_FAILED: _SkillState.ValueType  # 3
-    """No."""
+    """Failed."""
 
 class SkillState(_SkillState, metaclass=_SkillStateEnumTypeWrapper):
-    """Says whether the files of a skill can be had."""
+    """The state of the archive of a skill."""
 
 SKILL_STATE_UNSPECIFIED: SkillState.ValueType  # 0
-"""Not said."""
+"""Unspecified."""
 SKILL_STATE_UPLOADING: SkillState.ValueType  # 1
-"""Not yet."""
+"""Uploading."""
 SKILL_STATE_READY: SkillState.ValueType  # 2
-"""Yes."""
+"""Ready."""
 SKILL_STATE_FAILED: SkillState.ValueType  # 3
-"""No."""
+"""Failed."""
 Global___SkillState: _TypeAlias = SkillState  # noqa: Y015
 
 @_typing.final
@@ -58,20 +58,20 @@ class Skill(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     api_version: _builtins.str
-    """The version of this format."""
+    """The version of the resource format."""
     kind: _builtins.str
     """`Skill`."""
     @_builtins.property
     def metadata(self) -> _apiresource_pb2.ApiResourceMetadata:
-        """Its names."""
+        """Name, slug, id and labels."""
 
     @_builtins.property
     def spec(self) -> Global___SkillSpec:
-        """What it says."""
+        """The specification."""
 
     @_builtins.property
     def status(self) -> Global___SkillStatus:
-        """Where its files are."""
+        """The status."""
 
     def __init__(
         self,
@@ -92,16 +92,16 @@ Global___Skill: _TypeAlias = Skill  # noqa: Y015
 
 @_typing.final
 class SkillSpec(_message.Message):
-    """What a skill says."""
+    """The specification of a skill."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SKILL_MD_FIELD_NUMBER: _builtins.int
     TAG_FIELD_NUMBER: _builtins.int
     skill_md: _builtins.str
-    """Its SKILL.md."""
+    """The text of SKILL.md."""
     tag: _builtins.str
-    """The name of its version."""
+    """The version tag."""
     def __init__(
         self,
         *,
@@ -118,7 +118,7 @@ Global___SkillSpec: _TypeAlias = SkillSpec  # noqa: Y015
 
 @_typing.final
 class SkillStatus(_message.Message):
-    """Where the files of a skill are."""
+    """The status of a skill."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -126,11 +126,11 @@ class SkillStatus(_message.Message):
     ARTIFACT_STORAGE_KEY_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     version_hash: _builtins.str
-    """Names exactly this content."""
+    """The hash of the content."""
     artifact_storage_key: _builtins.str
-    """Names the ZIP for getArtifact. Empty: there is none."""
+    """The key of the ZIP archive for getArtifact. Empty: no archive."""
     state: Global___SkillState.ValueType
-    """Whether it can be had."""
+    """The state of the archive."""
     def __init__(
         self,
         *,
@@ -148,13 +148,13 @@ Global___SkillStatus: _TypeAlias = SkillStatus  # noqa: Y015
 
 @_typing.final
 class GetArtifactRequest(_message.Message):
-    """Asks for the files of a skill."""
+    """Requests the archive of a skill."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ARTIFACT_STORAGE_KEY_FIELD_NUMBER: _builtins.int
     artifact_storage_key: _builtins.str
-    """Its `artifact_storage_key`."""
+    """The `artifact_storage_key` of the skill."""
     def __init__(
         self,
         *,
@@ -170,7 +170,7 @@ Global___GetArtifactRequest: _TypeAlias = GetArtifactRequest  # noqa: Y015
 
 @_typing.final
 class GetArtifactResponse(_message.Message):
-    """The files of a skill."""
+    """The archive of a skill."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -53,14 +53,14 @@ class SkillQueryControllerServicer:
     """
 
     def getByReference(self, request, context):
-        """Finds one by its name.
+        """Returns one by its reference.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def getArtifact(self, request, context):
-        """Fetches its files.
+        """Returns the archive of a skill.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

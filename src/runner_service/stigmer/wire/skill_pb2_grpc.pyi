@@ -35,9 +35,9 @@ class SkillQueryControllerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SkillQueryControllerAsyncStub: ...
     getByReference: _grpc.UnaryUnaryMultiCallable[_apiresource_pb2.ApiResourceReference, _skill_pb2.Skill]
-    """Finds one by its name."""
+    """Returns one by its reference."""
     getArtifact: _grpc.UnaryUnaryMultiCallable[_skill_pb2.GetArtifactRequest, _skill_pb2.GetArtifactResponse]
-    """Fetches its files."""
+    """Returns the archive of a skill."""
 
 @_typing.type_check_only
 class SkillQueryControllerAsyncStub(SkillQueryControllerStub):
@@ -45,9 +45,9 @@ class SkillQueryControllerAsyncStub(SkillQueryControllerStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     getByReference: _aio.UnaryUnaryMultiCallable[_apiresource_pb2.ApiResourceReference, _skill_pb2.Skill]  # type: ignore[assignment]
-    """Finds one by its name."""
+    """Returns one by its reference."""
     getArtifact: _aio.UnaryUnaryMultiCallable[_skill_pb2.GetArtifactRequest, _skill_pb2.GetArtifactResponse]  # type: ignore[assignment]
-    """Fetches its files."""
+    """Returns the archive of a skill."""
 
 class SkillQueryControllerServicer(metaclass=_abc_1.ABCMeta):
     """Reads skills."""
@@ -58,7 +58,7 @@ class SkillQueryControllerServicer(metaclass=_abc_1.ABCMeta):
         request: _apiresource_pb2.ApiResourceReference,
         context: _ServicerContext,
     ) -> _typing.Union[_skill_pb2.Skill, _abc.Awaitable[_skill_pb2.Skill]]:
-        """Finds one by its name."""
+        """Returns one by its reference."""
 
     @_abc_1.abstractmethod
     def getArtifact(
@@ -66,6 +66,6 @@ class SkillQueryControllerServicer(metaclass=_abc_1.ABCMeta):
         request: _skill_pb2.GetArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_skill_pb2.GetArtifactResponse, _abc.Awaitable[_skill_pb2.GetArtifactResponse]]:
-        """Fetches its files."""
+        """Returns the archive of a skill."""
 
 def add_SkillQueryControllerServicer_to_server(servicer: SkillQueryControllerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
