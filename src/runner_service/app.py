@@ -21,7 +21,7 @@ from runner_service.server import RunningServer, StopRequests, announced, metric
 from runner_service.settings import SERVICE_FILE, Settings
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.sqlite.event_log import sqlite_event_log
-from runner_service.telemetry import scraped, watched_loop
+from runner_service.telemetry import monitored_loop, scrape_metrics
 
 if TYPE_CHECKING:
     from runner_service.stigmer.daemon import Daemon
@@ -94,7 +94,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
     """Serves until the context ends; what still runs then is left INTERRUPTED. Raises as `serve` does."""
     readiness = Readiness()
     async with AsyncExitStack() as parts:
-        await parts.enter_async_context(watched_loop())
+        await parts.enter_async_context(monitored_loop())
         log = await parts.enter_async_context(sqlite_event_log(settings.state_dir))
         writer = await parts.enter_async_context(
             log_writer(log, on_change=lambda broken: readiness.set_held_up(is_held_up=broken))
@@ -167,7 +167,7 @@ async def _serve_metrics(parts: AsyncExitStack, settings: Settings) -> str:
     wanted = parse_address(settings.metrics_address) if settings.metrics_address else None
     if not isinstance(wanted, TcpAddress):
         return ""
-    return str(await parts.enter_async_context(metrics_page(wanted, scraped)))
+    return str(await parts.enter_async_context(metrics_page(wanted, scrape_metrics)))
 
 
 def _root(settings: Settings) -> Path:

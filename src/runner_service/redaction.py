@@ -1,4 +1,4 @@
-"""Replaces secrets by a mark, in whole values and in streams that cut them anywhere.
+"""Replaces secrets by a mark, in whole values and in streams cut anywhere.
 
 A secret is found in the forms that programs print it in: as it is, in base64 (also inside of something longer), in
 hexadecimal, URL-encoded and JSON-escaped; without the white space around it; with other line ends; each of its lines by
@@ -20,8 +20,8 @@ MARK = "[redacted:secret]"
 MIN_SECRET_BYTES = 6
 """The shortest value that is redacted."""
 
-_LEAST_LINE_BYTES = 16  # of a secret that has several; shorter ones may be words, or brackets
-_MOST_LINES = 128  # a key of 8192 bits has a hundred
+_MIN_LINE_BYTES = 16  # of a secret that has several; shorter ones may be words, or brackets
+_MAX_LINES = 128  # a key of 8192 bits has a hundred
 _LINE_END = re.compile(r"\r\n|\n|\r|\\n")  # also those that JSON has escaped: programs print keys from within JSON
 _BOUNDARY = re.compile(r"-----(BEGIN|END) [A-Z0-9 ]+-----")  # of PEM, which says what it is and no secret
 
@@ -172,7 +172,7 @@ def _lines(value: str) -> list[bytes]:
     """The lines of a value that has several, but for what says nothing."""
     lines = [line.strip() for line in _LINE_END.split(value)]
     telling = (line.encode(*_ENCODING) for line in lines if not _BOUNDARY.fullmatch(line))
-    return list(islice((line for line in telling if len(line) >= _LEAST_LINE_BYTES), _MOST_LINES)) if lines[1:] else []
+    return list(islice((line for line in telling if len(line) >= _MIN_LINE_BYTES), _MAX_LINES)) if lines[1:] else []
 
 
 def _forms(secret: str) -> set[bytes]:

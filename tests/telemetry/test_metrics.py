@@ -21,8 +21,8 @@ from runner_service.events.stream import EventStream
 from runner_service.events.writer import log_writer
 from runner_service.settings import Settings, SettingsError, load_settings
 from runner_service.storage.event_log import Entry, EventLog, LogError
-from runner_service.telemetry import metering, metrics, scraped, watched_loop
-from runner_service.telemetry.collector import headers
+from runner_service.telemetry import metering, metrics, monitored_loop, scrape_metrics
+from runner_service.telemetry.collector import otlp_headers
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -36,7 +36,7 @@ def measuring() -> Iterator[None]:
 
 
 def reading() -> Scrape:
-    return Scrape(scraped().decode())
+    return Scrape(scrape_metrics().decode())
 
 
 async def test_what_an_execution_does_is_counted(start: StartService) -> None:
@@ -114,7 +114,7 @@ async def test_calls_of_a_model_that_fail_are_told_apart(start: StartService) ->
 
 async def test_the_lag_of_the_loop_shows_what_held_it_up() -> None:
     with measuring():
-        async with watched_loop():
+        async with monitored_loop():
             await asyncio.sleep(0.02)
             time.sleep(0.4)  # noqa: ASYNC251  # this is what is to be found out
             await asyncio.sleep(0.2)
@@ -179,10 +179,10 @@ def test_without_a_reader_nothing_is_imported_and_nothing_is_kept() -> None:
         "import sys\n"
         "from runner_service import app\n"
         "from runner_service.settings import load_settings\n"
-        "from runner_service.telemetry import metrics, scraped, telemetry\n"
+        "from runner_service.telemetry import metrics, scrape_metrics, telemetry\n"
         "with telemetry(load_settings({'MODE': 'local'})):\n"
         "    metrics.loop_lagged(1.0)\n"
-        "    assert scraped() == b''\n"
+        "    assert scrape_metrics() == b''\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry.sdk') or 'metric_exporter' in name])\n"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
@@ -202,7 +202,7 @@ async def test_a_collector_is_sent_the_same_by_otlp(variable: str) -> None:
     async with collecting() as (endpoint, received):
         url = endpoint if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" else f"{endpoint}/v1/metrics"
         with metering(Settings.from_environment({variable: url})):
-            metrics.turn_came(0.25)
+            metrics.queue_wait_ended(0.25)
             metrics.output_written("stdout", 12)
         async with asyncio.timeout(30):
             sent = {metric.name: metric async for metric in _first(received, 4)}
@@ -218,11 +218,11 @@ async def _first(metrics_received: AsyncIterator[Metric], count: int) -> AsyncIt
 def test_headers_for_the_collector_come_from_the_settings_and_are_secret() -> None:
     keys = {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=general-key", "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x-key=own-key"}
     settings = Settings.from_environment(keys)
-    assert headers(settings.otel_exporter_otlp_metrics_headers, settings.otel_exporter_otlp_headers) == {
+    assert otlp_headers(settings.otel_exporter_otlp_metrics_headers, settings.otel_exporter_otlp_headers) == {
         "x-key": "own-key"
     }
-    assert headers(None, settings.otel_exporter_otlp_headers) == {"x-key": "general-key"}
-    assert headers(None, None) is None
+    assert otlp_headers(None, settings.otel_exporter_otlp_headers) == {"x-key": "general-key"}
+    assert otlp_headers(None, None) is None
     assert {"own-key", "general-key"} <= set(settings.secrets())
 
 

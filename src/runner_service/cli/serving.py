@@ -13,7 +13,7 @@ from runner_service.cli.environment import settings_of
 from runner_service.cli.exits import ExitCode, Failure, tell
 from runner_service.cli.keys import ask_for_missing_key, read_keys, take_keys
 from runner_service.executors.protocol import SandboxError
-from runner_service.executors.supervisor.privacy import hide_from_own_user
+from runner_service.executors.supervisor.dumpable import make_undumpable
 from runner_service.server import BindError
 from runner_service.settings import Settings, warnings_about
 from runner_service.storage.event_log import LogError
@@ -30,7 +30,7 @@ def serve_until_stopped(
     Raises:
         Failure: it cannot start.
     """
-    hide_from_own_user()
+    make_undumpable()
     settings = read_settings(secrets_fd)
     with telemetry(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for variable, text in warnings_about(settings):

@@ -211,7 +211,7 @@ async def log_writer(log: EventLog, *, on_change: Callable[[bool], None] = lambd
     }
     task = asyncio.create_task(writer.run(), name="log-writer")
     try:
-        with metrics.observed(readings):
+        with metrics.gauges_observed(readings):
             yield writer
     finally:
         writer.close()

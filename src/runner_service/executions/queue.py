@@ -40,7 +40,7 @@ class Turn:
 
     def begin(self) -> None:
         """Called by the admission: the turn has come."""
-        metrics.turn_came(time.monotonic() - self._since)
+        metrics.queue_wait_ended(time.monotonic() - self._since)
         self._came.set()
 
     def __enter__(self) -> None:

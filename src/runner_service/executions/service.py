@@ -157,7 +157,7 @@ async def running_executions(
             tasks.create_task(_forget_ended_forever(work, registry), name="forgetting"),
         ]
         try:
-            with metrics.observed(readings):
+            with metrics.gauges_observed(readings):
                 yield executions
         finally:
             for each in clearing:

@@ -53,5 +53,5 @@ async def stigmer_daemon(
         daemon_client(settings, on_connection_change) as client,
         running_reporter(client, log, settings.state_dir / PENDING_REPORTS_DIRECTORY) as reporter,
     ):
-        with metrics.observed({metrics.DAEMON_UNREACHABLE: lambda: int(client.is_connected is not True)}):
+        with metrics.gauges_observed({metrics.DAEMON_UNREACHABLE: lambda: int(client.is_connected is not True)}):
             yield Daemon(client, reporter, check)

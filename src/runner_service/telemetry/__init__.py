@@ -1,12 +1,12 @@
-"""What the service says about itself: log lines, spans and metrics, none of which ever holds content or a secret."""
+"""Logs, traces and metrics. None of them holds content or secrets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runner_service.settings import Settings
 from runner_service.telemetry.logs import execution_id_var, logs, redact_with
-from runner_service.telemetry.loop_lag import watched_loop
-from runner_service.telemetry.metrics_export import metering, scraped
+from runner_service.telemetry.loop_lag import monitored_loop
+from runner_service.telemetry.metrics_export import metering, scrape_metrics
 from runner_service.telemetry.spans import (
     chat_span,
     current_span_context,
@@ -27,27 +27,25 @@ __all__ = [
     "execution_span",
     "logs",
     "metering",
+    "monitored_loop",
     "record_call_status",
     "record_command",
     "record_failure",
     "record_usage",
     "redact_with",
-    "scraped",
+    "scrape_metrics",
     "server_span",
     "telemetry",
     "tool_span",
     "tracing",
-    "watched_loop",
 ]
 
 
 @contextmanager
 def telemetry(settings: Settings) -> Iterator[None]:
-    """Writes log lines to stderr, and hands out spans and metrics if somebody is to have them.
+    """Logs to stderr, and exports spans and metrics where configured. Enter it before the event loop runs.
 
-    Belongs around the event loop.
-
-    Leaving waits a few seconds at most for what has not been written and sent yet.
+    Exit waits a few seconds at most for pending output.
     """
     with logs(settings), tracing(settings), metering(settings):
         yield

@@ -1,4 +1,4 @@
-"""What exporting to a collector needs to know of us."""
+"""OTLP resource attributes and headers."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def resource(settings: Settings) -> "Resource":
-    """Describes this service, and what OTEL_RESOURCE_ATTRIBUTES adds."""
+    """Returns the attributes of this service, with those of OTEL_RESOURCE_ATTRIBUTES."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415  # only needed with a reader
 
     about = {
@@ -23,8 +23,8 @@ def resource(settings: Settings) -> "Resource":
     return Resource.create(about | dict(OTELResourceDetector().detect().attributes))
 
 
-def headers(*secrets: SecretStr | None) -> dict[str, str] | None:
-    """Returns the headers in the first of these that is set. The service's keys are not in its own environment."""
+def otlp_headers(*secrets: SecretStr | None) -> dict[str, str] | None:
+    """Parses the first of these settings that is set. The environment no longer holds the service's keys."""
     from opentelemetry.util.re import parse_env_headers  # noqa: PLC0415  # only needed with a collector
 
     for secret in secrets:

@@ -1,4 +1,4 @@
-"""Metrics as text for Prometheus (its format 0.0.4), with the names that its own conventions make of ours."""
+"""Prometheus text format 0.0.4, with metric names by its conventions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,7 +11,7 @@ Labels = Mapping[str, AttributeValue]
 
 
 def expose(data: MetricsData | None) -> bytes:
-    """Returns everything in `data`."""
+    """Formats all metrics in `data`."""
     lines: list[str] = []
     for resource in data.resource_metrics if data else ():
         lines += ["# HELP target_info The service itself", "# TYPE target_info gauge"]

@@ -1,4 +1,4 @@
-"""Log lines, as text or JSON, with the ids of trace and execution, and without secrets."""
+"""Log lines as text or JSON, with trace and execution ids, secrets redacted."""
 
 import json
 import logging
@@ -19,19 +19,19 @@ from runner_service.settings import Settings
 Redact = Callable[[str], str]
 
 execution_id_var: ContextVar[str] = ContextVar("execution_id", default="")
-"""The execution that the current task works for; empty when none."""
+"""Id of the execution that the current task belongs to; empty if none."""
 
 _redact_var: ContextVar[Redact | None] = ContextVar("redact", default=None)
 
 _MARK = "[REDACTED]"
-_SHORTEST_SECRET = 6  # anything shorter is found in innocent words too
-_LONGEST_BACKLOG = 10_000  # lines
-_CLOSE_SECONDS = 2.0
+_MIN_SECRET_CHARACTERS = 6  # anything shorter is found in innocent words too
+_MAX_QUEUED_LINES = 10_000  # lines
+_CLOSE_TIMEOUT_SECONDS = 2.0
 
 
 @contextmanager
 def redact_with(redact: Redact) -> Iterator[None]:
-    """Passes the log lines of the current task, and of tasks that it starts, through `redact`."""
+    """Applies `redact` to the log lines of the current task and of tasks that it starts."""
     token = _redact_var.set(redact)
     try:
         yield
@@ -41,11 +41,11 @@ def redact_with(redact: Redact) -> Iterator[None]:
 
 @contextmanager
 def logs(settings: Settings, stream: TextIO | None = None) -> Iterator[None]:
-    """Writes log lines to `stream`, by default stderr, from a thread: a reader that is slow holds up nobody.
+    """Writes log lines to `stream`, by default stderr, in a thread, so that a slow reader blocks nobody.
 
-    When more than 10,000 lines wait, further ones are dropped and counted. Leaving waits at most 2 s for the rest.
+    Beyond 10,000 queued lines, further ones are dropped and counted. Exit waits at most 2 s for the queue.
     """
-    lines = _Lines(stream or sys.stderr)
+    lines = _LineWriter(stream or sys.stderr)
     handler = _Handler(lines, _formatter(settings))
     root, own, level = logging.getLogger(), logging.getLogger("runner_service"), settings.log_level.upper()
     before = root.handlers[:], root.level, own.level
@@ -65,11 +65,13 @@ def _formatter(settings: Settings) -> logging.Formatter:
 
 
 class _SafeFormatter(logging.Formatter):
-    """Takes the secrets of the service, and of the execution at hand, out of what was logged."""
+    """Redacts the secrets of the service and of the current execution."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__()
-        longest_first = sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True)
+        longest_first = sorted(
+            (secret for secret in secrets if len(secret) >= _MIN_SECRET_CHARACTERS), key=len, reverse=True
+        )
         self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def _safe(self, text: str) -> str:
@@ -84,7 +86,7 @@ class _SafeFormatter(logging.Formatter):
 
 
 class TextFormatter(_SafeFormatter):
-    """One line for people, and a traceback below it where there is one."""
+    """One line of text, with the traceback, if any, indented below it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns `time LEVEL logger message execution=… trace=…`."""
@@ -127,31 +129,31 @@ def _ids() -> dict[str, str]:
 
 
 class _Handler(logging.Handler):
-    """Formats where the line is logged, since there the context is known, and leaves the writing to the thread."""
+    """Formats in the caller's context, which knows the ids, and hands the line to the writer thread."""
 
-    def __init__(self, lines: "_Lines", formatter: logging.Formatter) -> None:
+    def __init__(self, lines: "_LineWriter", formatter: logging.Formatter) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.put(self.format(record))
+            self._lines.enqueue(self.format(record))
         except Exception:  # noqa: BLE001  # logging must never break what logs
             self.handleError(record)
 
 
-class _Lines:
-    """Writes lines to a stream, in a thread of its own."""
+class _LineWriter:
+    """Writes lines to a stream in its own thread."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._waiting: queue.Queue[str | None] = queue.Queue(_LONGEST_BACKLOG)
+        self._waiting: queue.Queue[str | None] = queue.Queue(_MAX_QUEUED_LINES)
         self._dropped = 0
         self._thread = threading.Thread(target=self._write_all, name="log-lines", daemon=True)
         self._thread.start()
 
-    def put(self, line: str) -> None:
+    def enqueue(self, line: str) -> None:
         try:
             self._waiting.put_nowait(line)
         except queue.Full:
@@ -159,10 +161,10 @@ class _Lines:
 
     def close(self) -> None:
         try:
-            self._waiting.put(None, timeout=_CLOSE_SECONDS)
+            self._waiting.put(None, timeout=_CLOSE_TIMEOUT_SECONDS)
         except queue.Full:
             return
-        self._thread.join(_CLOSE_SECONDS)
+        self._thread.join(_CLOSE_TIMEOUT_SECONDS)
 
     def _write_all(self) -> None:
         while (line := self._waiting.get()) is not None:
@@ -171,5 +173,5 @@ class _Lines:
             try:
                 self._stream.write("".join(f"{each}\n" for each in lines))
                 self._stream.flush()
-            except (OSError, ValueError):  # the reader is gone, or the stream closed: there is nobody to tell
+            except (OSError, ValueError):  # the stream is closed: nowhere to report it
                 continue

@@ -1,4 +1,4 @@
-"""Measures how late the event loop is: whatever holds it up shows here, whoever it was."""
+"""Measures event loop lag."""
 
 import asyncio
 import logging
@@ -9,13 +9,13 @@ from runner_service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-_EVERY = 0.1
-_WORTH_A_LINE = 1.0
+_INTERVAL_SECONDS = 0.1
+_LOG_THRESHOLD_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def watched_loop() -> AsyncIterator[None]:
-    """Measures as long as the context is open, and logs what is late by a second or more."""
+async def monitored_loop() -> AsyncIterator[None]:
+    """Measures the lag while the context is open, and logs a lag of 1 s or more."""
     watch = asyncio.create_task(_watch(), name="loop-lag")
     try:
         yield
@@ -27,9 +27,9 @@ async def watched_loop() -> AsyncIterator[None]:
 async def _watch() -> None:
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + _EVERY
-        await asyncio.sleep(_EVERY)
+        due = loop.time() + _INTERVAL_SECONDS
+        await asyncio.sleep(_INTERVAL_SECONDS)
         lag = max(0.0, loop.time() - due)
         metrics.loop_lagged(lag)
-        if lag >= _WORTH_A_LINE:
+        if lag >= _LOG_THRESHOLD_SECONDS:
             logger.warning("loop_lagged seconds=%.1f", lag)

@@ -1,7 +1,7 @@
-"""What the service counts and measures. While nobody reads it, a function here costs a tenth of a microsecond.
+"""Metrics. Without a reader, recording costs 0.1 µs.
 
-Nothing holds content. Names that others choose, such as a model's, are bounded in number: after the first fifty it is
-`other`. Times are in seconds.
+No metric holds content. Labels that others choose, such as a model's name, are limited to 50 values; further ones
+become `other`. Times are in seconds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,15 +13,15 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-_MOST_NAMES = 50
-_LONGEST_NAME = 100
-_MOMENTS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_WHILES = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
+_MAX_NAMES = 50
+_MAX_NAME_CHARACTERS = 100
+_SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_LONG_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+_COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
 
 
 class Gauge(NamedTuple):
-    """A number that is read when somebody asks. `label` tells several such numbers apart; empty: there is only one."""
+    """An observable gauge. `label` names the attribute of a gauge with several values; empty for a single value."""
 
     name: str
     unit: str
@@ -52,30 +52,36 @@ class _Instruments:
         self.tokens = counter("runner.model.tokens", "{token}", "Tokens sent to models, written by them, and cached")
         self.output = counter("runner.output", "By", "What commands wrote")
         self.duration = histogram(
-            "runner.execution.duration", "s", "From `started` to the end", explicit_bucket_boundaries_advisory=_WHILES
+            "runner.execution.duration",
+            "s",
+            "From `started` to the end",
+            explicit_bucket_boundaries_advisory=_LONG_SECONDS,
         )
         self.waited = histogram(
-            "runner.queue.wait", "s", "From acceptance to the turn", explicit_bucket_boundaries_advisory=_WHILES
+            "runner.queue.wait", "s", "From acceptance to the turn", explicit_bucket_boundaries_advisory=_LONG_SECONDS
         )
         self.model_call = histogram(
-            "runner.model.call.duration", "s", "Tries of model calls", explicit_bucket_boundaries_advisory=_WHILES
+            "runner.model.call.duration", "s", "Tries of model calls", explicit_bucket_boundaries_advisory=_LONG_SECONDS
         )
         self.tool_call = histogram(
-            "runner.tool.call.duration", "s", "Tool calls", explicit_bucket_boundaries_advisory=_WHILES
+            "runner.tool.call.duration", "s", "Tool calls", explicit_bucket_boundaries_advisory=_LONG_SECONDS
         )
         self.spawn = histogram(
-            "runner.command.spawn.duration", "s", "Starts of commands", explicit_bucket_boundaries_advisory=_MOMENTS
+            "runner.command.spawn.duration",
+            "s",
+            "Starts of commands",
+            explicit_bucket_boundaries_advisory=_SHORT_SECONDS,
         )
         self.lag = histogram(
-            "runner.loop.lag", "s", "How late the event loop is", explicit_bucket_boundaries_advisory=_MOMENTS
+            "runner.loop.lag", "s", "How late the event loop is", explicit_bucket_boundaries_advisory=_SHORT_SECONDS
         )
         self.commit = histogram(
-            "runner.log.commit.duration", "s", "Commits of the log", explicit_bucket_boundaries_advisory=_MOMENTS
+            "runner.log.commit.duration", "s", "Commits of the log", explicit_bucket_boundaries_advisory=_SHORT_SECONDS
         )
         self.batch = histogram(
-            "runner.log.batch.size", "{entry}", "Entries of a commit", explicit_bucket_boundaries_advisory=_SIZES
+            "runner.log.batch.size", "{entry}", "Entries of a commit", explicit_bucket_boundaries_advisory=_COUNTS
         )
-        self.models, self.tools = _FewNames(), _FewNames()
+        self.models, self.tools = _BoundedNames(), _BoundedNames()
         for gauge in _GAUGES:
             meter.create_observable_gauge(gauge.name, [_observer(gauge)], gauge.unit, gauge.meaning)
         self.refused.add(0)  # a counter that only appears with its first event shows no increase to alert on
@@ -84,16 +90,16 @@ class _Instruments:
 
 
 class _Current:
-    """The instruments in force, and who knows what the gauges show."""
+    """The instruments in use, and the functions that read the gauges."""
 
     instruments: _Instruments | None = None
     readings: tuple[Mapping[Gauge, Reading], ...] = ()
-    """The newest first. Whoever ends takes away its own, in whatever order several services of a process end."""
+    """Newest first. Each service of the process removes its own, in any order."""
 
 
 @contextmanager
-def metrics_by(meter: "Meter") -> Iterator[None]:
-    """Makes `meter` the one that everything is recorded with."""
+def using_meter(meter: "Meter") -> Iterator[None]:
+    """Records everything with `meter` inside the context."""
     before, _Current.instruments = _Current.instruments, _Instruments(meter)
     try:
         yield
@@ -102,8 +108,8 @@ def metrics_by(meter: "Meter") -> Iterator[None]:
 
 
 @contextmanager
-def observed(readings: Mapping[Gauge, Reading]) -> Iterator[None]:
-    """Says how these gauges are read, as long as the context is open; of several who say so, the newest counts."""
+def gauges_observed(readings: Mapping[Gauge, Reading]) -> Iterator[None]:
+    """Registers functions that read these gauges, while the context is open; the newest registration wins."""
     _Current.readings = (readings, *_Current.readings)
     try:
         yield
@@ -111,20 +117,20 @@ def observed(readings: Mapping[Gauge, Reading]) -> Iterator[None]:
         _Current.readings = tuple(each for each in _Current.readings if each is not readings)
 
 
-def turn_came(waited: float) -> None:
-    """An execution may work, after having waited."""
+def queue_wait_ended(waited: float) -> None:
+    """An execution left the queue after `waited` seconds."""
     if instruments := _Current.instruments:
         instruments.waited.record(waited)
 
 
 def execution_refused() -> None:
-    """An execution was refused since the queue is full."""
+    """An execution was refused because the queue is full."""
     if instruments := _Current.instruments:
         instruments.refused.add(1)
 
 
 def execution_finished(state: "event_pb2.State.ValueType", code: str, elapsed: float) -> None:
-    """An execution has ended; `code` is empty when it has an answer."""
+    """An execution has ended; `code` is its error code, empty on success."""
     if instruments := _Current.instruments:
         end = _end(event_pb2.State.Name(state), code)
         instruments.finished.add(1, end)
@@ -132,7 +138,7 @@ def execution_finished(state: "event_pb2.State.ValueType", code: str, elapsed: f
 
 
 def model_called(provider: str, model: str, outcome: str, elapsed: float) -> None:
-    """A try of a model call has ended; `outcome` is `succeeded` or the name of what went wrong."""
+    """An attempt at a model call has ended; `outcome` is `succeeded` or an error name."""
     if instruments := _Current.instruments:
         attributes = {"provider": provider, "model": instruments.models.bounded(model), "outcome": outcome}
         instruments.model_call.record(elapsed, attributes)
@@ -179,15 +185,15 @@ def log_committed(entries: int, elapsed: float) -> None:
         instruments.batch.record(entries)
 
 
-class _FewNames:
-    """Lets through the first fifty names."""
+class _BoundedNames:
+    """Passes the first 50 names; later ones become `other`."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
     def bounded(self, name: str) -> str:
         if name not in self._known:
-            if len(self._known) >= _MOST_NAMES or len(name) > _LONGEST_NAME:
+            if len(self._known) >= _MAX_NAMES or len(name) > _MAX_NAME_CHARACTERS:
                 return "other"
             self._known.add(name)
         return name

@@ -1,4 +1,4 @@
-"""Hands metrics out: to a collector, by OTLP over HTTP, and to whoever scrapes. Imports what that needs only then."""
+"""Exports metrics by OTLP over HTTP and to Prometheus scrapes. Imports the SDK only if either is configured."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from runner_service.settings import Settings
-from runner_service.telemetry.collector import headers, resource
-from runner_service.telemetry.metrics import metrics_by
+from runner_service.telemetry.collector import otlp_headers, resource
+from runner_service.telemetry.metrics import using_meter
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader
 
-_FLUSH_SECONDS = 3.0
+_FLUSH_TIMEOUT_SECONDS = 3.0
 
 
 class _Current:
@@ -22,28 +22,25 @@ class _Current:
 
 @contextmanager
 def metering(settings: Settings) -> Iterator[None]:
-    """Hands out what is recorded within, if anybody is to have it.
-
-    Leaving waits at most 3 s for a collector to take the last of it.
-    """
+    """Exports the metrics recorded inside, where configured. Exit waits at most 3 s for the last export."""
     if settings.otel_sdk_disabled or not (settings.exports_metrics() or settings.metrics_address):
         yield
         return
     provider, scrape = _provider(settings)
     before, _Current.scrape = _Current.scrape, scrape
     try:
-        with metrics_by(provider.get_meter("runner_service")):
+        with using_meter(provider.get_meter("runner_service")):
             yield
     finally:
         _Current.scrape = before
-        # A collector that does not answer may take its whole time-out: it gets a thread that is then left alone.
+        # A collector that does not answer takes its whole timeout: flush in a thread that is then abandoned.
         flush = threading.Thread(target=provider.shutdown, name="metric-flush", daemon=True)
         flush.start()
-        flush.join(_FLUSH_SECONDS)
+        flush.join(_FLUSH_TIMEOUT_SECONDS)
 
 
-def scraped() -> bytes:
-    """Returns everything as it stands now, in the text format of Prometheus. Takes some milliseconds, in any thread."""
+def scrape_metrics() -> bytes:
+    """Returns the current metrics in the Prometheus text format. Thread-safe; takes some milliseconds."""
     return _Current.scrape() if _Current.scrape else b""
 
 
@@ -73,5 +70,5 @@ def _sender(settings: Settings) -> "MetricReader":
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415  # only needed here
 
     endpoint = settings.otel_exporter_otlp_metrics_endpoint or f"{settings.otel_exporter_otlp_endpoint}/v1/metrics"
-    keys = headers(settings.otel_exporter_otlp_metrics_headers, settings.otel_exporter_otlp_headers)
+    keys = otlp_headers(settings.otel_exporter_otlp_metrics_headers, settings.otel_exporter_otlp_headers)
     return PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=endpoint, headers=keys))

@@ -1,6 +1,6 @@
-"""The spans of the service, by the conventions for rpc and for generative AI. They hold no content.
+"""Spans by the OpenTelemetry conventions for RPC and generative AI. They hold no content.
 
-Without a collector each is a no-op, which only hands on the caller's trace id.
+Without a collector each is a no-op that only propagates the caller's trace id.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,14 +29,14 @@ _SERVER_FAULTS = frozenset({
 
 
 class _CurrentTracer:
-    """The tracer in force. OpenTelemetry's global one can be set only once in a process, this one whenever needed."""
+    """The tracer in use. OpenTelemetry's global tracer can be set only once per process."""
 
     tracer: Tracer = trace.NoOpTracer()
 
 
 @contextmanager
-def spans_by(tracer: Tracer) -> Iterator[None]:
-    """Makes `tracer` the one that all spans of the service come from."""
+def using_tracer(tracer: Tracer) -> Iterator[None]:
+    """Creates all spans with `tracer` inside the context."""
     before, _CurrentTracer.tracer = _CurrentTracer.tracer, tracer
     try:
         yield
@@ -45,7 +45,7 @@ def spans_by(tracer: Tracer) -> Iterator[None]:
 
 
 def current_span_context() -> SpanContext:
-    """Returns where we are in the trace, to be handed to `execution_span`."""
+    """Returns the current span context, for `execution_span`."""
     return trace.get_current_span().get_span_context()
 
 
@@ -53,7 +53,7 @@ def current_span_context() -> SpanContext:
 def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span]:
     """The span of one call. `method` is `/package.Service/Method`; the caller's W3C context is in `metadata`.
 
-    How the call ended is told to `record_call_status`.
+    Report the outcome to `record_call_status`.
     """
     full_name = method.removeprefix("/")
     attributes: Attributes = {
@@ -68,7 +68,7 @@ def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span]:
 
 
 def record_call_status(span: Span, code: grpc.StatusCode) -> None:
-    """Writes down the status that a call ended with. Only what is the server's fault makes the span a failed one."""
+    """Records the status of a call. Only server faults mark the span as failed."""
     span.set_attribute("rpc.response.status_code", code.name)
     span.set_attribute("rpc.grpc.status_code", code.value[0])
     if code is not grpc.StatusCode.OK:
@@ -96,7 +96,7 @@ def execution_span(
         parent = trace.set_span_in_context(NonRecordingSpan(caller), parent)
     token = execution_id_var.set(execution_id)
     try:
-        with _span(f"invoke_agent {agent_name}".strip(), SpanKind.INTERNAL, _known(attributes), parent) as span:
+        with _span(f"invoke_agent {agent_name}".strip(), SpanKind.INTERNAL, _without_empty(attributes), parent) as span:
             yield span
     finally:
         execution_id_var.reset(token)
@@ -111,27 +111,27 @@ def chat_span(model: str, *, provider: str = "") -> Iterator[Span]:
         "gen_ai.provider.name": provider,
         "runner.execution.id": execution_id_var.get(),
     }
-    with _span(f"chat {model}", SpanKind.CLIENT, _known(attributes)) as span:
+    with _span(f"chat {model}", SpanKind.CLIENT, _without_empty(attributes)) as span:
         yield span
 
 
 @contextmanager
 def tool_span(name: str, call_id: str) -> Iterator[Span]:
-    """The span of one tool call. A tool that fails without raising is told to `record_failure`."""
+    """The span of one tool call. Report a failure that raises nothing to `record_failure`."""
     attributes = {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": name,
         "gen_ai.tool.call.id": call_id,
         "runner.execution.id": execution_id_var.get(),
     }
-    with _span(f"execute_tool {name}", SpanKind.INTERNAL, _known(attributes)) as span:
+    with _span(f"execute_tool {name}", SpanKind.INTERNAL, _without_empty(attributes)) as span:
         yield span
 
 
 def record_usage(
     span: Span, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, stop_reason: str = ""
 ) -> None:
-    """Writes down what one model call used, and why the model stopped, in the provider's word."""
+    """Records the tokens of one model call and the provider's stop reason."""
     span.set_attribute("gen_ai.usage.input_tokens", input_tokens)
     span.set_attribute("gen_ai.usage.output_tokens", output_tokens)
     span.set_attribute("gen_ai.usage.cache_read.input_tokens", cached_tokens)
@@ -142,7 +142,7 @@ def record_usage(
 def record_command(
     span: Span, *, exit_code: int, cpu_time: float, peak_memory: int, stdout_bytes: int, stderr_bytes: int
 ) -> None:
-    """Writes down how a command ended and what it used: CPU seconds, and bytes of memory and output."""
+    """Records a command's exit code, CPU seconds, and bytes of memory and output."""
     span.set_attribute("process.exit.code", exit_code)
     span.set_attribute("runner.command.cpu_time", cpu_time)
     span.set_attribute("runner.command.peak_memory", peak_memory)
@@ -151,7 +151,7 @@ def record_command(
 
 
 def record_failure(span: Span, error_type: str) -> None:
-    """Marks the span as failed; `error_type` is one of few words, such as a code, never a message."""
+    """Marks the span as failed; `error_type` has low cardinality, such as a code, and is never a message."""
     span.set_attribute("error.type", error_type)
     span.set_status(Status(StatusCode.ERROR))
 
@@ -181,5 +181,5 @@ def _error_type(error: BaseException) -> str:
     return code if isinstance(code, str) else type(error).__qualname__
 
 
-def _known(attributes: Mapping[str, str]) -> Attributes:
+def _without_empty(attributes: Mapping[str, str]) -> Attributes:
     return {name: value for name, value in attributes.items() if value}

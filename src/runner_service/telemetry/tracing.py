@@ -1,4 +1,4 @@
-"""Sends spans to a collector, by OTLP over HTTP. What it needs is imported only when there is one."""
+"""Exports spans by OTLP over HTTP. Imports the SDK only if a collector is configured."""
 
 import threading
 from collections.abc import Iterator
@@ -6,17 +6,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from runner_service.settings import Settings
-from runner_service.telemetry.collector import headers, resource
-from runner_service.telemetry.spans import spans_by
+from runner_service.telemetry.collector import otlp_headers, resource
+from runner_service.telemetry.spans import using_tracer
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-_FLUSH_SECONDS = 3.0
+_FLUSH_TIMEOUT_SECONDS = 3.0
 
 
 def tracing(settings: Settings) -> AbstractContextManager[None]:
-    """Sends the spans made within, if a collector is set; leaving waits at most 3 s for the last ones to arrive."""
+    """Exports the spans made inside, if a collector is configured. Exit waits at most 3 s for the last export."""
     return _exported_spans(settings) if settings.exports_traces() else nullcontext()
 
 
@@ -24,13 +24,13 @@ def tracing(settings: Settings) -> AbstractContextManager[None]:
 def _exported_spans(settings: Settings) -> Iterator[None]:
     provider = _provider(settings)
     try:
-        with spans_by(provider.get_tracer("runner_service")):
+        with using_tracer(provider.get_tracer("runner_service")):
             yield
     finally:
-        # A collector that does not answer may take its whole time-out: it gets a thread that is then left alone.
+        # A collector that does not answer takes its whole timeout: flush in a thread that is then abandoned.
         flush = threading.Thread(target=provider.shutdown, name="span-flush", daemon=True)
         flush.start()
-        flush.join(_FLUSH_SECONDS)
+        flush.join(_FLUSH_TIMEOUT_SECONDS)
 
 
 def _provider(settings: Settings) -> "TracerProvider":
@@ -39,7 +39,7 @@ def _provider(settings: Settings) -> "TracerProvider":
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # only needed here
 
     provider = TracerProvider(resource=resource(settings), shutdown_on_exit=False)
-    keys = headers(settings.otel_exporter_otlp_traces_headers, settings.otel_exporter_otlp_headers)
+    keys = otlp_headers(settings.otel_exporter_otlp_traces_headers, settings.otel_exporter_otlp_headers)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=_endpoint(settings), headers=keys)))
     return provider
 

@@ -10,7 +10,7 @@ import pytest
 
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.reading import list_directory, read_text
-from runner_service.executors.local.search import Clock, glob_files
+from runner_service.executors.local.search import Deadline, glob_files
 from runner_service.executors.local.writing import write_text
 from runner_service.executors.protocol import FileError
 
@@ -125,4 +125,4 @@ def test_a_directory_that_becomes_a_link_during_a_search_is_not_searched(
         yield found
 
     monkeypatch.setattr(os, "scandir", listed)
-    assert f"{root.path}/real/secret" not in [entry.path for entry in glob_files(root, "*", "/", Clock()).items]
+    assert f"{root.path}/real/secret" not in [entry.path for entry in glob_files(root, "*", "/", Deadline()).items]

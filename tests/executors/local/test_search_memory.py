@@ -5,14 +5,14 @@ from pathlib import Path
 
 from runner_service.executors.local.grep import grep_files
 from runner_service.executors.local.paths import Root
-from runner_service.executors.local.search import Clock
+from runner_service.executors.local.search import Deadline
 
 
 def test_grep_keeps_no_more_of_a_file_than_it_shows(tmp_path: Path) -> None:
     (tmp_path / "many").write_bytes(b"needle\n" * 200_000)
     tracemalloc.start()
     try:
-        found = grep_files(Root(str(tmp_path)), "needle", "/", "", 3, Clock(), None)
+        found = grep_files(Root(str(tmp_path)), "needle", "/", "", 3, Deadline(), None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -23,9 +23,9 @@ def test_grep_keeps_no_more_of_a_file_than_it_shows(tmp_path: Path) -> None:
 
 def test_a_search_that_is_stopped_reads_no_further(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"needle\n")
-    clock = Clock()
-    clock.stop()
+    deadline = Deadline()
+    deadline.stop()
 
-    found = grep_files(Root(str(tmp_path)), "needle", "/file", "", 3, clock, None)
+    found = grep_files(Root(str(tmp_path)), "needle", "/file", "", 3, deadline, None)
 
     assert (list(found.items), found.truncated) == ([], True)

@@ -16,7 +16,7 @@ from runner_service.executors.supervisor import process_table, wire
 from runner_service.executors.supervisor.ownership import Groups
 from runner_service.executors.supervisor.spawn import spawn
 from runner_service.executors.supervisor.tags import RLIMIT_LOCKS, Slots, Zone, zone_below
-from runner_service.executors.supervisor.termination import Ending
+from runner_service.executors.supervisor.termination import Termination
 
 ORDINARY_USER = Path(__file__).with_name("ordinary_user.py")
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -73,12 +73,12 @@ def test_within_a_command_within_a_command_there_is_no_room() -> None:
 
 def test_a_slot_is_not_soon_used_again_and_they_run_out() -> None:
     slots = Slots()
-    first = slots.take()
+    first = slots.acquire_slot()
     assert first is not None
-    slots.give_back(first)
-    taken = [slots.take() for _ in range(1023)]
+    slots.release_slot(first)
+    taken = [slots.acquire_slot() for _ in range(1023)]
     assert taken[-1] == first
-    assert slots.take() is None
+    assert slots.acquire_slot() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
@@ -121,9 +121,9 @@ def test_where_there_is_no_subreaper_the_group_is_ended() -> None:
     with Path(os.devnull).open("wb") as nothing, groups.marking(1):
         pid = spawn(["/bin/sh", "-c", text], "/", {"PATH": os.environ["PATH"]}, nothing.fileno(), nothing.fileno())
     groups.started(1, pid)
-    ending = Ending(groups, [1], grace=0.1)
+    ending = Termination(groups, [1], grace=0.1)
     while not ending.step():
-        time.sleep(max(0.0, ending.next_look - time.monotonic()))
+        time.sleep(max(0.0, ending.next_check - time.monotonic()))
         if (reaped := os.waitpid(-pid, os.WNOHANG) if pid in groups._shells else (0, 0))[0]:
             assert groups.reaped(reaped[0]) == 1
     assert not groups.left_behind(1)

@@ -14,7 +14,7 @@ from runner_service.executors.protocol import TextLines
 def test_a_window_is_what_the_lines_say_wherever_blocks_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(reading, "_LONGEST_PIECE", 3)
+    monkeypatch.setattr(reading, "_PIECE_BYTES", 3)
     chance = random.Random(seed)
     text = "".join(chance.choice("ab\n") for _ in range(chance.randrange(40)))
     (tmp_path / "f").write_text(text)
@@ -23,13 +23,13 @@ def test_a_window_is_what_the_lines_say_wherever_blocks_end(
 
     for offset in range(len(ends) + 2):
         for limit in range(4):
-            wanted = ends[offset : offset + limit]
-            expected = TextLines("".join(wanted), offset + 1 if wanted else 0, len(ends))
+            needle = ends[offset : offset + limit]
+            expected = TextLines("".join(needle), offset + 1 if needle else 0, len(ends))
             assert reading.read_text(Root(str(tmp_path)), "/f", offset, limit) == expected
 
 
 def test_a_large_file_is_counted_in_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_LONGEST_PIECE", 64 * 1024)
+    monkeypatch.setattr(reading, "_PIECE_BYTES", 64 * 1024)
     (tmp_path / "f").write_bytes(b"\n" * 1_000_000)
     file = reading.open_regular(Root(str(tmp_path)), "/f")
     steps: list[int] = []

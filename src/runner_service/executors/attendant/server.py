@@ -20,7 +20,7 @@ from runner_service.executors.attendant.sessions import Opening
 from runner_service.executors.attendant.spool import STREAMS
 from runner_service.executors.local.executor import local_executor
 from runner_service.executors.protocol import Executor, FileError, SandboxError, SandboxSpec
-from runner_service.executors.supervisor.privacy import hide_from_own_user
+from runner_service.executors.supervisor.dumpable import make_undumpable
 from runner_service.executors.supervisor.watchdog import Quota
 from runner_service.settings.machine import default_command_memory, default_command_processes
 
@@ -261,7 +261,7 @@ def _remove_socket() -> None:
 
 def main(directory: str) -> None:
     """Serves in `directory`, which holds the bundle and is this attendant's own."""
-    hide_from_own_user()
+    make_undumpable()
     os.umask(0o022)
     os.chdir(directory)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)

@@ -1,4 +1,4 @@
-"""The files of one sandbox, for the event loop: each operation in a thread, since any of them may block."""
+"""Async file operations of one sandbox; each runs in a thread, since any of them may block."""
 
 import asyncio
 import os
@@ -11,12 +11,12 @@ from runner_service.executors.local import reading, writing
 from runner_service.executors.local.grep import encoded_pattern, grep_files, searched_directory
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.ripgrep import Ripgrep
-from runner_service.executors.local.search import Clock, glob_files
+from runner_service.executors.local.search import Deadline, glob_files
 from runner_service.executors.protocol import BinaryFile, FileEntry, Found, GrepMatch, TextLines
 
 T = TypeVar("T")
 
-_CHUNK = 256 * 1024
+_CHUNK_BYTES = 256 * 1024
 
 
 class Files:
@@ -49,15 +49,15 @@ class Files:
 
     async def glob(self, pattern: str, path: str = "/") -> Found[FileEntry]:
         """Finds files by name."""
-        clock = Clock()
-        return await self._search(clock, partial(glob_files, self._root, pattern, path, clock))
+        deadline = Deadline()
+        return await self._search(deadline, partial(glob_files, self._root, pattern, path, deadline))
 
     async def grep(self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000) -> Found[GrepMatch]:
         """Finds lines by text."""
-        clock = Clock()
+        deadline = Deadline()
         candidates = await self._candidates(pattern, path)
-        look = partial(grep_files, self._root, pattern, path, include, limit, clock, candidates)
-        return await self._search(clock, look)
+        look = partial(grep_files, self._root, pattern, path, include, limit, deadline, candidates)
+        return await self._search(deadline, look)
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
         """Writes a file of any size."""
@@ -74,7 +74,7 @@ class Files:
         """Reads a file of any size."""
         file = await self._in_thread(partial(reading.open_regular, self._root, path))
         try:
-            while chunk := await self._in_thread(partial(os.read, file.fileno(), _CHUNK)):
+            while chunk := await self._in_thread(partial(os.read, file.fileno(), _CHUNK_BYTES)):
                 yield chunk
         finally:
             await self._in_thread(file.close)
@@ -86,11 +86,11 @@ class Files:
         directory = await self._in_thread(partial(searched_directory, self._root, path))
         return await self._ripgrep.files_with(pattern, directory) if directory else None
 
-    async def _search(self, clock: Clock, work: Callable[[], T]) -> T:
-        return await self._in_thread(work, if_cancelled=clock.stop)
+    async def _search(self, deadline: Deadline, work: Callable[[], T]) -> T:
+        return await self._in_thread(work, if_cancelled=deadline.stop)
 
     async def _in_thread(self, work: Callable[[], T], *, if_cancelled: Callable[[], None] = lambda: None) -> T:
-        """Does blocking work; who cancels it waits until the thread is done, so nothing goes on behind its back."""
+        """Runs blocking work in a thread. Cancellation waits for the thread, so that nothing continues afterwards."""
         result = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
             await asyncio.wait([result])

@@ -1,7 +1,7 @@
-"""Paths that do not lead out of a directory, whatever somebody does to that directory meanwhile.
+"""Race-free path resolution confined to a root directory.
 
-A path is walked one name at a time, each opened relative to the directory before it and never through a symlink; links
-are read and walked in the same way. So what was checked is what is used: there is no moment between the two.
+A path is resolved one name at a time, each opened relative to the previous directory without following symlinks; links
+are read and resolved in the same way. So there is no time between check and use.
 """
 
 import errno
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from runner_service.executors.protocol import FileError, FileErrorCode
 
-_MOST_LINKS = 40
-_ENTER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_SYMLINKS = 40
+_ENTER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _CODES: dict[int, tuple[FileErrorCode, str]] = {
     errno.ENOENT: ("not_found", "there is no such file or directory; list its directory to see what there is"),
@@ -34,7 +34,7 @@ _CODES: dict[int, tuple[FileErrorCode, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a path leads: an open directory, a name in it (`.` for the directory itself), and its real path."""
+    """A resolved path: an open directory, a name in it (`.` for the directory itself), and the real path."""
 
     directory: int
     name: str
@@ -43,7 +43,7 @@ class Place:
 
 @contextmanager
 def file_errors(path: str) -> Iterator[None]:
-    """Turns what the system refuses into a FileError that names the path as it was asked for."""
+    """Converts OSError to a FileError that names the path as requested."""
     try:
         yield
     except OSError as error:
@@ -72,7 +72,7 @@ class Root:
         with file_errors(path):
             walk = _Walk(self, path, follow=follow, create=create)
             try:
-                yield walk.to_the_end()
+                yield walk.resolve()
             finally:
                 walk.close()
 
@@ -99,7 +99,7 @@ class _Walk:
         self._follow = follow
         self._create = create
         self._pending = deque(_names(root.relative(path)))
-        self._directories = [os.open(root.path, _ENTER & ~os.O_NOFOLLOW)]
+        self._directories = [os.open(root.path, _ENTER_FLAGS & ~os.O_NOFOLLOW)]
         self._entered: list[str] = []
         self._links = 0
 
@@ -107,13 +107,13 @@ class _Walk:
         while self._directories:
             os.close(self._directories.pop())
 
-    def to_the_end(self) -> Place:
+    def resolve(self) -> Place:
         while self._pending:
             name = self._pending.popleft()
             if name == "..":
                 self._go_up()
             elif (target := self._link(name)) is not None:
-                self._go_along(target)
+                self._follow_symlink(target)
             elif self._pending:
                 self._enter(name)
             else:
@@ -127,7 +127,7 @@ class _Walk:
         os.close(self._directories.pop())
 
     def _link(self, name: str) -> str | None:
-        """Returns where a symlink that is to be followed points to."""
+        """Returns the target if `name` is a symlink to follow."""
         if not self._pending and not self._follow:
             return None
         try:
@@ -137,9 +137,9 @@ class _Walk:
                 return None
             raise
 
-    def _go_along(self, target: str) -> None:
+    def _follow_symlink(self, target: str) -> None:
         self._links += 1
-        if self._links > _MOST_LINKS:
+        if self._links > _MAX_SYMLINKS:
             raise FileError("invalid", f"{self._asked}: its symlinks go in a circle")
         if target.startswith("/"):
             below = _below(self._root.path, target)
@@ -152,12 +152,12 @@ class _Walk:
 
     def _enter(self, name: str) -> None:
         try:
-            directory = os.open(name, _ENTER, dir_fd=self._directories[-1])
+            directory = os.open(name, _ENTER_FLAGS, dir_fd=self._directories[-1])
         except FileNotFoundError:
             if not self._create:
                 raise
             os.mkdir(name, dir_fd=self._directories[-1])
-            directory = os.open(name, _ENTER, dir_fd=self._directories[-1])
+            directory = os.open(name, _ENTER_FLAGS, dir_fd=self._directories[-1])
         self._directories.append(directory)
         self._entered.append(name)
 
@@ -165,8 +165,8 @@ class _Walk:
         return FileError("outside_root", f"{self._asked}: leads out of {self._root.path}, where all files have to be")
 
 
-def readable(path: str) -> str:
-    """Returns a path as text; bytes that are not UTF-8 become U+FFFD."""
+def display_path(path: str) -> str:
+    """Returns a path as displayable text; bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""Looking at files below a root. All functions block on the file system."""
+"""Reads files and lists directories below a root. All functions block on the file system."""
 
 import mimetypes
 import os
@@ -6,28 +6,28 @@ import stat
 from itertools import islice
 from typing import BinaryIO
 
-from runner_service.executors.local.paths import Place, Root, readable
+from runner_service.executors.local.paths import Place, Root, display_path
 from runner_service.executors.protocol import BinaryFile, FileEntry, FileError, TextLines
 
-_SAMPLE = 64 * 1024
-_LONGEST_PIECE = 1024 * 1024
-_LARGEST_WINDOW = 16 * 1024 * 1024
-_MOST_ENTRIES = 100_000
-_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+_SAMPLE_BYTES = 64 * 1024
+_PIECE_BYTES = 1024 * 1024
+_MAX_WINDOW_BYTES = 16 * 1024 * 1024
+_MAX_ENTRIES = 100_000
+_OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _READABLE_MEDIA = ("text/", "image/svg+xml", "application/json", "application/xml", "application/javascript")
 
 
 def open_regular(root: Root, path: str) -> BinaryIO:
-    """Opens a regular file; whatever else may be there, a FIFO or a device, is refused and never waited for."""
+    """Opens a regular file; FIFOs, devices and other kinds are refused without blocking."""
     with root.locate(path) as place:
         return open_place(place)
 
 
 def open_place(place: Place) -> BinaryIO:
     """Opens the regular file at a place. Raises FileError, OSError."""
-    # Opening a device can already do something, so look before, and again at what was opened.
+    # Opening a device can have effects, so check before, and again after opening.
     _require_regular(os.stat(place.name, dir_fd=place.directory, follow_symlinks=False), place.path)
-    file = os.fdopen(os.open(place.name, _OPEN, dir_fd=place.directory), "rb")
+    file = os.fdopen(os.open(place.name, _OPEN_FLAGS, dir_fd=place.directory), "rb")
     try:
         _require_regular(os.fstat(file.fileno()), place.path)
     except FileError:
@@ -42,22 +42,22 @@ def read_text(root: Root, path: str, offset: int, limit: int) -> TextLines | Bin
         raise FileError("invalid", "offset and limit cannot be negative")
     with open_regular(root, path) as file:
         media_type = mimetypes.guess_type(path)[0] or ""
-        if _is_binary(file.read(_SAMPLE), media_type):
+        if _is_binary(file.read(_SAMPLE_BYTES), media_type):
             return BinaryFile(os.fstat(file.fileno()).st_size, media_type or "application/octet-stream")
         file.seek(0)
         return _window(file, path, offset, limit)
 
 
-def list_directory(root: Root, path: str, most: int = _MOST_ENTRIES) -> list[FileEntry]:
-    """Lists a directory of at most `most` entries, sorted by path. Raises FileError."""
+def list_directory(root: Root, path: str, limit: int = _MAX_ENTRIES) -> list[FileEntry]:
+    """Lists a directory of at most `limit` entries, sorted by path. Raises FileError."""
     with root.locate(path) as place:
         _require_directory(place)
         directory = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place.directory)
         try:
             with os.scandir(directory) as found:
-                names = [each.name for each in islice(found, most + 1)]
-            if len(names) > most:
-                raise FileError("too_large", f"{place.path}: more than {most:,} entries; use glob, or a command")
+                names = [each.name for each in islice(found, limit + 1)]
+            if len(names) > limit:
+                raise FileError("too_large", f"{place.path}: more than {limit:,} entries; use glob, or a command")
             entries = [_entry(root, f"{place.path.rstrip('/')}/{name}", name, directory) for name in names]
         finally:
             os.close(directory)
@@ -83,14 +83,14 @@ def _kind(mode: int) -> str:
 
 
 def _entry(root: Root, path: str, name: str, directory: int) -> FileEntry | None:
-    """Describes a name in a directory; a symlink by what it points to, if that is inside the root."""
+    """Describes a directory entry; a symlink by its target, if that is inside the root."""
     try:
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
             found = _target(root, path) or found
     except FileNotFoundError:
         return None
-    return FileEntry(readable(path), stat.S_ISDIR(found.st_mode), found.st_size, found.st_mtime)
+    return FileEntry(display_path(path), stat.S_ISDIR(found.st_mode), found.st_size, found.st_mtime)
 
 
 def _target(root: Root, path: str) -> os.stat_result | None:
@@ -102,7 +102,7 @@ def _target(root: Root, path: str) -> os.stat_result | None:
 
 
 def _is_binary(sample: bytes, media_type: str) -> bool:
-    """Says whether a file that begins with `sample` is for programs, not for readers."""
+    """Returns whether a file that begins with `sample` is binary."""
     if b"\0" in sample:
         return True
     if not media_type or media_type.startswith(_READABLE_MEDIA):
@@ -115,27 +115,27 @@ def _is_binary(sample: bytes, media_type: str) -> bool:
 
 
 def _window(file: BinaryIO, path: str, offset: int, limit: int) -> TextLines:
-    """Keeps what was asked for, in pieces of lines, since a line may be of any length; the rest is only counted."""
+    """Reads the requested lines in pieces, since a line may be of any length, and counts the rest."""
     kept: list[bytes] = []
     ended, in_line = _skip(file, offset)
     size = 0
-    while ended < offset + limit and (piece := file.readline(_LONGEST_PIECE)):
+    while ended < offset + limit and (piece := file.readline(_PIECE_BYTES)):
         kept.append(piece)
         size += len(piece)
-        if size > _LARGEST_WINDOW:
+        if size > _MAX_WINDOW_BYTES:
             raise FileError("too_large", f"{path}: these lines are longer than 16 MiB; read fewer, or grep in it")
         in_line = not piece.endswith(b"\n")
         ended += not in_line
-    while block := file.read(_LONGEST_PIECE):
+    while block := file.read(_PIECE_BYTES):
         ended += block.count(b"\n")
         in_line = not block.endswith(b"\n")
     return TextLines(b"".join(kept).decode("utf-8", "replace"), offset + 1 if kept else 0, ended + in_line)
 
 
 def _skip(file: BinaryIO, lines: int) -> tuple[int, bool]:
-    """Passes over lines; returns how many have ended, fewer than asked for at the end, and whether one has not."""
+    """Skips lines; returns how many were complete, fewer at the end of the file, and whether a partial one follows."""
     ended, in_line = 0, False
-    while ended < lines and (block := file.read(_LONGEST_PIECE)):
+    while ended < lines and (block := file.read(_PIECE_BYTES)):
         count = block.count(b"\n")
         if ended + count >= lines:
             end = -1

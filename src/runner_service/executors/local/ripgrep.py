@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from runner_service.executors.local.commands import Commands
 from runner_service.executors.local.grep import RIPGREP_OPTIONS
-from runner_service.executors.local.search import SEARCH_SECONDS
+from runner_service.executors.local.search import SEARCH_TIMEOUT_SECONDS
 from runner_service.executors.protocol import SandboxError, Stream
 
 _MAX_PATTERN_LENGTH = 100_000
@@ -26,7 +26,7 @@ class Ripgrep:
         names = _Names()
         argv = [self._path, *RIPGREP_OPTIONS, "--regexp", pattern, "--", "./"]
         try:
-            result = await self._commands.run_program(argv, cwd=directory, timeout=SEARCH_SECONDS, sink=names)
+            result = await self._commands.run_program(argv, cwd=directory, timeout=SEARCH_TIMEOUT_SECONDS, sink=names)
         except SandboxError:
             return None
         if result.exit_code not in {_FOUND_SOME, _FOUND_NONE} or names.are_too_many:

@@ -1,4 +1,4 @@
-"""Changing files below a root, each change at once or not at all. All functions block on the file system."""
+"""Writes files below a root, each change atomic. All functions block on the file system."""
 
 import os
 import shutil
@@ -12,17 +12,17 @@ from runner_service.executors.local.paths import Place, Root, file_errors
 from runner_service.executors.local.reading import open_regular
 from runner_service.executors.protocol import FileError
 
-_LARGEST_EDIT = 64 * 1024 * 1024
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILES = "/proc/self/fd"
-_NAMELESS: int = getattr(os, "O_TMPFILE", 0) if os.access(_OPEN_FILES, os.X_OK) else 0
+_MAX_EDIT_BYTES = 64 * 1024 * 1024
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILES_DIRECTORY = "/proc/self/fd"
+_TMPFILE_FLAG: int = getattr(os, "O_TMPFILE", 0) if os.access(_OPEN_FILES_DIRECTORY, os.X_OK) else 0
 
 
 class Replacement:
-    """A new content for a file, that takes its place on `commit`.
+    """New content for a file, which replaces it on `commit`.
 
-    Where the file system can, it has no name until then, so that a writer who is killed leaves nothing; else it is a
-    hidden file beside it. A context manager: what was not committed is gone in the end. Raises FileError.
+    Written to an unnamed file where the file system supports that, so that a killed writer leaves nothing; else to a
+    hidden file beside it. A context manager: exit discards what was not committed. Raises FileError.
     """
 
     def __init__(self, root: Root, path: str, *, mode: int | None = None, create: bool = True) -> None:
@@ -48,15 +48,15 @@ class Replacement:
         self.close()
 
     def open(self) -> None:
-        """Begins, with nothing in the new content."""
+        """Creates the empty new content."""
         self._place = self._location.__enter__()
         with file_errors(self._path):
             old = _replaceable(self._place)
-            self._descriptor = self._nameless(self._place)
+            self._descriptor = self._open_tmpfile(self._place)
             if self._descriptor < 0:
-                self._descriptor = os.open(self._temporary, _NEW, 0o666, dir_fd=self._place.directory)
+                self._descriptor = os.open(self._temporary, _CREATE_FLAGS, 0o666, dir_fd=self._place.directory)
                 self._has_name = True
-            _take_after(self._descriptor, old, self._mode)
+            _copy_owner_and_mode(self._descriptor, old, self._mode)
 
     def write(self, data: bytes) -> None:
         """Appends to the new content."""
@@ -69,13 +69,13 @@ class Replacement:
         """Puts the new content in place."""
         place = self._opened()
         with file_errors(self._path):
-            if not self._has_name:  # a name that is taken can only be given by renaming
-                os.link(f"{_OPEN_FILES}/{self._descriptor}", self._temporary, dst_dir_fd=place.directory)
+            if not self._has_name:  # a link cannot replace an existing name, a rename can
+                os.link(f"{_OPEN_FILES_DIRECTORY}/{self._descriptor}", self._temporary, dst_dir_fd=place.directory)
                 self._has_name = True
             os.rename(self._temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
 
     def close(self) -> None:
-        """Removes what was not committed."""
+        """Discards what was not committed."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -88,11 +88,11 @@ class Replacement:
             self._location.__exit__(None, None, None)
 
     @staticmethod
-    def _nameless(place: Place) -> int:
-        """Opens a file without a name in the directory; -1 where there can be none."""
-        if _NAMELESS:
-            with suppress(OSError):  # what is wrong with the directory the other way will say
-                return os.open(".", _NAMELESS | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=place.directory)
+    def _open_tmpfile(place: Place) -> int:
+        """Opens an unnamed file in the directory; -1 where unsupported."""
+        if _TMPFILE_FLAG:
+            with suppress(OSError):  # the fallback reports what is wrong with the directory
+                return os.open(".", _TMPFILE_FLAG | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=place.directory)
         return -1
 
     def _opened(self) -> Place:
@@ -119,7 +119,7 @@ def edit_text(root: Root, path: str, old: str, new: str, *, replace_all: bool) -
         raise FileError("no_match", f"{path}: the text was not found; it has to match exactly, white space included")
     if count > 1 and not replace_all:
         raise FileError("not_unique", f"{path}: the text occurs {count} times; add lines around it, or replace all")
-    if len(data) + count * (len(after) - len(before)) > _LARGEST_EDIT:
+    if len(data) + count * (len(after) - len(before)) > _MAX_EDIT_BYTES:
         raise FileError("too_large", f"{path}: it would become larger than 64 MiB; edit it by a command")
     _write(root, path, data.replace(before, after), create=False)
     return count
@@ -154,13 +154,13 @@ def _encoded(text: str) -> bytes:
 
 def _content(root: Root, path: str) -> bytes:
     with open_regular(root, path) as file, file_errors(path):
-        if os.fstat(file.fileno()).st_size > _LARGEST_EDIT:
+        if os.fstat(file.fileno()).st_size > _MAX_EDIT_BYTES:
             raise FileError("too_large", f"{path}: larger than 64 MiB; edit it by a command")
         return file.read()
 
 
 def _with_line_ends_of(data: bytes, old: bytes, new: bytes) -> tuple[bytes, bytes]:
-    r"""Puts the file's line ends for `\n`; in a file that mixes them, those of the place that matches."""
+    r"""Converts `\n` to the file's line ends; in a file that mixes them, to those that match."""
     dos_old, dos_new = (text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for text in (old, new))
     if old != dos_old:
         return (dos_old, dos_new) if dos_old in data else (old, new)
@@ -169,7 +169,7 @@ def _with_line_ends_of(data: bytes, old: bytes, new: bytes) -> tuple[bytes, byte
 
 
 def _replaceable(place: Place) -> os.stat_result | None:
-    """Returns what is there now, which has to be a regular file that may be written, or nothing."""
+    """Returns the status of the existing file, if any. Raises FileError unless it is regular and writable."""
     if place.name == ".":
         raise FileError("is_directory", f"{place.path}: this is a directory")
     try:
@@ -185,8 +185,8 @@ def _replaceable(place: Place) -> os.stat_result | None:
     return old
 
 
-def _take_after(descriptor: int, old: os.stat_result | None, mode: int | None) -> None:
-    """Gives a new file the owner and the mode of the one that it replaces, else `mode`."""
+def _copy_owner_and_mode(descriptor: int, old: os.stat_result | None, mode: int | None) -> None:
+    """Copies owner and mode of the replaced file; without one, sets `mode`."""
     if old:
         with suppress(PermissionError):
             os.fchown(descriptor, old.st_uid, old.st_gid)

@@ -1,9 +1,9 @@
-"""The small process that starts, owns and ends the commands of one executor, and outlives the service to clean up.
+"""The process supervisor: starts, owns and ends the commands of one executor, and outlives the service to clean up.
 
-It runs as `python -I -S` with nothing but the standard library, so it is up in some 30 ms and stays near 12 MB. The
-service speaks to it over a Unix socket (`wire`); `runner_service.executors.local.supervisor_client` is the other side.
+It runs as `python -I -S` with the standard library only: ready in about 30 ms, about 12 MB. The service talks to it
+over a Unix socket (`wire`); the client is `runner_service.executors.local.supervisor_client`.
 
-Why a process of its own: it is the child subreaper of commands and of nothing else, so all its children are ours and
-waiting for any of them steals from nobody; it is small, so starting a command costs the same whatever the service has
-grown to, and blocks no event loop; and when the service is killed, it is still there.
+Why a separate process: it is the child subreaper of commands and of nothing else, so it can wait for any child; it is
+small, so starting a command costs the same however large the service is, and never blocks the event loop; and it
+survives a killed service.
 """

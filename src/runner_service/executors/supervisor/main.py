@@ -1,4 +1,4 @@
-"""The supervisor itself: one thread that waits for messages, for children, and for the next look at what is ending."""
+"""The supervisor's single-threaded loop: messages, exited children, and due checks."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ from math import inf
 from time import monotonic
 
 from runner_service.executors.supervisor import spawn, wire
-from runner_service.executors.supervisor.oom_score import Score
-from runner_service.executors.supervisor.ownership import clear, take_ownership
-from runner_service.executors.supervisor.privacy import hide_from_own_user
+from runner_service.executors.supervisor.dumpable import make_undumpable
+from runner_service.executors.supervisor.oom_score import OomScore
+from runner_service.executors.supervisor.ownership import create_ownership, kill_tagged
 from runner_service.executors.supervisor.tags import Span, Zone
-from runner_service.executors.supervisor.termination import KILLED_AT_MOST, Ending
-from runner_service.executors.supervisor.watchdog import Excess, Quota, Watchdog
+from runner_service.executors.supervisor.termination import MAX_NAMED_PROCESSES, Termination
+from runner_service.executors.supervisor.watchdog import Quota, QuotaViolation, Watchdog
 
 _READ_BYTES = 65536
 _DESCRIPTORS_PER_READ = 64
@@ -24,19 +24,19 @@ _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Supervisor:
-    """Serves one service until it says `close` or is gone, and ends everything then."""
+    """Serves one service until it sends `close` or disconnects, then ends all processes."""
 
     def __init__(self, service: socket.socket, grace: float, quota: Quota) -> None:
         self._service = service
         self._grace = grace
-        self._score = Score()
-        hide_from_own_user()
-        self._ownership = take_ownership()
+        self._score = OomScore()
+        make_undumpable()
+        self._ownership = create_ownership()
         self._watchdog = Watchdog(self._ownership, quota)
         self._decoder = wire.Decoder()
         self._descriptors: list[int] = []
-        self._endings: list[tuple[int, Ending]] = []
-        self._last: Ending | None = None
+        self._terminations: list[tuple[int, Termination]] = []
+        self._shutdown: Termination | None = None
         self._spawn_times: dict[int, float] = {}
         self._children_changed, wake = os.pipe()
         for descriptor in (self._children_changed, wake):
@@ -45,42 +45,42 @@ class Supervisor:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        """Runs until nothing is left to do."""
-        self._say_ready()
+        """Runs until all processes have ended."""
+        self._send_ready()
         poll = select.poll()
         poll.register(self._service, select.POLLIN)
         poll.register(self._children_changed, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll(self._pause())}
+            ready = {descriptor for descriptor, _ in poll.poll(self._poll_timeout_ms())}
             if self._children_changed in ready:
                 self._reap()
             if self._service.fileno() in ready and not self._receive():
                 poll.unregister(self._service)
-                self._last = self._last or Ending(self._ownership, None, self._grace)
+                self._shutdown = self._shutdown or Termination(self._ownership, None, self._grace)
             self._continue_endings()
-            for excess in self._watchdog.look_when_due():
-                self._end_excess(excess)
-            if self._last and monotonic() >= self._last.next_look and self._last.step():
+            for violation in self._watchdog.check_when_due():
+                self._end_exceeding(violation)
+            if self._shutdown and monotonic() >= self._shutdown.next_check and self._shutdown.step():
                 return
 
-    def _say_ready(self) -> None:
+    def _send_ready(self) -> None:
         zone = self._ownership.zone
         control = f"{self._ownership.control}+watchdog" if self._watchdog.is_in_force else self._ownership.control
-        self._say({"did": "ready", "control": control, "zone": list(zone.span) if zone else None})
+        self._send({"did": "ready", "control": control, "zone": list(zone.span) if zone else None})
 
-    def _say(self, message: wire.Message) -> None:
-        # A service that is gone is noticed by the next read.
+    def _send(self, message: wire.Message) -> None:
+        # The next read notices that the service is gone.
         with contextlib.suppress(OSError):
             self._service.sendall(wire.encode(message))
 
-    def _pause(self) -> float | None:
-        """Returns for how many milliseconds there is nothing to do."""
-        endings = [ending for _, ending in self._endings] + ([self._last] if self._last else [])
-        next_look = min(self._watchdog.next_look, *(ending.next_look for ending in endings), inf)
-        return None if next_look == inf else max(0.0, next_look - monotonic()) * 1000
+    def _poll_timeout_ms(self) -> float | None:
+        """Returns the milliseconds until the next due check; None if there is none."""
+        terminations = [ending for _, ending in self._terminations] + ([self._shutdown] if self._shutdown else [])
+        next_check = min(self._watchdog.next_check, *(ending.next_check for ending in terminations), inf)
+        return None if next_check == inf else max(0.0, next_check - monotonic()) * 1000
 
     def _receive(self) -> bool:
-        """Reads and acts; False at the end of the service."""
+        """Reads and handles messages; False once the service has disconnected."""
         try:
             data, descriptors, _, _ = socket.recv_fds(self._service, _READ_BYTES, _DESCRIPTORS_PER_READ)
         except OSError:
@@ -89,42 +89,44 @@ class Supervisor:
             os.set_inheritable(descriptor, False)
         self._descriptors += descriptors
         for message in self._decoder.feed(data):
-            self._act(message)
+            self._handle(message)
         return bool(data)
 
-    def _act(self, message: wire.Message) -> None:
+    def _handle(self, message: wire.Message) -> None:
         match message["do"]:
             case "start":
                 self._start(message)
             case "end":
-                self._endings.append((message["id"], Ending(self._ownership, message["commands"], self._grace)))
+                self._terminations.append(
+                    (message["id"], Termination(self._ownership, message["commands"], self._grace))
+                )
             case "close":
-                self._last = Ending(self._ownership, None, self._grace)
+                self._shutdown = Termination(self._ownership, None, self._grace)
 
     def _start(self, message: wire.Message) -> None:
         command = message["id"]
         stdout, stderr, *stdin = streams = self._descriptors[: message["streams"]]
         del self._descriptors[: message["streams"]]
         try:
-            with self._ownership.marking(command), self._score.first_to_go():
+            with self._ownership.marking(command), self._score.raised():
                 pid = spawn.spawn(message["argv"], message["cwd"], message["environment"], stdout, stderr, *stdin)
             self._spawn_times[command] = monotonic() - message["asked"]
             self._ownership.started(command, pid)
             self._watchdog.started(command, message["execution"])
         except (spawn.RootGoneError, OSError, ValueError) as error:
-            self._ownership.forget([command])
-            self._say_failed(command, error)
+            self._ownership.remove_commands([command])
+            self._send_failed(command, error)
         finally:
             for descriptor in streams:
                 os.close(descriptor)
 
-    def _say_failed(self, command: int, error: Exception) -> None:
+    def _send_failed(self, command: int, error: Exception) -> None:
         is_root = isinstance(error, spawn.RootGoneError)
         code = spawn.exit_code_of(error)
-        self._say({"did": "fail", "id": command, "code": code, "text": str(error), "root_is_gone": is_root})
+        self._send({"did": "fail", "id": command, "code": code, "text": str(error), "root_is_gone": is_root})
 
     def _reap(self) -> None:
-        """Takes the exit of every child that has ended; all of them are ours."""
+        """Waits for every child that has exited; all children are commands or adopted orphans."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._children_changed, _READ_BYTES)
         exits, is_alone = _exits()
@@ -133,11 +135,11 @@ class Supervisor:
             if command is not None:
                 left_behind = not is_alone and self._ownership.left_behind(command)
                 if not left_behind:
-                    self._ownership.forget([command])
-                self._say_exited(command, status, usage, left_behind=left_behind)
+                    self._ownership.remove_commands([command])
+                self._send_exited(command, status, usage, left_behind=left_behind)
 
-    def _say_exited(self, command: int, status: int, usage: resource.struct_rusage, *, left_behind: bool) -> None:
-        self._say(
+    def _send_exited(self, command: int, status: int, usage: resource.struct_rusage, *, left_behind: bool) -> None:
+        self._send(
             {
                 "did": "exit",
                 "id": command,
@@ -149,34 +151,34 @@ class Supervisor:
             }
         )
 
-    def _end_excess(self, excess: Excess) -> None:
-        """Ends a command that uses too much: at once, if it would go on growing while it is asked."""
-        grace = self._grace if excess.limit == "cpu_time" else 0.0
-        number = -excess.command
-        self._endings.append((number, Ending(self._ownership, [excess.command], grace)))
-        self._say(
+    def _end_exceeding(self, violation: QuotaViolation) -> None:
+        """Ends a command that exceeded its quota, without a grace period if it could keep growing."""
+        grace = self._grace if violation.limit == "cpu_time" else 0.0
+        number = -violation.command
+        self._terminations.append((number, Termination(self._ownership, [violation.command], grace)))
+        self._send(
             {
                 "did": "exceed",
-                "id": excess.command,
-                "limit": excess.limit,
-                "allowed": excess.allowed,
+                "id": violation.command,
+                "limit": violation.limit,
+                "allowed": violation.allowed,
                 "end": number,
             }
         )
 
     def _continue_endings(self) -> None:
-        for entry in list(self._endings):
+        for entry in list(self._terminations):
             request, ending = entry
-            if monotonic() >= ending.next_look and ending.step():
-                self._endings.remove(entry)
+            if monotonic() >= ending.next_check and ending.step():
+                self._terminations.remove(entry)
                 self._reap()
-                self._ownership.forget(ending.commands or ())
-                killed = [[pid, name] for (pid, _), name in ending.killed.items()][:KILLED_AT_MOST]
-                self._say({"did": "end", "id": request, "killed": killed})
+                self._ownership.remove_commands(ending.commands or ())
+                killed = [[pid, name] for (pid, _), name in ending.killed.items()][:MAX_NAMED_PROCESSES]
+                self._send({"did": "end", "id": request, "killed": killed})
 
 
 def _exits() -> tuple[list[tuple[int, int, resource.struct_rusage]], bool]:
-    """Returns the children that have ended since the last call, and whether no other is left."""
+    """Returns the children that exited since the last call, and whether none is left."""
     exits = []
     with contextlib.suppress(ChildProcessError):
         while (ended := os.wait4(-1, os.WNOHANG))[0]:
@@ -186,12 +188,17 @@ def _exits() -> tuple[list[tuple[int, int, resource.struct_rusage]], bool]:
 
 
 def main(arguments: list[str]) -> None:
-    """Takes the number of the socket, the grace, the quota, and the zone to clear first, as two numbers or none."""
+    """Runs the supervisor.
+
+    Args:
+        arguments: socket descriptor, grace in seconds, the quota's three values, and, as two numbers or none, the zone
+            whose processes are killed first.
+    """
     descriptor, grace, memory, processes, cpu_time, *span = arguments
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     if span:
-        clear(Zone(Span(int(span[0]), int(span[1]))))
+        kill_tagged(Zone(Span(int(span[0]), int(span[1]))))
     with socket.socket(fileno=int(descriptor)) as service:
         os.set_inheritable(service.fileno(), False)
         Supervisor(service, float(grace), Quota(int(memory), int(processes), float(cpu_time))).serve()

@@ -1,4 +1,4 @@
-"""Which processes belong to which command: by tag and ancestry on Linux, by process group elsewhere."""
+"""Maps processes to commands: by tag and ancestry on Linux, by process group elsewhere."""
 
 import ctypes
 import os
@@ -16,11 +16,11 @@ from runner_service.executors.supervisor.process_table import Process
 from runner_service.executors.supervisor.tags import RLIMIT_LOCKS, Slots, Zone, zone_below
 
 _PR_SET_CHILD_SUBREAPER = 36
-_PAUSE_WHILE_CLEARING = 0.01
+_CLEAR_INTERVAL_SECONDS = 0.01
 
 
 class Ownership(Protocol):
-    """Knows the processes of every command that was begun and not yet forgotten."""
+    """Tracks the processes of every command between `marking` and `remove_commands`."""
 
     control: str
     zone: Zone | None
@@ -30,32 +30,32 @@ class Ownership(Protocol):
         """Marks the process that is started in this block, and so all that come from it."""
 
     def started(self, command: int, pid: int) -> None:
-        """Takes note of the shell of a command."""
+        """Records the shell of a command."""
 
     def reaped(self, pid: int) -> int | None:
-        """Takes note that a child is gone for good; returns the command whose shell it was."""
+        """Records that a child was reaped; returns the command whose shell it was."""
 
     def left_behind(self, command: int) -> bool:
         """Says whether a command has processes although its shell has ended."""
 
     def members(self, commands: Collection[int] | None) -> list[Process]:
-        """Returns what lives of these commands, of all when None."""
+        """Returns the living processes of these commands, of all if None."""
 
     def tops(self) -> dict[int, list[int]]:
-        """Returns, for each command, the processes that all of it descends from; nothing where nobody knows."""
+        """Returns, for each command, its topmost processes; empty where the platform cannot tell."""
 
     def send(self, target: Process, *signals: signal.Signals) -> bool:
         """Signals a member; False when it may not be signalled."""
 
-    def strike(self, commands: Collection[int] | None, named: int) -> list[Process]:
-        """Kills at once what can be told without looking at each process, and returns some that were there before."""
+    def kill_groups(self, commands: Collection[int] | None, named: int) -> list[Process]:
+        """Kills the process groups of the commands; returns up to `named` processes that were in them."""
 
-    def forget(self, commands: Collection[int]) -> None:
-        """Gives up what is known of commands that have ended."""
+    def remove_commands(self, commands: Collection[int]) -> None:
+        """Removes commands that have ended."""
 
 
 class _Command:
-    """What is known of a command; `session` is 0 once another session may have its number."""
+    """A tracked command; `session` is 0 once its number may have been reused."""
 
     def __init__(self, slot: int | None) -> None:
         self.slot = slot
@@ -63,15 +63,15 @@ class _Command:
 
 
 class Tree:
-    """Everything that descends from a command, however it tried to get away.
+    """All descendants of a command, daemonised ones included.
 
-    Orphans are adopted by the supervisor, so all there is hangs below it. Which command a child of the supervisor comes
-    from is told by its tag. One that changed its own tag is known by its session, or because it was seen when only one
-    command was there; else it is a stray, which is ended as soon as no command is left that might own it.
+    The supervisor adopts orphans, so every process is below it. The tag of a child of the supervisor tells its command.
+    A process that changed its tag is attributed by its session, or by having been seen while only one command ran;
+    otherwise it is a stray, killed once no command is left that might own it.
     """
 
     def __init__(self) -> None:
-        self.zone = _take_zone()
+        self.zone = _claim_zone()
         self.control = "subreaper+tag+guardian" if self.zone else "subreaper+guardian"
         self._slots = Slots()
         self._commands: dict[int, _Command] = {}
@@ -81,8 +81,8 @@ class Tree:
 
     @contextmanager
     def marking(self, command: int) -> Iterator[None]:
-        """Lowers the soft limit to the tag of the command and raises it again."""
-        slot = self._slots.take() if self.zone else None
+        """Sets the soft limit to the tag of the command inside the block."""
+        slot = self._slots.acquire_slot() if self.zone else None
         self._commands[command] = _Command(slot)
         if slot is None or self.zone is None:
             yield
@@ -96,7 +96,7 @@ class Tree:
             resource.setrlimit(RLIMIT_LOCKS, (top, top))
 
     def started(self, command: int, pid: int) -> None:
-        """Takes note of the shell, whose pid is also that of its session."""
+        """Records the shell, whose pid is also its session id."""
         for other in self._commands.values():
             if other.session == pid:
                 other.session = 0
@@ -104,7 +104,7 @@ class Tree:
         self._shells[pid] = command
 
     def reaped(self, pid: int) -> int | None:
-        """Takes note that a child is gone for good; returns the command whose shell it was."""
+        """Records that a child was reaped; returns the command whose shell it was."""
         return self._shells.pop(pid, None)
 
     def left_behind(self, command: int) -> bool:
@@ -113,7 +113,7 @@ class Tree:
         return any(self._owner(pid) == command for pid in orphans)
 
     def members(self, commands: Collection[int] | None) -> list[Process]:
-        """Returns what lives of these commands, of all when None."""
+        """Returns the living processes of these commands, of all if None."""
         mine = process_table.adopted_and_own()
         if commands is not None:
             owners = {*commands, None} if self._commands.keys() <= set(commands) else set(commands)
@@ -121,7 +121,7 @@ class Tree:
         return list(process_table.descendants(mine).values())
 
     def tops(self) -> dict[int, list[int]]:
-        """Returns, for each command, the processes that all others of it descend from."""
+        """Returns, for each command, the processes that its others descend from."""
         tops: dict[int, list[int]] = {command: [] for command in self._commands}
         for pid in process_table.adopted_and_own() if tops else ():
             if (owner := self._owner(pid)) in tops:
@@ -132,25 +132,25 @@ class Tree:
         """Signals a member; False when it may not be signalled."""
         return process_table.send(target, *signals)
 
-    def strike(self, commands: Collection[int] | None, named: int) -> list[Process]:
-        """Kills the group of each command's shell: what grows faster than one can look at it is mostly that."""
-        struck: list[Process] = []
+    def kill_groups(self, commands: Collection[int] | None, named: int) -> list[Process]:
+        """Kills the process group of each command's shell: a fork bomb outruns signals to single processes."""
+        hit: list[Process] = []
         tops = self.tops()
         for command in tops.keys() if commands is None else tops.keys() & set(commands):
             session = self._commands[command].session
-            # Its number is no other's as long as there is a process of that session, or the shell waits for us.
+            # The number cannot have been reused while a process of that session exists or the shell is not reaped.
             if session and any(pid == session or _session_of(pid) == session for pid in tops[command]):
-                struck += islice(process_table.walk(tops[command]), named)
+                hit += islice(process_table.walk(tops[command]), named)
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(session, signal.SIGKILL)
-        return [each for each in struck if each.is_alive]
+        return [each for each in hit if each.is_alive]
 
-    def forget(self, commands: Collection[int]) -> None:
-        """Gives up what is known of commands that have ended."""
+    def remove_commands(self, commands: Collection[int]) -> None:
+        """Removes commands that have ended."""
         for command in commands:
             known = self._commands.pop(command, None)
             if known and known.slot is not None:
-                self._slots.give_back(known.slot)
+                self._slots.release_slot(known.slot)
                 del self._by_slot[known.slot]
         if not self._commands:
             self._seen.clear()
@@ -174,7 +174,7 @@ class Tree:
 
 
 class Groups:
-    """The process group of a command: all there is where the kernel has no subreaper. Who leaves it is lost."""
+    """The process group of a command, for kernels without subreapers. A process that leaves the group is lost."""
 
     def __init__(self) -> None:
         self.zone: Zone | None = None
@@ -184,16 +184,16 @@ class Groups:
 
     @contextmanager
     def marking(self, command: int) -> Iterator[None]:  # noqa: ARG002  # as the Protocol has it
-        """Does nothing: a group needs no mark."""
+        """Does nothing: groups need no tag."""
         yield
 
     def started(self, command: int, pid: int) -> None:
-        """Takes note of the shell, whose pid is also that of its group."""
+        """Records the shell, whose pid is also its process group."""
         self._groups[command] = pid
         self._shells[pid] = command
 
     def reaped(self, pid: int) -> int | None:
-        """Takes note that a child is gone for good; returns the command whose shell it was."""
+        """Records that a child was reaped; returns the command whose shell it was."""
         return self._shells.pop(pid, None)
 
     def left_behind(self, command: int) -> bool:
@@ -201,12 +201,12 @@ class Groups:
         return _group_exists(self._groups[command])
 
     def members(self, commands: Collection[int] | None) -> list[Process]:
-        """Returns one entry for each group that exists."""
+        """Returns one entry per existing group."""
         groups = [group for command, group in self._groups.items() if commands is None or command in commands]
         return [Process(group, 0, "process group", True, 0, group) for group in groups if _group_exists(group)]
 
     def tops(self) -> dict[int, list[int]]:
-        """Returns nothing: a group is not counted."""
+        """Returns nothing: groups are not inspected."""
         return {}
 
     def send(self, target: Process, *signals: signal.Signals) -> bool:
@@ -220,23 +220,23 @@ class Groups:
             return False
         return True
 
-    def strike(self, commands: Collection[int] | None, named: int) -> list[Process]:  # noqa: ARG002  # as the Protocol has it
-        """Leaves it to `send`, which signals whole groups anyway."""
+    def kill_groups(self, commands: Collection[int] | None, named: int) -> list[Process]:  # noqa: ARG002  # as the Protocol has it
+        """Does nothing: `send` signals whole groups anyway."""
         return []
 
-    def forget(self, commands: Collection[int]) -> None:
-        """Gives up what is known of commands that have ended."""
+    def remove_commands(self, commands: Collection[int]) -> None:
+        """Removes commands that have ended."""
         for command in commands:
             self._groups.pop(command, None)
 
 
-def take_ownership() -> Ownership:
-    """Makes this process able to own commands, as well as the kernel allows."""
+def create_ownership() -> Ownership:
+    """Makes this process a child subreaper where the kernel has them."""
     return Tree() if _become_subreaper() else Groups()
 
 
-def clear(zone: Zone) -> None:
-    """Ends at once everything that carries a tag of `zone`: what a supervisor that is gone has left."""
+def kill_tagged(zone: Zone) -> None:
+    """Kills every process tagged within `zone`: the orphans of an earlier supervisor."""
     for _ in range(200):
         tagged = [
             process_table.process(pid)
@@ -248,7 +248,7 @@ def clear(zone: Zone) -> None:
             process_table.send(each, signal.SIGKILL)
         if not living:
             return
-        sleep(_PAUSE_WHILE_CLEARING)
+        sleep(_CLEAR_INTERVAL_SECONDS)
 
 
 def _become_subreaper() -> bool:
@@ -260,9 +260,9 @@ def _become_subreaper() -> bool:
     return False
 
 
-def _take_zone() -> Zone | None:
+def _claim_zone() -> Zone | None:
     try:
-        zone = _free_zone()
+        zone = _unused_zone()
         if zone:
             resource.setrlimit(RLIMIT_LOCKS, (zone.span.high, zone.span.high))
     except (OSError, ValueError):
@@ -270,7 +270,7 @@ def _take_zone() -> Zone | None:
     return zone
 
 
-def _free_zone() -> Zone | None:
+def _unused_zone() -> Zone | None:
     for _ in range(100):
         zone = zone_below(resource.getrlimit(RLIMIT_LOCKS))
         if zone is None or not any(zone.span.holds(process_table.limits_of(pid)) for pid in process_table.all_pids()):

@@ -1,4 +1,4 @@
-"""What Linux says about processes: who is whose child, under which name, since when; and signals that hit no other."""
+"""Linux processes: parents, names, start times, usage; and signals safe against pid reuse."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from runner_service.executors.supervisor.tags import RLIMIT_LOCKS, Limits
 
-_TICK = 1 / os.sysconf("SC_CLK_TCK")
+_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -31,7 +31,7 @@ class Process(NamedTuple):
 
 
 def process(pid: int) -> Process | None:
-    """Returns what is known of `pid`, a zombie too; None when there is no such process."""
+    """Returns the process `pid`, a zombie too; None if there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # pathlib would double what the supervisor imports
             head, _, tail = file.read().rpartition(b")")
@@ -40,7 +40,7 @@ def process(pid: int) -> Process | None:
     name = head.partition(b"(")[2].decode("utf-8", "replace")
     fields = tail.split()
     state, parent, session, start = fields[0], int(fields[1]), int(fields[3]), int(fields[19])
-    cpu_time = sum(map(int, fields[11:15])) * _TICK
+    cpu_time = sum(map(int, fields[11:15])) * _TICK_SECONDS
     return Process(
         pid, start, name, state not in {b"Z", b"X"}, parent, session, cpu_time, int(fields[21]) * _PAGE_BYTES
     )
@@ -58,7 +58,7 @@ def children(pid: int) -> list[int]:
 
 
 def adopted_and_own() -> list[int]:
-    """Returns the children of this process, which has one thread; orphans come to it too."""
+    """Returns the children of this single-threaded process, adopted orphans included."""
     return _children_of_thread(os.getpid(), str(os.getpid()))
 
 
@@ -71,7 +71,7 @@ def _children_of_thread(pid: int, thread: str) -> list[int]:
 
 
 def all_pids() -> Iterator[int]:
-    """Yields every process that can be seen."""
+    """Yields every visible pid."""
     return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())  # noqa: PTH208  # as above
 
 
@@ -81,7 +81,7 @@ def descendants(roots: Iterable[int]) -> dict[int, Process]:
 
 
 def walk(roots: Iterable[int]) -> Iterator[Process]:
-    """Yields `roots` and everything below them, zombies too, as they are found."""
+    """Yields `roots` and all their descendants, zombies too."""
     found: set[int] = set()
     waiting = list(roots)
     while waiting:
@@ -95,7 +95,7 @@ def walk(roots: Iterable[int]) -> Iterator[Process]:
 
 
 def memory_of(seen: Process) -> int:
-    """Returns how many bytes are a process's own, with its part of what it shares. Takes 1 ms for some GB."""
+    """Returns the proportional set size in bytes. Takes about 1 ms for a process of some GB."""
     with contextlib.suppress(OSError), open(f"/proc/{seen.pid}/smaps_rollup", "rb") as file:  # noqa: PTH123  # as above
         for line in file:
             if line.startswith(b"Pss:"):
@@ -104,7 +104,7 @@ def memory_of(seen: Process) -> int:
 
 
 def limits_of(pid: int) -> Limits:
-    """Returns the soft and the hard limit that carry tags; (-1, -1) when there is no such process."""
+    """Returns the soft and hard limit that carry the tag; (-1, -1) if there is no such process."""
     if sys.platform != "linux":
         return (-1, -1)
     try:
@@ -125,7 +125,7 @@ def _limits_of_another_user(pid: int) -> Limits:
 
 
 def send(target: Process, *signals: signal.Signals) -> bool:
-    """Signals exactly this process, never another that got its pid meanwhile. False when it may not be signalled."""
+    """Signals exactly this process, never one that reused its pid. False if not permitted."""
     if sys.platform != "linux":
         return False
     try:
@@ -149,7 +149,7 @@ def send(target: Process, *signals: signal.Signals) -> bool:
 
 
 def _send_by_number(target: Process, *signals: signal.Signals) -> bool:
-    """Does the same on a kernel or in a container without pidfds, with a gap of microseconds after the check."""
+    """Fallback without pidfds; leaves a race of microseconds after the check."""
     now = process(target.pid)
     if not now or now.start != target.start:
         return True

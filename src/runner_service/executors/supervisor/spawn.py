@@ -1,4 +1,4 @@
-"""Starting the shell of a command: `posix_spawn`, in a session of its own, nothing inherited."""
+"""Starts a command's shell by `posix_spawn`, in a new session, inheriting nothing."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 # The kernel's bound for one argument, with its final NUL.
-_LONGEST_ARGUMENT = 128 * 1024 - 1
+_MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 
 _RESET_SIGNALS = (
     signal.SIGHUP,
@@ -21,7 +21,7 @@ _RESET_SIGNALS = (
 
 
 class RootGoneError(Exception):
-    """The directory that the command should start in is not there any more."""
+    """The working directory cannot be entered."""
 
 
 def spawn(
@@ -46,7 +46,7 @@ def spawn(
     except OSError as error:
         raise RootGoneError(str(error)) from error
     try:
-        with _short_enough(argv) as arguments, _dev_null() as nothing:
+        with _shortened(argv) as arguments, _dev_null() as nothing:
             source = nothing if stdin is None else stdin
             return _posix_spawn(arguments, environment, (source, stdout, stderr))
     finally:
@@ -54,7 +54,7 @@ def spawn(
 
 
 def exit_code_of(error: Exception) -> int:
-    """Returns what a shell would say: 127 for a program that is not there, else 126."""
+    """Returns a shell's exit code for the error: 127 if the program is missing, else 126."""
     return 127 if isinstance(error, OSError) and error.errno == errno.ENOENT else 126
 
 
@@ -80,10 +80,10 @@ def _dev_null() -> Iterator[int]:
 
 
 @contextmanager
-def _short_enough(argv: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Replaces a text that is too long for an argument by one that reads it from a file without a name."""
+def _shortened(argv: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Replaces a script too long for one argument by a command that sources it from an unnamed file."""
     text = os.fsencode(argv[-1])
-    if len(text) < _LONGEST_ARGUMENT or argv[1:2] != ["-c"]:
+    if len(text) < _MAX_ARGUMENT_BYTES or argv[1:2] != ["-c"]:
         yield argv
         return
     import tempfile  # noqa: PLC0415  # would double the time that the supervisor takes to start

@@ -1,4 +1,4 @@
-"""Tags that no process sheds: numbers in a resource limit that the kernel hands down but no longer looks at.
+"""Process tags: numbers in a resource limit that the kernel inherits but no longer enforces.
 
 `RLIMIT_LOCKS` has had no effect since Linux 2.4.25, is unlimited by default, survives fork, exec, setsid, an emptied
 environment and namespaces, and is still readable on a zombie. A supervisor takes a zone of its numbers for itself and
@@ -27,7 +27,7 @@ class Span(NamedTuple):
     high: int
 
     def holds(self, limits: Limits) -> bool:
-        """Says whether the soft or the hard limit lies within."""
+        """Returns whether the soft or the hard limit lies within."""
         return any(self.low < limit <= self.high for limit in limits)
 
 
@@ -54,13 +54,13 @@ class Zone(NamedTuple):
 
 
 class Slots:
-    """Which slots are taken. A slot that was given back is not soon used again."""
+    """Allocates slots, reusing released ones as late as possible."""
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
         self._next = 0
 
-    def take(self) -> int | None:
+    def acquire_slot(self) -> int | None:
         """Returns a free slot, or None when all are taken."""
         for _ in range(_SLOTS - 1):
             slot, self._next = self._next, (self._next + 1) % (_SLOTS - 1)
@@ -69,8 +69,8 @@ class Slots:
                 return slot
         return None
 
-    def give_back(self, slot: int) -> None:
-        """Makes a slot free."""
+    def release_slot(self, slot: int) -> None:
+        """Frees a slot."""
         self._taken.discard(slot)
 
 

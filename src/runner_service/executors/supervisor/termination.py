@@ -1,4 +1,4 @@
-"""Ending a tree: asked politely, then by force, until two looks in a row find nothing of it."""
+"""Ends process trees: SIGTERM, then SIGKILL, until two checks in a row find nothing."""
 
 import signal
 from collections.abc import Collection
@@ -7,43 +7,43 @@ from time import monotonic
 from runner_service.executors.supervisor.ownership import Ownership
 from runner_service.executors.supervisor.process_table import Process
 
-KILLED_AT_MOST = 100
-"""How many of the processes that had to be ended are named."""
+MAX_NAMED_PROCESSES = 100
+"""How many of the killed processes are named."""
 
-_FIRST_PAUSE = 0.001
-_LONGEST_PAUSE = 0.02
-_PATIENCE_WITH_KILLED = 5.0
-_QUIET_LOOKS = 2
+_FIRST_INTERVAL_SECONDS = 0.001
+_MAX_INTERVAL_SECONDS = 0.02
+_KILL_TIMEOUT_SECONDS = 5.0
+_QUIET_CHECKS = 2
 
 
-class Ending:
-    """The end of some commands, or of everything when `commands` is None. Call `step` when `next_look` has come."""
+class Termination:
+    """Ends some commands, or all if `commands` is None. Call `step` once `next_check` is due."""
 
     def __init__(self, ownership: Ownership, commands: Collection[int] | None, grace: float) -> None:
         self.commands = commands
-        self.next_look = monotonic()
+        self.next_check = monotonic()
         self.killed: dict[tuple[int, int], str] = {}
         self._ownership = ownership
-        self._force_from = self.next_look + grace
+        self._force_from = self.next_check + grace
         self._untouchable: set[tuple[int, int]] = set()
-        self._pause = _FIRST_PAUSE
-        self._quiet_looks = 0
+        self._pause = _FIRST_INTERVAL_SECONDS
+        self._quiet_checks = 0
 
     def step(self) -> bool:
-        """Looks, signals what is there, and returns whether all is over."""
+        """Signals what is still there; returns whether everything has ended or is given up."""
         now = monotonic()
         if now >= self._force_from:
-            for each in self._ownership.strike(self.commands, KILLED_AT_MOST):
+            for each in self._ownership.kill_groups(self.commands, MAX_NAMED_PROCESSES):
                 self.killed.setdefault((each.pid, each.start), each.name)
         present = [
             each for each in self._ownership.members(self.commands) if (each.pid, each.start) not in self._untouchable
         ]
-        self._quiet_looks = 0 if present else self._quiet_looks + 1
+        self._quiet_checks = 0 if present else self._quiet_checks + 1
         for each in present:
             self._signal(each, by_force=now >= self._force_from)
-        self.next_look = now + self._pause
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        return self._quiet_looks >= _QUIET_LOOKS or now >= self._force_from + _PATIENCE_WITH_KILLED
+        self.next_check = now + self._pause
+        self._pause = min(self._pause * 2, _MAX_INTERVAL_SECONDS)
+        return self._quiet_checks >= _QUIET_CHECKS or now >= self._force_from + _KILL_TIMEOUT_SECONDS
 
     def _signal(self, target: Process, *, by_force: bool) -> None:
         key = (target.pid, target.start)

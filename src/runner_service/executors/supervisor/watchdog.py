@@ -1,4 +1,4 @@
-"""The watchdog: looks at what the commands of an execution use while they run, and says which one is to end."""
+"""Enforces quotas: samples what running commands use and reports those that exceed them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,13 +10,13 @@ from runner_service.executors.supervisor import process_table
 from runner_service.executors.supervisor.ownership import Ownership, Tree
 from runner_service.executors.supervisor.process_table import Process
 
-_INTERVAL = 0.1
-_PAUSE_PER_LOOK = 9
-"""A look that takes long is followed by a pause this many times as long, so that looking never takes over."""
+_CHECK_INTERVAL_SECONDS = 0.1
+_PAUSE_FACTOR = 9
+"""Pause after a check, as a multiple of its duration, so that checking takes at most a tenth of the time."""
 
 
 class Quota(NamedTuple):
-    """What is allowed; 0 is no limit.
+    """Resource limits; 0 is unlimited.
 
     `memory` (bytes) and `processes` are of all commands of an execution together, at any one time; `cpu_time` (seconds)
     is of each command, with all that came from it.
@@ -27,8 +27,8 @@ class Quota(NamedTuple):
     cpu_time: float = 0.0
 
 
-class Excess(NamedTuple):
-    """A command that has to be ended, the field of the quota that was exceeded, and its value."""
+class QuotaViolation(NamedTuple):
+    """A command to end, the quota field that it exceeded, and its value."""
 
     command: int
     limit: str
@@ -36,14 +36,14 @@ class Excess(NamedTuple):
 
 
 class _Watched:
-    """A command that is looked at."""
+    """A monitored command."""
 
     def __init__(self, execution: int) -> None:
         self.execution = execution
         self._spent_by_tops: dict[tuple[int, int], float] = {}
 
     def cpu_time(self, processes: Iterable[Process], tops: Iterable[int]) -> float:
-        """Returns the CPU seconds of what lives, and of what has ended, waited for by nobody but the supervisor."""
+        """Returns the CPU seconds of living processes and of those already reaped by the supervisor."""
         below = 0.0
         known_tops = set(tops)
         for each in processes:
@@ -55,7 +55,7 @@ class _Watched:
 
 
 class _Use(NamedTuple):
-    """What a command uses: its processes, zombies too, at most one more than is allowed; and its CPU seconds."""
+    """What a command uses: its processes, zombies too, at most one over the limit; and its CPU seconds."""
 
     command: int
     processes: list[Process]
@@ -70,41 +70,41 @@ class _Use(NamedTuple):
 
 
 class Watchdog:
-    """Looks at what runs. A command that was found guilty is no longer its concern."""
+    """Monitors running commands, each until it is reported."""
 
     def __init__(self, ownership: Ownership, quota: Quota) -> None:
         self.is_in_force = isinstance(ownership, Tree) and any(quota)
-        self.next_look = inf
+        self.next_check = inf
         self._ownership = ownership
         self._quota = quota
         self._watched: dict[int, _Watched] = {}
 
     def started(self, command: int, execution: int) -> None:
-        """Takes note of a command."""
+        """Starts monitoring a command."""
         if self.is_in_force:
             self._watched[command] = _Watched(execution)
-            self.next_look = min(self.next_look, monotonic() + _INTERVAL)
+            self.next_check = min(self.next_check, monotonic() + _CHECK_INTERVAL_SECONDS)
 
-    def look_when_due(self) -> list[Excess]:
-        """Returns the commands that have to be ended."""
-        if (began := monotonic()) < self.next_look:
+    def check_when_due(self) -> list[QuotaViolation]:
+        """Returns the commands to end; empty before the next check is due."""
+        if (began := monotonic()) < self.next_check:
             return []
-        guilty = list(self._look())
-        for each in guilty:
+        violations = list(self._check())
+        for each in violations:
             del self._watched[each.command]
         ended = monotonic()
-        pause = max(_INTERVAL, (ended - began) * _PAUSE_PER_LOOK)
-        self.next_look = ended + pause if self._watched else inf
-        return guilty
+        pause = max(_CHECK_INTERVAL_SECONDS, (ended - began) * _PAUSE_FACTOR)
+        self.next_check = ended + pause if self._watched else inf
+        return violations
 
-    def _look(self) -> Iterator[Excess]:
+    def _check(self) -> Iterator[QuotaViolation]:
         tops = self._ownership.tops()
         self._watched = {command: each for command, each in self._watched.items() if command in tops}
         uses: dict[int, list[_Use]] = {}
         for command, each in self._watched.items():
             uses.setdefault(each.execution, []).append(self._use(command, tops[command]))
         for used in uses.values():
-            yield from self._excesses(used)
+            yield from self._exceeded_by(used)
 
     def _use(self, command: int, tops: Sequence[int]) -> _Use:
         at_most = self._quota.processes + 1 if self._quota.processes else None
@@ -112,20 +112,23 @@ class Watchdog:
         cpu_time = self._watched[command].cpu_time(processes, tops) if self._quota.cpu_time else 0.0
         return _Use(command, processes, cpu_time)
 
-    def _excesses(self, uses: Sequence[_Use]) -> Iterator[Excess]:
-        """Finds what one execution uses too much: of memory or processes, it is the command's that has most of it."""
+    def _exceeded_by(self, uses: Sequence[_Use]) -> Iterator[QuotaViolation]:
+        """Yields the commands to end in one execution: for memory and processes, the largest user."""
         quota = self._quota
         if quota.processes and sum(len(each.processes) for each in uses) > quota.processes:
-            yield Excess(max(uses, key=lambda each: len(each.processes)).command, "processes", quota.processes)
-        elif quota.memory and (command := self._hog(uses)):
-            yield Excess(command, "memory", quota.memory)
+            yield QuotaViolation(max(uses, key=lambda each: len(each.processes)).command, "processes", quota.processes)
+        elif quota.memory and (command := self._largest_command(uses)):
+            yield QuotaViolation(command, "memory", quota.memory)
         elif quota.cpu_time:
             for each in uses:
                 if each.cpu_time > quota.cpu_time:
-                    yield Excess(each.command, "cpu_time", quota.cpu_time)
+                    yield QuotaViolation(each.command, "cpu_time", quota.cpu_time)
 
-    def _hog(self, uses: Sequence[_Use]) -> int | None:
-        """Asks for exact figures, which take time, only when those that are at hand, and never lower, are too high."""
+    def _largest_command(self, uses: Sequence[_Use]) -> int | None:
+        """Returns the command with most memory if the total exceeds the quota.
+
+        Reads exact figures, which is slow, only if the resident sizes, which are never lower, exceed the quota.
+        """
         if sum(each.resident for each in uses) <= self._quota.memory:
             return None
         exact = {each.command: each.memory() for each in uses}

@@ -1,4 +1,4 @@
-"""Messages between the service and the supervisor: JSON behind a length of four bytes; file descriptors ride along.
+"""Messages between service and supervisor: JSON with a four-byte length prefix, file descriptors as ancillary data.
 
 To the supervisor:
     {"do": "start", "id", "execution", "argv", "cwd", "environment", "asked", "streams"}
@@ -33,13 +33,13 @@ def encode(message: Message) -> bytes:
 
 
 class Decoder:
-    """Puts messages together again from the pieces in which they arrive."""
+    """Incremental decoder."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:
-        """Takes the next bytes and returns the messages that are complete now."""
+        """Adds bytes; returns the messages that are now complete."""
         self._buffer += data
         messages = []
         while (message := self._next()) is not None:
