@@ -60,7 +60,7 @@ class Fountain(PlainLoop):
             token = event_pb2.TextDelta(message_id="m", text=TOKEN)
             if not self._mute:
                 run.events.publish(token)
-                await run.events.room()
+                await run.events.wait_for_capacity()
             await pace.next()
         run.events.publish(event_pb2.TextDelta(message_id="m", text="done"))
         await self._gate.passed()

@@ -1,4 +1,4 @@
-"""The storm: services that are killed at random, and callers who come back until everything has ended."""
+"""Random kills of the service, with callers that reattach until every execution has ended."""
 
 import asyncio
 import signal
@@ -9,10 +9,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.account import Account
 from tests.chaos.caller import Caller
-from tests.chaos.leftovers import check_left_clean, check_no_defects, check_nothing_runs_of_before
-from tests.chaos.lives import Life, Lives, lives, stub_of
+from tests.chaos.cleanup_checks import check_no_earlier_processes, check_no_errors_logged, check_state_is_clean
+from tests.chaos.invariants import ExecutionTrace
+from tests.chaos.services import Service, Services, running_services, stub_of
 from tests.running import Event
 
 _MOMENTS = (
@@ -29,180 +29,180 @@ _MOMENTS = (
     "usage_updated",
     "finished",
 )
-_LONGEST_LIFE = 4.0
-_ALL_ENDED_WITHIN = 60.0
+_MAX_UPTIME_SECONDS = 4.0
+_ALL_FINISHED_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass
 class Report:
-    """What a storm came to."""
+    """Counts of a storm."""
 
     kills: int = 0
     executions: int = 0
-    lives_of_executions: int = 0
+    processes_of_executions: int = 0
     interrupted_calls: int = 0
     moments: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} kills, {self.executions} executions in {self.lives_of_executions} lives, "
+            f"{self.kills} kills, {self.executions} executions in {self.processes_of_executions} processes, "
             f"{self.interrupted_calls} calls interrupted; {dict(self.moments)}"
         )
 
 
-class Fuse:
-    """Ends a life at a moment that was chosen at random: after a time, or at an event, or a little later."""
+class KillTrigger:
+    """Kills a service at a random moment: after a delay, or at or shortly after an event."""
 
-    def __init__(self, choices: Random, workspace: Path, strike: Callable[[], None]) -> None:
-        self._strike = strike
+    def __init__(self, choices: Random, workspace: Path, kill: Callable[[], None]) -> None:
+        self._kill = kill
         self._effects = workspace / "effects"
         self._loop = asyncio.get_running_loop()
         self.moment = choices.choice((*_MOMENTS, "time", "effect"))
         self._count = choices.choice((1, 1, 2, 3, 5, 8, 13))
         self._delay = choices.choice((0.0, 0.0, choices.expovariate(1 / 0.003), choices.expovariate(1 / 0.03)))
-        self._alarms = [self._loop.call_later(choices.uniform(0.02, 1.5), self._blow_if, "time")]
-        self._alarms.append(self._loop.call_later(_LONGEST_LIFE, self._blow))
+        self._timers = [self._loop.call_later(choices.uniform(0.02, 1.5), self._fire_if, "time")]
+        self._timers.append(self._loop.call_later(_MAX_UPTIME_SECONDS, self._fire))
         self._watch_effects(self._size())
 
-    def see(self, event: Event) -> None:
-        """Takes notice of an event."""
+    def on_event(self, event: Event) -> None:
+        """Fires if this is the chosen event."""
         if event.WhichOneof("event") == self.moment:
             self._count -= 1
             if self._count == 0:
-                self._blow_later()
+                self._fire_later()
 
-    def put_out(self) -> None:
-        """Does nothing from now on."""
-        for alarm in self._alarms:
-            alarm.cancel()
+    def disarm(self) -> None:
+        """Cancels the trigger."""
+        for timer in self._timers:
+            timer.cancel()
 
     def _watch_effects(self, before: int) -> None:
         if self.moment == "effect":
             if self._size() > before:
-                self._blow_later()
+                self._fire_later()
             else:
-                self._alarms.append(self._loop.call_later(0.001, self._watch_effects, before))
+                self._timers.append(self._loop.call_later(0.001, self._watch_effects, before))
 
     def _size(self) -> int:
         return self._effects.stat().st_size if self._effects.exists() else 0
 
-    def _blow_later(self) -> None:
+    def _fire_later(self) -> None:
         if self._delay:
-            self._alarms.append(self._loop.call_later(self._delay, self._blow))
+            self._timers.append(self._loop.call_later(self._delay, self._fire))
         else:
-            self._blow()
+            self._fire()
 
-    def _blow_if(self, moment: str) -> None:
+    def _fire_if(self, moment: str) -> None:
         if self.moment == moment:
-            self._blow()
+            self._fire()
 
-    def _blow(self) -> None:
-        self.put_out()
-        self._strike()
+    def _fire(self) -> None:
+        self.disarm()
+        self._kill()
 
 
 class Storm:
-    """Keeps `at_once` executions going while services die."""
+    """Keeps `at_once` executions running while services are killed."""
 
-    def __init__(self, every_life: Lives, choices: Random, at_once: int) -> None:
-        self._lives = every_life
+    def __init__(self, services: Services, choices: Random, at_once: int) -> None:
+        self._services = services
         self._choices = choices
         self._at_once = at_once
         self._callers: list[Caller] = []
         self.report = Report()
 
-    async def rage(self, kills: int) -> None:
-        """Kills so many services, then lets everything end, and checks it."""
+    async def run(self, kills: int) -> None:
+        """Kills `kills` services, lets every execution end, and checks the invariants."""
         while self.report.kills < kills:
-            await self._live_and_die()
-        await self._live_to_the_end()
+            await self._run_and_kill()
+        await self._run_to_completion()
 
-    async def _live_and_die(self) -> None:
+    async def _run_and_kill(self) -> None:
         self.report.kills += 1
-        life = await self._lives.start(**self._variables())
+        service = await self._services.start(**self._variables())
         if self._choices.random() < 0.08:
             self.report.moments["starting"] += 1
             await asyncio.sleep(self._choices.uniform(0, 0.4))
-            life.signal(signal.SIGKILL)
+            service.signal(signal.SIGKILL)
         else:
-            address = await life.ready()
-            await check_nothing_runs_of_before(self._lives, life)
+            address = await service.ready()
+            await check_no_earlier_processes(self._services, service)
             async with stub_of(address) as stub:
-                await self._call_until_death(life, stub)
-        await life.ended()
+                await self._call_until_killed(service, stub)
+        await service.ended()
 
-    async def _call_until_death(self, life: Life, stub: Any) -> None:
-        fuse = Fuse(self._choices, self._lives.workspace, self._strike(life))
-        self.report.moments[fuse.moment] += 1
+    async def _call_until_killed(self, service: Service, stub: Any) -> None:
+        trigger = KillTrigger(self._choices, self._services.workspace, self._kill(service))
+        self.report.moments[trigger.moment] += 1
         try:
-            callers = self._going()
+            callers = self._active_callers()
             if all(each.is_known for each in callers):
                 self._choices.shuffle(callers)
             async with asyncio.TaskGroup() as tasks:
                 for caller in callers:
-                    tasks.create_task(caller.follow(stub, fuse.see))
+                    tasks.create_task(caller.follow(stub, trigger.on_event))
                     await asyncio.sleep(self._choices.choice((0.0, 0.0, 0.005)))
-            life.signal(signal.SIGKILL)
+            service.signal(signal.SIGKILL)
         finally:
-            fuse.put_out()
+            trigger.disarm()
 
-    def _strike(self, life: Life) -> Callable[[], None]:
+    def _kill(self, service: Service) -> Callable[[], None]:
         chance = self._choices.random()
         if chance < 0.1:
-            return lambda: life.signal(signal.SIGTERM)
-        return life.kill_with_supervisor if chance < 0.2 else lambda: life.signal(signal.SIGKILL)
+            return lambda: service.signal(signal.SIGTERM)
+        return service.kill_with_supervisor if chance < 0.2 else lambda: service.signal(signal.SIGKILL)
 
     def _variables(self) -> dict[str, str]:
         return {"RESUME_ON_START": "true"} if self._choices.random() < 0.3 else {}
 
-    def _going(self) -> list[Caller]:
-        """Those that are not at their end, filled up."""
-        going = [each for each in self._callers if not each.is_finished]
-        while len(going) < self._at_once:
+    def _active_callers(self) -> list[Caller]:
+        """Returns unfinished callers, topped up to `at_once`."""
+        active = [each for each in self._callers if not each.is_finished]
+        while len(active) < self._at_once:
             number = len(self._callers)
             session = f"session-{number // 6}" if number % 3 == 0 else ""
-            going.append(Caller(f"e{number}", self._lives.mark, self._choices, session=session))
-            self._callers.append(going[-1])
-        return [each for each in going if self._may_call(each)]
+            active.append(Caller(f"e{number}", self._services.mark, self._choices, session=session))
+            self._callers.append(active[-1])
+        return [each for each in active if self._may_call(each)]
 
     def _may_call(self, caller: Caller) -> bool:
-        """Keeps one that may not have arrived yet from ending the interrupted one of its session: it rightly would."""
+        """False for a caller that could supersede the interrupted execution of its session, as a new one does."""
         before = self._callers[: self._callers.index(caller)]
         first = next((each for each in before if each.session and each.session == caller.session), None)
         return caller.is_known or first is None or first.is_finished or not first.has_called
 
-    async def _live_to_the_end(self) -> None:
-        life = await self._lives.start()
-        async with stub_of(await life.ready()) as stub:
-            async with asyncio.timeout(_ALL_ENDED_WITHIN):
-                while going := [each for each in self._callers if not each.is_finished]:
-                    may_call = [each for each in going if self._may_call(each)]
+    async def _run_to_completion(self) -> None:
+        service = await self._services.start()
+        async with stub_of(await service.ready()) as stub:
+            async with asyncio.timeout(_ALL_FINISHED_TIMEOUT_SECONDS):
+                while active := [each for each in self._callers if not each.is_finished]:
+                    may_call = [each for each in active if self._may_call(each)]
                     await asyncio.gather(*(each.follow(stub, lambda _: None) for each in may_call))
             for caller in self._callers:
-                assert await caller.replay(stub) == caller.events, f"{caller.name}: replayed, it is another story"
-            self._check_accounts()
-            await check_left_clean(self._lives, {each.session for each in self._callers if each.session})
-        life.signal(signal.SIGTERM)
-        await life.ended()
-        await check_nothing_runs_of_before(self._lives, None)
-        check_no_defects(self._lives)
+                assert await caller.replay(stub) == caller.events, f"{caller.name}: the replay differs"
+            self._check_traces()
+            await check_state_is_clean(self._services, {each.session for each in self._callers if each.session})
+        service.signal(signal.SIGTERM)
+        await service.ended()
+        await check_no_earlier_processes(self._services, None)
+        check_no_errors_logged(self._services)
 
-    def _check_accounts(self) -> None:
-        effects = Counter((self._lives.workspace / "effects").read_text().splitlines())
+    def _check_traces(self) -> None:
+        effects = Counter((self._services.workspace / "effects").read_text().splitlines())
         for caller in self._callers:
-            account = Account(caller.name, caller.events)
-            account.check(self._lives.workspace, effects)
+            trace = ExecutionTrace(caller.name, caller.events)
+            trace.check(self._services.workspace, effects)
             self.report.executions += 1
-            self.report.lives_of_executions += account.lives()
-            self.report.interrupted_calls += account.interrupted_calls()
+            self.report.processes_of_executions += trace.process_count()
+            self.report.interrupted_calls += trace.interrupted_calls()
 
 
 async def storm(directory: Path, *, seed: int, kills: int, at_once: int = 5) -> Report:
-    """Lets a storm rage over one state directory and returns what it came to; what is not as promised is raised.
+    """Runs a storm on one state directory and returns its counts. Raises AssertionError for a broken invariant.
 
-    The choices follow from the seed; when exactly a signal arrives is the machine's.
+    Choices follow from the seed; the exact time at which a signal arrives does not.
     """
-    async with lives(directory) as every_life:
-        rage = Storm(every_life, Random(seed), at_once)  # a seed is wanted
-        await rage.rage(kills)
-        return rage.report
+    async with running_services(directory) as services:
+        run = Storm(services, Random(seed), at_once)  # a seed is wanted
+        await run.run(kills)
+        return run.report

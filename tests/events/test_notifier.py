@@ -1,44 +1,44 @@
-"""Waiting for something to happen, but not for ever."""
+"""Broadcast notification with a timeout."""
 
 import asyncio
 
 import pytest
 
-from runner_service.events.notifier import News
+from runner_service.events.notifier import Notifier
 
 
-async def test_news_wake_all_who_wait_and_nobody_later() -> None:
-    news = News()
-    waiting = [asyncio.create_task(news.wait(10.0)) for _ in range(3)]
+async def test_a_notification_wakes_all_current_waiters_and_none_that_come_later() -> None:
+    notifier = Notifier()
+    waiting = [asyncio.create_task(notifier.wait(10.0)) for _ in range(3)]
     await asyncio.sleep(0)
-    news.spread()
+    notifier.notify_all()
 
     assert await asyncio.gather(*waiting) == [True, True, True]
-    assert await news.wait(0.01) is False
+    assert await notifier.wait(0.01) is False
 
 
-async def test_whoever_gives_up_is_forgotten() -> None:
-    news = News()
-    waiting = asyncio.create_task(news.wait(10.0))
+async def test_a_cancelled_waiter_is_removed() -> None:
+    notifier = Notifier()
+    waiting = asyncio.create_task(notifier.wait(10.0))
     await asyncio.sleep(0)
     waiting.cancel()
-    news.spread()
+    notifier.notify_all()
 
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert not news._waiting
+    assert not notifier._waiting
 
 
-async def test_each_waits_for_as_long_as_it_has_patience() -> None:
-    news = News()
+async def test_each_waiter_has_its_own_timeout() -> None:
+    notifier = Notifier()
     loop = asyncio.get_running_loop()
     began = loop.time()
-    patient = asyncio.create_task(news.wait(10.0))
+    longest = asyncio.create_task(notifier.wait(10.0))
     await asyncio.sleep(0)
 
-    assert not any(await asyncio.gather(news.wait(0.1), news.wait(0.05)))
+    assert not any(await asyncio.gather(notifier.wait(0.1), notifier.wait(0.05)))
     assert loop.time() - began >= 0.1
-    assert await news.wait(0.01) is False
-    assert not patient.done()
-    news.spread()
-    assert await patient is True
+    assert await notifier.wait(0.01) is False
+    assert not longest.done()
+    notifier.notify_all()
+    assert await longest is True

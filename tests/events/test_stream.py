@@ -54,7 +54,7 @@ def stream(disk: Disk, writer: LogWriter) -> EventStream:
 
 def new_stream(name: str, disk: Disk, writer: LogWriter) -> EventStream:
     stream = EventStream(name, writer, disk)  # type: ignore[arg-type]  # as above
-    writer.put(stream, NewExecution(runner_pb2.Execution(execution_id=name), b"print"), 0)
+    writer.enqueue(stream, NewExecution(runner_pb2.Execution(execution_id=name), b"print"), 0)
     return stream
 
 
@@ -70,12 +70,12 @@ async def follow(stream: EventStream, after: int = 0, *, pause: float = 0.0) -> 
     watcher = object()
     events: list[event_pb2.ExecutionEvent] = []
     try:
-        while (page := await stream.page(watcher, after, patience=5.0)) is not None:
+        while (page := await stream.page(watcher, after, timeout_seconds=5.0)) is not None:
             events += runner_pb2.ExecuteAgentResponse.FromString(page.frames).events
             after = page.last
             await asyncio.sleep(pause)
     finally:
-        stream.leave(watcher)
+        stream.remove_watcher(watcher)
     return events
 
 
@@ -116,16 +116,16 @@ async def test_whoever_comes_late_sees_the_same_from_wherever_it_left(stream: Ev
 
 async def test_events_that_were_logged_together_can_be_read_from_any_of_them_on(stream: EventStream) -> None:
     watching = object()
-    page = asyncio.create_task(stream.page(watching, 0, patience=5.0))
+    page = asyncio.create_task(stream.page(watching, 0, timeout_seconds=5.0))
     await asyncio.sleep(0)
     for n in range(1, 101):
         say(stream, str(n))
     await page
     for from_memory in (True, False):
         if not from_memory:
-            stream.leave(watching)
+            stream.remove_watcher(watching)
         for after in (0, 1, 50, 99):
-            found = await stream.page(watching, after, patience=5.0)
+            found = await stream.page(watching, after, timeout_seconds=5.0)
             assert found is not None
             events = runner_pb2.ExecuteAgentResponse.FromString(found.frames).events
             assert [event.text_delta.text for event in events] == [str(n) for n in range(after + 1, 101)]
@@ -177,7 +177,7 @@ async def test_a_slow_watcher_slows_nobody_and_misses_nothing(stream: EventStrea
     stream.publish(event_pb2.ToolCallStarted(tool_call_id="c", name="execute"))
     for _ in range(60):
         stream.publish_output("c", "stdout", b"x" * MAX_OUTPUT_BYTES_PER_EVENT)
-        await stream.room()
+        await stream.wait_for_capacity()
         await asyncio.sleep(0)
     finish(stream)
 
@@ -191,13 +191,13 @@ async def test_a_page_without_news_is_empty_after_the_patience(stream: EventStre
     say(stream, "hello")
     await stream.flush()
 
-    assert await stream.page(object(), 1, patience=0.01) == (b"", 1)
+    assert await stream.page(object(), 1, timeout_seconds=0.01) == (b"", 1)
 
 
 async def test_a_full_disk_ends_the_execution_and_loses_nothing_once_there_is_room(
     disk: Disk, stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner_service.events.writer._LOG_PATIENCE", 0.1)
+    monkeypatch.setattr("runner_service.events.writer._WRITE_TIMEOUT_SECONDS", 0.1)
     told: list[LogUnavailableEnd] = []
 
     def end(reason: LogUnavailableEnd) -> None:
@@ -213,7 +213,7 @@ async def test_a_full_disk_ends_the_execution_and_loses_nothing_once_there_is_ro
         await following
     assert [reason.code for reason in told] == ["LOG_UNAVAILABLE"]
     with pytest.raises(LogUnavailableEnd):
-        await stream.room()
+        await stream.wait_for_capacity()
 
     disk.full = False
     async with asyncio.timeout(10):
@@ -225,13 +225,13 @@ async def test_a_full_disk_ends_the_execution_and_loses_nothing_once_there_is_ro
 async def test_who_watches_is_told_again_when_the_disk_is_full_again(
     disk: Disk, writer: LogWriter, stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner_service.events.writer._LOG_PATIENCE", 0.1)
+    monkeypatch.setattr("runner_service.events.writer._WRITE_TIMEOUT_SECONDS", 0.1)
     for n in range(2):
         disk.full = True
         say(stream, "more")
         async with asyncio.timeout(10):
             with pytest.raises(UnavailableError, match="disk is full"):
-                await stream.page(object(), n, patience=60)
+                await stream.page(object(), n, timeout_seconds=60)
             disk.full = False
             while writer.broken:
                 await asyncio.sleep(0.01)
@@ -240,7 +240,7 @@ async def test_who_watches_is_told_again_when_the_disk_is_full_again(
 async def test_a_disk_with_little_room_takes_what_waits_part_by_part(
     disk: Disk, writer: LogWriter, stream: EventStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner_service.events.writer._LOG_PATIENCE", 0.1)
+    monkeypatch.setattr("runner_service.events.writer._WRITE_TIMEOUT_SECONDS", 0.1)
     other = new_stream("e2", disk, writer)
     disk.full = True
     stream.publish(event_pb2.ToolCallStarted(tool_call_id="c", name="execute"))
@@ -268,7 +268,7 @@ async def test_a_log_that_falls_behind_holds_up_whoever_publishes(disk: Disk, st
     stream.publish(event_pb2.ToolCallStarted(tool_call_id="c", name="execute"))
     for _ in range(40):
         stream.publish_output("c", "stdout", b"x" * MAX_OUTPUT_BYTES_PER_EVENT)
-    waiting = asyncio.create_task(stream.room())
+    waiting = asyncio.create_task(stream.wait_for_capacity())
     await asyncio.sleep(0.05)
     assert not waiting.done()
 
@@ -291,8 +291,8 @@ async def test_a_stream_that_is_closed_shows_what_is_there_and_then_says_why(str
     stream.close(UnavailableError("the service is stopping"))
     watcher = object()
 
-    page = await stream.page(watcher, 0, patience=1)
+    page = await stream.page(watcher, 0, timeout_seconds=1)
     assert page is not None
     assert page.last == 1
     with pytest.raises(UnavailableError, match="stopping"):
-        await stream.page(watcher, 1, patience=1)
+        await stream.page(watcher, 1, timeout_seconds=1)

@@ -3,7 +3,7 @@
 import pytest
 from google.protobuf.message import Message
 
-from runner_service.storage.frames import Framer, without_first
+from runner_service.storage.frames import Framer, skip_frames
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -42,5 +42,5 @@ def test_the_first_frames_can_be_left_out() -> None:
     frames = b"".join(framer.frame(number, EVENTS[number % len(EVENTS)]) for number in range(1, 21))
 
     for count in range(21):
-        rest = runner_pb2.ExecuteAgentResponse.FromString(without_first(frames, count)).events
+        rest = runner_pb2.ExecuteAgentResponse.FromString(skip_frames(frames, count)).events
         assert [event.sequence for event in rest] == list(range(count + 1, 21))

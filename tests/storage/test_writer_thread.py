@@ -7,17 +7,17 @@ from functools import partial
 
 import pytest
 
-from runner_service.storage.sqlite.writer_thread import WritingThread
+from runner_service.storage.sqlite.writer_thread import WriterThread
 
 
 @pytest.fixture
-def thread() -> Iterator[WritingThread]:
-    thread = WritingThread("under-test")
+def thread() -> Iterator[WriterThread]:
+    thread = WriterThread("under-test")
     yield thread
     thread.shutdown()
 
 
-async def test_what_is_handed_over_is_done_in_order_by_one_thread_that_is_not_the_loops(thread: WritingThread) -> None:
+async def test_what_is_handed_over_is_done_in_order_by_one_thread_that_is_not_the_loops(thread: WriterThread) -> None:
     done: list[tuple[int, int]] = []
 
     def work(number: int) -> int:
@@ -30,7 +30,7 @@ async def test_what_is_handed_over_is_done_in_order_by_one_thread_that_is_not_th
     assert ident != threading.get_ident()
 
 
-async def test_what_fails_is_raised_where_it_is_waited_for_and_the_next_goes_on(thread: WritingThread) -> None:
+async def test_what_fails_is_raised_where_it_is_waited_for_and_the_next_goes_on(thread: WriterThread) -> None:
     def fail() -> None:
         raise OSError("disk")
 
@@ -39,7 +39,7 @@ async def test_what_fails_is_raised_where_it_is_waited_for_and_the_next_goes_on(
     assert await thread.run(lambda: 1) == 1
 
 
-async def test_who_is_cancelled_does_not_stop_the_work(thread: WritingThread) -> None:
+async def test_who_is_cancelled_does_not_stop_the_work(thread: WriterThread) -> None:
     may_end, ended = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -56,7 +56,7 @@ async def test_who_is_cancelled_does_not_stop_the_work(thread: WritingThread) ->
 
 
 async def test_a_shutdown_waits_for_what_was_handed_over() -> None:
-    thread = WritingThread("under-test")
+    thread = WriterThread("under-test")
     done: list[int] = []
     handed = [asyncio.create_task(thread.run(partial(done.append, number))) for number in range(10)]
     await asyncio.sleep(0)

@@ -137,7 +137,7 @@ class FullDisk:
 
 
 async def test_a_log_that_falls_behind_and_one_that_cannot_be_written_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.events.writer._LOG_PATIENCE", 0.1)
+    monkeypatch.setattr("runner_service.events.writer._WRITE_TIMEOUT_SECONDS", 0.1)
     disk = FullDisk()
     log: EventLog = disk  # type: ignore[assignment]  # all that a writer needs
     with measuring():

@@ -73,7 +73,7 @@ class AgentHarness:
         """Returns the executions of which something is kept, other than the conversation of their session."""
         try:
             threads = await asyncio.to_thread(self._kept_threads)
-            return {*self._journal.executions(), *(each.removeprefix(_OWN_THREAD) for each in threads)}
+            return {*self._journal.execution_ids(), *(each.removeprefix(_OWN_THREAD) for each in threads)}
         except (sqlite3.Error, OSError) as error:
             logger.warning("kept_unknown error=%s", error)
             return ()
@@ -88,7 +88,7 @@ class AgentHarness:
             if not session_id:
                 await self._checkpoints.adelete_thread(thread)
                 await asyncio.to_thread(shutil.rmtree, self._directory / thread, ignore_errors=True)
-            await self._journal.forget(execution_id)
+            await self._journal.delete_execution(execution_id)
         except sqlite3.Error as error:
             logger.warning("forgetting_failed execution=%s error=%s", execution_id, error)
 
@@ -119,10 +119,10 @@ class AgentHarness:
 
     async def _run_id(self, run: AgentRun) -> str:
         """Returns what the ids of its messages begin with: its id alone may have been another's, which was pruned."""
-        if run.resumption is not None and (known := self._journal.life(run.execution_id)):
+        if run.resumption is not None and (known := self._journal.run_id(run.execution_id)):
             return known
         name = f"{run.execution_id}-{uuid4().hex}"
-        await self._journal.begin_life(run.execution_id, name)
+        await self._journal.record_run_id(run.execution_id, name)
         return name
 
 

@@ -1,7 +1,7 @@
-"""What was about to run, and what came of it: the reason why nothing with effects happens twice.
+"""Write-ahead journal of tool calls: no call with side effects runs twice.
 
-A call is written down before it begins, and its result before anyone hears of it. After a crash the two tell apart what
-never began, what has ended, and what was under way, of which nobody knows how far it came.
+The start of a call is recorded before it runs, its result before that is published. After a crash the two tell calls
+that never started and calls that ended from those that were running, whose effects are unknown.
 """
 
 import sqlite3
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from langchain_core.messages import ToolMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from runner_service.agent.checkpoints import patiently
+from runner_service.agent.checkpoints import retry_while_locked
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _SCHEMA = """
@@ -26,24 +26,24 @@ CREATE TABLE IF NOT EXISTS journal (
 ) WITHOUT ROWID
 """
 
-_NO_CALL = ""  # no id of a call is empty
+_NO_CALL = ""  # the row with the run id; no tool_call_id is empty
 
 
-class JournaledEnd(NamedTuple):
-    """How a call has ended: what the model is told, and what everybody else is."""
+class CallResult(NamedTuple):
+    """The result of a call: the message for the model, and the event for watchers."""
 
-    result: ToolMessage
+    message: ToolMessage
     event: event_pb2.ToolCallFinished
 
 
-class JournalEntry(NamedTuple):
-    """A call that has begun. `end` is None when it is not known how far it came."""
+class JournaledCall(NamedTuple):
+    """A call that was started. `result` is None when it did not end, so that its effects are unknown."""
 
-    end: JournaledEnd | None
+    result: CallResult | None
 
 
 class Journal:
-    """Shares the connection of the checkpoints, and like them is written on the event loop, in some 40 µs.
+    """Shares the connection of the checkpoints, and is written on the event loop too, in about 40 µs.
 
     All methods raise sqlite3.Error.
     """
@@ -54,35 +54,40 @@ class Journal:
         with connection:
             connection.execute(_SCHEMA)
 
-    async def begin_life(self, execution_id: str, name: str) -> None:
-        """Writes down under which name the execution begins, other than its id."""
+    async def record_run_id(self, execution_id: str, run_id: str) -> None:
+        """Records the id of this run, which unlike the execution's is never reused."""
         await self._write(
             "INSERT OR REPLACE INTO journal (execution_id, tool_call_id, type) VALUES (?, ?, ?)",
-            (execution_id, _NO_CALL, name),
+            (execution_id, _NO_CALL, run_id),
         )
 
-    def life(self, execution_id: str) -> str | None:
-        """Returns the name under which the execution began; None when it never got so far."""
+    def run_id(self, execution_id: str) -> str | None:
+        """Returns the recorded run id; None when the execution never started."""
         row = self._connection.execute(
             "SELECT type FROM journal WHERE execution_id = ? AND tool_call_id = ?", (execution_id, _NO_CALL)
         ).fetchone()
         return row and str(row[0])
 
-    async def begin(self, execution_id: str, tool_call_id: str) -> None:
-        """Writes down that a call is about to run."""
+    async def record_call_start(self, execution_id: str, tool_call_id: str) -> None:
+        """Records that a call is about to run."""
         await self._write(
             "INSERT OR REPLACE INTO journal (execution_id, tool_call_id) VALUES (?, ?)", (execution_id, tool_call_id)
         )
 
-    async def end(self, execution_id: str, tool_call_id: str, end: JournaledEnd) -> None:
-        """Writes down what came of it."""
-        values = (*self._serializer.dumps_typed(end.result), end.event.SerializeToString(), execution_id, tool_call_id)
+    async def record_call_result(self, execution_id: str, tool_call_id: str, result: CallResult) -> None:
+        """Records the result of a call."""
+        values = (
+            *self._serializer.dumps_typed(result.message),
+            result.event.SerializeToString(),
+            execution_id,
+            tool_call_id,
+        )
         await self._write(
             "UPDATE journal SET type = ?, result = ?, event = ? WHERE execution_id = ? AND tool_call_id = ?", values
         )
 
-    def find(self, execution_id: str, tool_call_id: str) -> JournalEntry | None:
-        """Looks a call up; None when it never began."""
+    def find_call(self, execution_id: str, tool_call_id: str) -> JournaledCall | None:
+        """Looks up a call; None when it never started."""
         row = self._connection.execute(
             "SELECT type, result, event FROM journal WHERE execution_id = ? AND tool_call_id = ?",
             (execution_id, tool_call_id),
@@ -90,16 +95,16 @@ class Journal:
         if row is None:
             return None
         if row[0] is None:
-            return JournalEntry(None)
+            return JournaledCall(None)
         event = event_pb2.ToolCallFinished.FromString(row[2])
-        return JournalEntry(JournaledEnd(self._serializer.loads_typed(row[:2]), event))
+        return JournaledCall(CallResult(self._serializer.loads_typed(row[:2]), event))
 
-    def executions(self) -> list[str]:
-        """Returns the executions of which something is written down."""
+    def execution_ids(self) -> list[str]:
+        """Returns the executions that have entries."""
         return [name for (name,) in self._connection.execute("SELECT DISTINCT execution_id FROM journal")]
 
-    async def forget(self, execution_id: str) -> None:
-        """Forgets what is written down of an execution that is finished for good."""
+    async def delete_execution(self, execution_id: str) -> None:
+        """Deletes the entries of an execution that has ended."""
         await self._write("DELETE FROM journal WHERE execution_id = ?", (execution_id,))
 
     async def _write(self, statement: str, values: Sequence[object]) -> None:
@@ -107,8 +112,8 @@ class Journal:
             with self._connection as connection:
                 connection.execute(statement, values)
 
-        await patiently(write)
+        await retry_while_locked(write)
 
 
 current_journal: ContextVar[Journal] = ContextVar("journal")
-"""Where the calls of the current task's execution are written down."""
+"""The journal of the current task's execution."""

@@ -57,7 +57,7 @@ class StreamedMessage:
             self._publish(event_pb2.ReasoningDelta, self._reasoning.feed(reasoning))
         if text:
             self._publish(event_pb2.TextDelta, self._text.feed(text))
-        await self._events.room()
+        await self._events.wait_for_capacity()
 
     @property
     def arguments(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the log knows of an execution that was interrupted, for going on where it stopped."""
+"""Restores the progress of an interrupted execution from its events."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -12,19 +12,19 @@ _PAGE_BYTES = 4 * 1024 * 1024
 
 @dataclass
 class Resumption:
-    """How far an execution came. Messages and calls are by their ids in its events."""
+    """The progress of an execution. Messages and calls are named by their ids in events."""
 
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
-    """What it had used; its limits count on from there."""
+    """Its usage so far, which counts against its limits."""
     elapsed: float = 0.0
-    """How many seconds it had run."""
+    """Seconds that it has run."""
     unfinished_messages: dict[str, str] = field(default_factory=dict)
-    """By sub-agent: the message after which that agent did nothing more. If it speaks again, that one is discarded."""
+    """By sub-agent: its last message, if no call followed. It is discarded when the agent's model is called again."""
     started_calls: set[str] = field(default_factory=set)
     finished_calls: set[str] = field(default_factory=set)
 
-    def take(self, event: event_pb2.ExecutionEvent) -> None:
-        """Takes the next event."""
+    def add_event(self, event: event_pb2.ExecutionEvent) -> None:
+        """Applies the next event."""
         match event.WhichOneof("event"):
             case "text_delta" | "reasoning_delta" | "message_finished" as kind:
                 self.unfinished_messages[event.sub_agent_id] = getattr(event, kind).message_id
@@ -40,26 +40,26 @@ class Resumption:
 
 
 async def read_resumption(log: EventLog, execution_id: str) -> Resumption:
-    """Reads how far an execution came. Raises LogError."""
+    """Reads the progress of an execution. Raises LogError."""
     resumption = Resumption()
-    clock = _Clock()
+    running_time = _RunningTime()
     after = 0
     while (page := await log.read(execution_id, after, _PAGE_BYTES, with_output=False)).frames:
-        await asyncio.to_thread(_take_page, resumption, clock, page.frames)
+        await asyncio.to_thread(_add_page, resumption, running_time, page.frames)
         after = page.last
     resumption.usage.tool_calls = len(resumption.started_calls)
-    resumption.elapsed = clock.seconds
+    resumption.elapsed = running_time.seconds
     return resumption
 
 
-class _Clock:
-    """Adds up the time between each `started` and the last event after it."""
+class _RunningTime:
+    """Sums the time between each `started` and the last event after it."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._last: float | None = None
 
-    def take(self, event: event_pb2.ExecutionEvent) -> None:
+    def add_event(self, event: event_pb2.ExecutionEvent) -> None:
         now = event.create_time.seconds + event.create_time.nanos / 1e9
         if event.HasField("started"):
             self._last = now
@@ -68,7 +68,7 @@ class _Clock:
             self._last = now
 
 
-def _take_page(resumption: Resumption, clock: _Clock, frames: bytes) -> None:
+def _add_page(resumption: Resumption, running_time: _RunningTime, frames: bytes) -> None:
     for event in runner_pb2.ExecuteAgentResponse.FromString(frames).events:
-        resumption.take(event)
-        clock.take(event)
+        resumption.add_event(event)
+        running_time.add_event(event)

@@ -13,7 +13,7 @@ from langgraph.types import Command
 
 from runner_service.agent.failures import end_meant_by
 from runner_service.agent.interface import AgentRun
-from runner_service.agent.journal import JournaledEnd, current_journal
+from runner_service.agent.journal import CallResult, current_journal
 from runner_service.agent.messages import UNPARSED_ARGUMENTS
 from runner_service.agent.tool_call_events import Outcome, ToolCallReporter
 from runner_service.agent.tools.backend import SandboxBackend
@@ -102,14 +102,14 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         if call.name in _SIDE_EFFECT_FREE:
             return await self._run_guarded(request, handler)
         journal = current_journal.get()
-        if run.resumption and (entry := journal.find(run.execution_id, call.id)):
-            call.resumes = entry.end is None and call.name == "execute" and run.sandbox.keeps_commands
+        if run.resumption and (entry := journal.find_call(run.execution_id, call.id)):
+            call.resumes = entry.result is None and call.name == "execute" and run.sandbox.keeps_commands
             if call.resumes:
                 return await self._run_guarded(request, handler)
-            call.interrupted = entry.end is None
-            call.ended = entry.end.event if entry.end else None
-            return entry.end.result if entry.end else _failed(request, _INTERRUPTED)
-        await journal.begin(run.execution_id, call.id)
+            call.interrupted = entry.result is None
+            call.ended = entry.result.event if entry.result else None
+            return entry.result.message if entry.result else _failed(request, _INTERRUPTED)
+        await journal.record_call_start(run.execution_id, call.id)
         return await self._run_guarded(request, handler)
 
     async def _record_end(self, run: AgentRun, call: RunningCall, outcome: Outcome, report: ToolCallReporter) -> None:
@@ -121,7 +121,9 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         if call.output and any(call.output.kept.values()):
             await run.events.flush()
         if call.name not in _SIDE_EFFECT_FREE and isinstance(outcome.result, ToolMessage):
-            await current_journal.get().end(run.execution_id, call.id, JournaledEnd(outcome.result, outcome.event))
+            await current_journal.get().record_call_result(
+                run.execution_id, call.id, CallResult(outcome.result, outcome.event)
+            )
         report.end(outcome)
         await run.events.flush()
 

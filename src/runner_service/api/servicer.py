@@ -117,7 +117,7 @@ class AgentRunnerServicer:
         watcher = object()
         try:
             async with alarm() as stall:
-                while (page := await stream.page(watcher, after, patience=_SIGN_OF_LIFE_EVERY)) is not None:
+                while (page := await stream.page(watcher, after, timeout_seconds=_SIGN_OF_LIFE_EVERY)) is not None:
                     stall.set(self._write_patience)
                     await context.write(page.frames)
                     stall.clear()
@@ -127,7 +127,7 @@ class AgentRunnerServicer:
                 f"nothing was read from this stream for {self._write_patience:g} s; attach again with after_sequence"
             ) from None
         finally:
-            stream.leave(watcher)
+            stream.remove_watcher(watcher)
 
 
 def _stream(method: Callable[[Any, Context], Awaitable[None]], request: type[Any]) -> Handler:

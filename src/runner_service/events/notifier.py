@@ -1,51 +1,51 @@
-"""Waiting for something to happen, but not for ever."""
+"""Broadcast notification with a timeout."""
 
 import asyncio
 
 
-class News:
-    """Wakes all who wait, each time.
+class Notifier:
+    """Wakes all waiters on each notification.
 
-    A stream waits before every page: this costs a fraction of what `asyncio.timeout` around an `asyncio.Event` does.
-    One timer serves all, and stays when they are woken, since they will wait again: it looks who has lost patience.
+    A stream waits before every page: this costs a fraction of `asyncio.timeout` around an `asyncio.Event`. One timer
+    serves all waiters and stays set when they are woken, since they usually wait again.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[bool], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, patience: float) -> bool:
-        """Waits for the next time; False when that did not come within `patience` seconds."""
+    async def wait(self, timeout_seconds: float) -> bool:
+        """Waits for the next notification; returns False after `timeout` seconds without one."""
         loop = asyncio.get_running_loop()
-        woken: asyncio.Future[bool] = loop.create_future()
-        self._waiting[woken] = due = loop.time() + patience
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiting[waiter] = due = loop.time() + timeout_seconds
         if self._timer is None or due < self._timer.when():
-            self._look_at(due, loop)
+            self._set_timer(due, loop)
         try:
-            return await woken
+            return await waiter
         finally:
-            self._waiting.pop(woken, None)
+            self._waiting.pop(waiter, None)
 
-    def spread(self) -> None:
-        """Wakes all who wait now."""
-        for woken in self._waiting:
-            _settle(woken, True)
+    def notify_all(self) -> None:
+        """Wakes all current waiters."""
+        for waiter in self._waiting:
+            _resolve(waiter, notified=True)
 
-    def _look_at(self, due: float, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_timer(self, due: float, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = loop.call_at(due, self._look, loop)
+        self._timer = loop.call_at(due, self._expire_waiters, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _expire_waiters(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = loop.time()
-        for woken, due in self._waiting.items():
+        for waiter, due in self._waiting.items():
             if due <= now:
-                _settle(woken, False)
-        if left := [due for due in self._waiting.values() if due > now]:
-            self._look_at(min(left), loop)
+                _resolve(waiter, notified=False)
+        if remaining := [due for due in self._waiting.values() if due > now]:
+            self._set_timer(min(remaining), loop)
 
 
-def _settle(woken: asyncio.Future[bool], came: bool) -> None:
-    if not woken.done():
-        woken.set_result(came)
+def _resolve(waiter: asyncio.Future[bool], *, notified: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(notified)

@@ -1,7 +1,7 @@
-"""From what happened to who watches: number it, put it in the log, then show it.
+"""The event stream of an execution: numbers events, hands them to the log, and delivers what is committed.
 
-`EventStream.publish` is the one way in, `EventStream.page` the one way out. Between them stands one `LogWriter` for all
-executions: it takes what has gathered, commits it at once, and only then lets watchers see it.
+`EventStream.publish` is the one way in, `EventStream.page` the one way out. The `LogWriter` between them serves all
+executions: it commits everything pending in one batch, and only then are watchers notified.
 """
 
 from typing import TYPE_CHECKING
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import Message
 
 from runner_service.errors import CallError, LogUnavailableEnd, NotFoundError, UnavailableError
-from runner_service.events.notifier import News
+from runner_service.events.notifier import Notifier
 from runner_service.events.tail import Tail
-from runner_service.events.writer import LogWriter, Run
+from runner_service.events.writer import EventRun, LogWriter
 from runner_service.executors.protocol import Stream
 from runner_service.storage.event_log import Entry, EventLog, NewEvent, NewOutput, NewState, Page
 from runner_service.storage.frames import Framer
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_OUTPUT_BYTES_PER_EVENT = 256 * 1024
-"""The most bytes of a command's output that one event carries."""
+"""The largest `tool_output` event, without its envelope."""
 
 MAX_PAGE_BYTES = 1024 * 1024
-"""About the most bytes that one response carries."""
+"""The approximate size limit of a response."""
 
-_TAIL_BYTES = 2 * MAX_PAGE_BYTES
-_FLUSH_LOOKS_EVERY = 60.0
-_RUN_BYTES = 64 * 1024
+_MAX_TAIL_BYTES = 2 * MAX_PAGE_BYTES
+_FLUSH_POLL_INTERVAL_SECONDS = 60.0
+_MAX_RUN_BYTES = 64 * 1024
 
 
 class EventStream:
-    """The events of one execution: whatever happens is published here, and everybody who watches reads from here.
+    """The events of one execution, from publisher to watchers.
 
-    Belongs to the event loop. Watchers read what was committed a moment ago from memory, the rest from the log.
+    Belongs to the event loop. Watchers read recently committed events from memory, older ones from the log.
     """
 
     def __init__(
@@ -50,30 +50,30 @@ class EventStream:
         self._writer = writer
         self._log = log
         self._framer = Framer(execution_id)
-        self._run: Run | None = None
-        self._tail = Tail(_TAIL_BYTES)
+        self._run: EventRun | None = None
+        self._tail = Tail(_MAX_TAIL_BYTES)
         self._positions: dict[object, int] = {}
-        self._news = News()
+        self._notifier = Notifier()
         self._closed_with: CallError | None = None
         self.broken: LogUnavailableEnd | None = None
         self.on_break: Callable[[LogUnavailableEnd], None] = lambda _: None
 
     def publish(self, event: Message, *, sub_agent_id: str = "") -> int:
-        """Numbers an event, stamps it and hands it to the log; returns its sequence.
+        """Numbers and timestamps an event, queues it for the log, and returns its sequence.
 
-        `event` is one of the messages of `ExecutionEvent`'s oneof. Nothing is delivered before it is in the log.
+        `event` is one of the messages of `ExecutionEvent`'s oneof. Nothing is delivered before it is committed.
         """
         self.last_sequence = sequence = self.last_sequence + 1
         frame = self._framer.frame(sequence, event, sub_agent_id)
         if type(event) is event_pb2.ToolCallStarted:  # `isinstance` takes three times as long for a message
-            self._put(NewEvent(self.execution_id, sequence, frame, tool_call_id=event.tool_call_id), len(frame))
+            self._enqueue(NewEvent(self.execution_id, sequence, frame, tool_call_id=event.tool_call_id), len(frame))
         else:
-            self._put_frame(sequence, frame)
+            self._enqueue_frame(sequence, frame)
         self._published_finish = type(event) is event_pb2.Finished
         return sequence
 
     def publish_output(self, tool_call_id: str, stream: Stream, data: bytes, *, sub_agent_id: str = "") -> None:
-        """Publishes what a command wrote, as one event or more. Await `room` after it."""
+        """Publishes output of a command, as one event or more. Await `wait_for_capacity` after it."""
         metrics.output_written(stream, len(data))
         for start in range(0, len(data), MAX_OUTPUT_BYTES_PER_EVENT):
             self._publish_chunk(
@@ -82,41 +82,41 @@ class EventStream:
             )
 
     def store_late_output(self, tool_call_id: str, stream: Stream, data: bytes) -> None:
-        """Keeps what a command's leftovers wrote after it had ended: in its file, without an event."""
-        self._put(NewOutput(self.execution_id, tool_call_id, stream, data), len(data))
+        """Stores what a command's orphaned processes wrote after it ended: without an event."""
+        self._enqueue(NewOutput(self.execution_id, tool_call_id, stream, data), len(data))
 
     def record_state(self, execution: runner_pb2.Execution) -> None:
-        """Puts the execution's changed record in the log, in the same order as its events."""
-        self._put(NewState(execution), execution.ByteSize())
+        """Queues the execution's changed record for the log, in order with its events."""
+        self._enqueue(NewState(execution), execution.ByteSize())
 
-    async def room(self) -> None:
-        """Returns at once, or as soon as the log has caught up.
+    async def wait_for_capacity(self) -> None:
+        """Waits until the log writer's backlog is below its bound.
 
         Raises:
-            LogUnavailableEnd: the log cannot be written, so nothing more may happen.
+            LogUnavailableEnd: the log cannot be written, so the execution must end.
         """
         if self.broken:
             raise self.broken
-        if not self._writer.has_room.is_set():  # asked at every token, and nearly always there
-            await self._writer.has_room.wait()
+        if not self._writer.has_capacity.is_set():  # called for every token, and nearly always set
+            await self._writer.has_capacity.wait()
 
     async def flush(self) -> None:
-        """Waits until everything that was published is in the log, or the log cannot be written."""
+        """Waits until everything published is committed, or the log cannot be written."""
         while self.committed < self.last_sequence and not self.broken:
-            await self._news.wait(_FLUSH_LOOKS_EVERY)
+            await self._notifier.wait(_FLUSH_POLL_INTERVAL_SECONDS)
 
     async def read_output(self, tool_call_id: str, stream: Stream, offset: int, max_bytes: int) -> bytes:
-        """Reads what a command wrote. Raises LogError."""
+        """Reads stored output of a command. Raises LogError."""
         return await self._log.read_output(self.execution_id, tool_call_id, stream, offset, max_bytes) or b""
 
-    async def page(self, watcher: object, after: int, *, patience: float) -> Page | None:
-        """The next events above `after` for `watcher`, as soon as there are any; None at the end.
+    async def page(self, watcher: object, after: int, *, timeout_seconds: float) -> Page | None:
+        """Waits for events above `after` and returns them for `watcher`; None at the end of the stream.
 
-        Returns an empty page when nothing happened for `patience` seconds.
+        Returns an empty page after `timeout_seconds` without an event.
 
         Raises:
-            UnavailableError: the service stops, or its log cannot be read; attach again later.
-            NotFoundError: the execution was pruned meanwhile.
+            UnavailableError: the service is stopping, or its log cannot be read; attach again later.
+            NotFoundError: the execution has been pruned.
         """
         self._positions[watcher] = after
         while self.committed <= after:
@@ -124,63 +124,63 @@ class EventStream:
                 return None
             if self._closed_with:
                 raise self._closed_with
-            if not await self._news.wait(patience):
+            if not await self._notifier.wait(timeout_seconds):
                 return Page(b"", after)
         return self._tail.page(after, MAX_PAGE_BYTES) or await self._page_from_log(after)
 
-    def leave(self, watcher: object) -> None:
-        """Forgets a watcher."""
+    def remove_watcher(self, watcher: object) -> None:
+        """Removes a watcher."""
         self._positions.pop(watcher, None)
         if not self._positions:
             self._tail.clear()
 
     def close(self, error: CallError) -> None:
-        """Ends every watcher with `error`, once it has seen what is in the log."""
+        """Ends every watcher with `error` once it has read everything committed."""
         self._closed_with = error
-        self._news.spread()
+        self._notifier.notify_all()
 
-    def seal(self) -> None:
-        """Called by the writer when it takes what was published so far: the next event begins another entry."""
+    def close_run(self) -> None:
+        """Implements `LogSubscriber`."""
         self._run = None
 
-    def commit(self, events: NewEvent) -> None:
-        """Called by the writer, in order, for what is in the log now."""
+    def on_committed(self, events: NewEvent) -> None:
+        """Implements `LogSubscriber`."""
         self.committed = last = events.sequence
         self.finished = self._published_finish and last == self.last_sequence
         if self._positions:
             self._tail.add(events)
 
-    def announce(self) -> None:
-        """Called by the writer when a batch is committed: wakes whoever waits."""
+    def wake_watchers(self) -> None:
+        """Implements `LogSubscriber`."""
         self._tail.trim(min(self._positions.values(), default=self.committed))
-        self._news.spread()
+        self._notifier.notify_all()
 
-    def break_off(self, error: LogUnavailableEnd) -> None:
-        """Called by the writer when the log cannot be written, also when that happens again."""
+    def fail(self, error: LogUnavailableEnd) -> None:
+        """Implements `LogSubscriber`."""
         if not self.broken:
             self.broken = error
             self.on_break(error)
         self.close(UnavailableError(error.message, retry_delay=5.0))
 
-    def mend(self) -> None:
-        """Called by the writer when the log can be written again: whoever attaches now can follow to the end."""
+    def recover(self) -> None:
+        """Implements `LogSubscriber`: watchers that attach from now on can follow to the end."""
         self._closed_with = None
 
-    def _put(self, entry: Entry, size: int) -> None:
+    def _enqueue(self, entry: Entry, size: int) -> None:
         self._run = None
-        self._writer.put(self, entry, size)
+        self._writer.enqueue(self, entry, size)
 
-    def _put_frame(self, sequence: int, frame: bytes) -> None:
-        """Puts an event behind those that wait already, if nothing else of this execution came in between."""
+    def _enqueue_frame(self, sequence: int, frame: bytes) -> None:
+        """Appends an event to the current run, or starts one."""
         run = self._run
-        if run is None or run.size > _RUN_BYTES:
-            run = self._run = Run(self.execution_id, [frame], sequence, len(frame))
-            self._writer.put(self, run, len(frame))
+        if run is None or run.size > _MAX_RUN_BYTES:
+            run = self._run = EventRun(self.execution_id, [frame], sequence, len(frame))
+            self._writer.enqueue(self, run, len(frame))
             return
         run.frames.append(frame)
         run.last = sequence
         run.size += len(frame)
-        self._writer.put_more(len(frame))
+        self._writer.add_pending_bytes(len(frame))
 
     def _publish_chunk(self, output: NewOutput, sub_agent_id: str) -> None:
         self.last_sequence = sequence = self.last_sequence + 1
@@ -188,7 +188,7 @@ class EventStream:
         setattr(event, output.stream, output.data)
         # Fields are written in the order of their numbers, so the bytes of the output come last.
         head = self._framer.frame(sequence, event, sub_agent_id)[: -len(output.data)]
-        self._put(NewEvent(self.execution_id, sequence, head, output), len(head) + len(output.data))
+        self._enqueue(NewEvent(self.execution_id, sequence, head, output), len(head) + len(output.data))
         self._published_finish = False
 
     async def _page_from_log(self, after: int) -> Page:

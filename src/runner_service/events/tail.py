@@ -1,17 +1,17 @@
-"""What was committed a moment ago, kept in memory for those who watch."""
+"""In-memory cache of the newest committed events of an execution, for its watchers."""
 
 from bisect import bisect_right
 from operator import attrgetter
 from typing import NamedTuple
 
 from runner_service.storage.event_log import NewEvent, Page
-from runner_service.storage.frames import without_first
+from runner_service.storage.frames import skip_frames
 
-_KEPT_BYTES = 64 * 1024
+_TRIM_THRESHOLD_BYTES = 64 * 1024
 
 
 class _Segment(NamedTuple):
-    """Events that follow each other, as they are delivered."""
+    """Consecutive events, as delivered."""
 
     first: int
     last: int
@@ -28,21 +28,21 @@ class Tail:
         self._max_bytes = max_bytes
         self._segments: list[_Segment] = []
         self.size = 0
-        """How many bytes are kept."""
+        """Bytes held."""
 
     def add(self, events: NewEvent) -> None:
-        """Takes what follows the last ones."""
+        """Adds the events that follow the last ones."""
         data = events.frame + events.output.data if events.output else events.frame
         self._segments.append(_Segment(events.sequence - events.count + 1, events.sequence, data))
         self.size += len(data)
 
     def page(self, after: int, max_bytes: int) -> Page | None:
-        """The events above `after`, which must exist: about `max_bytes`; None if the first of them is not here."""
+        """Returns about `max_bytes` of events above `after`, which must exist; None if the first is not cached."""
         index = self._index_of(after + 1)
         if index < 0:
             return None
         first = self._segments[index]
-        pieces = [without_first(first.data, after + 1 - first.first)]
+        pieces = [skip_frames(first.data, after + 1 - first.first)]
         size, last = len(pieces[0]), first.last
         for position in range(index + 1, len(self._segments)):
             segment = self._segments[position]
@@ -54,14 +54,14 @@ class Tail:
         return Page(b"".join(pieces), last)
 
     def _index_of(self, sequence: int) -> int:
-        """Where the segment is that holds `sequence`; -1 when it is not here any more."""
-        if self._segments and self._segments[-1].first <= sequence:  # whoever keeps up wants the last one
+        """Returns the index of the segment with `sequence`; -1 when it is no longer cached."""
+        if self._segments and self._segments[-1].first <= sequence:  # a watcher that keeps up reads the last one
             return len(self._segments) - 1
         return bisect_right(self._segments, sequence, key=_by_first) - 1
 
     def trim(self, seen: int) -> None:
-        """Lets go what everybody has seen, up to `seen`, and more if need be to stay within the bound."""
-        if self.size <= _KEPT_BYTES:
+        """Drops what all watchers have seen, up to `seen`, and more if the bound requires it."""
+        if self.size <= _TRIM_THRESHOLD_BYTES:
             return
         count = 0
         for segment in self._segments:
@@ -72,6 +72,6 @@ class Tail:
         del self._segments[:count]
 
     def clear(self) -> None:
-        """Lets go everything."""
+        """Drops everything."""
         self._segments.clear()
         self.size = 0

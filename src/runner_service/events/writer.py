@@ -1,6 +1,6 @@
-"""The one way into the log: what all executions publish, committed in batches, and only then shown.
+"""Group commit: appends what all executions publish to the event log in batches, then wakes their watchers.
 
-There are no timers: with nothing else to do an event is committed alone, and under load the batches grow by themselves.
+There are no timers: an idle writer commits an event at once, and under load the batches grow.
 """
 
 import asyncio
@@ -17,33 +17,33 @@ from runner_service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG_BYTES = 8 * 1024 * 1024
-_ENTRY_OVERHEAD = 200
-_LOG_PATIENCE = 3.0
-_LAST_TRY = 1.0  # a daemon kills what takes 5 s to stop, and drains have to be within them too
-_FIRST_RETRY_DELAY = 0.05
-_LONGEST_RETRY_DELAY = 2.0
+_MAX_BACKLOG_BYTES = 8 * 1024 * 1024
+_ENTRY_OVERHEAD_BYTES = 200
+_WRITE_TIMEOUT_SECONDS = 3.0
+_CLOSE_TIMEOUT_WHEN_BROKEN_SECONDS = 1.0  # a daemon kills after 5 s, drain included
+_MIN_BACKOFF_SECONDS = 0.05
+_MAX_BACKOFF_SECONDS = 2.0
 
 
 class LogSubscriber(Protocol):
-    """What the writer tells the stream of an execution about its entries."""
+    """Callbacks of the writer to the stream that published an entry."""
 
     broken: LogUnavailableEnd | None
-    """Why the log cannot be written, once the stream has been told."""
+    """Set once the stream has been notified that the log cannot be written."""
 
-    def seal(self) -> None:
-        """The writer takes what was published so far: the next event begins another entry."""
+    def close_run(self) -> None:
+        """The writer takes the current run: the next event starts another one."""
 
-    def commit(self, events: NewEvent) -> None:
-        """These events are in the log now. Called in order."""
+    def on_committed(self, events: NewEvent) -> None:
+        """These events have been committed. Called in order."""
 
-    def announce(self) -> None:
-        """A batch was committed: wakes whoever waits."""
+    def wake_watchers(self) -> None:
+        """A batch has been committed."""
 
-    def break_off(self, error: LogUnavailableEnd) -> None:
-        """The log cannot be written. May be called again."""
+    def fail(self, error: LogUnavailableEnd) -> None:
+        """The log cannot be written. May be called more than once."""
 
-    def mend(self) -> None:
+    def recover(self) -> None:
         """The log can be written again."""
 
 
@@ -51,128 +51,128 @@ _Batch = list[tuple[LogSubscriber, Entry]]
 
 
 @dataclass(slots=True)
-class Run:
-    """Events of one execution that follow each other and wait for the same batch: one entry of the log in the end."""
+class EventRun:
+    """Consecutive events of one execution that wait for the same batch, and become one entry of the log."""
 
     execution_id: str
     frames: list[bytes]
     last: int
     size: int
 
-    def sealed(self) -> NewEvent:
-        """Returns it as it stands."""
+    def to_entry(self) -> NewEvent:
+        """Returns the entry to append."""
         return NewEvent(self.execution_id, self.last, b"".join(self.frames), count=len(self.frames))
 
 
 class LogWriter:
-    """Commits what all executions publish, in batches, and tells their streams. Construct it with `log_writer`."""
+    """Commits entries of all executions in batches and notifies their streams. Construct it with `log_writer`."""
 
     def __init__(self, log: EventLog, on_change: Callable[[bool], None]) -> None:
         self._log = log
         self._on_change = on_change
-        self._pending: list[tuple[LogSubscriber, Entry | Run]] = []
+        self._pending: list[tuple[LogSubscriber, Entry | EventRun]] = []
         self._pending_bytes = 0
         self._arrived = asyncio.Event()
-        self.has_room = asyncio.Event()
-        """Set unless the backlog is too large."""
-        self.has_room.set()
+        self.has_capacity = asyncio.Event()
+        """Cleared while the backlog is over its bound."""
+        self.has_capacity.set()
         self._broken: LogUnavailableEnd | None = None
         self._closing = False
 
     @property
     def broken(self) -> LogUnavailableEnd | None:
-        """Why the log cannot be written at the moment; None when it can."""
+        """Why the log cannot be written; None when it can."""
         return self._broken
 
     @property
     def backlog(self) -> int:
-        """About how many bytes wait for their commit."""
+        """Approximate bytes that wait to be committed."""
         return self._pending_bytes
 
-    def put(self, stream: LogSubscriber, entry: Entry | Run, size: int) -> None:
-        """Takes an entry of about `size` bytes for the next batch."""
+    def enqueue(self, stream: LogSubscriber, entry: Entry | EventRun, size: int) -> None:
+        """Adds an entry of about `size` bytes to the next batch."""
         self._pending.append((stream, entry))
-        self.put_more(size)
+        self.add_pending_bytes(size)
         self._arrived.set()
         if self._broken and not stream.broken:
-            stream.break_off(self._broken)
+            stream.fail(self._broken)
 
-    def put_more(self, size: int) -> None:
-        """Takes notice that an entry that waits has grown by `size` bytes."""
-        self._pending_bytes += size + _ENTRY_OVERHEAD
-        if self._pending_bytes > _BACKLOG_BYTES:
-            self.has_room.clear()
+    def add_pending_bytes(self, size: int) -> None:
+        """Counts `size` more bytes of an entry that waits."""
+        self._pending_bytes += size + _ENTRY_OVERHEAD_BYTES
+        if self._pending_bytes > _MAX_BACKLOG_BYTES:
+            self.has_capacity.clear()
 
     async def run(self) -> None:
-        """Commits batches until `close` was called and nothing is left."""
+        """Commits batches until `close` is called and nothing is pending."""
         while self._pending or not self._closing:
             await self._arrived.wait()
             self._arrived.clear()
             await self._commit_pending()
 
     def close(self) -> None:
-        """Lets `run` end once everything is committed."""
+        """Makes `run` return once everything is committed."""
         self._closing = True
         self._arrived.set()
 
     async def _commit_pending(self) -> None:
         await self._append(self._take_pending())
-        if self._pending_bytes <= _BACKLOG_BYTES:
-            self.has_room.set()
+        if self._pending_bytes <= _MAX_BACKLOG_BYTES:
+            self.has_capacity.set()
 
     def _take_pending(self) -> _Batch:
         taken, self._pending = self._pending, []
         self._pending_bytes = 0
         batch: _Batch = []
         for stream, entry in taken:
-            stream.seal()
-            batch.append((stream, entry.sealed() if isinstance(entry, Run) else entry))
+            stream.close_run()
+            batch.append((stream, entry.to_entry() if isinstance(entry, EventRun) else entry))
         return batch
 
     async def _append(self, batch: _Batch) -> None:
-        """Appends, however often that takes: what is in a batch has happened, and may not be forgotten.
+        """Appends a batch, retrying without limit: its events have happened and must not be lost.
 
-        Once it has failed for long it goes in parts, so that a disk takes what it has room for.
+        After `_WRITE_TIMEOUT_SECONDS` the batch is split, so that a nearly full disk stores what fits.
         """
-        began, delay = time.monotonic(), _FIRST_RETRY_DELAY
+        began, delay = time.monotonic(), _MIN_BACKOFF_SECONDS
         parts = [batch]
         while parts:
             tried = time.monotonic()
             try:
                 await self._log.append([entry for _, entry in parts[0]])
             except LogError as error:
-                if not self._broken and time.monotonic() - began > _LOG_PATIENCE:
+                if not self._broken and time.monotonic() - began > _WRITE_TIMEOUT_SECONDS:
                     self._break(batch, error)
                     parts = list(_in_parts(batch))
                 await asyncio.sleep(delay)
-                delay = min(2 * delay, _LONGEST_RETRY_DELAY)
+                delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
             else:
                 part = parts.pop(0)
                 metrics.log_committed(len(part), time.monotonic() - tried)
                 if not parts:
-                    self._mend(batch)
-                _show(part)
+                    self._recover(batch)
+                _publish(part)
 
     def _break(self, batch: _Batch, error: LogError) -> None:
         logger.error("log_write_failed error=%s", error)
         self._broken = LogUnavailableEnd(f"the event log cannot be written: {error}")
         self._on_change(True)
         for stream in {stream: None for stream, _ in [*batch, *self._pending]}:
-            stream.break_off(self._broken)
+            stream.fail(self._broken)
 
-    def _mend(self, batch: _Batch) -> None:
+    def _recover(self, batch: _Batch) -> None:
         if self._broken:
-            logger.info("log_write_works_again")
+            logger.info("log_write_recovered")
             self._broken = None
             self._on_change(False)
             for stream, _ in batch:
-                stream.mend()
+                stream.recover()
 
 
 def _in_parts(batch: _Batch) -> Iterator[_Batch]:
-    """Cuts a batch between executions, and before what commands wrote, since that is large.
+    """Splits a batch between executions, and before command output, since that is large.
 
-    Nowhere else: the end of an execution and its final state belong together.
+    Nowhere else: `finished` and the final state must be committed together.
     """
     by_stream: dict[LogSubscriber, _Batch] = {}
     for stream, entry in batch:
@@ -187,22 +187,22 @@ def _in_parts(batch: _Batch) -> Iterator[_Batch]:
         yield part
 
 
-def _show(part: _Batch) -> None:
-    """Lets watchers see what is in the log now."""
+def _publish(part: _Batch) -> None:
+    """Makes committed entries visible to watchers."""
     streams: dict[LogSubscriber, None] = {}
     for stream, entry in part:
         if isinstance(entry, NewEvent):
-            stream.commit(entry)
+            stream.on_committed(entry)
         streams[stream] = None
     for stream in streams:
-        stream.announce()
+        stream.wake_watchers()
 
 
 @asynccontextmanager
 async def log_writer(log: EventLog, *, on_change: Callable[[bool], None] = lambda _: None) -> AsyncIterator[LogWriter]:
-    """Runs the writer of `log`; what was published inside is in the log afterwards, if it can be written at all.
+    """Runs the writer of `log`. On exit everything published has been appended, if the log can be written.
 
-    `on_change` hears True when the log cannot be written any more, and False when it can again.
+    `on_change` is called with True when the log can no longer be written, and with False when it can again.
     """
     writer = LogWriter(log, on_change)
     readings: dict[metrics.Gauge, metrics.Reading] = {
@@ -215,7 +215,9 @@ async def log_writer(log: EventLog, *, on_change: Callable[[bool], None] = lambd
             yield writer
     finally:
         writer.close()
-        _, unfinished = await asyncio.wait([task], timeout=_LAST_TRY if writer.broken else 2 * _LOG_PATIENCE)
+        _, unfinished = await asyncio.wait(
+            [task], timeout=_CLOSE_TIMEOUT_WHEN_BROKEN_SECONDS if writer.broken else 2 * _WRITE_TIMEOUT_SECONDS
+        )
         for abandoned in unfinished:
             logger.error("log_write_abandoned error=%s", writer.broken)
             abandoned.cancel()

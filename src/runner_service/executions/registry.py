@@ -85,7 +85,7 @@ class Registry:
         self._known[execution.id] = execution
         stored = runner_pb2.Execution()
         stored.CopyFrom(record)
-        self._writer.put(stream, NewExecution(stored, fingerprint, kept), request.ByteSize())
+        self._writer.enqueue(stream, NewExecution(stored, fingerprint, kept), request.ByteSize())
         return execution
 
     @contextmanager

@@ -127,13 +127,13 @@ class _Report:
     async def _read(self) -> None:
         after = 0
         try:
-            while (page := await self._stream.page(self, after, patience=_PAGE_TIMEOUT_SECONDS)) is not None:
+            while (page := await self._stream.page(self, after, timeout_seconds=_PAGE_TIMEOUT_SECONDS)) is not None:
                 after = page.last
                 await self._apply_page(page.frames)
                 if self._stream.committed <= after:  # no intermediate reports of old events
                     self._wake.set()
         finally:
-            self._stream.leave(self)
+            self._stream.remove_watcher(self)
         self._complete.set()
         self._wake.set()
 
@@ -205,10 +205,12 @@ async def _first_event(stream: "EventStream") -> None:
     """Waits until the log has the first event of an execution that was just accepted."""
     watcher = object()
     try:
-        while (page := await stream.page(watcher, 0, patience=_PAGE_TIMEOUT_SECONDS)) is not None and not page.frames:
+        while (
+            page := await stream.page(watcher, 0, timeout_seconds=_PAGE_TIMEOUT_SECONDS)
+        ) is not None and not page.frames:
             pass
     finally:
-        stream.leave(watcher)
+        stream.remove_watcher(watcher)
 
 
 def _apply_frames(builder: StatusBuilder, frames: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Where events are kept before anyone sees them.
+"""The event log: the Protocol, and the entries that are appended to it.
 
-An event is stored as a *frame*: the bytes that one entry of `repeated ExecutionEvent events` has on the wire. So a
-page of a response is frames laid end to end, and neither replaying nor following parses or builds a message.
+An event is stored as a *frame*: the wire bytes of one entry of `repeated ExecutionEvent events`. A response is frames
+concatenated, so neither replaying nor following parses or builds a message.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,19 +16,19 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 FINAL_STATES = frozenset(
     {event_pb2.STATE_SUCCEEDED, event_pb2.STATE_FAILED, event_pb2.STATE_CANCELLED, event_pb2.STATE_TIMED_OUT}
 )
-"""The states that an execution never leaves."""
+"""States that an execution never leaves."""
 
 
 class LogError(UnavailableError):
-    """The log cannot be opened, written or read; the text says why. A caller may try again."""
+    """The log cannot be opened, written or read; the message says why. Retryable."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """An execution is accepted.
+    """An accepted execution.
 
-    `fingerprint` is of its request, to tell the same one from another. `request` is what can be kept of it to go on
-    later, without secrets; None when it had some, and cannot go on without them.
+    `fingerprint` is a keyed hash of its request, to recognise a repeated one. `request` is what may be stored for
+    resuming; None when the request has secrets, which are never stored.
     """
 
     execution: runner_pb2.Execution
@@ -38,9 +38,9 @@ class NewExecution:
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event, or `count` of them that follow each other, laid end to end; `sequence` is of the last.
+    """An event, or `count` consecutive ones concatenated; `sequence` is that of the last.
 
-    Of a `tool_output`, which is always alone, the frame's last bytes are in `output` instead: stored once, in its file.
+    A `tool_output` is always alone, and the last bytes of its frame are in `output` instead, to be stored only once.
     """
 
     execution_id: str
@@ -48,13 +48,13 @@ class NewEvent:
     frame: bytes
     output: "NewOutput | None" = None
     tool_call_id: str = ""
-    """Set for `tool_call_started`, which is always alone: from here on the call has output to read."""
+    """Set for `tool_call_started`, which is always alone: from here on the call can have output."""
     count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class NewOutput:
-    """What a command wrote. Outside a `NewEvent` it came too late to be one, and goes to the file alone."""
+    """Output of a command. Outside a `NewEvent` it was written after the call ended, and is stored without an event."""
 
     execution_id: str
     tool_call_id: str
@@ -64,7 +64,7 @@ class NewOutput:
 
 @dataclass(frozen=True, slots=True)
 class NewState:
-    """The execution's record has changed; `execution.state` says where it stands now."""
+    """A changed record of an execution, with its new state."""
 
     execution: runner_pb2.Execution
 
@@ -73,14 +73,14 @@ Entry = NewExecution | NewEvent | NewOutput | NewState
 
 
 class Page(NamedTuple):
-    """Frames laid end to end, and the sequence of the last of them."""
+    """Concatenated frames, and the sequence of the last one."""
 
     frames: bytes
     last: int
 
 
 class StoredExecution(NamedTuple):
-    """An execution as it stands in the log, with the fingerprint and what was kept of its request."""
+    """An execution as stored, with its fingerprint and what was stored of its request."""
 
     execution: runner_pb2.Execution
     fingerprint: bytes
@@ -88,47 +88,46 @@ class StoredExecution(NamedTuple):
 
 
 class ExecutionPage(NamedTuple):
-    """Executions, the newest first; `next_key` is where to go on, 0 at the end."""
+    """Executions, newest first; `next_key` continues the list, 0 at its end."""
 
     executions: Sequence[runner_pb2.Execution]
     next_key: int
 
 
 class EventLog(Protocol):
-    """Keeps executions, their events, and what their commands wrote. All methods raise LogError.
+    """Stores executions, their events, and the output of their commands. All methods raise LogError.
 
-    `append` is called by one writer at a time; everything else may be called at any time by anyone.
+    `append` has one caller at a time; the other methods may be called concurrently.
     """
 
     @property
     def fingerprint_key(self) -> bytes:
-        """The key that fingerprints of requests are made with: as old as the log, and secret."""
+        """The secret key of request fingerprints; it lives as long as the log."""
 
     async def append(self, entries: Sequence[Entry]) -> None:
-        """Persists all entries in order, or none of them. What it returned from survives the death of the process."""
+        """Persists all entries in order, or none. What has been appended survives the death of the process."""
 
     async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
-        """Reads events above `after`, in order: about `max_bytes`, but at least one if there is one.
+        """Reads events above `after` in order: about `max_bytes`, but at least one if there is one.
 
-        Without output, `tool_output` events are left out.
+        With `with_output=False`, `tool_output` events are omitted.
         """
 
     async def get(self, execution_id: str) -> StoredExecution | None:
-        """Finds an execution."""
+        """Reads an execution; None when it is not in the log."""
 
     async def list_executions(
         self, *, limit: int, before_key: int, states: Collection["event_pb2.State.ValueType"], session_id: str
     ) -> ExecutionPage:
-        """Lists executions that were accepted before the one with `before_key` (0: all), the newest first."""
+        """Lists executions accepted before the one with `before_key` (0: all), newest first."""
 
     async def read_output(
         self, execution_id: str, tool_call_id: str, stream: Stream, offset: int, max_bytes: int
     ) -> bytes | None:
-        """Reads what a command wrote; None when the log knows no such call."""
+        """Reads output of a command; None when there is no such call."""
 
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
-        """Forgets finished executions that ended over `max_age` seconds ago, and the oldest while the log is too large.
+        """Deletes executions that ended over `max_age` seconds ago, then the oldest while the log exceeds `max_bytes`.
 
-        Returns how many were forgotten. An execution that is not in a final state is never forgotten for its size, and
-        for its age only when it was interrupted and nobody came back.
+        Returns how many were deleted. Of executions that have not ended, only interrupted ones are deleted, by age.
         """

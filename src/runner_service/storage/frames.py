@@ -1,4 +1,4 @@
-"""Frames: events as the bytes that one entry of `repeated ExecutionEvent events` has on the wire."""
+"""Frames: events as the wire bytes of one entry of `repeated ExecutionEvent events`."""
 
 import time
 
@@ -29,11 +29,11 @@ _TAG_OF_KIND: dict[type[Message], bytes] = {
 
 
 class Framer:
-    """Makes the frames of one execution.
+    """Encodes the frames of one execution.
 
-    A new outer message for each event, with the event copied into it, would cost three times as much: here one outer
-    message is kept, only what differs is set in it, and the event's own bytes are laid behind it. Fields are written in
-    the order of their numbers, and the kinds of events have the highest, so the bytes are the same.
+    Copying each event into a new outer message would cost three times as much. Instead one outer message is reused,
+    only the fields that differ are set, and the event's own bytes are appended. The result is identical, since fields
+    are written in the order of their numbers, and the event has the highest.
     """
 
     def __init__(self, execution_id: str) -> None:
@@ -42,7 +42,7 @@ class Framer:
         self._seconds, self._sub_agent_id = 0, ""
 
     def frame(self, sequence: int, event: Message, sub_agent_id: str = "") -> bytes:
-        """Stamps an event, one of the messages of `ExecutionEvent`'s oneof, and returns its frame."""
+        """Timestamps an event, one of the messages of `ExecutionEvent`'s oneof, and returns its frame."""
         seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
         self._outer.sequence = sequence
         self._time.nanos = nanos
@@ -55,8 +55,8 @@ class Framer:
         return _TAG_OF_ENTRY + _length(len(inner)) + inner
 
 
-def without_first(frames: bytes, count: int) -> bytes:
-    """Leaves out the first `count` of frames that are laid end to end."""
+def skip_frames(frames: bytes, count: int) -> bytes:
+    """Drops the first `count` of concatenated frames."""
     position = 0
     for _ in range(count):
         position += len(_TAG_OF_ENTRY)

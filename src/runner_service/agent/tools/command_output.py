@@ -41,7 +41,7 @@ class CommandOutput:
         """Takes the next bytes of `stream`; waits while the log is behind."""
         self.written[stream] += len(data)
         self._forward(stream, self._redactors[stream].feed(data))
-        await self._events.room()
+        await self._events.wait_for_capacity()
 
     def end(self, result: CommandResult | None) -> None:
         """Lets go what was held back. `result` is None when the command was cancelled."""

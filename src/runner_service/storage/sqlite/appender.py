@@ -1,4 +1,4 @@
-"""Entries into rows and files: the one place that writes the log."""
+"""Writes entries of the event log as rows and output files."""
 
 import sqlite3
 import time
@@ -15,7 +15,7 @@ _Row = tuple[int, int, int, bytes, int | None, str | None, int | None, int | Non
 
 
 class Appender:
-    """Appends batches. Belongs to the log's writing thread."""
+    """Appends batches. Belongs to the log's writer thread."""
 
     def __init__(self, connection: sqlite3.Connection, outputs: OutputFiles) -> None:
         self._connection = connection
@@ -24,15 +24,15 @@ class Appender:
         self._calls: dict[tuple[int, str], int] = {}
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Commits all entries in order, or none of them. Raises sqlite3.Error, OSError."""
+        """Commits all entries in order, or none. Raises sqlite3.Error, OSError."""
         try:
             match entries:
-                case [NewEvent(output=None, tool_call_id="") as events]:  # one statement is a transaction by itself
+                case [NewEvent(output=None, tool_call_id="") as events]:  # a single statement is its own transaction
                     self._connection.execute(_INSERT_EVENTS, self._row(events))
                 case _:
                     with transaction(self._connection):
                         self._append_entries(entries)
-                    self._outputs.keep()
+                    self._outputs.commit()
         except BaseException:
             self._keys.clear()
             self._calls.clear()
@@ -91,7 +91,7 @@ class Appender:
     def _start_call(self, entry: NewEvent) -> None:
         key = self._key(entry.execution_id)
         self._calls[key, entry.tool_call_id] = entry.sequence
-        # Ids are unique; if one ever is not, that is no reason to refuse the batch, and with it everybody's events.
+        # Ids are unique. If one ever is not, refusing the batch would lose events of every execution.
         query = "INSERT OR REPLACE INTO tool_calls VALUES (?, ?, ?)"
         self._connection.execute(query, (key, entry.tool_call_id, entry.sequence))
 

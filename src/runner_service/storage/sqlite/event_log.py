@@ -1,7 +1,7 @@
-"""The event log of a service that stands alone: one SQLite file, and a file for each stream of each command.
+"""The event log in SQLite, with a file for each output stream of each command.
 
-SQLite runs in WAL mode with `synchronous=NORMAL`: what was committed survives the death of the process at any moment,
-not a power cut. One thread writes, a few read; the event loop does neither.
+SQLite runs in WAL mode with `synchronous=NORMAL`: commits survive the death of the process, but not a power failure.
+One thread writes, a few read; the event loop does neither.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from runner_service.storage.event_log import (
     Page,
     StoredExecution,
 )
-from runner_service.storage.frames import without_first
+from runner_service.storage.frames import skip_frames
 from runner_service.storage.sqlite.appender import Appender
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
 from runner_service.storage.sqlite.pruning import Pruner
-from runner_service.storage.sqlite.schema import connect, prepare, require_whole
-from runner_service.storage.sqlite.writer_thread import WritingThread
+from runner_service.storage.sqlite.schema import connect, prepare, require_intact
+from runner_service.storage.sqlite.writer_thread import WriterThread
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -37,19 +37,19 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_READERS = 2
-_ROWS_AT_ONCE = 4096
+_READ_THREADS = 2
+_MAX_ROWS_PER_PAGE = 4096
 _EXECUTION = "record, state, (SELECT IFNULL(MAX(sequence), 0) FROM events WHERE execution = key)"
 
 
 @asynccontextmanager
 async def sqlite_event_log(state_dir: Path) -> AsyncIterator["SqliteEventLog"]:
-    """Opens the log below `state_dir`, which is created for this user alone.
+    """Opens the log below `state_dir`, which is created with mode 0700.
 
-    What an earlier process left running is INTERRUPTED from here on.
+    Executions that an earlier process left unfinished become INTERRUPTED.
 
     Raises:
-        LogError: the directory cannot be written, another process has it open, or the file is not a sound log.
+        LogError: the directory cannot be written, another process holds it, or the file is not an intact log.
     """
     log = await asyncio.to_thread(_open, state_dir)
     try:
@@ -82,12 +82,12 @@ def _open(state_dir: Path) -> "SqliteEventLog":
         ) from error
 
 
-def _put_aside(outputs: Path) -> None:
-    """Renames what a log that is gone had beside it: a new one counts anew, and would append to those files."""
+def _set_aside_outputs(outputs: Path) -> None:
+    """Renames the outputs of a deleted log: a new log numbers from 1 again, and would append to those files."""
     if outputs.exists() and any(outputs.iterdir()):
         kept = outputs.with_name(f"outputs-without-log-{time.time_ns()}")
         outputs.rename(kept)
-        logger.warning("outputs_without_a_log kept=%s", kept)
+        logger.warning("outputs_without_a_log renamed_to=%s", kept)
 
 
 class SqliteEventLog:
@@ -96,9 +96,9 @@ class SqliteEventLog:
     def __init__(self, state_dir: Path, lock: int) -> None:
         self._path = state_dir / "events.db"
         self._lock = lock
-        require_whole(self._path)
+        require_intact(self._path)
         if not self._path.exists():
-            _put_aside(state_dir / "outputs")
+            _set_aside_outputs(state_dir / "outputs")
         self._outputs = OutputFiles(state_dir / "outputs")
         self._writer = connect(self._path)
         self._path.chmod(0o600)
@@ -106,26 +106,26 @@ class SqliteEventLog:
         self._appender = Appender(self._writer, self._outputs)
         self._pruner = Pruner(self._writer, self._outputs)
         self._readers: list[sqlite3.Connection] = []
-        self._write_thread = WritingThread("event-log-writer")
-        self._read_threads = ThreadPoolExecutor(_READERS, "event-log-reader")
+        self._write_thread = WriterThread("event-log-writer")
+        self._read_threads = ThreadPoolExecutor(_READ_THREADS, "event-log-reader")
 
     @property
     def fingerprint_key(self) -> bytes:
-        """As of `EventLog`."""
+        """Implements `EventLog`."""
         return self._fingerprint_key
 
     async def append(self, entries: Sequence[Entry]) -> None:
-        """As of `EventLog`."""
-        await self._raising(self._write_thread.run(lambda: self._appender.append(entries)))
+        """Implements `EventLog`."""
+        await self._as_log_error(self._write_thread.run(lambda: self._appender.append(entries)))
 
     async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
-        """As of `EventLog`."""
+        """Implements `EventLog`."""
         return await self._read(
             lambda connection: self._read_page(connection, execution_id, after, max_bytes, with_output=with_output)
         )
 
     async def get(self, execution_id: str) -> StoredExecution | None:
-        """As of `EventLog`."""
+        """Implements `EventLog`."""
 
         def find(connection: sqlite3.Connection) -> StoredExecution | None:
             row = connection.execute(
@@ -139,7 +139,7 @@ class SqliteEventLog:
     async def list_executions(
         self, *, limit: int, before_key: int, states: Collection["event_pb2.State.ValueType"], session_id: str
     ) -> ExecutionPage:
-        """As of `EventLog`."""
+        """Implements `EventLog`."""
         conditions = ["(? = 0 OR key < ?)"]
         values: list[int | str] = [before_key, before_key]
         if session_id:
@@ -163,7 +163,7 @@ class SqliteEventLog:
     async def read_output(
         self, execution_id: str, tool_call_id: str, stream: Stream, offset: int, max_bytes: int
     ) -> bytes | None:
-        """As of `EventLog`."""
+        """Implements `EventLog`."""
 
         def find(connection: sqlite3.Connection) -> bytes | None:
             row = connection.execute(
@@ -176,11 +176,13 @@ class SqliteEventLog:
         return await self._read(find)
 
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
-        """As of `EventLog`."""
-        return await self._raising(self._write_thread.run(lambda: self._pruner.prune(time.time() - max_age, max_bytes)))
+        """Implements `EventLog`."""
+        return await self._as_log_error(
+            self._write_thread.run(lambda: self._pruner.prune(time.time() - max_age, max_bytes))
+        )
 
     async def close(self) -> None:
-        """Waits for what is under way, and closes the files."""
+        """Waits for running operations and closes the files."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -202,9 +204,9 @@ class SqliteEventLog:
             finally:
                 self._readers.append(connection)
 
-        return await self._raising(asyncio.get_running_loop().run_in_executor(self._read_threads, with_connection))
+        return await self._as_log_error(asyncio.get_running_loop().run_in_executor(self._read_threads, with_connection))
 
-    async def _raising(self, work: Awaitable[T]) -> T:
+    async def _as_log_error(self, work: Awaitable[T]) -> T:
         try:
             return await work
         except (sqlite3.Error, OSError) as error:
@@ -217,7 +219,7 @@ class SqliteEventLog:
             "SELECT sequence, count, frame, execution, call, stream, offset, length FROM events "
             "WHERE execution = (SELECT key FROM executions WHERE execution_id = ?) AND sequence > ? "
             "AND (? OR call IS NULL) ORDER BY sequence LIMIT ?",
-            (execution_id, after, with_output, _ROWS_AT_ONCE),
+            (execution_id, after, with_output, _MAX_ROWS_PER_PAGE),
         )
         frames: list[bytes] = []
         size, last = 0, after
@@ -225,7 +227,7 @@ class SqliteEventLog:
             seen = max(0, after - sequence + count)
             if size and size + len(frame) + (length or 0) > max_bytes:
                 break
-            frames.append(without_first(frame, seen))
+            frames.append(skip_frames(frame, seen))
             if call is not None:
                 frames.append(self._output(OutputKey(execution, call, stream), offset, length))
             size += len(frame) + (length or 0)

@@ -1,4 +1,4 @@
-"""The files that hold what commands wrote: one for each stream of a call, bytes and nothing else."""
+"""Output files of commands: one for each stream of a call, with the raw bytes."""
 
 import os
 import shutil
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from runner_service.executors.protocol import Stream
 
-_OPEN_FILES = 64
+_MAX_OPEN_FILES = 64
 
 
 class OutputKey(NamedTuple):
-    """Names a file: the execution's key in the log, the sequence of the event that started the call, the stream."""
+    """Identifies a file: the execution's key in the log, the sequence of `tool_call_started`, the stream."""
 
     execution: int
     call: int
@@ -22,35 +22,35 @@ class OutputKey(NamedTuple):
 class OutputFiles:
     """Appends to and reads from the output files below a directory.
 
-    Appending belongs to one thread, the log's writer. It is undone by `rollback` unless `keep` came first, so that a
-    commit that fails and is tried again stores nothing twice.
+    Only the log's writer thread appends. `rollback` undoes what was appended since the last `commit`, so that a batch
+    that fails and is retried stores nothing twice.
     """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         self._directory = directory
         self._open: OrderedDict[OutputKey, int] = OrderedDict()
-        self._before: dict[OutputKey, int] = {}
+        self._committed_sizes: dict[OutputKey, int] = {}
 
     def append(self, key: OutputKey, data: bytes) -> int:
         """Appends and returns the offset at which `data` begins. Raises OSError."""
         descriptor = self._descriptor(key)
         offset = os.lseek(descriptor, 0, os.SEEK_END)
-        self._before.setdefault(key, offset)
+        self._committed_sizes.setdefault(key, offset)
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
         return offset
 
-    def keep(self) -> None:
-        """What was appended stays."""
-        self._before.clear()
+    def commit(self) -> None:
+        """Makes what was appended permanent."""
+        self._committed_sizes.clear()
 
     def rollback(self) -> None:
-        """Takes back what was appended since `keep`."""
-        for key, offset in self._before.items():
+        """Truncates the files to what they were at the last `commit`."""
+        for key, offset in self._committed_sizes.items():
             os.ftruncate(self._descriptor(key), offset)
-        self._before.clear()
+        self._committed_sizes.clear()
 
     def read(self, key: OutputKey, offset: int, max_bytes: int) -> bytes:
         """Reads a range; empty beyond the end, or when nothing was written. Raises OSError."""
@@ -59,13 +59,13 @@ class OutputFiles:
         except FileNotFoundError:
             return b""
         try:
-            # Far beyond the end the kernel calls it an error.
+            # Reading far beyond the end is an error of the kernel.
             return os.pread(descriptor, max_bytes, offset) if offset < os.fstat(descriptor).st_size else b""
         finally:
             os.close(descriptor)
 
     def remove(self, execution: int) -> int:
-        """Removes the files of an execution and returns how many bytes they had."""
+        """Deletes the files of an execution and returns their size in bytes."""
         for key in [key for key in self._open if key.execution == execution]:
             os.close(self._open.pop(key))
         directory = self._directory / str(execution)
@@ -74,7 +74,7 @@ class OutputFiles:
         return size
 
     def size(self, execution: int) -> int:
-        """Sums the bytes of an execution's files."""
+        """Returns the size of an execution's files in bytes."""
         try:
             with os.scandir(self._directory / str(execution)) as entries:
                 return sum(entry.stat().st_size for entry in entries)
@@ -82,7 +82,7 @@ class OutputFiles:
             return 0
 
     def close(self) -> None:
-        """Closes what is open."""
+        """Closes the open files."""
         while self._open:
             os.close(self._open.popitem()[1])
 
@@ -93,7 +93,7 @@ class OutputFiles:
         path = self._path(key)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         self._open[key] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        if len(self._open) > _OPEN_FILES:
+        if len(self._open) > _MAX_OPEN_FILES:
             os.close(self._open.popitem(last=False)[1])
         return self._open[key]
 

@@ -1,4 +1,4 @@
-"""Forgetting: what is old goes, and the oldest while there is too much."""
+"""Retention by age, then by size."""
 
 import sqlite3
 
@@ -7,39 +7,39 @@ from runner_service.storage.sqlite.output_files import OutputFiles
 from runner_service.storage.sqlite.schema import transaction
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-_PRUNED_AT_ONCE = 200
+_MAX_PRUNED_PER_CALL = 200
 
 
 class Pruner:
-    """Forgets executions. Belongs to the log's writing thread."""
+    """Deletes executions. Belongs to the log's writer thread."""
 
     def __init__(self, connection: sqlite3.Connection, outputs: OutputFiles) -> None:
         self._connection = connection
         self._outputs = outputs
 
     def prune(self, ended_before: float, max_bytes: int) -> int:
-        """Forgets what ended before a Unix time, and more while the log exceeds `max_bytes`; returns how many."""
+        """Deletes what ended before a Unix time, then the oldest while over `max_bytes`; returns how many."""
         final = ",".join(str(state) for state in sorted(FINAL_STATES))
         old = self._connection.execute(
             f"SELECT key FROM executions WHERE state IN ({final}, ?) AND changed < ? LIMIT ?",  # noqa: S608  # constants
-            (event_pb2.STATE_INTERRUPTED, ended_before, _PRUNED_AT_ONCE),
+            (event_pb2.STATE_INTERRUPTED, ended_before, _MAX_PRUNED_PER_CALL),
         ).fetchall()
         for (key,) in old:
-            self._forget(key)
-        forgotten = len(old)
+            self._delete(key)
+        deleted = len(old)
         finished = self._connection.execute(
             f"SELECT key FROM executions WHERE state IN ({final}) ORDER BY changed LIMIT ?",  # noqa: S608  # constants
-            (_PRUNED_AT_ONCE,),
+            (_MAX_PRUNED_PER_CALL,),
         ).fetchall()
         excess = self._size() - max_bytes
         for (key,) in finished:
             if excess <= 0:
                 break
-            excess -= self._forget(key)
-            forgotten += 1
-        if forgotten:
+            excess -= self._delete(key)
+            deleted += 1
+        if deleted:
             self._connection.execute("PRAGMA incremental_vacuum").fetchall()
-        return forgotten
+        return deleted
 
     def _size(self) -> int:
         connection = self._connection
@@ -49,8 +49,8 @@ class Pruner:
         keys = connection.execute("SELECT DISTINCT execution FROM tool_calls").fetchall()
         return int((pages - free) * size + sum(self._outputs.size(key) for (key,) in keys))
 
-    def _forget(self, key: int) -> int:
-        """Removes an execution and returns about how many bytes that freed."""
+    def _delete(self, key: int) -> int:
+        """Deletes an execution and returns approximately how many bytes that freed."""
         with transaction(self._connection):
             query = "SELECT IFNULL(SUM(LENGTH(frame) + 16), 0) FROM events WHERE execution = ?"
             size = self._connection.execute(query, (key,)).fetchone()[0]

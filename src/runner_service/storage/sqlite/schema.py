@@ -46,13 +46,14 @@ CREATE TABLE IF NOT EXISTS tool_calls (
 """
 
 
-def require_whole(path: Path) -> None:
-    """Refuses a file that SQLite would take for an empty one, or for a whole one, and write over.
+def require_intact(path: Path) -> None:
+    """Refuses a file that SQLite would take for an empty or an intact one, and overwrite.
 
-    What may be empty is a file that was made a moment before its service was killed. The end of one that has a
-    write-ahead log beside it is in there. What else can be wrong SQLite finds by itself.
+    An empty file is accepted: its service was killed right after creating it. So is a truncated one with a write-ahead
+    log beside it, which holds the rest. Other damage is detected by SQLite.
 
-    Raises sqlite3.Error, OSError.
+    Raises:
+        sqlite3.Error, OSError: the file is damaged or cannot be read.
     """
     size = path.stat().st_size if path.exists() else 0
     if size == 0:
@@ -60,10 +61,10 @@ def require_whole(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(_PAGE_SIZE.stop)
     if not head.startswith(_MAGIC):
-        raise sqlite3.DatabaseError(f"{path.name} is no database")
+        raise sqlite3.DatabaseError(f"{path.name} is not a database")
     page_size = int.from_bytes(head[_PAGE_SIZE]) or 1
     if size % page_size and not path.with_name(f"{path.name}-wal").exists():
-        raise sqlite3.DatabaseError(f"{path.name} was cut off")
+        raise sqlite3.DatabaseError(f"{path.name} is truncated")
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -1,4 +1,4 @@
-"""A thread that does what the event loop hands it, one after the other."""
+"""A jober thread that runs functions for the event loop, in order."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,34 +8,34 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
+_Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
 
-class WritingThread:
-    """A way to a thread and back that costs half of what a pool of one does: each event that comes alone goes it."""
+class WriterThread:
+    """Runs functions in order. A round trip costs half of that through a ThreadPoolExecutor with one thread."""
 
     def __init__(self, name: str) -> None:
-        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Returns what `work` does, and raises what it raises. Who is cancelled meanwhile does not stop it."""
+    async def run(self, job: Callable[[], T]) -> T:
+        """Runs `job` in the thread and returns its result. Cancelling the caller does not stop it."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._work.put((work, done))
+        self._jobs.put((job, done))
         return await done
 
     def shutdown(self) -> None:
-        """Waits for all that was handed over, and ends the thread. Blocks."""
-        self._work.put(None)
+        """Waits for queued functions and ends the thread. Blocks."""
+        self._jobs.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while given := self._work.get():
-            work, done = given
+        while item := self._jobs.get():
+            job, done = item
             try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+                result = job()
+            except BaseException as error:  # noqa: BLE001  # raised in `run`
                 done.get_loop().call_soon_threadsafe(_fail, done, error)
             else:
                 done.get_loop().call_soon_threadsafe(_succeed, done, result)

@@ -1,6 +1,6 @@
-"""Forks services that have imported everything already: a service that is killed every second cannot import for one.
+"""Forks services from a process that has imported everything: importing takes longer than many of them live.
 
-Reads a line of JSON for each, {"environ", "ready_file", "log"}, and answers with its pid. Its end ends nothing.
+Reads a line of JSON for each, {"environ", "ready_file", "log"}, and answers with its pid. The services outlive it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What must be true of an execution once it has ended, whatever happened meanwhile."""
+"""Invariants of a finished execution, however often the service was killed."""
 
 import re
 from collections import Counter, defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.story import CALLS, EXPECTED_FAILURE, OUTPUT_LINES, said_by_helper, said_by_main
+from tests.chaos.scenario import CALLS, EXPECTED_FAILURE, OUTPUT_LINES, main_agent_texts, sub_agent_texts
 from tests.running import Event, kinds
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -14,11 +14,11 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 _EFFECT = re.compile(r"echo '([^']*)' >> effects")
 _SUCCEEDED, _FAILED = event_pb2.TOOL_OUTCOME_SUCCEEDED, event_pb2.TOOL_OUTCOME_FAILED
 _INTERRUPTED = event_pb2.TOOL_OUTCOME_INTERRUPTED
-_MUCH = "".join(f"{number}\n" for number in range(1, OUTPUT_LINES + 1)).encode()
+_LARGE_OUTPUT = "".join(f"{number}\n" for number in range(1, OUTPUT_LINES + 1)).encode()
 
 
-class Account:
-    """The events of one execution, by what they tell."""
+class ExecutionTrace:
+    """The events of one execution."""
 
     def __init__(self, name: str, events: Sequence[Event]) -> None:
         self.name = name
@@ -32,7 +32,7 @@ class Account:
         }
 
     def check(self, workspace: Path, effects: Counter[str]) -> None:
-        """Checks everything."""
+        """Asserts all invariants."""
         self._check_ends()
         self._check_calls()
         self._check_texts()
@@ -42,11 +42,11 @@ class Account:
         self._check_file(workspace)
 
     def interrupted_calls(self) -> int:
-        """How many calls ended without anybody knowing how far they came."""
+        """How many calls ended as interrupted."""
         return sum(each.outcome == _INTERRUPTED for each in self.finished.values())
 
-    def lives(self) -> int:
-        """In how many processes it was at work."""
+    def process_count(self) -> int:
+        """In how many service processes it ran."""
         return kinds(self.events).count("started")
 
     def _all(self, kind: str) -> list[Any]:
@@ -57,7 +57,7 @@ class Account:
         assert kinds(self.events).count("finished") == 1
         finished = self.events[-1].finished
         assert finished.state == event_pb2.STATE_SUCCEEDED, f"{self.name}: {finished}"
-        assert finished.output == said_by_main(self.name)[-1]
+        assert finished.output == main_agent_texts(self.name)[-1]
         assert finished.usage.tool_calls == CALLS, f"{self.name}: {finished.usage}"
         assert all(each.resumed for each in self._all("started")[1:])
 
@@ -83,7 +83,9 @@ class Account:
                 gone.add(event.message_discarded.message_id)
                 said[event.sub_agent_id].pop(event.message_discarded.message_id, None)
         for agent, messages in said.items():
-            words = said_by_helper(self.started[agent].arguments["description"]) if agent else said_by_main(self.name)
+            words = (
+                sub_agent_texts(self.started[agent].arguments["description"]) if agent else main_agent_texts(self.name)
+            )
             assert list(messages.values()) == list(words), f"{self.name} {agent}: {messages}"
         finished = Counter(each.message_id for each in self._all("message_finished") if each.message_id not in gone)
         assert set(finished.values()) == {1}, f"{self.name}: {finished}"
@@ -102,10 +104,10 @@ class Account:
         assert end.exit_code == (3 if wanted == _FAILED else 0), f"{self.name}: {line} ended {end}"
         assert effects[line] == 1, f"{self.name}: {line} happened {effects[line]} times"
         if text.startswith("seq"):
-            assert self.output_of(call.tool_call_id) == _MUCH, f"{self.name}: the output of {line} is not whole"
+            assert self.output_of(call.tool_call_id) == _LARGE_OUTPUT, f"{self.name}: the output of {line} is not whole"
 
     def output_of(self, call: str) -> bytes:
-        """What a command wrote to standard output, as it was told."""
+        """The standard output of a command, from its events."""
         return b"".join(each.stdout for each in self._all("tool_output") if each.tool_call_id == call)
 
     def _check_file(self, workspace: Path) -> None:

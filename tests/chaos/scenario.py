@@ -1,6 +1,6 @@
-"""What every execution of the storm does, and what each of its agents says, word for word.
+"""The scripted work of every execution of a storm, and the exact texts of its agents.
 
-`{{message}}` is the execution's own id, so one script serves all of them, and every effect has a line of its own.
+`{{message}}` is the execution's id, so one script serves all, and every side effect writes its own line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from typing import Any
 from tests.running import command, turn
 
 OUTPUT_LINES = 150_000
-"""How many lines the command with much output writes: about a megabyte."""
+"""Lines that the command with large output writes: about 1 MB."""
 
-SPEECH = " ".join(f"word-{number}" for number in range(150))
+LONG_TEXT = " ".join(f"word-{number}" for number in range(150))
 
 
 def _effect(label: str) -> str:
@@ -45,33 +45,33 @@ _MAIN = [
     turn("Two helpers for {{message}}.", _task("first"), _task("second")),
     turn("What comes now is much.", command(f"seq {OUTPUT_LINES}; {_effect('much')}"), error=_RETRIED),
     turn("", command(f"sleep 300 & env -i setsid -f sleep 300; {_effect('leaving')}")),
-    turn(f"{SPEECH} for {{{{message}}}}", delay=0.001),
+    turn(f"{LONG_TEXT} for {{{{message}}}}", delay=0.001),
 ]
-_INNER = [
+_SUB_AGENT = [
     turn("I am the helper for the {{message}}.", command(_effect("inside"))),
     turn("", command(f"{_effect('again')}; sleep 0.01; echo done"), command(_effect("besides"))),
     turn("That was the {{message}}.", delay=0.001),
 ]
 
-SCRIPT: Mapping[str, Any] = {"turns": _MAIN, "sub_agents": [{"turns": _INNER}]}
+SCRIPT: Mapping[str, Any] = {"turns": _MAIN, "sub_agents": [{"turns": _SUB_AGENT}]}
 
 CALLS = sum(len(each.get("tool_calls", [])) for each in _MAIN) + 2 * sum(
-    len(each.get("tool_calls", [])) for each in _INNER
+    len(each.get("tool_calls", [])) for each in _SUB_AGENT
 )
-"""How many tool calls one execution makes."""
+"""Tool calls of one execution."""
 
 EXPECTED_FAILURE = "right"
-"""The effect whose command ends with an exit code of its own."""
+"""The command that exits with a code other than 0."""
 
 
-def said_by_main(message: str) -> Sequence[str]:
-    """The texts of the main agent's messages, in order, without those that say nothing."""
+def main_agent_texts(message: str) -> Sequence[str]:
+    """The non-empty texts of the main agent, in order."""
     return _texts(_MAIN, message)
 
 
-def said_by_helper(description: str) -> Sequence[str]:
-    """The same of a sub-agent with this task."""
-    return _texts(_INNER, description)
+def sub_agent_texts(description: str) -> Sequence[str]:
+    """The non-empty texts of a sub-agent with this task."""
+    return _texts(_SUB_AGENT, description)
 
 
 def _texts(turns: Sequence[Mapping[str, Any]], message: str) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""The lives of a service: started on the same state again and again, as a process of its own each time."""
+"""Service processes that are started one after another on the same state directory."""
 
 import asyncio
 import contextlib
@@ -13,18 +13,18 @@ from pathlib import Path
 import grpc
 import psutil
 import yaml
-from tests.chaos.story import SCRIPT
+from tests.chaos.scenario import SCRIPT
 
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
 
 MARK = "CHAOS_MARK"
-"""The variable by which the processes of a storm are known: supervisors and commands."""
+"""The environment variable that marks the processes of a storm: supervisors and commands."""
 
-_STARTS_WITHIN = 30.0
-_ENDS_WITHIN = 15.0
+_START_TIMEOUT_SECONDS = 30.0
+_EXIT_TIMEOUT_SECONDS = 15.0
 
 
-class Life:
+class Service:
     """One process of the service."""
 
     def __init__(self, pid: int, ready_file: Path) -> None:
@@ -38,18 +38,18 @@ class Life:
             os.kill(self.pid, number)
 
     def kill_with_supervisor(self) -> None:
-        """Kills it, and those that would end what it leaves."""
+        """Kills it together with its supervisor, which would otherwise end its commands."""
         with contextlib.suppress(psutil.NoSuchProcess):
             service = psutil.Process(self.pid)
             children = service.children()
             for each in children:
-                each.suspend()  # or it would be at it before it dies, or the service notice that it is gone
+                each.suspend()  # or one of them would react to the death of the other
             for each in (service, *children):
                 each.kill()
 
     async def ready(self) -> str:
         """Waits until it serves, and returns its address."""
-        async with asyncio.timeout(_STARTS_WITHIN):
+        async with asyncio.timeout(_START_TIMEOUT_SECONDS):
             while not (text := self._announced()):
                 assert psutil.pid_exists(self.pid), "the service did not start"
                 await asyncio.sleep(0.005)
@@ -57,7 +57,7 @@ class Life:
 
     async def ended(self) -> None:
         """Waits until it is gone."""
-        async with asyncio.timeout(_ENDS_WITHIN):
+        async with asyncio.timeout(_EXIT_TIMEOUT_SECONDS):
             while psutil.pid_exists(self.pid):
                 await asyncio.sleep(0.002)
 
@@ -69,41 +69,41 @@ class Life:
         return text if text.endswith("\n") else ""
 
 
-class Lives:
-    """Starts services on the state below a directory. Open it with `lives`."""
+class Services:
+    """Starts services on the state below a directory. Open it with `running_services`."""
 
-    def __init__(self, directory: Path, zygote: asyncio.subprocess.Process) -> None:
+    def __init__(self, directory: Path, fork_server: asyncio.subprocess.Process) -> None:
         self._directory = directory
-        self._zygote = zygote
+        self._fork_server = fork_server
         self._count = 0
-        self._life: Life | None = None
+        self._service: Service | None = None
         self.mark = f"{os.getpid()}-{directory.name}"
         self.state = directory / "state"
         self.workspace = directory / "workspace"
         self.log = directory / "service.log"
         (directory / "script.yaml").write_text(yaml.safe_dump(dict(SCRIPT)))
 
-    async def start(self, **variables: str) -> Life:
+    async def start(self, **variables: str) -> Service:
         """Starts the next one."""
         self._count += 1
         ready_file = self._directory / f"ready-{self._count}"
         order = {"environ": self._environ(variables), "ready_file": str(ready_file), "log": str(self.log)}
-        assert self._zygote.stdin
-        assert self._zygote.stdout
-        self._zygote.stdin.write(json.dumps(order).encode() + b"\n")
-        self._life = Life(int(await self._zygote.stdout.readline()), ready_file)
-        return self._life
+        assert self._fork_server.stdin
+        assert self._fork_server.stdout
+        self._fork_server.stdin.write(json.dumps(order).encode() + b"\n")
+        self._service = Service(int(await self._fork_server.stdout.readline()), ready_file)
+        return self._service
 
     def end(self) -> None:
         """Kills whatever is there."""
-        if self._life:
-            self._life.signal(signal.SIGKILL)
+        if self._service:
+            self._service.signal(signal.SIGKILL)
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """Every process of the storm that lives, but for the service itself."""
+        """Every process of the storm that runs, except the service itself."""
         return [each for each in psutil.process_iter() if _mark_of(each) == self.mark]
 
     def _environ(self, variables: Mapping[str, str]) -> dict[str, str]:
@@ -131,22 +131,22 @@ def _mark_of(process: psutil.Process) -> str:
 
 
 @asynccontextmanager
-async def lives(directory: Path) -> AsyncIterator[Lives]:
-    """Opens what services are started from; whatever is left in the end is killed."""
-    zygote = await asyncio.create_subprocess_exec(
+async def running_services(directory: Path) -> AsyncIterator[Services]:
+    """Opens the fork server; on exit remaining processes are killed."""
+    fork_server = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(Path(__file__).with_name("zygote.py")),
+        str(Path(__file__).with_name("fork_server.py")),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    every = Lives(directory, zygote)
+    every = Services(directory, fork_server)
     try:
         yield every
     finally:
         every.end()
-        assert zygote.stdin
-        zygote.stdin.close()
-        await zygote.wait()
+        assert fork_server.stdin
+        fork_server.stdin.close()
+        await fork_server.wait()
 
 
 @asynccontextmanager
