@@ -9,14 +9,14 @@ PAGE = Path(__file__).with_name("configuration.md")
 
 MODES = ("local", "cloud")
 DEFAULTS = {"MODE": "`cloud`", "HOME": "–", "MAX_CONCURRENT_EXECUTIONS": "by the machine"}
-"""Of the variables that the page itself has to set, and of those that are not the same everywhere."""
+"""Of variables that this page has to set, or that depend on the machine."""
 
 INTRODUCTION = """\
 # Configuration
 
-The service is set up by environment variables, read once at its start; no `.env` file is read. An empty value counts as
-none, and quotes in a value are part of it. What is wrong is told at once and whole, and the exit code is 78.
-`runner-service check` prints the values in force, secrets masked, and tries what can be tried.
+The service is configured by environment variables, read once at start; no `.env` file is read. An empty value counts as
+unset, and quotes are part of the value. All invalid variables are reported at once, with exit code 78.
+`runner-service check` prints the values in force, with secrets masked, and checks what they name.
 
 This page is generated from the docstrings of
 [`settings/variables.py`](../src/runner_service/settings/variables.py) by `make docs`. Durations are in seconds. Where

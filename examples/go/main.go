@@ -23,10 +23,10 @@ import (
 	runner "github.com/stigmer/runner-service/examples/go/runnerv1"
 )
 
-// How long the service may be away before we give up, and how long we wait between two tries.
+// How long an outage may last before we give up, and the delay between two attempts.
 const (
-	patience = time.Minute
-	pause    = 300 * time.Millisecond
+	retryTimeout = time.Minute
+	retryDelay   = 300 * time.Millisecond
 )
 
 func main() {
@@ -35,7 +35,7 @@ func main() {
 	id := flag.String("id", fmt.Sprintf("go-%d", time.Now().UnixNano()), "the execution's name; known already: attach to it")
 	flag.Parse()
 
-	// A name of our own makes the request safe to repeat. It runs on while we are away.
+	// With an id of our own the request is safe to repeat. It keeps running while we are disconnected.
 	request := &runner.ExecuteAgentRequest{
 		ExecutionId:      *id,
 		Agent:            &runner.Agent{Name: "go", Instructions: "You write short programs."},
@@ -61,7 +61,7 @@ func run(address string, request *runner.ExecuteAgentRequest) (*runner.Finished,
 	defer connection.Close()
 	client := runner.NewAgentRunnerServiceClient(connection)
 
-	lastSeen, told := time.Now(), false
+	lastSeen, reported := time.Now(), false
 	for {
 		before := request.AfterSequence
 		finished, err := follow(client, request)
@@ -69,16 +69,16 @@ func run(address string, request *runner.ExecuteAgentRequest) (*runner.Finished,
 			return finished, err
 		}
 		if request.AfterSequence > before {
-			lastSeen, told = time.Now(), false
+			lastSeen, reported = time.Now(), false
 		}
-		if time.Since(lastSeen) > patience {
+		if time.Since(lastSeen) > retryTimeout {
 			return nil, fmt.Errorf("gave up: %w", err)
 		}
-		if !told {
-			told = true
+		if !reported {
+			reported = true
 			log.Printf("\n(broken after event %d: %s; attaching again)", request.AfterSequence, status.Convert(err).Message())
 		}
-		time.Sleep(pause)
+		time.Sleep(retryDelay)
 	}
 }
 

@@ -1,4 +1,4 @@
-"""A client of the service for Python programs. It follows executions through disconnects and restarts.
+"""A Python client. It follows executions through disconnects and restarts.
 
 async with RunnerClient("localhost:50051") as client:
     async for event in client.execute(request):
@@ -22,12 +22,12 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-OnBreak = Callable[[grpc.aio.AioRpcError], Awaitable[None]]
+OnDisconnect = Callable[[grpc.aio.AioRpcError], Awaitable[None]]
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to attach again
-_LONGEST_SILENCE = 45.0  # seconds; the service gives a sign of life every 15
+_MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 2.0  # between two attempts to attach again
+_SILENCE_TIMEOUT_SECONDS = 45.0  # seconds; the service sends a keepalive every 15
 _STATUS_DETAILS = "grpc-status-details-bin"
-_BREAKS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+_DISCONNECT_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -41,10 +41,10 @@ Call = grpc.aio.UnaryStreamCall[Any, Any]
 class RunnerClient:
     """Calls the service at `address` (`host:port` or `unix:PATH`) while its context is open.
 
-    `token` is sent as bearer token. `ca` is the authority, PEM, that signed the service's certificate; empty means
-    those that gRPC knows, None no TLS. After a break of at most `patience` seconds a stream goes on where it was. While
-    the service's queue is full, an execution is tried again when it says, for `queue_patience` seconds at most.
-    `on_break` is awaited before each new try, with what ended the one before. Every method raises
+    `token` is sent as bearer token. `ca` is the CA certificate (PEM) of the service; empty: those of gRPC; None: no
+    TLS. A stream that breaks is resumed, for at most `retry_timeout` seconds of outage. While the service's queue is
+    full, an execution is retried as the service says, for at most `queue_timeout` seconds. `on_disconnect` is awaited
+    before each retry, with the error. Every method raises
     `grpc.aio.AioRpcError` with a code that the proto names.
     """
 
@@ -54,16 +54,16 @@ class RunnerClient:
         *,
         token: str | None = None,
         ca: bytes | None = None,
-        patience: float = 60.0,
-        queue_patience: float = 0.0,
-        on_break: OnBreak | None = None,
+        retry_timeout: float = 60.0,
+        queue_timeout: float = 0.0,
+        on_disconnect: OnDisconnect | None = None,
     ) -> None:
         self.address = address
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._ca = ca
-        self._patience = patience
-        self._queue_patience = queue_patience
-        self._on_break = on_break
+        self._retry_timeout = retry_timeout
+        self._queue_timeout = queue_timeout
+        self._on_disconnect = on_disconnect
 
     async def __aenter__(self) -> Self:
         self._connect()
@@ -75,7 +75,7 @@ class RunnerClient:
         await self._channel.close()
 
     async def move_to(self, address: str) -> None:
-        """Calls another address from now on. For `on_break`: what is under way at the old address is cancelled."""
+        """Calls another address from now on, for `on_disconnect`; calls to the old address are cancelled."""
         before, self.address = self._channel, address
         self._connect()
         await before.close()
@@ -89,7 +89,7 @@ class RunnerClient:
     async def execute(self, request: runner_pb2.ExecuteAgentRequest) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
         """Starts the execution, or attaches to it, and yields its events, each once, until its end.
 
-        Without an `execution_id` one is minted, or a broken stream could not be found again.
+        Without an `execution_id` one is generated, so that a broken stream can be resumed.
         """
         asked = runner_pb2.ExecuteAgentRequest()
         asked.CopyFrom(request)
@@ -115,7 +115,7 @@ class RunnerClient:
                 yield event
 
     async def detach(self, execution_id: str, after_sequence: int = 0) -> None:
-        """Lets an execution run on without callers. `after_sequence` below its newest event returns at once."""
+        """Detaches an execution from its callers. Returns at once if `after_sequence` is below its newest event."""
         request = runner_pb2.ExecuteAgentRequest(
             execution_id=execution_id,
             after_sequence=after_sequence,
@@ -128,7 +128,7 @@ class RunnerClient:
             call.cancel()
 
     async def get(self, execution_id: str) -> runner_pb2.Execution:
-        """Tells where an execution stands."""
+        """Returns an execution with its state."""
         request = runner_pb2.GetExecutionRequest(execution_id=execution_id)
         return (await self._stub.GetExecution(request, metadata=self._metadata)).execution
 
@@ -146,7 +146,7 @@ class RunnerClient:
             request.page_token = page.next_page_token
 
     async def cancel(self, execution_id: str, reason: str = "") -> "event_pb2.State.ValueType":
-        """Asks for the end of an execution. Returns where it stood."""
+        """Cancels an execution. Returns its state before."""
         request = runner_pb2.CancelExecutionRequest(execution_id=execution_id, reason=reason)
         return (await self._stub.CancelExecution(request, metadata=self._metadata)).state
 
@@ -159,7 +159,7 @@ class RunnerClient:
         offset: int = 0,
         max_bytes: int = 0,
     ) -> runner_pb2.ReadToolOutputResponse:
-        """Reads what a command wrote, from byte `offset`, at most `max_bytes` (0: 64 KiB)."""
+        """Reads the output of a command, from byte `offset`, at most `max_bytes` (0: 64 KiB)."""
         request = runner_pb2.ReadToolOutputRequest(
             execution_id=execution_id, tool_call_id=tool_call_id, stream=stream, offset=offset, max_bytes=max_bytes
         )
@@ -176,57 +176,57 @@ class RunnerClient:
     async def _follow(
         self, open_stream: Callable[[int], Call], after: int
     ) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
-        """Yields the events above `after`; opens the stream again, above the last one seen, whenever it breaks."""
+        """Yields the events above `after`; reopens the stream after the last one seen whenever it breaks."""
         finished = False
-        pauses = self._pauses()
+        backoff = self._new_backoff()
         while not finished:
             call = open_stream(after)
             try:
                 while (response := await _next_response(call)) is not None:
-                    pauses = self._pauses()
+                    backoff = self._new_backoff()
                     for event in response.events:
                         after, finished = event.sequence, event.HasField("finished")
                         yield event
                 break
             except grpc.aio.AioRpcError as error:
-                pause = pauses.after(error)
-                if self._on_break is not None and not finished:
-                    await self._on_break(error)
+                pause = backoff.after(error)
+                if self._on_disconnect is not None and not finished:
+                    await self._on_disconnect(error)
             finally:
                 call.cancel()
             await asyncio.sleep(pause)
 
-    def _pauses(self) -> "_Pauses":
-        return _Pauses(self._patience, self._queue_patience)
+    def _new_backoff(self) -> "_Backoff":
+        return _Backoff(self._retry_timeout, self._queue_timeout)
 
 
-class _Pauses:
-    """The seconds to wait before each new try, from the first failure on."""
+class _Backoff:
+    """The delay before each retry, in seconds, from the first failure on."""
 
-    def __init__(self, patience: float, queue_patience: float) -> None:
-        self._patience = patience
-        self._queue_patience = queue_patience
+    def __init__(self, retry_timeout: float, queue_timeout: float) -> None:
+        self._retry_timeout = retry_timeout
+        self._queue_timeout = queue_timeout
         self._failing_since: float | None = None
-        self._next = _FIRST_PAUSE
+        self._next = _MIN_BACKOFF_SECONDS
 
     def after(self, error: grpc.aio.AioRpcError) -> float:
-        """Returns the pause after `error`. Raises `error` where no other try makes sense, or not any more."""
-        told = retry_delay(error)
-        is_full = error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and told is not None
-        if not (is_full or error.code() in _BREAKS):
+        """Returns the delay after `error`. Raises `error` if it is not retryable, or the timeout is reached."""
+        requested = retry_delay(error)
+        is_full = error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and requested is not None
+        if not (is_full or error.code() in _DISCONNECT_CODES):
             raise error
         now = time.monotonic()
         self._failing_since = self._failing_since or now
-        if now - self._failing_since >= (self._queue_patience if is_full else self._patience):
+        if now - self._failing_since >= (self._queue_timeout if is_full else self._retry_timeout):
             raise error
-        if is_full and told is not None:
-            return told * random.uniform(1.0, 1.5)  # noqa: S311  # only spreads callers out
-        pause, self._next = self._next, min(2 * self._next, _LONGEST_PAUSE)
+        if is_full and requested is not None:
+            return requested * random.uniform(1.0, 1.5)  # noqa: S311  # only spreads callers out
+        pause, self._next = self._next, min(2 * self._next, _MAX_BACKOFF_SECONDS)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  # the same
 
 
 def retry_delay(error: grpc.aio.AioRpcError) -> float | None:
-    """Returns the seconds after which the service wants to be called again; None if it does not say."""
+    """Returns the retry delay that the service asks for, in seconds; None if it does not."""
     status = status_pb2.Status()
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_DETAILS and isinstance(value, bytes):
@@ -239,15 +239,15 @@ def retry_delay(error: grpc.aio.AioRpcError) -> float | None:
 
 
 async def _next_response(call: Call) -> Any:
-    """Returns the next response, None at the end. A stream that is silent for too long counts as broken."""
+    """Returns the next response, None at the end. A stream without any response for too long counts as broken."""
     try:
-        async with asyncio.timeout(_LONGEST_SILENCE):
+        async with asyncio.timeout(_SILENCE_TIMEOUT_SECONDS):
             response = await call.read()
     except TimeoutError:
         raise grpc.aio.AioRpcError(
             grpc.StatusCode.UNAVAILABLE,
             grpc.aio.Metadata(),
             grpc.aio.Metadata(),
-            details=f"no sign of life for {_LONGEST_SILENCE:g} s",
+            details=f"no response for {_SILENCE_TIMEOUT_SECONDS:g} s",
         ) from None
     return None if response is grpc.aio.EOF else response

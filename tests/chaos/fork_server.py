@@ -10,7 +10,7 @@ import sys
 from types import FrameType
 from typing import Any
 
-import runner_service.cli.serving  # noqa: F401  # for the services, which would import it when called
+import runner_service.cli.actions.serve  # noqa: F401  # for the services, which would import it when called
 from runner_service.agent.loader import load
 from runner_service.cli import main
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-PATIENCE = 60
+TIMEOUT_SECONDS = 60
 PROGRAM = [sys.executable, "-m", "runner_service"]
 
 OBEDIENT = {
@@ -39,7 +39,7 @@ class CommandLine:
     def __call__(self, *arguments: str, stdin: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end."""
         with self.start(*arguments, stdin=subprocess.PIPE, **environ) as process:
-            out, err = process.communicate(stdin, timeout=PATIENCE)
+            out, err = process.communicate(stdin, timeout=TIMEOUT_SECONDS)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def start(self, *arguments: str, stdin: int = subprocess.DEVNULL, **environ: str) -> "subprocess.Popen[str]":
@@ -110,17 +110,17 @@ class running:  # noqa: N801  # reads as what it does
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.send_signal(signal.SIGINT)  # two of the same may arrive as one
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT_SECONDS)
 
     def kill(self) -> None:
         """Kills it, as the kernel would."""
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT_SECONDS)
 
 
 def eventually(condition: Callable[[], object]) -> None:
     """Waits until `condition` holds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)

@@ -13,7 +13,7 @@ from fcntl import ioctl
 from types import TracebackType
 from typing import Self
 
-from tests.cli.command_line import PATIENCE, PROGRAM, CommandLine
+from tests.cli.command_line import PROGRAM, TIMEOUT_SECONDS, CommandLine
 
 CTRL_C = "\x03"
 _TAKE_TERMINAL = (
@@ -50,7 +50,7 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._process.kill()
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT_SECONDS)
         os.close(self._keyboard)
 
     @property
@@ -59,7 +59,7 @@ class Terminal:
         return _ESCAPES.sub("", self.raw).replace("\r\n", "\n")
 
     def type(self, keys: str) -> None:
-        """Presses keys."""
+        """Interrupts keys."""
         os.write(self._keyboard, keys.encode())
 
     def terminate(self) -> None:
@@ -68,7 +68,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Reads until `text` was written."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while text not in self.text:
             assert self._read(), f"it ended without {text!r}: {self.text}"
             assert time.monotonic() < deadline, f"no {text!r} in {self.text}"
@@ -77,7 +77,7 @@ class Terminal:
         """Reads to the end, and returns the command's exit code."""
         while self._read():
             pass
-        return self._process.wait(PATIENCE)
+        return self._process.wait(TIMEOUT_SECONDS)
 
     def _read(self) -> bool:
         if select.select([self._keyboard], [], [], 1.0)[0]:

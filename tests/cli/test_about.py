@@ -42,7 +42,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_serve_imports_no_agent_and_no_colours() -> None:
-    loaded = _modules_after("import runner_service.cli.serving")
+    loaded = _modules_after("import runner_service.cli.actions.serve")
     assert not loaded & {"rich", "langchain_core", "langgraph", "deepagents"}
 
 

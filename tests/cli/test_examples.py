@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.command_line import OBEDIENT, PATIENCE, CommandLine, local_environ, running
+from tests.cli.command_line import OBEDIENT, TIMEOUT_SECONDS, CommandLine, local_environ, running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BINARIES = Path(sys.executable).parent
@@ -14,7 +14,7 @@ BINARIES = Path(sys.executable).parent
 
 def test_the_python_example_shows_what_the_agent_says_and_runs(service: CommandLine) -> None:
     command = [sys.executable, str(EXAMPLES / "python_client.py"), service.environ["RUNNER_SERVICE_ADDRESS"], "echo hi"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     assert "I run it.\n[execute]\nhi\nIt said: hi" in done.stdout
     assert "STATE_SUCCEEDED" in done.stdout
 
@@ -30,7 +30,7 @@ def test_the_python_example_goes_on_after_the_service_was_killed(tmp_path: Path)
             pass
         service.kill()
         with running(shell):
-            out, err = client.communicate(timeout=PATIENCE)
+            out, err = client.communicate(timeout=TIMEOUT_SECONDS)
     Path(address.removeprefix("unix:")).unlink(missing_ok=True)
     assert "attaching again" in err
     assert "STATE_" in out
@@ -49,7 +49,7 @@ def test_the_grpcurl_example_runs_an_agent_and_looks_at_it(tmp_path: Path, token
             check=True,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )
     assert "runner_service.v1.AgentRunnerService.ExecuteAgent" in done.stdout
     assert '"state": "STATE_SUCCEEDED"' in done.stdout

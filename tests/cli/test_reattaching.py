@@ -80,7 +80,7 @@ def test_following_an_execution_that_lost_its_secrets_says_how_it_can_go_on(shel
 async def test_the_client_attaches_again_and_yields_each_event_once(shell: CommandLine) -> None:
     breaks: list[grpc.StatusCode] = []
 
-    async def on_break(error: grpc.aio.AioRpcError) -> None:
+    async def on_disconnect(error: grpc.aio.AioRpcError) -> None:
         breaks.append(error.code())
 
     request = runner_pb2.ExecuteAgentRequest(
@@ -90,7 +90,7 @@ async def test_the_client_attaches_again_and_yields_each_event_once(shell: Comma
     service, again = running(shell), running(shell)
     await asyncio.to_thread(service.__enter__)
     try:
-        async with RunnerClient(shell.environ["RUNNER_SERVICE_ADDRESS"], on_break=on_break) as client:
+        async with RunnerClient(shell.environ["RUNNER_SERVICE_ADDRESS"], on_disconnect=on_disconnect) as client:
             async for event in client.execute(request):
                 sequences.append(event.sequence)
                 if event.HasField("tool_output") and not breaks and service is not again:
@@ -105,7 +105,7 @@ async def test_the_client_attaches_again_and_yields_each_event_once(shell: Comma
 
 
 async def test_the_client_gives_up_when_its_patience_is_at_an_end() -> None:
-    async with RunnerClient("127.0.0.1:1", patience=0.2) as client:
+    async with RunnerClient("127.0.0.1:1", retry_timeout=0.2) as client:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             async for _ in client.watch("anything"):
                 pass
@@ -113,10 +113,10 @@ async def test_the_client_gives_up_when_its_patience_is_at_an_end() -> None:
 
 
 async def test_a_request_that_is_refused_is_not_tried_again(service: CommandLine) -> None:
-    async def on_break(error: grpc.aio.AioRpcError) -> None:
+    async def on_disconnect(error: grpc.aio.AioRpcError) -> None:
         pytest.fail(f"tried again after {error.code()}")
 
-    async with RunnerClient(service.environ["RUNNER_SERVICE_ADDRESS"], on_break=on_break) as client:
+    async with RunnerClient(service.environ["RUNNER_SERVICE_ADDRESS"], on_disconnect=on_disconnect) as client:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             async for _ in client.watch("nobody"):
                 pass
@@ -154,7 +154,7 @@ async def test_a_full_queue_is_tried_again_as_told_if_the_caller_has_patience(pa
     states: list[int] = []
     codes = []
     try:
-        async with RunnerClient(f"127.0.0.1:{port}", queue_patience=patience) as client:
+        async with RunnerClient(f"127.0.0.1:{port}", queue_timeout=patience) as client:
             states = [
                 each.finished.state async for each in client.execute(runner_pb2.ExecuteAgentRequest(message="hi"))
             ]

@@ -6,9 +6,9 @@ import signal
 import subprocess
 
 import pytest
-from tests.cli.command_line import PATIENCE, PROGRAM, CommandLine, running, shown_to_others
+from tests.cli.command_line import PROGRAM, TIMEOUT_SECONDS, CommandLine, running, shown_to_others
 
-from runner_service.cli.serving import read_settings
+from runner_service.cli.actions.serve import read_settings
 
 SECRET = "sk-tell-nobody-this"
 
@@ -37,7 +37,7 @@ def test_keys_over_a_pipe_are_used_and_stand_in_no_environment_or_argument(alone
         refused = alone("ps", "--server", address)
         let_in = alone("ps", "--server", address, AUTH_TOKEN=f"{SECRET}-either")
         process.send_signal(signal.SIGTERM)
-        log = process.communicate(timeout=PATIENCE)[1]
+        log = process.communicate(timeout=TIMEOUT_SECONDS)[1]
     assert SECRET not in shown
     assert SECRET not in log
     assert refused.returncode == 77
@@ -108,4 +108,4 @@ def test_a_wrong_environment_exits_with_78_and_names_each_variable(alone: Comman
 
 def test_an_idle_service_stops_by_itself_when_asked_to(alone: CommandLine) -> None:
     with alone.start("serve", "--exit-when-idle", "0.2", MODE="local", LISTEN_ADDRESS="127.0.0.1:0") as serving:
-        assert serving.wait(PATIENCE) == 0
+        assert serving.wait(TIMEOUT_SECONDS) == 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-_LOOK_EVERY = 0.05
+_POLL_INTERVAL_SECONDS = 0.05
 # `make` only says what it would do: the tests around this one do it.
 _PRELUDE = r"""
 make() { command make -n -C "$REPOSITORY" "$@" >/dev/null; }
@@ -64,7 +64,7 @@ class Terminal:
             while not holds(self.output):
                 if self._has_ended() and not holds(self.output):
                     raise TimeoutError
-                await asyncio.sleep(_LOOK_EVERY)
+                await asyncio.sleep(_POLL_INTERVAL_SECONDS)
 
     def _has_ended(self) -> bool:
         return not self._blocks or self._mark in self.output or self._shell.returncode is not None

@@ -17,7 +17,7 @@ from tests.running import ServiceProcess, command, stdout_of, turn
 from tests.stigmer.fake_daemon import FINAL, KEY, FakeDaemon
 from tests.stigmer.test_by_id import by_id
 
-from runner_service.cli.keys import write_keys
+from runner_service.cli.secret_variables import write_secrets
 from runner_service.stigmer.wire import agent_pb2, agentexecution_pb2_grpc, apiresource_pb2
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -165,7 +165,7 @@ async def started_by(daemon: FakeDaemon, tmp_path: Path, **variables: str) -> As
         **variables,
     }
     ready, announce = os.pipe()
-    keys = write_keys({"STIGMER_API_KEY": KEY})
+    keys = write_secrets({"STIGMER_API_KEY": KEY})
     arguments = ["-m", "runner_service", "serve", "--ready-fd", str(announce), "--secrets-fd", str(keys)]
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=environ, pass_fds=[announce, keys])
     os.close(announce)

@@ -1,4 +1,4 @@
-"""Tries what the settings name, before somebody needs it. Changes nothing and shows no secret."""
+"""Checks what the settings name. Changes nothing and shows no secret."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -16,17 +16,17 @@ from runner_service.settings import Settings, warnings_about
 
 __all__ = ["Check", "run_checks"]
 
-Trial = Coroutine[object, object, Check]
+PendingCheck = Coroutine[object, object, Check]
 
 
 async def run_checks(settings: Settings) -> list[Check]:
-    """Returns what came of each trial, in some seconds at most: they run side by side."""
-    checks = await asyncio.gather(*_trials(settings))
+    """Returns the result of each check. They run concurrently, for a few seconds at most."""
+    checks = await asyncio.gather(*_pending_checks(settings))
     warnings = [Check(warning.variable, "warn", warning.text) for warning in warnings_about(settings)]
     return [*checks, *warnings]
 
 
-def _trials(settings: Settings) -> Iterator[Trial]:
+def _pending_checks(settings: Settings) -> Iterator[PendingCheck]:
     yield listen_address_check(settings)
     yield directory_check("STATE_DIR", settings.state_dir)
     if settings.sandbox_type == "filesystem":
@@ -41,11 +41,11 @@ def _trials(settings: Settings) -> Iterator[Trial]:
     yield model_check(settings)
     if settings.stigmer_backend_endpoint is not None:
         yield daemon_check(settings)
-    for name, address in _neighbours(settings):
+    for name, address in _endpoints(settings):
         yield reachable_check(name, address)
 
 
-def _neighbours(settings: Settings) -> Iterator[tuple[str, Address]]:
+def _endpoints(settings: Settings) -> Iterator[tuple[str, Address]]:
     if settings.redis_host is not None and settings.redis_port is not None:
         yield "REDIS_HOST", TcpAddress(settings.redis_host, settings.redis_port)
     collector = settings.otel_exporter_otlp_traces_endpoint or settings.otel_exporter_otlp_endpoint

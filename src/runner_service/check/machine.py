@@ -1,4 +1,4 @@
-"""Trials of this machine: the address, directories, programs and files."""
+"""Checks of this machine: address, directories, programs and files."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from runner_service.settings import SERVICE_FILE, Settings
 
 
 async def listen_address_check(settings: Settings) -> Check:
-    """Tries whether the address is free."""
+    """Checks that the address is free."""
     try:
         await check_bindable(parse_address(settings.listen_address))
     except BindError as error:
@@ -28,7 +28,7 @@ async def listen_address_check(settings: Settings) -> Check:
 
 
 async def directory_check(variable: str, path: Path) -> Check:
-    """Tries whether a file can be made in the directory, or the directory itself where it is not there yet."""
+    """Checks that the directory is writable, or can be created."""
     try:
         state = await asyncio.to_thread(_try_to_write, path)
     except OSError as error:
@@ -38,13 +38,13 @@ async def directory_check(variable: str, path: Path) -> Check:
 
 
 async def program_check(name: str, consequence: str, next_step: str) -> Check:
-    """Looks for a program that is not strictly needed."""
+    """Checks for an optional program."""
     found = await asyncio.to_thread(shutil.which, name)
     return Check(name, "ok", found) if found else Check(name, "warn", f"is not there: {consequence}", next_step)
 
 
 async def tls_check(settings: Settings) -> Check:
-    """Tries whether the certificate files can be used."""
+    """Checks that the certificate files can be used."""
     make_credentials = server_credentials(settings)
     if make_credentials is None:
         return Check("TLS_CERT_FILE", "ok", "TLS is off")

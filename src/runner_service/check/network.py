@@ -1,21 +1,21 @@
-"""Trials of the neighbours: whether somebody listens."""
+"""Checks that endpoints accept connections."""
 
 import asyncio
 
 from runner_service.addresses import Address, UnixAddress
 from runner_service.check.result import Check
 
-PATIENCE = 5.0
-"""How many seconds a neighbour has to answer."""
+TIMEOUT_SECONDS = 5.0
+"""How long an endpoint may take to answer."""
 
 
 async def reachable_check(variable: str, address: Address) -> Check:
-    """Tries whether somebody takes connections at the address; nothing is sent."""
+    """Checks that the address accepts connections; sends nothing."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await _connect(address)
     except TimeoutError:
-        text = f"{address} does not answer within {PATIENCE:g} s"
+        text = f"{address} does not answer within {TIMEOUT_SECONDS:g} s"
     except OSError as error:
         text = f"{address} cannot be reached: {error.strerror or error}"
     else:

@@ -1,4 +1,4 @@
-"""The trial of the model's provider: whether it answers, takes the key and has the model."""
+"""Checks that the model's provider answers, accepts the key and has the model."""
 
 import asyncio
 import json
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any
 
-from runner_service.check.network import PATIENCE
+from runner_service.check.network import TIMEOUT_SECONDS
 from runner_service.check.result import Check
 from runner_service.settings import Settings
 
 _URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 _MODEL_LISTS = {"openai": "/models", "anthropic": "/v1/models?limit=1000", "ollama": "/api/tags"}
-_REFUSED = frozenset({401, 403})
-_LONGEST_LIST = 4 << 20  # bytes
+_REFUSAL_STATUSES = frozenset({401, 403})
+_MAX_LIST_BYTES = 4 << 20  # bytes
 
 Answer = dict[str, Any]
 
@@ -30,23 +30,23 @@ async def model_check(settings: Settings) -> Check:
         answer = await asyncio.to_thread(_get, url + _MODEL_LISTS[provider], _headers(settings))
     except urllib.error.HTTPError as error:
         error.close()
-        return _judge_refusal(provider, url, error.code)
+        return _refusal_result(provider, url, error.code)
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
         next_step = "start it" if provider == "ollama" else "see whether the network and STIGMER_LLM_BASE_URL are right"
         return Check("STIGMER_LLM_BASE_URL", "fail", f"{provider} at {url} does not answer: {reason}", next_step)
-    return _judge_list(settings, url, _names(answer))
+    return _model_result(settings, url, _names(answer))
 
 
-def _judge_refusal(provider: str, url: str, code: int) -> Check:
-    if code in _REFUSED:
+def _refusal_result(provider: str, url: str, code: int) -> Check:
+    if code in _REFUSAL_STATUSES:
         text = f"{provider} at {url} refuses the key: HTTP {code}"
         return Check("STIGMER_LLM_API_KEY", "fail", text, "set a key that is valid")
-    text = f"{provider} at {url} answers, but not to the question for its models: HTTP {code}"
+    text = f"{provider} at {url} answers, but its list of models cannot be read: HTTP {code}"
     return Check("STIGMER_LLM_BASE_URL", "warn", text, "see whether the path in STIGMER_LLM_BASE_URL is right")
 
 
-def _judge_list(settings: Settings, url: str, names: frozenset[str]) -> Check:
+def _model_result(settings: Settings, url: str, names: frozenset[str]) -> Check:
     provider, model = settings.stigmer_llm_provider, settings.stigmer_llm_model
     if not model or _has(names, model):
         return Check(
@@ -58,7 +58,7 @@ def _judge_list(settings: Settings, url: str, names: frozenset[str]) -> Check:
 
 
 def _has(names: frozenset[str], model: str) -> bool:
-    """Takes names with dots for those with dashes, `x` for `x:latest`, and dated names for those without a date."""
+    """Matches names with dots as with dashes, `x` as `x:latest`, and undated names with dated ones."""
     dashed = model.replace(".", "-")
     return any(name in {model, dashed, f"{model}:latest"} or name.startswith(f"{dashed}-") for name in names)
 
@@ -85,8 +85,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 def _get(url: str, headers: Mapping[str, str]) -> Answer:
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # settings take http and https only
-    with urllib.request.build_opener(_NoRedirects).open(request, timeout=PATIENCE) as response:
-        answer = json.loads(response.read(_LONGEST_LIST))
+    with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_SECONDS) as response:
+        answer = json.loads(response.read(_MAX_LIST_BYTES))
     if not isinstance(answer, dict):
         raise ValueError("the answer is no JSON object")  # noqa: TRY004  # as for what is no JSON at all
     return answer

@@ -1,10 +1,10 @@
-"""What came of a trial."""
+"""The result of a check."""
 
 from typing import Literal, NamedTuple
 
 
 class Check(NamedTuple):
-    """One trial: what was tried, how it went, and what to do now if it did not go well."""
+    """One check: what was checked, its status, a text, and the next step if it failed."""
 
     name: str
     status: Literal["ok", "warn", "fail"]

@@ -1,4 +1,4 @@
-"""The command line of the service. Parsing it is light; the work of each command is imported when it runs."""
+"""The command line. Parsing imports little; what a command does is imported when it runs."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from runner_service.cli.about import check, completion, version
+from runner_service.cli.errors import ExitCode, help_epilog, print_message
 from runner_service.cli.executions import cancel, events, output, ps
-from runner_service.cli.exits import ExitCode, help_end, tell
+from runner_service.cli.information import check, completion, version
 from runner_service.cli.run import run
 from runner_service.cli.serve import serve
 
@@ -16,7 +16,7 @@ DEBUG_VARIABLE = "RUNNER_SERVICE_DEBUG"
 
 
 class _Commands(click.Group):
-    """Lists its commands in the order in which people need them, and knows what it means when the reader has gone."""
+    """Lists its commands in the order given, and handles a closed output pipe."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns their names."""
@@ -28,12 +28,12 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # click would call it a failure
-            return _forget_output()
+            return _discard_output()
 
 
 @click.group(
     cls=_Commands,
-    epilog=help_end(
+    epilog=help_epilog(
         'runner-service run "make the tests pass"       an agent works in ./workspace',
         'runner-service run --model scripted "hello"    the same, with a model that plays a script',
         "runner-service ps                              what is running",
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _run_guarded() -> int:
-    """Returns the exit code. Whatever happens, nobody is shown a traceback that they did not ask for."""
+    """Returns the exit code. A traceback is shown only if DEBUG_VARIABLE is set."""
     try:
         code = commands.main(prog_name="runner-service", standalone_mode=False)
         sys.stdout.flush()
@@ -65,22 +65,22 @@ def _run_guarded() -> int:
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        return _forget_output()
+        return _discard_output()
     except Exception as error:  # noqa: BLE001  # the last guard before the terminal
-        return _own_up(error)
+        return _report_defect(error)
     return int(code or 0)
 
 
-def _forget_output() -> int:
+def _discard_output() -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its exit
     return ExitCode.NO_READER
 
 
-def _own_up(error: Exception) -> int:
+def _report_defect(error: Exception) -> int:
     if os.environ.get(DEBUG_VARIABLE):
         import traceback  # noqa: PLC0415  # 7 ms, for defects only
 
         traceback.print_exception(error)
     kind = type(error).__name__
-    tell(f"a defect of this program: {kind}; {DEBUG_VARIABLE}=1 shows where")
+    print_message(f"internal error: {kind}; set {DEBUG_VARIABLE}=1 for the traceback")
     return ExitCode.DEFECT

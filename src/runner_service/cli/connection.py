@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import grpc
 
 from runner_service.addresses import is_loopback, parse_address
-from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.errors import CommandError, ExitCode
 from runner_service.cli.target import Target
 from runner_service.cli.views.lines import printable
 from runner_service.client import RunnerClient
 
 if TYPE_CHECKING:
-    from runner_service.cli.own_service import OwnService
+    from runner_service.cli.private_service import PrivateService
 
-_TRIES = 3  # a service of our own may stop, being idle, in the moment between being found and being called
-_QUEUE_PATIENCE = 600.0
+_CONNECT_ATTEMPTS = 3  # a private service may stop, being idle, between being found and being called
+_QUEUE_TIMEOUT_SECONDS = 600.0
 _LOST, _FULL = "lost the service", "the queue of the service is full"
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 
@@ -34,113 +34,117 @@ _NEXT_STEPS = {
 
 
 class Connection:
-    """A client, and what to do when it loses its service."""
+    """A client that finds its service again when the connection is lost."""
 
-    def __init__(self, target: Target, own: "OwnService | None", address: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, target: Target, own: "PrivateService | None", address: str, report: Callable[[str], None]
+    ) -> None:
         self.target = target
         self._own = own
-        self._say = say
-        self._trouble = ""
+        self._report = report
+        self._outage = ""
         ca = target.ca() if target.server else None
         self.client = RunnerClient(
-            address, token=target.token(), ca=ca, queue_patience=_QUEUE_PATIENCE, on_break=self._mend
+            address, token=target.token(), ca=ca, queue_timeout=_QUEUE_TIMEOUT_SECONDS, on_disconnect=self._reconnect
         )
 
     async def check(self) -> None:
-        """Makes sure that the service answers. Raises Failure."""
-        for tries_left in reversed(range(_TRIES)):
+        """Waits until the service answers. Raises CommandError."""
+        for tries_left in reversed(range(_CONNECT_ATTEMPTS)):
             try:
                 await self.client.is_ready()
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE or self._own is None or not tries_left:
                     raise await _unreachable(self.client.address, self.target, error) from error
-                await self._look_again(self._own)
+                await self._find_service_again(self._own)
             else:
                 return
 
-    def mended(self) -> None:
-        """Says that events arrive again, if it was said that they do not."""
-        if self._trouble:
-            self._say("it is back" if self._trouble == _LOST else "it has room")
-            self._trouble = ""
+    def report_recovery(self) -> None:
+        """Reports that the service is back, if its loss was reported."""
+        if self._outage:
+            self._report("it is back" if self._outage == _LOST else "it has room")
+            self._outage = ""
 
-    async def _mend(self, error: grpc.aio.AioRpcError) -> None:
-        """Looks for the service anew after a break. Where its queue is full, it is there."""
+    async def _reconnect(self, error: grpc.aio.AioRpcError) -> None:
+        """Finds the service again after a disconnect; with a full queue it is still there."""
         if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            self._tell(_FULL, f"; trying again, for at most {_QUEUE_PATIENCE / 60:g} minutes")
+            self._report_outage(_FULL, f"; trying again, for at most {_QUEUE_TIMEOUT_SECONDS / 60:g} minutes")
             return
-        self._tell(_LOST, f" ({error.details()}); trying again")
+        self._report_outage(_LOST, f" ({error.details()}); trying again")
         if self._own is not None:
             try:
-                await self._look_again(self._own)
-            except Failure as failure:
+                await self._find_service_again(self._own)
+            except CommandError as failure:
                 if failure.exit_code == ExitCode.CONFIG:
                     raise
-                # Otherwise it may yet come: how long that is hoped for is the client's business.
+                # Otherwise it may still come back; the client's timeout decides how long to try.
 
-    def _tell(self, trouble: str, more: str) -> None:
-        if self._trouble != trouble:
-            self._trouble = trouble
-            self._say(f"{trouble}{more}")
+    def _report_outage(self, outage: str, more: str) -> None:
+        if self._outage != outage:
+            self._outage = outage
+            self._report(f"{outage}{more}")
 
-    async def _look_again(self, own: "OwnService") -> None:
+    async def _find_service_again(self, own: "PrivateService") -> None:
         address = await asyncio.to_thread(own.address)
         if address != self.client.address:
             await self.client.move_to(address)
 
 
 @asynccontextmanager
-async def connected(target: Target, own: "OwnService | None", say: Callable[[str], None]) -> AsyncIterator[Connection]:
-    """Connects to the service that `target` names, or else to `own`, one of which there must be. `say` gets the news.
+async def connected(
+    target: Target, own: "PrivateService | None", report: Callable[[str], None]
+) -> AsyncIterator[Connection]:
+    """Connects to the service that `target` names, or else to `own`. `report` gets what happens to the connection.
 
     Raises:
-        Failure: there is none, or, within the context, a call to it was refused.
+        CommandError: there is none, or, within the context, a call to it failed.
     """
-    _check_address(target, say)
-    with refusals_explained():
+    _check_address(target, report)
+    with explained_rpc_errors():
         address = target.server or ""
         if own is not None:
             address = await asyncio.to_thread(own.address)
-        connection = Connection(target, own, address, say)
+        connection = Connection(target, own, address, report)
         async with connection.client:
             await connection.check()
             yield connection
 
 
 @contextmanager
-def refusals_explained() -> Iterator[None]:
-    """Turns the status of a call into a Failure that says what to do."""
+def explained_rpc_errors() -> Iterator[None]:
+    """Turns an rpc status into a CommandError with the next step."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
         text = "\n".join(map(printable, (error.details() or error.code().name).splitlines()))
         if next_step := _NEXT_STEPS.get(error.code()):
             text += f"\n{next_step}"
-        raise Failure(text, _EXIT_CODES.get(error.code(), ExitCode.FAILED)) from error
+        raise CommandError(text, _EXIT_CODES.get(error.code(), ExitCode.FAILED)) from error
 
 
-async def _unreachable(address: str, target: Target, error: grpc.aio.AioRpcError) -> Failure:
+async def _unreachable(address: str, target: Target, error: grpc.aio.AioRpcError) -> CommandError:
     details = printable(error.details() or "")
     text = f"the service at {address} cannot be reached: {details}"
     next_step = "Check --server, or leave it out to use a service of your own."
     if _UNTRUSTED in details:
-        text = f"no authority that is trusted here vouches for the service at {address}: {details}"
+        text = f"the certificate of the service is not trusted: {address}: {details}"
         next_step = "Name the file of its authority with --ca-file."
     elif target.server and (tls := await _speaks_tls(address)) not in {None, target.uses_tls}:
         text = f"the service at {address} speaks {'TLS' if tls else 'no TLS'}"
         next_step = "Use --tls, or --ca-file with its authority." if tls else "Leave --tls and --ca-file out."
-    return Failure(f"{text}\n{next_step}", ExitCode.UNAVAILABLE)
+    return CommandError(f"{text}\n{next_step}", ExitCode.UNAVAILABLE)
 
 
-def _check_address(target: Target, say: Callable[[str], None]) -> None:
+def _check_address(target: Target, report: Callable[[str], None]) -> None:
     if target.server is None:
         return
     try:
         address = parse_address(target.server)
     except ValueError as error:
-        raise Failure(f"--server {target.server}: {error}", ExitCode.USAGE) from error
+        raise CommandError(f"--server {target.server}: {error}", ExitCode.USAGE) from error
     if target.token() and not target.uses_tls and not is_loopback(address):
-        say(f"the token crosses the network to {target.server} in the clear; --tls or --ca-file turns TLS on")
+        report(f"the token crosses the network to {target.server} in the clear; --tls or --ca-file turns TLS on")
 
 
 async def _speaks_tls(address: str) -> bool | None:

@@ -1,34 +1,34 @@
-"""`events`, `ps`, `cancel` and `output`: what can be done about executions that there are."""
+"""`events`, `ps`, `cancel` and `output`."""
 
 import click
 
-from runner_service.cli.completing import completer
-from runner_service.cli.exits import help_end
+from runner_service.cli.errors import help_epilog
+from runner_service.cli.shell_completion import completes
 from runner_service.cli.target import Target, target_options
 from runner_service.cli.view_options import ViewOptions, view_options
 
 
 @click.command(
-    epilog=help_end(
+    epilog=help_epilog(
         "runner-service events 3f9a1c2b7d5e",
         "runner-service events 3f9a1c2b7d5e --follow",
         "runner-service events 3f9a1c2b7d5e --after 120 --json",
     )
 )
-@click.argument("execution_id", metavar="ID", shell_complete=completer("executions"))
+@click.argument("execution_id", metavar="ID", shell_complete=completes("executions"))
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="N", help="Only events above this sequence.")
 @click.option("--follow", "-f", is_flag=True, help="Waits for what is still to come; the exit code tells the outcome.")
 @view_options
 @target_options
 def events(execution_id: str, *, after: int, follow: bool, view: ViewOptions, target: Target) -> int:
     """Shows the events of an execution again, from the log."""
-    from runner_service.cli.looking import show_events  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.executions import show_events  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     return show_events(execution_id, after=after, follow=follow, view=view, target=target)
 
 
 @click.command(
-    epilog=help_end(
+    epilog=help_epilog(
         "runner-service ps",
         "runner-service ps --all --session fix",
         "runner-service ps --all --json | jq -r .execution_id",
@@ -40,48 +40,48 @@ def events(execution_id: str, *, after: int, follow: bool, view: ViewOptions, ta
     "session_id",
     default="",
     metavar="ID",
-    shell_complete=completer("sessions"),
+    shell_complete=completes("sessions"),
     help="Only those of this session.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One execution per line, as the proto's JSON.")
 @target_options
 def ps(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
     """Lists the executions that have not ended, the newest first."""
-    from runner_service.cli.looking import list_executions  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.executions import list_executions  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     list_executions(with_ended=with_ended, session_id=session_id, as_json=as_json, target=target)
 
 
 @click.command(
-    epilog=help_end(
+    epilog=help_epilog(
         "runner-service cancel 3f9a1c2b7d5e",
         'runner-service cancel 3f9a1c2b7d5e --reason "wrong branch"',
     )
 )
-@click.argument("execution_id", metavar="ID", shell_complete=completer("open executions"))
+@click.argument("execution_id", metavar="ID", shell_complete=completes("open executions"))
 @click.option("--reason", default="", metavar="TEXT", help="Why, for whoever watches.")
 @target_options
 def cancel(execution_id: str, *, reason: str, target: Target) -> None:
     """Ends an execution and all its processes."""
-    from runner_service.cli.looking import cancel_execution  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.executions import cancel_execution  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     cancel_execution(execution_id, reason, target)
 
 
 @click.command(
     short_help="Writes what a command of an execution wrote.",
-    epilog=help_end(
+    epilog=help_epilog(
         "runner-service output 3f9a1c2b7d5e 2 > build.log",
         "runner-service output 3f9a1c2b7d5e call_Kq8x --stderr --follow",
     ),
 )
-@click.argument("execution_id", metavar="ID", shell_complete=completer("executions"))
-@click.argument("call", metavar="CALL", shell_complete=completer("calls"))
+@click.argument("execution_id", metavar="ID", shell_complete=completes("executions"))
+@click.argument("call", metavar="CALL", shell_complete=completes("calls"))
 @click.option("--stderr", is_flag=True, help="What it wrote to standard error instead.")
 @click.option("--follow", "-f", is_flag=True, help="Waits for more until the execution ends.")
 @target_options
 def output(execution_id: str, call: str, *, stderr: bool, follow: bool, target: Target) -> None:
     """Writes what a command of an execution wrote, byte for byte. CALL is its number in `events`, or its id."""
-    from runner_service.cli.looking import write_output  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.executions import write_output  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     write_output(execution_id, call, stderr=stderr, follow=follow, target=target)

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from runner_service.cli.completing import completer
-from runner_service.cli.exits import help_end
+from runner_service.cli.errors import help_epilog
+from runner_service.cli.shell_completion import completes
 from runner_service.cli.target import Target, target_options
 from runner_service.cli.view_options import ViewOptions, view_options
 
 
 @click.command(
     short_help="Lets an agent work, and shows what it does.",
-    epilog=help_end(
+    epilog=help_epilog(
         'runner-service run "why does test_parser fail?" --root .',
         'runner-service run --model anthropic/claude-sonnet-5.5 --session fix "now fix it"',
         'git diff | runner-service run --quiet --instructions "You review changes." -',
@@ -26,7 +26,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
     "session_id",
     default="",
     metavar="ID",
-    shell_complete=completer("sessions"),
+    shell_complete=completes("sessions"),
     help="Goes on with what was said in this session.",
 )
 @click.option(
@@ -73,10 +73,10 @@ def run(
     The agent works in ./workspace, or where --root says, with the model of STIGMER_LLM_PROVIDER and STIGMER_LLM_MODEL,
     by default one of Ollama's. Ctrl-C cancels it; pressed twice, it leaves it running.
     """
-    from runner_service.cli.requests import Wish  # noqa: PLC0415  # gRPC and pydantic, for this only
-    from runner_service.cli.running import run_agent  # noqa: PLC0415  # the same
+    from runner_service.cli.actions.run import run_agent  # noqa: PLC0415  # the same
+    from runner_service.cli.run_request import RunOptions  # noqa: PLC0415  # gRPC and pydantic, for this only
 
-    wish = Wish(
+    wish = RunOptions(
         message=message,
         execution_id=execution_id,
         session_id=session_id,

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from runner_service.cli.exits import help_end
+from runner_service.cli.errors import help_epilog
 
 
 @click.command(
     short_help="Runs the service, for other programs.",
-    epilog=help_end(
+    epilog=help_epilog(
         "MODE=local runner-service serve",
         "MODE=local LISTEN_ADDRESS=unix:/run/user/1000/agents.sock runner-service serve",
         "vault-read | MODE=local runner-service serve --secrets-fd 0",
@@ -32,6 +32,6 @@ def serve(ready_fd: int | None, ready_file: Path | None, secrets_fd: int | None,
     It is set up by environment variables; `runner-service check` lists them. On a terminal it asks for the key of the
     model provider when that is missing.
     """
-    from runner_service.cli.serving import serve_until_stopped  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.serve import serve_until_stopped  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     serve_until_stopped(ready_fd=ready_fd, ready_file=ready_file, secrets_fd=secrets_fd, exit_when_idle=exit_when_idle)

@@ -1,4 +1,4 @@
-"""Which service a command talks to: the options that say it, and their meaning."""
+"""The options that name the service to call."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runner_service.cli.exits import ExitCode, Failure
+from runner_service.cli.errors import CommandError, ExitCode
 
 ADDRESS_VARIABLE = "RUNNER_SERVICE_ADDRESS"
 
@@ -18,7 +18,7 @@ _GRPC_VERBOSITY = "GRPC_VERBOSITY"
 
 @dataclass(frozen=True)
 class Target:
-    """The service that was asked for. `server` None is the one that holds STATE_DIR, or else one of our own."""
+    """The service to call. `server` None: the one that holds STATE_DIR, or else a private one."""
 
     server: str | None
     token_file: Path | None
@@ -27,14 +27,14 @@ class Target:
 
     @property
     def uses_tls(self) -> bool:
-        """Whether the connection is to be encrypted, and the service to show a certificate."""
+        """Whether to use TLS."""
         return self.tls or self.ca_file is not None
 
     def token(self) -> str | None:
         """Returns the token to send: of --token-file, AUTH_TOKEN or AUTH_TOKEN_FILE.
 
         Raises:
-            Failure: the file cannot be read, or is empty.
+            CommandError: the file cannot be read, or is empty.
         """
         if self.token_file is None and (token := os.environ.get("AUTH_TOKEN")):
             return token
@@ -43,35 +43,35 @@ class Target:
             return None
         if token := _content(Path(file)).decode(errors="replace").strip():
             return token
-        raise Failure(f"the token file {file} is empty", ExitCode.USAGE)
+        raise CommandError(f"the token file {file} is empty", ExitCode.USAGE)
 
     def ca(self) -> bytes | None:
-        """Returns the authorities to trust, PEM; empty for those that gRPC brings, None without TLS. Raises Failure."""
+        """Returns the trusted CA certificates, PEM; empty: those of gRPC; None: no TLS. Raises CommandError."""
         if self.ca_file is not None:
             return _content(self.ca_file)
         if not self.tls:
             return None
-        from runner_service.cli.tls import authorities_of_this_machine  # noqa: PLC0415  # 20 ms, for TLS only
+        from runner_service.cli.tls import system_ca_file  # noqa: PLC0415  # 20 ms, for TLS only
 
-        file = authorities_of_this_machine()
+        file = system_ca_file()
         return _content(file) if file else b""
 
     def flags(self) -> str:
-        """Returns what has to follow another command for the same service, beginning with a space if anything."""
+        """Returns the options that name this service, for another command line; begins with a space if not empty."""
         parts = {"--server": self.server, "--token-file": self.token_file, "--ca-file": self.ca_file}
         flags = "".join(f" {name} {value}" for name, value in parts.items() if value is not None)
         return f"{flags} --tls" if self.tls else flags
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command the options, and passes their meaning to it as `target`."""
+    """Adds the options to a command, which gets their value as `target`."""
 
     @click.option(
         "--server",
         envvar=ADDRESS_VARIABLE,
         metavar="ADDRESS",
         help=f"The service, host:port or unix:PATH; also {ADDRESS_VARIABLE}. Without it: the one that holds "
-        "STATE_DIR, or else one of our own.",
+        "STATE_DIR, or else a private one that is started.",
     )
     @click.option(
         "--token-file", type=click.Path(path_type=Path), help="A file with the token; else AUTH_TOKEN, AUTH_TOKEN_FILE."
@@ -89,7 +89,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def silence_grpc() -> None:
-    """Keeps the lines that gRPC itself writes to stderr away from people, unless they asked for them.
+    """Turns off the log lines of gRPC on stderr, unless GRPC_VERBOSITY is set.
 
     It reads the variable when it is imported, and a service that is started from here must not inherit it.
     """
@@ -104,4 +104,4 @@ def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise Failure(f"{file} cannot be read: {error.strerror}", ExitCode.USAGE) from error
+        raise CommandError(f"{file} cannot be read: {error.strerror}", ExitCode.USAGE) from error

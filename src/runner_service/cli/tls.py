@@ -1,4 +1,4 @@
-"""TLS, as far as a caller has to know about it: whom this machine trusts, and whether somebody speaks it."""
+"""The CA certificates of this machine, and whether a server speaks TLS."""
 
 import asyncio
 import ssl
@@ -15,14 +15,14 @@ _AUTHORITY_FILES = (
 _PATIENCE = 2.0
 
 
-def authorities_of_this_machine() -> Path | None:
-    """Returns the file (PEM) of the authorities that this machine trusts: SSL_CERT_FILE, or where systems keep it."""
+def system_ca_file() -> Path | None:
+    """Returns the CA bundle (PEM) of this machine: SSL_CERT_FILE, or where systems keep it."""
     files = map(Path, (ssl.get_default_verify_paths().cafile or "", *_AUTHORITY_FILES))
     return next((file for file in files if file.is_file()), None)
 
 
 async def speaks_tls(address: Address) -> bool | None:
-    """Tells whether whoever listens at `address` shakes hands for TLS. None: nobody listens, or it does not answer."""
+    """Tells whether the server at `address` completes a TLS handshake. None: it does not answer."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is said to it
     context.set_alpn_protocols(["h2"])

@@ -1,4 +1,4 @@
-"""How events are shown: the options that say it."""
+"""The options for how events are shown."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class ViewOptions(Enum):
 
 
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command the options, and passes their meaning to it as `view`."""
+    """Adds the options to a command, which gets their value as `view`."""
 
     @click.option("--json", "as_json", is_flag=True, help="One event per line, as the proto's JSON; for programs.")
     @click.option("--plain", is_flag=True, help="Plain lines, as when the output is piped.")

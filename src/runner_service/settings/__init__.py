@@ -1,6 +1,6 @@
-"""The environment of the service: read once, checked as a whole, frozen."""
+"""Settings from the environment: read once, validated as a whole, frozen."""
 
-from runner_service.settings.listing import Row, describe
+from runner_service.settings.description import Row, describe
 from runner_service.settings.loading import EXIT_CONFIG, Problem, SettingsError, load_settings, warnings_about
 from runner_service.settings.variables import DUMMY_API_KEY, SERVICE_FILE, Provider, Settings
 

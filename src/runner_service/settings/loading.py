@@ -1,4 +1,4 @@
-"""What can be wrong with the environment, told whole and without a secret."""
+"""Loads and validates the settings; reports all problems at once, without secrets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ EXIT_CONFIG = 78
 
 
 class Problem(NamedTuple):
-    """A variable that is wrong, and what it should be."""
+    """An invalid variable, and what it should be."""
 
     variable: str
     text: str
@@ -24,7 +24,7 @@ class Problem(NamedTuple):
 
 
 class SettingsError(Exception):
-    """The environment cannot be used. `problems` holds everything that is wrong with it, and no secret."""
+    """The environment is invalid. `problems` holds all that is wrong with it, without secrets."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -35,7 +35,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     """Reads the settings from `environ` and checks them, one by one and against each other. Reads the files it names.
 
     Raises:
-        SettingsError: something is wrong; all of it is told at once.
+        SettingsError: something is invalid; `problems` lists all of it.
     """
     settings, problems = _checked_one_by_one(environ)
     if settings is not None:
@@ -47,14 +47,14 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def warnings_about(settings: Settings) -> list[Problem]:
-    """Returns what does not keep the service from starting, but will disappoint somebody."""
+    """Returns problems that do not keep the service from starting."""
     return [*_model_warnings(settings), *_exposure_warnings(settings), *_export_warnings(settings)]
 
 
 def _checked_one_by_one(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem]]:
-    """Returns the settings without those that are wrong by themselves, so that the others can still be compared.
+    """Returns the settings without the invalid ones, so that the others can still be compared.
 
-    There are no settings when the mode is wrong, since most of the others depend on it.
+    None when the mode is invalid, since most of the others depend on it.
     """
     try:
         return Settings.from_environment(environ), []

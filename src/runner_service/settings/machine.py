@@ -1,26 +1,28 @@
-"""What the machine allows: its cores and its memory, as far as this process may use them."""
+"""Defaults from the cores and memory that this process may use."""
 
 import os
 import resource
 from contextlib import suppress
 from pathlib import Path
 
-_PER_CORE = 64
-_LEAST, _MOST = 16, 256
-_BYTES_EACH = 4 * 1024 * 1024
-_MOST_PROCESSES = 4096
+_EXECUTIONS_PER_CORE = 64
+_MIN_EXECUTIONS, _MAX_EXECUTIONS = 16, 256
+_BYTES_PER_EXECUTION = 4 * 1024 * 1024
+_MAX_PROCESSES = 4096
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _PROCESS_LIMITS = (Path("/proc/sys/kernel/pid_max"), Path("/sys/fs/cgroup/pids.max"))
 
 
 def default_concurrency() -> int:
-    """Returns how many executions this machine can be expected to bear at once.
+    """Returns how many concurrent executions this machine can be expected to handle.
 
-    One that waits for its model takes 0.2 MiB and no CPU; with a long conversation and a slow watcher it is some MiB.
-    One whose model speaks takes a hundredth of a core of the one event loop, which is why many cores do not help
-    beyond some point; up to there they are for the commands.
+    An execution that waits for its model takes 0.2 MiB and no CPU; with a long conversation and a slow watcher some
+    MiB. One whose model streams takes 1 % of a core of the one event loop, so further cores only help commands.
     """
-    return max(_LEAST, min(_PER_CORE * usable_cores(), _MOST, usable_memory() // _BYTES_EACH))
+    return max(
+        _MIN_EXECUTIONS,
+        min(_EXECUTIONS_PER_CORE * usable_cores(), _MAX_EXECUTIONS, usable_memory() // _BYTES_PER_EXECUTION),
+    )
 
 
 def default_command_memory() -> int:
@@ -34,7 +36,7 @@ def default_command_processes() -> int:
     for path in _PROCESS_LIMITS:
         with suppress(OSError, ValueError):  # not Linux, no such group, or no limit: "max"
             limits.append(int(path.read_text()))
-    return min(_MOST_PROCESSES, *(limit // 2 for limit in limits if limit > 0))
+    return min(_MAX_PROCESSES, *(limit // 2 for limit in limits if limit > 0))
 
 
 def usable_cores() -> int:

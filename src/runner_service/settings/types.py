@@ -1,4 +1,4 @@
-"""The kinds of values that variables hold, each with what it should be when it is not."""
+"""The types of settings, with their validation errors."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -46,6 +46,6 @@ UrlText = Annotated[str, AfterValidator(_url)]
 Token = Annotated[SecretStr, AfterValidator(_header_value)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+CountOrZero = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]

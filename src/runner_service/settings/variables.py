@@ -1,4 +1,4 @@
-"""Every variable that the service reads, with its type, its default and its meaning.
+"""Every environment variable that the service reads, with its type, default and meaning.
 
 The docstring below a field is its documentation, for `runner-service check` and for docs/configuration.md.
 """
@@ -20,10 +20,10 @@ from runner_service.settings.machine import (
 from runner_service.settings.types import (
     AddressText,
     Count,
-    CountOrNone,
-    Pause,
+    CountOrZero,
     Port,
     Seconds,
+    SecondsOrZero,
     TcpText,
     Token,
     UrlText,
@@ -39,8 +39,8 @@ SERVICE_FILE = "service.json"
 DUMMY_API_KEY = "dummy-local-key"
 """What the daemon expects in local mode. Public, so not a secret."""
 
-_LISTEN, _LISTEN_BESIDE_DAEMON = "localhost:50051", "localhost:50052"
-_NEVER_READ_LOCALLY = (
+_DEFAULT_ADDRESS, _ADDRESS_BESIDE_DAEMON = "localhost:50051", "localhost:50052"
+_CLOUD_ONLY_VARIABLES = (
     "REDIS_HOST",
     "REDIS_PORT",
     "REDIS_PASSWORD",
@@ -67,8 +67,8 @@ def _computed(default: Callable[[dict[str, Any]], object]) -> Any:  # as pydanti
 
 def _default_listen_address(data: dict[str, Any]) -> str:
     daemon = data["stigmer_backend_endpoint"]
-    taken = daemon is not None and overlap(parse_address(daemon), parse_address(_LISTEN))
-    return _LISTEN_BESIDE_DAEMON if taken else _LISTEN
+    taken = daemon is not None and overlap(parse_address(daemon), parse_address(_DEFAULT_ADDRESS))
+    return _ADDRESS_BESIDE_DAEMON if taken else _DEFAULT_ADDRESS
 
 
 def _default_state_dir(data: dict[str, Any]) -> Path:
@@ -102,25 +102,25 @@ class Settings(BaseSettings):
     env: Literal["development", "staging", "production"] = "development"
     """The stage of the deployment, a mark on logs and traces. Never a mode."""
     sandbox_type: Literal["filesystem", "daytona"] = _by_mode("filesystem", "daytona")
-    """What kind of sandbox the tools run in. Follows the mode."""
+    """The kind of sandbox. Follows the mode."""
     sandbox_root_dir: str = "./workspace"
     """The directory that the tools work in, created when missing. Local mode only."""
     sandbox_scope: Literal["shared", "session"] = "shared"
-    """`shared`: all work in SANDBOX_ROOT_DIR itself. `session`: each session has a directory of its own below it."""
-    sandbox_max_memory_bytes: CountOrNone = _computed(lambda _: default_command_memory())
+    """`shared`: all executions work in SANDBOX_ROOT_DIR. `session`: each session has its own directory below it."""
+    sandbox_max_memory_bytes: CountOrZero = _computed(lambda _: default_command_memory())
     """How many bytes of memory the commands of an execution may use together; 0 is any number. The default is three \
 quarters of the memory of the machine, or of the container if that is less; in cloud mode, of the sandbox. Linux \
 only."""
-    sandbox_max_processes: CountOrNone = _computed(lambda _: default_command_processes())
+    sandbox_max_processes: CountOrZero = _computed(lambda _: default_command_processes())
     """How many processes the commands of an execution may have together; 0 is any number. The default is 4096, but at \
 most half of what the machine, the container and the user may have; in cloud mode, in the sandbox. Linux only."""
-    sandbox_max_cpu_seconds: Pause = 0.0
+    sandbox_max_cpu_seconds: SecondsOrZero = 0.0
     """How many seconds of CPU time one command may use, with all its processes; 0 is any number. Linux only."""
 
     stigmer_backend_endpoint: AddressText | None = None
     """The Stigmer daemon or cloud, `host:port`; TLS when the port is 443. Unset: there is none."""
     stigmer_api_key: SecretStr | None = _by_mode(SecretStr(DUMMY_API_KEY), None)
-    """What the service shows to STIGMER_BACKEND_ENDPOINT. Required in cloud mode."""
+    """The key for STIGMER_BACKEND_ENDPOINT. Required in cloud mode."""
 
     listen_address: AddressText = _computed(_default_listen_address)
     """Where to listen: `host:port`, `[IPv6]:port` or `unix:PATH`; port 0 takes a free one. Beyond loopback it needs a \
@@ -134,33 +134,33 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     tls_key_file: Path | None = None
     """The private key of TLS_CERT_FILE, PEM."""
     tls_client_ca_file: Path | None = None
-    """Authorities, PEM, one of which must have signed the certificate of every caller (mTLS)."""
+    """CA certificates, PEM; one must have signed every caller's certificate (mTLS)."""
 
     home: Path | None = None
-    """Where STATE_DIR lies when neither it nor XDG_STATE_HOME is set."""
+    """The base of STATE_DIR when neither it nor XDG_STATE_HOME is set."""
     xdg_state_home: Path | None = None
-    """Where STATE_DIR lies when it is not set itself."""
+    """The base of STATE_DIR when it is not set itself."""
     state_dir: Annotated[Path, AfterValidator(Path.absolute)] = _computed(_default_state_dir)
-    """Where the log of events, outputs and checkpoints are. The default follows XDG."""
+    """The directory of the event log, outputs and checkpoints. The default follows XDG."""
     log_max_age: Seconds = 7 * 24 * 3600.0
-    """How many seconds finished executions are kept in the log of events."""
+    """How many seconds finished executions are kept in the event log."""
     log_max_bytes: Count = 2 << 30
-    """How many bytes the log of events may take; the oldest finished executions go first."""
+    """The maximum size of the event log in bytes; the oldest finished executions are deleted first."""
 
-    drain_timeout: Pause = _by_mode(4.0, 300.0)
+    drain_timeout: SecondsOrZero = _by_mode(4.0, 300.0)
     """How many seconds executions may take to finish after SIGTERM. The daemon kills after 5."""
     resume_on_start: bool = False
-    """Whether executions that a stop of the service has interrupted go on by themselves, if they had no secrets."""
-    disconnect_grace: Pause = 5.0
+    """Whether interrupted executions are resumed at start, if they had no secrets."""
+    disconnect_grace: SecondsOrZero = 5.0
     """How many seconds an execution waits for its last caller to come back before it is cancelled."""
-    kill_grace: Pause = 2.0
+    kill_grace: SecondsOrZero = 2.0
     """How many seconds a process has between SIGTERM and SIGKILL."""
 
     max_concurrent_executions: Count = _computed(lambda _: default_concurrency())
-    """How many executions work at once; the others wait in a queue. The default is 64 for each core of the machine, at
+    """How many executions run at once; the others are queued. The default is 64 for each core of the machine, at
     most 256 and at most one for 4 MiB of memory, but at least 16."""
     max_queued_executions: Annotated[int, Field(ge=0)] = 1000
-    """How many executions may wait for their turn; further ones are refused as RESOURCE_EXHAUSTED."""
+    """How many executions may be queued; further ones are refused with RESOURCE_EXHAUSTED."""
 
     default_timeout: Seconds = 1800.0
     """How many seconds an execution may take when its request does not say."""
@@ -179,7 +179,7 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     """How many tool calls in a row may bring nothing new (same call, same result) before the execution is ended as
     LOOP_DETECTED; after half of them the model is told. 0 allows any number."""
     stigmer_llm_provider: Provider = _by_mode("ollama", "anthropic")
-    """Who answers: `openai` (and whatever speaks its protocol), `anthropic`, `ollama` or `scripted`."""
+    """The model provider: `openai` (and compatible endpoints), `anthropic`, `ollama` or `scripted`."""
     stigmer_llm_model: str = _computed(lambda data: _DEFAULT_MODELS.get(data["stigmer_llm_provider"], ""))
     """The model's name. Without a default for `openai`: set it, or let each request name one."""
     ollama_base_url: UrlText = "http://localhost:11434"
@@ -193,7 +193,7 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     openai_api_key: SecretStr | None = None
     """The key for `openai`, unless STIGMER_LLM_API_KEY says it."""
     stigmer_llm_api_key: SecretStr | None = _computed(_default_model_key)
-    """The key of STIGMER_LLM_PROVIDER. Without one the service starts, but executions that need it are refused."""
+    """The key of STIGMER_LLM_PROVIDER. Without it the service starts, but executions that need it are refused."""
     stigmer_llm_max_tokens: Count = _by_mode(8192, 20000)
     """How many tokens one answer of the model may have."""
     stigmer_llm_temperature: Annotated[float, Field(ge=0, le=2)] | None = _by_mode(0.0, None)
@@ -210,35 +210,35 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     daytona_api_key: SecretStr | None = None
     """The key of Daytona. Required in cloud mode, not used in local mode."""
     daytona_dev_tools_snapshot_id: str | None = None
-    """The snapshot that sandboxes are made from; it has to hold bash and Python 3.11. Unset: Daytona's own default.
+    """The snapshot that sandboxes are created from; it needs bash and Python 3.11. Unset: Daytona's default.
     Cloud mode only."""
     daytona_api_url: UrlText = "https://app.daytona.io/api"
     """Where Daytona is."""
     daytona_target: str | None = None
-    """The region that sandboxes are made in. Unset: the organisation's own."""
+    """The region of sandboxes. Unset: the organisation's default."""
     daytona_owner: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")] = "runner-service"
-    """Whose sandboxes are ours: a part of their names, and a label. The same for all replicas of a deployment, and for
-    no other deployment in the organisation."""
+    """The owner of sandboxes: a part of their names, and a label. The same for all replicas of a deployment, and unique
+    in the organisation."""
     daytona_auto_stop_minutes: Count = 15
-    """After how many minutes Daytona stops a sandbox that nobody uses, such as one that a crash has left."""
+    """After how many minutes Daytona stops an unused sandbox, such as one left by a crash."""
     daytona_ttl_minutes: Count = 1440
-    """After how many minutes Daytona deletes the sandbox of a single execution, whatever it does."""
+    """After how many minutes Daytona deletes the sandbox of a single execution, used or not."""
     daytona_session_days: Count = 7
     """How many days after it was stopped Daytona deletes the sandbox of a session."""
     daytona_start_timeout: Seconds = 300.0
-    """How many seconds a sandbox may take to be made or started."""
+    """How many seconds a sandbox may take to be created or started."""
 
     temporal_service_address: AddressText = "localhost:7233"
     """Where Temporal is."""
     temporal_namespace: str = "default"
     """The namespace in Temporal."""
     temporal_agent_execution_runner_task_queue: str = "agent_execution_runner"
-    """The task queue that the worker takes activities from."""
+    """The task queue that the worker polls."""
     temporal_max_concurrency: Count = 10
     """How many activities the worker runs at once."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
-    """The least severe log lines that are written."""
+    """The lowest level of log lines."""
     log_format: Annotated[Literal["text", "json"], BeforeValidator(lower)] = "text"
     """Log lines for people, or one JSON object each."""
     metrics_address: TcpText | None = None
@@ -268,10 +268,10 @@ variables hold as well."""
 
     @model_validator(mode="before")
     @classmethod
-    def _forget_what_local_mode_never_reads(cls, data: dict[str, Any]) -> dict[str, Any]:
+    def _drop_cloud_only_variables(cls, data: dict[str, Any]) -> dict[str, Any]:
         if data.get("MODE", data.get("mode")) != "local":
             return data
-        unread = {*_NEVER_READ_LOCALLY, *map(str.lower, _NEVER_READ_LOCALLY)}
+        unread = {*_CLOUD_ONLY_VARIABLES, *map(str.lower, _CLOUD_ONLY_VARIABLES)}
         return {name: value for name, value in data.items() if name not in unread}
 
     @classmethod

@@ -43,7 +43,7 @@ async def test_a_daytona_that_fails_for_now_is_no_wrong_key(cloud: Cloud) -> Non
 async def test_a_daytona_that_does_not_answer_is_said_in_time(
     cloud: Cloud, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daytona, "PATIENCE", 0.5)
+    monkeypatch.setattr(daytona, "TIMEOUT_SECONDS", 0.5)
     cloud.faults.add(r"GET /api/sandbox", how)  # type: ignore[arg-type]  # of its kind
     found = await looked(cloud.api_url)
     assert (found.name, found.status, "does not answer" in found.text) == ("DAYTONA_API_URL", "fail", True)

@@ -17,8 +17,8 @@ class View(Protocol):
     def show(self, event: event_pb2.ExecutionEvent) -> None:
         """Shows the next event. They come in order, from the first one on."""
 
-    def note(self, text: str) -> None:
-        """Tells something beside the events."""
+    def show_message(self, text: str) -> None:
+        """Shows a message that is not an event."""
 
 
 @asynccontextmanager

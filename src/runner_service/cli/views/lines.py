@@ -1,14 +1,14 @@
-"""Text that comes in pieces, as lines that are safe to print."""
+"""Splits streamed text into lines that are safe to print."""
 
 import codecs
 import re
 from collections import deque
 from collections.abc import Iterator
 
-_LONGEST_LINE = 64 * 1024  # characters; a longer one is shown as several
-_SHOWN_PARTIAL = 2000
+_MAX_LINE_LENGTH = 64 * 1024  # characters; a longer one is shown as several
+_MAX_PARTIAL_LENGTH = 2000
 
-# Whatever could move the cursor, change colours or turn the reading direction. Tabs stay.
+# What could move the cursor, change colours or the reading direction. Tabs stay.
 _UNPRINTABLE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # control sequences
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # commands to the terminal, such as window titles
@@ -18,12 +18,12 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """Returns a line without what would do something to the terminal; of what carriage returns overwrite, the last."""
+    """Returns a line without control sequences; of text overwritten by carriage returns, the last."""
     return _UNPRINTABLE.sub("", text.rstrip("\r").rpartition("\r")[2])
 
 
-class LineCutter:
-    """Makes lines of text or bytes (UTF-8; what is not becomes U+FFFD)."""
+class LineSplitter:
+    """Splits text or bytes (UTF-8; invalid bytes become U+FFFD) into lines."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -31,7 +31,7 @@ class LineCutter:
         self._size = 0
 
     def feed(self, piece: str | bytes) -> Iterator[str]:
-        """Takes the next piece, and yields the lines that it completes, without their ends."""
+        """Adds a piece, and yields the lines that it completes, without line ends."""
         text = self._decoder.decode(piece) if isinstance(piece, bytes) else piece
         *complete, rest = text.split("\n")
         for line in complete:
@@ -39,11 +39,11 @@ class LineCutter:
             self._pieces, self._size = [], 0
         self._pieces.append(rest)
         self._size += len(rest)
-        if self._size > _LONGEST_LINE:
+        if self._size > _MAX_LINE_LENGTH:
             yield from self.flush()
 
     def flush(self) -> Iterator[str]:
-        """Yields the last line, if it has not ended yet."""
+        """Yields the unfinished line, if any."""
         line = "".join([*self._pieces, self._decoder.decode(b"", final=True)])
         self._pieces, self._size = [], 0
         if line:
@@ -51,12 +51,12 @@ class LineCutter:
 
     @property
     def partial(self) -> str:
-        """The end of the line that has not ended yet."""
-        return printable("".join(self._pieces)[-_SHOWN_PARTIAL:])
+        """The end of the unfinished line."""
+        return printable("".join(self._pieces)[-_MAX_PARTIAL_LENGTH:])
 
 
 class Fold:
-    """The first and the last of any number of items, and how many are between them."""
+    """The first and last of any number of lines, and how many are hidden between them."""
 
     def __init__(self, head: int, tail: int) -> None:
         self._head_size = head
@@ -68,7 +68,7 @@ class Fold:
         """How many lines are in neither."""
 
     def add(self, text: str, style: str) -> None:
-        """Takes the next line."""
+        """Adds a line."""
         if len(self.head) < self._head_size:
             self.head.append((text, style))
             return

@@ -1,4 +1,4 @@
-"""The view for terminals: what is done scrolls by, what is under way is shown live below it."""
+"""The view for terminals: finished items scroll by, running ones are redrawn below."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from runner_service.cli.views import wording
 from runner_service.cli.views.lines import Fold
-from runner_service.cli.views.markdown import Blocks, laid_out
+from runner_service.cli.views.markdown import Blocks, render_markdown
 from runner_service.cli.views.transcript import Kind, Line, Transcript
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -33,7 +33,7 @@ _STYLES = {
     Kind.END: "bold red",
 }
 _TODO_STYLES = {"[x]": "dim", "[>]": "bold"}
-_SORTS = {
+_GROUPS = {
     Kind.RESULT: "calls",
     Kind.FAILURE: "calls",
     Kind.PLAN: "calls",
@@ -41,7 +41,7 @@ _SORTS = {
     Kind.SUCCESS: "end",
     Kind.END: "end",
 }
-_ENDS_OF_TEXT = frozenset({"message_finished", "message_discarded"})
+_MESSAGE_END_EVENTS = frozenset({"message_finished", "message_discarded"})
 _INDENT = 2
 _OUTPUT_STYLES = {Kind.STDOUT: "dim", Kind.STDERR: "dim red"}
 
@@ -51,7 +51,7 @@ class _Call:
     """A tool call that is under way."""
 
     title: Line
-    began: float
+    start_time: float
     output: Fold = field(default_factory=lambda: Fold(_HEAD_LINES, _TAIL_LINES))
 
 
@@ -66,32 +66,32 @@ class LiveView:
         self._calls: dict[int, _Call] = {}
         self._texts: dict[str, Blocks] = {}
         self._plan: Line | None = None
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         self._spinner = Spinner("dots")
         self._execution_id = ""
-        self._last_sort: object = None
+        self._last_group: object = None
 
     def show(self, event: event_pb2.ExecutionEvent) -> None:
-        """Takes the event into the picture."""
+        """Shows the event."""
         self._execution_id = event.execution_id
         is_new = event.sequence > self._after
         for line in self._transcript.lines(event):
             if line.kind is Kind.TEXT:
-                self._take_text(line, is_new=is_new)
+                self._add_text(line, is_new=is_new)
             else:
                 self._end_text(line.agent)
-                self._take(line, is_new=is_new)
-        if event.WhichOneof("event") in _ENDS_OF_TEXT:
+                self._add_line(line, is_new=is_new)
+        if event.WhichOneof("event") in _MESSAGE_END_EVENTS:
             self._end_text(self._transcript.agent_of(event))
 
-    def note(self, text: str) -> None:
-        """Tells something beside the events."""
+    def show_message(self, text: str) -> None:
+        """Shows a message that is not an event."""
         self._console.print(Text(text, style="yellow"))
 
     def __rich__(self) -> ConsoleRenderable:
-        return Group(*self._picture())
+        return Group(*self._renderables())
 
-    def _take(self, line: Line, *, is_new: bool) -> None:
+    def _add_line(self, line: Line, *, is_new: bool) -> None:
         match line.kind:
             case Kind.CALL:
                 self._calls[line.call] = _Call(line, time.monotonic())
@@ -109,13 +109,13 @@ class LiveView:
             case _ if is_new:
                 self._print(line, _text(line))
 
-    def _take_text(self, line: Line, *, is_new: bool) -> None:
+    def _add_text(self, line: Line, *, is_new: bool) -> None:
         if is_new:
             for block in self._texts.setdefault(line.agent, Blocks()).feed(line.text.expandtabs()):
                 self._print_block(line.agent, block)
 
     def _end_text(self, agent: str) -> None:
-        """Leaves what an agent was writing, when it does something else or has ended."""
+        """Prints the rest of an agent's text, when it does something else or has ended."""
         if text := self._texts.pop(agent, None):
             for block in text.flush():
                 self._print_block(agent, block)
@@ -123,13 +123,13 @@ class LiveView:
     def _print_block(self, agent: str, block: str) -> None:
         line = Line(Kind.TEXT, block, agent)
         text = Table.grid()
-        text.add_row(Text(_label(line), style="dim"), laid_out(block))
-        if self._last_sort is Kind.TEXT:
+        text.add_row(Text(_label(line), style="dim"), render_markdown(block))
+        if self._last_group is Kind.TEXT:
             self._console.print()
         self._print(line, _indented(line, text))
 
     def _end_call(self, result: Line, *, is_new: bool) -> None:
-        """Leaves what a call was and did: on one line, if it wrote nothing."""
+        """Prints a call and its result: on one line, if it has no output."""
         call = self._calls.pop(result.call, None)
         if not is_new:
             return
@@ -140,10 +140,10 @@ class LiveView:
         title = _title(call.title)
         if not output:
             title.no_wrap = False
-            self._print(result, _indented(result, title.append("  ").append_text(_words(result))))
+            self._print(result, _indented(result, title.append("  ").append_text(_styled(result))))
             return
         self._print(
-            result, _indented(result, title), *output, _indented(result, Text("  = ").append_text(_words(result)))
+            result, _indented(result, title), *output, _indented(result, Text("  = ").append_text(_styled(result)))
         )
 
     def _end(self, line: Line) -> None:
@@ -153,18 +153,18 @@ class LiveView:
         self._print(line, _text(line))
 
     def _print(self, line: Line, *parts: ConsoleRenderable) -> None:
-        """Lets `parts` scroll by, apart from what is of another sort."""
-        sort = _SORTS.get(line.kind, line.kind)
-        if self._last_sort not in {None, sort}:
+        """Prints `parts`, after a blank line if the last ones were of another group."""
+        group = _GROUPS.get(line.kind, line.kind)
+        if self._last_group not in {None, group}:
             self._console.print()
-        self._last_sort = sort
+        self._last_group = group
         self._console.print(*parts, sep="\n")
 
-    def _picture(self) -> Iterator[ConsoleRenderable]:
-        """Yields what is under way: calls, the text that is being written, the plan, and what it took so far."""
+    def _renderables(self) -> Iterator[ConsoleRenderable]:
+        """Yields what is redrawn: running calls, unfinished text, the plan, and the status line."""
         room = max(1, (self._console.height - 6) // max(1, len(self._calls)) - 2)
         for call in self._calls.values():
-            running = wording.seconds(time.monotonic() - call.began)
+            running = wording.seconds(time.monotonic() - call.start_time)
             yield _indented(call.title, _title(call.title).append(f"  {running}", style="dim"))
             yield from list(self._folded(call))[-room:]
         for agent, text in self._texts.items():
@@ -175,12 +175,12 @@ class LiveView:
         if self._plan is not None:
             yield from _plan(self._plan)
         usage = wording.tokens(self._transcript.usage)
-        status = f"{wording.seconds(time.monotonic() - self._began)}, {usage}; {self._hint}"
+        status = f"{wording.seconds(time.monotonic() - self._start_time)}, {usage}; {self._hint}"
         self._spinner.update(text=Text(status, style="dim", no_wrap=True, overflow="ellipsis"))
         yield self._spinner
 
     def _folded(self, call: _Call) -> Iterator[ConsoleRenderable]:
-        """Yields the first and the last lines of what a call wrote, and how many are between them."""
+        """Yields the first and last lines of a call's output, and how many are hidden."""
         for text, style in call.output.head:
             yield _output_line(call.title, text, style)
         if call.output.hidden:
@@ -193,7 +193,7 @@ class LiveView:
 
 @asynccontextmanager
 async def live_view(console: Console, *, after: int, hint: str) -> AsyncIterator[LiveView]:
-    """Draws on `console` until the context ends, and then leaves only what is done. `hint` says what keys do."""
+    """Draws on `console` until the context ends. `hint` says what keys do."""
     view = LiveView(console, after, hint)
     live = Live(
         view,
@@ -225,10 +225,10 @@ def _title(line: Line) -> Text:
 
 
 def _text(line: Line) -> ConsoleRenderable:
-    return _indented(line, Text().append(_label(line), style="dim").append_text(_words(line)))
+    return _indented(line, Text().append(_label(line), style="dim").append_text(_styled(line)))
 
 
-def _words(line: Line) -> Text:
+def _styled(line: Line) -> Text:
     return Text(line.text.expandtabs(), style=_STYLES.get(line.kind, "none"))
 
 
@@ -238,7 +238,7 @@ def _plan(line: Line) -> Iterator[ConsoleRenderable]:
 
 
 def _progress(plan: Line) -> ConsoleRenderable:
-    """Returns what is left of a plan's change when the plan itself has changed again."""
+    """Returns the line that stays of a plan update."""
     items = plan.text.splitlines()
     done = sum(item.startswith("[x]") for item in items)
     return _indented(plan, Text().append(_label(plan), style="dim").append(f"plan: {done} of {len(items)} done"))

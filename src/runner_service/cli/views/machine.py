@@ -1,10 +1,10 @@
-"""The views for programs: every event, or the answer alone."""
+"""The views for programs: every event as JSON, or the answer alone."""
 
 from typing import TextIO
 
 from google.protobuf.json_format import MessageToJson
 
-from runner_service.cli.exits import tell
+from runner_service.cli.errors import print_message
 from runner_service.cli.views.lines import printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -21,13 +21,13 @@ class JsonView:
         self._stream.write(f"{line}\n")
         self._stream.flush()
 
-    def note(self, text: str) -> None:
-        """Tells something beside the events, on stderr."""
-        tell(text)
+    def show_message(self, text: str) -> None:
+        """Prints a message to stderr."""
+        print_message(text)
 
 
 class AnswerView:
-    """Writes the final answer, and nothing else. Why there is none goes to stderr."""
+    """Writes the final answer only; an error goes to stderr."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -38,11 +38,11 @@ class AnswerView:
             return
         if event.finished.HasField("error"):
             error = event.finished.error
-            tell(f"{error.code}: {printable(error.message)}")
+            print_message(f"{error.code}: {printable(error.message)}")
         else:
             self._stream.write(f"{event.finished.output}\n")
             self._stream.flush()
 
-    def note(self, text: str) -> None:
-        """Tells something beside the events, on stderr."""
-        tell(text)
+    def show_message(self, text: str) -> None:
+        """Prints a message to stderr."""
+        print_message(text)

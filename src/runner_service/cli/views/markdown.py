@@ -1,4 +1,4 @@
-"""The model's text as Markdown, block by block: each is laid out once, when it is complete."""
+"""The model's text as Markdown, rendered block by block as each is complete."""
 
 import re
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ THEME = Theme({"markdown.code": "bold cyan", "markdown.code_block": "cyan"})
 """Colours that do for dark and for light terminals."""
 
 _FENCE = re.compile(r"\s*(?P<marks>`{3,}|~{3,})(?P<rest>.*)")
-_LONGEST_BLOCK = 200  # lines; a longer one is laid out in parts
+_MAX_BLOCK_LINES = 200  # lines; a longer one is laid out in parts
 _CODE_THEME = "ansi_dark"
 
 
 class Blocks:
-    """Puts lines together to blocks, which blank lines part, but for those in fenced code."""
+    """Groups lines into blocks, separated by blank lines outside fenced code."""
 
     def __init__(self) -> None:
         self.pending: list[str] = []
@@ -25,14 +25,14 @@ class Blocks:
         self._opening = ""  # the line that opened the fence we are in
 
     def feed(self, line: str) -> Iterator[str]:
-        """Takes the next line, and yields the block that it completes."""
+        """Adds a line, and yields the block that it completes."""
         if not line.strip() and not self._opening:
             yield from self.flush()
             return
-        # Elsewhere an end of a line is meant as one, which in Markdown it would not be.
+        # Outside code keep line breaks, which Markdown would join.
         is_code = self._is_code(line)
         self.pending.append(line if is_code else f"{line}  ")
-        if len(self.pending) >= _LONGEST_BLOCK:
+        if len(self.pending) >= _MAX_BLOCK_LINES:
             opening = self._opening
             yield from self.flush()
             if opening:
@@ -40,7 +40,7 @@ class Blocks:
                 self.pending = [opening]
 
     def flush(self) -> Iterator[str]:
-        """Yields the last block, whether it is complete or not."""
+        """Yields the unfinished block, if any."""
         lines, self.pending, self._opening = self.pending, [], ""
         if lines:
             yield dedent("\n".join(lines))
@@ -58,8 +58,8 @@ class Blocks:
         return True
 
 
-def laid_out(block: str) -> Markdown:
-    """Returns a block for the terminal. Nothing of it is lost: what looks like HTML is text, links show where to."""
+def render_markdown(block: str) -> Markdown:
+    """Renders a block. HTML is shown as text, and links with their targets."""
     markdown = Markdown("", code_theme=_CODE_THEME, hyperlinks=False)
     markdown.parsed = _PARSER.parse(block)
     return markdown

@@ -1,9 +1,9 @@
-"""The view for pipes and files: whole lines, in order, without colours. Its form is stable."""
+"""The view for pipes and files: whole lines, in order, without colours. Its format is stable."""
 
 from collections.abc import Iterator
 from typing import TextIO
 
-from runner_service.cli.exits import tell
+from runner_service.cli.errors import print_message
 from runner_service.cli.views.transcript import Kind, Line, Transcript
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -20,7 +20,7 @@ _MARKS = {
 
 
 class PlainView:
-    """Writes lines. The events up to `after` are taken notice of, and not shown."""
+    """Writes lines. The events up to `after` are read for context but not shown."""
 
     def __init__(self, stream: TextIO, after: int = 0) -> None:
         self._stream = stream
@@ -34,9 +34,9 @@ class PlainView:
             self._stream.write("".join(f"{text}\n" for line in lines for text in plain_lines(line)))
             self._stream.flush()
 
-    def note(self, text: str) -> None:
-        """Tells something beside the events, on stderr."""
-        tell(text)
+    def show_message(self, text: str) -> None:
+        """Prints a message to stderr."""
+        print_message(text)
 
 
 def plain_lines(line: Line) -> Iterator[str]:

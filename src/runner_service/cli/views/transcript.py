@@ -1,16 +1,16 @@
-"""Events as lines of text: what the views for people have in common."""
+"""Events as lines of text, for the plain and the live view."""
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from runner_service.cli.views import wording
-from runner_service.cli.views.lines import LineCutter, printable
+from runner_service.cli.views.lines import LineSplitter, printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 class Kind(Enum):
-    """What a line is about."""
+    """The kind of a line."""
 
     HEAD = auto()
     TEXT = auto()
@@ -40,18 +40,18 @@ class Line(NamedTuple):
 class _Call(NamedTuple):
     number: int
     started: event_pb2.ToolCallStarted
-    stdout: LineCutter
-    stderr: LineCutter
+    stdout: LineSplitter
+    stderr: LineSplitter
 
 
 class _Message(NamedTuple):
     agent: str
-    text: LineCutter
-    reasoning: LineCutter
+    text: LineSplitter
+    reasoning: LineSplitter
 
 
 class Transcript:
-    """Makes lines of the events of one execution, which are given to it in order, from the first one on."""
+    """Turns the events of one execution, in order from the first, into lines."""
 
     def __init__(self) -> None:
         self._calls: dict[str, _Call] = {}
@@ -61,57 +61,57 @@ class Transcript:
         self._shown: set[str] = set()
         self._agents: dict[str, str] = {}
         self.usage = event_pb2.Usage()
-        """What was used so far."""
-        self._makers: dict[str, Callable[[Any, str], Iterable[Line]]] = {
+        """The usage so far."""
+        self._renderers: dict[str, Callable[[Any, str], Iterable[Line]]] = {
             "text_delta": self._text,
             "reasoning_delta": self._reasoning,
             "message_finished": self._finish_message,
             "message_discarded": self._discard_message,
-            "tool_call_started": self._begin_call,
+            "tool_call_started": self._start_call,
             "tool_output": self._output,
             "tool_call_finished": self._end_call,
             "todos_updated": self._plan,
-            "sub_agent_started": self._begin_agent,
+            "sub_agent_started": self._start_agent,
             "usage_updated": self._count,
             "notice": _notice,
             "finished": self._end,
         }
 
     def lines(self, event: event_pb2.ExecutionEvent) -> Iterator[Line]:
-        """Yields what `event` adds. Kinds that are not known add nothing."""
+        """Yields the lines of `event`; none for unknown kinds."""
         name = event.WhichOneof("event")
-        make = self._makers.get(name) if name else None
+        make = self._renderers.get(name) if name else None
         if name == "started":
             yield _head(event)
         elif name and make:
             yield from make(getattr(event, name), self.agent_of(event))
 
     def agent_of(self, event: event_pb2.ExecutionEvent) -> str:
-        """Returns the label of the sub-agent that an event is of, empty for the main agent."""
+        """Returns the label of the event's sub-agent; empty for the main agent."""
         return self._agents.get(event.sub_agent_id, printable(event.sub_agent_id))
 
     def partial_texts(self) -> Iterator[Line]:
         """Yields the lines that the model is still writing."""
         for message in self._messages.values():
-            for kind, cutter in ((Kind.REASONING, message.reasoning), (Kind.TEXT, message.text)):
-                if cutter.partial:
-                    yield Line(kind, cutter.partial, message.agent)
+            for kind, splitter in ((Kind.REASONING, message.reasoning), (Kind.TEXT, message.text)):
+                if splitter.partial:
+                    yield Line(kind, splitter.partial, message.agent)
 
     def _text(self, delta: event_pb2.TextDelta, agent: str) -> Iterator[Line]:
         message = self._message(delta.message_id, agent)
         for line in message.reasoning.flush():
-            yield self._said(Kind.REASONING, line, delta.message_id)
+            yield self._message_line(Kind.REASONING, line, delta.message_id)
         for line in message.text.feed(delta.text):
-            yield self._said(Kind.TEXT, line, delta.message_id)
+            yield self._message_line(Kind.TEXT, line, delta.message_id)
 
     def _reasoning(self, delta: event_pb2.ReasoningDelta, agent: str) -> Iterator[Line]:
         for line in self._message(delta.message_id, agent).reasoning.feed(delta.text):
-            yield self._said(Kind.REASONING, line, delta.message_id)
+            yield self._message_line(Kind.REASONING, line, delta.message_id)
 
     def _message(self, message_id: str, agent: str) -> _Message:
-        return self._messages.setdefault(message_id, _Message(agent, LineCutter(), LineCutter()))
+        return self._messages.setdefault(message_id, _Message(agent, LineSplitter(), LineSplitter()))
 
-    def _said(self, kind: Kind, line: str, message_id: str) -> Line:
+    def _message_line(self, kind: Kind, line: str, message_id: str) -> Line:
         self._shown.add(message_id)
         return Line(kind, line, self._messages[message_id].agent)
 
@@ -133,9 +133,9 @@ class Transcript:
             self._shown.discard(discarded.message_id)
             yield Line(Kind.WARNING, "the model call failed and is made again; its text above does not count", agent)
 
-    def _begin_call(self, started: event_pb2.ToolCallStarted, agent: str) -> Iterator[Line]:
+    def _start_call(self, started: event_pb2.ToolCallStarted, agent: str) -> Iterator[Line]:
         self._calls_made += 1
-        call = _Call(self._calls_made, started, LineCutter(), LineCutter())
+        call = _Call(self._calls_made, started, LineSplitter(), LineSplitter())
         self._calls[started.tool_call_id] = call
         if started.kind == event_pb2.TOOL_KIND_PLAN:
             self._planning[agent] = call.number
@@ -148,16 +148,16 @@ class Transcript:
             return
         is_error = output.WhichOneof("data") == "stderr"
         kind = Kind.STDERR if is_error else Kind.STDOUT
-        cutter, data = (call.stderr, output.stderr) if is_error else (call.stdout, output.stdout)
-        for line in cutter.feed(data):
+        splitter, data = (call.stderr, output.stderr) if is_error else (call.stdout, output.stdout)
+        for line in splitter.feed(data):
             yield Line(kind, line, agent, call.number)
 
     def _end_call(self, finished: event_pb2.ToolCallFinished, agent: str) -> Iterator[Line]:
         call = self._calls.pop(finished.tool_call_id, None)
         if call is None:
             return
-        for kind, cutter in ((Kind.STDOUT, call.stdout), (Kind.STDERR, call.stderr)):
-            for line in cutter.flush():
+        for kind, splitter in ((Kind.STDOUT, call.stdout), (Kind.STDERR, call.stderr)):
+            for line in splitter.flush():
                 yield Line(kind, line, agent, call.number)
         succeeded = finished.outcome == event_pb2.TOOL_OUTCOME_SUCCEEDED
         if call.started.kind == event_pb2.TOOL_KIND_PLAN and succeeded:
@@ -166,7 +166,7 @@ class Transcript:
             agent = self._agents.get(finished.tool_call_id, agent)
         yield Line(Kind.RESULT if succeeded else Kind.FAILURE, wording.call_result(finished), agent, call.number)
 
-    def _begin_agent(self, started: event_pb2.SubAgentStarted, agent: str) -> Iterator[Line]:
+    def _start_agent(self, started: event_pb2.SubAgentStarted, agent: str) -> Iterator[Line]:
         own = f"{agent}/{printable(started.name)}" if agent else printable(started.name)
         same = sum(label.partition("#")[0] == own for label in self._agents.values())
         label = self._agents[started.tool_call_id] = f"{own}#{same + 1}" if same else own
@@ -185,7 +185,7 @@ class Transcript:
             yield from self._end_message(message_id)
         self.usage = finished.usage
         succeeded = finished.state == event_pb2.STATE_SUCCEEDED
-        yield Line(Kind.SUCCESS if succeeded else Kind.END, wording.end_of(finished))
+        yield Line(Kind.SUCCESS if succeeded else Kind.END, wording.end_summary(finished))
 
 
 def _head(event: event_pb2.ExecutionEvent) -> Line:

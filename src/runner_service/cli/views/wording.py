@@ -1,4 +1,4 @@
-"""The words for what happens, the same in every view."""
+"""The texts of events and states, the same in every view."""
 
 import json
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from google.protobuf.json_format import MessageToDict
 from runner_service.cli.views.lines import printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-_LONGEST_ARGUMENT = 100
-_LONGEST_CALL = 2000
+_MAX_ARGUMENT_LENGTH = 100
+_MAX_CALL_LENGTH = 2000
 _STATES = {
     event_pb2.STATE_SUCCEEDED: "succeeded",
     event_pb2.STATE_FAILED: "failed",
@@ -24,7 +24,7 @@ _OUTCOMES = {
     event_pb2.TOOL_OUTCOME_TIMED_OUT: "timed out",
     event_pb2.TOOL_OUTCOME_CANCELLED: "cancelled",
     event_pb2.TOOL_OUTCOME_INTERRUPTED: "interrupted",
-    event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED: "ended for using too much",
+    event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED: "limit exceeded",
 }
 _TODO_MARKS = {
     event_pb2.Todo.STATUS_PENDING: "[ ]",
@@ -38,16 +38,16 @@ def call_title(call: event_pb2.ToolCallStarted) -> str:
     """Returns `$ command` for a command, and `tool name=value …` for other tools, on one line."""
     arguments = MessageToDict(call.arguments)
     if call.kind == event_pb2.TOOL_KIND_EXECUTE and isinstance(arguments.get("command"), str):
-        return f"$ {one_line(arguments['command'], _LONGEST_CALL)}"
+        return f"$ {one_line(arguments['command'], _MAX_CALL_LENGTH)}"
     file = arguments.pop("file_path", "")
     if call.kind == event_pb2.TOOL_KIND_WRITE and file:
         arguments = {}  # what is written is for the file
     shown = [f"{name}={_argument(value)}" for name, value in sorted(arguments.items())]  # a Struct has no order
-    return one_line(" ".join([call.name, *([str(file)] if file else []), *shown]), _LONGEST_CALL)
+    return one_line(" ".join([call.name, *([str(file)] if file else []), *shown]), _MAX_CALL_LENGTH)
 
 
 def call_result(call: event_pb2.ToolCallFinished) -> str:
-    """Returns how a call ended, and what is worth knowing about it, on one line."""
+    """Returns how a call ended, on one line."""
     word = _OUTCOMES.get(call.outcome, "ended")
     if call.HasField("exit_code") and call.outcome in {
         event_pb2.TOOL_OUTCOME_SUCCEEDED,
@@ -59,20 +59,20 @@ def call_result(call: event_pb2.ToolCallFinished) -> str:
 
 def _remarks(call: event_pb2.ToolCallFinished) -> Iterator[str]:
     if call.outcome == event_pb2.TOOL_OUTCOME_FAILED and not call.HasField("exit_code"):
-        yield one_line(call.result, _LONGEST_ARGUMENT)
+        yield one_line(call.result, _MAX_ARGUMENT_LENGTH)
     if call.dropped_bytes:
-        yield f"{call.dropped_bytes:,} bytes of output thrown away"
+        yield f"{call.dropped_bytes:,} bytes of output dropped"
     if call.killed_processes:
-        yield f"ended with it: {one_line(', '.join(call.killed_processes), _LONGEST_ARGUMENT)}"
+        yield f"killed with it: {one_line(', '.join(call.killed_processes), _MAX_ARGUMENT_LENGTH)}"
 
 
 def plan_lines(todos: event_pb2.TodosUpdated) -> list[str]:
     """Returns a line for each item of a plan."""
-    return [f"{_TODO_MARKS.get(todo.status, '[?]')} {one_line(todo.content, _LONGEST_CALL)}" for todo in todos.todos]
+    return [f"{_TODO_MARKS.get(todo.status, '[?]')} {one_line(todo.content, _MAX_CALL_LENGTH)}" for todo in todos.todos]
 
 
-def end_of(finished: event_pb2.Finished) -> str:
-    """Returns how an execution ended and what it took, on one line."""
+def end_summary(finished: event_pb2.Finished) -> str:
+    """Returns how an execution ended, and its usage, on one line."""
     usage = finished.usage
     parts = [f"{_STATES.get(finished.state, 'ended')} in {duration(finished.elapsed)}"]
     if reason := _reason(finished):
@@ -83,7 +83,7 @@ def end_of(finished: event_pb2.Finished) -> str:
 
 
 def _reason(finished: event_pb2.Finished) -> str:
-    message = one_line(finished.error.message, _LONGEST_CALL)
+    message = one_line(finished.error.message, _MAX_CALL_LENGTH)
     if finished.state == event_pb2.STATE_FAILED:
         return f"{finished.error.code}: {message}"
     return message.removeprefix("cancelled: ")
@@ -95,8 +95,8 @@ def tokens(usage: event_pb2.Usage) -> str:
     return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
 
 
-def state_of(state: "event_pb2.State.ValueType") -> str:
-    """Returns where an execution stands, in a word."""
+def state_name(state: "event_pb2.State.ValueType") -> str:
+    """Returns the name of a state."""
     return event_pb2.State.Name(state).removeprefix("STATE_").replace("_", " ").lower()
 
 
@@ -106,7 +106,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(elapsed: Duration) -> str:
-    """Returns a length of time with the precision that people care for."""
+    """Returns a duration, rounded for people."""
     return seconds(elapsed.ToTimedelta() / timedelta(seconds=1))
 
 
@@ -120,14 +120,14 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest:02} s"
 
 
-def one_line(text: str, longest: int) -> str:
+def one_line(text: str, max_length: int) -> str:
     """Returns `text` on one line, cut when it is longer."""
     line = " ".join(printable(part) for part in text.splitlines() if part.strip())
-    return line if len(line) <= longest else f"{line[: longest - 4]} ..."
+    return line if len(line) <= max_length else f"{line[: max_length - 4]} ..."
 
 
 def _argument(value: object) -> str:
     if isinstance(value, float) and value.is_integer():  # a Struct knows no other numbers
         value = int(value)
     text = value if isinstance(value, str) and " " not in value and value else json.dumps(value, ensure_ascii=False)
-    return one_line(text, _LONGEST_ARGUMENT)
+    return one_line(text, _MAX_ARGUMENT_LENGTH)

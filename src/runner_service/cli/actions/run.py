@@ -1,4 +1,4 @@
-"""What `run` does."""
+"""`run`."""
 
 import asyncio
 import os
@@ -11,9 +11,9 @@ import click
 import grpc
 
 from runner_service.cli.connection import Connection, connected
-from runner_service.cli.exits import ExitCode, Failure
-from runner_service.cli.interrupts import Presses, presses_of_ctrl_c, termination_cancels
-from runner_service.cli.requests import Wish, make_request, model_of
+from runner_service.cli.errors import CommandError, ExitCode
+from runner_service.cli.run_request import RunOptions, build_request, model_of
+from runner_service.cli.signals import Interrupts, cancelled_by_termination, counting_interrupts
 from runner_service.cli.target import Target
 from runner_service.cli.view_options import ViewOptions
 from runner_service.cli.views import View, opened_view
@@ -21,12 +21,12 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
-    from runner_service.cli.own_service import OwnService
+    from runner_service.cli.private_service import PrivateService
     from runner_service.settings import Provider
 
 _MODEL_FAILURES = frozenset({"MODEL_UNAVAILABLE", "MODEL_REJECTED"})
-_SECOND_THOUGHTS = 1.0  # seconds between Ctrl-C and the cancel
-_DETACH_SECONDS = 5.0
+_CANCEL_DELAY_SECONDS = 1.0  # seconds between Ctrl-C and the cancel
+_DETACH_TIMEOUT_SECONDS = 5.0
 _EXIT_CODES = {
     event_pb2.STATE_SUCCEEDED: ExitCode.SUCCEEDED,
     event_pb2.STATE_CANCELLED: ExitCode.CANCELLED,
@@ -34,43 +34,45 @@ _EXIT_CODES = {
 }
 
 
-def run_agent(wish: Wish, root: Path | None, view: ViewOptions, target: Target) -> int:
-    """Runs an agent, shows what happens, and returns the exit code that tells the outcome. Raises Failure."""
-    request = make_request(wish)
+def run_agent(wish: RunOptions, root: Path | None, view: ViewOptions, target: Target) -> int:
+    """Runs an agent, shows its events, and returns the exit code of the outcome. Raises CommandError."""
+    request = build_request(wish)
     own = None
     if target.server is None:
-        own = _own_service(wish, root)
+        own = _private_service(wish, root)
     elif root is not None:
-        raise Failure("--root is for a service of our own; the one at --server has its root already", ExitCode.USAGE)
+        raise CommandError(
+            "--root is for a service of our own; the one at --server has its root already", ExitCode.USAGE
+        )
     try:
-        return asyncio.run(_leave_running(request, target, own) if wish.detach else _run(request, view, target, own))
+        return asyncio.run(_start_detached(request, target, own) if wish.detach else _run(request, view, target, own))
     except asyncio.CancelledError:
         return ExitCode.TERMINATED
 
 
-def _own_service(wish: Wish, root: Path | None) -> "OwnService":
-    """Returns the service to use, which knows the key of the model, or has been told that there is none."""
-    from runner_service.cli.keys import SECRET_VARIABLES, ask_for_missing_key  # noqa: PLC0415  # pydantic: 130 ms
-    from runner_service.cli.own_service import OwnService  # noqa: PLC0415  # the same
+def _private_service(wish: RunOptions, root: Path | None) -> "PrivateService":
+    """Returns the service to use, with the key of the model's provider if there is one."""
+    from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # the same
+    from runner_service.cli.secret_variables import SECRET_VARIABLES, prompt_for_missing_key  # noqa: PLC0415  # pydantic: 130 ms
 
     secrets_of_the_request = set(wish.secrets) - SECRET_VARIABLES  # the others reach the service over a pipe
     environ = {name: value for name, value in os.environ.items() if name not in secrets_of_the_request}
     if root is not None:
         environ["SANDBOX_ROOT_DIR"] = str(root.absolute())
-    own = OwnService(environ)
+    own = PrivateService(environ)
     provider = cast("Provider", model_of(wish.model)[0]) or own.settings.stigmer_llm_provider
     if not own.is_running():
-        own.add_keys(ask_for_missing_key(own.settings, provider))
+        own.add_keys(prompt_for_missing_key(own.settings, provider))
     return own
 
 
-async def _leave_running(request: runner_pb2.ExecuteAgentRequest, target: Target, own: "OwnService | None") -> int:
+async def _start_detached(request: runner_pb2.ExecuteAgentRequest, target: Target, own: "PrivateService | None") -> int:
     async with (
         opened_view(ViewOptions.QUIET, hint="") as view,
-        connected(target, own, view.note) as connection,
+        connected(target, own, view.show_message) as connection,
         aclosing(connection.client.execute(request)) as events,
     ):
-        with _conflict_explained(request.execution_id, target):
+        with _explained_conflict(request.execution_id, target):
             async for event in events:  # the first one says that it was accepted
                 click.echo(event.execution_id)
                 break
@@ -78,26 +80,26 @@ async def _leave_running(request: runner_pb2.ExecuteAgentRequest, target: Target
 
 
 async def _run(
-    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: "OwnService | None"
+    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: "PrivateService | None"
 ) -> int:
-    with termination_cancels():
+    with cancelled_by_termination():
         return await _run_in_view(request, options, target, own)
 
 
 async def _run_in_view(
-    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: "OwnService | None"
+    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: "PrivateService | None"
 ) -> int:
     async with (
         opened_view(options, hint="Ctrl-C cancels") as view,
-        connected(target, own, view.note) as connection,
+        connected(target, own, view.show_message) as connection,
     ):
         run = Run(connection, request, view)
-        with presses_of_ctrl_c() as presses, _conflict_explained(request.execution_id, target):
-            return await _first_of(run.follow(), run.mind(presses))
+        with counting_interrupts() as interrupts, _explained_conflict(request.execution_id, target):
+            return await _first_completed(run.follow(), run.handle_interrupts(interrupts))
 
 
 class Run:
-    """An execution that is followed as its caller."""
+    """An execution and its caller."""
 
     def __init__(self, connection: Connection, request: runner_pb2.ExecuteAgentRequest, view: View) -> None:
         self._connection = connection
@@ -107,34 +109,36 @@ class Run:
         self._cancelled = False
 
     async def follow(self) -> int:
-        """Shows the events to the end, and returns the exit code that it means."""
+        """Shows the events to the end, and returns the exit code of the outcome."""
         exit_code = ExitCode.FAILED
         async with aclosing(self._connection.client.execute(self._request)) as events:
             async for event in events:
-                self._connection.mended()
+                self._connection.report_recovery()
                 self._seen = event.sequence
                 self._view.show(event)
                 if event.HasField("finished"):
-                    exit_code = exit_code_of(event.finished.state)
-                    self._say_what_next(event.finished.error.code)
+                    exit_code = exit_code_for(event.finished.state)
+                    self._suggest_next_step(event.finished.error.code)
         return ExitCode.INTERRUPTED if self._cancelled and exit_code == ExitCode.CANCELLED else exit_code
 
-    def _say_what_next(self, code: str) -> None:
+    def _suggest_next_step(self, code: str) -> None:
         if code in _MODEL_FAILURES and self._connection.target.server is None:
-            self._view.note("`MODE=local runner-service check` tries the model's provider; --model names another one")
+            self._view.show_message(
+                "`MODE=local runner-service check` tries the model's provider; --model names another one"
+            )
 
-    async def mind(self, presses: Presses) -> int:
-        """Waits for Ctrl-C, and cancels the execution, or leaves it. Returns the exit code of not seeing the end."""
-        await presses.next()
-        self._view.note("Ctrl-C: cancelling in a second; press it again to leave the execution running")
-        if await presses.next_within(_SECOND_THOUGHTS):
+    async def handle_interrupts(self, interrupts: Interrupts) -> int:
+        """Waits for Ctrl-C, then cancels the execution or detaches from it. Returns the exit code."""
+        await interrupts.next()
+        self._view.show_message("Ctrl-C: cancelling in a second; press it again to leave the execution running")
+        if await interrupts.next_before(_CANCEL_DELAY_SECONDS):
             await self._detach()
-            self._view.note(f"left running; to return: {self._way_back()}")
+            self._view.show_message(f"left running; to return: {self._attach_command()}")
             return ExitCode.INTERRUPTED
         self._cancelled = True
         await self._cancel()
-        await presses.next()
-        self._view.note(f"the cancel is under way; to see its end: {self._way_back()}")
+        await interrupts.next()
+        self._view.show_message(f"the cancel is under way; to see its end: {self._attach_command()}")
         return ExitCode.INTERRUPTED
 
     async def _cancel(self) -> None:
@@ -143,45 +147,45 @@ class Run:
         except grpc.aio.AioRpcError as error:
             if error.code() != grpc.StatusCode.NOT_FOUND:
                 raise
-            raise Failure("given up before the service took it", ExitCode.INTERRUPTED) from error
+            raise CommandError("given up before the service took it", ExitCode.INTERRUPTED) from error
 
     async def _detach(self) -> None:
-        """Lets the execution run on. Asking for the newest event again makes the service answer at once."""
+        """Detaches. Asking for the newest event again makes the service answer at once."""
         try:
-            async with asyncio.timeout(_DETACH_SECONDS):
+            async with asyncio.timeout(_DETACH_TIMEOUT_SECONDS):
                 await self._connection.client.detach(self._request.execution_id, max(0, self._seen - 1))
         except TimeoutError:
             if self._seen:  # otherwise there is just no event to answer with yet
-                raise Failure(
-                    f"the service does not answer; the execution may be cancelled. To see: {self._way_back()}",
+                raise CommandError(
+                    f"the service does not answer; the execution may be cancelled. To see: {self._attach_command()}",
                     ExitCode.UNAVAILABLE,
                 ) from None
 
-    def _way_back(self) -> str:
+    def _attach_command(self) -> str:
         return f"runner-service events {self._request.execution_id} --follow{self._connection.target.flags()}"
 
 
 @contextmanager
-def _conflict_explained(execution_id: str, target: Target) -> Iterator[None]:
-    """Says what can be done at a command line about an id that is taken."""
+def _explained_conflict(execution_id: str, target: Target) -> Iterator[None]:
+    """Explains ALREADY_EXISTS in terms of the command line."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
         if error.code() != grpc.StatusCode.ALREADY_EXISTS:
             raise
-        raise Failure(
+        raise CommandError(
             f"there is an execution {execution_id} already, of another request\n"
             f"`runner-service events {execution_id}{target.flags()}` shows it; for a new one choose another --id."
         ) from error
 
 
-def exit_code_of(state: "event_pb2.State.ValueType") -> ExitCode:
+def exit_code_for(state: "event_pb2.State.ValueType") -> ExitCode:
     """Returns the exit code that tells how an execution ended."""
     return _EXIT_CODES.get(state, ExitCode.FAILED)
 
 
-async def _first_of(*ways: Coroutine[Any, Any, int]) -> int:
-    """Returns or raises what the first of them does; the others are cancelled."""
+async def _first_completed(*ways: Coroutine[Any, Any, int]) -> int:
+    """Returns the result of the first to complete; cancels the others."""
     tasks = [asyncio.ensure_future(way) for way in ways]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What the signals of a terminal do to a command."""
+"""Handling of SIGINT, SIGTERM and SIGHUP."""
 
 import asyncio
 import signal
@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Presses:
-    """The times that Ctrl-C was pressed, one after the other."""
+class Interrupts:
+    """SIGINTs (Ctrl-C), one after the other."""
 
     def __init__(self) -> None:
         self._waiting = asyncio.Semaphore(0)
 
     def add(self) -> None:
-        """Counts a press."""
+        """Adds a SIGINT."""
         self._waiting.release()
 
     async def next(self) -> None:
-        """Waits for the next press."""
+        """Waits for the next SIGINT."""
         await self._waiting.acquire()
 
-    async def next_within(self, seconds: float) -> bool:
-        """Waits for the next press, but no longer than `seconds`, and tells whether there was one."""
+    async def next_before(self, seconds: float) -> bool:
+        """Waits for the next SIGINT, at most `seconds`, and tells whether there was one."""
         try:
             async with asyncio.timeout(seconds):
                 await self.next()
@@ -31,21 +31,21 @@ class Presses:
 
 
 @contextmanager
-def presses_of_ctrl_c() -> Iterator[Presses]:
-    """Counts what otherwise would end the program."""
-    presses, loop = Presses(), asyncio.get_running_loop()
+def counting_interrupts() -> Iterator[Interrupts]:
+    """Collects SIGINTs instead of raising KeyboardInterrupt."""
+    interrupts, loop = Interrupts(), asyncio.get_running_loop()
     before = signal.getsignal(signal.SIGINT)
-    loop.add_signal_handler(signal.SIGINT, presses.add)
+    loop.add_signal_handler(signal.SIGINT, interrupts.add)
     try:
-        yield presses
+        yield interrupts
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def termination_cancels() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into the cancel of the current task, so that the terminal is left in order."""
+def cancelled_by_termination() -> Iterator[None]:
+    """Cancels the current task on SIGTERM and SIGHUP, so that the terminal is restored."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     signals = (signal.SIGTERM, signal.SIGHUP)
     if task is not None:

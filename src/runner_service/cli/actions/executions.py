@@ -1,4 +1,4 @@
-"""What `events`, `ps`, `cancel` and `output` do."""
+"""`events`, `ps`, `cancel` and `output`."""
 
 import asyncio
 import os
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 from google.protobuf.json_format import MessageToJson
 
+from runner_service.cli.actions.run import exit_code_for
+from runner_service.cli.completion_candidates import OPEN_STATES, calls_of
 from runner_service.cli.connection import Connection, connected
-from runner_service.cli.exits import ExitCode, Failure, tell
-from runner_service.cli.known import OPEN_STATES, calls_of
-from runner_service.cli.running import exit_code_of
+from runner_service.cli.errors import CommandError, ExitCode, print_message
 from runner_service.cli.target import Target
 from runner_service.cli.view_options import ViewOptions
 from runner_service.cli.views import opened_view, wording
@@ -25,25 +25,25 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
-    from runner_service.cli.own_service import OwnService
+    from runner_service.cli.private_service import PrivateService
 
 _INTERRUPTED = (
     "it was interrupted when its service stopped, and waits for the secrets that it had: "
     "`runner-service run --id {}` with them and the same message lets it go on"
 )
 _COLUMNS = ("ID", "STATE", "AGE", "AGENT", "SESSION", "LAST EVENT")
-_AT_ONCE = 1 << 20
-_LOOK_EVERY = 0.2
-_DAY = 86_400
+_READ_BYTES = 1 << 20
+_POLL_INTERVAL_SECONDS = 0.2
+_DAY_SECONDS = 86_400
 
 
 def show_events(execution_id: str, *, after: int, follow: bool, view: ViewOptions, target: Target) -> int:
-    """Shows the events above `after`, and returns the exit code: of the outcome, if `follow`. Raises Failure."""
+    """Shows the events above `after`, and returns the exit code: of the outcome, if `follow`. Raises CommandError."""
     return asyncio.run(_show_events(execution_id, after, follow, view, target))
 
 
 def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
-    """Writes a table, or lines of JSON. Raises Failure."""
+    """Writes a table, or lines of JSON. Raises CommandError."""
     states = () if with_ended else OPEN_STATES
     executions: list[runner_pb2.Execution] = []
     hint = "" if with_ended else "nothing runs; --all lists what has ended, too"
@@ -58,13 +58,13 @@ def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target:
     for line in _table([_COLUMNS, *map(_row, executions)]):
         click.echo(line)
     if hint and not executions:
-        tell(hint)
+        print_message(hint)
 
 
 def cancel_execution(execution_id: str, reason: str, target: Target) -> None:
-    """Asks for the end, and says what was found. Raises Failure."""
+    """Cancels an execution, and prints its state. Raises CommandError."""
     state = asyncio.run(_cancel(execution_id, reason, target))
-    word = wording.state_of(state)
+    word = wording.state_name(state)
     click.echo(
         f"{execution_id} had already ended: {word}"
         if state not in OPEN_STATES
@@ -73,13 +73,13 @@ def cancel_execution(execution_id: str, reason: str, target: Target) -> None:
 
 
 def write_output(execution_id: str, call: str, *, stderr: bool, follow: bool, target: Target) -> None:
-    """Writes the bytes to standard output. Raises Failure."""
+    """Writes the bytes to standard output. Raises CommandError."""
     stream = runner_pb2.OUTPUT_STREAM_STDERR if stderr else runner_pb2.OUTPUT_STREAM_STDOUT
     asyncio.run(_write_output(execution_id, call, stream, follow, target))
 
 
-class _NothingYetError(Failure):
-    """There is no service, and never was one."""
+class _NothingYetError(CommandError):
+    """There is no service and no event log."""
 
     def __init__(self, state_dir: Path) -> None:
         super().__init__(
@@ -88,11 +88,11 @@ class _NothingYetError(Failure):
         )
 
 
-def _own_service() -> "OwnService":
-    """Returns the service that holds STATE_DIR, or can be started for a look at the log that is there."""
-    from runner_service.cli.own_service import OwnService  # noqa: PLC0415  # 130 ms, most of them pydantic's
+def _private_service() -> "PrivateService":
+    """Returns the service that holds STATE_DIR, or can be started to read its event log."""
+    from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # 130 ms, most of them pydantic's
 
-    own = OwnService(os.environ, anywhere=True)
+    own = PrivateService(os.environ, anywhere=True)
     if not own.is_running() and not own.has_log():
         raise _NothingYetError(own.settings.state_dir)
     return own
@@ -100,30 +100,30 @@ def _own_service() -> "OwnService":
 
 @asynccontextmanager
 async def _connected(target: Target) -> AsyncIterator[Connection]:
-    async with connected(target, _own_service() if target.server is None else None, tell) as connection:
+    async with connected(target, _private_service() if target.server is None else None, print_message) as connection:
         yield connection
 
 
 async def _show_events(execution_id: str, after: int, follow: bool, options: ViewOptions, target: Target) -> int:
-    # People are shown numbers and labels, which follow from the events before.
-    begin = after if options in {ViewOptions.JSON, ViewOptions.QUIET} else 0
+    # Call numbers and labels follow from the events before.
+    first = after if options in {ViewOptions.JSON, ViewOptions.QUIET} else 0
     async with (
         _connected(target) as connection,
         opened_view(options, after=after, hint="Ctrl-C stops watching") as view,
     ):
         execution = await connection.client.get(execution_id)
         newest = execution.last_sequence
-        if newest <= begin and not follow:
+        if newest <= first and not follow:
             return ExitCode.SUCCEEDED
         if execution.state == event_pb2.STATE_INTERRUPTED and follow:
-            view.note(_INTERRUPTED.format(execution_id))
+            view.show_message(_INTERRUPTED.format(execution_id))
         exit_code = ExitCode.SUCCEEDED
-        async with aclosing(connection.client.watch(execution_id, begin)) as events:
+        async with aclosing(connection.client.watch(execution_id, first)) as events:
             async for event in events:
-                connection.mended()
+                connection.report_recovery()
                 view.show(event)
                 if event.HasField("finished") and follow:
-                    exit_code = exit_code_of(event.finished.state)
+                    exit_code = exit_code_for(event.finished.state)
                 if event.sequence >= newest and not follow:
                     break
     return exit_code
@@ -149,18 +149,18 @@ async def _write_output(
         call_id = await _call_id(client, execution_id, call)
         offset = 0
         while True:
-            piece = await client.read_output(execution_id, call_id, stream, offset=offset, max_bytes=_AT_ONCE)
+            piece = await client.read_output(execution_id, call_id, stream, offset=offset, max_bytes=_READ_BYTES)
             offset = piece.next_offset
             sys.stdout.buffer.write(piece.data)
             sys.stdout.buffer.flush()
             if piece.complete or not (piece.data or follow):
                 return
             if not piece.data:
-                await asyncio.sleep(_LOOK_EVERY)
+                await asyncio.sleep(_POLL_INTERVAL_SECONDS)
 
 
 async def _call_id(client: RunnerClient, execution_id: str, call: str) -> str:
-    """Returns the id that `call` means, which is an id itself or the number of a tool call."""
+    """Returns the tool call id of `call`, which is an id or a number."""
     if not call.isdecimal():
         return call
     calls = [each.tool_call_id for each in await calls_of(client, execution_id)]
@@ -168,7 +168,7 @@ async def _call_id(client: RunnerClient, execution_id: str, call: str) -> str:
         return call
     if 0 < int(call) <= len(calls):
         return calls[int(call) - 1]
-    raise Failure(
+    raise CommandError(
         f"{execution_id} has made {wording.counted(len(calls), 'tool call')} so far, and {call} is none of them\n"
         f"`runner-service events {execution_id}` shows them with their numbers."
     )
@@ -177,7 +177,7 @@ async def _call_id(client: RunnerClient, execution_id: str, call: str) -> str:
 def _row(execution: runner_pb2.Execution) -> tuple[str, ...]:
     return (
         execution.execution_id,
-        wording.state_of(execution.state),
+        wording.state_name(execution.state),
         _age(execution),
         printable(execution.agent_name) or "-",
         execution.session_id or "-",
@@ -192,4 +192,4 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _age(execution: runner_pb2.Execution) -> str:
     age = (datetime.now(UTC) - execution.create_time.ToDatetime(UTC)).total_seconds()
-    return f"{age / _DAY:.1f} days" if age >= _DAY else wording.seconds(max(0.0, age))
+    return f"{age / _DAY_SECONDS:.1f} days" if age >= _DAY_SECONDS else wording.seconds(max(0.0, age))

@@ -1,4 +1,4 @@
-"""What a running service knows, for the shell to complete, in a second or not at all."""
+"""Candidates for shell completion, from a running service, within a second or none."""
 
 import asyncio
 import os
@@ -13,26 +13,26 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 OPEN_STATES = (event_pb2.STATE_PENDING, event_pb2.STATE_RUNNING, event_pb2.STATE_INTERRUPTED)
-"""Where executions stand that have not ended."""
+"""The states of executions that have not ended."""
 
-_PATIENCE = 1.0  # seconds; whoever waits at a prompt wants to type on
-_MOST = 100
+_PATIENCE = 1.0  # at a prompt a longer wait is worse than no candidates
+_MAX_CANDIDATES = 100
 
 
-def known(what: str, options: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what there is, and what each is; empty when no service runs. `options` say which service is meant."""
+def candidates(what: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the candidates with a description of each; none when no service runs. `options` name the service."""
     target = Target(options.get("server"), options.get("token_file"), options.get("ca_file"), bool(options.get("tls")))
     address = target.server or _own_address()
-    return asyncio.run(_ask(what, str(options.get("execution_id")), target, address)) if address else {}
+    return asyncio.run(_query(what, str(options.get("execution_id")), target, address)) if address else {}
 
 
 def _own_address() -> str | None:
-    from runner_service.cli.own_service import OwnService  # noqa: PLC0415  # 130 ms, most of them pydantic's
+    from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # 130 ms, most of them pydantic's
 
-    return OwnService(os.environ, anywhere=True).running_at()
+    return PrivateService(os.environ, anywhere=True).running_at()
 
 
-async def _ask(what: str, execution_id: str, target: Target, address: str) -> dict[str, str]:
+async def _query(what: str, execution_id: str, target: Target, address: str) -> dict[str, str]:
     ca = target.ca() if target.server else None
     async with asyncio.timeout(_PATIENCE), RunnerClient(address, token=target.token(), ca=ca) as client:
         match what:
@@ -40,11 +40,11 @@ async def _ask(what: str, execution_id: str, target: Target, address: str) -> di
                 calls = await calls_of(client, execution_id)
                 return {str(number): wording.call_title(call) for number, call in enumerate(calls, 1)}
             case "sessions":
-                return {each.session_id: _about(each) for each in await _newest(client) if each.session_id}
+                return {each.session_id: _description(each) for each in await _newest(client) if each.session_id}
             case "open executions":
-                return {each.execution_id: _about(each) for each in await _newest(client, OPEN_STATES)}
+                return {each.execution_id: _description(each) for each in await _newest(client, OPEN_STATES)}
             case _:
-                return {each.execution_id: _about(each) for each in await _newest(client)}
+                return {each.execution_id: _description(each) for each in await _newest(client)}
 
 
 async def calls_of(client: RunnerClient, execution_id: str) -> list[event_pb2.ToolCallStarted]:
@@ -67,11 +67,11 @@ async def _newest(
     async with aclosing(client.list(states=states)) as executions:
         async for execution in executions:
             found.append(execution)
-            if len(found) == _MOST:
+            if len(found) == _MAX_CANDIDATES:
                 break
     return found
 
 
-def _about(execution: runner_pb2.Execution) -> str:
-    state = wording.state_of(execution.state)
+def _description(execution: runner_pb2.Execution) -> str:
+    state = wording.state_name(execution.state)
     return f"{state}, {execution.agent_name}"

@@ -1,4 +1,4 @@
-"""What `check` does."""
+"""`check`."""
 
 import asyncio
 import os
@@ -6,17 +6,17 @@ import os
 import click
 
 from runner_service.check import Check, run_checks
-from runner_service.cli.environment import settings_of
-from runner_service.cli.exits import ExitCode
+from runner_service.cli.environment import settings_from
+from runner_service.cli.errors import ExitCode
 from runner_service.settings import describe
 
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
 def print_checks() -> int:
-    """Prints the settings and what trying them showed; returns the exit code. Raises Failure."""
+    """Prints the settings and the result of each check; returns the exit code. Raises CommandError."""
     click.echo(f"{_mode_line(os.environ.get('MODE', ''))}\n")
-    settings = settings_of(os.environ)
+    settings = settings_from(os.environ)
     rows = describe(settings)
     width = max(len(row.variable) for row in rows)
     for row in rows:

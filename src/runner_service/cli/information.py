@@ -4,14 +4,14 @@ import json
 
 import click
 
-from runner_service.cli.exits import help_end
+from runner_service.cli.errors import help_epilog
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command(
     short_help="Shows the settings, and what is wrong with them.",
-    epilog=help_end("runner-service check", "MODE=local STIGMER_LLM_PROVIDER=openai runner-service check"),
+    epilog=help_epilog("runner-service check", "MODE=local STIGMER_LLM_PROVIDER=openai runner-service check"),
 )
 def check() -> int:
     """Shows the settings that the environment makes for `serve`, tries what can be tried, and says what to do.
@@ -19,12 +19,12 @@ def check() -> int:
     MODE unset means cloud, as for `serve`; `run` takes it for local. Secrets are masked. The exit code is 1 when
     something would keep the service from working.
     """
-    from runner_service.cli.checking import print_checks  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.check import print_checks  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     return print_checks()
 
 
-@click.command(epilog=help_end("runner-service version", "runner-service version --json"))
+@click.command(epilog=help_epilog("runner-service version", "runner-service version --json"))
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 def version(*, as_json: bool) -> None:
     """Prints the versions of the service and of what it stands on."""
@@ -42,7 +42,7 @@ def version(*, as_json: bool) -> None:
 
 
 @click.command(
-    epilog=help_end(
+    epilog=help_epilog(
         "runner-service completion bash > ~/.local/share/bash-completion/completions/runner-service",
         "runner-service completion zsh > ~/.zfunc/_runner-service",
         "runner-service completion fish > ~/.config/fish/completions/runner-service.fish",

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and the line or two that say what is wrong and what to do about it."""
+"""Exit codes, the error that ends a command, and messages on stderr."""
 
 from enum import IntEnum
 
@@ -39,12 +39,12 @@ Exit codes:
   143  SIGTERM or SIGHUP; the execution is left as if the connection had broken"""
 
 
-def help_end(*examples: str) -> str:
-    """Returns the end of a command's help: examples of its use, a line each, and what the exit codes mean."""
+def help_epilog(*examples: str) -> str:
+    """Returns the epilog of a command's help: examples, and the exit codes."""
     return "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples), "", _EXIT_CODES_HELP])
 
 
-class Failure(click.ClickException):
+class CommandError(click.ClickException):
     """Ends a command. The text says what is wrong, and what to do next; it holds no secret."""
 
     def __init__(self, text: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
@@ -54,9 +54,9 @@ class Failure(click.ClickException):
     def show(self, file: object = None) -> None:
         """Writes the text to stderr."""
         del file  # errors go to stderr, whatever click says
-        tell(self.message)
+        print_message(self.message)
 
 
-def tell(text: str) -> None:
-    """Says something beside the output of a command, on stderr."""
+def print_message(text: str) -> None:
+    """Prints a message to stderr, apart from the output of the command."""
     click.echo(f"runner-service: {text}", err=True)

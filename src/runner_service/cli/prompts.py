@@ -1,16 +1,16 @@
-"""Questions to whoever sits at the terminal."""
+"""Prompts at the terminal."""
 
 import sys
 
 import click
 
 
-def ask_hidden(prompt: str) -> str:
-    """Asks for a line that is not shown."""
+def prompt_secret(prompt: str) -> str:
+    """Prompts for a line without echo."""
     answer: str = click.prompt(prompt, hide_input=True, default="", show_default=False, err=True)
     return answer.strip()
 
 
-def at_a_terminal() -> bool:
-    """Tells whether somebody can be asked."""
+def is_interactive() -> bool:
+    """Tells whether there is a terminal to prompt at."""
     return sys.stdin.isatty() and sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""The request that the options of `run` make."""
+"""Builds the request of `run` from its options."""
 
 import os
 import secrets
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from runner_service.cli.asking import ask_hidden, at_a_terminal
-from runner_service.cli.exits import ExitCode, Failure, tell
+from runner_service.cli.errors import CommandError, ExitCode, print_message
+from runner_service.cli.prompts import is_interactive, prompt_secret
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the options of `run` say, as they say it."""
+class RunOptions:
+    """The options of `run`, unparsed."""
 
     message: str
     execution_id: str
@@ -29,11 +29,11 @@ class Wish:
     detach: bool
 
 
-def make_request(wish: Wish) -> runner_pb2.ExecuteAgentRequest:
-    """Makes the request. Reads the files and standard input that it names, and asks for secrets that are nowhere.
+def build_request(wish: RunOptions) -> runner_pb2.ExecuteAgentRequest:
+    """Builds the request. Reads the files and standard input that it names, and prompts for missing secrets.
 
     Raises:
-        Failure: an option is wrong.
+        CommandError: an option is wrong.
     """
     provider, model = model_of(wish.model)
     request = runner_pb2.ExecuteAgentRequest(
@@ -68,7 +68,7 @@ def _message(text: str) -> str:
     if text != "-":
         return text
     if sys.stdin.isatty():
-        tell("what is to be done? End with Ctrl-D.")
+        print_message("type the message; end it with Ctrl-D")
     return sys.stdin.read()
 
 
@@ -78,7 +78,7 @@ def _text_or_file(text: str) -> str:
     try:
         return Path(text[1:]).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"--instructions {text} cannot be read: {error}", ExitCode.USAGE) from error
+        raise CommandError(f"--instructions {text} cannot be read: {error}", ExitCode.USAGE) from error
 
 
 def _variable(text: str) -> tuple[str, runner_pb2.EnvironmentValue]:
@@ -86,7 +86,9 @@ def _variable(text: str) -> tuple[str, runner_pb2.EnvironmentValue]:
     if not equals and (found := os.environ.get(name)) is not None:
         value = found
     elif not equals:
-        raise Failure(f"--env {name}: give it a value, {name}=VALUE, or set {name} in the environment", ExitCode.USAGE)
+        raise CommandError(
+            f"--env {name}: give it a value, {name}=VALUE, or set {name} in the environment", ExitCode.USAGE
+        )
     return name, runner_pb2.EnvironmentValue(value=value)
 
 
@@ -94,12 +96,12 @@ def _secret(name: str) -> tuple[str, runner_pb2.EnvironmentValue]:
     if "=" in name:
         name = name.partition("=")[0]
         text = "a secret on the command line can be read by others, and stays in the shell's history; set"
-        raise Failure(f"--secret {name}: {text} {name} in the environment, or enter it when asked", ExitCode.USAGE)
-    value = os.environ.get(name) or (ask_hidden(name) if at_a_terminal() else "")
+        raise CommandError(f"--secret {name}: {text} {name} in the environment, or enter it when asked", ExitCode.USAGE)
+    value = os.environ.get(name) or (prompt_secret(name) if is_interactive() else "")
     if not value:
         text = "is not set in the environment, and there is no terminal to ask at"
-        raise Failure(
-            f"--secret {name}: {name} {text}" if not at_a_terminal() else f"--secret {name}: no value given",
+        raise CommandError(
+            f"--secret {name}: {name} {text}" if not is_interactive() else f"--secret {name}: no value given",
             ExitCode.USAGE,
         )
     return name, runner_pb2.EnvironmentValue(value=value, is_secret=True)
@@ -109,5 +111,5 @@ def _pairs(option: str, texts: Iterable[str]) -> Iterable[tuple[str, str]]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise Failure(f"{option} {text}: should be KEY=VALUE", ExitCode.USAGE)
+            raise CommandError(f"{option} {text}: should be KEY=VALUE", ExitCode.USAGE)
         yield key, value

@@ -1,4 +1,4 @@
-"""What `serve` does."""
+"""`serve`."""
 
 import asyncio
 import logging
@@ -9,9 +9,9 @@ from pathlib import Path
 import uvloop
 
 from runner_service import app
-from runner_service.cli.environment import settings_of
-from runner_service.cli.exits import ExitCode, Failure, tell
-from runner_service.cli.keys import ask_for_missing_key, read_keys, take_keys
+from runner_service.cli.environment import settings_from
+from runner_service.cli.errors import CommandError, ExitCode, print_message
+from runner_service.cli.secret_variables import pop_secrets, prompt_for_missing_key, read_secrets
 from runner_service.executors.protocol import SandboxError
 from runner_service.executors.supervisor.dumpable import make_undumpable
 from runner_service.server import BindError
@@ -28,14 +28,14 @@ def serve_until_stopped(
     """Serves until a signal or idleness ends it.
 
     Raises:
-        Failure: it cannot start.
+        CommandError: it cannot start.
     """
     make_undumpable()
     settings = read_settings(secrets_fd)
     with telemetry(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for variable, text in warnings_about(settings):
             if sys.stderr.isatty():
-                tell(f"warning: {variable} {text}")
+                print_message(f"warning: {variable} {text}")
             else:
                 logger.warning("setting_questionable variable=%s text=%s", variable, text)
         runner.run(_serve(settings, ready_fd, ready_file, exit_when_idle))
@@ -45,13 +45,13 @@ def read_settings(secrets_fd: int | None) -> Settings:
     """Returns the settings, with the keys that come by other ways. Takes all keys out of our own environment.
 
     Raises:
-        Failure: they, or what `secrets_fd` gives, are wrong.
+        CommandError: they, or what `secrets_fd` gives, are wrong.
     """
-    environ = {**os.environ, **({} if secrets_fd is None else read_keys(secrets_fd))}
-    take_keys(os.environ)
-    settings = settings_of(environ)
-    asked = ask_for_missing_key(settings, settings.stigmer_llm_provider)
-    return settings_of({**environ, **asked}) if asked else settings
+    environ = {**os.environ, **({} if secrets_fd is None else read_secrets(secrets_fd))}
+    pop_secrets(os.environ)
+    settings = settings_from(environ)
+    asked = prompt_for_missing_key(settings, settings.stigmer_llm_provider)
+    return settings_from({**environ, **asked}) if asked else settings
 
 
 async def _serve(
@@ -61,9 +61,9 @@ async def _serve(
         await app.serve(settings, ready_fd=ready_fd, ready_file=ready_file, exit_when_idle=exit_when_idle)
     except BaseException as error:
         if texts := _reasons(error, (LogError,)):
-            raise Failure("\n".join(texts), ExitCode.LOG_UNAVAILABLE) from error
+            raise CommandError("\n".join(texts), ExitCode.LOG_UNAVAILABLE) from error
         if texts := _reasons(error, _expected(settings)):
-            raise Failure("\n".join(texts), ExitCode.UNAVAILABLE) from error
+            raise CommandError("\n".join(texts), ExitCode.UNAVAILABLE) from error
         raise
 
 
