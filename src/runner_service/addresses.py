@@ -1,15 +1,15 @@
-"""Where something listens: `host:port`, `[IPv6]:port`, or `unix:PATH`."""
+"""Listen addresses: `host:port`, `[IPv6]:port`, or `unix:PATH`."""
 
 import ipaddress
 from typing import NamedTuple
 
 LOOPBACK_NAME = "localhost"
-_ANY_HOSTS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # named in order to recognise them, bound only if asked for
+_ANY_HOSTS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # only compared with
 _HIGHEST_PORT = 65535
 
 
 class TcpAddress(NamedTuple):
-    """A host, by name or literally (IPv6 without brackets), and a port; port 0 means any that is free."""
+    """A host name or address (IPv6 without brackets) and a port; port 0 means any free one."""
 
     host: str
     port: int
@@ -31,10 +31,10 @@ Address = TcpAddress | UnixAddress
 
 
 def parse_address(text: str) -> Address:
-    """Reads an address.
+    """Parses an address.
 
     Raises:
-        ValueError: it is none; the text says what it should be.
+        ValueError: the text is not an address; the message says what it should be.
     """
     if text.startswith("unix:"):
         return _unix_address(text.removeprefix("unix:"))
@@ -49,7 +49,7 @@ def parse_address(text: str) -> Address:
 
 
 def is_loopback(address: Address) -> bool:
-    """Tells whether only this machine can reach `address`. Names but localhost might lead anywhere and do not count."""
+    """Returns whether only this machine can reach `address`. Names other than localhost do not count."""
     if isinstance(address, UnixAddress) or address.host == LOOPBACK_NAME:
         return True
     try:
@@ -59,7 +59,7 @@ def is_loopback(address: Address) -> bool:
 
 
 def overlap(one: Address, other: Address) -> bool:
-    """Tells whether both cannot be bound on one machine at the same time. Port 0 never overlaps."""
+    """Returns whether the two cannot both be bound on one machine. Port 0 never overlaps."""
     if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
         return one == other
     if one.port != other.port or one.port == 0:

@@ -17,7 +17,14 @@ from runner_service.executions.runner import Work
 from runner_service.executions.service import Executions, running_executions
 from runner_service.executors.protocol import Executor
 from runner_service.executors.supervisor.watchdog import Quota
-from runner_service.server import RunningServer, StopRequests, announced, metrics_page, running_server, stop_signals
+from runner_service.server import (
+    RunningServer,
+    StopRequests,
+    announce_ready,
+    running_server,
+    serve_metrics,
+    stop_signals,
+)
 from runner_service.settings import SERVICE_FILE, Settings
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.sqlite.event_log import sqlite_event_log
@@ -52,13 +59,13 @@ async def serve(
     with stop_signals() as requests:
         async with (
             running_service(settings) as service,
-            announced(service.address, file=settings.state_dir / SERVICE_FILE, about=_about(settings, service)),
-            announced(service.address, fd=ready_fd, file=ready_file, about=_metrics_of(service)),
+            announce_ready(service.address, file=settings.state_dir / SERVICE_FILE, about=_about(settings, service)),
+            announce_ready(service.address, fd=ready_fd, file=ready_file, about=_metrics_of(service)),
             asyncio.TaskGroup() as tasks,
         ):
             service.begin_loading()
             idle = tasks.create_task(_stop_when_idle(service.executions, exit_when_idle, requests))
-            await service.server.stop_when_asked(
+            await service.server.serve_until_stopped(
                 requests,
                 service.executions.drain,
                 lame_duck=0.0 if settings.is_local_mode() else _CLOUD_LAME_DUCK,
@@ -167,7 +174,7 @@ async def _serve_metrics(parts: AsyncExitStack, settings: Settings) -> str:
     wanted = parse_address(settings.metrics_address) if settings.metrics_address else None
     if not isinstance(wanted, TcpAddress):
         return ""
-    return str(await parts.enter_async_context(metrics_page(wanted, scrape_metrics)))
+    return str(await parts.enter_async_context(serve_metrics(wanted, scrape_metrics)))
 
 
 def _root(settings: Settings) -> Path:

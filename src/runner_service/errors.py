@@ -1,8 +1,8 @@
-"""The ways a call or an execution can end badly, each with its own name.
+"""All errors of calls and of executions.
 
-`CallError` is for whoever calls: an expected refusal, which the error guard turns into a gRPC status with its
-`google.rpc` details. `ExecutionEnd` is for whoever watches: it becomes the `finished` event. Anything else is a defect,
-and reaches a caller as INTERNAL with an id only.
+`CallError` is an expected refusal of a call; the error guard converts it into a gRPC status with `google.rpc` details.
+`ExecutionEnd` ends an execution and becomes its `finished` event. Any other exception is a defect and reaches a caller
+as INTERNAL with an id only.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 class CallError(Exception):
-    """A call that is refused, before anything has happened. `code` is its gRPC status."""
+    """A call that is refused before it has any effect. `code` is its gRPC status."""
 
     code = grpc.StatusCode.INTERNAL
 
@@ -24,14 +24,14 @@ class CallError(Exception):
 
 
 class FieldViolation(NamedTuple):
-    """One wrong field of a request: its path in the proto's names, and what it should be."""
+    """An invalid field of a request: its path in proto names, and what it should be."""
 
     field: str
     description: str
 
 
 class InvalidRequestError(CallError):
-    """The request is wrong, whatever the service's state. The caller corrects the named fields."""
+    """The request is invalid, whatever the service's state. The caller corrects the named fields."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -41,25 +41,25 @@ class InvalidRequestError(CallError):
 
 
 class NotFoundError(CallError):
-    """What the request names is not in the log."""
+    """What the request refers to is not in the log."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class AlreadyExistsError(CallError):
-    """The execution id belongs to another request."""
+    """The execution id is in use by another request."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
 class UnauthenticatedError(CallError):
-    """No bearer token, or a wrong one."""
+    """The bearer token is missing or wrong."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class PermissionDeniedError(CallError):
-    """The Stigmer daemon does not let the service read what the request names; an operator has to act."""
+    """The Stigmer daemon denies the service access to what the request refers to; an operator has to act."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
@@ -77,7 +77,7 @@ class SequenceOutOfRangeError(CallError):
 
 
 class UnavailableError(CallError):
-    """Not now: the caller tries again after `retry_delay` seconds."""
+    """Temporarily unavailable: the caller retries after `retry_delay` seconds."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
@@ -87,13 +87,13 @@ class UnavailableError(CallError):
 
 
 class QueueFullError(UnavailableError):
-    """As many executions work and wait as the service takes. The caller tries again after `retry_delay` seconds."""
+    """The queue of executions is full. The caller retries after `retry_delay` seconds."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class WriteStalledError(CallError):
-    """A watcher took nothing for longer than the service waits."""
+    """A watcher has read nothing for longer than the write timeout."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -101,7 +101,7 @@ class WriteStalledError(CallError):
 class ExecutionEnd(Exception):  # noqa: N818  # an end, not always an error
     """Ends an execution without an answer.
 
-    `state` is the final state, `code` and `message` become `finished.error`. A `message` may hold no secret.
+    `state` is the final state; `code` and `message` become `finished.error`. The message must not contain secrets.
     """
 
     state: "event_pb2.State.ValueType" = event_pb2.STATE_FAILED
@@ -123,7 +123,7 @@ class LimitExceededEnd(ExecutionEnd):
 
 
 class RepetitionEnd(ExecutionEnd):
-    """The agent made the same calls with the same results again and again."""
+    """The agent repeated the same calls with the same results."""
 
     code = "LOOP_DETECTED"
 
@@ -142,14 +142,14 @@ class TimedOutEnd(ExecutionEnd):
 
 
 class CancelledEnd(ExecutionEnd):
-    """Somebody ended the execution, or its callers left."""
+    """The execution was cancelled by a caller, or all its callers left."""
 
     state = event_pb2.STATE_CANCELLED
     code = "CANCELLED"
 
 
 class InterruptedEnd(ExecutionEnd):
-    """The service stopped while the execution ran, and cannot continue it."""
+    """The service stopped while the execution ran, and it cannot be resumed."""
 
     code = "INTERRUPTED"
     retryable = True
@@ -162,7 +162,7 @@ class ModelRejectedEnd(ExecutionEnd):
 
 
 class ModelUnavailableEnd(ExecutionEnd):
-    """The model's provider could not be reached, failed, or sent what makes no sense, more often than we try."""
+    """The model's provider could not be reached, failed, or sent invalid data, and all retries are used up."""
 
     code = "MODEL_UNAVAILABLE"
     retryable = True
@@ -178,7 +178,7 @@ class SandboxEnd(ExecutionEnd):
 
 
 class LogUnavailableEnd(ExecutionEnd):
-    """The event log cannot be written, so nothing more may happen."""
+    """The event log cannot be written, so the execution cannot go on."""
 
     code = "LOG_UNAVAILABLE"
     retryable = True

@@ -1,57 +1,57 @@
-"""A time-out that is put off again and again: for every piece of a text, for every page of a stream."""
+"""A timeout that is restarted often: for each piece of a text, for each page of a stream."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
-class Alarm:
-    """Rings once a time has come. Construct it with `alarm`. Belongs to the event loop.
+class IdleTimeout:
+    """A timeout that is cheap to restart. Construct it with `idle_timeout`. For the event loop's thread.
 
-    To put it off costs an assignment, where a timer costs as much as sending a few bytes: the one timer behind it
-    looks, when it fires, how much time is left.
+    Restarting costs an assignment, where a new timer costs as much as sending a few bytes: when the one timer fires, it
+    checks how much time is left and reschedules itself.
     """
 
-    def __init__(self, ring: Callable[[], None]) -> None:
-        self.rang = False
-        """Whether it has rung."""
-        self._ring = ring
+    def __init__(self, on_expiry: Callable[[], None]) -> None:
+        self.expired = False
+        """Whether the timeout has expired."""
+        self._on_expiry = on_expiry
         self._loop = asyncio.get_running_loop()
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, seconds: float) -> None:
-        """Rings in so many seconds, never fewer than the last time, and not when it would have before."""
+    def arm(self, seconds: float) -> None:
+        """Expires in `seconds`, not earlier; must not be shorter than the timeouts set before."""
         self._due = self._loop.time() + seconds
         if self._timer is None:
-            self._timer = self._loop.call_at(self._due, self._look)
+            self._timer = self._loop.call_at(self._due, self._check)
 
-    def clear(self) -> None:
-        """Does not ring until it is set again."""
+    def disarm(self) -> None:
+        """Does not expire until armed again."""
         self._due = None
 
     def close(self) -> None:
-        """Never rings again."""
+        """Never expires again."""
         if self._timer:
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         if self._due is None:
             return
         if self._due > self._loop.time():
-            self._timer = self._loop.call_at(self._due, self._look)
+            self._timer = self._loop.call_at(self._due, self._check)
         else:
-            self.rang = True
-            self._ring()
+            self.expired = True
+            self._on_expiry()
 
 
 @asynccontextmanager
-async def alarm() -> AsyncIterator[Alarm]:
-    """Gives an alarm that is not set yet. When it rings, the block ends with TimeoutError."""
+async def idle_timeout() -> AsyncIterator[IdleTimeout]:
+    """Yields a timeout that is not armed yet. When it expires, the block is cancelled and raises TimeoutError."""
     async with asyncio.timeout(None) as limit:
-        given = Alarm(lambda: limit.reschedule(0.0))
+        timeout = IdleTimeout(lambda: limit.reschedule(0.0))
         try:
-            yield given
+            yield timeout
         finally:
-            given.close()
+            timeout.close()

@@ -89,6 +89,6 @@ def test_a_token_file_that_is_emptied_or_lost_leaves_the_token_in_force(
         file.unlink()
     else:
         file.write_text("")
-    token._looked -= 2  # as if the second since the last look had passed
+    token._checked_at -= 2  # as if the second since the last look had passed
     assert token() == TOKEN.encode()
     assert "token_file" in caplog.text

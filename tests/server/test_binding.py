@@ -10,7 +10,7 @@ import pytest
 from tests.probe import serving
 
 from runner_service.addresses import is_loopback, overlap, parse_address
-from runner_service.server import BindError, check_bindable
+from runner_service.server import BindError, require_bindable
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ async def test_a_second_server_is_refused_on_the_same_port() -> None:
             async with serving(LISTEN_ADDRESS=probe.server.address):
                 pass
         with pytest.raises(BindError, match="is taken"):
-            await check_bindable(parse_address(probe.server.address))
+            await require_bindable(parse_address(probe.server.address))
 
 
 async def test_grpc_itself_does_not_share_the_port_either() -> None:

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from runner_service.addresses import TcpAddress
-from runner_service.server import BindError, metrics_page
+from runner_service.server import BindError, serve_metrics
 
 
 @asynccontextmanager
 async def page_of(text: str) -> AsyncIterator[TcpAddress]:
-    async with metrics_page(TcpAddress("127.0.0.1", 0), text.encode) as address:
+    async with serve_metrics(TcpAddress("127.0.0.1", 0), text.encode) as address:
         yield address
 
 
@@ -45,7 +45,7 @@ async def test_the_page_is_where_it_should_be_and_nothing_else_is(request_line: 
 
 
 async def test_who_asks_for_too_much_or_too_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.server.metrics_http._PATIENCE", 0.2)
+    monkeypatch.setattr("runner_service.server.metrics_http._REQUEST_TIMEOUT_SECONDS", 0.2)
     async with page_of("everything 1\n") as address:
         with contextlib.suppress(ConnectionError):  # as the kernel likes, since bytes were left unread
             assert await ask(address, b"GET /metrics " + b"x" * 100_000) == b""
@@ -70,5 +70,5 @@ async def test_leaving_does_not_wait_for_who_is_connected() -> None:
 async def test_an_address_that_is_taken_is_told() -> None:
     async with page_of("") as address:
         with pytest.raises(BindError, match=f"METRICS_ADDRESS {address}"):
-            async with metrics_page(address, lambda: b""):
+            async with serve_metrics(address, lambda: b""):
                 pass

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from tests.probe import SERVICE, failure_of, serving
 
 from runner_service.executions.readiness import Stage
-from runner_service.server import StopRequests, announced, stop_signals
+from runner_service.server import StopRequests, announce_ready, stop_signals
 
 
 async def test_a_stop_goes_through_its_stages_in_order() -> None:
@@ -25,7 +25,9 @@ async def test_a_stop_goes_through_its_stages_in_order() -> None:
             stages.append((probe.readiness.stage, timeout))
             await probe.call("calls pass while draining")
 
-        stopping = asyncio.create_task(probe.server.stop_when_asked(requests, drain, lame_duck=0.01, drain_timeout=7))
+        stopping = asyncio.create_task(
+            probe.server.serve_until_stopped(requests, drain, lame_duck=0.01, drain_timeout=7)
+        )
         await probe.call()
         requests.request()
         await stopping
@@ -44,7 +46,7 @@ async def test_health_shows_the_drain_before_it_begins_to_wait() -> None:
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
         requests.request()
-        await probe.server.stop_when_asked(requests, drain, lame_duck=0, drain_timeout=7)
+        await probe.server.serve_until_stopped(requests, drain, lame_duck=0, drain_timeout=7)
         assert await watch.read() is grpc.aio.EOF
 
 
@@ -62,7 +64,7 @@ async def test_the_second_request_cancels_the_drain_and_waits_for_its_clean_up()
 
         requests.request()
         async with asyncio.timeout(20):
-            await probe.server.stop_when_asked(requests, drain, lame_duck=0, drain_timeout=1000)
+            await probe.server.serve_until_stopped(requests, drain, lame_duck=0, drain_timeout=1000)
         assert steps == ["cleaned up"]
         assert probe.readiness.stage is Stage.STOPPED
 
@@ -77,7 +79,7 @@ async def test_the_second_request_also_ends_the_lame_duck_pause() -> None:
         requests.request()
         requests.request()
         async with asyncio.timeout(20):
-            await probe.server.stop_when_asked(requests, drain, lame_duck=1000, drain_timeout=1000)
+            await probe.server.serve_until_stopped(requests, drain, lame_duck=1000, drain_timeout=1000)
 
 
 async def test_a_drain_that_fails_is_told_and_the_server_stops_all_the_same() -> None:
@@ -89,7 +91,7 @@ async def test_a_drain_that_fails_is_told_and_the_server_stops_all_the_same() ->
     requests.request()
     with pytest.raises(OSError, match="disk full"):
         async with serving() as probe:
-            await probe.server.stop_when_asked(requests, drain, lame_duck=0, drain_timeout=1)
+            await probe.server.serve_until_stopped(requests, drain, lame_duck=0, drain_timeout=1)
     assert probe.readiness.stage is Stage.STOPPED
 
 
@@ -99,15 +101,15 @@ async def test_each_signal_is_a_request_while_the_context_lasts(number: signal.S
     with stop_signals() as requests:
         os.kill(os.getpid(), number)
         async with asyncio.timeout(20):
-            await requests.asked()
+            await requests.first()
             os.kill(os.getpid(), number)
-            await requests.insisted()
+            await requests.second()
     assert signal.getsignal(number) in {before, signal.default_int_handler, signal.SIG_DFL}
 
 
 async def test_who_spawned_the_service_is_told_where_it_is_once_and_whole(tmp_path: Path) -> None:
     file, (reading, writing) = tmp_path / "ready.json", os.pipe()
-    async with announced("localhost:1", fd=writing, file=file):
+    async with announce_ready("localhost:1", fd=writing, file=file):
         with os.fdopen(reading) as stream:
             told = stream.read()
         assert told.endswith("\n")
@@ -118,14 +120,14 @@ async def test_who_spawned_the_service_is_told_where_it_is_once_and_whole(tmp_pa
 
 async def test_a_link_in_the_way_of_the_ready_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / f".ready.json.{os.getpid()}").symlink_to(tmp_path / "precious")
-    async with announced("localhost:1", file=tmp_path / "ready.json"):
+    async with announce_ready("localhost:1", file=tmp_path / "ready.json"):
         assert not (tmp_path / "ready.json").is_symlink()
     assert not (tmp_path / "precious").exists()
 
 
 async def test_the_ready_file_of_a_successor_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "ready.json"
-    async with announced("localhost:1", file=file):
+    async with announce_ready("localhost:1", file=file):
         file.write_text("the successor's")
     assert file.read_text() == "the successor's"
 

@@ -17,7 +17,7 @@ from runner_service.agent.model_stream import StreamedMessage, current_streamed_
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
 from runner_service.errors import ModelUnavailableEnd
-from runner_service.idle_timeout import Alarm, alarm
+from runner_service.idle_timeout import IdleTimeout, idle_timeout
 from runner_service.models import ModelChoice
 from runner_service.models.connections import IDLE_TIMEOUT_SECONDS
 from runner_service.models.failures import Failure, StreamBrokenError, classify
@@ -145,8 +145,8 @@ async def _attempt(
     scope: RunScope, request: ModelRequest[Any], handler: Call
 ) -> tuple[StreamedMessage, ModelResponse[Any]]:
     """One try. Whatever goes wrong with the stream is raised as what `classify` knows."""
-    async with _idle_limit() as silence:
-        streamed = StreamedMessage(scope, silence)
+    async with _idle_limit() as idle:
+        streamed = StreamedMessage(scope, idle)
         token, listener_token = current_streamed_message.set(streamed), current_text_listener.set(streamed.add_text)
         try:
             response = await handler(request)
@@ -167,14 +167,14 @@ _PROTOCOL_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
 
 
 @asynccontextmanager
-async def _idle_limit() -> AsyncIterator[Alarm]:
-    """An alarm for when nothing has come for too long, with an error that says so."""
+async def _idle_limit() -> AsyncIterator[IdleTimeout]:
+    """Times out when the provider sends nothing for too long, with an error that says so."""
     try:
-        async with alarm() as silence:
-            silence.set(IDLE_TIMEOUT_SECONDS)
-            yield silence
+        async with idle_timeout() as idle:
+            idle.arm(IDLE_TIMEOUT_SECONDS)
+            yield idle
     except TimeoutError as error:
-        if silence.rang:
+        if idle.expired:
             raise StreamBrokenError(f"the provider sent nothing for {IDLE_TIMEOUT_SECONDS:g} s") from error
         raise
 

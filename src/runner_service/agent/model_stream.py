@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import count_usage
-from runner_service.idle_timeout import Alarm
+from runner_service.idle_timeout import IdleTimeout
 from runner_service.models.connections import IDLE_TIMEOUT_SECONDS
 from runner_service.models.failures import StreamBrokenError
 from runner_service.models.text_callbacks import DeliveredChunk
@@ -28,9 +28,9 @@ current_streamed_message: ContextVar["StreamedMessage | None"] = ContextVar("str
 
 
 class StreamedMessage:
-    """One message of the model, while it is said. `silence` ends the call when nothing comes for too long."""
+    """One message of the model, while it is said. `idle` ends the call when nothing comes for too long."""
 
-    def __init__(self, scope: RunScope, silence: Alarm) -> None:
+    def __init__(self, scope: RunScope, idle: IdleTimeout) -> None:
         scope.messages += 1
         self.message_id = f"msg-{scope.messages}"
         self.published = False
@@ -40,7 +40,7 @@ class StreamedMessage:
         self._sub_agent_id = sub_agent_id()
         self._text = scope.run.redactor.text_stream()
         self._reasoning = scope.run.redactor.text_stream()
-        self._idle = silence
+        self._idle = idle
 
     async def add_chunk(self, message: BaseMessage) -> None:
         """Takes the next piece. Raises StreamBrokenError when there is no end to them."""
@@ -49,7 +49,7 @@ class StreamedMessage:
 
     async def add_text(self, text: str, reasoning: str) -> None:
         """Takes the next piece of text and of reasoning. Raises as `hear` does."""
-        self._idle.set(IDLE_TIMEOUT_SECONDS)
+        self._idle.arm(IDLE_TIMEOUT_SECONDS)
         self.size += len(text) + len(reasoning)
         if self.size > MAX_MESSAGE_SIZE:
             raise StreamBrokenError(f"the model's message has more than {MAX_MESSAGE_SIZE:,} characters")

@@ -1,4 +1,4 @@
-"""Who may call: whoever sends the bearer token, where there is one. Certificates of callers are checked by TLS."""
+"""Bearer token authentication. Client certificates are verified by TLS."""
 
 import hmac
 import logging
@@ -15,20 +15,20 @@ logger = logging.getLogger(__name__)
 TokenSource = Callable[[], bytes]
 Metadata = Iterable[tuple[str, str | bytes]]
 
-_LOOK_EVERY = 1.0  # seconds between two looks at the token's file
+_FILE_CHECK_INTERVAL_SECONDS = 1.0
 
 
 class Authentication:
-    """Checks the token of calls. Without `token`, everybody may call."""
+    """Checks the bearer token of calls. Without `token`, every call passes."""
 
     def __init__(self, token: TokenSource | None) -> None:
         self._token = token
 
     def check(self, metadata: Metadata) -> None:
-        """Lets a call with this metadata in.
+        """Checks a call's metadata.
 
         Raises:
-            UnauthenticatedError: it has no token, or a wrong one.
+            UnauthenticatedError: the token is missing or wrong.
         """
         if self._token is None:
             return
@@ -40,7 +40,7 @@ class Authentication:
 
 
 def authentication(settings: Settings) -> Authentication:
-    """Returns the check that AUTH_TOKEN or AUTH_TOKEN_FILE ask for. Reads the file.
+    """Returns the authentication that AUTH_TOKEN or AUTH_TOKEN_FILE configure. Reads the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -54,25 +54,25 @@ def authentication(settings: Settings) -> Authentication:
 
 
 class TokenFile:
-    """The token in a file, read again when the file has changed. One that then cannot be read changes nothing.
+    """A token read from a file, reloaded when the file changes. An unreadable file leaves the token in force.
 
-    Looks at the file at most once a second, and reads it only when its time, size or inode is another: microseconds.
+    Stats the file at most once a second, and reads it only if its mtime, size or inode has changed.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._version = _version(path)
         self._token = path.read_bytes().strip()
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
 
     def __call__(self) -> bytes:
-        """Returns the token that is in force."""
-        if time.monotonic() - self._looked >= _LOOK_EVERY:
-            self._looked = time.monotonic()
-            self._look()
+        """Returns the current token."""
+        if time.monotonic() - self._checked_at >= _FILE_CHECK_INTERVAL_SECONDS:
+            self._checked_at = time.monotonic()
+            self._reload_if_changed()
         return self._token
 
-    def _look(self) -> None:
+    def _reload_if_changed(self) -> None:
         try:
             version = _version(self._path)
             if version == self._version:
@@ -81,7 +81,7 @@ class TokenFile:
         except OSError as error:
             logger.warning("token_file_unreadable path=%s error=%s", self._path, error.strerror)
             return
-        if not token:  # being written, or a mistake: an empty token must never be one that opens
+        if not token:  # being written, or a mistake: an empty token must never grant access
             logger.warning("token_file_empty path=%s", self._path)
             return
         self._version, self._token = version, token
@@ -89,7 +89,7 @@ class TokenFile:
 
 
 def _version(path: Path) -> tuple[int, int, int]:
-    status = os.stat(path)  # noqa: PTH116  # on the way of calls, and half the cost of Path.stat
+    status = os.stat(path)  # noqa: PTH116  # on the path of every call; half the cost of Path.stat
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 

@@ -1,4 +1,4 @@
-"""How an error reaches a caller: a status with `google.rpc` details that holds nothing it should not."""
+"""Converts errors into gRPC statuses with `google.rpc` details, without internals."""
 
 import asyncio
 import itertools
@@ -25,32 +25,32 @@ DOMAIN = "runner-service"
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
-# A client refuses more than 8 KiB of metadata and then shows a code of its own. The text travels percent-encoded, and
-# once more, like the violations, in base64.
-_LONGEST_TEXT = 2048
-_LONGEST_VIOLATIONS = 1024
+# Clients refuse more than 8 KiB of metadata, with another status code. The message is sent percent-encoded, and again,
+# like the violations, in base64.
+_MAX_TEXT_BYTES = 2048
+_MAX_VIOLATIONS_BYTES = 1024
 _CUT = " […]"
 
 
 async def abort_with(error: BaseException, method: str, context: Context) -> NoReturn:
-    """Ends the call with the status of `error`, or INTERNAL with an id under which the log has the rest."""
-    refusal = _as_call_error(error)
+    """Ends the call with the status of `error`, or INTERNAL with an id that is also in the service's log."""
+    call_error = _as_call_error(error)
     details: list[Message] = []
-    if refusal is None:
+    if call_error is None:
         fault = secrets.token_hex(4)
         logger.error("call_failed method=%s id=%s", method, fault, exc_info=error)
         code, text, reason = grpc.StatusCode.INTERNAL, f"internal error {fault}", "INTERNAL"
     else:
-        code, text, reason = refusal.code, refusal.message, _reason(type(refusal))
-        details = list(_details(refusal))
+        code, text, reason = call_error.code, call_error.message, _reason(type(call_error))
+        details = list(_details(call_error))
         logger.info("call_refused method=%s code=%s reason=%s", method, code.name, reason)
     details.append(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    text = shortened(text)
+    text = truncate_status_text(text)
     await _complete(context, code, text, ((_DETAILS_KEY, _status(code, text, details)),))
 
 
-async def abandon(context: Context) -> NoReturn:
-    """Ends a call whose caller has most likely left. If it has not, it must not wait for ever."""
+async def end_abandoned_call(context: Context) -> NoReturn:
+    """Ends a call whose caller has probably left. A caller that is still there must not wait forever."""
     await _complete(context, grpc.StatusCode.CANCELLED, "the call was abandoned", ())
 
 
@@ -59,25 +59,25 @@ async def _complete(
 ) -> NoReturn:
     try:
         await context.abort(code, text, trailers)
-    except grpc.aio.InternalError:  # there is nobody left to tell
+    except grpc.aio.InternalError:  # the caller has left
         raise asyncio.CancelledError from None
     raise AssertionError("abort has returned")
 
 
-def shortened(text: str) -> str:
-    """Returns `text`, cut to 2 KiB as it travels, percent-encoded: each byte of other than ASCII counts three times."""
-    if len(quote(text, safe=_UNQUOTED)) <= _LONGEST_TEXT:
+def truncate_status_text(text: str) -> str:
+    """Returns `text`, truncated to 2 KiB when percent-encoded: each non-ASCII byte counts three times."""
+    if len(quote(text, safe=_UNQUOTED)) <= _MAX_TEXT_BYTES:
         return text
-    room = _LONGEST_TEXT - len(quote(_CUT, safe=_UNQUOTED))
+    room = _MAX_TEXT_BYTES - len(quote(_CUT, safe=_UNQUOTED))
     sizes = itertools.accumulate(len(quote(character, safe=_UNQUOTED)) for character in text)
     return text[: sum(1 for _ in itertools.takewhile(lambda size: size <= room, sizes))] + _CUT
 
 
-_UNQUOTED = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # what grpc-message leaves as it is
+_UNQUOTED = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # characters that grpc-message does not escape
 
 
 def _as_call_error(error: BaseException) -> CallError | None:
-    """Returns the refusal that `error` is, or that it wraps as a TaskGroup wraps the error of its only failed child."""
+    """Returns `error` as a CallError, unwrapping the group of a TaskGroup with one failed child; None otherwise."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, CallError) else None
@@ -98,11 +98,11 @@ def _details(error: CallError) -> Iterator[Message]:
 
 
 def _bad_request(violations: tuple[FieldViolation, ...]) -> error_details_pb2.BadRequest:
-    """Names as many of the fields as fit."""
+    """Adds as many violations as fit."""
     bad = error_details_pb2.BadRequest()
     for field, description in violations:
         bad.field_violations.add(field=field, description=description)
-        if bad.ByteSize() > _LONGEST_VIOLATIONS:
+        if bad.ByteSize() > _MAX_VIOLATIONS_BYTES:
             del bad.field_violations[-1]
             break
     return bad
@@ -117,39 +117,39 @@ def _status(code: grpc.StatusCode, text: str, details: list[Message]) -> bytes:
     return bytes(status.SerializeToString())
 
 
-class Unreadable:
-    """A request that could not be read, in its place."""
+class UndecodableRequest:
+    """Stands in for a request that could not be decoded."""
 
 
-def lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Returns `deserialize`, but with an `Unreadable` for what it cannot read."""
+def tolerant_deserializer(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Wraps `deserialize` to return an `UndecodableRequest` instead of raising."""
 
-    def deserialize_or_tell(data: bytes) -> Any:
+    def deserialize_or_mark(data: bytes) -> Any:
         try:
             return deserialize(data)
-        except Exception:  # noqa: BLE001  # whatever it is, the bytes came from the caller
-            return Unreadable()
+        except Exception:  # noqa: BLE001  # whatever it raises, the bytes came from the caller
+            return UndecodableRequest()
 
-    return deserialize_or_tell
+    return deserialize_or_mark
 
 
-def readable(request: Any) -> Any:
-    """Returns the request, or the requests of a stream, as they are.
+def require_decodable(request: Any) -> Any:
+    """Returns the request, or the stream of requests, unchanged.
 
     Raises:
-        InvalidRequestError: one could not be read.
+        InvalidRequestError: a request could not be decoded.
     """
-    if isinstance(request, Unreadable):
-        raise _unreadable()
-    return _all_readable(request) if isinstance(request, AsyncIterator) else request
+    if isinstance(request, UndecodableRequest):
+        raise _undecodable_request()
+    return _require_all_decodable(request) if isinstance(request, AsyncIterator) else request
 
 
-async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _require_all_decodable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
-        if isinstance(request, Unreadable):
-            raise _unreadable()
+        if isinstance(request, UndecodableRequest):
+            raise _undecodable_request()
         yield request
 
 
-def _unreadable() -> InvalidRequestError:
+def _undecodable_request() -> InvalidRequestError:
     return InvalidRequestError([FieldViolation("request", "should be a message of the type that the method takes")])

@@ -1,4 +1,4 @@
-"""The standard gRPC health service, answering from `Readiness`."""
+"""The standard gRPC health service, based on `Readiness`."""
 
 from typing import Final
 
@@ -14,21 +14,21 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 LIVENESS = "liveness"
-"""The name under which the process is SERVING as long as it should not be killed."""
+"""The health service name for liveness: SERVING while the process need not be restarted."""
 
 MAX_WATCHES = 1000
-"""How many may watch health at once, for it takes no token."""
+"""Limit of concurrent `Watch` calls, since they need no token."""
 
-_LONGEST_REQUEST = 512  # bytes; a watch holds its own as long as it lasts
+_MAX_REQUEST_BYTES = 512  # a watch keeps its request in memory
 
 WatchContext = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """The standard health service, answering from `readiness` for "", `service_names` and `LIVENESS`.
+    """The standard health service, based on `readiness`, for "", `service_names` and `LIVENESS`.
 
-    The one that comes with grpc holds a lock while it writes to a watcher, so that one who reads slowly keeps the
-    status from being changed, and it never ends a watch, so that a stop takes its whole grace.
+    Replaces grpc's own servicer, which holds a lock while it writes to a watcher, so that a slow watcher blocks status
+    changes, and which never ends a watch, so that a stop takes its whole timeout.
     """
 
     def __init__(self, readiness: Readiness, service_names: frozenset[str]) -> None:
@@ -39,7 +39,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Check(  # noqa: N802  # the name in the proto
         self, request: health_pb2.HealthCheckRequest, context: WatchContext
     ) -> health_pb2.HealthCheckResponse:
-        """Tells the status of a service. NOT_FOUND: there is no such service."""
+        """Returns the status of a service. NOT_FOUND: unknown service."""
         status = self._status(request.service)
         if status == SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
@@ -48,27 +48,27 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Watch(  # noqa: N802  # the name in the proto
         self, request: health_pb2.HealthCheckRequest, context: WatchContext
     ) -> None:
-        """Tells the status of a service, now and whenever it changes, until the service has stopped.
+        """Streams the status of a service, now and at each change, until the service has stopped.
 
-        RESOURCE_EXHAUSTED: too many watch already. INVALID_ARGUMENT: the request is far too long for a name.
+        RESOURCE_EXHAUSTED: too many watches. INVALID_ARGUMENT: the request is too long.
         """
         if self._watches >= MAX_WATCHES:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch; use Check")
-        if request.ByteSize() > _LONGEST_REQUEST:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"longer than {_LONGEST_REQUEST} bytes")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls of Watch; use Check")
+        if request.ByteSize() > _MAX_REQUEST_BYTES:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"longer than {_MAX_REQUEST_BYTES} bytes")
         self._watches += 1
         try:
-            await self._tell_changes(request.service, context)
+            await self._send_changes(request.service, context)
         finally:
             self._watches -= 1
 
-    async def _tell_changes(self, name: str, context: WatchContext) -> None:
-        told: int | None = None
+    async def _send_changes(self, name: str, context: WatchContext) -> None:
+        sent: int | None = None
         while True:
             stage, status = self._readiness.stage, self._status(name)
-            if status != told:
+            if status != sent:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
-                told = status
+                sent = status
             if stage is Stage.STOPPED:
                 return
             if stage is self._readiness.stage and status == self._status(name):

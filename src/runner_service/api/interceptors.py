@@ -1,7 +1,7 @@
-"""What every call passes, from the outside in: tracing, the error guard, authentication, the health gate.
+"""Server interceptors, outermost first: tracing, error guard, access control (token and health gate).
 
-grpc takes only real coroutine functions for asynchronous handlers, and does not close async generators when a call
-ends: each interceptor wraps a handler in a coroutine function, which drives a generator to its end itself.
+grpc.aio accepts only coroutine functions as asynchronous handlers, and does not close async generators when a call
+ends. So each interceptor wraps the handler in a coroutine function that exhausts or closes the generator itself.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any, cast
 import grpc
 
 from runner_service.api.auth import Authentication
-from runner_service.api.error_details import abandon, abort_with, lenient, readable
+from runner_service.api.error_details import abort_with, end_abandoned_call, require_decodable, tolerant_deserializer
 from runner_service.errors import CallError, UnauthenticatedError
 from runner_service.executions.readiness import Readiness
 from runner_service.telemetry import record_call_status, server_span
@@ -31,12 +31,12 @@ _TRACE_KEYS = frozenset({"traceparent", "tracestate"})
 def interceptors(
     authentication: Authentication, readiness: Readiness, calls: "OpenCalls"
 ) -> Sequence[grpc.aio.ServerInterceptor]:
-    """Returns all of them, the outermost first."""
-    return [Tracing(calls), ErrorGuard(), Doorkeeper(authentication, readiness)]
+    """Returns all interceptors, outermost first."""
+    return [Tracing(calls), ErrorGuard(), AccessControl(authentication, readiness)]
 
 
 class OpenCalls:
-    """Counts the calls whose handlers have not ended: grpc's own stop does not wait for what they clean up."""
+    """Counts running handlers: grpc's own stop does not wait for their cleanup."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -53,28 +53,28 @@ class OpenCalls:
             self._none.set()
 
     async def all_ended(self) -> None:
-        """Waits until there is none."""
+        """Waits until no handler runs."""
         await self._none.wait()
 
 
-class _Wrapping(grpc.aio.ServerInterceptor):
-    """Puts `around` around every handler, and remembers what it has wrapped."""
+class _HandlerInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler with `around`. Caches the wrapped handlers."""
 
     def __init__(self) -> None:
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     @abstractmethod
     async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
-        """Calls `behaviour(request, context)` and returns what it returns."""
+        """Calls `behaviour(request, context)` and returns its result."""
 
     def deserializer(self, handler: Handler) -> Any:
-        """Returns what reads the requests of `handler`."""
+        """Returns the request deserializer for `handler`."""
         return handler.request_deserializer
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
-        """Returns the wrapped handler of the call's method; None if there is none."""
+        """Returns the wrapped handler of the method; None for an unknown method."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -103,8 +103,8 @@ _KINDS: dict[tuple[bool, bool], Callable[..., Handler]] = {
 }
 
 
-class Tracing(_Wrapping):
-    """A server span for every call, below the caller's, with the status that the call really ended with."""
+class Tracing(_HandlerInterceptor):
+    """Records a server span per call, as a child of the caller's, with the call's actual status."""
 
     def __init__(self, calls: OpenCalls) -> None:
         super().__init__()
@@ -123,32 +123,32 @@ class Tracing(_Wrapping):
                 record_call_status(span, _code(context))
 
 
-class ErrorGuard(_Wrapping):
-    """Turns whatever a handler raises into a status that a caller may see."""
+class ErrorGuard(_HandlerInterceptor):
+    """Converts every exception of a handler into a status without internals."""
 
     def deserializer(self, handler: Handler) -> Callable[[bytes], Any] | None:
-        """Returns one that never raises: grpc itself would answer UNKNOWN, with the exception's text."""
-        return None if handler.request_deserializer is None else lenient(handler.request_deserializer)
+        """Returns a deserializer that never raises: grpc would answer UNKNOWN with the exception's text."""
+        return None if handler.request_deserializer is None else tolerant_deserializer(handler.request_deserializer)
 
     async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
-        """Calls `behaviour`; every call is completed, however that ends."""
+        """Calls `behaviour` and completes the call in every case."""
         try:
-            return await behaviour(readable(request), context)
+            return await behaviour(require_decodable(request), context)
         except grpc.aio.AbortError:
             raise
         except grpc.aio.InternalError:  # a write to a caller who has left; the cancellation is on its way
-            return await abandon(context)
+            return await end_abandoned_call(context)
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            # The handler's own: grpc would take it for the caller's and never complete the call.
+            # Raised by the handler: grpc would take it for the caller's cancellation and never complete the call.
             return await abort_with(error, method, context)
-        except Exception as error:  # noqa: BLE001  # the outermost guard: nothing may reach a caller as it is
+        except Exception as error:  # noqa: BLE001  # the outermost guard: no exception may reach a caller unconverted
             return await abort_with(error, method, context)
 
 
-class Doorkeeper(_Wrapping):
-    """Lets in who has the token, while the service has not stopped. Health checks always pass."""
+class AccessControl(_HandlerInterceptor):
+    """Requires the token, and refuses calls once the service has stopped. Health checks always pass."""
 
     def __init__(self, authentication: Authentication, readiness: Readiness) -> None:
         super().__init__()
@@ -158,9 +158,9 @@ class Doorkeeper(_Wrapping):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
-        """Returns the handler of the call's method, or one that refuses.
+        """Returns the handler of the method, or one that refuses the call.
 
-        This comes before a byte of the request is read. The handler would only be called when all of it has been.
+        Runs before the request is read; the handler itself would run only after the whole request has arrived.
         """
         handler = await super().intercept_service(continuation, handler_call_details)
         if handler is None or handler_call_details.method.startswith(_HEALTH_PREFIX):
@@ -179,7 +179,7 @@ class Doorkeeper(_Wrapping):
 
 
 def _refusing(refusal: CallError) -> Handler:
-    """Returns a handler of a stream of requests, whatever the method takes: only such a one need not read any."""
+    """Returns a handler that raises `refusal`. It is a streaming one: only these need not read the request."""
 
     async def refuse(_requests: Any, _context: Context) -> None:
         raise refusal
@@ -213,5 +213,5 @@ def _code(context: Context) -> grpc.StatusCode:
 
 
 def _code_of_leaving(context: Context) -> grpc.StatusCode:
-    """Returns the code that the caller itself saw when it left."""
+    """Returns the status that the caller saw when it left."""
     return grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED

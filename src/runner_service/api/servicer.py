@@ -1,4 +1,4 @@
-"""The gRPC face: checks a request, finds the execution, and passes frames on. Everything it raises is a `CallError`."""
+"""The rpcs of `AgentRunnerService`: validates requests and streams frames. Raises only `CallError`."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -10,14 +10,14 @@ from runner_service.errors import NotFoundError, WriteStalledError
 from runner_service.events.stream import EventStream
 from runner_service.executions.service import Executions
 from runner_service.executors.protocol import Stream
-from runner_service.idle_timeout import alarm
+from runner_service.idle_timeout import idle_timeout
 from runner_service.storage.event_log import FINAL_STATES, EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 SERVICE_NAME: str = runner_pb2.DESCRIPTOR.services_by_name["AgentRunnerService"].full_name
 
-_SIGN_OF_LIFE_EVERY = 15.0
-_WRITE_PATIENCE = 30.0
+_KEEPALIVE_INTERVAL_SECONDS = 15.0
+_WRITE_TIMEOUT_SECONDS = 30.0
 _STREAMS: dict[int, Stream] = {runner_pb2.OUTPUT_STREAM_STDOUT: "stdout", runner_pb2.OUTPUT_STREAM_STDERR: "stderr"}
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -27,13 +27,13 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class AgentRunnerServicer:
     """The rpcs of `AgentRunnerService`, as its proto promises them."""
 
-    def __init__(self, executions: Executions, log: EventLog, *, write_patience: float = _WRITE_PATIENCE) -> None:
+    def __init__(self, executions: Executions, log: EventLog, *, write_timeout: float = _WRITE_TIMEOUT_SECONDS) -> None:
         self._executions = executions
         self._log = log
-        self._write_patience = write_patience
+        self._write_timeout = write_timeout
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What the server is given. Streams are written as bytes: their events were serialised once, for the log."""
+        """Returns the handler for the server. Streams are written as bytes: events are serialised once, for the log."""
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
             {
@@ -47,13 +47,13 @@ class AgentRunnerServicer:
         )
 
     async def execute_agent(self, request: runner_pb2.ExecuteAgentRequest, context: Context) -> None:
-        """Starts or attaches, then streams."""
+        """Starts or attaches to an execution, then streams its events."""
         requests.check_execute(request)
         async with self._executions.called(request) as stream:
             await self._deliver(stream, request.after_sequence, context)
 
     async def watch_execution(self, request: runner_pb2.WatchExecutionRequest, context: Context) -> None:
-        """Streams, without being the caller."""
+        """Streams the events of an execution, without becoming its caller."""
         requests.check_watch(request)
         async with self._executions.watched(request.execution_id, request.after_sequence) as stream:
             await self._deliver(stream, request.after_sequence, context)
@@ -61,14 +61,14 @@ class AgentRunnerServicer:
     async def get_execution(
         self, request: runner_pb2.GetExecutionRequest, _: Context
     ) -> runner_pb2.GetExecutionResponse:
-        """Tells where an execution stands."""
+        """Returns the current state of an execution."""
         requests.check_get(request)
         return runner_pb2.GetExecutionResponse(execution=await self._stored(request.execution_id))
 
     async def list_executions(
         self, request: runner_pb2.ListExecutionsRequest, _: Context
     ) -> runner_pb2.ListExecutionsResponse:
-        """Lists a page."""
+        """Returns a page of executions."""
         key = requests.check_list(request)
         page = await self._log.list_executions(
             limit=request.page_size or requests.DEFAULT_PAGE_SIZE,
@@ -82,7 +82,7 @@ class AgentRunnerServicer:
     async def cancel_execution(
         self, request: runner_pb2.CancelExecutionRequest, _: Context
     ) -> runner_pb2.CancelExecutionResponse:
-        """Ends an execution."""
+        """Cancels an execution."""
         requests.check_cancel(request)
         return runner_pb2.CancelExecutionResponse(
             state=await self._executions.cancel(request.execution_id, request.reason)
@@ -91,7 +91,7 @@ class AgentRunnerServicer:
     async def read_tool_output(
         self, request: runner_pb2.ReadToolOutputRequest, _: Context
     ) -> runner_pb2.ReadToolOutputResponse:
-        """Reads a range of what a command wrote."""
+        """Returns a byte range of a command's output."""
         requests.check_read(request)
         execution = await self._stored(request.execution_id)
         limit = request.max_bytes or requests.DEFAULT_READ_BYTES
@@ -113,18 +113,20 @@ class AgentRunnerServicer:
         return stored.execution
 
     async def _deliver(self, stream: EventStream, after: int, context: Context) -> None:
-        """Writes pages until the end. While a write waits for the network, the next page gathers."""
+        """Writes pages until the end. While a write waits for the network, the next page accumulates."""
         watcher = object()
         try:
-            async with alarm() as stall:
-                while (page := await stream.page(watcher, after, timeout_seconds=_SIGN_OF_LIFE_EVERY)) is not None:
-                    stall.set(self._write_patience)
+            async with idle_timeout() as write_limit:
+                while (
+                    page := await stream.page(watcher, after, timeout_seconds=_KEEPALIVE_INTERVAL_SECONDS)
+                ) is not None:
+                    write_limit.arm(self._write_timeout)
                     await context.write(page.frames)
-                    stall.clear()
+                    write_limit.disarm()
                     after = page.last
         except TimeoutError:
             raise WriteStalledError(
-                f"nothing was read from this stream for {self._write_patience:g} s; attach again with after_sequence"
+                f"nothing was read from this stream for {self._write_timeout:g} s; attach again with after_sequence"
             ) from None
         finally:
             stream.remove_watcher(watcher)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner_service.addresses import overlap, parse_address
 from runner_service.check.result import Check
-from runner_service.server import BindError, TlsError, check_bindable
+from runner_service.server import BindError, TlsError, require_bindable
 from runner_service.server.tls import server_credentials
 from runner_service.settings import SERVICE_FILE, Settings
 
@@ -17,7 +17,7 @@ from runner_service.settings import SERVICE_FILE, Settings
 async def listen_address_check(settings: Settings) -> Check:
     """Checks that the address is free."""
     try:
-        await check_bindable(parse_address(settings.listen_address))
+        await require_bindable(parse_address(settings.listen_address))
     except BindError as error:
         if pid := await asyncio.to_thread(_own_service_at, settings):
             text = f"{settings.listen_address} is where the service with this STATE_DIR listens, pid {pid}"

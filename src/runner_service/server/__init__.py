@@ -1,4 +1,4 @@
-"""The life of the server: bind, serve, drain, stop."""
+"""The gRPC server's lifecycle: bind, serve, drain, stop."""
 
 import asyncio
 import logging
@@ -14,9 +14,9 @@ from runner_service.api.auth import authentication
 from runner_service.api.health import HEALTH_SERVICE, HealthServicer
 from runner_service.api.interceptors import OpenCalls, interceptors
 from runner_service.executions.readiness import Readiness
-from runner_service.server.binding import BindError, Bound, bind, check_bindable
-from runner_service.server.metrics_http import metrics_page
-from runner_service.server.ready_file import announced
+from runner_service.server.binding import BindError, BoundAddresses, bind, require_bindable
+from runner_service.server.metrics_http import serve_metrics
+from runner_service.server.ready_file import announce_ready
 from runner_service.server.signals import StopRequests, stop_signals
 from runner_service.server.tls import TlsError, server_credentials
 from runner_service.server.transport import CHANNEL_OPTIONS
@@ -28,10 +28,10 @@ __all__ = [
     "RunningServer",
     "StopRequests",
     "TlsError",
-    "announced",
-    "check_bindable",
-    "metrics_page",
+    "announce_ready",
+    "require_bindable",
     "running_server",
+    "serve_metrics",
     "stop_signals",
 ]
 
@@ -40,32 +40,33 @@ logger = logging.getLogger(__name__)
 AddServices = Callable[[grpc.aio.Server], None]
 Drain = Callable[[float], Awaitable[None]]
 
-_STOP_GRACE = 0.5  # seconds for the last answers to leave; what had to be ended has ended by then
-_CLEAN_UP_GRACE = 1.0  # seconds for the handlers of calls that were cut off
+_STOP_TIMEOUT_SECONDS = 0.5  # for the last responses; the executions have ended by then
+_CLEANUP_TIMEOUT_SECONDS = 1.0  # for the handlers of cancelled calls
 
 
 class RunningServer:
-    """A server that listens, until its context ends."""
+    """A listening server."""
 
-    def __init__(self, server: grpc.aio.Server, readiness: Readiness, calls: OpenCalls, bound: Bound) -> None:
+    def __init__(self, server: grpc.aio.Server, readiness: Readiness, calls: OpenCalls, bound: BoundAddresses) -> None:
         self._server = server
         self._readiness = readiness
         self._calls = calls
         self._stopped = False
         self.address = str(bound.address)
-        """Where to call, in the form of LISTEN_ADDRESS, with the real port."""
+        """The address to connect to, in the form of LISTEN_ADDRESS, with the real port."""
         self.addresses = [str(address) for address in bound.addresses]
-        """Every address that is listened on."""
+        """Every address that the server listens on."""
 
-    async def stop_when_asked(
+    async def serve_until_stopped(
         self, requests: StopRequests, drain: Drain, *, lame_duck: float, drain_timeout: float
     ) -> None:
-        """Serves until the first request to stop, then stops in stages; the second request cuts the wait short.
+        """Serves until the first stop request, then drains and stops; a second request cuts the drain short.
 
-        Readiness goes first, so that load balancers look elsewhere; `lame_duck` seconds later `drain(drain_timeout)`
-        lets executions finish, and lets go of the others when its time is over or it is cancelled; then calls end.
+        Readiness turns NOT_SERVING first, so that load balancers stop sending calls. After `lame_duck` seconds
+        `drain(drain_timeout)` waits for executions to finish, and interrupts the rest at its timeout or when it is
+        cancelled. Then the remaining calls end.
         """
-        await requests.asked()
+        await requests.first()
         logger.info("drain_began timeout=%g", drain_timeout)
         self._readiness.set_draining()
 
@@ -73,19 +74,19 @@ class RunningServer:
             await asyncio.sleep(lame_duck)
             await drain(drain_timeout)
 
-        if not await _finished_before(requests.insisted(), drained()):
+        if not await _run_unless_signalled(requests.second(), drained()):
             logger.warning("drain_cut_short")
         await self.stop()
 
     async def stop(self) -> None:
-        """Ends all calls, those that watch health first: one left open would take the whole grace. Idempotent."""
+        """Ends all calls, health watches first: an open one would use up the whole timeout. Idempotent."""
         if self._stopped:
             return
         self._stopped = True
         self._readiness.set_stopped()
-        await self._server.stop(_STOP_GRACE)
+        await self._server.stop(_STOP_TIMEOUT_SECONDS)
         try:
-            async with asyncio.timeout(_CLEAN_UP_GRACE):
+            async with asyncio.timeout(_CLEANUP_TIMEOUT_SECONDS):
                 await self._calls.all_ended()
         except TimeoutError:
             logger.warning("calls_left_open")
@@ -96,12 +97,12 @@ class RunningServer:
 async def running_server(
     settings: Settings, *, add_services: AddServices, service_names: Sequence[str], readiness: Readiness
 ) -> AsyncIterator[RunningServer]:
-    """Listens where the settings say, with health and reflection beside the services that `add_services` adds.
+    """Listens on LISTEN_ADDRESS, with health and reflection beside the services that `add_services` adds.
 
-    It answers at once, but is not ready before `readiness.set_serving()`. Leaving stops it, if nobody has yet.
+    Answers calls at once, but is not ready before `readiness.set_serving()`. Stops when the context exits.
 
     Raises:
-        BindError: the address cannot be listened on, all of it.
+        BindError: one of the resolved addresses cannot be bound.
         TlsError: the certificate files cannot be used.
     """
     calls = OpenCalls()
@@ -122,8 +123,8 @@ async def running_server(
         await running.stop()
 
 
-async def _finished_before(signal: Awaitable[None], work: Awaitable[None]) -> bool:
-    """Does `work`, which is cancelled as soon as `signal` comes. Tells whether it finished; raises what it raises."""
+async def _run_unless_signalled(signal: Awaitable[None], work: Awaitable[None]) -> bool:
+    """Awaits `work`, cancelling it when `signal` completes first. Returns whether `work` finished; raises its error."""
     working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(signal)
     try:
         await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)

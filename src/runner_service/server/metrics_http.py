@@ -1,4 +1,4 @@
-"""The page that Prometheus reads: as much of HTTP/1.1 as one GET takes."""
+"""HTTP server for Prometheus scrapes: one GET per connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,24 +8,24 @@ from runner_service.addresses import TcpAddress
 from runner_service.server.binding import BindError
 
 _PATH = "/metrics"
-_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_PATIENCE = 10.0
-_LONGEST_REQUEST = 16 * 1024
-_AT_ONCE = 8
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_REQUEST_TIMEOUT_SECONDS = 10.0
+_MAX_REQUEST_BYTES = 16 * 1024
+_MAX_CONNECTIONS = 8
 
 Render = Callable[[], bytes]
 
 
 @asynccontextmanager
-async def metrics_page(wanted: TcpAddress, render: Render) -> AsyncIterator[TcpAddress]:
-    """Serves what `render` returns, called in a thread, until the context ends. Gives the address with its real port.
+async def serve_metrics(wanted: TcpAddress, render: Render) -> AsyncIterator[TcpAddress]:
+    """Serves the result of `render`, called in a thread. Yields the address with its real port.
 
     Raises:
         BindError: it cannot be listened on.
     """
-    page = _Page(render)
+    page = _MetricsServer(render)
     try:
-        server = await asyncio.start_server(page.answer, wanted.host, wanted.port, limit=_LONGEST_REQUEST)
+        server = await asyncio.start_server(page.answer, wanted.host, wanted.port, limit=_MAX_REQUEST_BYTES)
     except OSError as error:
         raise BindError(f"METRICS_ADDRESS {wanted} cannot be listened on: {error.strerror}") from error
     try:
@@ -35,37 +35,37 @@ async def metrics_page(wanted: TcpAddress, render: Render) -> AsyncIterator[TcpA
         await page.close()
 
 
-class _Page:
-    """Answers one request of each connection, and knows the connections."""
+class _MetricsServer:
+    """Answers one request per connection, and tracks the open connections."""
 
     def __init__(self, render: Render) -> None:
         self._render = render
         self._rendering = asyncio.Lock()
-        self._open: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves a connection. Whoever is slow, or sends what makes no sense, is cut off."""
+        """Handles a connection. Slow clients and malformed requests are disconnected."""
         task = asyncio.current_task()
-        if task is None or len(self._open) >= _AT_ONCE:
+        if task is None or len(self._connections) >= _MAX_CONNECTIONS:
             writer.close()
             return
-        self._open.add(task)
+        self._connections.add(task)
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_REQUEST_TIMEOUT_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(await self._response(head))
                 await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
-            self._open.discard(task)
+            self._connections.discard(task)
             writer.close()
 
     async def close(self) -> None:
-        """Cuts off whoever is still there."""
-        for task in list(self._open):
+        """Closes the connections that are still open."""
+        for task in list(self._connections):
             task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _response(self, head: bytes) -> bytes:
         method, _, rest = head.partition(b" ")
@@ -80,5 +80,5 @@ class _Page:
 
 
 def _http(status: str, body: bytes, *, with_body: bool = True) -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    return head.encode() + (body if with_body else b"")
+    fields = f"Content-Type: {_CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    return f"HTTP/1.1 {status}\r\n{fields}\r\n".encode() + (body if with_body else b"")

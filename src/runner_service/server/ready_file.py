@@ -1,4 +1,4 @@
-"""Tells whoever spawned the service where it is, once it can be called."""
+"""Announces the service's address to the process that spawned it, once it accepts calls."""
 
 import asyncio
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 @asynccontextmanager
-async def announced(
+async def announce_ready(
     address: str, *, fd: int | None = None, file: Path | None = None, about: Mapping[str, str] | None = None
 ) -> AsyncIterator[None]:
-    """Writes one line of JSON, `{"address", "pid", "version"}`, to the descriptor, which it closes, and to the file.
+    """Writes a JSON line `{"address", "pid", "version"}` and `about` to a descriptor, which is closed, and to a file.
 
-    What `about` holds is added to it. The file appears whole, and goes away on leaving.
+    The file is created atomically and removed when the context exits.
 
     Raises:
         OSError: one of them cannot be written.
@@ -23,7 +23,7 @@ async def announced(
     facts = {"address": address, "pid": os.getpid(), "version": version("runner-service")}
     line = json.dumps(facts | dict(about or {})) + "\n"
     if fd is not None:
-        await asyncio.to_thread(_write_and_close, fd, line)
+        await asyncio.to_thread(_write_to_descriptor, fd, line)
     if file is None:
         yield
         return
@@ -34,7 +34,7 @@ async def announced(
         await asyncio.to_thread(_remove_own, file, line)
 
 
-def _write_and_close(fd: int, line: str) -> None:
+def _write_to_descriptor(fd: int, line: str) -> None:
     with os.fdopen(fd, "w") as stream:
         stream.write(line)
 
@@ -42,15 +42,15 @@ def _write_and_close(fd: int, line: str) -> None:
 def _replace(file: Path, line: str) -> None:
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    with draft.open("x") as stream:  # in a directory of all users, another could have put a link there
+    with draft.open("x") as stream:  # in a world-writable directory, another user could have planted a link
         stream.write(line)
     draft.replace(file)
 
 
 def _remove_own(file: Path, line: str) -> None:
-    """Removes the file, unless a successor has already put its own there.
+    """Removes the file, unless a successor has already replaced it.
 
-    On a disk that has become read-only it stays, as after a kill; whoever reads it finds nobody at the address.
+    On a disk that has become read-only it stays, as after SIGKILL; a reader finds nothing at the address.
     """
     with suppress(OSError):
         if file.read_text() == line:

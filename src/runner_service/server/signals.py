@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first one asks, the second one insists."""
+"""SIGTERM and SIGINT: the first drains, the second stops at once."""
 
 import asyncio
 import logging
@@ -12,28 +12,28 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequests:
-    """How often somebody has wanted the service to stop."""
+    """Counts the requests to stop the service."""
 
     def __init__(self) -> None:
-        self._asked = asyncio.Event()
-        self._insisted = asyncio.Event()
+        self._first = asyncio.Event()
+        self._second = asyncio.Event()
 
     def request(self) -> None:
-        """Asks to stop, or insists when that was already asked."""
-        (self._insisted if self._asked.is_set() else self._asked).set()
+        """Adds a request."""
+        (self._second if self._first.is_set() else self._first).set()
 
-    async def asked(self) -> None:
+    async def first(self) -> None:
         """Waits for the first request."""
-        await self._asked.wait()
+        await self._first.wait()
 
-    async def insisted(self) -> None:
+    async def second(self) -> None:
         """Waits for the second request."""
-        await self._insisted.wait()
+        await self._second.wait()
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequests]:
-    """Counts each SIGTERM and SIGINT as a request, in place of what they would otherwise do. For the main thread."""
+    """Turns each SIGTERM and SIGINT into a stop request. For the main thread."""
     loop, requests = asyncio.get_running_loop(), StopRequests()
 
     def received(name: str) -> None:

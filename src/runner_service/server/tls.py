@@ -1,4 +1,4 @@
-"""The server's certificates, read again when their files change."""
+"""TLS server credentials, reloaded when the files change."""
 
 import logging
 import ssl
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class TlsError(Exception):
-    """The certificate files cannot be used. The text says which and why."""
+    """The certificate files cannot be used. The message says which and why."""
 
 
-class _Files(NamedTuple):
+class _TlsFiles(NamedTuple):
     cert: Path
     key: Path
     client_ca: Path | None
@@ -28,17 +28,17 @@ class _Files(NamedTuple):
 
 
 def server_credentials(settings: Settings) -> Callable[[], grpc.ServerCredentials] | None:
-    """Returns what makes the credentials to listen with, anew for each address; None without TLS.
+    """Returns a factory of server credentials, one set per address; None without TLS.
 
-    What it returns reads the files and raises TlsError when they cannot be read, do not fit each other, or are no PEM.
+    The factory reads the files. It raises TlsError if they cannot be read, are not PEM, or do not match each other.
     """
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
-    return partial(_credentials, _Files(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file))
+    return partial(_credentials, _TlsFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file))
 
 
-def _credentials(files: _Files) -> grpc.ServerCredentials:
-    reader = _Reader(files)
+def _credentials(files: _TlsFiles) -> grpc.ServerCredentials:
+    reader = _CertificateReader(files)
     return grpc.dynamic_ssl_server_credentials(
         reader.read(),
         reader.read_if_changed,  # type: ignore[arg-type]  # None is documented, but not in the stubs
@@ -46,37 +46,37 @@ def _credentials(files: _Files) -> grpc.ServerCredentials:
     )
 
 
-class _Reader:
-    """Reads the files. Apart from the first time that is in a thread of grpc's, at handshakes."""
+class _CertificateReader:
+    """Reads the files, at start and then at handshakes, in a thread of grpc."""
 
-    def __init__(self, files: _Files) -> None:
+    def __init__(self, files: _TlsFiles) -> None:
         self._files = files
         self._versions: list[tuple[int, int]] = []
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        versions = self._look()
-        _check(self._files)
+        versions = self._file_versions()
+        _check_files(self._files)
         cert, key = self._files.cert.read_bytes(), self._files.key.read_bytes()
         client_ca = self._files.client_ca.read_bytes() if self._files.client_ca is not None else None
         self._versions = versions
         return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca)
 
     def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Returns None, for "as before", when nothing has changed or what is there now cannot be used."""
+        """Returns None, meaning unchanged, if the files have not changed or the new ones cannot be used."""
         try:
-            return self.read() if self._look() != self._versions else None
-        except (OSError, TlsError) as error:  # half written, most likely: the next handshake looks again
+            return self.read() if self._file_versions() != self._versions else None
+        except (OSError, TlsError) as error:  # probably half written: the next handshake tries again
             logger.warning("tls_files_unusable error=%s", error)
             return None
 
-    def _look(self) -> list[tuple[int, int]]:
+    def _file_versions(self) -> list[tuple[int, int]]:
         return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in self._files.present())]
 
 
-def _check(files: _Files) -> None:
+def _check_files(files: _TlsFiles) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(files.cert, files.key, password=lambda: "")  # or it would ask at the terminal
+        context.load_cert_chain(files.cert, files.key, password=lambda: "")  # otherwise OpenSSL prompts at the terminal
     except OSError as error:  # ssl.SSLError is one
         raise TlsError(f"TLS_CERT_FILE {files.cert} and TLS_KEY_FILE {files.key} cannot be used: {error}") from error
     if files.client_ca is None:

@@ -1,4 +1,4 @@
-"""Rules that many fields of requests have in common."""
+"""Validation rules shared by many request fields."""
 
 import re
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from runner_service.errors import FieldViolation
 
 MAX_TEXT_BYTES = 1024 * 1024
-"""The longest text that people write for a model."""
+"""Limit of a text written for a model: instructions, messages, skills."""
 
-MAX_NAME = 256
-"""How many characters a name for people or for a model may have."""
+MAX_NAME_CHARACTERS = 256
+"""Limit of a display name."""
 
 MAX_VARIABLES = 256
 MAX_ENVIRONMENT_BYTES = 256 * 1024
-"""How many variables an environment may have, and how many bytes their names and values together."""
+"""Limits of an environment: the number of variables, and the size of their names and values together."""
 
 Violations = Iterator[FieldViolation]
 
@@ -22,23 +22,23 @@ _IDENTIFIER_RULE = "must begin with a letter or digit and hold at most 128 lette
 
 
 def identifier(field: str, value: str) -> Violations:
-    """Wants a value that can stand anywhere, as a file name for example."""
+    """Requires a value that is safe anywhere, for example as a file name."""
     if not _IDENTIFIER.fullmatch(value):
         yield FieldViolation(field, _IDENTIFIER_RULE)
 
 
 def not_negative(field: str, value: int) -> Violations:
-    """Wants a number from zero."""
+    """Requires a number that is zero or more."""
     if value < 0:
         yield FieldViolation(field, "must not be negative")
 
 
 def at_most(field: str, size: int, limit: int, unit: str) -> Violations:
-    """Wants a size within its limit."""
+    """Requires a size within its limit."""
     if size > limit:
         yield FieldViolation(field, f"must have at most {limit} {unit}, not {size}")
 
 
-def text(field: str, value: str) -> Violations:
-    """Wants a text of a size that a model can be given."""
+def text_size(field: str, value: str) -> Violations:
+    """Requires a text of at most MAX_TEXT_BYTES."""
     yield from at_most(field, len(value.encode()), MAX_TEXT_BYTES, "bytes")

@@ -1,4 +1,4 @@
-"""What a request may hold: every wrong field is found and named at once, before anything has happened."""
+"""Request validation. Reports every invalid field at once, before the request has any effect."""
 
 import base64
 import binascii
@@ -12,22 +12,22 @@ from runner_service.api.validation.fields import (
     at_most,
     identifier,
     not_negative,
-    text,
+    text_size,
 )
 from runner_service.errors import FieldViolation, InvalidRequestError
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 MAX_LABELS = 64
-MAX_LABEL_KEY = 63
-MAX_LABEL_VALUE = 256
-MAX_REASON = 1024
+MAX_LABEL_KEY_CHARACTERS = 63
+MAX_LABEL_VALUE_CHARACTERS = 256
+MAX_REASON_CHARACTERS = 1024
 MAX_PAGE_SIZE = 500
 DEFAULT_PAGE_SIZE = 50
 MAX_READ_BYTES = 1024 * 1024
 DEFAULT_READ_BYTES = 64 * 1024
 MAX_DURATION_SECONDS = 30 * 24 * 3600
 MIN_SECRET_BYTES = 6
-"""A shorter secret cannot be told from ordinary text, so it could not be kept out of what the service shows."""
+"""Shorter secrets cannot be redacted: they also occur in ordinary text."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HIGHEST_KEY = 2**63 - 1
@@ -35,29 +35,30 @@ _MAX_STATES = 64
 
 
 def check_execute(request: runner_pb2.ExecuteAgentRequest) -> None:
-    """Checks a request to start or attach. Raises InvalidRequestError."""
-    _refuse(_execute_violations(request))
+    """Validates an ExecuteAgent request. Raises InvalidRequestError."""
+    _raise_if_any(_execute_violations(request))
 
 
 def check_watch(request: runner_pb2.WatchExecutionRequest) -> None:
-    """Checks a request to look on. Raises InvalidRequestError."""
-    _refuse(_required_identifier(request.execution_id), not_negative("after_sequence", request.after_sequence))
+    """Validates a WatchExecution request. Raises InvalidRequestError."""
+    _raise_if_any(_required_identifier(request.execution_id), not_negative("after_sequence", request.after_sequence))
 
 
 def check_get(request: runner_pb2.GetExecutionRequest) -> None:
-    """Checks a request for one execution. Raises InvalidRequestError."""
-    _refuse(_required_identifier(request.execution_id))
+    """Validates a GetExecution request. Raises InvalidRequestError."""
+    _raise_if_any(_required_identifier(request.execution_id))
 
 
 def check_cancel(request: runner_pb2.CancelExecutionRequest) -> None:
-    """Checks a request to cancel. Raises InvalidRequestError."""
-    _refuse(
-        _required_identifier(request.execution_id), at_most("reason", len(request.reason), MAX_REASON, "characters")
+    """Validates a CancelExecution request. Raises InvalidRequestError."""
+    _raise_if_any(
+        _required_identifier(request.execution_id),
+        at_most("reason", len(request.reason), MAX_REASON_CHARACTERS, "characters"),
     )
 
 
 def check_read(request: runner_pb2.ReadToolOutputRequest) -> None:
-    """Checks a request for output. Raises InvalidRequestError."""
+    """Validates a ReadToolOutput request. Raises InvalidRequestError."""
 
     def violations() -> Violations:
         if not request.tool_call_id:
@@ -68,14 +69,14 @@ def check_read(request: runner_pb2.ReadToolOutputRequest) -> None:
         if not 0 <= request.max_bytes <= MAX_READ_BYTES:
             yield FieldViolation("max_bytes", f"must be between 0 and {MAX_READ_BYTES}")
 
-    _refuse(_required_identifier(request.execution_id), violations())
+    _raise_if_any(_required_identifier(request.execution_id), violations())
 
 
 def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
-    """Checks a request for a page and returns the key where the page begins, 0 for the first.
+    """Validates a ListExecutions request and returns the key at which its page begins, 0 for the first page.
 
     Raises:
-        InvalidRequestError: among others, the token is of a list with other filters.
+        InvalidRequestError: a field is invalid, or the page token was issued for other filters.
     """
 
     def violations() -> Violations:
@@ -89,12 +90,12 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
                 "page_token", "must be a next_page_token that was given for the same filters, or empty"
             )
 
-    _refuse(violations())
+    _raise_if_any(violations())
     return _page_key(request) or 0
 
 
 def page_token(request: runner_pb2.ListExecutionsRequest, key: int) -> str:
-    """Makes the token for the page of `request`'s list that begins after `key`; empty for key 0."""
+    """Returns the token of the page that begins after `key`, for the filters of `request`; empty for key 0."""
     if not key:
         return ""
     return base64.urlsafe_b64encode(f"{key}:{_filters(request)}".encode()).decode()
@@ -142,7 +143,7 @@ def _without_agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
 def _agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
     if not request.message.strip():
         yield FieldViolation("message", "must say what the agent is to do")
-    yield from text("message", request.message)
+    yield from text_size("message", request.message)
     yield from agent_violations(request.agent, request.environment)
 
 
@@ -174,10 +175,11 @@ def _limits(limits: runner_pb2.ExecutionLimits) -> Violations:
 def _labels(request: runner_pb2.ExecuteAgentRequest) -> Violations:
     yield from at_most("labels", len(request.labels), MAX_LABELS, "labels")
     for key, value in request.labels.items():
-        if not 0 < len(key) <= MAX_LABEL_KEY or len(value) > MAX_LABEL_VALUE:
+        if not 0 < len(key) <= MAX_LABEL_KEY_CHARACTERS or len(value) > MAX_LABEL_VALUE_CHARACTERS:
             yield FieldViolation(
-                f"labels[{key[:MAX_LABEL_KEY]!r}]",
-                f"must have a key of 1 to {MAX_LABEL_KEY} and a value of at most {MAX_LABEL_VALUE} characters",
+                f"labels[{key[:MAX_LABEL_KEY_CHARACTERS]!r}]",
+                f"must have a key of 1 to {MAX_LABEL_KEY_CHARACTERS} characters "
+                f"and a value of at most {MAX_LABEL_VALUE_CHARACTERS}",
             )
 
 
@@ -188,7 +190,7 @@ def _required_identifier(value: str) -> Violations:
         yield FieldViolation("execution_id", "must be set")
 
 
-def _refuse(*checks: Violations) -> None:
+def _raise_if_any(*checks: Violations) -> None:
     violations = [violation for check in checks for violation in check]
     if violations:
         raise InvalidRequestError(violations)
