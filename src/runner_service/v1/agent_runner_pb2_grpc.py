@@ -26,12 +26,12 @@ if _version_not_supported:
 
 
 class AgentRunnerServiceStub:
-    """Runs agents, and lets any number of callers watch them, leave and come back.
+    """Runs AI agents. Any number of callers can watch an execution, disconnect, and reconnect.
 
-    Each rpc may also end with these statuses, which its own comment does not repeat:
-    UNAUTHENTICATED: no bearer token, or a wrong one. Send `authorization: Bearer <token>`.
-    UNAVAILABLE: the service is stopping, or is not reachable. Call again after the delay in `google.rpc.RetryInfo`.
-    INTERNAL: a defect of the service. The message holds an id under which the service's own log has the rest.
+    Every rpc may also return these statuses, which its own comment does not repeat:
+    UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    UNAVAILABLE: the service is stopping or cannot be reached. Retry after the delay in `google.rpc.RetryInfo`.
+    INTERNAL: a defect of the service. The message contains an id, under which the service's log has the details.
     """
 
     def __init__(self, channel):
@@ -73,27 +73,28 @@ class AgentRunnerServiceStub:
 
 
 class AgentRunnerServiceServicer:
-    """Runs agents, and lets any number of callers watch them, leave and come back.
+    """Runs AI agents. Any number of callers can watch an execution, disconnect, and reconnect.
 
-    Each rpc may also end with these statuses, which its own comment does not repeat:
-    UNAUTHENTICATED: no bearer token, or a wrong one. Send `authorization: Bearer <token>`.
-    UNAVAILABLE: the service is stopping, or is not reachable. Call again after the delay in `google.rpc.RetryInfo`.
-    INTERNAL: a defect of the service. The message holds an id under which the service's own log has the rest.
+    Every rpc may also return these statuses, which its own comment does not repeat:
+    UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    UNAVAILABLE: the service is stopping or cannot be reached. Retry after the delay in `google.rpc.RetryInfo`.
+    INTERNAL: a defect of the service. The message contains an id, under which the service's log has the details.
     """
 
     def ExecuteAgent(self, request, context):
-        """Starts an execution, or attaches to it when its id is already known, and streams its events until its end.
+        """Starts an execution, or attaches to it if its id is known, and streams its events until it ends.
 
         Starting twice is safe: the same id with the same request attaches. To follow an execution over any number of
         disconnects, call again with the same request and the last sequence seen as `after_sequence`: every event arrives
         exactly once. A finished execution replays its events and the stream ends. To attach, the id alone is enough.
         Until the first event a failure is a gRPC status; from then on it is the `finished` event, and the stream ends OK.
 
-        A caller's deadline or cancel is leaving, not a limit on the execution: see `disconnect_policy`, `limits.timeout`.
-        When the service stops, the stream ends with UNAVAILABLE and the log keeps what happened: attach again.
+        A caller's deadline or cancellation is a disconnect, not a limit on the execution: see `disconnect_policy` and
+        `limits.timeout`.
+        When the service stops, the stream ends with UNAVAILABLE and the log keeps the events: attach again.
 
-        INVALID_ARGUMENT: `google.rpc.BadRequest` names each field that is wrong and what it should be. Correct them.
-        ALREADY_EXISTS: the id belongs to an execution with another request. Choose another id.
+        INVALID_ARGUMENT: `google.rpc.BadRequest` names each invalid field and what it should be. Correct them.
+        ALREADY_EXISTS: the id is in use by an execution with another request. Choose another id.
         A request with an id and without an agent, whose id is not in the log, starts what the Stigmer daemon has under that
         id, if the service was given a daemon.
 
@@ -110,8 +111,8 @@ class AgentRunnerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchExecution(self, request, context):
-        """Streams the events of an execution without being its caller: never starts it, never keeps it from being cancelled
-        when its callers leave.
+        """Streams the events of an execution without being its caller: never starts it, and does not keep it from being
+        cancelled when its callers disconnect.
 
         NOT_FOUND: the id is not in the log; it never was, or it was pruned.
         OUT_OF_RANGE: as for ExecuteAgent.
@@ -121,7 +122,7 @@ class AgentRunnerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetExecution(self, request, context):
-        """Tells where an execution stands.
+        """Returns the current state of an execution.
 
         NOT_FOUND: the id is not in the log; it never was, or it was pruned.
         """
@@ -130,17 +131,17 @@ class AgentRunnerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExecutions(self, request, context):
-        """Lists executions, the newest first, a page at a time.
+        """Lists executions, newest first, in pages.
 
-        INVALID_ARGUMENT: `page_size` or `page_token` is not one that this rpc gave or takes.
+        INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelExecution(self, request, context):
-        """Ends an execution: its processes are killed, and it finishes as CANCELLED. Idempotent. Returns as soon as the end
-        has been asked for; the `finished` event tells that it is reached.
+        """Cancels an execution: kills its processes and finishes it as CANCELLED. Idempotent. Returns once the cancellation is
+        requested; the `finished` event follows when it is complete.
 
         NOT_FOUND: the id is not in the log; it never was, or it was pruned.
         """
@@ -149,7 +150,7 @@ class AgentRunnerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadToolOutput(self, request, context):
-        """Reads what a command wrote, by byte range, while it runs and after. Costs no replay of events.
+        """Reads a byte range of a command's output, while the command runs and afterwards, without replaying events.
 
         NOT_FOUND: the execution or the call is not in the log.
         INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
@@ -200,12 +201,12 @@ def add_AgentRunnerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentRunnerService:
-    """Runs agents, and lets any number of callers watch them, leave and come back.
+    """Runs AI agents. Any number of callers can watch an execution, disconnect, and reconnect.
 
-    Each rpc may also end with these statuses, which its own comment does not repeat:
-    UNAUTHENTICATED: no bearer token, or a wrong one. Send `authorization: Bearer <token>`.
-    UNAVAILABLE: the service is stopping, or is not reachable. Call again after the delay in `google.rpc.RetryInfo`.
-    INTERNAL: a defect of the service. The message holds an id under which the service's own log has the rest.
+    Every rpc may also return these statuses, which its own comment does not repeat:
+    UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    UNAVAILABLE: the service is stopping or cannot be reached. Retry after the delay in `google.rpc.RetryInfo`.
+    INTERNAL: a defect of the service. The message contains an id, under which the service's log has the details.
     """
 
     @staticmethod
