@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.addresses import TcpAddress, parse_address
-from runner_service.agent.loader import AgentLoading, loading_agent_loop
+from runner_service.agent.loader import LazyAgentLoop, loading_agent_loop
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.events.writer import log_writer
@@ -79,7 +79,7 @@ class RunningService(NamedTuple):
 
     server: RunningServer
     executions: Executions
-    agent_loading: AgentLoading
+    agent_loading: LazyAgentLoop
     serving: asyncio.Event
     """Set when everybody knows where to call, from which on there is time for what takes long to load."""
     metrics_address: str = ""
@@ -92,7 +92,7 @@ class RunningService(NamedTuple):
 
     def begin_loading(self) -> None:
         """Loads what takes long, in the background."""
-        self.agent_loading.begin()
+        self.agent_loading.start()
         self.serving.set()
 
 

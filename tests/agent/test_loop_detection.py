@@ -9,42 +9,42 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 def test_the_same_call_with_the_same_result_is_told_once_and_then_ended() -> None:
-    repetition = LoopDetector(6)
+    detector = LoopDetector(6)
 
-    told = [repetition.take("execute", {"command": "true"}, "ok") for _ in range(6)]
+    told = [detector.observe_call("execute", {"command": "true"}, "ok") for _ in range(6)]
 
     assert told == [False, False, False, True, False, False]
     with pytest.raises(RepetitionEnd, match="6 calls in a row"):
-        repetition.take("execute", {"command": "true"}, "ok")
+        detector.observe_call("execute", {"command": "true"}, "ok")
 
 
 def test_two_calls_in_turn_are_a_circle_too() -> None:
-    repetition = LoopDetector(4)
+    detector = LoopDetector(4)
     for n in range(5):
-        repetition.take("execute", {"command": f"{n % 2}"}, "ok")
+        detector.observe_call("execute", {"command": f"{n % 2}"}, "ok")
 
     with pytest.raises(RepetitionEnd):
-        repetition.take("execute", {"command": "1"}, "ok")
+        detector.observe_call("execute", {"command": "1"}, "ok")
 
 
 def test_a_result_that_changes_is_news() -> None:
-    repetition = LoopDetector(2)
+    detector = LoopDetector(2)
 
-    assert not any(repetition.take("execute", {"command": "date"}, str(n)) for n in range(100))
+    assert not any(detector.observe_call("execute", {"command": "date"}, str(n)) for n in range(100))
 
 
 def test_work_in_between_is_news() -> None:
-    repetition = LoopDetector(2)
+    detector = LoopDetector(2)
 
     for n in range(20):
-        assert not repetition.take("edit_file", {"old_string": str(n)}, "done")
-        repetition.take("execute", {"command": "make test"}, "1 failed")
+        assert not detector.observe_call("edit_file", {"old_string": str(n)}, "done")
+        detector.observe_call("execute", {"command": "make test"}, "1 failed")
 
 
 def test_zero_allows_any_number() -> None:
-    repetition = LoopDetector(0)
+    detector = LoopDetector(0)
 
-    assert not any(repetition.take("ls", {}, "") for _ in range(1000))
+    assert not any(detector.observe_call("ls", {}, "") for _ in range(1000))
 
 
 async def test_the_model_is_told_and_the_execution_ends_with_a_clear_account(start: StartService) -> None:

@@ -1,4 +1,4 @@
-"""What an agent comes with: skills, the tools of its MCP servers, and its sub-agents."""
+"""Prepares an agent's skills, MCP tools and sub-agents."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -13,14 +13,14 @@ from runner_service.agent.interface import AgentRun
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 BUILT_IN = frozenset({"execute", "ls", "read_file", "write_file", "edit_file", "glob", "grep", "write_todos", "task"})
-"""The names of the tools that every agent has."""
+"""The tools that every agent has."""
 
 Tools = Mapping[str, Mapping[str, BaseTool]]
 
 
 @dataclass(frozen=True)
 class SubAgentPlan:
-    """A sub-agent, ready to be built."""
+    """A sub-agent to compile."""
 
     name: str
     description: str
@@ -30,7 +30,7 @@ class SubAgentPlan:
 
 @dataclass(frozen=True)
 class AgentPlan:
-    """An agent, ready to be built. Without tools of its own it may be shared by all whose plan is equal."""
+    """An agent to compile. Without tools, executions with equal plans share the compiled graph."""
 
     instructions: str
     sub_agents: tuple[SubAgentPlan, ...] = ()
@@ -39,9 +39,9 @@ class AgentPlan:
 
 @asynccontextmanager
 async def prepare_agent(run: AgentRun) -> AsyncIterator[AgentPlan]:
-    """Gets ready what the agent of a run comes with, and lets go of it when the context ends.
+    """Installs the skills and connects the MCP servers of a run's agent; disconnects at the end.
 
-    What cannot be had is left out, and told as a notice.
+    What is unavailable is left out, with a notice.
     """
     agent, redact = run.agent, run.redactor.text
     own = await skills.install_skills(run, agent.skills)
@@ -51,13 +51,13 @@ async def prepare_agent(run: AgentRun) -> AsyncIterator[AgentPlan]:
             SubAgentPlan(
                 name=each.name,
                 description=redact(each.description),
-                instructions=redact(_joined(each.instructions, prompt)),
-                tools=_selected(each, tools),
+                instructions=redact(_join(each.instructions, prompt)),
+                tools=_select_tools(each, tools),
             )
             for each, prompt in zip(agent.sub_agents, prompts, strict=True)
         ]
         all_tools = tuple(tool for server in tools.values() for tool in server.values())
-        yield AgentPlan(redact(_joined(agent.instructions, own)), tuple(sub_agents), all_tools)
+        yield AgentPlan(redact(_join(agent.instructions, own)), tuple(sub_agents), all_tools)
 
 
 @asynccontextmanager
@@ -65,13 +65,13 @@ async def _tools(run: AgentRun) -> AsyncIterator[Tools]:
     if not run.agent.mcp_servers:
         yield {}
         return
-    # Half a second of imports, the first time.
+    # The first import takes half a second.
     connections = await asyncio.to_thread(import_module, "runner_service.agent.mcp.connections")
     async with connections.connect_servers(run, BUILT_IN) as tools:
         yield tools
 
 
-def _selected(sub_agent: runner_pb2.SubAgent, tools: Tools) -> tuple[BaseTool, ...]:
+def _select_tools(sub_agent: runner_pb2.SubAgent, tools: Tools) -> tuple[BaseTool, ...]:
     found: list[BaseTool] = []
     for server in sub_agent.mcp_servers:
         wanted = set(sub_agent.tool_selections[server].enabled_tools) if server in sub_agent.tool_selections else set()
@@ -79,5 +79,5 @@ def _selected(sub_agent: runner_pb2.SubAgent, tools: Tools) -> tuple[BaseTool, .
     return tuple(found)
 
 
-def _joined(*parts: str) -> str:
+def _join(*parts: str) -> str:
     return "\n\n".join(part for part in parts if part)

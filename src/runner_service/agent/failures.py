@@ -1,4 +1,4 @@
-"""Failures of what an agent stands on, as the ends that they mean for its execution."""
+"""Maps failures of providers and of the checkpoint database to ends of the execution."""
 
 import sqlite3
 
@@ -7,10 +7,10 @@ from runner_service.errors import ExecutionEnd, LogUnavailableEnd, ModelRejected
 from runner_service.models.failures import classify
 
 
-def end_meant_by(error: Exception, run: AgentRun) -> ExecutionEnd | None:
-    """Returns the end that a provider's or a disk's failure means; None for any other error, which is a defect."""
+def end_for(error: Exception, run: AgentRun) -> ExecutionEnd | None:
+    """Returns the end for a failure of a provider or of the database; None for any other error, a defect."""
     if isinstance(error, sqlite3.Error):
-        return LogUnavailableEnd(f"how far it has come cannot be written down: {error}")
+        return LogUnavailableEnd(f"the checkpoint cannot be written: {error}")
     failure = classify(error)
     if failure is None:
         return None

@@ -1,4 +1,4 @@
-"""Agents, compiled: making one takes some 15 ms, so equal ones share it."""
+"""Cache of compiled agent graphs: compiling takes 15 ms."""
 
 import asyncio
 from collections import OrderedDict
@@ -34,7 +34,7 @@ class _Key(NamedTuple):
 
 
 class GraphCache:
-    """Gives the compiled agent of an execution. Belongs to the event loop."""
+    """LRU cache of compiled agents. Used on the event loop only."""
 
     def __init__(self, clients: ModelClients, checkpoints: BaseCheckpointSaver[str], retries: RetryPolicy) -> None:
         self._clients = clients
@@ -44,10 +44,10 @@ class GraphCache:
         self._lock = asyncio.Lock()
 
     async def graph(self, model: ModelChoice, plan: AgentPlan) -> Graph:
-        """Returns the agent of this plan on this model. Raises ModelRejectedEnd."""
+        """Returns the compiled agent for a plan and a model. Raises ModelRejectedEnd."""
         key = _Key(model, plan)
         async with self._lock:
-            if plan.tools:  # they belong to one execution
+            if plan.tools:  # MCP tools hold a connection of one execution
                 return await self._compile(key)
             if key not in self._graphs:
                 self._graphs[key] = await self._compile(key)
@@ -64,12 +64,12 @@ class GraphCache:
 def build_graph(
     model: BaseChatModel, plan: AgentPlan, checkpoints: BaseCheckpointSaver[str] | None, retries: RetryPolicy
 ) -> Graph:
-    """Compiles an agent. Nothing of an execution is in it but the tools of the plan."""
-    speaking = model.model_copy(update={"callbacks": [StreamCallback()]})
-    # Middleware is not inherited, so the sub-agent that deepagents would add by itself is declared, with its own.
+    """Compiles an agent. Holds no state of an execution except the plan's tools."""
+    streaming_model = model.model_copy(update={"callbacks": [StreamCallback()]})
+    # Sub-agents do not inherit middleware, so the default sub-agent of deepagents is declared here with ours.
     general = SubAgent(**GENERAL_PURPOSE_SUBAGENT, middleware=_middleware(retries))
     return create_deep_agent(
-        speaking,
+        streaming_model,
         tools=plan.tools,
         system_prompt=_prompt(plan.instructions),
         middleware=_middleware(retries),

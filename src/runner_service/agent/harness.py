@@ -1,4 +1,4 @@
-"""Runs agents. Built once per process: compiled agents, clients of models and checkpoints are shared."""
+"""Runs agents. One per process: compiled graphs, model clients and checkpoints are shared."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableConfig
 
 from runner_service.agent.capabilities import AgentPlan, prepare_agent
 from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver, thread_ids
-from runner_service.agent.failures import end_meant_by
+from runner_service.agent.failures import end_for
 from runner_service.agent.graphs import Graph, GraphCache, build_graph
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import Journal, current_journal
@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS_FILE = "checkpoints.db"
 
-_OWN_THREAD = "execution-"
+_EXECUTION_PREFIX = "execution-"
 _STEPS_PER_MODEL_CALL = 10
-"""More than a model call, its tools and what stands around them can take: the limits end an agent, not this."""
+"""Above what a model call with its tools can take: the limits of the request end an agent, not this."""
 
 
 class AgentHarness:
@@ -49,15 +49,15 @@ class AgentHarness:
         self._directory = state_dir / "agents"
 
     async def run(self, run: AgentRun) -> str:
-        """Runs an agent until it gives its final answer, and returns that, without secrets.
+        """Runs an agent to its final answer, and returns that, redacted.
 
-        With a resumption it goes on from the last checkpoint: what has ended is not done again, and of what was under
-        way the model is told that its effects are not known.
+        With a resumption it continues from the last checkpoint: finished tool calls are not repeated; interrupted ones
+        become results that say that their effects are unknown.
 
-        Cancelling it ends what it does. When it will not go on, `forget` it.
+        Cancellation ends its tool calls. Call `forget` once the execution will not be resumed.
 
         Raises:
-            ExecutionEnd: it ended without an answer; the class says why.
+            ExecutionEnd: ended without an answer; the class says why.
         """
         run_id = await self._run_id(run)
         scope_token = current_scope.set(RunScope(run, self._directory / _thread_id(run), run_id))
@@ -73,7 +73,7 @@ class AgentHarness:
         """Returns the executions of which something is kept, other than the conversation of their session."""
         try:
             threads = await asyncio.to_thread(self._kept_threads)
-            return {*self._journal.execution_ids(), *(each.removeprefix(_OWN_THREAD) for each in threads)}
+            return {*self._journal.execution_ids(), *(each.removeprefix(_EXECUTION_PREFIX) for each in threads)}
         except (sqlite3.Error, OSError) as error:
             logger.warning("kept_unknown error=%s", error)
             return ()
@@ -83,7 +83,7 @@ class AgentHarness:
 
         What cannot be removed now stays among the `kept`.
         """
-        thread = f"{_OWN_THREAD}{execution_id}"
+        thread = f"{_EXECUTION_PREFIX}{execution_id}"
         try:
             if not session_id:
                 await self._checkpoints.adelete_thread(thread)
@@ -94,7 +94,7 @@ class AgentHarness:
 
     def _kept_threads(self) -> list[str]:
         files = [path.name for path in self._directory.iterdir()] if self._directory.exists() else []
-        return [each for each in (*files, *thread_ids(self._checkpoints_path)) if each.startswith(_OWN_THREAD)]
+        return [each for each in (*files, *thread_ids(self._checkpoints_path)) if each.startswith(_EXECUTION_PREFIX)]
 
     async def _invoke(self, run: AgentRun, plan: AgentPlan) -> str:
         graph = await self._graphs.graph(run.model, plan)
@@ -105,20 +105,20 @@ class AgentHarness:
             recursion_limit=run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100,
         )
         user_message = HumanMessage(run.redactor.text(run.message), id=f"{current_scope.get().run_id}-wish")
-        goes_on = run.resumption is not None and await _holds(graph, config, user_message)
+        continues = run.resumption is not None and await _has_message(graph, config, user_message)
         try:
-            # "sync": with any other durability a command that has ended runs again after a crash.
-            state = await graph.ainvoke(None if goes_on else {"messages": [user_message]}, config, durability="sync")
+            # With any durability but "sync" a finished command runs again after a crash.
+            state = await graph.ainvoke(None if continues else {"messages": [user_message]}, config, durability="sync")
         except ExecutionEnd:
             raise
         except Exception as error:
-            if end := end_meant_by(error, run):
+            if end := end_for(error, run):
                 raise end from error
             raise
         return _answer(state)
 
     async def _run_id(self, run: AgentRun) -> str:
-        """Returns what the ids of its messages begin with: its id alone may have been another's, which was pruned."""
+        """Returns the prefix of its message ids. The execution id is not enough: a pruned execution may have had it."""
         if run.resumption is not None and (known := self._journal.run_id(run.execution_id)):
             return known
         name = f"{run.execution_id}-{uuid4().hex}"
@@ -128,7 +128,7 @@ class AgentHarness:
 
 @asynccontextmanager
 async def agent_harness(state_dir: Path, *, retries: RetryPolicy | None = None) -> AsyncIterator[AgentHarness]:
-    """Opens what agents run on; `state_dir` holds their checkpoints. Raises OSError, sqlite3.Error."""
+    """Opens the harness with checkpoints in `state_dir`. Raises OSError, sqlite3.Error."""
     langsmith.set_runtime_overrides(aio_to_thread=_inline)
     async with checkpoint_saver(state_dir / CHECKPOINTS_FILE) as checkpoints, model_clients() as clients:
         journal = Journal(checkpoints.conn, checkpoints.serde)
@@ -137,12 +137,12 @@ async def agent_harness(state_dir: Path, *, retries: RetryPolicy | None = None) 
 
 
 def warm_up() -> None:
-    """Compiles an agent and throws it away: the first one takes three times as long as any other."""
+    """Compiles and discards an agent: the first compilation takes three times as long as later ones."""
     build_graph(ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), None, RetryPolicy())
 
 
 async def _inline(default: Any, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Runs at once what langsmith would run in a thread, 15 times a step, though there is nothing to trace."""
+    """Replaces the thread hops of langsmith, 15 per step, which happen even with tracing disabled."""
     del default
     return context.run(function, *args, **kwargs)
 
@@ -156,11 +156,11 @@ def _publish_retirement(run: AgentRun) -> None:
 
 
 def _thread_id(run: AgentRun) -> str:
-    return f"thread-{run.session_id}" if run.session_id else f"{_OWN_THREAD}{run.execution_id}"
+    return f"thread-{run.session_id}" if run.session_id else f"{_EXECUTION_PREFIX}{run.execution_id}"
 
 
-async def _holds(graph: Graph, config: RunnableConfig, user_message: HumanMessage) -> bool:
-    """Says whether a conversation has got as far as what this execution was asked."""
+async def _has_message(graph: Graph, config: RunnableConfig, user_message: HumanMessage) -> bool:
+    """Whether the checkpointed conversation contains this execution's user message."""
     state = await graph.aget_state(config)
     return any(message.id == user_message.id for message in state.values.get("messages", []))
 

@@ -1,4 +1,4 @@
-"""What the life of an execution hands to the agent loop, and the little that it expects of it."""
+"""The agent loop as the executions package sees it."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AgentRun:
-    """One run of an agent: what it is asked, where its tools work, where its events go, what it may take.
+    """One run of an agent: request, sandbox, event stream and limits.
 
-    Every field of `limits` is set. `usage` is counted up in place, so that it is right however the run ends.
+    Every field of `limits` is set. `usage` is updated in place, and valid however the run ends.
     """
 
     execution_id: str
@@ -32,24 +32,24 @@ class AgentRun:
     events: "EventStream"
     redactor: Redactor
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The variables that came with the request, for what is not a command."""
+    """The request's variables, for MCP servers over HTTP."""
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
     max_repeated_calls: int = 0
-    """How many calls in a row an agent may make that bring nothing new; 0 allows any number."""
+    """How many calls in a row may repeat an earlier call with its result; 0 is unlimited."""
     resumption: "Resumption | None" = None
-    """How far an earlier process came with it; None when it begins."""
+    """The progress of an earlier process; None for a new execution."""
     is_interrupted: Callable[[], bool] = lambda: False
-    """Says whether a cancellation leaves it to be continued, rather than ending it."""
+    """Whether a cancellation is an interruption, after which the execution can be resumed."""
 
 
 class AgentLoop(Protocol):
     """Runs agents."""
 
     async def run(self, run: AgentRun) -> str:
-        """Runs until the agent gives its final answer, and returns it.
+        """Runs an agent to its final answer.
 
         Raises:
-            ExecutionEnd: it ended without one; the class says why.
+            ExecutionEnd: ended without an answer; the class says why.
         """
 
     async def kept(self) -> Collection[str]:
@@ -60,10 +60,10 @@ class AgentLoop(Protocol):
 
 
 class AgentLoopLoading(Protocol):
-    """Gives the agent loop, which takes its time to load."""
+    """Loads the agent loop lazily."""
 
     async def loaded(self) -> AgentLoop:
-        """Has it loaded, and waits. Raises ExecutionEnd when it cannot be."""
+        """Loads it if necessary, and returns it. Raises ExecutionEnd when loading failed."""
 
     async def once_loaded(self) -> AgentLoop:
-        """Waits until it is loaded for somebody else. Raises ExecutionEnd when it cannot be."""
+        """Returns it once another caller has loaded it. Raises ExecutionEnd when loading failed."""

@@ -1,4 +1,4 @@
-"""The agent loop comes with a second of imports: they happen in the background, once the service can be called."""
+"""Imports the agent loop, which takes a second, in a background thread once the service is serving."""
 
 import asyncio
 import gc
@@ -21,73 +21,73 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRACING_TO_OTHERS = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
-"""Variables by which LangChain would send whole prompts to a service of its maker."""
+"""Variables that make LangChain send prompts to LangSmith."""
 
-_BRISK_SWITCH_SECONDS = 0.0005
+_SWITCH_INTERVAL_SECONDS = 0.0005
 _GC_THRESHOLDS = (50_000, 50, 100)
 
 OpenHarness = Callable[[Path], AbstractAsyncContextManager["AgentHarness"]]
 
 
 def load() -> OpenHarness:
-    """Imports the agent loop and returns `agent_harness`. Takes about a second: belongs in a thread.
+    """Imports the agent loop and returns `agent_harness`. Blocks for a second: call it in a thread.
 
-    Meanwhile the event loop goes on with stalls of a few milliseconds: the thread gives way often, and no garbage
-    collection walks over what is being imported. Afterwards what was imported is exempt from collections for good.
+    A short switch interval and disabled garbage collection keep stalls of the event loop to a few milliseconds. The
+    imported objects are then frozen, which exempts them from later collections.
     """
     for variable in _TRACING_TO_OTHERS:
         os.environ[variable] = "false"
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(_BRISK_SWITCH_SECONDS)
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     gc.disable()
     try:
         from runner_service.agent.harness import agent_harness, warm_up  # noqa: PLC0415  # this is what takes a second
 
         warm_up()
     finally:
-        gc.freeze()  # before it is enabled, or the first collection would walk over all of it
+        gc.freeze()  # before enabling, or the first collection traverses all of it
         gc.set_threshold(*_GC_THRESHOLDS)
         gc.enable()
         sys.setswitchinterval(interval)
     return agent_harness
 
 
-class AgentLoading:
-    """The agent loop, now or in a moment. Construct it with `loading_agent_loop`."""
+class LazyAgentLoop:
+    """Loads the agent loop on demand. Constructed by `loading_agent_loop`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._wanted = asyncio.Event()
-        self._leave = asyncio.Event()
+        self._requested = asyncio.Event()
+        self._closing = asyncio.Event()
         self._loop: asyncio.Future[AgentLoop] = asyncio.get_running_loop().create_future()
 
-    def begin(self) -> None:
-        """Begins to load it."""
-        self._wanted.set()
+    def start(self) -> None:
+        """Starts loading."""
+        self._requested.set()
 
     async def loaded(self) -> AgentLoop:
-        """Waits until it is loaded.
+        """Loads it if necessary, and returns it.
 
         Raises:
-            ExecutionEnd: it could not be loaded; the service's log says why.
+            ExecutionEnd: loading failed; the service's log says why.
         """
-        self.begin()
+        self.start()
         return await self.once_loaded()
 
     async def once_loaded(self) -> AgentLoop:
-        """Waits until somebody has had it loaded. Raises ExecutionEnd."""
+        """Returns it once another caller has loaded it. Raises ExecutionEnd."""
         return await asyncio.shield(self._loop)
 
-    async def hold(self) -> None:
-        """Loads it when wanted, and keeps it open until `leave`."""
-        await self._wanted.wait()
-        if self._leave.is_set():
+    async def run(self) -> None:
+        """Loads it when requested, and keeps it open until `close`."""
+        await self._requested.wait()
+        if self._closing.is_set():
             return
         try:
             open_harness = await asyncio.to_thread(load)
             async with open_harness(self._settings.state_dir) as loop:
                 self._loop.set_result(loop)
-                await self._leave.wait()
+                await self._closing.wait()
         except (sqlite3.Error, OSError) as error:
             logger.exception("checkpoints_unusable")
             self._fail(
@@ -96,7 +96,7 @@ class AgentLoading:
                     "the conversations so far, move it away and start the service again"
                 )
             )
-        except Exception as error:  # whatever it is, executions are to end with it rather than wait for ever
+        except Exception as error:  # executions fail with it instead of waiting forever
             logger.exception("agent_loop_failed")
             self._fail(ExecutionEnd(f"the agent loop cannot be loaded: {type(error).__name__}"))
 
@@ -105,19 +105,19 @@ class AgentLoading:
             self._loop.set_exception(end)
             self._loop.exception()
 
-    def leave(self) -> None:
-        """Lets go of it."""
-        self._leave.set()
-        self._wanted.set()
+    def close(self) -> None:
+        """Lets `run` end."""
+        self._closing.set()
+        self._requested.set()
 
 
 @asynccontextmanager
-async def loading_agent_loop(settings: Settings) -> AsyncIterator[AgentLoading]:
-    """Holds the agent loop, loaded from `begin` on or when first asked for."""
-    loading = AgentLoading(settings)
-    holding = asyncio.create_task(loading.hold(), name="agent-loop")
+async def loading_agent_loop(settings: Settings) -> AsyncIterator[LazyAgentLoop]:
+    """Opens the agent loop, loaded by `start` or when first requested."""
+    loading = LazyAgentLoop(settings)
+    task = asyncio.create_task(loading.run(), name="agent-loop")
     try:
         yield loading
     finally:
-        loading.leave()
-        await asyncio.wait([holding])
+        loading.close()
+        await asyncio.wait([task])

@@ -89,7 +89,7 @@ def _unique_id(given: str | None, scope: RunScope) -> str:
     # A message may have been checkpointed whose calls had not begun when the process died: nobody knows their ids here.
     if scope.run.resumption or not _GOOD_ID.fullmatch(name) or name in scope.call_ids:
         number = len(scope.call_ids) + 1
-        while (name := f"{scope.made_ids}-{number}") in scope.call_ids:
+        while (name := f"{scope.id_prefix}-{number}") in scope.call_ids:
             number += 1
     scope.call_ids.add(name)
     return name

@@ -1,4 +1,4 @@
-"""Skills: their files into the sandbox, their text into the prompt."""
+"""Installs skills: files into the sandbox, text into the prompt."""
 
 import asyncio
 import hashlib
@@ -14,31 +14,31 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 logger = logging.getLogger(__name__)
 
 DIRECTORY = "bin/skills"
-"""Where skills are in the sandbox, each in a directory named by its version."""
+"""Relative to the sandbox root; each skill has a directory named by its version."""
 
 _TEXT = "SKILL.md"
-_PIECE = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 async def install_skills(run: AgentRun, skills: Sequence[runner_pb2.Skill]) -> str:
-    """Writes the files of skills into the sandbox, and returns what the prompt says of them: nothing without skills.
+    """Writes the files of skills into the sandbox, and returns their part of the prompt; empty without skills.
 
-    What cannot be had of a skill is left out, and told as a notice.
+    Files that cannot be installed are left out, with a notice.
     """
-    parts = [await _installed(run, each) for each in skills]
+    parts = [await _install(run, each) for each in skills]
     if not parts:
         return ""
     head = "# Skills\n\nFollow these instructions where they apply. Their files are where LOCATION says."
     return "\n\n".join([head, *parts])
 
 
-async def _installed(run: AgentRun, skill: runner_pb2.Skill) -> str:
+async def _install(run: AgentRun, skill: runner_pb2.Skill) -> str:
     location = f"{run.sandbox.root.rstrip('/')}/{DIRECTORY}/{_version(skill)}"
     files = await _files(run, skill)
     try:
         for file in files:
             await run.sandbox.upload(
-                f"{location}/{file.path}", _pieces(file.data), mode=0o755 if file.executable else 0o644
+                f"{location}/{file.path}", _chunks(file.data), mode=0o755 if file.executable else 0o644
             )
     except FileError as error:
         _publish_missing(run, "SKILL_FILES_MISSING", f"the files of skill {skill.name} could not be written: {error}")
@@ -64,9 +64,9 @@ def _version(skill: runner_pb2.Skill) -> str:
     return hashlib.sha256(skill.content.encode() + b"\0" + skill.archive).hexdigest()[:32]
 
 
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), _PIECE):
-        yield data[start : start + _PIECE]
+async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), _CHUNK_BYTES):
+        yield data[start : start + _CHUNK_BYTES]
 
 
 def _publish_missing(run: AgentRun, code: str, text: str) -> None:

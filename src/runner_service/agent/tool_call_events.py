@@ -1,4 +1,4 @@
-"""The events of one tool call."""
+"""Publishes the events of a tool call."""
 
 import time
 from collections.abc import Mapping
@@ -43,19 +43,19 @@ _GENERAL_PURPOSE = "general-purpose"
 
 @dataclass(frozen=True)
 class Outcome:
-    """A tool call that has ended: what goes to the model, and what went into the event."""
+    """A finished tool call: the result for the model, and the event."""
 
     result: ToolMessage | Command[Any]
     event: event_pb2.ToolCallFinished
     command: CommandResult | None
 
     def with_remark(self, remark: str) -> ToolMessage | Command[Any]:
-        """The result, with a remark of ours for the model."""
+        """Returns the result with a remark for the model appended."""
         message = _message_in(self.result)
         return _with_message(self.result, message, message.model_copy(update={"content": f"{message.text}{remark}"}))
 
     def record(self, span: Span) -> None:
-        """Writes it down in the call's span."""
+        """Sets the attributes of the call's span."""
         if self.command:
             used = self.event.resources
             record_command(
@@ -71,13 +71,13 @@ class Outcome:
 
 
 class ToolCallReporter:
-    """Publishes that a call begins, when it is made, and how it ends. The first of `end` and `cancel` counts."""
+    """Publishes the start of a call when constructed, and its end once: the first of `end` and `cancel`."""
 
     def __init__(self, scope: RunScope, call: RunningCall, arguments: Mapping[str, Any]) -> None:
         self._scope = scope
         self._call = call
         self._arguments = arguments
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         self._ended = False
         self._sub_agents = {_GENERAL_PURPOSE, *(each.name for each in scope.run.agent.sub_agents)}
         self._sub_agent = str(arguments.get("subagent_type", "")) if call.name == "task" else ""
@@ -94,7 +94,7 @@ class ToolCallReporter:
             self._publish(event_pb2.SubAgentStarted(tool_call_id=call.id, name=self._sub_agent, description=task))
 
     def outcome(self, result: ToolMessage | Command[Any]) -> Outcome:
-        """Returns what came of the call, its result without secrets."""
+        """Returns the outcome of the call, redacted."""
         message = _message_in(result)
         redact = self._scope.run.redactor.value
         clean = message.model_copy(update={"content": redact(message.content), "artifact": redact(message.artifact)})
@@ -109,20 +109,20 @@ class ToolCallReporter:
         self._end(outcome.event)
 
     def cancel(self) -> None:
-        """Publishes that the call was ended with its execution, unless its end was published already, or it goes on."""
+        """Publishes that the call was cancelled or interrupted, unless it has ended or its command continues."""
         run = self._scope.run
         interrupted = run.is_interrupted()
-        goes_on = interrupted and self._call.name == "execute" and run.sandbox.keeps_commands
-        if not (self._ended or goes_on):
+        continues = interrupted and self._call.name == "execute" and run.sandbox.keeps_commands
+        if not (self._ended or continues):
             self._end(
                 self._finished(event_pb2.TOOL_OUTCOME_INTERRUPTED if interrupted else event_pb2.TOOL_OUTCOME_CANCELLED)
             )
 
     def _end(self, event: event_pb2.ToolCallFinished) -> None:
-        if self._ended:  # an earlier process has said so already
+        if self._ended:  # published by an earlier process
             return
         self._ended = True
-        metrics.tool_called(self._call.name, event.outcome, time.monotonic() - self._began)
+        metrics.tool_called(self._call.name, event.outcome, time.monotonic() - self._start_time)
         if self._call.output and (ran := self._call.output.result) and ran.spawn_time:
             metrics.command_spawned(ran.spawn_time)
         if self._sub_agent in self._sub_agents:
@@ -139,7 +139,7 @@ class ToolCallReporter:
 
     def _finished(self, outcome: event_pb2.ToolOutcome.ValueType) -> event_pb2.ToolCallFinished:
         event = event_pb2.ToolCallFinished(tool_call_id=self._call.id, outcome=outcome)
-        event.elapsed.FromNanoseconds(int((time.monotonic() - self._began) * 1e9))
+        event.elapsed.FromNanoseconds(int((time.monotonic() - self._start_time) * 1e9))
         if output := self._call.output:
             _describe_output(event, output)
         return event
@@ -166,7 +166,7 @@ def _outcome(message: ToolMessage, call: RunningCall) -> event_pb2.ToolOutcome.V
 
 
 def _exit_code(message: ToolMessage) -> int | None:
-    """The exit code of a command, also of one that an earlier process has run."""
+    """The exit code of a command, including one that an earlier process ran."""
     return message.artifact.get("exit_code") if isinstance(message.artifact, dict) else None
 
 
@@ -212,7 +212,7 @@ def _struct(arguments: Mapping[str, Any]) -> Struct:
 
 
 def _bounded(value: Any, depth: int) -> Any:
-    """A JSON value that is small enough to be shown."""
+    """Returns a JSON value cut to the limits of events."""
     match value:
         case str():
             return shorten(value, _MAX_ARGUMENT_CHARACTERS)

@@ -1,4 +1,4 @@
-"""Every tool call of an agent: limits, events, a span, and failures that the model is told of."""
+"""Middleware around every tool call: limits, journal, events, spans, and errors as results."""
 
 import logging
 import secrets
@@ -11,7 +11,7 @@ from langchain_core.messages import ToolMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from runner_service.agent.failures import end_meant_by
+from runner_service.agent.failures import end_for
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import CallResult, current_journal
 from runner_service.agent.messages import UNPARSED_ARGUMENTS
@@ -29,13 +29,13 @@ ToolResult = ToolMessage | Command[Any]
 Handler = Callable[[ToolCallRequest], Awaitable[ToolResult]]
 
 _MAX_RESULT_TOKENS = 15_000
-"""Of a longer result the model sees the beginning and the end; the whole is put aside where it can read it."""
+"""Of a longer result the model sees head and tail; deepagents offloads the whole to a file it can read."""
 
 _MAX_REQUESTED_TIMEOUT_SECONDS = 7 * 24 * 3600
-"""Seconds. Above it deepagents would refuse the call; below it the request's own limit holds."""
+"""Above it deepagents rejects the call; below it the request's limit applies."""
 
 _SIDE_EFFECT_FREE = {"ls", "read_file", "glob", "grep", "write_todos", "task"}
-"""The tools whose calls may happen twice. All others must not."""
+"""Calls of these tools may be repeated after a crash; others must not."""
 
 _INTERRUPTED = (
     "the service was stopped while this ran. It was not run again, and how far it came is not known: "
@@ -58,7 +58,7 @@ _DESCRIPTIONS = {
 
 
 class SandboxTools(FilesystemMiddleware[Any, Any]):
-    """The tools for files and commands. Outermost of an agent's middleware, it also sees the calls of all others."""
+    """Provides the file and command tools. As the outermost middleware it wraps the calls of all other tools, too."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -71,11 +71,11 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
 
     @property
     def name(self) -> str:
-        """The name of what it replaces in deepagents' own list."""
+        """The name of the deepagents middleware that this replaces."""
         return FilesystemMiddleware.__name__
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
-        """Runs a tool. It ends the agent only by an `ExecutionEnd` or a cancellation."""
+        """Runs a tool. Errors become results; only an `ExecutionEnd` or a cancellation ends the agent."""
         scope = current_scope.get()
         call = RunningCall(str(request.tool_call["id"]), request.tool_call["name"], sub_agent_id())
         count_tool_call(scope.run, call.id)
@@ -86,7 +86,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
                 outcome = report.outcome(await self._run(scope.run, call, request, handler))
                 await self._record_end(scope.run, call, outcome, report)
                 outcome.record(span)
-            told = scope.loop_detector(call.sub_agent_id).take(
+            told = scope.loop_detector(call.sub_agent_id).observe_call(
                 call.name, request.tool_call["args"], outcome.event.result
             )
         except BaseException:
@@ -113,10 +113,10 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         return await self._run_guarded(request, handler)
 
     async def _record_end(self, run: AgentRun, call: RunningCall, outcome: Outcome, report: ToolCallReporter) -> None:
-        """Makes an end known in the one order in which a crash at any point loses and repeats nothing.
+        """Records the end of a call in the order that survives a crash at any point.
 
-        What is in the journal is not run again, so its output has to be in the log before; what is in a checkpoint,
-        which follows on this, is not even looked at again, so its events have to be.
+        A journaled call is not run again, so its output must be in the log first. A checkpointed call, the next step,
+        is not looked at again, so its events must be in the log first.
         """
         if call.output and any(call.output.kept.values()):
             await run.events.flush()
@@ -133,8 +133,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         except (ExecutionEnd, GraphBubbleUp):
             raise
         except Exception as error:
-            # A sub-agent ends as an agent does: its tool did not fail, what it stands on did.
-            if request.tool_call["name"] == "task" and (end := end_meant_by(error, current_scope.get().run)):
+            # The provider or database failed under a sub-agent, not the tool: ends the execution.
+            if request.tool_call["name"] == "task" and (end := end_for(error, current_scope.get().run)):
                 raise end from error
             error_id = secrets.token_hex(4)
             logger.exception("tool_call_failed tool=%s error_id=%s", request.tool_call["name"], error_id)

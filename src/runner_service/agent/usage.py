@@ -1,4 +1,4 @@
-"""What an execution uses, and what it may use."""
+"""Counts and limits model calls, tokens and tool calls."""
 
 from langchain_core.messages import AIMessage, BaseMessage
 
@@ -8,12 +8,12 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 def count_usage(run: AgentRun, message: BaseMessage) -> event_pb2.Usage:
-    """Counts a model call and its tokens, publishes the sums, and returns what this call alone used."""
+    """Counts a model call and its tokens, publishes the totals, and returns the usage of this call."""
     usage = event_pb2.Usage(model_calls=1)
-    if isinstance(message, AIMessage) and (said := message.usage_metadata):
-        usage.input_tokens = said["input_tokens"]
-        usage.output_tokens = said["output_tokens"]
-        usage.cached_tokens = said.get("input_token_details", {}).get("cache_read") or 0
+    if isinstance(message, AIMessage) and (reported := message.usage_metadata):
+        usage.input_tokens = reported["input_tokens"]
+        usage.output_tokens = reported["output_tokens"]
+        usage.cached_tokens = reported.get("input_token_details", {}).get("cache_read") or 0
     run.usage.input_tokens += usage.input_tokens
     run.usage.output_tokens += usage.output_tokens
     run.usage.cached_tokens += usage.cached_tokens
@@ -23,20 +23,20 @@ def count_usage(run: AgentRun, message: BaseMessage) -> event_pb2.Usage:
 
 
 def check_model_call(run: AgentRun) -> None:
-    """Raises LimitExceededEnd when no further model call is allowed."""
+    """Raises LimitExceededEnd when the model calls or tokens are used up."""
     if run.usage.model_calls >= run.limits.max_model_calls:
         raise LimitExceededEnd("max_model_calls", run.limits.max_model_calls)
     check_tokens(run)
 
 
 def check_tokens(run: AgentRun) -> None:
-    """Raises LimitExceededEnd when all tokens are used up."""
+    """Raises LimitExceededEnd when the tokens are used up."""
     if run.usage.input_tokens + run.usage.output_tokens >= run.limits.max_total_tokens:
         raise LimitExceededEnd("max_total_tokens", run.limits.max_total_tokens)
 
 
 def count_tool_call(run: AgentRun, tool_call_id: str) -> None:
-    """Counts a tool call, unless an earlier process has. Raises LimitExceededEnd when it is one too many."""
+    """Counts a tool call unless an earlier process counted it. Raises LimitExceededEnd above the limit."""
     if run.resumption and tool_call_id in run.resumption.started_calls:
         return
     if run.usage.tool_calls >= run.limits.max_tool_calls:

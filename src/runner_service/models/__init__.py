@@ -1,7 +1,7 @@
-"""Language models: which one answers a request, and its client.
+"""Language models: choice of the model, and its client.
 
-Choosing is light and happens before an execution is accepted. The clients (`models.clients`) are heavy: a provider's
-package is imported when its first execution runs.
+The choice is made before an execution is accepted, and needs no provider package. `models.clients` imports a
+provider's package when its first execution runs.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from runner_service.settings import Provider, Settings
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 DEMO_SCRIPT = Path(str(files(__package__).joinpath("demo.yaml")))
-"""The script that `scripted` plays when none is configured."""
+"""The default script of the scripted model."""
 
 _KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 _PROVIDERS = ", ".join(get_args(Provider))
-_PLACEHOLDER_KEY = SecretStr("none")  # what a server of one's own, which wants no key, is sent in its place
+_PLACEHOLDER_KEY = SecretStr("none")  # sent to self-hosted servers, which need no key
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The model that answers, with all that its client is made of. Two equal ones share a client.
+    """The parameters of a model client. Equal choices share a client.
 
-    `base_url` None is the provider's own. `temperature` None and `max_output_tokens` 0 leave it to the provider.
-    `script` and `script_version` are the file of turns of `scripted`, and when it was changed.
+    `base_url` None is the provider's. `temperature` None and `max_output_tokens` 0 are the provider's defaults.
+    `script` is the file of the scripted model, `script_version` its modification time.
     """
 
     provider: Provider
@@ -42,11 +42,11 @@ class ModelChoice:
 
 
 def resolve(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
-    """Chooses the model of a request: its own wishes over the service's settings.
+    """Chooses the model of a request; its fields override the service's settings.
 
     Raises:
-        InvalidRequestError: the provider is not one of ours, or no model is named.
-        PreconditionError: the provider's key or the file of turns is missing.
+        InvalidRequestError: unknown provider, or no model named.
+        PreconditionError: the provider's key or the script is missing.
     """
     provider = _provider(model, settings)
     if provider == "scripted":
@@ -76,7 +76,7 @@ def _name(provider: Provider, model: runner_pb2.Model, settings: Settings) -> st
     if not name:
         problem = f"should name a model of {provider}: neither the request nor STIGMER_LLM_MODEL does"
         raise InvalidRequestError([FieldViolation("agent.model.name", problem)])
-    # Anthropic's own names have dashes where people, and the daemon's settings, write dots.
+    # Anthropic's names have dashes where users and the daemon's settings write dots.
     return name.replace(".", "-") if provider == "anthropic" else name
 
 
@@ -103,13 +103,13 @@ def _temperature(provider: Provider, model: runner_pb2.Model, settings: Settings
 def _scripted(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
     script = settings.stigmer_llm_script or DEMO_SCRIPT
     try:
-        version = script.stat().st_mtime_ns  # a stat of a local file: some microseconds
+        version = script.stat().st_mtime_ns  # one stat of a local file
     except OSError as error:
         reason = error.strerror or str(error)
         raise PreconditionError(f"STIGMER_LLM_SCRIPT names {script}, which cannot be read: {reason}") from error
     own = settings.stigmer_llm_model if settings.stigmer_llm_provider == "scripted" else ""
     name = model.name.strip() or own or "scripted"
-    if "/" in name:  # meant as provider/model, most likely
+    if "/" in name:  # probably meant as provider/model
         problem = f"{name} is no model of scripted, and {name.partition('/')[0]} no provider: {_PROVIDERS}"
         raise InvalidRequestError([FieldViolation("agent.model.name", problem)])
     return ModelChoice(provider="scripted", name=name, script=script, script_version=version)

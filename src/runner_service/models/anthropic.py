@@ -13,12 +13,12 @@ from runner_service.models.connections import Connections
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
-    """Makes the client. It uses the shared `connections`."""
-    # Said as a notice: see `retirement_date`.
+    """Creates the client on the shared `connections`."""
+    # Published as a notice: see `retirement_date`.
     warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
 
     class SharedChatAnthropic(ChatAnthropic):
-        """Uses our connections: its own ones are never closed."""
+        """Uses the shared connections: its own are never closed."""
 
         @cached_property
         def _async_client(self) -> anthropic.AsyncClient:
@@ -37,6 +37,6 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
 
 
 def retirement_date(name: str) -> str:
-    """Returns the day after which the model is not offered any more, in the words of its maker; empty if not known."""
+    """Returns the day on which the model is retired, as Anthropic's client states it; empty if unknown."""
     days: dict[str, str] = getattr(messages, "DEPRECATED_MODELS", {})
     return days.get(name, "")

@@ -1,4 +1,4 @@
-"""Clients of models: made once, away from the event loop, and shared by all executions that use the same model."""
+"""Cache of model clients, created in a thread and shared by executions."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ _MAX_CACHED_MODELS = 64
 
 
 class ModelClients:
-    """Gives the client of a model. Construct it with `model_clients`."""
+    """LRU cache of model clients. Constructed by `model_clients`."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -24,10 +24,10 @@ class ModelClients:
         self._lock = asyncio.Lock()
 
     async def chat_model(self, choice: ModelChoice) -> BaseChatModel:
-        """Returns the client of the chosen model. It streams, and leaves trying again to us.
+        """Returns the client of a model. It streams, and does not retry.
 
         Raises:
-            ModelRejectedEnd: the file of turns of `scripted` is wrong.
+            ModelRejectedEnd: the script of the scripted model is invalid.
         """
         async with self._lock:
             if choice not in self._models:
@@ -39,9 +39,9 @@ class ModelClients:
 
 
 def retirement_date(choice: ModelChoice) -> str:
-    """Returns the day after which the provider does not offer the model any more; empty if there is none, or unknown.
+    """Returns the day on which the provider retires the model; empty if unknown.
 
-    The model's client has to be made by then.
+    The model's client must exist.
     """
     provider = sys.modules[f"runner_service.models.{choice.provider}"]
     day: str = getattr(provider, "retirement_date", lambda _: "")(choice.name)
@@ -56,6 +56,6 @@ async def model_clients() -> AsyncIterator[ModelClients]:
 
 
 def _make(choice: ModelChoice, connections: Connections) -> BaseChatModel:
-    # A provider's package takes up to 1.5 s to import: only what is used is.
+    # A provider's package takes up to 1.5 s to import.
     model: BaseChatModel = import_module(f"runner_service.models.{choice.provider}").make_model(choice, connections)
     return model

@@ -1,4 +1,4 @@
-"""The connections to providers, shared by all clients and closed with the process."""
+"""HTTP connection pools for providers, shared by all clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 IDLE_TIMEOUT_SECONDS = 60.0
-"""How many seconds a provider may send nothing."""
+"""How long a provider may send nothing."""
 
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _MAX_CONNECTIONS, _MAX_IDLE_CONNECTIONS = 1000, 100
@@ -21,7 +21,7 @@ ClientClass = Callable[..., httpx2.AsyncClient]
 
 @dataclass(frozen=True)
 class Connections:
-    """`http` for whoever takes it; `exit_stack` closes the connections that a provider's library makes itself."""
+    """`http` is the default pool; `exit_stack` closes the connections that a provider's library makes itself."""
 
     http: httpx2.AsyncClient
     exit_stack: AsyncExitStack
@@ -40,9 +40,9 @@ class Connections:
 
 @asynccontextmanager
 async def shared_connections() -> AsyncIterator[Connections]:
-    """Opens the connections, and closes them at the end."""
+    """Opens the connection pools; closes them at the end."""
     timeout = httpx2.Timeout(IDLE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS)
     async with AsyncExitStack() as exit_stack:
-        # Reading the certificates of all authorities takes some 20 ms: not on the event loop.
+        # Loading the CA certificates blocks for 20 ms.
         http = await asyncio.to_thread(httpx2.AsyncClient, timeout=timeout, limits=_LIMITS)
         yield Connections(await exit_stack.enter_async_context(http), exit_stack)

@@ -1,4 +1,4 @@
-"""Models that run in Ollama."""
+"""Ollama."""
 
 import httpx
 from langchain_core.language_models import BaseChatModel
@@ -9,7 +9,7 @@ from runner_service.models.connections import Connections
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
-    """Makes the client. Its library knows only the older httpx, so it has connections of its own."""
+    """Creates the client. Its library requires the older httpx, so it has its own connections."""
     transport = httpx.AsyncHTTPTransport()
     connections.exit_stack.push_async_callback(transport.aclose)
     return ChatOllama(

@@ -1,4 +1,4 @@
-"""OpenAI, and whatever speaks its chat completions."""
+"""OpenAI, and servers compatible with its chat completions."""
 
 from typing import Any
 
@@ -28,16 +28,16 @@ class StreamingChatOpenAI(ChatOpenAI):
 
 
 def _http(connections: Connections) -> httpx2.AsyncClient:
-    """Connections by aiohttp where that is installed, else those of everybody."""
+    """The aiohttp transport if installed, else the default one."""
     try:
-        from runner_service.models.aiohttp_connections import AiohttpClient  # noqa: PLC0415  # not always there
+        from runner_service.models.aiohttp_connections import AiohttpClient  # noqa: PLC0415  # optional
     except ImportError:
         return connections.http
     return connections.client_of_class(AiohttpClient)
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
-    """Makes the client. It uses the shared `connections`."""
+    """Creates the client on the shared `connections`."""
     model = StreamingChatOpenAI(
         model=choice.name,
         base_url=choice.base_url,

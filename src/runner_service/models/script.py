@@ -1,4 +1,4 @@
-"""The file of turns that the scripted model plays. docs/scripted-model.md is its description."""
+"""The script format of the scripted model, described in docs/scripted-model.md."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ class _Part(BaseModel):
 
 
 class ScriptedCall(_Part):
-    """A tool call. `args` that are a text instead of a mapping are sent as they are, JSON or not."""
+    """A tool call. `args` given as a string are sent verbatim, valid JSON or not."""
 
     name: str
     args: dict[str, Any] | str = {}
@@ -29,7 +29,7 @@ class ScriptedCall(_Part):
 
 
 class ScriptedUsage(_Part):
-    """The tokens that a turn says it used."""
+    """The token usage that a turn reports."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -37,7 +37,7 @@ class ScriptedUsage(_Part):
 
 
 class ScriptedFailure(_Part):
-    """A failure of a turn, the first `times` times, after `after_pieces` pieces. Without `status` the line breaks."""
+    """Fails a turn the first `times` times, after `after_pieces` chunks. Without `status` the connection breaks."""
 
     status: int | None = None
     message: str = "the script says so"
@@ -54,7 +54,7 @@ class ScriptedFailure(_Part):
 
 
 class Turn(_Part):
-    """One answer of the model. `delay` is seconds before each piece, `silence` seconds before the end."""
+    """One answer of the model. `delay`: seconds before each chunk; `silence`: seconds before the end."""
 
     text: str = ""
     reasoning: str = ""
@@ -67,7 +67,7 @@ class Turn(_Part):
 
 
 class ScriptedSubAgent(_Part):
-    """The turns of sub-agents: of those with this `name`, and whose task holds `task`; each empty for any."""
+    """The turns of sub-agents with this `name` whose task contains `task`; empty matches any."""
 
     name: str = ""
     task: str = ""
@@ -75,7 +75,7 @@ class ScriptedSubAgent(_Part):
 
 
 class Script(_Part):
-    """A whole script."""
+    """A script."""
 
     turns: list[Turn] = Field(min_length=1)
     sub_agents: list[ScriptedSubAgent] = []
@@ -94,7 +94,7 @@ def load_script(path: Path) -> Script:
     """Reads a script.
 
     Raises:
-        ModelRejectedEnd: it cannot be read, or is no script; the text says where.
+        ModelRejectedEnd: unreadable or invalid; the text says where.
     """
     try:
         return Script.model_validate(yaml.safe_load(path.read_bytes()))

@@ -1,7 +1,7 @@
-"""The scripted model: plays turns from a file, so that a whole agent can be run, with real tools, without a provider.
+"""The scripted model: plays turns from a file, to run an agent with real tools without a provider.
 
-docs/scripted-model.md describes the file. Which turn is played follows from the conversation alone, so any number of
-executions may play one script at once, and one that was interrupted goes on where it was.
+docs/scripted-model.md describes the file. The conversation alone determines the turn, so executions can share a
+script, and an interrupted one continues where it stopped.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 class ScriptedError(Exception):
-    """A failure that the script asks for. It looks as a provider's does: `status_code`, `response.headers`."""
+    """A scripted failure, shaped like a provider's: `status_code`, `response.headers`."""
 
     def __init__(self, message: str, status_code: int | None, headers: dict[str, str]) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class ScriptedChatModel(BaseChatModel):
     """Plays a script."""
 
     script: Script
-    _tries: OrderedDict[tuple[object, int], int] = PrivateAttr(default_factory=OrderedDict)
+    _attempts: OrderedDict[tuple[object, int], int] = PrivateAttr(default_factory=OrderedDict)
 
     @property
     def _llm_type(self) -> str:
@@ -57,8 +57,8 @@ class ScriptedChatModel(BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Takes notice that there are tools: without them, what is asked for is a summary."""
-        del tool_choice, kwargs  # a script has its own mind
+        """Records whether there are tools: a call without tools asks for a summary."""
+        del tool_choice, kwargs  # the script decides
         return self.bind(has_tools=bool(tools))
 
     def _generate(
@@ -68,8 +68,8 @@ class ScriptedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        """Plays a turn at once."""
-        del stop, run_manager  # nothing to stop at, nobody to tell
+        """Plays a turn without delays."""
+        del stop, run_manager  # not supported
         chunks = list(self._play(self._turn(messages, **kwargs), messages))
         whole = chunks[0]
         for chunk in chunks[1:]:
@@ -83,14 +83,14 @@ class ScriptedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        """Plays a turn as a provider would send it."""
-        del stop, run_manager  # nothing to stop at, nobody to tell
+        """Streams a turn."""
+        del stop, run_manager  # not supported
         turn = self._turn(messages, **kwargs)
-        fails = turn.error is not None and self._fails_now(turn, messages)
+        fails = turn.error is not None and self._should_fail(turn, messages)
         for count, chunk in enumerate(self._play(turn, messages)):
             if fails and turn.error and count >= turn.error.after_pieces:
                 raise turn.error.exception(ScriptedError)
-            # Also without a delay the loop gets its turn, as it does while a network is waited for.
+            # Yields to the event loop even without a delay, as a network client does.
             await asyncio.sleep(turn.delay)
             yield chunk
         await asyncio.sleep(turn.silence)
@@ -101,14 +101,14 @@ class ScriptedChatModel(BaseChatModel):
         turns = self.script.turns_for(_agent_name(), _first_user_message(messages))
         return turns[_answer_count(messages) % len(turns)]
 
-    def _fails_now(self, turn: Turn, messages: list[BaseMessage]) -> bool:
-        """Counts the tries of this turn in this conversation: the only thing that cannot be seen from outside."""
+    def _should_fail(self, turn: Turn, messages: list[BaseMessage]) -> bool:
+        """Counts the attempts at a turn of a conversation: the only state."""
         asked = next((message.id for message in messages if isinstance(message, HumanMessage)), None)
         key = (asked or id(messages), _answer_count(messages))
-        self._tries[key] = tries = self._tries.pop(key, 0) + 1
-        if len(self._tries) > _MAX_TRACKED_ATTEMPTS:
-            self._tries.popitem(last=False)
-        return turn.error is not None and tries <= turn.error.times
+        self._attempts[key] = attempts = self._attempts.pop(key, 0) + 1
+        if len(self._attempts) > _MAX_TRACKED_ATTEMPTS:
+            self._attempts.popitem(last=False)
+        return turn.error is not None and attempts <= turn.error.times
 
     def _play(self, turn: Turn, messages: list[BaseMessage]) -> Iterator[ChatGenerationChunk]:
         values = _values(messages)
@@ -130,10 +130,10 @@ class ScriptedChatModel(BaseChatModel):
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:  # noqa: ARG001  # as the other providers
-    """Makes the model; reads its script.
+    """Creates the model from its script.
 
     Raises:
-        ModelRejectedEnd: the script is wrong; the text says where.
+        ModelRejectedEnd: the script is invalid; the text says where.
     """
     return ScriptedChatModel(script=load_script(choice.script or DEMO_SCRIPT))
 

@@ -1,4 +1,4 @@
-"""Sessions with MCP servers, and their tools. Each lives in a task of its own, so that none harms another."""
+"""MCP sessions and their tools. Each runs in its own task, so that servers fail independently."""
 
 import asyncio
 import logging
@@ -23,18 +23,18 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_SECONDS = 30.0
-"""Seconds that a server has to start and to name its tools."""
+"""Limit for starting a server and listing its tools."""
 
 _STOP_TIMEOUT_SECONDS = 5.0
 _HTTP_TIMEOUT_SECONDS = 30.0
 _MAX_REASON_CHARACTERS = 500
 
 Tools = Mapping[str, Mapping[str, BaseTool]]
-"""By server, by the server's own names."""
+"""By server, by the server's own tool names."""
 
 
 class _Connection:
-    """One server, from its start to its end."""
+    """The connection to one server."""
 
     def __init__(self, run: AgentRun, server: runner_pb2.McpServer) -> None:
         self._run = run
@@ -44,7 +44,7 @@ class _Connection:
         self.tools: asyncio.Future[dict[str, BaseTool]] = asyncio.get_running_loop().create_future()
 
     async def serve(self) -> None:
-        """Connects, and stays connected until `close`. What goes wrong is told as a notice, and never raised."""
+        """Connects, and stays connected until `close`. Failures become notices, never exceptions."""
         try:
             async with AsyncExitStack() as parts:
                 async with asyncio.timeout(START_TIMEOUT_SECONDS):
@@ -53,7 +53,7 @@ class _Connection:
                 await self._closing.wait()
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001  # a server may fail in any way, and an agent can do without it
+        except BaseException as error:  # noqa: BLE001  # the agent works without the server
             self._publish_failure(error)
         finally:
             if not self.tools.done():
@@ -87,21 +87,21 @@ class _Connection:
             self._notice("MCP_TOOL_UNKNOWN", f"has no tool {', '.join(sorted(listing.unknown))}")
         if listing.left_out:
             self._notice("MCP_TOOL_LEFT_OUT", f"has tools that cannot be used: {listing.left_out}")
-        return {name: self._made(session, tool) for name, tool in listing.tools.items()}
+        return {name: self._make_tool(session, tool) for name, tool in listing.tools.items()}
 
-    def _made(self, session: ClientSession, tool: Tool) -> BaseTool:
+    def _make_tool(self, session: ClientSession, tool: Tool) -> BaseTool:
         name = self._server.name
         made = convert_mcp_tool_to_langchain_tool(session, tool, server_name=name, tool_interceptors=[self._guard])
         made.name = plain_name(self._run.redactor.text(tool.name))
         return made
 
     async def _guard(self, request: MCPToolCallRequest, handler: Callable[[MCPToolCallRequest], Awaitable[Any]]) -> Any:
-        """Calls a tool. A server that has died or says nothing is a failure of the call."""
+        """Calls a tool. Failures and timeouts of the server become error results."""
         timeout = self._call_timeout()
         try:
             async with asyncio.timeout(timeout):
                 return limit_attachments(await handler(request))
-        except Exception as error:  # noqa: BLE001  # of any kind; the model is told and goes on
+        except Exception as error:  # noqa: BLE001  # becomes a result for the model
             reason = self._reason(error, timeout)
             tool = self._run.redactor.text(request.name)
             logger.warning("mcp_call_failed server=%s tool=%s reason=%s", self._server.name, tool, reason)
@@ -127,13 +127,12 @@ class _Connection:
 
 @asynccontextmanager
 async def connect_servers(run: AgentRun, taken: Collection[str]) -> AsyncIterator[Tools]:
-    """Starts the MCP servers of an agent, side by side, and ends them when the context ends.
+    """Starts the MCP servers of an agent concurrently; stops them at the end.
 
-    `taken` are names that no tool may have: one that would is called `<server>_<tool>`. A server that cannot be
-    used has no tools.
+    A tool whose name is in `taken` is renamed `<server>_<tool>`. An unavailable server has no tools.
     """
     connections = [_Connection(run, server) for server in run.agent.mcp_servers]
-    holding = [asyncio.create_task(each.serve(), name="mcp-connection") for each in connections]
+    tasks = [asyncio.create_task(each.serve(), name="mcp-connection") for each in connections]
     try:
         loaded = [await each.tools for each in connections]
         tools = dict(zip([server.name for server in run.agent.mcp_servers], loaded, strict=True))
@@ -142,10 +141,10 @@ async def connect_servers(run: AgentRun, taken: Collection[str]) -> AsyncIterato
     finally:
         for connection in connections:
             connection.close()
-        _, late = await asyncio.wait(holding, timeout=_STOP_TIMEOUT_SECONDS)
+        _, late = await asyncio.wait(tasks, timeout=_STOP_TIMEOUT_SECONDS)
         for task in late:
             task.cancel()
-        await asyncio.wait(holding)
+        await asyncio.wait(tasks)
 
 
 def _make_names_unique(tools: Tools, taken: set[str]) -> None:

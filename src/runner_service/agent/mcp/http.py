@@ -1,4 +1,4 @@
-"""An MCP server that the service calls over HTTP. No answer is taken whole before it is known to be of a fair size."""
+"""Streamable HTTP transport for MCP servers, with bounded responses."""
 
 import json
 import re
@@ -23,8 +23,8 @@ _SERVER_ERROR = -32000
 async def http_server(
     http: runner_pb2.HttpServer, environment: Mapping[str, str], timeout_seconds: float
 ) -> AsyncIterator[Streams]:
-    """Connects until the context ends. An answer may take `timeout_seconds`."""
-    # What is compressed could be of any size; who asks for it all the same is told that it cannot be had.
+    """Opens the transport. A response may take `timeout_seconds`."""
+    # The size of a compressed response is unbounded: it is not requested, and refused.
     headers = {"Accept-Encoding": "identity"}
     headers |= {name: _fill_placeholders(value, environment) for name, value in http.headers.items()}
     query = {name: _fill_placeholders(value, environment) for name, value in http.query.items()}
@@ -38,9 +38,9 @@ async def http_server(
 
 
 async def _limit_response(response: httpx.Response) -> None:
-    """Replaces an answer that is too large, or none that a session would understand, by an error of the protocol.
+    """Replaces an oversized or unintelligible response by a JSON-RPC error.
 
-    Left to itself the session would wait for its answer for as long as it may.
+    The MCP session would otherwise wait for its response until the timeout.
     """
     if not isinstance(response.stream, httpx.AsyncByteStream):
         return
@@ -54,7 +54,7 @@ async def _limit_response(response: httpx.Response) -> None:
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of a response, message by message; with a `fault`, an error in its place."""
+    """The body of a response, message by message; a `fault` is sent as an error instead."""
 
     def __init__(self, body: httpx.AsyncByteStream, request: httpx.Request, *, is_events: bool) -> None:
         self._body = body
@@ -64,7 +64,7 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self.fault:
-            yield self._refusal(self.fault)
+            yield self._error_response(self.fault)
             return
         held = bytearray()
         async for data in self._body:
@@ -75,15 +75,15 @@ class _Body(httpx.AsyncByteStream):
                 yield bytes(held[: ends[-1] if ends else 0])
                 del held[: ends[-1] if ends else 0]
             if len(held) > MAX_MESSAGE_BYTES:
-                yield self._refusal(f"it answered with more than {MAX_MESSAGE_BYTES:,} bytes")
+                yield self._error_response(f"it answered with more than {MAX_MESSAGE_BYTES:,} bytes")
                 return
         yield bytes(held)
 
     async def aclose(self) -> None:
         await self._body.aclose()
 
-    def _refusal(self, fault: str) -> bytes:
-        """An answer to the request. Raises ReadError where there is none."""
+    def _error_response(self, fault: str) -> bytes:
+        """Returns a JSON-RPC error response. Raises ReadError when the request has no id."""
         request_id = _request_id(self._request)
         if request_id is None:
             raise httpx.ReadError(fault)
@@ -93,7 +93,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _request_id(request: httpx.Request) -> object:
-    """The id of the request of the protocol that a request of HTTP carries, if it does."""
+    """Returns the JSON-RPC id in an HTTP request; None without one."""
     return json.loads(request.content).get("id") if request.method == "POST" else None
 
 

@@ -1,4 +1,4 @@
-"""An MCP server as a command of the sandbox, wherever that is, with which it ends."""
+"""Stdio transport for MCP servers that run as commands of the sandbox."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-"""How many bytes a message of a server may have."""
+"""Limit of one message of a server."""
 
 _UNLIMITED_SECONDS = 30 * 24 * 3600.0
 _MAX_STDERR_BYTES = 2000
@@ -29,32 +29,32 @@ _STOP_TIMEOUT_SECONDS = 0.5
 
 
 class Streams(NamedTuple):
-    """What a session of MCP reads from and writes to."""
+    """The streams of an MCP session."""
 
     read: MemoryObjectReceiveStream[SessionMessage | Exception]
     write: MemoryObjectSendStream[SessionMessage]
 
 
 class ServerOutput:
-    """Takes what the server writes: messages to the session, and the end of what it complains of is kept.
+    """Forwards stdout to the session, and keeps the tail of stderr.
 
-    `end` says how the server ended; until then it is empty.
+    `end` says how the server ended; empty while it runs.
     """
 
     def __init__(self, session: MemoryObjectSendStream[SessionMessage | Exception], redactor: Redactor) -> None:
         self._session = session
-        self._clean = redactor.stream()  # before it is cut: half a secret would not be recognised
+        self._clean = redactor.stream()  # before cutting: part of a secret would not match
         self._rest = bytearray()
         self._stderr = b""
         self.end = ""
 
     @property
     def stderr(self) -> str:
-        """The last that it wrote to stderr."""
+        """The tail of stderr, redacted."""
         return self._stderr.decode("utf-8", "replace").strip()
 
     async def write(self, stream: Stream, data: bytes) -> None:
-        """Takes the next bytes."""
+        """Accepts the next bytes."""
         if stream == "stderr":
             self._stderr = (self._stderr + self._clean.feed(data))[-_MAX_STDERR_BYTES:]
             return
@@ -63,7 +63,7 @@ class ServerOutput:
             self._add(line)
             whole, self._rest = self._rest, bytearray()
             with suppress(ValueError, RecursionError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-                # What is no message is something that the server has printed by mistake.
+                # Not a message: stray output on stdout.
                 await self._session.send(SessionMessage(_message(bytes(whole))))
         self._add(rest)
 
@@ -77,7 +77,7 @@ class ServerOutput:
 async def stdio_server(
     sandbox: Sandbox, stdio: runner_pb2.StdioServer, outputs: list[ServerOutput], redactor: Redactor
 ) -> AsyncIterator[Streams]:
-    """Runs a server until the context ends. `outputs` is given what takes its output."""
+    """Runs a server until the context ends. Its `ServerOutput` is appended to `outputs`."""
     to_session, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_server, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     output = ServerOutput(to_session, redactor)
@@ -89,7 +89,7 @@ async def stdio_server(
     finally:
         for end in (to_session, from_server, to_server):
             end.close()
-        # With `to_server` its stdin has ended, which is how it is asked to go.
+        # Closing `to_server` closed its stdin, which asks it to exit.
         await asyncio.wait([running], timeout=_STOP_TIMEOUT_SECONDS)
         running.cancel()
         await asyncio.wait([running])
@@ -97,7 +97,7 @@ async def stdio_server(
 
 
 def command_text(stdio: runner_pb2.StdioServer) -> str:
-    """The shell's command. Values of variables are left to the shell, so that no secret is in the text."""
+    """Returns the shell command. The shell expands variables, so that the text contains no secret."""
     parts = [f"cd {shlex.quote(stdio.working_directory)}"] if stdio.working_directory else []
     parts += _exports(stdio.environment)
     program, *arguments = (shlex.quote(each) for each in (stdio.command, *stdio.args))
@@ -107,13 +107,13 @@ def command_text(stdio: runner_pb2.StdioServer) -> str:
 
 
 def _exports(environment: Mapping[str, str]) -> list[str]:
-    """All are made at once, so that each placeholder means a variable of the request."""
+    """One `export` for all, so that placeholders refer to the request's variables, not to each other."""
     words = [f"{name}={_expanded(value)}" for name, value in environment.items()]
     return [f"export {' '.join(words)}"] if words else []
 
 
 def _expanded(value: str) -> str:
-    """A word of the shell for a value: its literal parts quoted, each `${NAME}` in double quotes."""
+    """Quotes a value for the shell, keeping each `${NAME}` expandable."""
     parts = PLACEHOLDER.split(value)
     words = [f'"${{{part}}}"' if index % 2 else shlex.quote(part) for index, part in enumerate(parts)]
     return "".join(words)
@@ -125,23 +125,23 @@ async def _run(
     to_session: MemoryObjectSendStream[SessionMessage | Exception],
     output: ServerOutput,
 ) -> None:
-    """Runs the server; when it has ended, the session learns of it."""
+    """Runs the server, then closes the session's stream."""
     try:
         output.end = _end(await sandbox.run(command))
     except SandboxError as error:
         output.end = str(error)
     except Exception:
-        logger.exception("mcp_server_lost")  # a defect of ours; the agent can do without the server
+        logger.exception("mcp_server_lost")  # a defect; the agent works without the server
         output.end = "it was lost"
     finally:
         to_session.close()
 
 
 def _message(line: bytes) -> JSONRPCMessage:
-    """Reads a message. Raises ValueError, or RecursionError."""
-    if b"\\ud" in line.lower():  # halves of characters, which only pydantic refuses if they stay alone
+    """Parses a message. Raises ValueError, RecursionError."""
+    if b"\\ud" in line.lower():  # surrogates: only pydantic rejects lone ones
         return JSONRPCMessage.model_validate_json(line)
-    # For many small parts pydantic's parser takes several times as long, in which nothing else happens.
+    # pydantic's parser takes several times as long for many small values, and blocks the event loop.
     return JSONRPCMessage.model_validate(json.loads(line.decode()))
 
 

@@ -1,4 +1,4 @@
-"""What a server offers and answers, made fit for a model: little enough, and without secrets."""
+"""Limits and redacts the tools and results of MCP servers."""
 
 import json
 import re
@@ -21,14 +21,14 @@ from mcp.types import (
 from runner_service.redaction import Redactor
 
 MAX_TOOLS = 128
-"""How many tools of one server are used."""
+"""Limit per server."""
 
 MAX_DESCRIPTION_BYTES = 32 * 1024
 MAX_SCHEMA_BYTES = 64 * 1024
-"""How many bytes a tool may be described with, and its arguments."""
+"""Limits per tool."""
 
 MAX_ATTACHMENT_CHARACTERS = 4 * 1024 * 1024
-"""How many characters of base64 an answer may have beside its text; providers refuse more."""
+"""Limit of base64 in one result; providers refuse more."""
 
 _MAX_PAGES = 100
 _MAX_NAME_CHARACTERS = 64
@@ -38,15 +38,15 @@ _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 @dataclass
 class ToolListing:
-    """The tools that can be used, by the server's names; those wanted that it has not; why others are left out."""
+    """Usable tools by the server's names; enabled tools that it lacks; reasons why others are left out."""
 
     tools: dict[str, Tool] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
     _faults: dict[str, str] = field(default_factory=dict)
     _more: int = 0
 
-    def add(self, tool: Tool, redactor: Redactor) -> None:
-        """Takes the next tool."""
+    def add_tool(self, tool: Tool, redactor: Redactor) -> None:
+        """Adds a tool, or records why it is left out."""
         self.unknown.discard(tool.name)
         if fault := _fault(tool) or ("" if len(self.tools) < MAX_TOOLS else f"more than {MAX_TOOLS} are too many"):
             self.leave_out(plain_name(redactor.text(tool.name)), fault)
@@ -54,7 +54,7 @@ class ToolListing:
             self.tools[tool.name] = _clean(tool, redactor)
 
     def leave_out(self, name: str, fault: str) -> None:
-        """Takes note of what is not used."""
+        """Records why a tool is left out."""
         if len(self._faults) < _MAX_NAMED_FAULTS:
             self._faults[name] = fault
         else:
@@ -62,20 +62,20 @@ class ToolListing:
 
     @property
     def left_out(self) -> str:
-        """What is not used, for people; empty when nothing is."""
-        told = "; ".join(f"{name}: {fault}" for name, fault in self._faults.items())
-        return f"{told}; and {self._more} more" if self._more else told
+        """The tools left out with reasons, for a notice; empty when none is."""
+        reasons = "; ".join(f"{name}: {fault}" for name, fault in self._faults.items())
+        return f"{reasons}; and {self._more} more" if self._more else reasons
 
 
 async def list_tools(session: ClientSession, enabled: Collection[str], redactor: Redactor) -> ToolListing:
-    """Asks a server for its tools; of those only the `enabled` ones are looked at, or all if that is empty."""
+    """Lists a server's tools: the `enabled` ones, or all if that is empty."""
     listing = ToolListing(unknown=set(enabled))
     cursor: str | None = None
     for _ in range(_MAX_PAGES):
         page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
         for tool in page.tools:
             if not enabled or tool.name in enabled:
-                listing.add(tool, redactor)
+                listing.add_tool(tool, redactor)
         cursor = page.nextCursor
         if not cursor:
             return listing
@@ -84,19 +84,19 @@ async def list_tools(session: ClientSession, enabled: Collection[str], redactor:
 
 
 def plain_name(name: str) -> str:
-    """A name that every provider takes for a tool."""
+    """Returns a tool name that every provider accepts."""
     return _ODD.sub("_", name)[:_MAX_NAME_CHARACTERS] or "tool"
 
 
 def limit_attachments(result: CallToolResult) -> CallToolResult:
-    """Leaves out of an answer what no model is given. Long text is put aside elsewhere, as that of every tool."""
-    room = MAX_ATTACHMENT_CHARACTERS
+    """Drops oversized and unsupported attachments of a result. Long text is offloaded as that of every tool."""
+    remaining = MAX_ATTACHMENT_CHARACTERS
     content: list[ContentBlock] = []
     for block in result.content:
-        size = _attached(block)
-        room -= size
-        kept = room >= 0 and not isinstance(block, AudioContent)
-        content.append(block if kept else _instead_of(block, size))
+        size = _attachment_size(block)
+        remaining -= size
+        kept = remaining >= 0 and not isinstance(block, AudioContent)
+        content.append(block if kept else _placeholder(block, size))
     return result.model_copy(update={"content": content})
 
 
@@ -115,7 +115,7 @@ def _clean(tool: Tool, redactor: Redactor) -> Tool:
     return Tool(name=tool.name, description=redactor.text(tool.description or ""), inputSchema=schema)
 
 
-def _attached(block: ContentBlock) -> int:
+def _attachment_size(block: ContentBlock) -> int:
     match block:
         case ImageContent() | AudioContent():
             return len(block.data)
@@ -125,5 +125,5 @@ def _attached(block: ContentBlock) -> int:
             return 0
 
 
-def _instead_of(block: ContentBlock, size: int) -> ContentBlock:
+def _placeholder(block: ContentBlock, size: int) -> ContentBlock:
     return TextContent(type="text", text=f"[{block.type} left out, of {size * 3 // 4:,} bytes]")

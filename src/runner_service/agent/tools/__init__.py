@@ -1,1 +1,1 @@
-"""What an agent's tools do: run commands in the sandbox and work on its files."""
+"""The agent's tools for commands and files of the sandbox."""

@@ -1,6 +1,6 @@
-"""What deepagents' file tools and `execute` work on: the sandbox, and a few paths beside it.
+"""The deepagents backend: the sandbox, plus mounts for command output and offloaded context.
 
-One backend serves all executions: which one it works for is in the context.
+One backend serves all executions; `current_scope` tells which.
 """
 
 from deepagents.backends import FilesystemBackend
@@ -24,19 +24,19 @@ from runner_service.agent.tools.outputs import CommandOutputs
 from runner_service.agent.tools.scope import current_call, current_scope
 
 _OFFLOAD_MOUNTS = ("/conversation_history", "/large_tool_results")
-"""Where deepagents puts aside what no longer fits into the model's context."""
+"""Where deepagents offloads what does not fit into the model's context."""
 
 
 class SandboxBackend(SandboxBackendProtocol):
-    """Forwards to the sandbox of the execution at hand. Only the asynchronous methods exist."""
+    """Forwards to the sandbox of the current execution. Implements only the asynchronous methods."""
 
     @property
     def id(self) -> str:
-        """A name, which the protocol wants."""
+        """The backend's name, required by the protocol."""
         return "sandbox"
 
     async def aexecute(self, command: str, *, timeout: int | None = None) -> ExecuteResponse:  # noqa: ASYNC109  # the protocol's
-        """Runs a command; its events are published on the way."""
+        """Runs a command; publishes its output as events."""
         if (call := current_call.get()) is None:
             raise RuntimeError("a command runs for a tool call, and there is none")
         output, exit_code = await run_command(current_scope.get(), call, command, timeout)
@@ -57,7 +57,7 @@ class SandboxBackend(SandboxBackendProtocol):
         return await _backend_for(file_path).awrite(file_path, content)
 
     async def aedit(self, file_path: str, old_string: str, new_string: str, replace_all: bool = False) -> EditResult:
-        """Replaces a part of a file."""
+        """Replaces a string in a file."""
         return await _backend_for(file_path).aedit(file_path, old_string, new_string, replace_all)
 
     async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
@@ -67,17 +67,17 @@ class SandboxBackend(SandboxBackendProtocol):
     async def agrep(
         self, pattern: str, path: str | None = None, glob: str | None = None, *, max_count: int | None = None
     ) -> GrepResult:
-        """Finds lines by a literal text."""
+        """Finds lines that contain a literal string."""
         return await _backend_for(path or "/").agrep(pattern, path or "/", glob, max_count=max_count)
 
     async def adownload_files(self, paths: list[str]) -> list[FileDownloadResponse]:
-        """Reads back what deepagents has put aside, and nothing else."""
+        """Reads files that deepagents offloaded; refuses others."""
         if all(map(_is_offloaded, paths)):
             return await _offload_backend().adownload_files(paths)
         return [FileDownloadResponse(path=path, error="permission_denied") for path in paths]
 
     async def aupload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
-        """Puts something aside for deepagents, and does nothing else."""
+        """Writes files that deepagents offloads; refuses others."""
         if all(_is_offloaded(path) for path, _ in files):
             return await _offload_backend().aupload_files(files)
         return [FileUploadResponse(path=path, error="permission_denied") for path, _ in files]
@@ -100,6 +100,6 @@ def _is_below(path: str, mount: str) -> bool:
 
 def _offload_backend() -> FilesystemBackend:
     scratch = current_scope.get().scratch
-    # Some microseconds, a few times in the life of a long conversation.
+    # Takes microseconds, a few times per conversation.
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     return FilesystemBackend(root_dir=scratch, virtual_mode=True)

@@ -1,4 +1,4 @@
-"""A command of the agent: its output to the log as it comes, and to the model when it has ended."""
+"""Runs a command for the agent: streams its output to the log, returns an excerpt to the model."""
 
 from runner_service.agent.tools.command_output import CommandOutput
 from runner_service.agent.tools.scope import RunningCall, RunScope
@@ -6,13 +6,13 @@ from runner_service.errors import SandboxEnd
 from runner_service.executors.protocol import Command, CommandResult, SandboxError
 
 OUTPUT_MOUNT = "/tool_output"
-"""Where the agent's file tools find what commands wrote: `<mount>/<tool call id>.stdout` and `….stderr`."""
+"""Virtual directory of command outputs for the file tools: `<tool call id>.stdout` and `….stderr`."""
 
 
 async def run_command(scope: RunScope, call: RunningCall, text: str, requested: float | None) -> tuple[str, int]:
-    """Runs a command in the sandbox, or goes on with it; returns what the model is shown, and the exit code.
+    """Runs or resumes a command in the sandbox; returns the model's excerpt and the exit code.
 
-    `requested` is how many seconds the model would give it; the request's limit caps it. The rest is in `call.output`.
+    `requested` is the model's timeout in seconds, capped by the request's limit. Details are in `call.output`.
 
     Raises:
         SandboxEnd: the sandbox is lost.

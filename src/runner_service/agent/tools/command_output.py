@@ -1,4 +1,4 @@
-"""The output of one command: redacted, published as it comes, and excerpted for the model."""
+"""Redacts, publishes and excerpts the output of one command."""
 
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.tools.excerpt import Excerpt
@@ -9,10 +9,10 @@ _READ_BYTES = 1024 * 1024
 
 
 class CommandOutput:
-    """Takes what a command writes: redacts it, publishes it, and keeps an excerpt for the model.
+    """Redacts the output of a command, publishes it, and keeps an excerpt for the model.
 
-    After `end` it goes to the call's file only: it comes from processes that the command left behind. What such a
-    process holds back at the end of the sandbox, because it may be the beginning of a secret, is never shown.
+    After `end`, output of background processes goes to the call's file only. What the redactor still holds back when
+    the sandbox closes, because it may be the start of a secret, is dropped.
     """
 
     def __init__(self, run: AgentRun, tool_call_id: str, sub_agent_id: str) -> None:
@@ -30,7 +30,7 @@ class CommandOutput:
         self.result: CommandResult | None = None
 
     async def skip_published(self) -> None:
-        """Does not publish again what an earlier process has, when the command's output comes from its first byte."""
+        """Skips what an earlier process published: a resumed command replays its output from the first byte."""
         for stream in _STREAMS:
             offset = 0
             while data := await self._events.read_output(self._tool_call_id, stream, offset, _READ_BYTES):
@@ -38,13 +38,13 @@ class CommandOutput:
             self._published_before[stream] = offset
 
     async def write(self, stream: Stream, data: bytes) -> None:
-        """Takes the next bytes of `stream`; waits while the log is behind."""
+        """Accepts the next bytes of `stream`; waits while the log is behind."""
         self.written[stream] += len(data)
         self._forward(stream, self._redactors[stream].feed(data))
         await self._events.wait_for_capacity()
 
     def end(self, result: CommandResult | None) -> None:
-        """Lets go what was held back. `result` is None when the command was cancelled."""
+        """Flushes the redactors. `result` is None when the command was cancelled."""
         for stream in _STREAMS:
             self._forward(stream, self._redactors[stream].flush())
         self._ended = True

@@ -1,4 +1,4 @@
-"""Head and tail of something long, with the middle counted."""
+"""Cuts long output to head and tail, and counts the middle."""
 
 import codecs
 from collections import deque
@@ -9,17 +9,17 @@ HEAD_BYTES = 10_000
 TAIL_BYTES = 20_000
 
 MAX_RESULT_CHARACTERS = 60_000
-"""How many characters of a tool's result a model gets to see, about 15,000 tokens."""
+"""Limit of a tool result for the model, about 15,000 tokens."""
 
 MAX_WINDOW_CHARACTERS = 50_000
-"""How many characters of a file a model gets to see at once: with what is said about them no more than a result."""
+"""Limit of a window of a file; leaves space for its header within a result."""
 
 _CONTINUATION = range(0x80, 0xC0)
 _MAX_CONTINUATION_BYTES = 3
 
 
 class Excerpt:
-    """Keeps the first and the last bytes of a command's output, both streams as they came, in constant memory."""
+    """Keeps the first and last bytes of a command's interleaved output, in constant memory."""
 
     def __init__(self, head: int = HEAD_BYTES, tail: int = TAIL_BYTES) -> None:
         self._head: list[tuple[Stream, bytes]] = []
@@ -30,7 +30,7 @@ class Excerpt:
         self.left_out = 0
 
     def add(self, stream: Stream, data: bytes) -> None:
-        """Takes the next bytes of `stream`."""
+        """Adds the next bytes of `stream`."""
         if self._head_room:
             self._head.append((stream, data[: self._head_room]))
             data = data[self._head_room :]
@@ -41,7 +41,7 @@ class Excerpt:
             self._trim()
 
     def text(self, gap: str) -> str:
-        """Decodes what was kept; `gap` stands in the place of what was not."""
+        """Decodes the excerpt, with `gap` in place of the omitted middle."""
         decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")}
         parts = [decoders[stream].decode(data) for stream, data in self._head]
         if self.left_out:
@@ -67,7 +67,7 @@ class Excerpt:
 
 
 def shorten(text: str, limit: int = MAX_RESULT_CHARACTERS) -> str:
-    """Cuts the middle out of a text of more than `limit` characters, and says how much."""
+    """Replaces the middle of a text of more than `limit` characters by its length."""
     if len(text) <= limit:
         return text
     head, tail = limit // 3, limit - limit // 3
@@ -75,9 +75,9 @@ def shorten(text: str, limit: int = MAX_RESULT_CHARACTERS) -> str:
 
 
 def first_lines(text: str, limit: int) -> str:
-    """Returns as many whole lines as fit into `limit` characters, at least one.
+    """Returns the whole lines that fit into `limit` characters, at least one.
 
-    deepagents would find the place by trying each line's end, and block the event loop for hours over some megabytes.
+    deepagents tries each line end in turn: quadratic, hours for some megabytes.
     """
     if len(text) <= limit:
         return text
@@ -86,7 +86,7 @@ def first_lines(text: str, limit: int) -> str:
 
 
 def _from_character(data: bytes) -> bytes:
-    """Leaves out what is left, at the beginning, of a character that was cut."""
+    """Drops leading continuation bytes of a character that was cut."""
     start = 0
     while start < min(len(data), _MAX_CONTINUATION_BYTES) and data[start] in _CONTINUATION:
         start += 1

@@ -1,4 +1,4 @@
-"""The files of a sandbox, in the terms of deepagents' file tools. Refusals are results, for the model."""
+"""Adapts the files of a sandbox to deepagents' backend protocol. Errors are results, for the model."""
 
 import re
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _MEDIA_NAME = re.compile(
     r"\.(png|jpe?g|webp|gif|hei[cf]|mp4|mpe?g|mov|avi|flv|webm|wmv|3gpp|mkv|wav|mp3|aiff|aac|ogg|flac|pdf|pptx?)$",
     re.IGNORECASE,
 )
-"""What deepagents takes for media by its name alone, and would hand to the model as such."""
+"""Suffixes that deepagents treats as media, whatever the content."""
 _HIDDEN_SECRET = (
     f"the text holds {MARK}, which stands for a secret that you cannot see; writing it would destroy the real value. "
     "Leave that part out, or let a command write it from its environment variable."
@@ -54,7 +54,7 @@ class SandboxFiles(BackendProtocol):
         return LsResult(entries=_listing(path, entries))
 
     async def aread(self, file_path: str, offset: int = 0, limit: int = 2000) -> ReadResult:
-        """Reads a window of lines of a text file; announces another one."""
+        """Reads a window of lines of a text file; describes a binary file."""
         try:
             content = await self.sandbox.read_text(file_path, offset=offset, limit=min(limit, _MAX_LINES))
         except FileError as error:
@@ -69,7 +69,7 @@ class SandboxFiles(BackendProtocol):
         return _window(file_path, offset, content)
 
     async def awrite(self, file_path: str, content: str) -> WriteResult:
-        """Writes a whole file, unless the mark of a secret is in it."""
+        """Writes a whole file, unless the content has the redaction mark."""
         if self._holds_mark(content):
             return WriteResult(error=f"'{file_path}' was not written: {_HIDDEN_SECRET}")
         try:
@@ -79,7 +79,7 @@ class SandboxFiles(BackendProtocol):
         return WriteResult(path=file_path)
 
     async def aedit(self, file_path: str, old_string: str, new_string: str, replace_all: bool = False) -> EditResult:
-        """Replaces a part of a file, unless the mark of a secret is in it."""
+        """Replaces a string in a file, unless either string has the redaction mark."""
         if self._holds_mark(old_string) or self._holds_mark(new_string):
             return EditResult(error=f"'{file_path}' was not changed: {_HIDDEN_SECRET}")
         try:
@@ -99,7 +99,7 @@ class SandboxFiles(BackendProtocol):
     async def agrep(
         self, pattern: str, path: str | None = None, glob: str | None = None, *, max_count: int | None = None
     ) -> GrepResult:
-        """Finds lines by a literal text."""
+        """Finds lines that contain a literal string."""
         limit = max_count or _GREP_LIMIT
         try:
             found = await self.sandbox.grep(pattern, path or "/", include=glob or "", limit=limit)
@@ -140,7 +140,7 @@ def _window(path: str, offset: int, lines: TextLines) -> ReadResult:
 
 
 def _listing(path: str, entries: Sequence[FileEntry]) -> list[FileInfo]:
-    """As many entries as a model can do with, and then, in the place of one more, how to find the others."""
+    """Returns a bounded number of entries, then a hint how to find the rest."""
     sizes = accumulate(len(entry.path) for entry in entries[:_MAX_ENTRIES])
     shown = [_file_info(entry) for entry, size in zip(entries, sizes, strict=False) if size <= _MAX_LISTING_CHARACTERS]
     if left := len(entries) - len(shown):

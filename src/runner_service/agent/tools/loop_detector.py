@@ -1,4 +1,4 @@
-"""An agent that goes round in circles: noticed, told once, then ended."""
+"""Detects agents that repeat the same calls with the same results."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ LOOP_REMARK = (
 
 
 class LoopDetector:
-    """Watches the calls of one agent. A call is news when its name, arguments or result were not seen before.
+    """Observes the calls of one agent. A call repeats when its name, arguments and result were all seen before.
 
-    After `allowed` // 2 calls in a row without any news the model is told, after `allowed` the execution is ended;
-    0 allows any number.
+    After `allowed` // 2 repeating calls in a row the model is warned, after `allowed` the execution ends; 0 is
+    unlimited.
     """
 
     def __init__(self, allowed: int) -> None:
@@ -25,11 +25,11 @@ class LoopDetector:
         self._seen: set[bytes] = set()
         self._repeated = 0
 
-    def take(self, name: str, arguments: Mapping[str, Any], result: str) -> bool:
-        """Takes a call that has ended; returns whether the model is to be told.
+    def observe_call(self, name: str, arguments: Mapping[str, Any], result: str) -> bool:
+        """Observes a finished call; returns whether to warn the model.
 
         Raises:
-            RepetitionEnd: there have been too many.
+            RepetitionEnd: the limit of repeating calls was reached.
         """
         if not self._allowed:
             return False

@@ -1,4 +1,4 @@
-"""What commands wrote, as read-only files for the agent's own file tools."""
+"""Command outputs as read-only files for the agent's file tools."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -33,13 +33,13 @@ _READ_ONLY = f"{OUTPUT_MOUNT} is read-only: it holds what commands wrote"
 
 @dataclass(frozen=True)
 class CommandOutputs(BackendProtocol):
-    """One file for each stream of each command that wrote something, `<tool call id>.stdout` and `….stderr`."""
+    """One file per non-empty stream of a command: `<tool call id>.stdout` and `….stderr`."""
 
     scope: RunScope
 
     async def als(self, path: str) -> LsResult:
         """Lists the files."""
-        del path  # there is one directory only
+        del path  # there is only one directory
         return LsResult(entries=[FileInfo(path=each, is_dir=False, size=size) for each, size in self._sizes().items()])
 
     async def aread(self, file_path: str, offset: int = 0, limit: int = 2000) -> ReadResult:
@@ -63,8 +63,8 @@ class CommandOutputs(BackendProtocol):
     async def agrep(
         self, pattern: str, path: str | None = None, glob: str | None = None, *, max_count: int | None = None
     ) -> GrepResult:
-        """Finds lines by a literal text, in one file or in all."""
-        del glob  # as many files as there are commands
+        """Finds lines that contain a literal string, in one file or in all."""
+        del glob  # file names carry no meaning
         matches: list[GrepMatch] = []
         most = max_count or _GREP_LIMIT
         for file in [path] if path in self._sizes() else self._sizes():
@@ -82,7 +82,7 @@ class CommandOutputs(BackendProtocol):
 
     async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
         """Points to `ls`."""
-        del pattern, path  # names of calls have no pattern
+        del pattern, path  # file names carry no meaning
         return GlobResult(error=f"glob does not look into {OUTPUT_MOUNT}; use ls {OUTPUT_MOUNT}")
 
     async def awrite(self, file_path: str, content: str) -> WriteResult:
@@ -109,7 +109,7 @@ class CommandOutputs(BackendProtocol):
         return resumption is not None and call in resumption.started_calls
 
     async def _lines(self, path: str) -> AsyncIterator[str]:
-        """Each line with its end; one that is very long comes in pieces."""
+        """Yields lines with their ends; very long lines in pieces."""
         name = path.removeprefix(f"{OUTPUT_MOUNT}/")
         stream: Stream = "stdout" if name.endswith(".stdout") else "stderr"
         call = name.removesuffix(f".{stream}")
