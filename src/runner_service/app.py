@@ -12,9 +12,10 @@ from runner_service.agent.loader import LazyAgentLoop, loading_agent_loop
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.events.writer import log_writer
+from runner_service.executions.background import running_executions
 from runner_service.executions.readiness import Readiness
-from runner_service.executions.runner import Work
-from runner_service.executions.service import Executions, running_executions
+from runner_service.executions.runner import Runner
+from runner_service.executions.service import ExecutionService
 from runner_service.executors.protocol import Executor
 from runner_service.executors.supervisor.watchdog import Quota
 from runner_service.server import (
@@ -78,7 +79,7 @@ class RunningService(NamedTuple):
     """The service while it serves."""
 
     server: RunningServer
-    executions: Executions
+    executions: ExecutionService
     agent_loading: LazyAgentLoop
     serving: asyncio.Event
     """Set when everybody knows where to call, from which on there is time for what takes long to load."""
@@ -109,10 +110,10 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         serving = asyncio.Event()
         executor = await _enter_executor(parts, settings, serving)
         loading = await parts.enter_async_context(loading_agent_loop(settings))
-        work = Work(settings, log, mode=settings.mode, executor=executor, agent_loop=loading)
+        runner = Runner(settings, log, mode=settings.mode, executor=executor, agent_loop=loading)
         daemon = await _enter_daemon(parts, settings, log, readiness)
-        executions = await parts.enter_async_context(
-            running_executions(settings, log, writer, work, readiness=readiness, daemon=daemon)
+        executions, recovery = await parts.enter_async_context(
+            running_executions(settings, log, writer, runner, readiness=readiness, daemon=daemon)
         )
         handler = AgentRunnerServicer(executions, log).handler()
         server = await parts.enter_async_context(
@@ -128,7 +129,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         if daemon:
             await daemon.attach(executions.reported)
         if settings.resume_on_start:
-            await executions.resume_interrupted()
+            await recovery.resume_interrupted()
         yield RunningService(server, executions, loading, serving, metrics_address)
 
 
@@ -197,12 +198,12 @@ def _metrics_of(service: RunningService) -> dict[str, str]:
     return {"metrics_address": service.metrics_address} if service.metrics_address else {}
 
 
-async def _stop_when_idle(executions: Executions, patience: float | None, requests: StopRequests) -> None:
+async def _stop_when_idle(executions: ExecutionService, patience: float | None, requests: StopRequests) -> None:
     if patience is None:
         return
     looks_left = looks = max(1, round(patience * _IDLE_LOOKS_PER_SECOND))
     while looks_left:
         await asyncio.sleep(1 / _IDLE_LOOKS_PER_SECOND)
-        looks_left = looks if executions.are_busy else looks_left - 1
+        looks_left = looks if executions.is_busy else looks_left - 1
     logger.info("stops_when_idle seconds=%g", patience)
     requests.request()

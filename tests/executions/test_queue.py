@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from tests.running import Client, Event, StartProcess, StartService, command, kinds, one, turn
 
 from runner_service.errors import QueueFullError
-from runner_service.executions.queue import Admission, Tell
+from runner_service.executions.queue import ExecutionQueue, Notify
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -262,18 +262,18 @@ async def test_what_goes_on_by_itself_takes_its_turn_and_is_never_refused(
 def test_a_long_queue_hears_of_its_positions_seldom_and_in_the_end_always() -> None:
     told: list[list[int]] = [[] for _ in range(1000)]
 
-    def listener(heard: list[int]) -> Tell:
+    def listener(heard: list[int]) -> Notify:
         return lambda notice: heard.append(int(notice.text.split()[6]))
 
-    admission = Admission(at_once=1, queued=999)
-    turns = [admission.apply("", listener(heard)) for heard in told]
+    queue = ExecutionQueue(max_running=1, max_queued=999)
+    turns = [queue.enqueue("", listener(heard)) for heard in told]
     with pytest.raises(QueueFullError):
-        admission.require_room("")
+        queue.require_room("")
     for each in turns:
-        assert each.has_come
-        admission.give_back(each)
+        assert each.is_admitted
+        queue.release(each)
 
     assert told[0] == []
     assert told[1] == [1]
     assert told[999] == [999, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1]
-    assert (admission.at_work, admission.waiting) == (0, 0)
+    assert (queue.running, queue.queued) == (0, 0)

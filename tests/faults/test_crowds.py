@@ -86,7 +86,7 @@ async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_bu
     client = await start([turn("", command("head -c 100000000 /dev/zero")), turn("Done.")])
     executions = client.service.executions  # type: ignore[union-attr]  # it runs in this process
     impatient = grpc.aio.server(options=CHANNEL_OPTIONS)
-    servicer = AgentRunnerServicer(executions, executions._starting._log, write_timeout=0.5)
+    servicer = AgentRunnerServicer(executions, executions._log, write_timeout=0.5)
     impatient.add_generic_rpc_handlers((servicer.handler(),))
     port = impatient.add_insecure_port("127.0.0.1:0")
     await impatient.start()
@@ -106,7 +106,7 @@ async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_bu
         assert psutil.Process().memory_info().rss - before < 80_000_000
         async with asyncio.timeout(20):
             # Its status comes behind what it has not read: it is the server that must have let go by then.
-            while executions.are_busy:
+            while executions.is_busy:
                 await asyncio.sleep(0.05)
             with pytest.raises(grpc.aio.AioRpcError) as stalled:
                 await rest_of(never)

@@ -238,7 +238,7 @@ async def test_a_pending_report_counts_as_nobody_watching_and_lets_the_service_b
 
     executions = client.service.executions  # type: ignore[union-attr]  # it runs in this process
     async with asyncio.timeout(10):
-        while executions.are_busy:
+        while executions.is_busy:
             await asyncio.sleep(0.01)
     assert executions.watchers == 0
     assert pending(tmp_path) == ["aex-1"]

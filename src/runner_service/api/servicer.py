@@ -5,13 +5,14 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from runner_service import states
 from runner_service.api.validation import requests
 from runner_service.errors import NotFoundError, WriteStalledError
 from runner_service.events.stream import EventStream
-from runner_service.executions.service import Executions
+from runner_service.executions.service import ExecutionService
 from runner_service.executors.protocol import Stream
 from runner_service.idle_timeout import idle_timeout
-from runner_service.storage.event_log import FINAL_STATES, EventLog
+from runner_service.storage.event_log import EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 SERVICE_NAME: str = runner_pb2.DESCRIPTOR.services_by_name["AgentRunnerService"].full_name
@@ -27,7 +28,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class AgentRunnerServicer:
     """The rpcs of `AgentRunnerService`, as its proto promises them."""
 
-    def __init__(self, executions: Executions, log: EventLog, *, write_timeout: float = _WRITE_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, executions: ExecutionService, log: EventLog, *, write_timeout: float = _WRITE_TIMEOUT_SECONDS
+    ) -> None:
         self._executions = executions
         self._log = log
         self._write_timeout = write_timeout
@@ -49,7 +52,7 @@ class AgentRunnerServicer:
     async def execute_agent(self, request: runner_pb2.ExecuteAgentRequest, context: Context) -> None:
         """Starts or attaches to an execution, then streams its events."""
         requests.check_execute(request)
-        async with self._executions.called(request) as stream:
+        async with self._executions.started_or_attached(request) as stream:
             await self._deliver(stream, request.after_sequence, context)
 
     async def watch_execution(self, request: runner_pb2.WatchExecutionRequest, context: Context) -> None:
@@ -103,7 +106,7 @@ class AgentRunnerServicer:
         return runner_pb2.ReadToolOutputResponse(
             data=data,
             next_offset=request.offset + len(data),
-            complete=execution.state in FINAL_STATES and len(data) < limit,
+            complete=states.is_final(execution.state) and len(data) < limit,
         )
 
     async def _stored(self, execution_id: str) -> runner_pb2.Execution:

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
+from runner_service import states
 from runner_service.cli.target import Target
 from runner_service.cli.views import wording
 from runner_service.client import RunnerClient
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
-
-OPEN_STATES = (event_pb2.STATE_PENDING, event_pb2.STATE_RUNNING, event_pb2.STATE_INTERRUPTED)
-"""The states of executions that have not ended."""
 
 _PATIENCE = 1.0  # at a prompt a longer wait is worse than no candidates
 _MAX_CANDIDATES = 100
@@ -42,7 +40,7 @@ async def _query(what: str, execution_id: str, target: Target, address: str) -> 
             case "sessions":
                 return {each.session_id: _description(each) for each in await _newest(client) if each.session_id}
             case "open executions":
-                return {each.execution_id: _description(each) for each in await _newest(client, OPEN_STATES)}
+                return {each.execution_id: _description(each) for each in await _newest(client, states.OPEN_STATES)}
             case _:
                 return {each.execution_id: _description(each) for each in await _newest(client)}
 

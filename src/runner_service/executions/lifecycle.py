@@ -1,21 +1,19 @@
-"""The life of an execution in this process: its turn, its work, its end, and what the absence of callers means."""
+"""The life of an execution in this process: queue, run, end, and cancellation when its callers leave."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
 
 from opentelemetry.trace import SpanContext
 
+from runner_service import states
 from runner_service.errors import CancelledEnd, InterruptedEnd, UnavailableError
 from runner_service.executions.execution import Execution
-from runner_service.executions.queue import Admission, Turn
+from runner_service.executions.queue import ExecutionQueue, Slot
 from runner_service.executions.registry import Registry
-from runner_service.executions.runner import Job, Work
+from runner_service.executions.runner import PreparedRun
 from runner_service.settings import Settings
 from runner_service.telemetry import current_span_context, execution_span, metrics, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -23,130 +21,132 @@ _STOPPING = UnavailableError("the service is stopping; attach again to see how t
 
 
 class Lifecycle:
-    """Lets executions live, each in a task of its own. Belongs to the event loop."""
+    """Runs executions, each in a task of its own. Belongs to the event loop."""
 
-    def __init__(self, settings: Settings, registry: Registry, work: Work, *, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, settings: Settings, registry: Registry, *, tasks: asyncio.TaskGroup) -> None:
         self._settings = settings
         self._registry = registry
-        self._work = work
-        self._tasks = tasks
-        self._admission = Admission(at_once=settings.max_concurrent_executions, queued=settings.max_queued_executions)
-        self._turns: dict[str, Turn] = {}
-        self._lives: set[asyncio.Task[None]] = set()
+        self._task_group = tasks
+        self._queue = ExecutionQueue(
+            max_running=settings.max_concurrent_executions, max_queued=settings.max_queued_executions
+        )
+        self._slots: dict[str, Slot] = {}
+        self._running_tasks: set[asyncio.Task[None]] = set()
 
     @property
     def is_busy(self) -> bool:
-        """True while an execution runs or waits for its turn."""
-        return bool(self._lives)
+        """True while an execution runs or is queued."""
+        return bool(self._running_tasks)
 
-    def readings(self) -> dict[metrics.Gauge, metrics.Reading]:
-        """Says how many there are, and may be."""
-        admission, settings = self._admission, self._settings
+    def gauges(self) -> dict[metrics.Gauge, metrics.Reading]:
+        """Returns the gauges of how many executions there are, and may be."""
+        queue, settings = self._queue, self._settings
         limits = {"running": settings.max_concurrent_executions, "queued": settings.max_queued_executions}
         return {
-            metrics.EXECUTIONS: lambda: {"running": admission.at_work, "queued": admission.waiting},
+            metrics.EXECUTIONS: lambda: {"running": queue.running, "queued": queue.queued},
             metrics.EXECUTIONS_LIMIT: lambda: limits,
         }
 
-    def require_room(self, session_id: str) -> None:
-        """Lets one more execution begin. Raises QueueFullError."""
-        self._admission.require_room(session_id)
+    def start(
+        self, run: PreparedRun, *, fingerprint: bytes, stored_request: runner_pb2.ExecuteAgentRequest | None
+    ) -> Execution:
+        """Creates an execution and puts it in the queue. Raises QueueFullError."""
+        self._queue.require_room(run.request.session_id)
+        execution = self._registry.create(
+            run.request, run.redactor, fingerprint=fingerprint, stored_request=stored_request
+        )
+        self._enqueue(execution, run)
+        return execution
 
-    def begin(self, execution: Execution, job: Job) -> None:
-        """Puts an execution in line for its work, and sees to it from there to its end."""
-        turn = self._turns[execution.id] = self._admission.apply(job.request.session_id, execution.stream.publish)
-        life = self._live(execution, turn, self._perform(execution, job, turn), current_span_context())
-        task = self._tasks.create_task(life, name=f"life-{execution.id}")
-        self._lives.add(task)
-        task.add_done_callback(self._lives.discard)
+    def resume(self, execution: Execution, run: PreparedRun) -> None:
+        """Puts an interrupted execution in the queue again, for which there is always room."""
+        execution.requeue(run.redactor)
+        self._enqueue(execution, run)
 
     def cancel(self, execution: Execution, reason: str) -> None:
-        """Ends an execution wherever it stands; one that has ended stays as it is."""
+        """Ends an execution in any state; one that has ended stays as it is."""
         end = CancelledEnd(f"cancelled: {reason}" if reason else "cancelled by CancelExecution")
-        if execution.is_at_work:
-            execution.end(end)
+        if execution.is_active:
+            execution.stop(end)
         elif not execution.is_final:
             execution.finish(end)
-        self._registry.forget_if_idle(execution)
+        self._registry.drop_if_idle(execution)
 
-    def mind_absence(self, execution: Execution) -> None:
-        """Cancels an execution that nobody calls any more, unless a caller comes back within the grace."""
-        if _is_abandoned(execution):
+    def cancel_if_abandoned(self, execution: Execution) -> None:
+        """Cancels an execution that nobody calls any more, unless a caller comes back within the grace period."""
+        if execution.is_abandoned:
             loop = asyncio.get_running_loop()
-            loop.call_later(self._settings.disconnect_grace, _cancel_if_abandoned, execution)
+            loop.call_later(self._settings.disconnect_grace, _cancel_if_still_abandoned, execution)
 
-    async def drain(self, patience: float) -> None:
-        """Lets executions finish for `patience` seconds.
+    async def drain(self, timeout_seconds: float) -> None:
+        """Lets executions finish for `timeout_seconds`.
 
-        Those that wait for their turn are left INTERRUPTED at once: their callers are to look elsewhere.
+        Queued ones are left INTERRUPTED at once: their callers are to look elsewhere.
         """
-        self._admission.close()
-        for execution in self._registry.known():
-            turn = self._turns.get(execution.id)
-            if turn and not turn.has_come:
+        self._queue.close()
+        for execution in self._registry.in_memory():
+            slot = self._slots.get(execution.id)
+            if slot and not slot.is_admitted:
                 execution.interrupt()
-                execution.close(_STOPPING)
-        if self._lives:
-            logger.info("drain_waits executions=%d seconds=%g", len(self._lives), patience)
-            await asyncio.wait(self._lives, timeout=patience)
+                execution.end_streams(_STOPPING)
+        if self._running_tasks:
+            logger.info("drain_waits executions=%d seconds=%g", len(self._running_tasks), timeout_seconds)
+            await asyncio.wait(self._running_tasks, timeout=timeout_seconds)
 
     async def interrupt_all(self) -> None:
-        """Stops what runs and what waits, to be continued by a later process, and ends every stream."""
-        self._admission.close()
-        for execution in self._registry.known():
-            if execution.is_at_work:
+        """Interrupts what runs and what is queued, to be resumed by a later process, and ends every stream."""
+        self._queue.close()
+        for execution in self._registry.in_memory():
+            if execution.is_active:
                 execution.interrupt()
-        if self._lives:
-            await asyncio.wait(self._lives)
-        for execution in self._registry.known():
-            execution.close(_STOPPING)
+        if self._running_tasks:
+            await asyncio.wait(self._running_tasks)
+        for execution in self._registry.in_memory():
+            execution.end_streams(_STOPPING)
 
-    async def _live(
-        self, execution: Execution, turn: Turn, work: Coroutine[Any, Any, str], caller: SpanContext
-    ) -> None:
+    def _enqueue(self, execution: Execution, run: PreparedRun) -> None:
+        slot = self._slots[execution.id] = self._queue.enqueue(run.request.session_id, execution.stream.publish)
+        live = self._live(execution, slot, run, current_span_context())
+        task = self._task_group.create_task(live, name=f"lifecycle-{execution.id}")
+        self._running_tasks.add(task)
+        task.add_done_callback(self._running_tasks.discard)
+
+    async def _live(self, execution: Execution, slot: Slot, run: PreparedRun, caller: SpanContext) -> None:
         record = execution.record
         with (
             execution_span(execution.id, record.session_id, agent_name=record.agent_name, caller=caller) as span,
             redact_with(execution.redactor.text),
         ):
-            with turn:
-                await execution.perform(work)
-            del self._turns[execution.id]
+            with slot:
+                await execution.run_to_end(self._run_when_admitted(execution, slot, run))
+            del self._slots[execution.id]
             if record.HasField("error"):
                 record_failure(span, record.error.code)
             await execution.stream.flush()
-            # Not before the end is in the log: killed in between, it would be done all over again.
+            # Not before the end is in the log: killed in between, all of it would be done again.
             if execution.stream.finished:
-                await self._work.forget(execution)
-            logger.info("execution_ended state=%s", event_pb2.State.Name(execution.state))
-        self._registry.forget_if_idle(execution)
+                await run.delete_state(execution)
+            logger.info("execution_ended state=%s", states.state_name(execution.state))
+        self._registry.drop_if_idle(execution)
 
-    async def _perform(self, execution: Execution, job: Job, turn: Turn) -> str:
-        await turn.come()
-        if job.request.session_id and not execution.has_begun:
-            await self._end_interrupted(job.request.session_id, execution)
-        return await self._work.perform(execution, job, on_begin=lambda: self.mind_absence(execution))
+    async def _run_when_admitted(self, execution: Execution, slot: Slot, run: PreparedRun) -> str:
+        await slot.admitted()
+        if run.request.session_id and not execution.has_started:
+            await self._end_superseded(run.request.session_id, execution)
+        return await run.run(execution, on_started=lambda: self.cancel_if_abandoned(execution))
 
-    async def _end_interrupted(self, session_id: str, newcomer: Execution) -> None:
-        """Ends what was interrupted in a session that now goes on without it, also what came back too late."""
+    async def _end_superseded(self, session_id: str, successor: Execution) -> None:
+        """Ends what was interrupted in a session that now goes on without it, also what was resumed too late."""
         end = InterruptedEnd("it was interrupted, and its session has gone on with another execution")
-        for execution in self._registry.known():
-            is_other = execution is not newcomer and execution.record.session_id == session_id
-            if is_other and execution.has_begun and execution.is_at_work:
-                execution.end(end)
+        for execution in self._registry.in_memory():
+            is_other = execution is not successor and execution.record.session_id == session_id
+            if is_other and execution.has_started and execution.is_active:
+                execution.stop(end)
         for execution in await self._registry.interrupted(session_id):
-            if execution.has_begun:
+            if execution.has_started:
                 execution.finish(end)
 
 
-def _cancel_if_abandoned(execution: Execution) -> None:
-    if _is_abandoned(execution):
-        execution.end(CancelledEnd("the caller left and did not come back"))
-
-
-def _is_abandoned(execution: Execution) -> bool:
-    return (
-        execution.callers == 0
-        and execution.state == event_pb2.STATE_RUNNING
-        and execution.policy != runner_pb2.DISCONNECT_POLICY_DETACH
-    )
+def _cancel_if_still_abandoned(execution: Execution) -> None:
+    if execution.is_abandoned:
+        execution.stop(CancelledEnd("the caller left and did not come back"))

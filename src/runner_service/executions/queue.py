@@ -1,7 +1,7 @@
-"""Whose turn it is: how many executions work at once, one of each session at a time, and the queue of the others.
+"""The queue of executions: a limit on how many run at once, and one execution of a session at a time.
 
-Only the first of a session stands in the queue, and the next one joins its end when that one is done. So sessions take
-turns however much each of them asks for, and an execution without a session is like a session of its own.
+Only the first execution of a session stands in the queue; when it is done, the next one joins the end. So sessions take
+turns however much each of them asks for. An execution without a session is a session of its own.
 """
 
 import time
@@ -14,34 +14,34 @@ from runner_service.errors import QueueFullError
 from runner_service.telemetry import metrics
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-Tell = Callable[[event_pb2.Notice], object]
+Notify = Callable[[event_pb2.Notice], object]
 
-_RETRY_DELAY = 5.0
+_RETRY_DELAY_SECONDS = 5.0
 
 
-class Turn:
-    """One execution's place in the queue, and then at work. Leaving its context gives it back, wherever it stands."""
+class Slot:
+    """The place of one execution: in the queue, then among those that run. Leaving its context releases it."""
 
-    def __init__(self, admission: "Admission", session_id: str, tell: Tell) -> None:
+    def __init__(self, queue: "ExecutionQueue", session_id: str, notify: Notify) -> None:
         self.session_id = session_id
-        self.tell = tell
-        self._admission = admission
-        self._since = time.monotonic()
-        self._came = Event()
+        self.notify = notify
+        self._queue = queue
+        self._queued_at = time.monotonic()
+        self._admitted = Event()
 
     @property
-    def has_come(self) -> bool:
-        """True once the execution may work."""
-        return self._came.is_set()
+    def is_admitted(self) -> bool:
+        """True once the execution may run."""
+        return self._admitted.is_set()
 
-    async def come(self) -> None:
-        """Waits until the execution may work."""
-        await self._came.wait()
+    async def admitted(self) -> None:
+        """Waits until the execution may run."""
+        await self._admitted.wait()
 
-    def begin(self) -> None:
-        """Called by the admission: the turn has come."""
-        metrics.queue_wait_ended(time.monotonic() - self._since)
-        self._came.set()
+    def admit(self) -> None:
+        """Called by the queue: the execution may run."""
+        metrics.queue_wait_ended(time.monotonic() - self._queued_at)
+        self._admitted.set()
 
     def __enter__(self) -> None:
         pass
@@ -49,107 +49,107 @@ class Turn:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._admission.give_back(self)
+        self._queue.release(self)
 
 
-class Admission:
-    """Gives turns: `at_once` of them at the same time, while `queued` others may wait. Belongs to the event loop."""
+class ExecutionQueue:
+    """Admits at most `max_running` executions at once; at most `max_queued` others wait. Belongs to the event loop."""
 
-    def __init__(self, *, at_once: int, queued: int) -> None:
-        self._at_once = at_once
-        self._longest_queue = queued
-        self._queue: list[Turn] = []
-        self._behind: dict[str, deque[Turn]] = {}
-        """Whom each session has waiting behind the one that is in the queue or at work, in the order they came."""
+    def __init__(self, *, max_running: int, max_queued: int) -> None:
+        self._max_running = max_running
+        self._max_queued = max_queued
+        self._queue: list[Slot] = []
+        self._session_waiters: dict[str, deque[Slot]] = {}
+        """By session that has an execution queued or running: those that wait behind it, in order of arrival."""
         self._is_closed = False
-        self.at_work = 0
-        """How many have their turn."""
-        self.waiting = 0
-        """How many wait for it."""
+        self.running = 0
+        """How many are admitted."""
+        self.queued = 0
+        """How many wait, those behind another one of their session included."""
 
     def require_room(self, session_id: str) -> None:
-        """Lets one more execution apply.
+        """Checks that one more execution may run or wait.
 
         Raises:
-            QueueFullError: it would have to wait, and as many wait already as may.
+            QueueFullError: it would have to wait, and `max_queued` wait already.
         """
-        has_to_wait = self.at_work >= self._at_once or session_id in self._behind
-        if has_to_wait and self.waiting >= self._longest_queue:
+        has_to_wait = self.running >= self._max_running or session_id in self._session_waiters
+        if has_to_wait and self.queued >= self._max_queued:
             metrics.execution_refused()
             raise QueueFullError(
-                f"{self.at_work} executions are at work and {self.waiting} wait, which is all that "
+                f"{self.running} executions are running and {self.queued} are queued, which is all that "
                 "MAX_CONCURRENT_EXECUTIONS and MAX_QUEUED_EXECUTIONS allow; call again later",
-                retry_delay=_RETRY_DELAY,
+                retry_delay=_RETRY_DELAY_SECONDS,
             )
 
-    def apply(self, session_id: str, tell: Tell) -> Turn:
-        """Returns a turn, which has come if it could; else `tell` is given a notice, and more as it comes nearer.
+    def enqueue(self, session_id: str, notify: Notify) -> Slot:
+        """Returns a slot, admitted at once if possible; else `notify` is given notices of its position.
 
         There is always room: call `require_room` first where that matters.
         """
-        turn = Turn(self, session_id, tell)
-        self.waiting += 1
-        if session_id in self._behind:
-            self._behind[session_id].append(turn)
-            turn.tell(_notice("SESSION_BUSY", f"waits for another execution of session {session_id} to end"))
-            return turn
+        slot = Slot(self, session_id, notify)
+        self.queued += 1
+        if session_id in self._session_waiters:
+            self._session_waiters[session_id].append(slot)
+            slot.notify(_notice("SESSION_BUSY", f"waits for another execution of session {session_id} to end"))
+            return slot
         if session_id:
-            self._behind[session_id] = deque()
-        self._join_queue(turn)
-        return turn
+            self._session_waiters[session_id] = deque()
+        self._append_to_queue(slot)
+        return slot
 
-    def give_back(self, turn: Turn) -> None:
-        """Takes a turn back: who was waiting leaves the queue, who was at work makes room."""
-        behind = self._behind.get(turn.session_id, ())
-        if turn in behind:
-            self._behind[turn.session_id].remove(turn)
-            self.waiting -= 1
+    def release(self, slot: Slot) -> None:
+        """Takes a slot back: one that waits leaves the queue, one that is admitted makes room."""
+        waiters = self._session_waiters.get(slot.session_id, ())
+        if slot in waiters:
+            self._session_waiters[slot.session_id].remove(slot)
+            self.queued -= 1
             return
-        if turn.has_come:
-            self.at_work -= 1
-            self._admit()
+        if slot.is_admitted:
+            self.running -= 1
+            self._admit_next()
         else:
-            self._leave_queue(turn)
-        self._let_follow(turn.session_id)
+            self._remove_from_queue(slot)
+        self._enqueue_next_of_session(slot.session_id)
 
     def close(self) -> None:
-        """Gives no more turns: whoever has none yet waits until it is given back."""
+        """Admits no more: whoever waits does so until it is released."""
         self._is_closed = True
 
-    def _let_follow(self, session_id: str) -> None:
-        behind = self._behind.get(session_id)
-        if behind:
-            self._join_queue(behind.popleft())
+    def _enqueue_next_of_session(self, session_id: str) -> None:
+        waiters = self._session_waiters.get(session_id)
+        if waiters:
+            self._append_to_queue(waiters.popleft())
         else:
-            self._behind.pop(session_id, None)
+            self._session_waiters.pop(session_id, None)
 
-    def _join_queue(self, turn: Turn) -> None:
-        self._queue.append(turn)
-        self._admit()
-        if not turn.has_come:
-            self._tell_position(len(self._queue))
+    def _append_to_queue(self, slot: Slot) -> None:
+        self._queue.append(slot)
+        self._admit_next()
+        if not slot.is_admitted:
+            self._notify_position(len(self._queue))
 
-    def _admit(self) -> None:
-        while self._queue and self.at_work < self._at_once and not self._is_closed:
-            turn = self._queue[0]
-            self.at_work += 1
-            turn.begin()
-            self._leave_queue(turn)
+    def _admit_next(self) -> None:
+        while self._queue and self.running < self._max_running and not self._is_closed:
+            slot = self._queue[0]
+            self.running += 1
+            slot.admit()
+            self._remove_from_queue(slot)
 
-    def _leave_queue(self, turn: Turn) -> None:
-        """Lets those behind move up. They are told when their position is a power of two: more would be noise."""
-        index = self._queue.index(turn)
+    def _remove_from_queue(self, slot: Slot) -> None:
+        """Moves up those behind. They are notified when their position is a power of two: more would be noise."""
+        index = self._queue.index(slot)
         del self._queue[index]
-        self.waiting -= 1
+        self.queued -= 1
         position = 1
         while position <= len(self._queue):
             if position > index:
-                self._tell_position(position)
+                self._notify_position(position)
             position *= 2
 
-    def _tell_position(self, position: int) -> None:
+    def _notify_position(self, position: int) -> None:
         if not self._is_closed:
-            self._queue[position - 1].tell(
+            self._queue[position - 1].notify(
                 _notice("QUEUED", f"waits for its turn, at position {position} of the queue")
             )
 

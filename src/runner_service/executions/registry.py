@@ -1,19 +1,19 @@
-"""The executions that this process knows: those at work, and those that somebody looks at. The log has the others."""
+"""The executions in memory: those that are active and those that somebody holds. The log has the others."""
 
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from runner_service import states
 from runner_service.errors import NotFoundError, SequenceOutOfRangeError
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
 from runner_service.executions.execution import Execution
 from runner_service.redaction import Redactor
-from runner_service.storage.event_log import FINAL_STATES, EventLog, NewExecution, StoredExecution
+from runner_service.storage.event_log import EventLog, NewExecution, StoredExecution
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
-_INTERRUPTED_AT_MOST = 10_000
+_MAX_INTERRUPTED = 10_000
 
 
 class Registry:
@@ -22,18 +22,18 @@ class Registry:
     def __init__(self, log: EventLog, writer: LogWriter) -> None:
         self._log = log
         self._writer = writer
-        self._known: dict[str, Execution] = {}
+        self._in_memory: dict[str, Execution] = {}
         self.watchers = 0
-        """How many callers look on, at all executions together."""
+        """How many callers and watchers there are, of all executions together."""
 
-    def known(self) -> Sequence[Execution]:
+    def in_memory(self) -> Sequence[Execution]:
         """Returns those in memory."""
-        return list(self._known.values())
+        return list(self._in_memory.values())
 
-    def is_at_work(self, execution_id: str) -> bool:
-        """True for one that runs, or waits for its turn, in this process."""
-        execution = self._known.get(execution_id)
-        return execution is not None and execution.is_at_work
+    def is_active(self, execution_id: str) -> bool:
+        """True for one that runs, or waits in the queue, in this process."""
+        execution = self._in_memory.get(execution_id)
+        return execution is not None and execution.is_active
 
     async def find(self, execution_id: str) -> Execution:
         """Returns an execution. Raises NotFoundError, LogError."""
@@ -44,56 +44,55 @@ class Registry:
 
     async def lookup(self, execution_id: str) -> Execution | None:
         """Returns an execution, from memory or from the log; None when neither has it. Raises LogError."""
-        if execution_id not in self._known:
+        if execution_id not in self._in_memory:
             stored = await self._log.get(execution_id)
             if stored is None:
                 return None
-            if execution_id not in self._known:
-                self._known[execution_id] = self._at_rest(stored)
-        return self._known[execution_id]
+            if execution_id not in self._in_memory:
+                self._in_memory[execution_id] = self._restore(stored)
+        return self._in_memory[execution_id]
 
     async def interrupted(self, session_id: str = "") -> Sequence[Execution]:
         """Returns those that were interrupted, of one session or of all, the newest first. Raises LogError."""
         page = await self._log.list_executions(
-            limit=_INTERRUPTED_AT_MOST, before_key=0, states=[event_pb2.STATE_INTERRUPTED], session_id=session_id
+            limit=_MAX_INTERRUPTED, before_key=0, states=[states.INTERRUPTED], session_id=session_id
         )
         found = [await self.lookup(record.execution_id) for record in page.executions]
-        # One that was forgotten while the next was looked up is known again, or the one that has taken its place.
-        known = [self._known.setdefault(each.id, each) for each in found if each]
-        return [each for each in known if each.state == event_pb2.STATE_INTERRUPTED]
+        # One that was dropped while the next was looked up is in memory again, or the one that has taken its place.
+        current = [self._in_memory.setdefault(each.id, each) for each in found if each]
+        return [each for each in current if each.can_be_resumed]
 
-    def accept(
+    def create(
         self,
         request: runner_pb2.ExecuteAgentRequest,
         redactor: Redactor,
         *,
         fingerprint: bytes,
-        kept: runner_pb2.ExecuteAgentRequest | None,
+        stored_request: runner_pb2.ExecuteAgentRequest | None,
     ) -> Execution:
-        """Makes a new execution and hands it to the log, with what is `kept` of its request."""
+        """Makes a new PENDING execution and hands it to the log, with what may be stored of its request."""
         record = runner_pb2.Execution(
             execution_id=request.execution_id or uuid.uuid4().hex,
             session_id=request.session_id,
-            state=event_pb2.STATE_PENDING,
+            state=states.PENDING,
             agent_name=redactor.text(request.agent.name),
             labels={redactor.text(key): redactor.text(value) for key, value in request.labels.items()},
         )
         record.create_time.GetCurrentTime()
         stream = EventStream(record.execution_id, self._writer, self._log)
-        execution = Execution(record, fingerprint, stream, kept)
-        execution.redactor = redactor
-        self._known[execution.id] = execution
-        stored = runner_pb2.Execution()
-        stored.CopyFrom(record)
-        self._writer.enqueue(stream, NewExecution(stored, fingerprint, kept), request.ByteSize())
+        execution = Execution(record, fingerprint, stream, stored_request, redactor)
+        self._in_memory[execution.id] = execution
+        copy = runner_pb2.Execution()
+        copy.CopyFrom(record)
+        self._writer.enqueue(stream, NewExecution(copy, fingerprint, stored_request), request.ByteSize())
         return execution
 
     @contextmanager
     def watching(self, execution: Execution, after_sequence: int) -> Iterator[EventStream]:
-        """Counts a caller that looks on, until the context ends. Raises SequenceOutOfRangeError."""
+        """Counts a caller or watcher until the context ends. Raises SequenceOutOfRangeError."""
         self.watchers += 1
         try:
-            with self.held(execution) as stream:
+            with self.holding(execution) as stream:
                 if after_sequence > stream.committed:
                     raise SequenceOutOfRangeError(
                         f"after_sequence is {after_sequence}, but the newest event is {stream.committed}"
@@ -103,29 +102,29 @@ class Registry:
             self.watchers -= 1
 
     @contextmanager
-    def held(self, execution: Execution) -> Iterator[EventStream]:
+    def holding(self, execution: Execution) -> Iterator[EventStream]:
         """Keeps an execution in memory until the context ends."""
         execution.holders += 1
         try:
             yield execution.stream
         finally:
             execution.holders -= 1
-            self.forget_if_idle(execution)
+            self.drop_if_idle(execution)
 
-    def forget_if_idle(self, execution: Execution) -> None:
-        """Leaves to the log alone what neither runs nor is held, as soon as the log has it all."""
-        if execution.holders or execution.is_at_work:
+    def drop_if_idle(self, execution: Execution) -> None:
+        """Drops from memory what is neither active nor held, as soon as the log has all of it."""
+        if execution.holders or execution.is_active:
             return
         if execution.stream.committed == execution.stream.last_sequence:
-            self._known.pop(execution.id, None)
+            self._in_memory.pop(execution.id, None)
 
-    def _at_rest(self, stored: StoredExecution) -> Execution:
+    def _restore(self, stored: StoredExecution) -> Execution:
         record = stored.execution
         stream = EventStream(
             record.execution_id,
             self._writer,
             self._log,
             last_sequence=record.last_sequence,
-            finished=record.state in FINAL_STATES,
+            finished=states.is_final(record.state),
         )
-        return Execution(record, stored.fingerprint, stream, stored.request)
+        return Execution(record, stored.fingerprint, stream, stored.request, Redactor([]))

@@ -1,68 +1,81 @@
-"""All executions of this process: called, watched and cancelled by id.
+"""Starts executions, attaches to them, resumes and cancels them. What callers can do is here; who they are is not.
 
 An execution belongs to the service, not to a call: callers come and go, and only their absence can matter to it.
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from runner_service.errors import CallError, ExecutionEnd, UnavailableError
+from runner_service.errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    PreconditionError,
+    SequenceOutOfRangeError,
+    UnavailableError,
+)
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
+from runner_service.executions.execution import Execution
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.registry import Registry
-from runner_service.executions.runner import Work
-from runner_service.executions.starting import Starting
-from runner_service.settings import Settings
-from runner_service.storage.event_log import EventLog, LogError
-from runner_service.telemetry import metrics
+from runner_service.executions.runner import Runner
+from runner_service.storage.event_log import EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
     from runner_service.stigmer.daemon import Daemon
+    from runner_service.stigmer.resolver import Found
 
-logger = logging.getLogger(__name__)
-
-_CLEAR_EVERY = 60.0
+    Request = runner_pb2.ExecuteAgentRequest
 
 
-class Executions:
-    """What callers can do with executions. Construct it with `running_executions`."""
+class ExecutionService:
+    """The executions of this process. Belongs to the event loop. Construct it with `execution_service`."""
 
     def __init__(
-        self, registry: Registry, lifecycle: Lifecycle, starting: Starting, *, tasks: asyncio.TaskGroup
+        self,
+        log: EventLog,
+        writer: LogWriter,
+        runner: Runner,
+        *,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        readiness: Readiness,
+        daemon: "Daemon | None",
     ) -> None:
+        self._log = log
+        self._writer = writer
+        self._runner = runner
         self._registry = registry
         self._lifecycle = lifecycle
-        self._starting = starting
-        self._tasks = tasks
-        self._resuming: asyncio.Task[None] | None = None
+        self._readiness = readiness
+        self._daemon = daemon
+        self._start_lock = asyncio.Lock()
 
     @property
-    def are_busy(self) -> bool:
+    def is_busy(self) -> bool:
         """True while something runs or somebody watches."""
         return self._lifecycle.is_busy or self.watchers > 0
 
     @property
     def watchers(self) -> int:
-        """How many callers look on."""
+        """How many callers and watchers there are."""
         return self._registry.watchers
 
     @asynccontextmanager
-    async def called(self, request: runner_pb2.ExecuteAgentRequest) -> AsyncIterator[EventStream]:
-        """Starts the execution of `request`, or finds it, and counts the caller until the context ends.
+    async def started_or_attached(self, request: "Request") -> AsyncIterator[EventStream]:
+        """Starts, attaches to or resumes the execution of `request`; counts the caller until the context ends.
 
         Raises:
             CallError: NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE, FAILED_PRECONDITION, RESOURCE_EXHAUSTED or
                 UNAVAILABLE, as the contract of ExecuteAgent says.
         """
-        execution = await self._starting.start_or_find(request)
+        execution = await self._start_or_attach(request)
         if request.disconnect_policy:
             execution.policy = request.disconnect_policy
         execution.callers += 1
@@ -71,118 +84,133 @@ class Executions:
                 yield stream
         finally:
             execution.callers -= 1
-            self._lifecycle.mind_absence(execution)
+            self._lifecycle.cancel_if_abandoned(execution)
 
     @asynccontextmanager
     async def watched(self, execution_id: str, after_sequence: int) -> AsyncIterator[EventStream]:
-        """Finds an execution to look on until the context ends. Raises NotFoundError, SequenceOutOfRangeError."""
+        """Finds an execution to watch until the context ends. Raises NotFoundError, SequenceOutOfRangeError."""
         with self._registry.watching(await self._registry.find(execution_id), after_sequence) as stream:
             yield stream
 
     @asynccontextmanager
     async def reported(self, execution_id: str) -> AsyncIterator[EventStream]:
-        """Finds an execution to report it, which is not counted as watching. Raises NotFoundError."""
-        with self._registry.held(await self._registry.find(execution_id)) as stream:
+        """Finds an execution to report it to the daemon, which does not count as watching. Raises NotFoundError."""
+        with self._registry.holding(await self._registry.find(execution_id)) as stream:
             yield stream
 
     async def cancel(self, execution_id: str, reason: str) -> "event_pb2.State.ValueType":
-        """Ends an execution and says where it stood. Raises NotFoundError."""
+        """Ends an execution and returns the state it was in. Raises NotFoundError."""
         execution = await self._registry.find(execution_id)
         found = execution.state
         self._lifecycle.cancel(execution, reason)
         return found
 
-    async def drain(self, patience: float) -> None:
-        """Lets executions finish for `patience` seconds, then leaves the rest INTERRUPTED and ends every stream."""
-        await self._lifecycle.drain(patience)
-        await self.interrupt_all()
+    async def resume(self, execution_id: str) -> None:
+        """Resumes an interrupted execution with what is stored of its request. It no longer depends on callers.
 
-    async def interrupt_all(self) -> None:
-        """Stops what runs and what waits, to be continued by a later process, and ends every stream."""
-        if self._resuming:
-            self._resuming.cancel()
+        Raises:
+            CallError: as of `started_or_attached`.
+        """
+        execution = await self._registry.find(execution_id)
+        with self._registry.holding(execution):
+            execution.policy = runner_pb2.DISCONNECT_POLICY_DETACH
+            await self._resume_if_interrupted(execution, execution.request)
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Lets executions finish for `timeout_seconds`, then interrupts the rest and ends every stream."""
+        await self._lifecycle.drain(timeout_seconds)
         await self._lifecycle.interrupt_all()
 
-    async def resume_interrupted(self) -> None:
-        """Goes on with every interrupted execution that had no secrets, the oldest first; nobody leaving ends them.
+    async def _start_or_attach(self, request: "Request") -> Execution:
+        fingerprint = self._fingerprint(request)
+        async with self._start_lock:
+            execution = await self._registry.lookup(request.execution_id) if request.execution_id else None
+            if execution is None and (request.HasField("agent") or self._daemon is None):
+                return self._start(request, fingerprint, stored_request.storable(request))
+        if execution is None:
+            return await self._start_by_id(request)
+        if request.HasField("agent") and execution.fingerprint != fingerprint:
+            raise AlreadyExistsError(
+                f"execution {execution.id} exists with another request; choose another execution_id, "
+                "or leave out agent to attach to the one that exists"
+            )
+        with self._registry.holding(execution):
+            await self._resume_if_interrupted(execution, request if request.HasField("agent") else execution.request)
+        return execution
 
-        Those whose secrets the Stigmer daemon has follow when it answers.
-        """
-        by_id: list[str] = []
-        for execution in reversed(await self._registry.interrupted()):
-            if stored_request.is_reference(execution.request):
-                by_id.append(execution.id)
-            elif error := await self._resume(execution.id):
-                logger.warning("resume_put_off execution=%s reason=%s", execution.id, error)
-        if by_id:
-            self._resuming = self._tasks.create_task(self._resume_by_id(by_id), name="resume-by-id")
+    def _start(self, request: "Request", fingerprint: bytes, stored: "Request | None") -> Execution:
+        if not request.HasField("agent"):
+            raise NotFoundError(f"execution {request.execution_id} is not in the log; send the agent to start it")
+        self._require_readiness()
+        if request.after_sequence:
+            raise SequenceOutOfRangeError(
+                f"after_sequence is {request.after_sequence}, but there is no execution {request.execution_id} yet, or "
+                "it was pruned; to start it, leave after_sequence out"
+            )
+        run = self._runner.prepare(request)
+        return self._lifecycle.start(run, fingerprint=fingerprint, stored_request=stored)
 
-    async def _resume_by_id(self, execution_ids: Sequence[str]) -> None:
-        for execution_id in execution_ids:
-            while error := await self._resume(execution_id):  # noqa: ASYNC110  # nothing tells when it is possible
-                await asyncio.sleep(error.retry_delay)
+    async def _start_by_id(self, request: "Request") -> Execution:
+        self._require_readiness()
+        found = await self._read_from_daemon(request)
+        stored = stored_request.storable_by_id(found.request, self._runner.redactor(found.request))
+        async with self._start_lock:
+            # Another call may have been faster.
+            if (known := await self._registry.lookup(request.execution_id)) is not None:
+                return known
+            execution = self._start(found.request, self._fingerprint(found.request), stored)
+        self._report_to_daemon(execution, found)
+        return execution
 
-    async def _resume(self, execution_id: str) -> UnavailableError | None:
-        """Goes on with an execution if that is possible; returns why it is not now, but may be later."""
-        try:
-            await self._starting.resume(execution_id)
-        except UnavailableError as error:
-            return error
-        except CallError as error:
-            logger.warning("resume_refused execution=%s reason=%s", execution_id, error)
-        return None
+    async def _resume_if_interrupted(self, execution: Execution, request: "Request | None") -> None:
+        if execution.can_be_resumed and not execution.has_started:
+            await self._resume_predecessors(execution.record.session_id)
+        if not execution.can_be_resumed:
+            return
+        if request and stored_request.is_reference(request):
+            await self._resume_by_id(execution, request)
+        else:
+            self._resume(execution, request)
 
+    async def _resume_predecessors(self, session_id: str) -> None:
+        """Resumes what was running in a session, if possible, before an execution that was waiting for it."""
+        for earlier in await self._registry.interrupted(session_id) if session_id else ():
+            if earlier.has_started and stored_request.is_complete(earlier.request):
+                self._resume(earlier, earlier.request)
 
-@asynccontextmanager
-async def running_executions(
-    settings: Settings,
-    log: EventLog,
-    writer: LogWriter,
-    work: Work,
-    *,
-    readiness: Readiness,
-    daemon: "Daemon | None" = None,
-) -> AsyncIterator[Executions]:
-    """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
-    async with asyncio.TaskGroup() as tasks:
-        registry = Registry(log, writer)
-        lifecycle = Lifecycle(settings, registry, work, tasks=tasks)
-        starting = Starting(
-            log, writer, work, registry=registry, lifecycle=lifecycle, readiness=readiness, daemon=daemon
-        )
-        executions = Executions(registry, lifecycle, starting, tasks=tasks)
-        readings = {**lifecycle.readings(), metrics.WATCHERS: lambda: executions.watchers}
-        clearing = [
-            tasks.create_task(_prune_forever(settings, log, registry), name="log-pruner"),
-            tasks.create_task(_forget_ended_forever(work, registry), name="forgetting"),
-        ]
-        try:
-            with metrics.gauges_observed(readings):
-                yield executions
-        finally:
-            for each in clearing:
-                each.cancel()
-            await executions.interrupt_all()
+    async def _resume_by_id(self, execution: Execution, request: "Request") -> None:
+        found = await self._read_from_daemon(request)
+        if execution.can_be_resumed:
+            self._resume(execution, found.request)
+            self._report_to_daemon(execution, found)
 
+    def _resume(self, execution: Execution, request: "Request | None") -> None:
+        if request is None:
+            raise PreconditionError(
+                f"execution {execution.id} was interrupted, and it had secrets, which are never stored: "
+                "to resume it, send the whole request again; to end it, call CancelExecution"
+            )
+        self._require_readiness()
+        self._lifecycle.resume(execution, self._runner.prepare(request, resumes=True))
 
-async def _prune_forever(settings: Settings, log: EventLog, registry: Registry) -> None:
-    """Forgets old executions, now and every minute."""
-    while True:
-        try:
-            forgotten = await log.prune(max_age=settings.log_max_age, max_bytes=settings.log_max_bytes)
-            logger.debug("log_pruned executions=%d", forgotten)
-        except LogError as error:
-            logger.warning("log_prune_failed error=%s", error)
-        for execution in registry.known():
-            registry.forget_if_idle(execution)
-        await asyncio.sleep(_CLEAR_EVERY)
+    async def _read_from_daemon(self, request: "Request") -> "Found":
+        if self._daemon is None:
+            raise PreconditionError(
+                f"execution {request.execution_id} came from a Stigmer daemon, which has its secrets: "
+                "set STIGMER_BACKEND_ENDPOINT to resume it, or call CancelExecution to end it"
+            )
+        return await self._daemon.read(request)
 
+    def _report_to_daemon(self, execution: Execution, found: "Found") -> None:
+        for notice in found.notices:
+            execution.stream.publish(notice)
+        if self._daemon:
+            self._daemon.follow(execution.id)
 
-async def _forget_ended_forever(work: Work, registry: Registry) -> None:
-    """Clears up after executions that ended while nobody was there to do it, now and every minute."""
-    while True:
-        try:
-            await work.forget_ended(registry.is_at_work)
-        except (LogError, ExecutionEnd) as error:
-            logger.warning("forgetting_failed error=%s", error)
-        await asyncio.sleep(_CLEAR_EVERY)
+    def _require_readiness(self) -> None:
+        self._readiness.require_serving()
+        if self._writer.broken:
+            raise UnavailableError(self._writer.broken.message, retry_delay=5.0)
+
+    def _fingerprint(self, request: "Request") -> bytes:
+        return stored_request.fingerprint(request, self._log.fingerprint_key)

@@ -1,32 +1,32 @@
-"""What the log keeps of a request: enough to go on with it, or to tell it from another one, and never a secret."""
+"""What the log stores of a request: enough to resume it and to recognise it, and never a secret."""
 
 import hashlib
 
 from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
-_LONGEST_KEPT = 1024 * 1024
+_MAX_STORED_BYTES = 1024 * 1024
 
 
 def fingerprint(request: runner_pb2.ExecuteAgentRequest, key: bytes) -> bytes:
-    """Hashes what makes a request the same one: all of it but how it wants to be watched. 32 bytes, keyed by `key`."""
+    """Returns a keyed hash, 32 bytes, of what makes two requests the same: all but how they want to be watched."""
     same = _copy(request)
     same.ClearField("after_sequence")
     same.ClearField("disconnect_policy")
     return hashlib.blake2b(same.SerializeToString(deterministic=True), key=key, digest_size=32).digest()
 
 
-def kept(request: runner_pb2.ExecuteAgentRequest) -> runner_pb2.ExecuteAgentRequest | None:
+def storable(request: runner_pb2.ExecuteAgentRequest) -> runner_pb2.ExecuteAgentRequest | None:
     """Returns what is stored of a request: all of it, or None when there are secrets in it."""
     return None if _has_secrets(request) else _copy(request)
 
 
-def kept_by_id(request: runner_pb2.ExecuteAgentRequest, redactor: Redactor) -> runner_pb2.ExecuteAgentRequest:
-    """Returns what is stored of a request that can be asked for again by its id.
+def storable_by_id(request: runner_pb2.ExecuteAgentRequest, redactor: Redactor) -> runner_pb2.ExecuteAgentRequest:
+    """Returns what is stored of a request that the daemon can be asked for again by its id.
 
-    With secrets in it, or much of it, that is a reference: it has no `agent`.
+    A request with secrets, or a large one, is stored as a reference, without `agent`.
     """
-    if request.ByteSize() <= _LONGEST_KEPT and not _has_secrets(request):
+    if request.ByteSize() <= _MAX_STORED_BYTES and not _has_secrets(request):
         return _copy(request)
     return runner_pb2.ExecuteAgentRequest(
         execution_id=request.execution_id,
@@ -36,13 +36,13 @@ def kept_by_id(request: runner_pb2.ExecuteAgentRequest, redactor: Redactor) -> r
     )
 
 
-def is_whole(request: runner_pb2.ExecuteAgentRequest | None) -> bool:
-    """True for what an execution can go on with, without asking anybody."""
+def is_complete(request: runner_pb2.ExecuteAgentRequest | None) -> bool:
+    """True for a request that suffices to resume its execution."""
     return request is not None and request.HasField("agent")
 
 
 def is_reference(request: runner_pb2.ExecuteAgentRequest | None) -> bool:
-    """True for what only says which execution of the daemon's it is."""
+    """True for a request that only names an execution of the daemon."""
     return request is not None and not request.HasField("agent")
 
 

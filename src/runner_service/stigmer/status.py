@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from runner_service import states
 from runner_service.stigmer.truncation import TRUNCATION_MARK, fit_status
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -31,8 +32,8 @@ _TODO_STATUSES = {
     event_pb2.Todo.STATUS_COMPLETED: execution_pb2.TODO_COMPLETED,
 }
 _PHASES = {
-    event_pb2.STATE_SUCCEEDED: execution_pb2.EXECUTION_COMPLETED,
-    event_pb2.STATE_CANCELLED: execution_pb2.EXECUTION_CANCELLED,
+    states.SUCCEEDED: execution_pb2.EXECUTION_COMPLETED,
+    states.CANCELLED: execution_pb2.EXECUTION_CANCELLED,
 }
 
 

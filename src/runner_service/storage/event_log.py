@@ -13,11 +13,6 @@ from runner_service.executors.protocol import Stream
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-FINAL_STATES = frozenset(
-    {event_pb2.STATE_SUCCEEDED, event_pb2.STATE_FAILED, event_pb2.STATE_CANCELLED, event_pb2.STATE_TIMED_OUT}
-)
-"""States that an execution never leaves."""
-
 
 class LogError(UnavailableError):
     """The log cannot be opened, written or read; the message says why. Retryable."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 from google.protobuf.json_format import MessageToJson
 
+from runner_service import states
 from runner_service.cli.actions.run import exit_code_for
-from runner_service.cli.completion_candidates import OPEN_STATES, calls_of
+from runner_service.cli.completion_candidates import calls_of
 from runner_service.cli.connection import Connection, connected
 from runner_service.cli.errors import CommandError, ExitCode, print_message
 from runner_service.cli.target import Target
@@ -44,11 +45,11 @@ def show_events(execution_id: str, *, after: int, follow: bool, view: ViewOption
 
 def list_executions(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
     """Writes a table, or lines of JSON. Raises CommandError."""
-    states = () if with_ended else OPEN_STATES
+    shown = () if with_ended else states.OPEN_STATES
     executions: list[runner_pb2.Execution] = []
     hint = "" if with_ended else "nothing runs; --all lists what has ended, too"
     try:
-        executions = asyncio.run(_list(states, session_id, target))
+        executions = asyncio.run(_list(shown, session_id, target))
     except _NothingYetError as nothing:
         hint = nothing.message
     if as_json:
@@ -66,9 +67,7 @@ def cancel_execution(execution_id: str, reason: str, target: Target) -> None:
     state = asyncio.run(_cancel(execution_id, reason, target))
     word = wording.state_name(state)
     click.echo(
-        f"{execution_id} had already ended: {word}"
-        if state not in OPEN_STATES
-        else f"{execution_id} was {word}: ending"
+        f"{execution_id} had already ended: {word}" if states.is_final(state) else f"{execution_id} was {word}: ending"
     )
 
 
@@ -115,7 +114,7 @@ async def _show_events(execution_id: str, after: int, follow: bool, options: Vie
         newest = execution.last_sequence
         if newest <= first and not follow:
             return ExitCode.SUCCEEDED
-        if execution.state == event_pb2.STATE_INTERRUPTED and follow:
+        if states.is_interrupted(execution.state) and follow:
             view.show_message(_INTERRUPTED.format(execution_id))
         exit_code = ExitCode.SUCCEEDED
         async with aclosing(connection.client.watch(execution_id, first)) as events:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import grpc
 
+from runner_service import states
 from runner_service.cli.connection import Connection, connected
 from runner_service.cli.errors import CommandError, ExitCode
 from runner_service.cli.run_request import RunOptions, build_request, model_of
@@ -28,9 +29,9 @@ _MODEL_FAILURES = frozenset({"MODEL_UNAVAILABLE", "MODEL_REJECTED"})
 _CANCEL_DELAY_SECONDS = 1.0  # seconds between Ctrl-C and the cancel
 _DETACH_TIMEOUT_SECONDS = 5.0
 _EXIT_CODES = {
-    event_pb2.STATE_SUCCEEDED: ExitCode.SUCCEEDED,
-    event_pb2.STATE_CANCELLED: ExitCode.CANCELLED,
-    event_pb2.STATE_TIMED_OUT: ExitCode.TIMED_OUT,
+    states.SUCCEEDED: ExitCode.SUCCEEDED,
+    states.CANCELLED: ExitCode.CANCELLED,
+    states.TIMED_OUT: ExitCode.TIMED_OUT,
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
+from runner_service import states
 from runner_service.cli.views import wording
 from runner_service.cli.views.lines import LineSplitter, printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -184,7 +185,7 @@ class Transcript:
         for message_id in list(self._messages):
             yield from self._end_message(message_id)
         self.usage = finished.usage
-        succeeded = finished.state == event_pb2.STATE_SUCCEEDED
+        succeeded = states.is_success(finished.state)
         yield Line(Kind.SUCCESS if succeeded else Kind.END, wording.end_summary(finished))
 
 

@@ -7,16 +7,17 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
+from runner_service import states
 from runner_service.cli.views.lines import printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _MAX_ARGUMENT_LENGTH = 100
 _MAX_CALL_LENGTH = 2000
 _STATES = {
-    event_pb2.STATE_SUCCEEDED: "succeeded",
-    event_pb2.STATE_FAILED: "failed",
-    event_pb2.STATE_CANCELLED: "cancelled",
-    event_pb2.STATE_TIMED_OUT: "timed out",
+    states.SUCCEEDED: "succeeded",
+    states.FAILED: "failed",
+    states.CANCELLED: "cancelled",
+    states.TIMED_OUT: "timed out",
 }
 _OUTCOMES = {
     event_pb2.TOOL_OUTCOME_SUCCEEDED: "done",
@@ -84,7 +85,7 @@ def end_summary(finished: event_pb2.Finished) -> str:
 
 def _reason(finished: event_pb2.Finished) -> str:
     message = one_line(finished.error.message, _MAX_CALL_LENGTH)
-    if finished.state == event_pb2.STATE_FAILED:
+    if states.is_failure(finished.state):
         return f"{finished.error.code}: {message}"
     return message.removeprefix("cancelled: ")
 

@@ -4,8 +4,9 @@ import sqlite3
 import time
 from collections.abc import Sequence
 
+from runner_service import states
 from runner_service.executors.protocol import Stream
-from runner_service.storage.event_log import FINAL_STATES, Entry, NewEvent, NewExecution, NewOutput, NewState
+from runner_service.storage.event_log import Entry, NewEvent, NewExecution, NewOutput, NewState
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
 from runner_service.storage.sqlite.schema import transaction
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -83,7 +84,7 @@ class Appender:
             "UPDATE executions SET state = ?, changed = ?, record = ? WHERE key = ?",
             (execution.state, time.time(), execution.SerializeToString(), key),
         )
-        if execution.state in FINAL_STATES:
+        if states.is_final(execution.state):
             self._keys.pop(execution.execution_id, None)
             for call in [call for call in self._calls if call[0] == key]:
                 del self._calls[call]

@@ -2,10 +2,9 @@
 
 import sqlite3
 
-from runner_service.storage.event_log import FINAL_STATES
+from runner_service.states import FINAL_STATES, INTERRUPTED
 from runner_service.storage.sqlite.output_files import OutputFiles
 from runner_service.storage.sqlite.schema import transaction
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _MAX_PRUNED_PER_CALL = 200
 
@@ -22,7 +21,7 @@ class Pruner:
         final = ",".join(str(state) for state in sorted(FINAL_STATES))
         old = self._connection.execute(
             f"SELECT key FROM executions WHERE state IN ({final}, ?) AND changed < ? LIMIT ?",  # noqa: S608  # constants
-            (event_pb2.STATE_INTERRUPTED, ended_before, _MAX_PRUNED_PER_CALL),
+            (INTERRUPTED, ended_before, _MAX_PRUNED_PER_CALL),
         ).fetchall()
         for (key,) in old:
             self._delete(key)

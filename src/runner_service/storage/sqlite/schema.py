@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner_service.v1 import execution_event_pb2 as event_pb2
+from runner_service import states
 
 _VERSION = 1
 _MAGIC = b"SQLite format 3\0"
@@ -93,7 +93,7 @@ def prepare(connection: sqlite3.Connection) -> bytes:
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('fingerprint_key', ?)", (secrets.token_bytes(32),))
         connection.execute(
             "UPDATE executions SET state = ? WHERE state IN (?, ?)",
-            (event_pb2.STATE_INTERRUPTED, event_pb2.STATE_PENDING, event_pb2.STATE_RUNNING),
+            (states.INTERRUPTED, *states.ACTIVE_STATES),
         )
     key: bytes = connection.execute("SELECT value FROM meta WHERE name = 'fingerprint_key'").fetchone()[0]
     return key

@@ -1,0 +1,125 @@
+"""What goes on beside the executions of a process: resuming interrupted ones at the start, pruning, cleaning up."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from runner_service.errors import CallError, ExecutionEnd, UnavailableError
+from runner_service.events.writer import LogWriter
+from runner_service.executions import stored_request
+from runner_service.executions.lifecycle import Lifecycle
+from runner_service.executions.readiness import Readiness
+from runner_service.executions.registry import Registry
+from runner_service.executions.runner import Runner
+from runner_service.executions.service import ExecutionService
+from runner_service.settings import Settings
+from runner_service.storage.event_log import EventLog, LogError
+from runner_service.telemetry import metrics
+
+if TYPE_CHECKING:
+    from runner_service.stigmer.daemon import Daemon
+
+logger = logging.getLogger(__name__)
+
+_CLEANUP_INTERVAL_SECONDS = 60.0
+
+
+@asynccontextmanager
+async def running_executions(
+    settings: Settings,
+    log: EventLog,
+    writer: LogWriter,
+    runner: Runner,
+    *,
+    readiness: Readiness,
+    daemon: "Daemon | None" = None,
+) -> AsyncIterator[tuple[ExecutionService, "Recovery"]]:
+    """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
+    async with asyncio.TaskGroup() as tasks:
+        registry = Registry(log, writer)
+        lifecycle = Lifecycle(settings, registry, tasks=tasks)
+        service = ExecutionService(
+            log, writer, runner, registry=registry, lifecycle=lifecycle, readiness=readiness, daemon=daemon
+        )
+        recovery = Recovery(service, registry, tasks=tasks)
+        cleanups = [
+            tasks.create_task(_prune_log(settings, log, registry), name="prune-log"),
+            tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
+        ]
+        try:
+            with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
+                yield service, recovery
+        finally:
+            for each in cleanups:
+                each.cancel()
+            recovery.stop()
+            await lifecycle.interrupt_all()
+
+
+class Recovery:
+    """Resumes at the start what an earlier process left INTERRUPTED."""
+
+    def __init__(self, service: ExecutionService, registry: Registry, *, tasks: asyncio.TaskGroup) -> None:
+        self._service = service
+        self._registry = registry
+        self._task_group = tasks
+        self._waiting_for_daemon: asyncio.Task[None] | None = None
+
+    async def resume_interrupted(self) -> None:
+        """Resumes every interrupted execution that had no secrets, the oldest first; none depends on callers then.
+
+        Those whose secrets the Stigmer daemon has follow when it answers.
+        """
+        by_id: list[str] = []
+        for execution in reversed(await self._registry.interrupted()):
+            if stored_request.is_reference(execution.request):
+                by_id.append(execution.id)
+            elif error := await self._resume(execution.id):
+                logger.warning("resume_postponed execution=%s reason=%s", execution.id, error)
+        if by_id:
+            self._waiting_for_daemon = self._task_group.create_task(self._resume_all_by_id(by_id), name="resume-by-id")
+
+    def stop(self) -> None:
+        """Stops waiting for the daemon."""
+        if self._waiting_for_daemon:
+            self._waiting_for_daemon.cancel()
+
+    async def _resume_all_by_id(self, execution_ids: Sequence[str]) -> None:
+        for execution_id in execution_ids:
+            while error := await self._resume(execution_id):  # noqa: ASYNC110  # nothing tells when it is possible
+                await asyncio.sleep(error.retry_delay)
+
+    async def _resume(self, execution_id: str) -> UnavailableError | None:
+        """Resumes an execution if possible; returns why it is not now, when it may be later."""
+        try:
+            await self._service.resume(execution_id)
+        except UnavailableError as error:
+            return error
+        except CallError as error:
+            logger.warning("resume_refused execution=%s reason=%s", execution_id, error)
+        return None
+
+
+async def _prune_log(settings: Settings, log: EventLog, registry: Registry) -> None:
+    """Deletes old executions from the log, now and every minute."""
+    while True:
+        try:
+            pruned = await log.prune(max_age=settings.log_max_age, max_bytes=settings.log_max_bytes)
+            logger.debug("log_pruned executions=%d", pruned)
+        except LogError as error:
+            logger.warning("log_prune_failed error=%s", error)
+        for execution in registry.in_memory():
+            registry.drop_if_idle(execution)
+        await asyncio.sleep(_CLEANUP_INTERVAL_SECONDS)
+
+
+async def _delete_orphaned_state(runner: Runner, registry: Registry) -> None:
+    """Deletes what is kept of executions that ended while no process could delete it, now and every minute."""
+    while True:
+        try:
+            await runner.delete_orphaned_state(registry.is_active)
+        except (LogError, ExecutionEnd) as error:
+            logger.warning("delete_orphaned_state_failed error=%s", error)
+        await asyncio.sleep(_CLEANUP_INTERVAL_SECONDS)
