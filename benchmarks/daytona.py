@@ -19,8 +19,8 @@ from tests.emulator import API_KEY, Cloud, running_emulator
 
 from benchmarks.report import machine, ratio, spread
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.sandboxes import Terms
-from runner_service.executors.daytona.session import CommandTerms
+from runner_service.executors.daytona.manager import SandboxConfig
+from runner_service.executors.daytona.session import CommandLimits
 from runner_service.executors.protocol import Command, Sandbox, SandboxError, SandboxSpec, Stream
 
 TEN_MEGABYTES = "head -c 10000000 /dev/zero | tr '\\0' x | fold -w 79"
@@ -41,11 +41,11 @@ class Clocked:
 
 
 @asynccontextmanager
-async def there(terms: Terms) -> AsyncIterator[tuple[Cloud, DaytonaExecutor]]:
+async def there(config: SandboxConfig) -> AsyncIterator[tuple[Cloud, DaytonaExecutor]]:
     with tempfile.TemporaryDirectory() as directory:
         async with running_emulator(Path(directory)) as cloud:
             account = Account(SecretStr(API_KEY), cloud.api_url)
-            async with daytona_executor(account, terms, commands=CommandTerms(terminate_grace=0.25)) as executor:
+            async with daytona_executor(account, config, limits=CommandLimits(terminate_grace=0.25)) as executor:
                 yield cloud, executor
 
 
@@ -64,7 +64,7 @@ async def bare(handle: Any, text: str) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-async def followed(handle: Any, text: str) -> tuple[float, float]:
+async def commands(handle: Any, text: str) -> tuple[float, float]:
     """The SDK's own live output: a session's log by WebSocket."""
     from daytona import SessionExecuteRequest
 
@@ -93,7 +93,7 @@ async def compare(rounds: int) -> None:
         found.setdefault(name, []).append(value[part] if isinstance(value, tuple) else value)
 
     async with (
-        there(Terms()) as (cloud, executor),
+        there(SandboxConfig()) as (cloud, executor),
         AsyncDaytona(DaytonaConfig(api_key=API_KEY, api_url=cloud.api_url, target="local")) as client,
         executor.open(SandboxSpec("benchmark")) as sandbox,
     ):
@@ -104,10 +104,10 @@ async def compare(rounds: int) -> None:
                 await note("true", ours(sandbox, "true"))
                 await note("true, one bare exec", bare(handle, "true"))
             await note("first output", ours(sandbox, "echo x; sleep 0.2"), 1)
-            await note("first output, SDK's log", followed(handle, "echo x; sleep 0.2"), 1)
+            await note("first output, SDK's log", commands(handle, "echo x; sleep 0.2"), 1)
             for name, text in (("10 MB", TEN_MEGABYTES), ("100,000 lines", LINES)):
                 await note(name, ours(sandbox, text))
-                await note(f"{name}, SDK's log", followed(handle, text))
+                await note(f"{name}, SDK's log", commands(handle, text))
     show(found)
 
 
@@ -126,8 +126,8 @@ async def leaks(runs: int, *, at_once: int = 8) -> None:
     """Runs executions with random faults and random ends; says what is left of their sandboxes."""
     chance = random.Random(7)
     ends = {"done": 0, "cancelled": 0, "failed": 0}
-    terms = Terms(poll=2.0, slack=3, start_timeout=30.0)
-    async with there(terms) as (cloud, executor):
+    config = SandboxConfig(poll_interval=2.0, response_margin=3, start_timeout=30.0)
+    async with there(config) as (cloud, executor):
         cloud.faults.error_rate = 0.05
         cloud.faults.start_seconds = 0.05
         gate = asyncio.Semaphore(at_once)

@@ -32,7 +32,7 @@ class Sandbox:
     id: str
     name: str
     directory: Path
-    wishes: dict[str, Any]
+    parameters: dict[str, Any]
     labels: dict[str, str]
     state: str = "starting"
     activity: int = 0
@@ -46,7 +46,7 @@ class Sandbox:
     def environment(self) -> dict[str, str]:
         own = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.directory / "home"), "LANG": "C.UTF-8"}
         own |= {"TMPDIR": str(self.directory / "tmp"), "TERM": "xterm", MARK: self.id, OURS: guard()}
-        given: dict[str, str] = self.wishes.get("env", {})
+        given: dict[str, str] = self.parameters.get("env", {})
         return own | given
 
 
@@ -87,23 +87,23 @@ class Cloud:
             raise Refused(404, "sandbox container not found")
         return sandbox
 
-    def create(self, wishes: dict[str, Any]) -> Sandbox:
-        name = wishes.get("name") or f"sandbox-{secrets.token_hex(4)}"
+    def create(self, parameters: dict[str, Any]) -> Sandbox:
+        name = parameters.get("name") or f"sandbox-{secrets.token_hex(4)}"
         if any(each.name == name for each in self.sandboxes.values()):
             raise Refused(409, f"Sandbox with name {name} already exists")
-        if (snapshot := wishes.get("snapshot", "default")) not in self.snapshots:
+        if (snapshot := parameters.get("snapshot", "default")) not in self.snapshots:
             raise Refused(404, f"Snapshot {snapshot} not found")
         if len(self.sandboxes) >= self.quota:
             raise Refused(400, "Total CPU limit exceeded. Maximum allowed: 10")
         new = secrets.token_hex(8)
-        sandbox = Sandbox(new, name, self.directory / new, wishes, dict(wishes.get("labels", {})))
+        sandbox = Sandbox(new, name, self.directory / new, parameters, dict(parameters.get("labels", {})))
         for part in ("work", "home", "tmp"):
             (sandbox.directory / part).mkdir(parents=True)
         if self.image:
             shutil.copytree(self.image, sandbox.directory / "tmp", dirs_exist_ok=True)
         self.sandboxes[new] = sandbox
         self.created += 1
-        self.targets.append(wishes.get("target"))
+        self.targets.append(parameters.get("target"))
         self._begin_start(sandbox)
         return sandbox
 
@@ -123,7 +123,7 @@ class Cloud:
         await kill_all(sandbox.id)
         sandbox.state = "stopped"
         sandbox.sessions.clear()
-        if sandbox.wishes.get("autoDeleteInterval") == 0:
+        if sandbox.parameters.get("autoDeleteInterval") == 0:
             await self._destroy(sandbox)
 
     def delete(self, sandbox: Sandbox) -> None:
@@ -146,21 +146,21 @@ class Cloud:
             "id": sandbox.id,
             "organizationId": "organisation",
             "name": sandbox.name,
-            "snapshot": sandbox.wishes.get("snapshot", "default"),
+            "snapshot": sandbox.parameters.get("snapshot", "default"),
             "user": "daytona",
-            "env": sandbox.wishes.get("env", {}),
+            "env": sandbox.parameters.get("env", {}),
             "labels": sandbox.labels,
             "public": False,
             "networkBlockAll": False,
             "kvm": False,
-            "target": sandbox.wishes.get("target", "local"),
+            "target": sandbox.parameters.get("target", "local"),
             "cpu": 1,
             "gpu": 0,
             "memory": 1,
             "disk": 3,
             "state": sandbox.state,
-            "autoStopInterval": sandbox.wishes.get("autoStopInterval", 15),
-            "autoDeleteInterval": sandbox.wishes.get("autoDeleteInterval", -1),
+            "autoStopInterval": sandbox.parameters.get("autoStopInterval", 15),
+            "autoDeleteInterval": sandbox.parameters.get("autoDeleteInterval", -1),
             "toolboxProxyUrl": f"{self.origin}/toolbox",
         }
 

@@ -60,13 +60,13 @@ async def delete(request: web.Request) -> web.Response:
 
 async def execute(request: web.Request) -> web.Response:
     session = _session(request)
-    wishes = await request.json()
-    command = SessionCommand(secrets.token_hex(8), wishes["command"])
+    parameters = await request.json()
+    command = SessionCommand(secrets.token_hex(8), parameters["command"])
     session.commands[command.id] = command
     task = asyncio.create_task(_run(_sandbox(request), session, command))
     session.tasks.add(task)
     task.add_done_callback(session.tasks.discard)
-    if wishes.get("runAsync"):
+    if parameters.get("runAsync"):
         return web.json_response({"cmdId": command.id}, status=202)
     await task
     stdout, stderr = _split(bytes(command.log))

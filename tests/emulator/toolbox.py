@@ -10,7 +10,7 @@ from aiohttp import web
 from tests.emulator.cloud import CLOUD, Refused, Sandbox
 from tests.emulator.processes import in_thread, kill_group, started
 
-_CHUNK = 256 * 1024
+_CHUNK_BYTES = 256 * 1024
 
 
 async def work_dir(request: web.Request) -> web.Response:
@@ -29,14 +29,14 @@ async def version(request: web.Request) -> web.Response:
 async def execute(request: web.Request) -> web.Response:
     """Gives a script to a shell's stdin; with a time-out the shell's process group is killed and all output lost."""
     sandbox = _sandbox(request)
-    wishes = await request.json()
-    sandbox.executed.append(wishes["command"])
+    parameters = await request.json()
+    sandbox.executed.append(parameters["command"])
     await asyncio.sleep(request.app[CLOUD].faults.exec_delay)
-    environment = sandbox.environment() | (wishes.get("envs") or {})
-    cwd = str(wishes.get("cwd") or sandbox.work)
+    environment = sandbox.environment() | (parameters.get("envs") or {})
+    cwd = str(parameters.get("cwd") or sandbox.work)
     try:
         code, output = await in_thread(
-            lambda: _run_script(wishes["command"].encode(), cwd, environment, wishes.get("timeout"))
+            lambda: _run_script(parameters["command"].encode(), cwd, environment, parameters.get("timeout"))
         )
     except subprocess.TimeoutExpired:
         return web.json_response({"statusCode": 408, "message": "timeout", "code": "REQUEST_TIMEOUT"}, status=408)
@@ -69,7 +69,7 @@ async def bulk_upload(request: web.Request) -> web.Response:
             target = _path(sandbox, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
-                while chunk := await part.read_chunk(_CHUNK):  # type: ignore[union-attr]  # as above
+                while chunk := await part.read_chunk(_CHUNK_BYTES):  # type: ignore[union-attr]  # as above
                     file.write(chunk)
             written.append({"path": path, "bytes": target.stat().st_size})
     return web.json_response({"files": written})
@@ -99,7 +99,7 @@ async def _send_part(response: web.StreamResponse, boundary: str, name: str, pat
     kind = f'Content-Disposition: form-data; name="file"; {shown}\r\nContent-Length: {size}'
     await response.write(f"--{boundary}\r\n{kind}\r\nContent-Type: application/octet-stream\r\n\r\n".encode())
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_BYTES):
             if cut and file.tell() > size / 2:
                 raise ConnectionResetError
             await response.write(chunk)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from tests.executors.daytona.opening import emulated, real
+from tests.executors.daytona.executors import emulated, real
 
 from runner_service.executors.local.executor import local_executor
 from runner_service.executors.protocol import Executor, Sandbox, SandboxSpec

@@ -1,7 +1,7 @@
-"""Where the tools of an agent run: an executor opens sandboxes, a sandbox runs commands and holds files.
+"""The executor interface: an executor opens sandboxes, a sandbox runs commands and holds files.
 
-Both are Protocols with two implementations each, chosen once by mode: `local` runs commands as child processes in a
-directory, `daytona` in a cloud sandbox. Every promise below is a case of the conformance suite that both must pass.
+Both are Protocols with two implementations each, chosen by mode: `local` runs commands as child processes in a
+directory, `daytona` in a cloud sandbox. Both pass one conformance suite, which has a case for every promise below.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ T = TypeVar("T")
 Stream = Literal["stdout", "stderr"]
 
 TIMED_OUT_EXIT_CODE = 124
-"""The exit code of a command that ran out of time, as of `timeout(1)`."""
+"""Exit code of a command that timed out, as of `timeout(1)`."""
 
 
 class SandboxError(Exception):
     """The sandbox could not be opened, or is lost. The text is for callers and holds no secret.
 
-    `code` is what the execution ends with, and `retryable` says whether the same may work later.
+    `code` and `retryable` become the error of the execution.
     """
 
     code = "SANDBOX_UNAVAILABLE"
@@ -30,10 +30,10 @@ class SandboxError(Exception):
 
 
 class FileError(Exception):
-    """A file operation was refused or failed. `code` says how, the text helps a model to do better."""
+    """A file operation failed. `code` classifies it; the text tells a model what to do instead."""
 
     def __init__(self, code: "FileErrorCode", message: str) -> None:
-        # A path may hold bytes that are no text; what is sent on has to be.
+        # Paths may hold bytes that are not UTF-8; messages are UTF-8.
         self.message = message.encode("utf-8", "replace").decode()
         super().__init__(self.message)
         self.code = code
@@ -56,41 +56,40 @@ FileErrorCode = Literal[
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """What a sandbox is opened for. `environment` goes to its commands, over the executor's own short allow-list.
+    """Parameters of a sandbox. `environment` goes to its commands, on top of the executor's short allow-list.
 
-    `notify` is told, by a code in UPPER_SNAKE and a text for people, what happens to the sandbox that its user should
-    know. `is_interrupted` is asked in the end: whether the execution will open it again to go on; an executor whose
-    sandboxes outlive the service then leaves what runs in it running.
+    `notify` receives notices for watchers: a code in UPPER_SNAKE and a text. `is_interrupted` is called when the
+    sandbox closes: true if the execution will be resumed. Executors whose sandboxes outlive the service then leave
+    commands running.
     """
 
     execution_id: str
     session_id: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    notify: Callable[[str, str], None] = field(default=lambda code, text: None, repr=False)  # noqa: ARG005  # does nothing
+    notify: Callable[[str, str], None] = field(default=lambda code, text: None, repr=False)  # noqa: ARG005  # ignores them
     is_interrupted: Callable[[], bool] = field(default=lambda: False, repr=False)
 
 
 class OutputSink(Protocol):
-    """Takes what a command writes, exactly, in the order of each stream.
+    """Receives the output of a command, byte-exact and in order per stream.
 
-    `write` is awaited before the next read of the same pipe: to wait in it slows the command, never loses a byte.
-    `data` is never empty and at most 256 KiB. After `Sandbox.run` has returned, `write` may still be called, with what
-    processes that the command left behind wrote, until the sandbox closes.
+    `write` is awaited before the next read of the same pipe, so waiting in it slows the command and loses nothing.
+    `data` is never empty and at most 256 KiB. After `Sandbox.run` has returned, `write` may still be called with output
+    of processes that the command left behind, until the sandbox closes.
     """
 
     async def write(self, stream: Stream, data: bytes) -> None:
-        """Takes the next bytes of `stream`."""
+        """Receives the next bytes of `stream`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A shell command: the text for `bash -c`, how long it may run in seconds, and who takes its output.
+    """A shell command: the text for `bash -c`, its timeout in seconds and the sink of its output.
 
-    `name` is the caller's own, unique in its execution, or empty. A command with a name can be resumed.
-    `stdin` is fed to it, each item as soon as it can take it; at the end of the items its standard input is closed.
-    What it did not want to read is dropped, and the items are closed, if they can be, with the run. An error of theirs
-    ends the command and goes on. Without `stdin` there is nothing to read. A command with `stdin` has no name: it ends
-    when nobody feeds it any more, also when that is because the service has gone.
+    `name` is chosen by the caller, unique in its execution, or empty. A command with a name can be resumed.
+    `stdin` is written to it item by item, then closed. Unread input is dropped, and the items are closed, if they can
+    be, when the run ends. An exception of theirs ends the command and is raised. Without `stdin`, standard input is
+    empty. A command with `stdin` has no name: it ends when the service stops sending, also when the service is gone.
     """
 
     text: str
@@ -102,7 +101,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class KilledProcess:
-    """A process that had to be ended."""
+    """A process that had to be killed."""
 
     pid: int
     name: str
@@ -110,14 +109,14 @@ class KilledProcess:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended.
+    """Result of a command.
 
     `exit_code` is its own, 128 + n when signal n ended it, `TIMED_OUT_EXIT_CODE` when `timed_out`. `elapsed` and
     `cpu_time` are in seconds; `cpu_time` and `peak_memory` (bytes) are of the command and the children it waited for.
-    `spawn_time` is how many seconds its start took, 0 where nobody measured it.
-    `start_error` is set, with exit code 126 or 127, when it could not be started at all. `lost` is set when nobody
-    knows how far it came or how it ended; the exit code then means nothing. `exceeded` is set when it was ended because
-    the sandbox's commands used more than they may.
+    `spawn_time` is the duration of its start in seconds, 0 if not measured.
+    `start_error` is set, with exit code 126 or 127, if it could not be started. `lost` is set if its outcome is
+    unknown; the exit code is then meaningless. `exceeded` is set if it was ended because the commands of the sandbox
+    exceeded a limit.
     """
 
     exit_code: int
@@ -156,7 +155,7 @@ class TextLines:
 
 @dataclass(frozen=True, slots=True)
 class BinaryFile:
-    """A file that is not text: announced, not dumped."""
+    """A file that is not text; its content is not returned."""
 
     size: int
     media_type: str
@@ -173,7 +172,7 @@ class GrepMatch:
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[T]):
-    """What a search found. `truncated` says that there is more, and `why`, for the model."""
+    """Search results. If `truncated`, there are more; `why` explains it to the model."""
 
     items: Sequence[T]
     truncated: bool = False
@@ -181,18 +180,18 @@ class Found(Generic[T]):
 
 
 class Sandbox(Protocol):
-    """A place where commands run and files are. Paths are the agent's: what resolves outside the root is refused."""
+    """Runs commands and holds files. Paths are the agent's; those that resolve outside the root are refused."""
 
     @property
     def root(self) -> str:
-        """The directory that commands start in and that `/` means to the file operations, if not already below it."""
+        """Where commands start. In file operations, `/` means this directory unless the path is already below it."""
 
     async def run(self, command: Command) -> CommandResult:
-        """Runs `command` and returns when its shell has ended, whatever it left behind.
+        """Runs `command` and returns when its shell has ended.
 
-        What it left behind lives until the sandbox closes, and its late output still goes to the sink. Any number of
-        commands may run at once. A command that fails, or cannot be started, is a result. Cancelling this call ends the
-        whole tree of the command before the cancellation goes on.
+        Processes it left behind live until the sandbox closes, and their late output goes to the sink. Any number of
+        commands may run at once. A command that fails or cannot be started is a result, not an exception. Cancelling
+        this call ends the whole process tree first.
 
         Raises:
             SandboxError: the sandbox is lost.
@@ -200,32 +199,32 @@ class Sandbox(Protocol):
 
     @property
     def keeps_commands(self) -> bool:
-        """Whether commands outlive the service, so that the next one can go on with them by `resume`."""
+        """Whether commands outlive the service and can be resumed."""
 
     async def resume(self, command: Command) -> CommandResult:
-        """Goes on with a command of that name that an earlier process of the service has started, as `run` would.
+        """Resumes a named command that an earlier process of the service started, as `run` would.
 
-        The sink is given all of its output, from the first byte. What came of a command that is not known is `lost`.
-        Raises as `run` does.
+        The sink receives all of its output from the first byte. The result of an unknown command is `lost`. Raises as
+        `run` does.
         """
 
     async def list_directory(self, path: str) -> Sequence[FileEntry]:
         """Lists a directory, sorted by path. Raises FileError."""
 
     async def read_text(self, path: str, *, offset: int = 0, limit: int = 2000) -> TextLines | BinaryFile:
-        """Reads `limit` lines after the first `offset` ones; announces a binary file. Raises FileError."""
+        """Reads `limit` lines after the first `offset`. Raises FileError."""
 
     async def write_text(self, path: str, text: str) -> None:
-        """Writes a file at once or not at all, with its directories; the mode of an old one stays. Raises FileError."""
+        """Writes a file atomically, creating directories and keeping the mode of an existing file. Raises FileError."""
 
     async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False) -> int:
-        r"""Replaces `old`, which must occur once unless `replace_all`, and returns how often it did so.
+        r"""Replaces `old`, which must occur once unless `replace_all`; returns the number of replacements.
 
-        Line ends and mode of the file stay: `\n` in `old` and `new` means the file's own. Raises FileError.
+        Keeps line ends and mode: `\n` in `old` and `new` means the line end of the file. Raises FileError.
         """
 
     async def delete(self, path: str) -> None:
-        """Removes a file, or a directory with all below it; of a symlink, the link. Raises FileError."""
+        """Removes a file, a symlink, or a directory with its content. Raises FileError."""
 
     async def glob(self, pattern: str, path: str = "/") -> Found[FileEntry]:
         """Finds regular files. Without `/` in it, `pattern` is matched with names at any depth. Raises FileError."""
@@ -234,7 +233,7 @@ class Sandbox(Protocol):
         """Finds lines holding the literal `pattern`, in text files that match the glob `include`. Raises FileError."""
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
-        """Writes a file of any size, at once or not at all. Raises FileError."""
+        """Writes a file of any size atomically. Raises FileError."""
 
     def download(self, path: str) -> AsyncIterator[bytes]:
         """Reads a file of any size, as an async generator. Raises FileError."""
@@ -249,11 +248,11 @@ class Executor(Protocol):
 
     @property
     def process_control(self) -> str:
-        """How the processes of a command are found and ended on this machine, as in the `started` event."""
+        """How the processes of a command are found and ended, as in the `started` event."""
 
     def open(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:
         """Opens the sandbox of an execution. When the context ends, none of its processes is left.
 
         Raises:
-            SandboxError: it could not be opened; the text says why.
+            SandboxError: it could not be opened.
         """

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import uvloop
 from tests.emulator import Cloud, running_emulator
-from tests.executors.daytona.opening import COMMANDS, account
+from tests.executors.daytona.executors import LIMITS, account
 
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.sandboxes import Terms
+from runner_service.executors.daytona.manager import SandboxConfig
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -21,11 +21,11 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
         yield cloud
 
 
-TERMS = Terms(poll=2.0, slack=2, start_timeout=20.0)
+CONFIG = SandboxConfig(poll_interval=2.0, response_margin=2, start_timeout=20.0)
 """As always, but less patient."""
 
 
 @pytest.fixture
 async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    async with daytona_executor(account(cloud), TERMS, commands=COMMANDS) as opened:
+    async with daytona_executor(account(cloud), CONFIG, limits=LIMITS) as opened:
         yield opened

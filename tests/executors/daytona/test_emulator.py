@@ -10,7 +10,7 @@ from tests.emulator.processes import marked
 from tests.executors.recorder import output
 
 from runner_service.executors.daytona.executor import Account, daytona_executor
-from runner_service.executors.daytona.sandboxes import Terms
+from runner_service.executors.daytona.manager import SandboxConfig
 from runner_service.executors.protocol import SandboxSpec
 
 
@@ -24,12 +24,12 @@ async def test_by_hand_it_says_how_to_be_used_and_killed_it_leaves_nothing(tmp_p
     assert process.stdout
     said = (await process.stdout.readline()).decode().split()
     url, key = (word.partition("=")[2] for word in said[1:])
-    terms = Terms(start_timeout=5.0, poll=1.0, slack=1)
+    config = SandboxConfig(start_timeout=5.0, poll_interval=1.0, response_margin=1)
     spec = SandboxSpec("e", session_id="s", is_interrupted=lambda: True)  # nothing is asked for in the end
-    async with daytona_executor(Account(SecretStr(key), url), terms) as executor, executor.open(spec) as sandbox:
+    async with daytona_executor(Account(SecretStr(key), url), config) as executor, executor.open(spec) as sandbox:
         await output(sandbox, "setsid -f sleep 75.01")
-        (box,) = await asyncio.to_thread(lambda: list(tmp_path.glob("daytona-*/*")))
-        mark = f"DAYTONA_SANDBOX_ID={box.name}"
+        (remote,) = await asyncio.to_thread(lambda: list(tmp_path.glob("daytona-*/*")))
+        mark = f"DAYTONA_SANDBOX_ID={remote.name}"
         assert await asyncio.to_thread(marked, mark)
         process.kill()
         await process.wait()

@@ -139,8 +139,8 @@ async def test_a_session_that_is_stopped_in_mid_run_says_so_and_goes_on(
         text = "echo once >> effects; echo started; sleep 72.03"
         command = asyncio.create_task(sandbox.run(Command(text, 60, recorder, name="call-1")))
         await recorder.arrived(b"started\n")
-        (box,) = cloud.sandboxes.values()
-        await cloud.stop(box)
+        (remote,) = cloud.sandboxes.values()
+        await cloud.stop(remote)
         result = await command
         assert "how far it came is not known" in result.lost
         assert notices[-1] == "SANDBOX_RESTARTED"
@@ -148,9 +148,9 @@ async def test_a_session_that_is_stopped_in_mid_run_says_so_and_goes_on(
 
 
 def attendants(cloud: Cloud) -> list[int]:
-    """Returns the processes of attendants in the only box."""
-    (box,) = cloud.sandboxes.values()
-    programs = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(box.id)}
+    """Returns the processes of attendants in the only sandbox."""
+    (remote,) = cloud.sandboxes.values()
+    programs = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(remote.id)}
     return [pid for pid, program in programs.items() if b"attendant.server import main" in program]
 
 
@@ -162,7 +162,7 @@ async def test_a_command_whose_attendant_is_told_to_stop_is_unknown_and_the_sand
     command = asyncio.create_task(sandbox.run(Command(text, 60, recorder, name="call-1")))
     await recorder.arrived(b"started\n")
     (attendant,) = await asyncio.to_thread(attendants, cloud)
-    os.kill(attendant, signal.SIGTERM)  # as an orderly stop of the box begins
+    os.kill(attendant, signal.SIGTERM)  # as an orderly stop of the sandbox begins
 
     assert "how far it came is not known" in (await command).lost
     assert await output(sandbox, "cat effects") == "once\n"

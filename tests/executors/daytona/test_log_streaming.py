@@ -13,9 +13,9 @@ from tests.emulator import API_KEY, Cloud
 async def process(cloud: Cloud) -> AsyncIterator[Any]:
     config = DaytonaConfig(api_key=API_KEY, api_url=cloud.api_url, target="local")
     async with AsyncDaytona(config) as client:
-        box = await client.create()
-        await box.process.create_session("s")
-        yield box.process
+        remote = await client.create()
+        await remote.process.create_session("s")
+        yield remote.process
 
 
 async def begun(process: Any, text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.emulator import API_KEY, Cloud
-from tests.executors.daytona.test_boxes import settled
+from tests.executors.daytona.test_sandboxes import settled
 from tests.running import (
     Event,
     ServiceProcess,
@@ -37,7 +37,7 @@ def in_cloud(cloud: Cloud, **more: str) -> dict[str, str]:
     return {**block, "REDIS_HOST": "", "DRAIN_TIMEOUT": "0", **more}
 
 
-async def test_an_agents_tools_run_in_a_box(start: StartService, cloud: Cloud) -> None:
+async def test_an_agents_tools_run_in_a_sandbox(start: StartService, cloud: Cloud) -> None:
     turns = [
         turn(
             "", command("echo out; echo $WHO > file; exit 3"), ("write_file", {"file_path": "/a.txt", "content": "x"})
@@ -58,7 +58,7 @@ async def test_an_agents_tools_run_in_a_box(start: StartService, cloud: Cloud) -
     await settled(cloud)
 
 
-async def test_limits_hold_in_a_box_and_are_told(start: StartService, cloud: Cloud) -> None:
+async def test_limits_hold_in_a_sandbox_and_are_told(start: StartService, cloud: Cloud) -> None:
     hog = "echo big; head -c 200m /dev/zero | tail -c 200m | sleep 30"
     left = "(sleep 0.2; for i in $(seq 60); do sleep 30 & done; wait) > /dev/null 2>&1 &"
     turns = [turn("", command(hog)), turn("", command(left)), turn("", command("sleep 2")), turn("Done.")]
@@ -74,7 +74,7 @@ async def test_limits_hold_in_a_box_and_are_told(start: StartService, cloud: Clo
     assert stdout_of(events) == b"big\n"
 
 
-async def test_the_key_is_in_no_event_no_log_and_no_box(
+async def test_the_key_is_in_no_event_no_log_and_no_sandbox(
     start: StartService, cloud: Cloud, caplog: pytest.LogCaptureFixture
 ) -> None:
     look = "cat /proc/$PPID/environ; env; grep -ra dtn_emul $HOME . ; env | grep -c dtn_"
@@ -114,9 +114,9 @@ async def went_on(service: ServiceProcess, cloud: Cloud, seen: list[Event]) -> N
             service.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a", after_sequence=len(seen)))
         )
     )
-    (box,) = cloud.sandboxes.values()
+    (remote,) = cloud.sandboxes.values()
     await service.client.started("a")
-    (box.work / "go").touch()
+    (remote.work / "go").touch()
     events = seen + await attached
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert stdout_of(events) == EXPECTED
@@ -134,10 +134,10 @@ async def test_a_command_goes_on_over_the_death_of_the_service(start_process: St
     service = await start_process(TURNS, **in_cloud(cloud))
     seen = await seen_running(service)
     await service.kill()
-    (box,) = cloud.sandboxes.values()
+    (remote,) = cloud.sandboxes.values()
     await went_on(await start_process(**in_cloud(cloud)), cloud, seen)
     await settled(cloud)
-    assert not box.work.exists()
+    assert not remote.work.exists()
 
 
 async def test_a_command_goes_on_over_a_drain(start_process: StartProcess, cloud: Cloud) -> None:
@@ -148,7 +148,7 @@ async def test_a_command_goes_on_over_a_drain(start_process: StartProcess, cloud
     await went_on(await start_process(**in_cloud(cloud)), cloud, seen)
 
 
-async def test_a_command_whose_box_was_stopped_meanwhile_is_called_unknown(
+async def test_a_command_whose_sandbox_was_stopped_meanwhile_is_called_unknown(
     start_process: StartProcess, cloud: Cloud
 ) -> None:
     turns = [turn("", command(SCRIPT)), turn("I was told: {{last_tool_result}}")]
@@ -157,18 +157,18 @@ async def test_a_command_whose_box_was_stopped_meanwhile_is_called_unknown(
     call = service.stub.ExecuteAgent(service.client.request(**request))
     await service.client.collect(call, until=lambda event: event.HasField("tool_output"))
     await service.kill()
-    (box,) = cloud.sandboxes.values()
-    await cloud.stop(box)
+    (remote,) = cloud.sandboxes.values()
+    await cloud.stop(remote)
 
     again = await start_process(**in_cloud(cloud))
     events = await again.client.collect(again.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a")))
     assert one(events, "tool_call_finished").outcome == event_pb2.TOOL_OUTCOME_INTERRUPTED
     assert "SANDBOX_RESTARTED" in [event.notice.code for event in events]
     assert "how far it came is not known" in one(events, "finished").output
-    assert (box.work / "effects").read_text() == "once\n"
+    assert (remote.work / "effects").read_text() == "once\n"
 
 
-async def test_a_cancel_leaves_no_process_and_no_box(start: StartService, cloud: Cloud) -> None:
+async def test_a_cancel_leaves_no_process_and_no_sandbox(start: StartService, cloud: Cloud) -> None:
     client = await start([turn("", command("setsid -f sleep 74.01; echo up; sleep 74.01"))], **in_cloud(cloud))
     call = client.stub.ExecuteAgent(client.request(execution_id="a"))
     await client.collect(call, until=lambda event: event.HasField("tool_output"))
@@ -191,10 +191,10 @@ early = "daytona" in sys.modules
 from pydantic import SecretStr
 from opentelemetry import trace
 from runner_service.executors.protocol import SandboxSpec
-from runner_service.executors.daytona.sandboxes import Terms
+from runner_service.executors.daytona.manager import SandboxConfig
 from runner_service.executors.daytona.executor import Account, daytona_executor
 async def main():
-    async with daytona_executor(Account(SecretStr({API_KEY!r}), {cloud.api_url!r}), Terms()) as executor:
+    async with daytona_executor(Account(SecretStr({API_KEY!r}), {cloud.api_url!r}), SandboxConfig()) as executor:
         async with executor.open(SandboxSpec("e")):
             print(json.dumps([early, "daytona" in sys.modules, type(trace.get_tracer_provider()).__name__]))
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Another version of the service takes over a box, and the attendant that works in it."""
+"""Another version of the service takes over a sandbox, and the attendant that works in it."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ OLDER = """
 import asyncio, sys
 from pydantic import SecretStr
 from runner_service.executors.protocol import Command, SandboxSpec
-from runner_service.executors.daytona.sandboxes import Terms
+from runner_service.executors.daytona.manager import SandboxConfig
 from runner_service.executors.daytona.executor import Account, daytona_executor
 
 class Sink:
@@ -27,7 +27,7 @@ class Sink:
         print("running", flush=True)
 
 async def main(url, key, text):
-    async with daytona_executor(Account(SecretStr(key), url), Terms()) as executor:
+    async with daytona_executor(Account(SecretStr(key), url), SandboxConfig()) as executor:
         async with executor.open(SandboxSpec("e", session_id="s")) as sandbox:
             await sandbox.run(Command(text, 60, Sink(), name="call"))
 
@@ -39,7 +39,7 @@ def older_version(directory: Path) -> Path:
     """Returns a directory with a version of the package whose bundle is another."""
     package = directory / "runner_service"
     shutil.copytree(Path(runner_service.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (package / "executors" / "attendant" / "spool.py").open("a") as source:
+    with (package / "executors" / "attendant" / "output_buffer.py").open("a") as source:
         source.write("# older\n")
     return directory
 
@@ -76,5 +76,5 @@ async def test_a_newer_version_goes_on_with_a_command_of_an_older_one(
 
 
 def _attendants(cloud: Cloud) -> set[str]:
-    (box,) = cloud.sandboxes.values()
-    return {path.parent.name for path in (box.directory / "tmp").glob("runner-service-*/socket")}
+    (remote,) = cloud.sandboxes.values()
+    return {path.parent.name for path in (remote.directory / "tmp").glob("runner-service-*/socket")}

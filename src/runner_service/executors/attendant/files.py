@@ -1,4 +1,4 @@
-"""The file operations of a sandbox as requests, and files on their way in or out."""
+"""File operations as requests, and temporary files for transfers."""
 
 import base64
 import dataclasses
@@ -9,8 +9,8 @@ from typing import Any
 
 from runner_service.executors.protocol import FileError, Sandbox, TextLines
 
-_CHUNK = 256 * 1024
-_SENT_AT_ONCE = 512 * 1024
+_CHUNK_BYTES = 256 * 1024
+_INLINE_BYTES = 512 * 1024
 
 Operation = Callable[[Sandbox, dict[str, Any]], Awaitable[Any]]
 
@@ -45,13 +45,13 @@ async def _grep(sandbox: Sandbox, request: dict[str, Any]) -> Any:
     return dataclasses.asdict(found)
 
 
-async def _take_in(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    """Puts a file that was sent to the transfers, in parts, in its place."""
+async def _upload(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    """Joins uploaded parts into the destination file."""
     await sandbox.upload(request["path"], _chunks(request["transfers"]), mode=request["mode"])
 
 
-async def _hand_out(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    """Copies a file to the transfers, so that it can be fetched as it is now; a small one goes at once."""
+async def _download(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    """Copies a file to the transfers, a snapshot to download; a small one is returned inline."""
     copy = _transfer(request["transfer"])
     size = 0
     with os.fdopen(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as file:
@@ -61,15 +61,15 @@ async def _hand_out(sandbox: Sandbox, request: dict[str, Any]) -> Any:
         except BaseException:
             copy.unlink(missing_ok=True)
             raise
-        if size > _SENT_AT_ONCE:
+        if size > _INLINE_BYTES:
             return {"size": size}
         file.seek(0)
         copy.unlink(missing_ok=True)
         return {"data": base64.b64encode(file.read()).decode()}
 
 
-async def _drop(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    """Removes files from the transfers."""
+async def _discard(sandbox: Sandbox, request: dict[str, Any]) -> Any:
+    """Removes temporary files."""
     del sandbox
     for name in request["transfers"]:
         _transfer(name).unlink(missing_ok=True)
@@ -83,22 +83,22 @@ OPERATIONS: dict[str, Operation] = {
     "delete": _delete,
     "glob": _glob,
     "grep": _grep,
-    "take_in": _take_in,
-    "hand_out": _hand_out,
-    "drop": _drop,
+    "take_in": _upload,
+    "hand_out": _download,
+    "drop": _discard,
 }
-"""By name; a request holds the arguments, in the names of the Protocol."""
+"""Handlers by operation name; arguments are named as in the Protocol."""
 
 
 def _transfer(name: str) -> Path:
     transfer = Path(name)
     if transfer.parent.name != "transfers":
-        raise FileError("invalid", "a transfer is in the directory of transfers")
+        raise FileError("invalid", "a transfer must be in the directory of transfers")
     return transfer
 
 
 async def _chunks(names: list[str]) -> AsyncIterator[bytes]:
     for name in names:
         with _transfer(name).open("rb") as file:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(_CHUNK_BYTES):
                 yield chunk

@@ -1,4 +1,4 @@
-"""The attendant itself: one process that answers requests on a Unix socket in its directory, until long idle."""
+"""The attendant's server: responses requests on a Unix socket and exits when idle."""
 
 import asyncio
 import base64
@@ -12,12 +12,19 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner_service.executors.attendant.answers import Answer, Request, at, encoded, late_runs, news_of
-from runner_service.executors.attendant.client import SOCKET
-from runner_service.executors.attendant.feed import Feed
 from runner_service.executors.attendant.files import OPERATIONS
-from runner_service.executors.attendant.sessions import Opening
-from runner_service.executors.attendant.spool import STREAMS
+from runner_service.executors.attendant.output_buffer import STREAMS
+from runner_service.executors.attendant.relay import SOCKET
+from runner_service.executors.attendant.responses import (
+    Request,
+    Response,
+    encode_response,
+    late_output,
+    output_response,
+    with_offset_names,
+)
+from runner_service.executors.attendant.sessions import Session
+from runner_service.executors.attendant.stdin_buffer import StdinBuffer
 from runner_service.executors.local.executor import local_executor
 from runner_service.executors.protocol import Executor, FileError, SandboxError, SandboxSpec
 from runner_service.executors.supervisor.dumpable import make_undumpable
@@ -29,29 +36,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_IDLE_SECONDS = 900.0
-_FORSAKEN_SECONDS = 6 * 3600.0
-_LOOK_EVERY = 10.0
-_LONGEST_REQUEST = 64 * 1024 * 1024
-_ANSWERS_REMEMBERED = 1000
-_NOT_PASSED_ON = {"TERM", "PWD", "OLDPWD", "SHLVL", "_"}
+_IDLE_TIMEOUT_SECONDS = 900.0
+_ABANDONED_TIMEOUT_SECONDS = 6 * 3600.0
+_IDLE_CHECK_INTERVAL_SECONDS = 10.0
+_MAX_REQUEST_BYTES = 64 * 1024 * 1024
+_MAX_REMEMBERED_RESPONSES = 1000
+_EXCLUDED_VARIABLES = {"TERM", "PWD", "OLDPWD", "SHLVL", "_"}
 
 
-class UnknownOpeningError(Exception):
-    """The request is about what this attendant has not opened: it was started after that."""
+class UnknownSessionError(Exception):
+    """The session is not open in this process, which started after it."""
 
 
 class Attendant:
-    """Answers requests. Belongs to its loop."""
+    """Responses requests. Not thread-safe."""
 
     def __init__(self, directory: Path, parts: AsyncExitStack) -> None:
         self._directory = directory
         self._parts = parts
         self._executor: Executor | None = None
-        self._openings: dict[str, Opening] = {}
-        self._opening = asyncio.Lock()
-        self._answers: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
-        self._doing: dict[str, Callable[[Request], Awaitable[Answer]]] = {
+        self._sessions: dict[str, Session] = {}
+        self._session_lock = asyncio.Lock()
+        self._responses: OrderedDict[str, asyncio.Task[Response]] = OrderedDict()
+        self._handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "nothing": self._nothing,
             "open": self._open,
             "run": self._run,
@@ -64,56 +71,56 @@ class Attendant:
             "forget": self._forget,
             "file": self._file,
         }
-        self._asking = 0
-        self._last_asked = asyncio.get_running_loop().time()
+        self._active_requests = 0
+        self._last_request = asyncio.get_running_loop().time()
 
     @property
-    def is_done(self) -> bool:
-        """Says whether nothing is open and nobody has asked for long, or nobody has asked for very long."""
-        if self._asking:
+    def is_idle(self) -> bool:
+        """Whether the idle timeout is over; it is longer while sessions are open."""
+        if self._active_requests:
             return False
-        patience = _FORSAKEN_SECONDS if self._openings else _IDLE_SECONDS
-        return asyncio.get_running_loop().time() - self._last_asked > patience
+        timeout = _ABANDONED_TIMEOUT_SECONDS if self._sessions else _IDLE_TIMEOUT_SECONDS
+        return asyncio.get_running_loop().time() - self._last_request > timeout
 
     def abandon(self) -> None:
-        """Takes note that this process is about to end."""
-        for opening in self._openings.values():
-            opening.abandon()
+        """Records in all sessions that this process is stopping."""
+        for session in self._sessions.values():
+            session.abandon()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers the one request of a connection."""
-        self._asking += 1
+        """Serves the single request of a connection."""
+        self._active_requests += 1
         try:
             request = json.loads(await reader.readline())
-            answer = await self._answer(request)
-            writer.write(encoded(answer))
+            response = await self._respond(request)
+            writer.write(encode_response(response))
             await writer.drain()
         except (ConnectionError, ValueError):
             logger.warning("caller_gone")
         finally:
-            self._asking -= 1
-            self._last_asked = asyncio.get_running_loop().time()
+            self._active_requests -= 1
+            self._last_request = asyncio.get_running_loop().time()
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _answer(self, request: Request) -> Answer:
-        """Answers, or gives the answer that the same request has had; it is worked on whoever goes on waiting."""
+    async def _respond(self, request: Request) -> Response:
+        """Responses a request; a repeated number gets the cached response. Runs on if the caller disconnects."""
         number = request.get("number")
         if number is None:
-            return await self._guarded(request)
-        if number not in self._answers:
-            self._answers[number] = asyncio.create_task(self._guarded(request))
-            while len(self._answers) > _ANSWERS_REMEMBERED:
-                self._answers.popitem(last=False)
-        return await asyncio.shield(self._answers[number])
+            return await self._dispatch(request)
+        if number not in self._responses:
+            self._responses[number] = asyncio.create_task(self._dispatch(request))
+            while len(self._responses) > _MAX_REMEMBERED_RESPONSES:
+                self._responses.popitem(last=False)
+        return await asyncio.shield(self._responses[number])
 
-    async def _guarded(self, request: Request) -> Answer:
-        if request["do"] not in self._doing:
+    async def _dispatch(self, request: Request) -> Response:
+        if request["do"] not in self._handlers:
             return {"unknown_request": True}
         try:
-            return await self._doing[request["do"]](request)
-        except UnknownOpeningError:
+            return await self._handlers[request["do"]](request)
+        except UnknownSessionError:
             return {"unknown_opening": True}
         except FileError as error:
             return {"file_error": {"code": error.code, "message": error.message}}
@@ -123,20 +130,20 @@ class Attendant:
             logger.exception("request_failed do=%s", request.get("do"))
             return {"defect": True}
 
-    async def _nothing(self, request: Request) -> Answer:
-        del request  # asked only to be there
+    async def _nothing(self, request: Request) -> Response:
+        del request  # only shows that the attendant is installed
         return {}
 
-    async def _open(self, request: Request) -> Answer:
-        async with self._opening:
+    async def _open(self, request: Request) -> Response:
+        async with self._session_lock:
             executor = self._executor = self._executor or await self._enter_executor(request)
             name = request["opening"]
-            if name not in self._openings:
+            if name not in self._sessions:
                 given = {**_own_environment(), **request["environment"]}
-                opening = Opening(self._directory / "openings" / request["directory"])
-                await opening.enter(executor, SandboxSpec(name, environment=given, notify=opening.notify))
-                self._openings[name] = opening
-        return {"root": self._openings[name].sandbox.root, "process_control": executor.process_control}
+                session = Session(self._directory / "openings" / request["directory"])
+                await session.enter(executor, SandboxSpec(name, environment=given, notify=session.notify))
+                self._sessions[name] = session
+        return {"root": self._sessions[name].sandbox.root, "process_control": executor.process_control}
 
     async def _enter_executor(self, request: Request) -> Executor:
         return await self._parts.enter_async_context(
@@ -148,84 +155,86 @@ class Attendant:
             )
         )
 
-    async def _run(self, request: Request) -> Answer:
-        opening = self._open_still(request)
-        run = opening.begin(request["name"], request["text"], request["timeout"])
-        return await news_of(opening, run, request)
+    async def _run(self, request: Request) -> Response:
+        session = self._known_open(request)
+        run = session.start_command(request["name"], request["text"], request["timeout"])
+        return await output_response(session, run, request)
 
-    async def _run_fed(self, request: Request) -> Answer:
-        """Begins a command with a standard input; it ends when nobody asks about it for `forsaken_after` seconds."""
-        opening = self._open_still(request)
-        feed = Feed(opening.news, request["forsaken_after"])
-        run = opening.begin(request["name"], request["text"], request["timeout"], feed)
-        return await news_of(opening, run, request)
+    async def _run_fed(self, request: Request) -> Response:
+        """Starts a command with stdin; it ends after `forsaken_after` seconds without a request."""
+        session = self._known_open(request)
+        feed = StdinBuffer(session.notifier, request["forsaken_after"])
+        run = session.start_command(request["name"], request["text"], request["timeout"], feed)
+        return await output_response(session, run, request)
 
-    async def _feed(self, request: Request) -> Answer:
-        """Takes a piece of input, then waits until there is room for the next one."""
-        opening = self._known(request)
-        run = opening.find(request["name"])
-        if run is None or run.feed is None:
+    async def _feed(self, request: Request) -> Response:
+        """Accepts a chunk of input, then waits until there is room for the next."""
+        session = self._known(request)
+        run = session.find_command(request["name"])
+        if run is None or run.stdin is None:
             return {"unknown_command": True}
-        run.hear(request["wait"])
-        run.feed.take_in(request["offset"], base64.b64decode(request["data"]), is_last=request["is_last"])
+        run.reset_idle_timer(request["wait"])
+        run.stdin.receive(request["offset"], base64.b64decode(request["data"]), is_last=request["is_last"])
         with suppress(TimeoutError):
             async with asyncio.timeout(request["wait"]):
-                while not (run.ended.is_set() or run.feed.has_room):
-                    await opening.news.wait()
-        return {"has_ended": run.ended.is_set(), "has_room": run.feed.has_room}
+                while not (run.ended.is_set() or run.stdin.has_room):
+                    await session.notifier.wait()
+        return {"has_ended": run.ended.is_set(), "has_room": run.stdin.has_room}
 
-    async def _follow(self, request: Request) -> Answer:
-        opening = self._known(request)
-        return await news_of(opening, opening.find(request["name"]), request)
+    async def _follow(self, request: Request) -> Response:
+        session = self._known(request)
+        return await output_response(session, session.find_command(request["name"]), request)
 
-    async def _end(self, request: Request) -> Answer:
-        opening = self._known(request)
-        if run := opening.find(request["name"]):
+    async def _end(self, request: Request) -> Response:
+        session = self._known(request)
+        if run := session.find_command(request["name"]):
             for stream in STREAMS:
-                run.spool.take(stream, run.spool.sizes[stream])
+                run.output.acknowledge(stream, run.output.sizes[stream])
             await run.end()
         return {}
 
-    async def _late(self, request: Request) -> Answer:
-        """Waits until a command that has ended has more output, or there is a notice; `offsets` is by command."""
-        opening = self._known(request)
+    async def _late(self, request: Request) -> Response:
+        """Waits for late output after `offsets`, which are by command, or for a notice."""
+        session = self._known(request)
         with suppress(TimeoutError):
             async with asyncio.timeout(request["wait"]):
-                while not (late_runs(opening, request["offsets"]) or opening.notices[request.get("notices", 0) :]):
-                    await opening.news.wait()
+                while not (late_output(session, request["offsets"]) or session.notices[request.get("notices", 0) :]):
+                    await session.notifier.wait()
                     self._known(request)
-        late = late_runs(opening, request["offsets"])
-        pieces = {name: {**run.spool.pieces(offsets), **at(offsets)} for name, (run, offsets) in late.items()}
-        return {"late": pieces, "notices": opening.notices[request.get("notices", 0) :]}
+        late = late_output(session, request["offsets"])
+        pieces = {
+            name: {**run.output.read(offsets), **with_offset_names(offsets)} for name, (run, offsets) in late.items()
+        }
+        return {"late": pieces, "notices": session.notices[request.get("notices", 0) :]}
 
-    async def _close(self, request: Request) -> Answer:
+    async def _close(self, request: Request) -> Response:
         await self._known(request).close()
         return {}
 
-    async def _forget(self, request: Request) -> Answer:
-        if opening := self._openings.pop(request["opening"], None):
-            await opening.close()
-            opening.forget()
+    async def _forget(self, request: Request) -> Response:
+        if session := self._sessions.pop(request["opening"], None):
+            await session.close()
+            session.remove()
         return {}
 
-    async def _file(self, request: Request) -> Answer:
+    async def _file(self, request: Request) -> Response:
         return {"result": await OPERATIONS[request["operation"]](self._known(request).sandbox, request)}
 
-    def _open_still(self, request: Request) -> Opening:
-        opening = self._known(request)
-        if opening.is_closed:
+    def _known_open(self, request: Request) -> Session:
+        session = self._known(request)
+        if session.is_closed:
             raise SandboxError("the sandbox is closed")
-        return opening
+        return session
 
-    def _known(self, request: Request) -> Opening:
+    def _known(self, request: Request) -> Session:
         try:
-            return self._openings[request["opening"]]
+            return self._sessions[request["opening"]]
         except KeyError:
-            raise UnknownOpeningError from None
+            raise UnknownSessionError from None
 
 
 def _quota(request: Request) -> Quota:
-    """Returns what commands may use; what the service leaves open is decided by what there is in this sandbox."""
+    """Returns the limits of commands; defaults depend on the resources of this sandbox."""
     memory, processes = request.get("memory"), request.get("processes")
     return Quota(
         memory=default_command_memory() if memory is None else memory,
@@ -235,8 +244,8 @@ def _quota(request: Request) -> Quota:
 
 
 def _own_environment() -> dict[str, str]:
-    """Returns what the sandbox itself gives to its processes."""
-    return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    """Returns the sandbox's own environment."""
+    return {name: value for name, value in os.environ.items() if name not in _EXCLUDED_VARIABLES}
 
 
 async def _serve_until_idle(directory: Path) -> None:
@@ -247,10 +256,10 @@ async def _serve_until_idle(directory: Path) -> None:
     async with AsyncExitStack() as parts:
         attendant = Attendant(directory, parts)
         _remove_socket()
-        async with await asyncio.start_unix_server(attendant.serve, SOCKET, limit=_LONGEST_REQUEST):
-            while not (stop.is_set() or attendant.is_done):
+        async with await asyncio.start_unix_server(attendant.serve, SOCKET, limit=_MAX_REQUEST_BYTES):
+            while not (stop.is_set() or attendant.is_idle):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), _LOOK_EVERY)
+                    await asyncio.wait_for(stop.wait(), _IDLE_CHECK_INTERVAL_SECONDS)
             attendant.abandon()
             _remove_socket()
 
@@ -260,7 +269,7 @@ def _remove_socket() -> None:
 
 
 def main(directory: str) -> None:
-    """Serves in `directory`, which holds the bundle and is this attendant's own."""
+    """Serves in `directory`, where the bundle is installed."""
     make_undumpable()
     os.umask(0o022)
     os.chdir(directory)

@@ -1,4 +1,4 @@
-"""What the attendant has open: the sandbox of each execution, and the commands in it by their names."""
+"""Sessions of the attendant: the sandbox of one execution and its commands by name."""
 
 import asyncio
 import dataclasses
@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from runner_service.executors.attendant.feed import Feed
-from runner_service.executors.attendant.spool import STREAMS, DiskFullError, News, Spool
+from runner_service.executors.attendant.output_buffer import STREAMS, DiskFullError, Notifier, OutputBuffer
+from runner_service.executors.attendant.stdin_buffer import StdinBuffer
 from runner_service.executors.protocol import (
     Command,
     CommandResult,
@@ -25,55 +25,55 @@ RESULT = "result.json"
 
 _NO_ROOM = "the disk of the sandbox is full, and this was ended because there was no room for its output"
 _STOPPED = "the sandbox was stopped while the command ran; how far it came is not known"
-_HOLD_AFTER_CLOSE = 0.5
+_FINAL_OUTPUT_TIMEOUT_SECONDS = 0.5
 
 
-class Run:
-    """A command that was started by this process, with its output and, in the end, its result.
+class CommandRun:
+    """A command with its output and, once ended, its result.
 
-    With a `feed` it ends when nobody asks about it any more: it cannot be gone on with, so nobody is there to feed it.
+    A command with `stdin` ends when no request about it arrives any more: it cannot be resumed.
     """
 
-    def __init__(self, directory: Path, news: News, feed: Feed | None = None) -> None:
+    def __init__(self, directory: Path, notifier: Notifier, stdin: StdinBuffer | None = None) -> None:
         self.directory = directory
-        self.spool = Spool(directory, news, forgets=feed is not None)
-        self.feed = feed
-        self._news = news
+        self.output = OutputBuffer(directory, notifier, discard_acknowledged=stdin is not None)
+        self.stdin = stdin
+        self._notifier = notifier
         self.ended = asyncio.Event()
         self.result: dict[str, Any] | None = None
         self.late_from: dict[Stream, int] = {}
         self._task: asyncio.Task[None] | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._is_abandoned = False
 
     def start(self, sandbox: Sandbox, text: str, seconds: float) -> None:
-        """Starts it. Its time-out is kept here, whoever still follows it."""
+        """Starts the command. Its time limit is enforced here, with or without readers."""
         self._task = asyncio.create_task(self._run(sandbox, text, seconds))
 
-    def hear(self, wait: float) -> None:
-        """Takes note that somebody asks, who will again once `wait` seconds are over."""
-        if self.feed is None or self._task is None or self.ended.is_set():
+    def reset_idle_timer(self, wait: float) -> None:
+        """Restarts the idle timer; the next request is due after `wait` seconds."""
+        if self.stdin is None or self._task is None or self.ended.is_set():
             return
-        if self._alarm:
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(wait + self.feed.patience, self._task.cancel)
+        if self._idle_timer:
+            self._idle_timer.cancel()
+        self._idle_timer = asyncio.get_running_loop().call_later(wait + self.stdin.idle_timeout, self._task.cancel)
 
     async def end(self) -> None:
-        """Ends it with its tree, if it still runs."""
+        """Ends the command and its process tree if it still runs."""
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     def abandon(self) -> None:
-        """Takes note that this process is about to end, which will end the command: that is no result of its own."""
+        """Records that the attendant is stopping, so that the end of the command is not its own result."""
         self._is_abandoned = True
 
     async def _run(self, sandbox: Sandbox, text: str, seconds: float) -> None:
         result: CommandResult | None = None
         why: dict[str, Any] = {"cancelled": True}
         try:
-            stdin = self.feed.pieces() if self.feed else None
-            result = await sandbox.run(Command(text, seconds, self.spool, stdin=stdin))
+            stdin = self.stdin.chunks() if self.stdin else None
+            result = await sandbox.run(Command(text, seconds, self.output, stdin=stdin))
         except SandboxError as error:
             why = {"sandbox_error": str(error)}
         except DiskFullError:
@@ -81,34 +81,34 @@ class Run:
         finally:
             if self._is_abandoned:
                 result = CommandResult(exit_code=1, lost=_STOPPED)
-            self.late_from = dict(self.spool.sizes)
+            self.late_from = dict(self.output.sizes)
             self.result = {**(dataclasses.asdict(result) if result else why), "sizes": self.late_from}
-            if result:  # else something has gone, and nobody will know how far the command came
+            if result:  # otherwise nobody knows how far the command came
                 self._keep_result()
-            self._tell_end()
+            self._notify_end()
 
     def _keep_result(self) -> None:
-        # Written at once or not at all: who finds it after a crash can rely on it.
+        # Atomic, so that what is found after a crash is complete.
         partial = self.directory / "partial"
-        with suppress(OSError):  # the disk is full: only this process will know
+        with suppress(OSError):  # disk full: only this process knows the result
             partial.write_text(json.dumps(self.result), encoding="ascii")
             partial.rename(self.directory / RESULT)
 
-    def _tell_end(self) -> None:
-        if self._alarm:
-            self._alarm.cancel()
+    def _notify_end(self) -> None:
+        if self._idle_timer:
+            self._idle_timer.cancel()
         self.ended.set()
-        self._news.tell()
+        self._notifier.notify()
 
 
-class Opening:
-    """The sandbox of one execution. Belongs to the attendant's loop."""
+class Session:
+    """The sandbox of one execution. Not thread-safe."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._parts = AsyncExitStack()
-        self.runs: dict[str, Run] = {}
-        self.news = News()
+        self.runs: dict[str, CommandRun] = {}
+        self.notifier = Notifier()
         self.notices: list[tuple[str, str]] = []
         self.sandbox: Sandbox
         self.is_closed = False
@@ -119,60 +119,62 @@ class Opening:
         self.sandbox = await self._parts.enter_async_context(executor.open(spec))
 
     def notify(self, code: str, text: str) -> None:
-        """Takes note of what the service's watchers are to know."""
+        """Queues a notice for the service."""
         self.notices.append((code, text))
-        self.news.tell()
+        self.notifier.notify()
 
-    def begin(self, name: str, text: str, seconds: float, feed: Feed | None = None) -> Run | None:
-        """Returns the command of that name, started now if it never was; None when an earlier attendant had it."""
+    def start_command(
+        self, name: str, text: str, seconds: float, stdin: StdinBuffer | None = None
+    ) -> CommandRun | None:
+        """Returns the named command, started if it is new; None if an earlier attendant had it."""
         if run := self.runs.get(name):
             return run
         directory = self._directory / _file_name(name)
         try:
             directory.mkdir(mode=0o700)
         except FileExistsError:
-            return self.find(name)
-        run = self.runs[name] = Run(directory, self.news, feed)
+            return self.find_command(name)
+        run = self.runs[name] = CommandRun(directory, self.notifier, stdin)
         run.start(self.sandbox, text, seconds)
         return run
 
-    def find(self, name: str) -> Run | None:
-        """Returns the command of that name; None when it never began, or nobody knows how it ended."""
+    def find_command(self, name: str) -> CommandRun | None:
+        """Returns the named command; None if it was never started or its result is unknown."""
         if run := self.runs.get(name):
             return run
         directory = self._directory / _file_name(name)
         with suppress(OSError, ValueError):
             result = json.loads((directory / RESULT).read_text(encoding="ascii"))
-            run = self.runs[name] = Run(directory, self.news)
+            run = self.runs[name] = CommandRun(directory, self.notifier)
             run.result, run.late_from = result, result["sizes"]
             run.ended.set()
             return run
         return None
 
     async def close(self) -> None:
-        """Ends everything; what was written until then can still be taken."""
+        """Ends all commands; their output can still be read."""
         if self.is_closed:
             return
         self.is_closed = True
         closing = asyncio.create_task(self._parts.aclose())
-        # A last word that nobody takes must not hold up the end for long.
-        await asyncio.wait([closing], timeout=_HOLD_AFTER_CLOSE)
+        # Unread output must not delay the end for long.
+        await asyncio.wait([closing], timeout=_FINAL_OUTPUT_TIMEOUT_SECONDS)
         for run in self.runs.values():
-            run.spool.let_go()
+            run.output.acknowledge_all()
         await closing
         for run in self.runs.values():
             await run.ended.wait()
 
     def abandon(self) -> None:
-        """Takes note, for every command that runs, that this process is about to end."""
+        """Records for each command that the attendant is stopping."""
         for run in self.runs.values():
             run.abandon()
 
-    def forget(self) -> None:
-        """Removes what was kept of its commands."""
+    def remove(self) -> None:
+        """Removes the files of its commands."""
         for run in self.runs.values():
-            run.spool.close()
-        self.news.tell()
+            run.output.close()
+        self.notifier.notify()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
@@ -181,5 +183,5 @@ def _file_name(name: str) -> str:
 
 
 def offsets_in(request: dict[str, Any]) -> dict[Stream, int]:
-    """Returns how far the service has come in each stream."""
+    """Returns the offsets that the service has read to."""
     return {stream: int(request[stream]) for stream in STREAMS}

@@ -1,4 +1,4 @@
-"""The Daytona executor: commands and files are in cloud sandboxes, called boxes here to tell them from our Protocol's.
+"""The Daytona executor: runs commands and keeps files in Daytona cloud sandboxes.
 
-Nothing in this package imports the SDK when it is imported itself: that takes seconds, and `sdk` does it in a thread.
+Importing this package does not import the Daytona SDK, which takes seconds; `sdk` imports it in a thread.
 """

@@ -1,4 +1,4 @@
-"""What is sent to a box: the attendant, and the local executor that it works with, as one archive known by its hash."""
+"""Builds the archive installed in a sandbox: the attendant and the local executor, named by content hash."""
 
 import hashlib
 import importlib.util
@@ -9,41 +9,41 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[2]
-_SENT = (
+_PATTERNS = (
     "__init__.py",
     "executors/*.py",
     *(f"executors/{each}/*.py" for each in ("attendant", "local", "supervisor")),
     "settings/machine.py",
 )
-_CALLER = _PACKAGE / "executors" / "attendant" / "client.py"
+_RELAY = _PACKAGE / "executors" / "attendant" / "relay.py"
 WIRE = "runner-service-1"
-"""Begins the names of all bundles that understand the same requests; the number grows when they no longer do."""
+"""Protocol version; prefix of the names of all bundles that understand the same requests."""
 
 _LIBRARIES = ("wcmatch", "bracex")
-"""What the local executor needs beyond the standard library; plain Python, so any machine can run it."""
+"""Dependencies of the local executor beyond the standard library; pure Python, so they run in any sandbox."""
 
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A zip archive, and a name for it that changes with its content."""
+    """A zip archive and its content-derived name."""
 
     name: str
     data: bytes
 
-    def for_terms(self, terms: object) -> "Bundle":
-        """Returns the same under a name of its own for these terms, so that others are another attendant's."""
-        return replace(self, name=f"{self.name}-{hashlib.sha256(repr(terms).encode()).hexdigest()[:8]}")
+    def for_limits(self, limits: object) -> "Bundle":
+        """Returns the bundle under a name specific to `limits`, so that each set of limits has its own attendant."""
+        return replace(self, name=f"{self.name}-{hashlib.sha256(repr(limits).encode()).hexdigest()[:8]}")
 
 
 @cache
 def bundle() -> Bundle:
-    """Reads the files of this package, once. Blocks on the file system."""
+    """Builds the archive once. Blocks on the file system."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as into:
-        _put(into, "client.py", _CALLER)
-        for pattern in _SENT:
+        _put(into, "client.py", _RELAY)
+        for pattern in _PATTERNS:
             for path in sorted(_PACKAGE.glob(pattern)):
                 _put(into, f"code/{_PACKAGE.name}/{path.relative_to(_PACKAGE)}", path)
         for library in map(_directory_of, _LIBRARIES):
@@ -61,6 +61,6 @@ def _directory_of(library: str) -> Path:
 
 
 def _put(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    entry = zipfile.ZipInfo(name, _LONG_AGO)
+    entry = zipfile.ZipInfo(name, _ZIP_EPOCH)
     entry.compress_type = zipfile.ZIP_DEFLATED
     archive.writestr(entry, path.read_bytes())

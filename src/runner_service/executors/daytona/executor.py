@@ -1,4 +1,4 @@
-"""The Daytona executor: opens the sandboxes of executions in boxes, and sees that no box is left over."""
+"""The Daytona executor: gives each execution a sandbox and leaves none behind."""
 
 import asyncio
 import logging
@@ -10,26 +10,26 @@ from typing import Any
 from pydantic import SecretStr
 
 from runner_service.executors.completion import run_to_completion
-from runner_service.executors.daytona.box import Box
+from runner_service.executors.daytona.attendant_client import AttendantClient
 from runner_service.executors.daytona.bundle import bundle
-from runner_service.executors.daytona.following import Followed
-from runner_service.executors.daytona.reaper import reap_for_ever
-from runner_service.executors.daytona.rpc import Line
+from runner_service.executors.daytona.commands import CommandRunner
+from runner_service.executors.daytona.manager import SandboxConfig, SandboxManager, SandboxRef
+from runner_service.executors.daytona.reaper import run_reaper
+from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
 from runner_service.executors.daytona.sandbox import DaytonaSandbox
-from runner_service.executors.daytona.sandboxes import Boxes, Terms, Wanted
 from runner_service.executors.daytona.sdk import daytona_client
-from runner_service.executors.daytona.session import Attendance, CommandTerms, place_of
+from runner_service.executors.daytona.session import CommandLimits, ExecutionSession, session_directory_name
 from runner_service.executors.protocol import SandboxError, SandboxSpec
 
 logger = logging.getLogger(__name__)
 
 _RENEWALS_PER_LEASE = 4
-_AS_ALWAYS = CommandTerms()
+_DEFAULT_LIMITS = CommandLimits()
 
 
 @dataclass(frozen=True)
 class Account:
-    """Where Daytona is and who we are there. `target` is a region, or empty for the organisation's own."""
+    """API endpoint and credentials. `target` is a region; empty means the organisation's default."""
 
     api_key: SecretStr
     api_url: str = "https://app.daytona.io/api"
@@ -37,118 +37,130 @@ class Account:
 
 
 class DaytonaExecutor:
-    """Opens sandboxes. The SDK is loaded in the background, once wanted or when the first one is opened."""
+    """Opens sandboxes. Loads the SDK in the background once `begin` is set or the first sandbox is opened."""
 
     sandbox_type = "daytona"
 
-    def __init__(self, account: Account, terms: Terms, begin: asyncio.Event, commands: CommandTerms) -> None:
+    def __init__(self, account: Account, config: SandboxConfig, begin: asyncio.Event, limits: CommandLimits) -> None:
         self._account = account
-        self._terms = terms
-        self._commands = commands
-        self._wanted = begin
-        self._boxes: asyncio.Future[Boxes] = asyncio.get_running_loop().create_future()
+        self._config = config
+        self._limits = limits
+        self._load_sdk = begin
+        self._manager: asyncio.Future[SandboxManager] = asyncio.get_running_loop().create_future()
         self._held: set[str] = set()
         self.process_control = ""
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[DaytonaSandbox]:
-        """Opens the sandbox of an execution: in its session's box, or in one of its own that is deleted in the end.
+        """Opens the session's sandbox, or one for this execution only, which is deleted when the block ends.
 
         Raises:
-            SandboxError: there is none to be had; the class says why.
+            SandboxError: no sandbox can be obtained; the class says why.
         """
-        self._wanted.set()
-        boxes = await asyncio.shield(self._boxes)
-        async with self._box(boxes, spec) as box, AsyncExitStack() as parts:
-            sent = (await asyncio.to_thread(bundle)).for_terms(self._commands)
-            line = Line(box, sent, place=place_of(spec), slack=self._terms.slack)
-            attendance = Attendance(box, line, spec, root=await box.working_directory(), terms=self._commands)
-            await attendance.open()
-            self.process_control = attendance.process_control
-            followed = Followed(attendance, spec.notify, poll=self._terms.poll, forsaken=self._terms.forsaken)
-            parts.push_async_callback(_closed, followed, spec)
-            await parts.enter_async_context(_beside(followed.listen()))
-            await parts.enter_async_context(_beside(self._renew(box)))
-            yield DaytonaSandbox(box, attendance, followed, spec.is_interrupted)
+        self._load_sdk.set()
+        manager = await asyncio.shield(self._manager)
+        async with self._remote_sandbox(manager, spec) as remote, AsyncExitStack() as parts:
+            sent = (await asyncio.to_thread(bundle)).for_limits(self._limits)
+            line = AttendantClient(
+                remote,
+                sent,
+                session_directory=session_directory_name(spec),
+                response_margin=self._config.response_margin,
+            )
+            session = ExecutionSession(remote, line, spec, root=await remote.working_directory(), limits=self._limits)
+            await session.open()
+            self.process_control = session.process_control
+            commands = CommandRunner(
+                session,
+                spec.notify,
+                poll_interval=self._config.poll_interval,
+                stdin_idle_timeout=self._config.stdin_idle_timeout,
+            )
+            parts.push_async_callback(_closed, commands, spec)
+            await parts.enter_async_context(_background_task(commands.forward_late_output()))
+            await parts.enter_async_context(_background_task(self._renew(remote)))
+            yield DaytonaSandbox(remote, session, commands, spec.is_interrupted)
 
     async def work(self) -> None:
-        """Loads the SDK when wanted, and reaps what crashes have left, until it is cancelled."""
-        await self._wanted.wait()
+        """Loads the SDK when needed and reaps abandoned sandboxes, until cancelled."""
+        await self._load_sdk.wait()
         try:
             async with daytona_client(
                 api_key=self._account.api_key, api_url=self._account.api_url, target=self._account.target
             ) as client:
-                boxes = Boxes(client, self._terms)
-                self._boxes.set_result(boxes)
-                await reap_for_ever(client, boxes, self._held)
-        except Exception as error:  # whatever it is, executions are to end with it rather than wait for ever
+                manager = SandboxManager(client, self._config)
+                self._manager.set_result(manager)
+                await run_reaper(client, manager, self._held)
+        except Exception as error:  # executions fail with it instead of waiting forever
             logger.exception("daytona_failed")
-            if not self._boxes.done():
-                known = error if isinstance(error, SandboxError) else None
-                self._boxes.set_exception(known or SandboxError("the Daytona SDK cannot be loaded; the log says why"))
-                self._boxes.exception()
+            if not self._manager.done():
+                handled = error if isinstance(error, SandboxError) else None
+                self._manager.set_exception(
+                    handled or SandboxError("the Daytona SDK cannot be loaded; the log says why")
+                )
+                self._manager.exception()
 
     @asynccontextmanager
-    async def _box(self, boxes: Boxes, spec: SandboxSpec) -> AsyncIterator[Box]:
-        wanted = boxes.wanted(spec)
-        self._held.add(wanted.name)
+    async def _remote_sandbox(self, manager: SandboxManager, spec: SandboxSpec) -> AsyncIterator[RemoteSandbox]:
+        ref = manager.ref_for(spec)
+        self._held.add(ref.name)
         try:
-            yield Box(boxes, await boxes.obtain(wanted, spec.notify), spec.notify)
+            yield RemoteSandbox(manager, await manager.obtain(ref, spec.notify), spec.notify)
         finally:
             try:
-                if wanted.kind == "execution" and not spec.is_interrupted():
-                    await run_to_completion(_discarded(boxes, wanted))
+                if ref.kind == "execution" and not spec.is_interrupted():
+                    await run_to_completion(_delete(manager, ref))
             finally:
-                self._held.discard(wanted.name)
+                self._held.discard(ref.name)
 
-    async def _renew(self, box: Box) -> None:
+    async def _renew(self, remote: RemoteSandbox) -> None:
         while True:
-            await asyncio.sleep(self._terms.lease / _RENEWALS_PER_LEASE)
+            await asyncio.sleep(self._config.lease / _RENEWALS_PER_LEASE)
             try:
-                await box.renew()
+                await remote.renew_lease()
             except SandboxError as error:
-                logger.warning("lease_not_renewed box=%s reason=%s", box.name, error)
+                logger.warning("lease_not_renewed sandbox=%s reason=%s", remote.name, error)
 
 
 @asynccontextmanager
 async def daytona_executor(
     account: Account,
-    terms: Terms,
+    config: SandboxConfig,
     *,
     begin: asyncio.Event | None = None,
-    commands: CommandTerms = _AS_ALWAYS,
+    limits: CommandLimits = _DEFAULT_LIMITS,
 ) -> AsyncIterator[DaytonaExecutor]:
-    """Opens the executor. Nothing is imported or called before `begin` is set, or its first `open`.
+    """Opens the executor. Imports and calls nothing until `begin` is set or a sandbox is opened.
 
     Args:
-        account: where Daytona is, and the key.
-        terms: what boxes are made from, and when they go.
-        begin: when to load the SDK, if no sandbox is asked for before.
-        commands: how commands are run, and what they may use.
+        account: API endpoint and key.
+        config: what sandboxes are made from and how long they live.
+        begin: when to load the SDK if no sandbox is opened before.
+        limits: resource limits of commands.
     """
-    executor = DaytonaExecutor(account, terms, begin or asyncio.Event(), commands)
-    async with _beside(executor.work()):
+    executor = DaytonaExecutor(account, config, begin or asyncio.Event(), limits)
+    async with _background_task(executor.work()):
         yield executor
 
 
-async def _discarded(boxes: Boxes, wanted: Wanted) -> None:
+async def _delete(manager: SandboxManager, ref: SandboxRef) -> None:
     try:
-        await boxes.discard(wanted.name)
+        await manager.delete(ref.name)
     except SandboxError as error:
-        logger.warning("box_not_deleted name=%s reason=%s", wanted.name, error)
+        logger.warning("sandbox_not_deleted name=%s reason=%s", ref.name, error)
 
 
-async def _closed(followed: Followed, spec: SandboxSpec) -> None:
-    """Ends what runs, unless it is to be gone on with."""
+async def _closed(commands: CommandRunner, spec: SandboxSpec) -> None:
+    """Ends running commands unless the execution will be resumed."""
     if spec.is_interrupted():
         return
     with suppress(SandboxError):
-        await run_to_completion(followed.close())
+        await run_to_completion(commands.close())
 
 
 @asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs something during the block."""
+async def _background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs `work` for the duration of the block."""
     task = asyncio.create_task(work)
     try:
         yield

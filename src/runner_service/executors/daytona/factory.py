@@ -1,4 +1,4 @@
-"""The executor as the settings want it."""
+"""Builds the Daytona executor from the settings."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
@@ -6,19 +6,19 @@ from contextlib import AbstractAsyncContextManager
 from pydantic import SecretStr
 
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.sandboxes import Terms
-from runner_service.executors.daytona.session import CommandTerms
+from runner_service.executors.daytona.manager import SandboxConfig
+from runner_service.executors.daytona.session import CommandLimits
 from runner_service.settings import Settings
 
 
 def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncContextManager[DaytonaExecutor]:
-    """Opens the executor. The SDK is loaded once `serving` is set, or when the first sandbox is opened."""
+    """Opens the executor. The SDK is loaded once `serving` is set or the first sandbox is opened."""
     account = Account(
         api_key=settings.daytona_api_key or SecretStr(""),
         api_url=settings.daytona_api_url,
         target=settings.daytona_target or "",
     )
-    terms = Terms(
+    config = SandboxConfig(
         owner=settings.daytona_owner,
         snapshot=settings.daytona_dev_tools_snapshot_id or "",
         auto_stop_minutes=settings.daytona_auto_stop_minutes,
@@ -26,11 +26,11 @@ def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncConte
         session_days=settings.daytona_session_days,
         start_timeout=settings.daytona_start_timeout,
     )
-    given = settings.model_fields_set  # the defaults are right for this machine, which is not where commands run
-    commands = CommandTerms(
+    given = settings.model_fields_set  # the defaults fit this machine, not the sandbox
+    limits = CommandLimits(
         terminate_grace=settings.kill_grace,
         memory=settings.sandbox_max_memory_bytes if "sandbox_max_memory_bytes" in given else None,
         processes=settings.sandbox_max_processes if "sandbox_max_processes" in given else None,
         cpu_time=settings.sandbox_max_cpu_seconds,
     )
-    return daytona_executor(account, terms, begin=serving, commands=commands)
+    return daytona_executor(account, config, begin=serving, limits=limits)

@@ -1,4 +1,4 @@
-"""The one place that tells what a failure of the SDK means, from its status, its class, or in the end its text."""
+"""Classifies SDK failures by status, class or, failing that, text."""
 
 import random
 import re
@@ -8,27 +8,27 @@ from enum import Enum
 from runner_service.executors.protocol import SandboxError
 
 _STATUS_IN_TEXT = re.compile(r"\b(4\d\d|5\d\d)\b")
-_LONGEST_PAUSE = 30.0
+_MAX_RETRY_DELAY_SECONDS = 30.0
 _OVER_QUOTA = re.compile(r"limit exceeded|quota", re.IGNORECASE)
 
 
-class Kind(Enum):
-    """What to do about it."""
+class FailureKind(Enum):
+    """What a failure calls for."""
 
-    TRANSIENT = "try the same again"
-    RATE_LIMITED = "try the same again, later"
-    MISSING = "look whether the box is there and runs"
-    BUSY = "the box is changing its state"
-    UNAUTHENTICATED = "the key is wrong"
-    QUOTA = "there is no room for another box"
-    REFUSED = "the request will never work"
+    TRANSIENT = "retry"
+    RATE_LIMITED = "retry later"
+    MISSING = "check the state of the sandbox"
+    BUSY = "the sandbox is changing state"
+    UNAUTHENTICATED = "the key is refused"
+    QUOTA = "the organisation's quota is used up"
+    REFUSED = "the request can never succeed"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure. `retry_after` is in seconds, 0 when it was not said. Holds nothing of the failure's own text."""
+    """A classified failure. `retry_after` is in seconds, 0 if absent. Holds none of the original text."""
 
-    kind: Kind
+    kind: FailureKind
     status: int | None = None
     retry_after: float = 0.0
 
@@ -55,7 +55,7 @@ class KeyRefusedError(SandboxError):
     retryable = False
 
 
-class BoxLostError(SandboxError):
+class SandboxLostError(SandboxError):
     """The sandbox is gone."""
 
     code = "SANDBOX_LOST"
@@ -69,70 +69,70 @@ class RefusedError(SandboxError):
 
 
 def classify(error: BaseException) -> Failure | None:
-    """Tells what `error` means; None when it is none of the SDK's or the network's, but a defect."""
+    """Classifies `error`; None if it comes from neither the SDK nor the network, but from a bug."""
     import aiohttp  # noqa: PLC0415  # loaded with the SDK
     from daytona import DaytonaError  # noqa: PLC0415  # see `sdk`
 
     if isinstance(error, TimeoutError | OSError | aiohttp.ClientError):
-        return Failure(Kind.TRANSIENT)
+        return Failure(FailureKind.TRANSIENT)
     if not isinstance(error, DaytonaError):
         return None
     status = error.status_code or _status_in(str(error))
     return _failure(status, str(error), error.headers or {})
 
 
-def ended(failure: Failure, doing: str) -> SandboxError:
-    """Returns what the execution ends with when a failure lasts."""
+def as_sandbox_error(failure: Failure, operation: str) -> SandboxError:
+    """Returns the error that ends the execution when a failure persists."""
     match failure.kind:
-        case Kind.QUOTA:
+        case FailureKind.QUOTA:
             return QuotaError(
                 "the Daytona organisation has no room for another sandbox; free some, or raise its limits"
             )
-        case Kind.RATE_LIMITED:
-            return RateLimitError(f"Daytona takes no more requests for now: {doing} was refused too often")
-        case Kind.UNAUTHENTICATED:
-            return KeyRefusedError(f"Daytona refuses DAYTONA_API_KEY for {doing} (HTTP {failure.status})")
-        case Kind.REFUSED:
-            return RefusedError(f"Daytona refuses {doing} (HTTP {failure.status}); look at the DAYTONA_ settings")
-        case Kind.MISSING:
-            return BoxLostError(f"the sandbox is gone: {doing} found nothing")
+        case FailureKind.RATE_LIMITED:
+            return RateLimitError(f"Daytona takes no more requests for now: {operation} was refused too often")
+        case FailureKind.UNAUTHENTICATED:
+            return KeyRefusedError(f"Daytona refuses DAYTONA_API_KEY for {operation} (HTTP {failure.status})")
+        case FailureKind.REFUSED:
+            return RefusedError(f"Daytona refuses {operation} (HTTP {failure.status}); look at the DAYTONA_ settings")
+        case FailureKind.MISSING:
+            return SandboxLostError(f"the sandbox is gone: {operation} found nothing")
         case _:
-            return SandboxError(f"Daytona cannot be reached for {doing}: {failure}")
+            return SandboxError(f"Daytona cannot be reached for {operation}: {failure}")
 
 
-def pause(attempt: int, failure: Failure) -> float:
-    """Returns how many seconds to wait before another attempt, the first being 0."""
-    spread = random.uniform(0.5, 1.0)  # noqa: S311  # against crowds, not against guessing
+def retry_delay(attempt: int, failure: Failure) -> float:
+    """Returns the seconds to wait before the next attempt; `attempt` counts from 0."""
+    spread = random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not cryptography
     own = min(0.05 * 2.0**attempt, 2.0) * spread
-    return min(max(own, failure.retry_after * (1 + 0.1 * spread)), _LONGEST_PAUSE)
+    return min(max(own, failure.retry_after * (1 + 0.1 * spread)), _MAX_RETRY_DELAY_SECONDS)
 
 
 def _failure(status: int | None, text: str, headers: object) -> Failure:
     match status:
         case 401 | 403:
-            return Failure(Kind.UNAUTHENTICATED, status)
+            return Failure(FailureKind.UNAUTHENTICATED, status)
         case 404 | 410:
-            return Failure(Kind.MISSING, status)
+            return Failure(FailureKind.MISSING, status)
         case 409:
-            return Failure(Kind.BUSY, status)
+            return Failure(FailureKind.BUSY, status)
         case 429:
-            return Failure(Kind.RATE_LIMITED, status, _retry_after(headers))
+            return Failure(FailureKind.RATE_LIMITED, status, _retry_after(headers))
         case 400 | 422:
-            return Failure(Kind.QUOTA if _OVER_QUOTA.search(text) else Kind.REFUSED, status)
+            return Failure(FailureKind.QUOTA if _OVER_QUOTA.search(text) else FailureKind.REFUSED, status)
         case _:
-            return Failure(Kind.TRANSIENT, status)
+            return Failure(FailureKind.TRANSIENT, status)
 
 
 def _status_in(text: str) -> int | None:
-    """Finds the status of a failed transfer, which the SDK has only in the text."""
+    """Finds the status of a failed transfer, which the SDK only puts in the text."""
     found = _STATUS_IN_TEXT.search(text)
     return int(found[0]) if found else None
 
 
 def _retry_after(headers: object) -> float:
     items = getattr(headers, "items", dict[str, str]().items)()
-    said = [value for name, value in items if str(name).lower().startswith("retry-after")]
+    values = [value for name, value in items if str(name).lower().startswith("retry-after")]
     try:
-        return max((float(value) for value in said), default=0.0)
+        return max((float(value) for value in values), default=0.0)
     except ValueError:
         return 0.0

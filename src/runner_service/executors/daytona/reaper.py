@@ -1,4 +1,4 @@
-"""Deletes boxes of executions that nobody holds any more: their lease has ended, so who had them has crashed."""
+"""Deletes execution sandboxes with an expired lease: their owner crashed."""
 
 import asyncio
 import logging
@@ -6,8 +6,8 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from runner_service.executors.daytona.retries import CallFailedError, patiently
-from runner_service.executors.daytona.sandboxes import KIND, LEASE, OWNER, Boxes
+from runner_service.executors.daytona.manager import KIND, LEASE, OWNER, SandboxManager
+from runner_service.executors.daytona.retries import CallFailedError, retry
 from runner_service.executors.protocol import SandboxError
 
 if TYPE_CHECKING:
@@ -15,46 +15,51 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LIST_WITHIN = 60.0
+_LIST_TIMEOUT_SECONDS = 60.0
 
 
-async def reap_for_ever(client: "AsyncDaytona", boxes: Boxes, held: Collection[str]) -> None:
-    """Looks now and once per lease. `held` are the names of the boxes that this process works with."""
+async def run_reaper(client: "AsyncDaytona", manager: SandboxManager, held: Collection[str]) -> None:
+    """Reaps now and once per lease. `held` are the names of the sandboxes in use by this process."""
     while True:
         try:
-            await reap(client, boxes, held)
+            await reap_once(client, manager, held)
         except SandboxError as error:
             logger.warning("reaper_failed reason=%s", error)
-        await asyncio.sleep(boxes.terms.lease)
+        await asyncio.sleep(manager.config.lease)
 
 
-async def reap(client: "AsyncDaytona", boxes: Boxes, held: Collection[str]) -> None:
-    """Looks once. The list may be old, so each box is asked for by its id before anything is done to it."""
-    for listed in await _listed(client, boxes):
-        if listed.name in held or not _is_abandoned(listed, boxes.terms.owner):
+async def reap_once(client: "AsyncDaytona", manager: SandboxManager, held: Collection[str]) -> None:
+    """Reaps once. Lists are eventually consistent, so each sandbox is read by id before it is deleted."""
+    for listed in await _listed(client, manager):
+        if listed.name in held or not _is_abandoned(listed, manager.config.owner):
             continue
-        box = await boxes.find(listed.id)
-        if box is not None and box.name not in held and _is_abandoned(box, boxes.terms.owner):
-            logger.warning("box_abandoned name=%s", box.name)
-            await boxes.discard(box.id)
+        sandbox = await manager.find(listed.id)
+        if sandbox is not None and sandbox.name not in held and _is_abandoned(sandbox, manager.config.owner):
+            logger.warning("sandbox_abandoned name=%s", sandbox.name)
+            await manager.delete(sandbox.id)
 
 
-async def _listed(client: "AsyncDaytona", boxes: Boxes) -> "list[AsyncSandbox]":
+async def _listed(client: "AsyncDaytona", manager: SandboxManager) -> "list[AsyncSandbox]":
     from daytona import ListSandboxesQuery  # noqa: PLC0415  # see `sdk`
 
     async def attempt() -> "list[AsyncSandbox]":
-        query = ListSandboxesQuery(labels={OWNER: boxes.terms.owner, KIND: "execution"})
-        return [box async for box in client.list(query, request_timeout=15.0)]
+        query = ListSandboxesQuery(labels={OWNER: manager.config.owner, KIND: "execution"})
+        return [sandbox async for sandbox in client.list(query, request_timeout=15.0)]
 
     try:
-        return await patiently("the list of sandboxes", attempt, each=_LIST_WITHIN, altogether=2 * _LIST_WITHIN)
+        return await retry(
+            "the list of sandboxes",
+            attempt,
+            attempt_timeout=_LIST_TIMEOUT_SECONDS,
+            total_timeout=2 * _LIST_TIMEOUT_SECONDS,
+        )
     except CallFailedError as error:
         raise SandboxError(str(error)) from None
 
 
-def _is_abandoned(box: "AsyncSandbox", owner: str) -> bool:
-    """Says whether it is ours, of an execution, and its lease has ended. A box without a lease is nobody's business."""
-    labels = box.labels
+def _is_abandoned(sandbox: "AsyncSandbox", owner: str) -> bool:
+    """Whether it is an execution sandbox of ours with an expired lease. Without a lease label: false."""
+    labels = sandbox.labels
     if labels.get(OWNER) != owner or labels.get(KIND) != "execution":
         return False
     try:

@@ -1,60 +1,62 @@
-"""One call of the SDK, tried again while its failure may pass, with an end."""
+"""Retries one SDK call while its failure is transient, up to a timeout."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
-from runner_service.executors.daytona.failures import Failure, Kind, classify, ended, pause
+from runner_service.executors.daytona.failures import Failure, FailureKind, as_sandbox_error, classify, retry_delay
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-PASSING = frozenset({Kind.TRANSIENT, Kind.RATE_LIMITED})
-"""What goes away by itself."""
+RETRYABLE = frozenset({FailureKind.TRANSIENT, FailureKind.RATE_LIMITED})
+"""Failures that pass by themselves."""
 
 
 class CallFailedError(Exception):
-    """A call that failed in a way that its caller knows what to do about."""
+    """A call failed in a way that its caller handles."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure))
         self.failure = failure
 
 
-async def patiently(
-    doing: str,
+async def retry(
+    operation: str,
     attempt: Callable[[], Awaitable[T]],
     *,
-    each: float,
-    altogether: float,
-    passing: Collection[Kind] = PASSING,
-    known: Collection[Kind] = (),
+    attempt_timeout: float,
+    total_timeout: float,
+    retryable: Collection[FailureKind] = RETRYABLE,
+    handled: Collection[FailureKind] = (),
 ) -> T:
-    """Calls, and calls again after a `passing` failure, for at most `altogether` seconds; no attempt takes over `each`.
+    """Calls `attempt` until it succeeds, retrying `retryable` failures for at most `total_timeout` seconds.
+
+    Each attempt takes at most `attempt_timeout` seconds.
 
     Raises:
-        CallFailedError: for the kinds that are `known` to the caller.
-        SandboxError: for all others, or when it went on for too long.
+        CallFailedError: for the `handled` kinds.
+        SandboxError: for all others, and on timeout.
     """
     loop = asyncio.get_running_loop()
-    end = loop.time() + altogether
+    end = loop.time() + total_timeout
     number = 0
     while True:
         try:
-            async with asyncio.timeout(max(0.1, min(each, end - loop.time()))):
+            async with asyncio.timeout(max(0.1, min(attempt_timeout, end - loop.time()))):
                 return await attempt()
         except Exception as error:  # the SDK's classes are not loaded here; `classify` knows them
             failure = classify(error)
             if failure is None:
                 raise
-            if failure.kind in known:
+            if failure.kind in handled:
                 raise CallFailedError(failure) from error
-            delay = pause(number, failure)
-            if failure.kind not in passing or loop.time() + delay > end:
-                # Its own text may hold an address with a token, so only what it means goes on.
-                raise ended(failure, doing) from None
-        logger.info("daytona_retries doing=%s failure=%s attempt=%d", doing.replace(" ", "_"), failure, number)
+            delay = retry_delay(number, failure)
+            if failure.kind not in retryable or loop.time() + delay > end:
+                # The original text may hold a URL with a token.
+                raise as_sandbox_error(failure, operation) from None
+        logger.info("daytona_retries doing=%s failure=%s attempt=%d", operation.replace(" ", "_"), failure, number)
         number += 1
         await asyncio.sleep(delay)

@@ -1,13 +1,13 @@
-"""The Protocol's sandbox, in a box."""
+"""Implements the `Sandbox` protocol on a Daytona sandbox."""
 
 import base64
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
-from runner_service.executors.daytona.box import Box
-from runner_service.executors.daytona.following import Followed
-from runner_service.executors.daytona.session import Attendance
+from runner_service.executors.daytona.commands import CommandRunner
+from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
+from runner_service.executors.daytona.session import ExecutionSession
 from runner_service.executors.protocol import (
     BinaryFile,
     Command,
@@ -19,115 +19,119 @@ from runner_service.executors.protocol import (
     TextLines,
 )
 
-_SENT_AT_ONCE = 8 * 1024 * 1024
+_PART_BYTES = 8 * 1024 * 1024
 
 
 class DaytonaSandbox:
-    """One execution's view of a box. `is_interrupted` says whether a cancellation leaves its commands running."""
+    """One execution's view of a Daytona sandbox. If `is_interrupted()`, cancellation leaves commands running."""
 
     def __init__(
-        self, box: Box, attendance: Attendance, followed: Followed, is_interrupted: Callable[[], bool]
+        self,
+        remote: RemoteSandbox,
+        session: ExecutionSession,
+        commands: CommandRunner,
+        is_interrupted: Callable[[], bool],
     ) -> None:
-        self._box = box
-        self._attendance = attendance
-        self._followed = followed
+        self._remote_sandbox = remote
+        self._session = session
+        self._followed = commands
         self._is_interrupted = is_interrupted
 
     @property
     def root(self) -> str:
         """The working directory of the snapshot, by its real path."""
-        return self._attendance.root
+        return self._session.root
 
     @property
     def keeps_commands(self) -> bool:
-        """Yes: the box does not end with the service."""
+        """True: the sandbox outlives the service."""
         return True
 
     async def run(self, command: Command) -> CommandResult:
         """Runs a command."""
-        return await self._follow(command, resumes=False)
+        return await self._run(command, resumes=False)
 
     async def resume(self, command: Command) -> CommandResult:
-        """Goes on with a command that an earlier process of the service has started."""
-        return await self._follow(command, resumes=True)
+        """Resumes a command that an earlier process of the service started."""
+        return await self._run(command, resumes=True)
 
     async def list_directory(self, path: str) -> Sequence[FileEntry]:
         """Lists a directory."""
-        return [FileEntry(**each) for each in await self._attendance.operate("list", path=path)]
+        return [FileEntry(**each) for each in await self._session.file_operation("list", path=path)]
 
     async def read_text(self, path: str, *, offset: int = 0, limit: int = 2000) -> TextLines | BinaryFile:
         """Reads lines of a text file."""
-        content = await self._attendance.operate("read", path=path, offset=offset, limit=limit)
+        content = await self._session.file_operation("read", path=path, offset=offset, limit=limit)
         return TextLines(**content["fields"]) if content["is_text"] else BinaryFile(**content["fields"])
 
     async def write_text(self, path: str, text: str) -> None:
         """Writes a whole file."""
-        await self._attendance.operate("write", path=path, text=text)
+        await self._session.file_operation("write", path=path, text=text)
 
     async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False) -> int:
         """Replaces text in a file."""
-        return int(await self._attendance.operate("edit", path=path, old=old, new=new, replace_all=replace_all))
+        return int(await self._session.file_operation("edit", path=path, old=old, new=new, replace_all=replace_all))
 
     async def delete(self, path: str) -> None:
         """Removes a file or a directory."""
-        await self._attendance.operate("delete", path=path)
+        await self._session.file_operation("delete", path=path)
 
     async def glob(self, pattern: str, path: str = "/") -> Found[FileEntry]:
         """Finds files by name."""
-        found = await self._attendance.operate("glob", pattern=pattern, path=path)
+        found = await self._session.file_operation("glob", pattern=pattern, path=path)
         return Found([FileEntry(**each) for each in found.pop("items")], **found)
 
     async def grep(self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000) -> Found[GrepMatch]:
         """Finds lines by text."""
-        found = await self._attendance.operate("grep", pattern=pattern, path=path, include=include, limit=limit)
+        found = await self._session.file_operation("grep", pattern=pattern, path=path, include=include, limit=limit)
         return Found([GrepMatch(**each) for each in found.pop("items")], **found)
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
-        """Writes a file of any size: sent in parts, each of which can be sent again, then put together in the box."""
-        transfer = await self._attendance.transfer_path(secrets.token_hex(8))
+        """Uploads a file of any size, in parts that are safe to resend, joined in the sandbox."""
+        transfer = await self._session.transfer_path(secrets.token_hex(8))
         parts: list[str] = []
         try:
-            async for data in _large(chunks):
+            async for data in _parts(chunks):
                 parts.append(f"{transfer}.{len(parts)}")
-                await self._box.send(parts[-1], data)
-            await self._attendance.operate("take_in", path=path, transfers=parts, mode=mode)
+                await self._remote_sandbox.upload(parts[-1], data)
+            await self._session.file_operation("take_in", path=path, transfers=parts, mode=mode)
         finally:
             await self._drop(parts)
 
     async def download(self, path: str) -> AsyncIterator[bytes]:
-        """Reads a file of any size, as it is now."""
-        transfer = await self._attendance.transfer_path(secrets.token_hex(8))
+        """Downloads a file of any size, from a copy made when called."""
+        transfer = await self._session.transfer_path(secrets.token_hex(8))
         try:
-            answer = await self._attendance.operate("hand_out", path=path, transfer=transfer)
+            answer = await self._session.file_operation("hand_out", path=path, transfer=transfer)
             if "data" in answer:
-                for piece in _pieces(base64.b64decode(answer["data"])):
-                    yield piece
+                for chunk in _chunks(base64.b64decode(answer["data"])):
+                    yield chunk
                 return
-            async for piece in self._box.fetch(transfer, answer["size"]):
-                yield piece
+            async for chunk in self._remote_sandbox.download(transfer, answer["size"]):
+                yield chunk
         finally:
             await self._drop([transfer])
 
-    async def _follow(self, command: Command, *, resumes: bool) -> CommandResult:
+    async def _run(self, command: Command, *, resumes: bool) -> CommandResult:
         return await self._followed.run(command, keep=self._is_interrupted, resumes=resumes)
 
     async def _drop(self, transfers: Sequence[str]) -> None:
         with suppress(SandboxError):
-            await self._attendance.operate("drop", transfers=list(transfers))
+            await self._session.file_operation("drop", transfers=list(transfers))
 
 
-async def _large(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Gathers chunks into large ones."""
-    gathered = bytearray()
+async def _parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Joins chunks into parts."""
+    pending = bytearray()
     async for chunk in chunks:
-        gathered += chunk
-        while len(gathered) >= _SENT_AT_ONCE:
-            yield bytes(gathered[:_SENT_AT_ONCE])
-            del gathered[:_SENT_AT_ONCE]
-    if gathered:
-        yield bytes(gathered)
+        pending += chunk
+        while len(pending) >= _PART_BYTES:
+            yield bytes(pending[:_PART_BYTES])
+            del pending[:_PART_BYTES]
+    if pending:
+        yield bytes(pending)
 
 
-def _pieces(data: bytes) -> Sequence[bytes]:
+def _chunks(data: bytes) -> Sequence[bytes]:
     size = 256 * 1024
     return [data[start : start + size] for start in range(0, len(data), size)]

@@ -14,8 +14,8 @@ from runner_service.executors.protocol import SandboxError
 if TYPE_CHECKING:
     from daytona import AsyncDaytona
 
-_CLOSE_WITHIN = 5.0
-_SWITCH_WHILE_IMPORTING = 0.0005
+_CLOSE_TIMEOUT_SECONDS = 5.0
+_IMPORT_SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 @asynccontextmanager
@@ -34,7 +34,7 @@ async def daytona_client(*, api_key: SecretStr, api_url: str, target: str) -> As
         yield client
     finally:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_WITHIN):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
                 await client.close()  # type: ignore[no-untyped-call]  # the SDK has not typed it
 
 
@@ -43,7 +43,7 @@ def _import() -> None:
     if "daytona" in sys.modules:
         return  # to freeze once more what is garbage by now would keep it for ever
     before = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_WHILE_IMPORTING)
+    sys.setswitchinterval(_IMPORT_SWITCH_INTERVAL_SECONDS)
     gc.disable()
     try:
         import daytona  # noqa: F401, PLC0415  # this is what it is for

@@ -15,11 +15,11 @@ from tests.emulator import API_KEY, Cloud, running_emulator
 
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.sandboxes import Terms
-from runner_service.executors.daytona.session import CommandTerms
+from runner_service.executors.daytona.manager import SandboxConfig
+from runner_service.executors.daytona.session import CommandLimits
 
-COMMANDS = CommandTerms(terminate_grace=0.25)
-_PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # of boxes
+LIMITS = CommandLimits(terminate_grace=0.25)
+_PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # of sandboxes
 
 
 def account(cloud: Cloud) -> Account:
@@ -28,20 +28,22 @@ def account(cloud: Cloud) -> Account:
 
 @asynccontextmanager
 async def real(directory: Path) -> AsyncIterator[DaytonaExecutor]:
-    """An executor whose boxes are where the environment says; skips without a key."""
+    """An executor whose sandboxes are where the environment says; skips without a key."""
     del directory
     if "DAYTONA_API_KEY" not in os.environ:
         pytest.skip("DAYTONA_API_KEY is not set")
     there = Account(SecretStr(os.environ["DAYTONA_API_KEY"]), os.environ.get("DAYTONA_API_URL", Account.api_url))
-    terms = Terms(owner="conformance", snapshot=os.environ.get("DAYTONA_DEV_TOOLS_SNAPSHOT_ID", ""), ttl_minutes=30)
-    async with daytona_executor(there, terms, commands=COMMANDS) as executor:
+    config = SandboxConfig(
+        owner="conformance", snapshot=os.environ.get("DAYTONA_DEV_TOOLS_SNAPSHOT_ID", ""), ttl_minutes=30
+    )
+    async with daytona_executor(there, config, limits=LIMITS) as executor:
         yield executor
 
 
 def image(directory: Path) -> Path:
     """Makes, once, a directory that holds the attendant as its installation leaves it, with what Python compiles."""
     if not directory.exists():
-        sent = bundle().for_terms(COMMANDS)
+        sent = bundle().for_limits(LIMITS)
         installed = directory / sent.name
         zipfile.ZipFile(io.BytesIO(sent.data)).extractall(installed)
         (installed / "transfers").mkdir()
@@ -51,10 +53,10 @@ def image(directory: Path) -> Path:
 
 @asynccontextmanager
 async def emulated(directory: Path) -> AsyncIterator[DaytonaExecutor]:
-    """An executor whose boxes are on this machine, and come with the attendant: to install it is tried elsewhere."""
+    """An executor on the emulator, with the attendant preinstalled; other tests cover its installation."""
     async with (
         running_emulator(directory) as cloud,
-        daytona_executor(account(cloud), Terms(), commands=COMMANDS) as executor,
+        daytona_executor(account(cloud), SandboxConfig(), limits=LIMITS) as executor,
     ):
         cloud.image = await asyncio.to_thread(image, directory.parent / "image")
         yield executor

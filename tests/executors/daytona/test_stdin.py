@@ -1,4 +1,4 @@
-"""Input of commands in boxes: each byte once, whatever goes wrong, and no command that nobody feeds any more."""
+"""Input of commands in sandboxes: each byte once, whatever goes wrong, and no command that nobody feeds any more."""
 
 import asyncio
 import contextlib
@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import pytest
 from tests.emulator import Cloud
-from tests.executors.daytona.conftest import TERMS
-from tests.executors.daytona.opening import COMMANDS, account
+from tests.executors.daytona.conftest import CONFIG
+from tests.executors.daytona.executors import LIMITS, account
 from tests.executors.daytona.test_faults import ANY_CALL, EXEC
 from tests.executors.recorder import Recorder, all_gone, appeared
 
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
 from runner_service.executors.protocol import Command, SandboxSpec, Stream
 
-SHORT = replace(TERMS, poll=0.2, forsaken=1.0)
+SHORT = replace(CONFIG, poll_interval=0.2, stdin_idle_timeout=1.0)
 """Polls often, and takes a command for forsaken soon."""
 
 
@@ -27,7 +27,7 @@ async def nothing_for_ever() -> AsyncIterator[bytes]:
 
 @pytest.fixture
 async def impatient(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    async with daytona_executor(account(cloud), SHORT, commands=COMMANDS) as opened:
+    async with daytona_executor(account(cloud), SHORT, limits=LIMITS) as opened:
         yield opened
 
 
@@ -53,7 +53,7 @@ async def test_input_arrives_once_and_in_order_whatever_goes_wrong(
     assert not cloud.faults.plan[0].times
 
 
-async def test_a_command_that_nobody_asks_about_any_more_is_ended_in_its_box(
+async def test_a_command_that_nobody_asks_about_any_more_is_ended_in_its_sandbox(
     cloud: Cloud, impatient: DaytonaExecutor
 ) -> None:
     """As when the service was killed: here it is cut off."""

@@ -8,7 +8,7 @@ import psutil
 from tests.agent.capabilities import agent, notices, results, stdio, zip_archive
 from tests.agent.http_mcp import served_over_http
 from tests.emulator import Cloud
-from tests.executors.daytona.test_boxes import settled
+from tests.executors.daytona.test_sandboxes import settled
 from tests.executors.daytona.test_service import in_cloud
 from tests.running import StartProcess, StartService, command, kinds, one, stdout_of, turn
 
@@ -18,7 +18,9 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 SECRET = {"KEY": runner_pb2.EnvironmentValue(value="s3cret-value", is_secret=True)}
 
 
-async def test_a_stdio_server_runs_in_the_box_and_ends_with_the_execution(start: StartService, cloud: Cloud) -> None:
+async def test_a_stdio_server_runs_in_the_sandbox_and_ends_with_the_execution(
+    start: StartService, cloud: Cloud
+) -> None:
     client = await start(
         [
             turn("", ("where", {})),
@@ -37,8 +39,8 @@ async def test_a_stdio_server_runs_in_the_box_and_ends_with_the_execution(start:
 
     assert not notices(events)
     pid, directory = results(events)[0].split(" ", 1)
-    [box] = cloud.sandboxes.values()
-    assert Path(directory) == box.work
+    [remote] = cloud.sandboxes.values()
+    assert Path(directory) == remote.work
     assert results(events)[1] == "TOKEN=Bearer [redacted:secret]"
     assert one(events, "finished").output == "It is the sum is 42."
     assert not psutil.pid_exists(int(pid))
@@ -60,7 +62,7 @@ async def test_what_a_stdio_server_does_badly_is_told_in_cloud_mode_too(start: S
     await settled(cloud)
 
 
-async def test_a_server_over_http_is_called_by_the_service_and_not_from_the_box(
+async def test_a_server_over_http_is_called_by_the_service_and_not_from_the_sandbox(
     start: StartService, cloud: Cloud, unused_tcp_port: int
 ) -> None:
     seen: list[tuple[str, str]] = []
@@ -77,7 +79,7 @@ async def test_a_server_over_http_is_called_by_the_service_and_not_from_the_box(
     await settled(cloud)
 
 
-async def test_a_skill_has_its_files_in_the_box_and_what_can_be_run_can_be_run(
+async def test_a_skill_has_its_files_in_the_sandbox_and_what_can_be_run_can_be_run(
     start: StartService, cloud: Cloud
 ) -> None:
     files = zip_archive(
@@ -97,7 +99,7 @@ async def test_a_skill_has_its_files_in_the_box_and_what_can_be_run_can_be_run(
     await settled(cloud)
 
 
-async def test_a_sub_agent_has_its_own_tools_and_skills_in_the_box(start: StartService, cloud: Cloud) -> None:
+async def test_a_sub_agent_has_its_own_tools_and_skills_in_the_sandbox(start: StartService, cloud: Cloud) -> None:
     sub_agent = runner_pb2.SubAgent(
         name="adder",
         description="Adds.",
@@ -152,8 +154,8 @@ async def test_a_stdio_server_goes_with_a_service_that_drains_and_comes_back_wit
         again.client.collect(again.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a")))
     )
     await again.client.started("a")
-    [box] = cloud.sandboxes.values()
-    await asyncio.to_thread((box.work / "go").touch)
+    [remote] = cloud.sandboxes.values()
+    await asyncio.to_thread((remote.work / "go").touch)
     events = await attached
 
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED

@@ -1,38 +1,38 @@
-"""Takes one request to the attendant of this sandbox, which is started when it is not there. Runs as a script.
+"""Relays one request to the attendant of this sandbox, starting it if necessary. Runs as a script.
 
-The request is in `RUNNER_REQUEST`, or in the file that `RUNNER_REQUEST_FILE` names, which is removed: never on the
-command line, where every process could read it. The answer is the line of stdout that begins with `ANSWER`.
+The request is in `RUNNER_REQUEST`, or in the file named by `RUNNER_REQUEST_FILE`, never on the command line, which
+every process can read. The response is the line of stdout that begins with `ANSWER`.
 """
 
 import os
 import sys
 import time
-from _socket import AF_UNIX, socket  # what `socket` adds to it takes as long to load as Python itself
+from _socket import AF_UNIX, socket  # importing `socket` takes as long as starting Python
 
 ANSWER = "runner-service-answer:"
 OLDEST_PYTHON = (3, 11)
 SOCKET = "socket"
 
-_HOME = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # pathlib would double what each call costs
-_READY_WITHIN = 20.0
+_HOME = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # importing pathlib would double the cost of a call
+_START_TIMEOUT_SECONDS = 20.0
 _PROGRAM = (
     "import sys; sys.path.insert(0, {!r}); from runner_service.executors.attendant.server import main; main({!r})"
 )
 
 
 def main() -> None:
-    """Asks and prints."""
+    """Sends the request and prints the response."""
     if sys.version_info < OLDEST_PYTHON:
-        print(ANSWER + '{"too_old": "%d.%d"}' % sys.version_info[:2])  # noqa: UP031, T201  # has to run on an old one
+        print(ANSWER + '{"too_old": "%d.%d"}' % sys.version_info[:2])  # noqa: UP031, T201  # must run on old versions
         return
-    os.chdir(_HOME)  # a socket's path has to be short
+    os.chdir(_HOME)  # socket paths are limited in length
     request = _request()
     attendant = _connected()
     attendant.sendall(request + b"\n")
     answer = bytearray(ANSWER.encode())
     while data := attendant.recv(1 << 20):
         answer += data
-    # The shell may have printed something before us that does not end its line.
+    # The shell may have printed an unfinished line before this.
     sys.stdout.buffer.write(b"\n" + answer)
 
 
@@ -45,12 +45,12 @@ def _request() -> bytes:
 
 
 def _connected() -> socket:
-    """Connects, for which one caller starts the attendant while the others wait for it."""
+    """Connects; under a lock, one caller starts the attendant if it is not running."""
     try:
         return _try_to_connect()
     except (FileNotFoundError, ConnectionRefusedError):
         pass
-    import fcntl  # noqa: PLC0415  # only the first call needs it
+    import fcntl  # noqa: PLC0415  # only the first call needs this
 
     with open("start.lock", "w") as lock:  # noqa: PTH123  # as above
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -58,7 +58,7 @@ def _connected() -> socket:
             return _try_to_connect()
         except (FileNotFoundError, ConnectionRefusedError):
             _start()
-        return _connected_within(_READY_WITHIN)
+        return _connected_within(_START_TIMEOUT_SECONDS)
 
 
 def _try_to_connect() -> socket:
@@ -83,7 +83,7 @@ def _connected_within(seconds: float) -> socket:
 
 
 def _start() -> None:
-    """Starts the attendant as nobody's child, so that it outlives this call and its process group."""
+    """Starts the attendant detached, so that it outlives this call and its process group."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -92,12 +92,12 @@ def _start() -> None:
         os.setsid()
         if os.fork():
             os._exit(0)
-        _become_attendant()
+        _exec_attendant()
     finally:
         os._exit(1)
 
 
-def _become_attendant() -> None:
+def _exec_attendant() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open("attendant.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for target, source in enumerate((nothing, log, log)):

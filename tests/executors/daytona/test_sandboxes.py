@@ -1,4 +1,4 @@
-"""Boxes: whose they are, how they come and go, and that none is left."""
+"""Sandboxes: whose they are, how they come and go, and that none is left."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,12 @@ import time
 
 import pytest
 from tests.emulator import Cloud
-from tests.executors.daytona.conftest import TERMS
-from tests.executors.daytona.opening import COMMANDS, account
+from tests.executors.daytona.conftest import CONFIG
+from tests.executors.daytona.executors import LIMITS, account
 from tests.executors.recorder import output
 
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.sandboxes import LEASE, OWNER
+from runner_service.executors.daytona.manager import LEASE, OWNER
 from runner_service.executors.protocol import SandboxError, SandboxSpec
 
 CREATE = r"POST /api/sandbox$"
@@ -32,21 +32,21 @@ async def settled(cloud: Cloud) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_an_execution_without_a_session_has_a_box_of_its_own_that_goes_with_it(
+async def test_an_execution_without_a_session_has_a_sandbox_of_its_own_that_goes_with_it(
     cloud: Cloud, executor: DaytonaExecutor
 ) -> None:
     async with executor.open(SandboxSpec("e1")) as one, executor.open(SandboxSpec("e2")) as two:
         await one.write_text("/a", "mine")
         assert await output(two, "ls -A") == ""
         assert len(cloud.sandboxes) == 2
-        wishes = [box.wishes for box in cloud.sandboxes.values()]
+        parameters = [remote.parameters for remote in cloud.sandboxes.values()]
         assert all(
-            wish["autoDeleteInterval"] == 0 and wish["ttlMinutes"] > 0 < wish["autoStopInterval"] for wish in wishes
+            wish["autoDeleteInterval"] == 0 and wish["ttlMinutes"] > 0 < wish["autoStopInterval"] for wish in parameters
         )
     await settled(cloud)
 
 
-async def test_a_session_keeps_its_box(cloud: Cloud, executor: DaytonaExecutor) -> None:
+async def test_a_session_keeps_its_sandbox(cloud: Cloud, executor: DaytonaExecutor) -> None:
     for number in range(3):
         async with executor.open(SandboxSpec(f"e{number}", session_id="s")) as sandbox:
             await output(sandbox, f"echo {number} >> log; sleep 73.01 &")
@@ -55,11 +55,11 @@ async def test_a_session_keeps_its_box(cloud: Cloud, executor: DaytonaExecutor) 
     assert cloud.created == 1
 
 
-async def test_a_stopped_box_is_started_again_with_a_notice(cloud: Cloud, executor: DaytonaExecutor) -> None:
+async def test_a_stopped_sandbox_is_started_again_with_a_notice(cloud: Cloud, executor: DaytonaExecutor) -> None:
     async with executor.open(SandboxSpec("e1", session_id="s")) as sandbox:
         await sandbox.write_text("/kept", "kept")
-    (box,) = cloud.sandboxes.values()
-    await cloud.stop(box)
+    (remote,) = cloud.sandboxes.values()
+    await cloud.stop(remote)
     notices: list[tuple[str, str]] = []
     spec = SandboxSpec("e2", session_id="s", notify=lambda code, text: notices.append((code, text)))
     async with executor.open(spec) as sandbox:
@@ -69,28 +69,28 @@ async def test_a_stopped_box_is_started_again_with_a_notice(cloud: Cloud, execut
     assert "processes and memory are gone" in text
 
 
-async def test_the_environment_goes_to_commands_and_not_to_the_box(cloud: Cloud, executor: DaytonaExecutor) -> None:
+async def test_the_environment_goes_to_commands_and_not_to_the_sandbox(cloud: Cloud, executor: DaytonaExecutor) -> None:
     async with executor.open(SandboxSpec("e", environment={"TOKEN": "of-the-caller"})) as sandbox:
         assert await output(sandbox, "echo $TOKEN") == "of-the-caller\n"
-        (box,) = cloud.sandboxes.values()
-        assert not box.wishes.get("env")
-        assert "of-the-caller" not in str(box.executed)
+        (remote,) = cloud.sandboxes.values()
+        assert not remote.parameters.get("env")
+        assert "of-the-caller" not in str(remote.executed)
 
 
 async def test_a_snapshot_is_asked_for(cloud: Cloud) -> None:
     from dataclasses import replace
 
     for snapshot in ("dev-tools", "unknown"):
-        async with daytona_executor(account(cloud), replace(TERMS, snapshot=snapshot)) as executor:
+        async with daytona_executor(account(cloud), replace(CONFIG, snapshot=snapshot)) as executor:
             if snapshot == "unknown":
                 assert "DAYTONA_DEV_TOOLS_SNAPSHOT_ID" in str(await refusal(executor))
                 continue
             async with executor.open(SandboxSpec("e")):
-                assert [box.wishes["snapshot"] for box in cloud.sandboxes.values()] == ["dev-tools"]
+                assert [remote.parameters["snapshot"] for remote in cloud.sandboxes.values()] == ["dev-tools"]
 
 
 @pytest.mark.parametrize("how", ["502", "drop", "lose", "replay", "429"])
-async def test_a_create_that_fails_leaves_one_box_and_then_none(
+async def test_a_create_that_fails_leaves_one_sandbox_and_then_none(
     cloud: Cloud, executor: DaytonaExecutor, how: str
 ) -> None:
     fault = cloud.faults.add(CREATE, how)  # type: ignore[arg-type]  # of its kind
@@ -112,18 +112,18 @@ async def test_a_slow_start_is_told_and_survives_failing_looks(cloud: Cloud, exe
     await settled(cloud)
 
 
-async def test_a_start_that_takes_too_long_is_given_up_and_its_box_deleted(cloud: Cloud) -> None:
+async def test_a_start_that_takes_too_long_is_given_up_and_its_sandbox_deleted(cloud: Cloud) -> None:
     from dataclasses import replace
 
     cloud.faults.start_seconds = 2.0
     cloud.faults.add(r"GET /api/sandbox/", "502")  # ends the SDK's own wait
-    async with daytona_executor(account(cloud), replace(TERMS, start_timeout=0.3)) as executor:
+    async with daytona_executor(account(cloud), replace(CONFIG, start_timeout=0.3)) as executor:
         assert "did not start within" in str(await refusal(executor))
     await settled(cloud)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.3])
-async def test_a_cancel_in_the_middle_of_a_start_leaves_no_box(
+async def test_a_cancel_in_the_middle_of_a_start_leaves_no_sandbox(
     cloud: Cloud, executor: DaytonaExecutor, seconds: float
 ) -> None:
     cloud.faults.start_seconds = 0.6
@@ -155,10 +155,10 @@ async def test_a_rate_limit_that_lasts_has_its_own_name(cloud: Cloud, executor: 
     assert (await refusal(executor)).code == "SANDBOX_RATE_LIMITED"
 
 
-async def test_a_box_that_was_deleted_in_mid_run_is_lost(cloud: Cloud, executor: DaytonaExecutor) -> None:
+async def test_a_sandbox_that_was_deleted_in_mid_run_is_lost(cloud: Cloud, executor: DaytonaExecutor) -> None:
     async with executor.open(SandboxSpec("e")) as sandbox:
-        (box,) = cloud.sandboxes.values()
-        cloud.delete(box)
+        (remote,) = cloud.sandboxes.values()
+        cloud.delete(remote)
         with pytest.raises(SandboxError) as lost:
             await output(sandbox, "true")
     assert lost.value.code == "SANDBOX_LOST"
@@ -168,13 +168,13 @@ async def test_a_box_that_was_deleted_in_mid_run_is_lost(cloud: Cloud, executor:
 async def test_a_name_that_somebody_else_has_is_left_alone(cloud: Cloud, executor: DaytonaExecutor) -> None:
     async with executor.open(SandboxSpec("e1", session_id="s")):
         pass
-    (box,) = cloud.sandboxes.values()
-    box.labels = {"code-toolbox-language": "python"}
+    (remote,) = cloud.sandboxes.values()
+    remote.labels = {"code-toolbox-language": "python"}
     assert "DAYTONA_OWNER" in str(await refusal(executor, session_id="s"))
     assert cloud.sandboxes
 
 
-async def test_the_reaper_takes_what_a_crash_left_and_no_siblings_box(cloud: Cloud) -> None:
+async def test_the_reaper_takes_what_a_crash_left_and_no_siblings_sandbox(cloud: Cloud) -> None:
     from daytona import AsyncDaytona, DaytonaConfig
 
     labels = {OWNER: "runner-service", "runner-service-kind": "execution", "code-toolbox-language": "python"}
@@ -186,64 +186,64 @@ async def test_the_reaper_takes_what_a_crash_left_and_no_siblings_box(cloud: Clo
         cloud.create({"name": "stranger", "labels": {**labels, OWNER: "other", LEASE: past}}),
         cloud.create({"name": "unlabelled", "labels": {"code-toolbox-language": "python"}}),
     ]
-    from runner_service.executors.daytona.reaper import reap
-    from runner_service.executors.daytona.sandboxes import Boxes
+    from runner_service.executors.daytona.manager import SandboxManager
+    from runner_service.executors.daytona.reaper import reap_once
 
     async with AsyncDaytona(
         DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")
     ) as client:
-        await reap(client, Boxes(client, TERMS), held={"sibling"})
+        await reap_once(client, SandboxManager(client, CONFIG), held={"sibling"})
     async with asyncio.timeout(20):
         while abandoned.id in cloud.sandboxes:
             await asyncio.sleep(0.02)
-    assert [box.id for box in cloud.sandboxes.values()] == [box.id for box in kept]
+    assert [remote.id for remote in cloud.sandboxes.values()] == [remote.id for remote in kept]
 
 
-async def test_a_list_that_is_old_costs_nobody_a_box(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list says that the lease has ended; asked by its id, the box says that it was renewed."""
+async def test_a_list_that_is_old_costs_nobody_a_sandbox(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list says that the lease has ended; asked by its id, the sandbox says that it was renewed."""
     from daytona import AsyncDaytona, DaytonaConfig
 
-    from runner_service.executors.daytona.reaper import reap
-    from runner_service.executors.daytona.sandboxes import KIND, Boxes
+    from runner_service.executors.daytona.manager import KIND, SandboxManager
+    from runner_service.executors.daytona.reaper import reap_once
 
-    box = cloud.create(
+    remote = cloud.create(
         {"labels": {OWNER: "runner-service", KIND: "execution", LEASE: "1", "code-toolbox-language": "python"}}
     )
     async with AsyncDaytona(
         DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")
     ) as client:
-        boxes = Boxes(client, TERMS)
-        find = boxes.find
+        manager = SandboxManager(client, CONFIG)
+        find = manager.find
 
         async def renewed_meanwhile(name: str) -> object:
-            box.labels[LEASE] = str(int(time.time()) + 60)
+            remote.labels[LEASE] = str(int(time.time()) + 60)
             return await find(name)
 
-        monkeypatch.setattr(boxes, "find", renewed_meanwhile)
-        await reap(client, boxes, held=())
-    assert box.id in cloud.sandboxes
+        monkeypatch.setattr(manager, "find", renewed_meanwhile)
+        await reap_once(client, manager, held=())
+    assert remote.id in cloud.sandboxes
 
 
-async def test_the_lease_is_renewed_while_a_box_is_held(cloud: Cloud) -> None:
+async def test_the_lease_is_renewed_while_a_sandbox_is_held(cloud: Cloud) -> None:
     from dataclasses import replace
 
     async with (
-        daytona_executor(account(cloud), replace(TERMS, lease=4.0), commands=COMMANDS) as executor,
+        daytona_executor(account(cloud), replace(CONFIG, lease=4.0), limits=LIMITS) as executor,
         executor.open(SandboxSpec("e")),
     ):
-        (box,) = cloud.sandboxes.values()
-        first = box.labels[LEASE]
+        (remote,) = cloud.sandboxes.values()
+        first = remote.labels[LEASE]
         async with asyncio.timeout(20):
-            while box.labels[LEASE] == first or not any(each.endswith("/last-activity") for each in cloud.requests):
+            while remote.labels[LEASE] == first or not any(each.endswith("/last-activity") for each in cloud.requests):
                 await asyncio.sleep(0.05)
-        assert box.labels[OWNER] == "runner-service"
+        assert remote.labels[OWNER] == "runner-service"
 
 
 async def test_a_wrong_key_is_said_and_not_shown(cloud: Cloud) -> None:
     from pydantic import SecretStr
 
     wrong = Account(SecretStr("dtn_wrong_secret"), cloud.api_url)
-    async with daytona_executor(wrong, TERMS) as executor:
+    async with daytona_executor(wrong, CONFIG) as executor:
         error = await refusal(executor)
     assert error.code == "SANDBOX_UNAUTHENTICATED"
     assert "dtn_wrong_secret" not in f"{error} {error.__cause__!r} {wrong!r}"
