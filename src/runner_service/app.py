@@ -1,4 +1,4 @@
-"""Puts the parts together. The only reader of the mode: below this module nobody asks for it."""
+"""The composition root: builds the service from its settings. The only module that reads the mode."""
 
 import asyncio
 import logging
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DAEMON_HEALTH = "stigmer-daemon"
-"""The health service that tells whether the Stigmer daemon is there; NOT_FOUND when the service was given none."""
+"""The health service that shows whether the Stigmer daemon answers; NOT_FOUND when none is configured."""
 
-_CLOUD_LAME_DUCK = 2.0  # seconds for load balancers to see NOT_SERVING; a daemon on the same machine needs none
-_IDLE_LOOKS_PER_SECOND = 5
+_CLOUD_LAME_DUCK_SECONDS = 2.0  # for load balancers to see NOT_SERVING; a daemon on the same machine needs none
+_IDLE_CHECKS_PER_SECOND = 5
 
 
 async def serve(
@@ -50,7 +50,7 @@ async def serve(
     ready_file: Path | None = None,
     exit_when_idle: float | None = None,
 ) -> None:
-    """Serves until a signal asks to stop, or until nothing has run and nobody has watched for `exit_when_idle` seconds.
+    """Serves until a signal stops it, or until nothing has run and nobody has watched for `exit_when_idle` seconds.
 
     Where it listens is written as a line of JSON to `ready_fd` and `ready_file`, and to `SERVICE_FILE` in any case.
 
@@ -69,7 +69,7 @@ async def serve(
             await service.server.serve_until_stopped(
                 requests,
                 service.executions.drain,
-                lame_duck=0.0 if settings.is_local_mode() else _CLOUD_LAME_DUCK,
+                lame_duck=0.0 if settings.is_local_mode() else _CLOUD_LAME_DUCK_SECONDS,
                 drain_timeout=settings.drain_timeout,
             )
             idle.cancel()
@@ -82,7 +82,7 @@ class RunningService(NamedTuple):
     executions: ExecutionService
     agent_loading: LazyAgentLoop
     serving: asyncio.Event
-    """Set when everybody knows where to call, from which on there is time for what takes long to load."""
+    """Set once the address is announced: from then on there is time for slow imports."""
     metrics_address: str = ""
     """Where metrics are served, with the real port; empty when they are not."""
 
@@ -92,7 +92,7 @@ class RunningService(NamedTuple):
         return self.server.address
 
     def begin_loading(self) -> None:
-        """Loads what takes long, in the background."""
+        """Loads the agent loop and other slow imports in the background."""
         self.agent_loading.start()
         self.serving.set()
 
@@ -198,12 +198,12 @@ def _metrics_of(service: RunningService) -> dict[str, str]:
     return {"metrics_address": service.metrics_address} if service.metrics_address else {}
 
 
-async def _stop_when_idle(executions: ExecutionService, patience: float | None, requests: StopRequests) -> None:
-    if patience is None:
+async def _stop_when_idle(executions: ExecutionService, idle_seconds: float | None, requests: StopRequests) -> None:
+    if idle_seconds is None:
         return
-    looks_left = looks = max(1, round(patience * _IDLE_LOOKS_PER_SECOND))
-    while looks_left:
-        await asyncio.sleep(1 / _IDLE_LOOKS_PER_SECOND)
-        looks_left = looks if executions.is_busy else looks_left - 1
-    logger.info("stops_when_idle seconds=%g", patience)
+    checks_left = checks = max(1, round(idle_seconds * _IDLE_CHECKS_PER_SECOND))
+    while checks_left:
+        await asyncio.sleep(1 / _IDLE_CHECKS_PER_SECOND)
+        checks_left = checks if executions.is_busy else checks_left - 1
+    logger.info("stops_when_idle seconds=%g", idle_seconds)
     requests.request()
