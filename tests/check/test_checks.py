@@ -132,6 +132,10 @@ async def test_a_daemon_that_answers_is_well_and_one_that_refuses_the_key_is_not
         checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=daemon.address, STIGMER_API_KEY=KEY)
         assert checks["STIGMER_BACKEND_ENDPOINT"].status == "ok"
         assert daemon.keys == {f"Bearer {KEY}"}
+        daemon.failures["execution"] = grpc.StatusCode.UNIMPLEMENTED
+        checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=daemon.address, STIGMER_API_KEY=KEY)
+        assert checks["STIGMER_BACKEND_ENDPOINT"].status == "fail"
+        assert "another version of the API" in checks["STIGMER_BACKEND_ENDPOINT"].text
         daemon.failures["execution"] = grpc.StatusCode.UNAUTHENTICATED
         checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=daemon.address, STIGMER_API_KEY=KEY)
 

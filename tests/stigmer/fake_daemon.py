@@ -1,4 +1,4 @@
-"""A Stigmer daemon of our own: it keeps, merges and shows what the real one does, and fails when it is told to."""
+"""A fake Stigmer daemon that stores, merges and streams as the real one of January 2026 does, and fails on demand."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -26,6 +26,10 @@ from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 
 KEY = "local-test-key"
 COMPLETED = execution_pb2.EXECUTION_COMPLETED
+STORED_ENVIRONMENT_KIND: Any = 52
+"""The kind in the references to environments, which the lookup refuses."""
+
+_LOOKUP_KINDS = {0, 53}
 FINAL = {COMPLETED, execution_pb2.EXECUTION_FAILED, execution_pb2.EXECUTION_CANCELLED}
 
 
@@ -40,6 +44,8 @@ class FakeDaemon:
         self.keys: set[str] = set()
         self.asked_together: dict[str, asyncio.Barrier] = {}
         """By method: who is not answered before all that meet here have been asked."""
+        self.printed: dict[str, list[str]] = {}
+        """By execution: what `stigmer run --follow` prints: each message once, as it is when the list has grown."""
         self.address = ""
         self._changed = asyncio.Event()
 
@@ -73,7 +79,9 @@ class FakeDaemon:
 
     def instance(self, *environments: str) -> None:
         """Keeps the instance, with references to environments."""
-        references = [apiresource_pb2.ApiResourceReference(slug=slug) for slug in environments]
+        references = [
+            apiresource_pb2.ApiResourceReference(slug=slug, kind=STORED_ENVIRONMENT_KIND) for slug in environments
+        ]
         spec = agentinstance_pb2.AgentInstanceSpec(agent_id="agt-1", environment_refs=references)
         self.add_resource("instance", "ain-1", agentinstance_pb2.AgentInstance(spec=spec))
 
@@ -143,7 +151,22 @@ class FakeDaemon:
         for name in ("phase", "error", "started_at", "completed_at"):
             if getattr(new, name):
                 setattr(kept, name, getattr(new, name))
+        self._print(report.execution_id)
         self.notify()
+
+    def fail(self, name: str, *lines: str) -> None:
+        """Ends an execution as the daemon's workflow does, whatever it is: FAILED, with other messages."""
+        status = self.status(name)
+        status.phase = execution_pb2.EXECUTION_FAILED
+        status.ClearField("messages")
+        for line in lines:
+            status.messages.add(type=execution_pb2.MESSAGE_SYSTEM, content=line)
+        self._print(name)
+        self.notify()
+
+    def _print(self, name: str) -> None:
+        printed = self.printed.setdefault(name, [])
+        printed.extend(message.content for message in self.status(name).messages[len(printed) :])
 
     def notify(self) -> None:
         """Wakes whoever waits for a change."""
@@ -169,6 +192,8 @@ class _Executions(
         execution = await self._daemon.answer("execution", request.value, context)
         while True:
             await context.write(execution)
+            if execution.status.phase in FINAL:
+                return
             await self._daemon.changed()
 
     async def updateStatus(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
@@ -205,6 +230,8 @@ class _Others(
         return await self._daemon.answer(self._kind, request.value, context)
 
     async def getByReference(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
+        if request.kind not in _LOOKUP_KINDS:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"kind {request.kind} is not environment")
         return await self._daemon.answer(self._kind, request.slug, context)
 
 
@@ -227,5 +254,26 @@ async def served(
     await server.start()
     try:
         yield daemon
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def answering_bytes(answer: bytes) -> AsyncIterator[str]:
+    """Serves `answer` to whatever is asked."""
+
+    async def reply(request: bytes, context: Any) -> bytes:
+        return answer
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(reply)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
     finally:
         await server.stop(0)

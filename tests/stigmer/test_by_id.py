@@ -7,7 +7,7 @@ import grpc
 import pytest
 from tests.agent.capabilities import zip_archive
 from tests.running import Client, Event, StartService, command, kinds, one, stdout_of, turn
-from tests.stigmer.fake_daemon import KEY, FakeDaemon, served
+from tests.stigmer.fake_daemon import KEY, FakeDaemon, answering_bytes, served
 
 from runner_service.stigmer.wire import agent_pb2, apiresource_pb2
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
@@ -160,6 +160,11 @@ async def test_what_is_missing_is_named(
         (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.PERMISSION_DENIED, "does not show agent agt-1"),
         (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION, "does not accept STIGMER_API_KEY"),
         (grpc.StatusCode.INTERNAL, grpc.StatusCode.FAILED_PRECONDITION, "failed when asked for agent agt-1"),
+        (
+            grpc.StatusCode.UNIMPLEMENTED,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "this service speaks that of January 2026",
+        ),
     ],
 )
 async def test_what_the_daemon_refuses_is_a_clear_status(
@@ -174,6 +179,20 @@ async def test_what_the_daemon_refuses_is_a_clear_status(
     assert refused.code() == seen
     assert text in (refused.details() or "")
     assert KEY not in (refused.details() or "")
+
+
+@pytest.mark.parametrize("answer", [b"\xff\xff", b"\x0a\x02\xff\xfe", b"\x1a\x7f"])
+async def test_an_answer_that_cannot_be_decoded_is_told_as_that(
+    start: StartService, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with answering_bytes(answer) as address:
+        client = await start([turn("Hi.")], STIGMER_BACKEND_ENDPOINT=address, STIGMER_API_KEY=KEY)
+
+        refused = await refusal(client, "aex-1")
+
+    assert refused.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "for agent_execution aex-1 cannot be decoded" in (refused.details() or "")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_what_cannot_be_run_is_refused_with_its_fields(start: StartService, daemon: FakeDaemon) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from runner_service.stigmer.report_throttle import URGENT_INTERVAL_SECONDS, ReportThrottle
 from runner_service.stigmer.status import LISTS, StatusBuilder
-from runner_service.stigmer.truncation import fit_status
+from runner_service.stigmer.truncation import MAX_STATUS_BYTES, fit_status
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -17,6 +17,7 @@ def run_of(steps: int, *, text: int, result: int) -> list[Event]:
     for step in range(steps):
         said = Event(text_delta=event_pb2.TextDelta(message_id=f"msg-{step}", text="some words "))
         events += [said] * text
+        events.append(Event(message_finished=event_pb2.MessageFinished(message_id=f"msg-{step}")))
         call = f"call-{step}"
         events.append(Event(tool_call_started=event_pb2.ToolCallStarted(tool_call_id=call, name="execute")))
         finished = event_pb2.ToolCallFinished(
@@ -95,13 +96,53 @@ def test_text_alone_waits_longer() -> None:
     assert throttle.delay_before(1000, 1300, 0.5, urgent=False) == 0.5
 
 
-def test_a_discarded_message_is_forgotten() -> None:
+def text_delta(message: str, text: str) -> Event:
+    return Event(text_delta=event_pb2.TextDelta(message_id=message, text=text))
+
+
+def finished_message(message: str) -> Event:
+    return Event(message_finished=event_pb2.MessageFinished(message_id=message))
+
+
+def test_a_discarded_message_is_left_out() -> None:
     builder = StatusBuilder()
-    builder.apply_event(Event(text_delta=event_pb2.TextDelta(message_id="a", text="wrong")))
-    builder.apply_event(Event(message_discarded=event_pb2.MessageDiscarded(message_id="a")))
-    builder.apply_event(Event(text_delta=event_pb2.TextDelta(message_id="b", text="right")))
+    for event in (
+        text_delta("a", "wrong"),
+        Event(message_discarded=event_pb2.MessageDiscarded(message_id="a")),
+        text_delta("b", "right"),
+        finished_message("b"),
+    ):
+        builder.apply_event(event)
 
     assert [message.content for message in status_of(builder).messages] == ["right"]
+
+
+def test_a_message_is_in_the_status_once_it_is_complete_or_the_execution_has_ended() -> None:
+    builder = StatusBuilder()
+    builder.apply_event(text_delta("a", "half"))
+    assert not status_of(builder).messages
+
+    builder.apply_event(Event(finished=event_pb2.Finished(state=event_pb2.STATE_CANCELLED)))
+    assert [message.content for message in status_of(builder).messages] == ["half"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "component"),
+    [
+        ("EXECUTE", "terminal"),
+        ("WRITE", "editor"),
+        ("READ", "filesystem"),
+        ("SEARCH", "filesystem"),
+        ("SUB_AGENT", "subagent"),
+        ("OTHER", "tool"),
+    ],
+)
+def test_a_tool_has_the_component_type_that_the_daemon_knows(kind: str, component: str) -> None:
+    builder = StatusBuilder()
+    started = event_pb2.ToolCallStarted(tool_call_id="c", name="t", kind=event_pb2.ToolKind.Value(f"TOOL_KIND_{kind}"))
+    builder.apply_event(Event(tool_call_started=started))
+
+    assert status_of(builder).tool_calls[0].component_metadata.component_type == component
 
 
 def test_a_plan_keeps_the_times_of_what_has_not_changed() -> None:
@@ -128,4 +169,28 @@ def test_a_status_that_is_too_large_loses_its_oldest_results_first() -> None:
     kept = execution_pb2.AgentExecutionStatus.FromString(fits)
     assert len(kept.tool_calls) == 10
     assert len(kept.tool_calls[9].result) == 1000
-    assert len(fit_status(fits, 700)) <= 700
+    assert kept.messages[0].content == "y" * 1000
+
+
+@pytest.mark.parametrize("limit", [100, 700, 3000, 40_000])
+def test_whatever_is_large_in_a_status_it_fits(limit: int) -> None:
+    status = execution_pb2.AgentExecutionStatus(phase=execution_pb2.EXECUTION_FAILED, error="e" * 50)
+    for number in range(200):
+        status.tool_calls.add(id=f"call-{number}" * 5, name="execute", error="failed", result="ä" * 200)
+        status.messages.add(content="ö" * 500)
+        status.sub_agent_executions.add(id="s" * 20, input="in" * 100, output="out" * 100)
+        status.todos[str(number)].content = "to do" * 100
+    status.tool_calls[0].args["command"] = "a" * 5000
+
+    encoded = fit_status(status.SerializeToString(), limit)
+
+    assert len(encoded) <= limit
+    assert execution_pb2.AgentExecutionStatus.FromString(encoded).error == "e" * 50
+
+
+def test_a_large_status_is_truncated_in_a_time_that_grows_with_its_size() -> None:
+    status = execution_pb2.AgentExecutionStatus()
+    for number in range(30_000):
+        status.tool_calls.add(id=f"call-{number}", result="x" * 200)
+
+    assert len(fit_status(status.SerializeToString())) <= MAX_STATUS_BYTES  # quadratic, it would take a minute

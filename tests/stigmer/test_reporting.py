@@ -34,7 +34,7 @@ async def test_a_whole_run_is_in_the_status(start: StartService, daemon: FakeDae
     turns = {
         "turns": [
             turn("Let me see. ", ("write_todos", {"todos": plan})),
-            turn("", command("echo out; exit 3")),
+            turn("Now run. ", command("echo out; exit 3")),
             turn("", ("task", {"description": "count", "subagent_type": "general-purpose"})),
             turn("Done."),
         ],
@@ -53,13 +53,14 @@ async def test_a_whole_run_is_in_the_status(start: StartService, daemon: FakeDae
     assert [(each.type, each.content) for each in status.messages] == [
         (execution_pb2.MESSAGE_HUMAN, "please"),
         (execution_pb2.MESSAGE_AI, "Let me see. "),
-        (execution_pb2.MESSAGE_AI, ""),
-        (execution_pb2.MESSAGE_AI, ""),
+        (execution_pb2.MESSAGE_AI, "Now run. "),
+        (execution_pb2.MESSAGE_TOOL, f"execute: {' '.join(status.tool_calls[0].result.split())}"),
+        (execution_pb2.MESSAGE_TOOL, "execute: inside [Command succeeded with exit code 0]"),
+        (execution_pb2.MESSAGE_TOOL, "task: I counted."),
         (execution_pb2.MESSAGE_AI, "Done."),
     ]
-    assert [call.name for call in status.messages[1].tool_calls] == ["write_todos"]
-    plan_call, failed, task, inside = status.tool_calls
-    assert plan_call.component_metadata.component_type == "todos"
+    assert [call.name for call in status.messages[2].tool_calls] == ["execute"]
+    failed, task, inside = status.tool_calls
     assert failed.status == execution_pb2.TOOL_CALL_FAILED
     assert failed.error == "failed, exit code 3"
     assert "out" in failed.result
@@ -242,6 +243,36 @@ async def test_a_pending_report_counts_as_nobody_watching_and_lets_the_service_b
             await asyncio.sleep(0.01)
     assert executions.watchers == 0
     assert pending(tmp_path) == ["aex-1"]
+
+
+async def test_a_message_is_reported_once_when_it_is_complete_so_that_the_command_line_prints_it_whole(
+    start: StartService, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    daemon.execution("aex-1", "please")
+    text = "many words " * 400
+    turns = [turn(text, command("echo one")), turn("", command("echo two")), turn("Done.")]
+    client = await start(turns, **with_daemon(daemon))
+
+    await by_id(client, "aex-1")
+    status = await daemon.until_final("aex-1")
+    await no_pending_reports(tmp_path)
+
+    assert daemon.printed["aex-1"] == [message.content for message in status.messages]
+    assert daemon.printed["aex-1"][1] == text
+    assert all(daemon.printed["aex-1"])
+
+
+async def test_a_report_is_sent_again_when_the_store_of_the_daemon_fails_for_a_moment(
+    start: StartService, daemon: FakeDaemon
+) -> None:
+    daemon.execution("aex-1")
+    daemon.failures["updateStatus"] = grpc.StatusCode.NOT_FOUND  # as the daemon answers to any error of its store
+    client = await start([turn("Done.")], **with_daemon(daemon))
+    asyncio.get_running_loop().call_later(0.5, daemon.failures.clear)
+
+    await by_id(client, "aex-1")
+
+    assert (await daemon.until_final("aex-1")).phase == execution_pb2.EXECUTION_COMPLETED
 
 
 async def test_an_execution_that_the_daemon_no_longer_has_is_given_up(

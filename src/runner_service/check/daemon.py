@@ -5,7 +5,8 @@ import grpc
 from runner_service.check.network import TIMEOUT_SECONDS
 from runner_service.check.result import Check
 from runner_service.settings import Settings
-from runner_service.stigmer.client import daemon_channel, is_untrusted, key_metadata, reason_of
+from runner_service.stigmer.client import daemon_channel, key_metadata
+from runner_service.stigmer.failures import is_untrusted, reason_of, version_mismatch
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.stigmer.wire import agentexecution_pb2_grpc as execution_grpc
 
@@ -37,6 +38,8 @@ def _result(endpoint: str, error: grpc.aio.AioRpcError) -> Check:
     match error.code():
         case grpc.StatusCode.UNAUTHENTICATED:
             return Check("STIGMER_API_KEY", "fail", f"{endpoint} does not accept it", "correct STIGMER_API_KEY")
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return Check(_ENDPOINT, "fail", version_mismatch(endpoint), f"correct {_ENDPOINT}, or change the version")
         case grpc.StatusCode.UNAVAILABLE:
             text = f"{endpoint} cannot be reached: {reason_of(error)}"
         case grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -4,31 +4,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
-from runner_service.errors import (
-    CallError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnavailableError,
-)
 from runner_service.settings import Settings
-from runner_service.stigmer.wire import (
-    agent_pb2_grpc,
-    agentexecution_pb2_grpc,
-    agentinstance_pb2_grpc,
-    environment_pb2_grpc,
-    session_pb2_grpc,
-    skill_pb2_grpc,
-)
+from runner_service.stigmer.failures import detail_of, reason_of, refusal_of, undecodable, version_mismatch
+from runner_service.stigmer.methods import GET_EXECUTION, UPDATE_STATUS, M, Method
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 OnConnectionChange = Callable[[bool], None]
 Metadata = tuple[tuple[str, str], ...]
 
@@ -37,23 +23,18 @@ CALL_TIMEOUT_SECONDS = 5.0
 
 _MAX_ATTEMPTS = 3
 _INITIAL_BACKOFF_SECONDS = 0.2
-_COMMAND_SERVICE = execution_pb2.DESCRIPTOR.services_by_name["AgentExecutionCommandController"]
-_UPDATE_STATUS = f"/{_COMMAND_SERVICE.full_name}/updateStatus"
+_MAX_REPORT_ATTEMPTS = 5
+_INLINE_DECODE_BYTES = 256 * 1024
 _STATUS_TAG = b"\x12"  # field 2, length-delimited
 _VARINT_CONTINUES = 0x80
 _TLS_PORT = ":443"
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 _PERMANENT = {
-    grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.FAILED_PRECONDITION,
 }
-_CERTIFICATE_ERROR = "CERTIFICATE_VERIFY_FAILED"  # from the status details: grpc has no code for it
-_REASON_PREFIX = "last error: UNKNOWN: "
-_RETRY_DELAY_SECONDS = 2.0
-_MAX_DETAIL_CHARACTERS = 300
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # a skill archive is a single message
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -78,15 +59,8 @@ class DaemonClient:
         self.is_connected: bool | None = None
         """Whether the channel is connected; None until the first attempt has ended."""
         self._reconnected = asyncio.Event()
-        self.executions = agentexecution_pb2_grpc.AgentExecutionQueryControllerStub(channel)
-        self.sessions = session_pb2_grpc.SessionQueryControllerStub(channel)
-        self.instances = agentinstance_pb2_grpc.AgentInstanceQueryControllerStub(channel)
-        self.agents = agent_pb2_grpc.AgentQueryControllerStub(channel)
-        self.skills = skill_pb2_grpc.SkillQueryControllerStub(channel)
-        self.environments = environment_pb2_grpc.EnvironmentQueryControllerStub(channel)
-        self._update_status: Callable[..., Awaitable[bytes]] = channel.unary_unary(_UPDATE_STATUS)
 
-    async def read(self, method: Callable[..., Awaitable[T]], request: object, what: str) -> T:
+    async def read(self, method: Method[M], request: Message, what: str) -> M:
         """Calls a read method, retrying while the daemon is unreachable. `what` names the resource in error texts.
 
         Raises:
@@ -95,30 +69,45 @@ class DaemonClient:
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
-                return await method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_SECONDS)
+                answer = await self._call(method.path, request.SerializeToString(), CALL_TIMEOUT_SECONDS)
+                break
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _TRANSIENT or attempt == _MAX_ATTEMPTS:
-                    raise self._refusal(error, what) from error
+                    raise refusal_of(error, self.endpoint, what) from error
                 logger.info("daemon_call_retried what=%s code=%s attempt=%d", what, error.code().name, attempt)
             await asyncio.sleep(_INITIAL_BACKOFF_SECONDS * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
+        try:
+            if len(answer) <= _INLINE_DECODE_BYTES:
+                return method.response.FromString(answer)
+            return await asyncio.to_thread(method.response.FromString, answer)
+        except DecodeError as error:
+            raise undecodable(self.endpoint, what) from error
 
     async def update_status(self, execution_id: str, status: bytes) -> bool:
         """Sends an encoded `AgentExecutionStatus` once. Returns whether it arrived.
 
+        The daemon answers NOT_FOUND to any error of its store, so that is tried again a few times.
+
         Raises:
             ReportRefusedError: retrying is pointless.
         """
-        try:
-            await self._update_status(
-                _report(execution_id, status), metadata=self._metadata, timeout=2 * CALL_TIMEOUT_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            if error.code() in _PERMANENT:
-                raise ReportRefusedError(f"{error.code().name}: {_detail(error)}") from error
-            logger.debug("report_failed execution=%s code=%s", execution_id, error.code().name)
-            return False
-        return True
+        report = _report(execution_id, status)
+        for attempt in range(1, _MAX_REPORT_ATTEMPTS + 1):
+            try:
+                await self._call(UPDATE_STATUS.path, report, 2 * CALL_TIMEOUT_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise ReportRefusedError(version_mismatch(self.endpoint)) from error
+                not_found = error.code() is grpc.StatusCode.NOT_FOUND
+                if error.code() in _PERMANENT or (not_found and attempt == _MAX_REPORT_ATTEMPTS):
+                    raise ReportRefusedError(f"{error.code().name}: {detail_of(error)}") from error
+                logger.debug("report_failed execution=%s code=%s", execution_id, error.code().name)
+                if not not_found:
+                    return False
+            else:
+                return True
+            await asyncio.sleep(_INITIAL_BACKOFF_SECONDS * 2 ** (attempt - 1))
+        raise AssertionError("the last attempt returns or raises")
 
     async def wait_before_retry(self, seconds: float) -> None:
         """Sleeps before a retry, or until the daemon reconnects if that is sooner."""
@@ -140,10 +129,14 @@ class DaemonClient:
     async def _connection_error(self) -> str:
         """Returns why the channel does not connect, from the failure of a call on it."""
         try:
-            await self.executions.get(execution_pb2.AgentExecutionId(), timeout=CALL_TIMEOUT_SECONDS)
+            await self._call(GET_EXECUTION.path, b"", CALL_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
             return reason_of(error)
         return ""
+
+    async def _call(self, path: str, request: bytes, timeout_seconds: float) -> bytes:
+        call: Callable[..., Awaitable[bytes]] = self._channel.unary_unary(path)
+        return await call(request, metadata=self._metadata, timeout=timeout_seconds)
 
     def _set_connected(self, connected: bool, *, why: str = "") -> None:
         if connected is self.is_connected:
@@ -157,22 +150,6 @@ class DaemonClient:
         else:
             text = "daemon_not_reachable endpoint=%s reason=%r consequence=reports_are_kept"
             logger.warning(text, self.endpoint, why)
-
-    def _refusal(self, error: grpc.aio.AioRpcError, what: str) -> CallError:
-        code = error.code()
-        match code:
-            case grpc.StatusCode.NOT_FOUND:
-                return NotFoundError(f"the Stigmer daemon does not know {what}")
-            case grpc.StatusCode.PERMISSION_DENIED:
-                return PermissionDeniedError(f"the Stigmer daemon does not show {what}: {_detail(error)}")
-            case grpc.StatusCode.UNAUTHENTICATED:
-                return PreconditionError(f"the Stigmer daemon at {self.endpoint} does not accept STIGMER_API_KEY")
-            case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
-                text = f"the Stigmer daemon at {self.endpoint} did not answer when asked for {what} ({code.name})"
-                if is_untrusted(error):
-                    text = f"the Stigmer daemon at {self.endpoint} shows no certificate that this service trusts"
-                return UnavailableError(text, retry_delay=_RETRY_DELAY_SECONDS)
-        return PreconditionError(f"the Stigmer daemon failed when asked for {what}: {code.name}: {_detail(error)}")
 
 
 @asynccontextmanager
@@ -196,11 +173,6 @@ def key_metadata(settings: Settings) -> Metadata:
     """Returns the metadata of every call: the API key as a bearer token."""
     key = settings.stigmer_api_key.get_secret_value() if settings.stigmer_api_key else ""
     return (("authorization", f"Bearer {key}"),)
-
-
-def is_untrusted(error: grpc.aio.AioRpcError) -> bool:
-    """Returns whether the connection failed because the daemon's certificate is not trusted."""
-    return _CERTIFICATE_ERROR in (error.details() or "")
 
 
 def wants_tls(endpoint: str) -> bool:
@@ -227,12 +199,3 @@ def _report(execution_id: str, status: bytes) -> bytes:
     length.append(rest)
     head = execution_pb2.AgentExecutionUpdateStatusInput(execution_id=execution_id).SerializeToString()
     return b"".join((head, length, status))
-
-
-def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """Returns the cause of a failed connection from the status details."""
-    return (error.details() or "").rpartition(_REASON_PREFIX)[2][:_MAX_DETAIL_CHARACTERS]
-
-
-def _detail(error: grpc.aio.AioRpcError) -> str:
-    return (error.details() or "")[:_MAX_DETAIL_CHARACTERS]

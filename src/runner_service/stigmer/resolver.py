@@ -7,6 +7,15 @@ from typing import Any, NamedTuple
 
 from runner_service.errors import CallError, InvalidRequestError, PreconditionError
 from runner_service.stigmer.client import DaemonClient
+from runner_service.stigmer.methods import (
+    GET_AGENT,
+    GET_ARTIFACT,
+    GET_ENVIRONMENT,
+    GET_EXECUTION,
+    GET_INSTANCE,
+    GET_SESSION,
+    GET_SKILL,
+)
 from runner_service.stigmer.wire import agent_pb2, agentinstance_pb2, environment_pb2, session_pb2, skill_pb2
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.stigmer.wire.apiresource_pb2 import ApiResourceReference
@@ -41,9 +50,7 @@ async def read_execution(client: DaemonClient, asked: runner_pb2.ExecuteAgentReq
         UnavailableError: the daemon does not answer.
     """
     name = asked.execution_id
-    execution = await client.read(
-        client.executions.get, execution_pb2.AgentExecutionId(value=name), f"agent_execution {name}"
-    )
+    execution = await client.read(GET_EXECUTION, execution_pb2.AgentExecutionId(value=name), f"agent_execution {name}")
     spec = execution.spec
     source = await _read_agent_source(client, name, spec)
     skills: _Skills
@@ -76,12 +83,10 @@ async def _read_agent_source(client: DaemonClient, name: str, spec: execution_pb
         if not spec.agent_id:
             raise PreconditionError(f"agent_execution {name} names neither a session nor an agent")
         return _AgentSource(await _read_agent(client, spec.agent_id), [])
-    session = await client.read(
-        client.sessions.get, session_pb2.SessionId(value=spec.session_id), f"session {spec.session_id}"
-    )
+    session = await client.read(GET_SESSION, session_pb2.SessionId(value=spec.session_id), f"session {spec.session_id}")
     instance_id = session.spec.agent_instance_id
     instance = await client.read(
-        client.instances.get, agentinstance_pb2.AgentInstanceId(value=instance_id), f"agent_instance {instance_id}"
+        GET_INSTANCE, agentinstance_pb2.AgentInstanceId(value=instance_id), f"agent_instance {instance_id}"
     )
     return _AgentSource(await _read_agent(client, instance.spec.agent_id), instance.spec.environment_refs)
 
@@ -90,8 +95,16 @@ async def _read_environments(
     client: DaemonClient, references: Iterable[ApiResourceReference]
 ) -> list[environment_pb2.Environment]:
     return await _gather(
-        client.read(client.environments.getByReference, each, f"environment {each.slug}") for each in references
+        client.read(GET_ENVIRONMENT, _without_kind(each), f"environment {each.slug}") for each in references
     )
+
+
+def _without_kind(reference: ApiResourceReference) -> ApiResourceReference:
+    """The daemon stores references to environments with a kind that its own lookup refuses."""
+    copy = ApiResourceReference()
+    copy.CopyFrom(reference)
+    copy.ClearField("kind")
+    return copy
 
 
 async def _gather(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -107,7 +120,7 @@ async def _gather(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 
 async def _read_agent(client: DaemonClient, agent_id: str) -> agent_pb2.Agent:
-    return await client.read(client.agents.get, agent_pb2.AgentId(value=agent_id), f"agent {agent_id}")
+    return await client.read(GET_AGENT, agent_pb2.AgentId(value=agent_id), f"agent {agent_id}")
 
 
 class _Skills(NamedTuple):
@@ -134,14 +147,14 @@ async def _read_skill(
     client: DaemonClient, reference: ApiResourceReference, notices: list[event_pb2.Notice]
 ) -> runner_pb2.Skill:
     slug = reference.slug
-    found = await client.read(client.skills.getByReference, reference, f"skill {slug}")
+    found = await client.read(GET_SKILL, reference, f"skill {slug}")
     skill = runner_pb2.Skill(
         name=found.metadata.name or slug, version=found.status.version_hash, content=found.spec.skill_md
     )
     if key := found.status.artifact_storage_key:
         try:
             asked = skill_pb2.GetArtifactRequest(artifact_storage_key=key)
-            skill.archive = (await client.read(client.skills.getArtifact, asked, f"artifact of skill {slug}")).artifact
+            skill.archive = (await client.read(GET_ARTIFACT, asked, f"artifact of skill {slug}")).artifact
         except CallError as error:  # SKILL.md alone is often enough
             notices.append(_warning("SKILL_FILES_MISSING", f"skill {slug} has only its SKILL.md: {error}"))
     return skill

@@ -1,15 +1,15 @@
 """Builds the daemon's `AgentExecutionStatus` from the events of an execution."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runner_service import states
-from runner_service.stigmer.truncation import TRUNCATION_MARK, fit_status
+from runner_service.stigmer.formatting import encode_entry, error_text, failure_text, iso, tool_message, truncate
+from runner_service.stigmer.truncation import fit_status
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -17,14 +17,15 @@ LISTS = frozenset({"messages", "tool_calls", "sub_agent_executions", "todos"})
 """The lists of a status: the daemon replaces each one that is not empty in a report."""
 
 _MAX_RESULT_CHARACTERS = 4_000
+_HEAD_BYTES = 80
+_TAG_BYTES = 3
 _USER_MESSAGE_KEY = "(user message)"  # cannot be a message id
 _COMPONENTS = {
     event_pb2.TOOL_KIND_EXECUTE: "terminal",
-    event_pb2.TOOL_KIND_READ: "preview",
-    event_pb2.TOOL_KIND_WRITE: "preview",
-    event_pb2.TOOL_KIND_SEARCH: "search",
-    event_pb2.TOOL_KIND_PLAN: "todos",
-    event_pb2.TOOL_KIND_SUB_AGENT: "sub-agent",
+    event_pb2.TOOL_KIND_READ: "filesystem",
+    event_pb2.TOOL_KIND_WRITE: "editor",
+    event_pb2.TOOL_KIND_SEARCH: "filesystem",
+    event_pb2.TOOL_KIND_SUB_AGENT: "subagent",
 }
 _TODO_STATUSES = {
     event_pb2.Todo.STATUS_PENDING: execution_pb2.TODO_PENDING,
@@ -38,39 +39,39 @@ _PHASES = {
 
 
 @dataclass
-class _GrowingMessage:
-    """A message that is being streamed; its pieces are joined only when it is encoded."""
+class _StreamedMessage:
+    """A message of the agent that is still being streamed."""
 
     timestamp: str
     pieces: list[str] = field(default_factory=list)
-    calls: list[execution_pb2.ToolCall] = field(default_factory=list)
-
-    def to_proto(self) -> execution_pb2.AgentMessage:
-        self.pieces = ["".join(self.pieces)]
-        return execution_pb2.AgentMessage(
-            type=execution_pb2.MESSAGE_AI, content=self.pieces[0], timestamp=self.timestamp, tool_calls=self.calls
-        )
 
 
 class StatusBuilder:
-    """The status of one execution so far. Apply every event to it, in order."""
+    """The status of one execution so far. Apply every event to it, in order.
+
+    The daemon's command line prints a message once, when the list has grown, and knows of tools only by messages. So
+    `messages` has only complete, non-empty ones, and one of type MESSAGE_TOOL for each finished tool call.
+    """
 
     def __init__(self, user_message: str = "", asked_at: Timestamp | None = None) -> None:
-        self._user_message = user_message
-        self._asked_at = _iso(asked_at) if asked_at else ""
-        self._messages: dict[str, _GrowingMessage] = {}
+        self._messages: dict[str, execution_pb2.AgentMessage] = {}
+        self._streamed: dict[str, _StreamedMessage] = {}
         self._last_message = ""
         self._calls: dict[str, execution_pb2.ToolCall] = {}
         self._sub_agents: dict[str, execution_pb2.SubAgentExecution] = {}
         self._todos: dict[str, execution_pb2.TodoItem] = {}
         self._head = execution_pb2.AgentExecutionStatus(phase=execution_pb2.EXECUTION_PENDING)
         self._encoded: dict[str, dict[str, bytes]] = {name: {} for name in LISTS}
-        self.sizes = dict.fromkeys(LISTS, 0) | {"messages": len(user_message)}
+        self.sizes = dict.fromkeys(LISTS, 0)
         """Estimated size of each list in bytes."""
-        self.changed: set[str] = {"messages"} if user_message else set()
+        self.changed: set[str] = set()
         """Lists that have changed since the last `clear_changes`."""
         self.is_urgent = True
         """Whether a change should be reported without delay."""
+        if user_message:
+            human = execution_pb2.AgentMessage(type=execution_pb2.MESSAGE_HUMAN, content=user_message)
+            human.timestamp = iso(asked_at) if asked_at else ""
+            self._add_message(_USER_MESSAGE_KEY, human)
 
     @property
     def size(self) -> int:
@@ -99,26 +100,19 @@ class StatusBuilder:
             encoded = self._encoded[name]
             for key, entry in self._entries(name):
                 if key not in encoded:
-                    encoded[key] = _encode_entry(name, key, entry)
+                    encoded[key] = encode_entry(name, key, entry)
                 parts.append(encoded[key])
         return fit_status(b"".join(parts))
 
     def _entries(self, name: str) -> Iterable[tuple[str, Any]]:
         match name:
             case "messages":
-                return self._all_messages()
+                return self._messages.items()
             case "tool_calls":
                 return self._calls.items()
             case "sub_agent_executions":
                 return self._sub_agents.items()
         return self._todos.items()
-
-    def _all_messages(self) -> Iterator[tuple[str, "_GrowingMessage | execution_pb2.AgentMessage"]]:
-        if self._user_message:
-            user_message = execution_pb2.AgentMessage(type=execution_pb2.MESSAGE_HUMAN, content=self._user_message)
-            user_message.timestamp = self._asked_at
-            yield _USER_MESSAGE_KEY, user_message
-        yield from self._messages.items()
 
     def _mark_changed(self, name: str, key: str, added_bytes: int, *, urgent: bool) -> None:
         """Records that an entry of a list has changed. Call it after the change."""
@@ -129,48 +123,57 @@ class StatusBuilder:
 
     def _start(self, _: event_pb2.Started, event: event_pb2.ExecutionEvent) -> None:
         self._head.phase = execution_pb2.EXECUTION_IN_PROGRESS
-        self._head.started_at = self._head.started_at or _iso(event.create_time)
+        self._head.started_at = self._head.started_at or iso(event.create_time)
         self.is_urgent = True
 
     def _append_text(self, delta: event_pb2.TextDelta, event: event_pb2.ExecutionEvent) -> None:
         if event.sub_agent_id:  # its answer is the output of its call
             return
-        self._message(delta.message_id, event).pieces.append(delta.text)
-        self._mark_changed("messages", delta.message_id, len(delta.text), urgent=False)
-
-    def _message(self, message_id: str, event: event_pb2.ExecutionEvent) -> _GrowingMessage:
-        self._last_message = message_id
-        if message_id not in self._messages:
-            self._messages[message_id] = _GrowingMessage(_iso(event.create_time))
-            self._mark_changed("messages", message_id, _MESSAGE_BYTES, urgent=False)
-        return self._messages[message_id]
+        if delta.message_id not in self._streamed:
+            self._streamed[delta.message_id] = _StreamedMessage(iso(event.create_time))
+        self._streamed[delta.message_id].pieces.append(delta.text)
 
     def _finish_message(self, finished: event_pb2.MessageFinished, event: event_pb2.ExecutionEvent) -> None:
-        if not event.sub_agent_id:
-            self._last_message = finished.message_id
+        if event.sub_agent_id:
+            return
+        self._last_message = finished.message_id
+        self._add_streamed(finished.message_id)
+
+    def _add_streamed(self, message_id: str) -> None:
+        """Adds a complete message, if it has any text."""
+        streamed = self._streamed.pop(message_id, None)
+        if streamed and (text := "".join(streamed.pieces)).strip():
+            message = execution_pb2.AgentMessage(type=execution_pb2.MESSAGE_AI, content=text)
+            message.timestamp = streamed.timestamp
+            self._add_message(message_id, message)
+
+    def _add_message(self, key: str, message: execution_pb2.AgentMessage) -> None:
+        self._messages[key] = message
+        self._mark_changed("messages", key, message.ByteSize() + _TAG_BYTES, urgent=False)
 
     def _discard_message(self, discarded: event_pb2.MessageDiscarded, _: event_pb2.ExecutionEvent) -> None:
+        self._streamed.pop(discarded.message_id, None)
         if message := self._messages.pop(discarded.message_id, None):
-            added_bytes = -_MESSAGE_BYTES - sum(map(len, message.pieces))
-            self._mark_changed("messages", discarded.message_id, added_bytes, urgent=False)
+            self._mark_changed("messages", discarded.message_id, -message.ByteSize() - _TAG_BYTES, urgent=False)
 
     def _start_call(self, started: event_pb2.ToolCallStarted, event: event_pb2.ExecutionEvent) -> None:
+        if started.kind == event_pb2.TOOL_KIND_PLAN:  # it is in `todos`
+            return
         call = execution_pb2.ToolCall(
             id=started.tool_call_id,
             name=started.name,
             args=started.arguments,
             status=execution_pb2.TOOL_CALL_RUNNING,
-            started_at=_iso(event.create_time),
+            started_at=iso(event.create_time),
         )
         shown = call.component_metadata
         shown.component_type = _COMPONENTS.get(started.kind, "tool")
         shown.component_group = "sub-agent-tools" if event.sub_agent_id else "main-agent-tools"
         if event.sub_agent_id:
             shown.metadata["sub_agent_id"] = event.sub_agent_id
-        else:
-            mention = execution_pb2.ToolCall(id=call.id, name=call.name)
-            self._message(self._last_message, event).calls.append(mention)
-            self._mark_changed("messages", self._last_message, mention.ByteSize(), urgent=False)
+        elif message := self._messages.get(self._last_message):
+            mention = message.tool_calls.add(id=call.id, name=call.name)
+            self._mark_changed("messages", self._last_message, mention.ByteSize() + _TAG_BYTES, urgent=False)
         self._calls[call.id] = call
         self._mark_changed("tool_calls", call.id, call.ByteSize(), urgent=True)
 
@@ -180,10 +183,11 @@ class StatusBuilder:
         before = call.ByteSize()
         succeeded = finished.outcome == event_pb2.TOOL_OUTCOME_SUCCEEDED
         call.status = execution_pb2.TOOL_CALL_COMPLETED if succeeded else execution_pb2.TOOL_CALL_FAILED
-        call.completed_at = _iso(event.create_time)
-        call.result = _truncate_result(finished.result)
-        call.error = "" if succeeded else _failure_text(finished)
+        call.completed_at = iso(event.create_time)
+        call.result = truncate(finished.result, _MAX_RESULT_CHARACTERS)
+        call.error = "" if succeeded else failure_text(finished)
         self._mark_changed("tool_calls", call.id, call.ByteSize() - before, urgent=True)
+        self._add_message(f"tool {call.id}", tool_message(call))
         if sub_agent := self._sub_agents.get(call.id):
             sub_agent.output = finished.result if succeeded else ""
             sub_agent.error = call.error
@@ -199,13 +203,13 @@ class StatusBuilder:
             name=started.name,
             input=started.description,
             status=execution_pb2.SUB_AGENT_IN_PROGRESS,
-            started_at=_iso(event.create_time),
+            started_at=iso(event.create_time),
         )
         self._sub_agents[sub_agent.id] = sub_agent
         self._mark_changed("sub_agent_executions", sub_agent.id, sub_agent.ByteSize(), urgent=True)
 
     def _replace_todos(self, updated: event_pb2.TodosUpdated, event: event_pb2.ExecutionEvent) -> None:
-        now, old = _iso(event.create_time), self._todos
+        now, old = iso(event.create_time), self._todos
         self._todos = {}
         for number, todo in enumerate(updated.todos, start=1):
             item = execution_pb2.TodoItem(
@@ -221,10 +225,12 @@ class StatusBuilder:
         self._mark_changed("todos", "", added_bytes, urgent=True)
 
     def _finish(self, finished: event_pb2.Finished, event: event_pb2.ExecutionEvent) -> None:
+        for message_id in list(self._streamed):  # they will not grow any more
+            self._add_streamed(message_id)
         self._head.phase = _PHASES.get(finished.state, execution_pb2.EXECUTION_FAILED)
-        self._head.completed_at = _iso(event.create_time)
+        self._head.completed_at = iso(event.create_time)
         if finished.HasField("error"):
-            self._head.error = f"{finished.error.code}: {finished.error.message}"
+            self._head.error = error_text(finished.error.code, finished.error.message)
         self.is_urgent = True
 
 
@@ -242,26 +248,3 @@ _HANDLERS: dict[str, Handler] = {
     "todos_updated": StatusBuilder._replace_todos,  # noqa: SLF001  # as above
     "finished": StatusBuilder._finish,  # noqa: SLF001  # as above
 }
-_HEAD_BYTES = 80
-_MESSAGE_BYTES = 40
-
-
-def _encode_entry(name: str, key: str, entry: Any) -> bytes:
-    """Encodes a status with a single entry of one list."""
-    entry = entry.to_proto() if isinstance(entry, _GrowingMessage) else entry
-    alone: dict[str, Any] = {name: {key: entry} if name == "todos" else [entry]}
-    return execution_pb2.AgentExecutionStatus(**alone).SerializeToString()
-
-
-def _failure_text(finished: event_pb2.ToolCallFinished) -> str:
-    outcome = event_pb2.ToolOutcome.Name(finished.outcome).removeprefix("TOOL_OUTCOME_").lower()
-    return f"{outcome}, exit code {finished.exit_code}" if finished.HasField("exit_code") else outcome
-
-
-def _truncate_result(text: str) -> str:
-    return text if len(text) <= _MAX_RESULT_CHARACTERS else text[:_MAX_RESULT_CHARACTERS] + TRUNCATION_MARK
-
-
-def _iso(time: Timestamp) -> str:
-    moment = datetime.fromtimestamp(time.seconds, UTC).replace(microsecond=time.nanos // 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
