@@ -28,7 +28,9 @@ from runner_service.server import (
 )
 from runner_service.settings import SERVICE_FILE, Settings
 from runner_service.storage.event_log import EventLog
+from runner_service.storage.ownership import interrupt_abandoned
 from runner_service.storage.sqlite.event_log import sqlite_event_log
+from runner_service.storage.sqlite.ownership import SoleOwnership
 from runner_service.telemetry import monitored_loop, scrape_metrics
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(monitored_loop())
         log = await parts.enter_async_context(sqlite_event_log(settings.state_dir))
+        await interrupt_abandoned(log, SoleOwnership())
         writer = await parts.enter_async_context(
             log_writer(log, on_change=lambda broken: readiness.set_held_up(is_held_up=broken))
         )

@@ -2,14 +2,17 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from runner_service.storage.event_log import LogError, NewEvent, NewExecution, NewOutput, NewState
+from runner_service.storage.event_log import LogError, NewEvent, NewExecution, NewOutput, NewState, NewValue
+from runner_service.storage.ownership import interrupt_abandoned
 from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
+from runner_service.storage.sqlite.ownership import SoleOwnership
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -99,20 +102,46 @@ async def test_a_batch_that_fails_leaves_nothing_behind_and_can_be_appended_agai
     assert (await log.read("a", 0, 100)).frames == b"<1>Hdata"
 
 
-async def test_what_ran_when_the_service_died_is_interrupted_afterwards(tmp_path: Path) -> None:
+class ElsewhereOwned(SoleOwnership):
+    """Ownership of a process that shares its storage with another one, which runs `ids`."""
+
+    def __init__(self, *ids: str) -> None:
+        self._ids = ids
+
+    async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
+        return [each for each in execution_ids if each not in self._ids]
+
+
+async def test_what_ran_when_the_service_died_is_interrupted_and_what_runs_elsewhere_is_not(tmp_path: Path) -> None:
+    names = ("ran", "waited", "done", "elsewhere")
     async with sqlite_event_log(tmp_path) as log:
-        await log.append([execution("ran", state=event_pb2.STATE_RUNNING), execution("waited"), execution("done")])
-        await log.append([ended("done")])
+        await log.append([execution(name, state=event_pb2.STATE_RUNNING) for name in names if name != "waited"])
+        await log.append([execution("waited"), ended("done")])
         key = log.fingerprint_key
     async with sqlite_event_log(tmp_path) as log:
-        states = {name: stored.execution.state for name in ("ran", "waited", "done") if (stored := await log.get(name))}
+        await interrupt_abandoned(log, ElsewhereOwned("elsewhere"))
+        states = {name: stored.execution.state for name in names if (stored := await log.get(name))}
         assert log.fingerprint_key == key
 
     assert states == {
         "ran": event_pb2.STATE_INTERRUPTED,
         "waited": event_pb2.STATE_INTERRUPTED,
         "done": event_pb2.STATE_SUCCEEDED,
+        "elsewhere": event_pb2.STATE_RUNNING,
     }
+
+
+async def test_values_are_stored_with_an_execution_and_pruned_with_it(log: SqliteEventLog) -> None:
+    await log.append([replace(execution("a"), values={"token": b"1", "other": b"x"}), execution("b")])
+    await log.append([NewValue("b", "token", b"2"), NewValue("a", "other", b"y"), NewValue("b", "never", None)])
+    assert await log.find_values("token") == {"a": b"1", "b": b"2"}
+    assert await log.find_values("other") == {"a": b"y"}
+
+    await log.append([NewValue("b", "token", None), ended("a")])
+    assert await log.find_values("token") == {"a": b"1"}
+
+    await log.prune(max_age=-1, max_bytes=1 << 30)
+    assert await log.find_values("token") == {}
 
 
 async def test_executions_are_listed_newest_first_page_by_page_with_filters(log: SqliteEventLog) -> None:
@@ -270,15 +299,3 @@ async def test_many_calls_keep_few_files_open(log: SqliteEventLog) -> None:
 
     assert open_files() < before + 80
     assert await log.read_output("a", "c1", "stdout", 0, 10) == b"data"
-
-
-async def test_a_log_of_another_format_is_refused(tmp_path: Path) -> None:
-    async with sqlite_event_log(tmp_path):
-        pass
-    connection = sqlite3.connect(tmp_path / "events.db")
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-
-    with pytest.raises(LogError, match="format 99"):
-        async with sqlite_event_log(tmp_path):
-            pass

@@ -23,7 +23,8 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from runner_service.storage.sqlite.schema import require_intact
+from runner_service.storage.sqlite.database import require_intact
+from runner_service.storage.sqlite.schema import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ async def checkpoint_saver(path: Path) -> AsyncIterator[InlineSqliteSaver]:
     """Opens the checkpoints in the file `path`, which is created when missing. Raises OSError, sqlite3.Error."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # once, at start
     with _connection(path) as connection:
+        CHECKPOINTS.upgrade(connection, path.parent)
         saver = InlineSqliteSaver(connection)
         saver.setup()
         async with asyncio.TaskGroup() as tasks:

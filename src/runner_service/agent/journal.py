@@ -15,17 +15,6 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from runner_service.agent.checkpoints import retry_while_locked
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS journal (
-    execution_id TEXT NOT NULL,
-    tool_call_id TEXT NOT NULL,
-    type TEXT,
-    result BLOB,
-    event BLOB,
-    PRIMARY KEY (execution_id, tool_call_id)
-) WITHOUT ROWID
-"""
-
 _NO_CALL = ""  # the row with the run id; no tool_call_id is empty
 
 
@@ -51,8 +40,6 @@ class Journal:
     def __init__(self, connection: sqlite3.Connection, serializer: SerializerProtocol) -> None:
         self._connection = connection
         self._serializer = serializer
-        with connection:
-            connection.execute(_SCHEMA)
 
     async def record_run_id(self, execution_id: str, run_id: str) -> None:
         """Records the id of this run, which unlike the execution's is never reused."""

@@ -4,8 +4,8 @@ An event is stored as a *frame*: the wire bytes of one entry of `repeated Execut
 concatenated, so neither replaying nor following parses or builds a message.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from runner_service.errors import UnavailableError
@@ -29,6 +29,8 @@ class NewExecution:
     execution: runner_pb2.Execution
     fingerprint: bytes
     request: runner_pb2.ExecuteAgentRequest | None = None
+    values: Mapping[str, bytes] = field(default_factory=dict)
+    """As of `NewValue`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,19 @@ class NewState:
     execution: runner_pb2.Execution
 
 
-Entry = NewExecution | NewEvent | NewOutput | NewState
+@dataclass(frozen=True, slots=True)
+class NewValue:
+    """A value that an adapter stores with an execution, such as a task token; None deletes it.
+
+    Values outlive the end of the execution, and are deleted with it.
+    """
+
+    execution_id: str
+    name: str
+    value: bytes | None
+
+
+Entry = NewExecution | NewEvent | NewOutput | NewState | NewValue
 
 
 class Page(NamedTuple):
@@ -111,6 +125,9 @@ class EventLog(Protocol):
     async def get(self, execution_id: str) -> StoredExecution | None:
         """Reads an execution; None when it is not in the log."""
 
+    async def find_values(self, name: str) -> Mapping[str, bytes]:
+        """Returns, by execution id, every stored value of that name."""
+
     async def list_executions(
         self, *, limit: int, before_key: int, states: Collection["event_pb2.State.ValueType"], session_id: str
     ) -> ExecutionPage:
@@ -120,6 +137,12 @@ class EventLog(Protocol):
         self, execution_id: str, tool_call_id: str, stream: Stream, offset: int, max_bytes: int
     ) -> bytes | None:
         """Reads output of a command; None when there is no such call."""
+
+    async def unfinished(self) -> Sequence[str]:
+        """Returns the executions that are PENDING or RUNNING, in this process or another."""
+
+    async def mark_interrupted(self, execution_ids: Collection[str]) -> None:
+        """Sets those executions to INTERRUPTED, unless they have ended."""
 
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """Deletes executions that ended over `max_age` seconds ago, then the oldest while the log exceeds `max_bytes`.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from runner_service import states
 from runner_service.executors.protocol import Stream
-from runner_service.storage.event_log import Entry, NewEvent, NewExecution, NewOutput, NewState
+from runner_service.storage.event_log import Entry, NewEvent, NewExecution, NewOutput, NewState, NewValue
+from runner_service.storage.sqlite.database import transaction
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
-from runner_service.storage.sqlite.schema import transaction
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _INSERT_EVENTS = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -52,6 +52,8 @@ class Appender:
                 self._store_output(entry)
             elif isinstance(entry, NewState):
                 states.append(entry)
+            elif isinstance(entry, NewValue):
+                self._store_value(self._key(entry.execution_id), entry.name, entry.value)
             else:
                 self._insert_execution(entry)
         self._connection.executemany(_INSERT_EVENTS, rows)
@@ -64,7 +66,7 @@ class Appender:
 
     def _insert_execution(self, entry: NewExecution) -> None:
         execution = entry.execution
-        self._connection.execute(
+        inserted = self._connection.execute(
             "INSERT INTO executions (execution_id, session_id, state, changed, fingerprint, request, record) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
@@ -77,6 +79,14 @@ class Appender:
                 execution.SerializeToString(),
             ),
         )
+        for name, value in entry.values.items():
+            self._store_value(inserted.lastrowid, name, value)
+
+    def _store_value(self, key: int | None, name: str, value: bytes | None) -> None:
+        if value is None:
+            self._connection.execute("DELETE FROM execution_values WHERE execution = ? AND name = ?", (key, name))
+        else:
+            self._connection.execute("INSERT OR REPLACE INTO execution_values VALUES (?, ?, ?)", (key, name, value))
 
     def _update_execution(self, execution: runner_pb2.Execution) -> None:
         key = self._key(execution.execution_id)

@@ -10,12 +10,13 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from runner_service import states
 from runner_service.executors.protocol import Stream
 from runner_service.storage.event_log import (
     Entry,
@@ -26,9 +27,10 @@ from runner_service.storage.event_log import (
 )
 from runner_service.storage.frames import skip_frames
 from runner_service.storage.sqlite.appender import Appender
+from runner_service.storage.sqlite.database import connect, require_intact, transaction
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
 from runner_service.storage.sqlite.pruning import Pruner
-from runner_service.storage.sqlite.schema import connect, prepare, require_intact
+from runner_service.storage.sqlite.schema import EVENTS
 from runner_service.storage.sqlite.writer_thread import WriterThread
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -39,14 +41,13 @@ T = TypeVar("T")
 
 _READ_THREADS = 2
 _MAX_ROWS_PER_PAGE = 4096
+_ACTIVE = ", ".join(map(str, sorted(states.ACTIVE_STATES)))
 _EXECUTION = "record, state, (SELECT IFNULL(MAX(sequence), 0) FROM events WHERE execution = key)"
 
 
 @asynccontextmanager
 async def sqlite_event_log(state_dir: Path) -> AsyncIterator["SqliteEventLog"]:
     """Opens the log below `state_dir`, which is created with mode 0700.
-
-    Executions that an earlier process left unfinished become INTERRUPTED.
 
     Raises:
         LogError: the directory cannot be written, another process holds it, or the file is not an intact log.
@@ -102,7 +103,10 @@ class SqliteEventLog:
         self._outputs = OutputFiles(state_dir / "outputs")
         self._writer = connect(self._path)
         self._path.chmod(0o600)
-        self._fingerprint_key = prepare(self._writer)
+        EVENTS.upgrade(self._writer, state_dir)
+        self._fingerprint_key: bytes = self._writer.execute(
+            "SELECT value FROM meta WHERE name = 'fingerprint_key'"
+        ).fetchone()[0]
         self._appender = Appender(self._writer, self._outputs)
         self._pruner = Pruner(self._writer, self._outputs)
         self._readers: list[sqlite3.Connection] = []
@@ -135,6 +139,11 @@ class SqliteEventLog:
             return StoredExecution(_execution(*row[:3]), row[3], _request(row[4])) if row else None
 
         return await self._read(find)
+
+    async def find_values(self, name: str) -> Mapping[str, bytes]:
+        """Implements `EventLog`."""
+        query = "SELECT execution_id, value FROM execution_values JOIN executions ON key = execution WHERE name = ?"
+        return await self._read(lambda connection: dict(connection.execute(query, (name,)).fetchall()))
 
     async def list_executions(
         self, *, limit: int, before_key: int, states: Collection["event_pb2.State.ValueType"], session_id: str
@@ -174,6 +183,20 @@ class SqliteEventLog:
             return self._outputs.read(OutputKey(row[0], row[1], stream), offset, max_bytes) if row else None
 
         return await self._read(find)
+
+    async def unfinished(self) -> Sequence[str]:
+        """Implements `EventLog`."""
+        query = f"SELECT execution_id FROM executions WHERE state IN ({_ACTIVE})"  # noqa: S608  # constants
+        return await self._read(lambda connection: [name for (name,) in connection.execute(query)])
+
+    async def mark_interrupted(self, execution_ids: Collection[str]) -> None:
+        """Implements `EventLog`."""
+        await self._as_log_error(self._write_thread.run(lambda: self._mark_interrupted(execution_ids)))
+
+    def _mark_interrupted(self, execution_ids: Collection[str]) -> None:
+        query = f"UPDATE executions SET state = ? WHERE execution_id = ? AND state IN ({_ACTIVE})"  # noqa: S608  # constants
+        with transaction(self._writer):
+            self._writer.executemany(query, [(states.INTERRUPTED, each) for each in execution_ids])
 
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """Implements `EventLog`."""

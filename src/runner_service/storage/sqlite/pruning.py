@@ -3,8 +3,8 @@
 import sqlite3
 
 from runner_service.states import FINAL_STATES, INTERRUPTED
+from runner_service.storage.sqlite.database import transaction
 from runner_service.storage.sqlite.output_files import OutputFiles
-from runner_service.storage.sqlite.schema import transaction
 
 _MAX_PRUNED_PER_CALL = 200
 
@@ -53,7 +53,7 @@ class Pruner:
         with transaction(self._connection):
             query = "SELECT IFNULL(SUM(LENGTH(frame) + 16), 0) FROM events WHERE execution = ?"
             size = self._connection.execute(query, (key,)).fetchone()[0]
-            self._connection.execute("DELETE FROM events WHERE execution = ?", (key,))
-            self._connection.execute("DELETE FROM tool_calls WHERE execution = ?", (key,))
+            for table in ("events", "tool_calls", "execution_values"):
+                self._connection.execute(f"DELETE FROM {table} WHERE execution = ?", (key,))  # noqa: S608  # constants
             self._connection.execute("DELETE FROM executions WHERE key = ?", (key,))
         return int(size) + self._outputs.remove(key)
