@@ -51,6 +51,7 @@ FileErrorCode = Literal[
     "invalid",
     "no_space",
     "too_large",
+    "timed_out",
 ]
 
 
@@ -145,12 +146,14 @@ class FileEntry:
 class TextLines:
     """Some lines of a text file, with their line ends, decoded as UTF-8 (what is not becomes U+FFFD).
 
-    `first_line` counts from 1; `total_lines` is of the whole file. An empty window has `first_line` 0.
+    `first_line` counts from 1; an empty window has 0. `total_lines` is of the whole file, or of the part of a large
+    one that was read; then `is_total_exact` is false.
     """
 
     text: str
     first_line: int
     total_lines: int
+    is_total_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

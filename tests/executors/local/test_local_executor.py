@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.executors.recorder import Counter, Recorder, output, run
 
+from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.executor import local_executor
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.reading import list_directory
@@ -261,9 +262,9 @@ def test_a_directory_of_too_many_entries_is_not_built_in_memory(tmp_path: Path) 
     for name in "abc":
         (tmp_path / name).touch()
     root = Root(str(tmp_path.resolve()))
-    assert len(list_directory(root, "/", limit=3)) == 3
+    assert len(list_directory(root, "/", Deadline(), limit=3)) == 3
     with pytest.raises(FileError, match="more than 2 entries; use glob"):
-        list_directory(root, "/", limit=2)
+        list_directory(root, "/", Deadline(), limit=2)
 
 
 async def test_an_execution_without_a_session_shares_no_directory_with_a_session_of_its_name(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from runner_service.executors.local.deadline import Deadline, Search
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.reading import list_directory, read_text
-from runner_service.executors.local.search import Deadline, glob_files
+from runner_service.executors.local.search import glob_files
 from runner_service.executors.local.writing import write_text
 from runner_service.executors.protocol import FileError
 
@@ -62,14 +63,14 @@ def test_a_directory_that_becomes_a_link_is_not_entered(
 ) -> None:
     after(monkeypatch, "readlink", "real", swap_for_a_link(tmp_path / "root" / "real", tmp_path / "outside"))
     with pytest.raises(FileError):
-        read_text(root, "real/secret", 0, 10)
+        read_text(root, "real/secret", 0, 10, Deadline())
 
 
 def test_a_file_that_becomes_a_link_is_not_opened(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "root" / "real" / "secret"
     after(monkeypatch, "stat", "secret", swap_for_a_link(secret, tmp_path / "outside" / "secret"))
     with pytest.raises(FileError):
-        read_text(root, "real/secret", 0, 10)
+        read_text(root, "real/secret", 0, 10, Deadline())
 
 
 def test_a_file_that_becomes_a_fifo_is_not_waited_for(
@@ -77,7 +78,7 @@ def test_a_file_that_becomes_a_fifo_is_not_waited_for(
 ) -> None:
     after(monkeypatch, "stat", "secret", swap_for_a_fifo(tmp_path / "root" / "real" / "secret"))
     with pytest.raises(FileError) as refused:
-        read_text(root, "real/secret", 0, 10)
+        read_text(root, "real/secret", 0, 10, Deadline())
     assert refused.value.code == "not_regular"
 
 
@@ -86,7 +87,7 @@ def test_a_listed_directory_that_becomes_a_link_is_not_listed(
 ) -> None:
     after(monkeypatch, "stat", "real", swap_for_a_link(tmp_path / "root" / "real", tmp_path / "outside"))
     with pytest.raises(FileError):
-        list_directory(root, "real")
+        list_directory(root, "real", Deadline())
 
 
 def test_a_written_file_that_becomes_a_link_is_replaced_and_not_followed(
@@ -106,7 +107,7 @@ def test_a_directory_that_is_moved_away_during_a_walk_leads_nowhere_else(
     away = tmp_path / "outside" / "moved"
     after(monkeypatch, "readlink", "sub", lambda: (tmp_path / "root" / "real").rename(away))
     with pytest.raises(FileError) as refused:
-        read_text(root, "real/sub/../../secret", 0, 10)
+        read_text(root, "real/sub/../../secret", 0, 10, Deadline())
     assert refused.value.code == "not_found"
 
 
@@ -125,4 +126,4 @@ def test_a_directory_that_becomes_a_link_during_a_search_is_not_searched(
         yield found
 
     monkeypatch.setattr(os, "scandir", listed)
-    assert f"{root.path}/real/secret" not in [entry.path for entry in glob_files(root, "*", "/", Deadline()).items]
+    assert f"{root.path}/real/secret" not in [entry.path for entry in glob_files(root, "*", "/", Search()).items]

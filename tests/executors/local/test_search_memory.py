@@ -3,16 +3,16 @@
 import tracemalloc
 from pathlib import Path
 
+from runner_service.executors.local.deadline import Search
 from runner_service.executors.local.grep import grep_files
 from runner_service.executors.local.paths import Root
-from runner_service.executors.local.search import Deadline
 
 
 def test_grep_keeps_no_more_of_a_file_than_it_shows(tmp_path: Path) -> None:
     (tmp_path / "many").write_bytes(b"needle\n" * 200_000)
     tracemalloc.start()
     try:
-        found = grep_files(Root(str(tmp_path)), "needle", "/", "", 3, Deadline(), None)
+        found = grep_files(Root(str(tmp_path)), "needle", "/", "", 3, Search(), None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -23,9 +23,9 @@ def test_grep_keeps_no_more_of_a_file_than_it_shows(tmp_path: Path) -> None:
 
 def test_a_search_that_is_stopped_reads_no_further(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"needle\n")
-    deadline = Deadline()
-    deadline.stop()
+    search = Search()
+    search.stop()
 
-    found = grep_files(Root(str(tmp_path)), "needle", "/file", "", 3, deadline, None)
+    found = grep_files(Root(str(tmp_path)), "needle", "/file", "", 3, search, None)
 
     assert (list(found.items), found.truncated) == ([], True)

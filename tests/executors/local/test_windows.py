@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from runner_service.executors.local import reading
+from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.paths import Root
 from runner_service.executors.protocol import TextLines
 
@@ -25,7 +26,7 @@ def test_a_window_is_what_the_lines_say_wherever_blocks_end(
         for limit in range(4):
             needle = ends[offset : offset + limit]
             expected = TextLines("".join(needle), offset + 1 if needle else 0, len(ends))
-            assert reading.read_text(Root(str(tmp_path)), "/f", offset, limit) == expected
+            assert reading.read_text(Root(str(tmp_path)), "/f", offset, limit, Deadline()) == expected
 
 
 def test_a_large_file_is_counted_in_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +48,6 @@ def test_a_large_file_is_counted_in_few_steps(tmp_path: Path, monkeypatch: pytes
             return file.seek(offset, whence)
 
     with file:
-        found = reading._window(Counted(), "/f", 500_000, 10)  # type: ignore[arg-type]  # as much of a file as it uses
+        found = reading._window(Counted(), "/f", 500_000, 10, Deadline())  # type: ignore[arg-type]  # as much of a file as it uses
     assert (found.first_line, found.total_lines) == (500_001, 1_000_000)
     assert len(steps) < 100

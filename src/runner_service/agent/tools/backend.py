@@ -98,8 +98,30 @@ def _is_below(path: str, mount: str) -> bool:
     return path == mount or path.startswith(f"{mount}/")
 
 
+class _Offloaded(FilesystemBackend):
+    """Files of deepagents. Its globs run as regular expressions that can take forever, so none is passed to it."""
+
+    async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
+        """Points to `ls`."""
+        del pattern
+        return GlobResult(error=f"glob does not look into {path}; use ls")
+
+    async def agrep(
+        self,
+        pattern: str,
+        path: str | None = None,
+        glob: str | None = None,
+        *,
+        max_count: int | None = None,
+        context_lines: int = 0,
+    ) -> GrepResult:
+        """Finds lines by a literal text, in all files."""
+        del glob
+        return await super().agrep(pattern, path, max_count=max_count, context_lines=context_lines)
+
+
 def _offload_backend() -> FilesystemBackend:
     scratch = current_scope.get().scratch
     # Takes microseconds, a few times per conversation.
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return FilesystemBackend(root_dir=scratch, virtual_mode=True)
+    return _Offloaded(root_dir=scratch, virtual_mode=True)

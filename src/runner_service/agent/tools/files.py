@@ -134,7 +134,7 @@ def _window(path: str, offset: int, lines: TextLines) -> ReadResult:
         file_data=FileData(content=text, encoding="utf-8"),
         start_line=lines.first_line,
         end_line=last,
-        total_lines=lines.total_lines,
+        total_lines=lines.total_lines if lines.is_total_exact else None,
         next_offset=last if last < lines.total_lines else None,
     )
 

@@ -1,7 +1,6 @@
 """Builds the archive installed in a sandbox: the attendant and the local executor, named by content hash."""
 
 import hashlib
-import importlib.util
 import io
 import zipfile
 from dataclasses import dataclass, replace
@@ -18,9 +17,6 @@ _PATTERNS = (
 _RELAY = _PACKAGE / "executors" / "attendant" / "relay.py"
 WIRE = "runner-service-1"
 """Protocol version; prefix of the names of all bundles that understand the same requests."""
-
-_LIBRARIES = ("wcmatch", "bracex")
-"""Dependencies of the local executor beyond the standard library; pure Python, so they run in any sandbox."""
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -46,18 +42,8 @@ def bundle() -> Bundle:
         for pattern in _PATTERNS:
             for path in sorted(_PACKAGE.glob(pattern)):
                 _put(into, f"code/{_PACKAGE.name}/{path.relative_to(_PACKAGE)}", path)
-        for library in map(_directory_of, _LIBRARIES):
-            for path in sorted(library.rglob("*.py")):
-                _put(into, f"code/{library.name}/{path.relative_to(library)}", path)
     data = archive.getvalue()
     return Bundle(f"{WIRE}-{hashlib.sha256(data).hexdigest()[:16]}", data)
-
-
-def _directory_of(library: str) -> Path:
-    spec = importlib.util.find_spec(library)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{library} is not installed", name=library)
-    return Path(spec.origin).parent
 
 
 def _put(archive: zipfile.ZipFile, name: str, path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,12 +15,13 @@ from runner_service.executors.local.environment import command_environment
 from runner_service.executors.local.files import Files
 from runner_service.executors.local.ripgrep import Ripgrep
 from runner_service.executors.local.supervisor_process import SupervisorProcess, supervisor_process
+from runner_service.executors.local.threads import FileThreads
 from runner_service.executors.protocol import Command, CommandResult, SandboxError, SandboxSpec
 from runner_service.executors.supervisor.watchdog import Quota
 
 Scope = Literal["shared", "session"]
 
-_FILE_THREADS = 8
+_FILE_THREADS = 16
 _NO_QUOTA = Quota()
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -36,7 +36,7 @@ class Programs(NamedTuple):
 class LocalSandbox(Files):
     """One execution's view of the directory: its files, and its own commands."""
 
-    def __init__(self, root: str, commands: Commands, threads: ThreadPoolExecutor, ripgrep: Ripgrep | None) -> None:
+    def __init__(self, root: str, commands: Commands, threads: FileThreads, ripgrep: Ripgrep | None) -> None:
         super().__init__(root, threads, ripgrep)
         self._path = root
         self._commands = commands
@@ -71,7 +71,7 @@ class LocalExecutor:
     def __init__(
         self,
         supervisor: SupervisorProcess,
-        threads: ThreadPoolExecutor,
+        threads: FileThreads,
         *,
         root: Path,
         scope: Scope,
@@ -139,11 +139,11 @@ async def local_executor(
     programs = await asyncio.to_thread(_find_programs)
     real_root = await asyncio.to_thread(_resolve_root, root)
     async with supervisor_process(state_dir, terminate_grace, quota) as supervisor:
-        threads = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="files")
+        threads = FileThreads(_FILE_THREADS)
         try:
             yield LocalExecutor(supervisor, threads, root=real_root, scope=scope, programs=programs)
         finally:
-            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
+            threads.shutdown()
 
 
 def _find_programs() -> Programs:

@@ -1,102 +1,121 @@
 """Async file operations of one sandbox; each runs in a thread, since any of them may block."""
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from runner_service.executors.local import reading, writing
+from runner_service.executors.local.deadline import Deadline, Search
 from runner_service.executors.local.grep import encoded_pattern, grep_files, searched_directory
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.ripgrep import Ripgrep
-from runner_service.executors.local.search import Deadline, glob_files
+from runner_service.executors.local.search import glob_files
+from runner_service.executors.local.threads import FileThreads
 from runner_service.executors.protocol import BinaryFile, FileEntry, Found, GrepMatch, TextLines
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _CHUNK_BYTES = 256 * 1024
+_THREADS_PER_SANDBOX = 4
+_STOP_TIMEOUT_SECONDS = 5.0
 
 
 class Files:
     """File operations below a root, as the Protocol promises them. `ripgrep` is None where there is none."""
 
-    def __init__(self, root: str, threads: ThreadPoolExecutor, ripgrep: Ripgrep | None) -> None:
+    def __init__(self, root: str, threads: FileThreads, ripgrep: Ripgrep | None) -> None:
         self._root = Root(root)
         self._threads = threads
         self._ripgrep = ripgrep
+        self._slots = asyncio.Semaphore(_THREADS_PER_SANDBOX)
 
     async def list_directory(self, path: str) -> Sequence[FileEntry]:
         """Lists a directory."""
-        return await self._in_thread(partial(reading.list_directory, self._root, path))
+        deadline = Deadline()
+        return await self._run(deadline, partial(reading.list_directory, self._root, path, deadline))
 
     async def read_text(self, path: str, *, offset: int = 0, limit: int = 2000) -> TextLines | BinaryFile:
         """Reads lines of a text file."""
-        return await self._in_thread(partial(reading.read_text, self._root, path, offset, limit))
+        deadline = Deadline()
+        return await self._run(deadline, partial(reading.read_text, self._root, path, offset, limit, deadline))
 
     async def write_text(self, path: str, text: str) -> None:
         """Writes a whole file."""
-        await self._in_thread(partial(writing.write_text, self._root, path, text))
+        await self._run(Deadline(), partial(writing.write_text, self._root, path, text))
 
     async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False) -> int:
         """Replaces text in a file."""
-        return await self._in_thread(partial(writing.edit_text, self._root, path, old, new, replace_all=replace_all))
+        deadline = Deadline()
+        edit = partial(writing.edit_text, self._root, path, old, new, deadline, replace_all=replace_all)
+        return await self._run(deadline, edit)
 
     async def delete(self, path: str) -> None:
         """Removes a file or a directory."""
-        await self._in_thread(partial(writing.delete, self._root, path))
+        deadline = Deadline()
+        await self._run(deadline, partial(writing.delete, self._root, path, deadline))
 
     async def glob(self, pattern: str, path: str = "/") -> Found[FileEntry]:
         """Finds files by name."""
-        deadline = Deadline()
-        return await self._search(deadline, partial(glob_files, self._root, pattern, path, deadline))
+        search = Search()
+        return await self._run(search, partial(glob_files, self._root, pattern, path, search))
 
     async def grep(self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000) -> Found[GrepMatch]:
         """Finds lines by text."""
-        deadline = Deadline()
+        search = Search()
         candidates = await self._candidates(pattern, path)
-        look = partial(grep_files, self._root, pattern, path, include, limit, deadline, candidates)
-        return await self._search(deadline, look)
+        look = partial(grep_files, self._root, pattern, path, include, limit, search, candidates)
+        return await self._run(search, look)
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
         """Writes a file of any size."""
         replacement = writing.Replacement(self._root, path, mode=mode)
         try:
-            await self._in_thread(replacement.open)
+            await self._run(Deadline(), replacement.open)
             async for chunk in chunks:
-                await self._in_thread(partial(replacement.write, chunk))
-            await self._in_thread(replacement.commit)
+                await self._run(Deadline(), partial(replacement.write, chunk))
+            await self._run(Deadline(), replacement.commit)
         finally:
-            await self._in_thread(replacement.close)
+            await self._run(Deadline(), replacement.close)
 
     async def download(self, path: str) -> AsyncIterator[bytes]:
         """Reads a file of any size."""
-        file = await self._in_thread(partial(reading.open_regular, self._root, path))
+        file = await self._run(Deadline(), partial(reading.open_regular, self._root, path))
         try:
-            while chunk := await self._in_thread(partial(os.read, file.fileno(), _CHUNK_BYTES)):
+            while chunk := await self._run(Deadline(), partial(os.read, file.fileno(), _CHUNK_BYTES)):
                 yield chunk
         finally:
-            await self._in_thread(file.close)
+            await self._run(Deadline(), file.close)
 
-    async def _candidates(self, pattern: str, path: str) -> Sequence[str] | None:
+    async def _candidates(self, pattern: str, path: str) -> Iterable[str] | None:
         encoded_pattern(pattern)
         if self._ripgrep is None:
             return None
-        directory = await self._in_thread(partial(searched_directory, self._root, path))
+        directory = await self._run(Deadline(), partial(searched_directory, self._root, path))
         return await self._ripgrep.files_with(pattern, directory) if directory else None
 
-    async def _search(self, deadline: Deadline, work: Callable[[], T]) -> T:
-        return await self._in_thread(work, if_cancelled=deadline.stop)
+    async def _run(self, deadline: Deadline, work: Callable[[], T]) -> T:
+        """Runs blocking work in a thread. Cancellation stops it and waits, so that nothing continues afterwards.
 
-    async def _in_thread(self, work: Callable[[], T], *, if_cancelled: Callable[[], None] = lambda: None) -> T:
-        """Runs blocking work in a thread. Cancellation waits for the thread, so that nothing continues afterwards."""
-        result = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
-            await asyncio.wait([result])
-        except asyncio.CancelledError:
-            if_cancelled()
-            await asyncio.wait([result])
+        One sandbox uses some of the threads at a time: however long it is kept waiting, others have the rest.
+        """
+        async with self._slots:
+            result = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            try:
+                await asyncio.wait([result])
+            except asyncio.CancelledError:
+                deadline.stop()
+                await self._abandon(result)
+                raise
+            return result.result()
+
+    async def _abandon(self, result: asyncio.Future[T]) -> None:
+        await asyncio.wait([result], timeout=_STOP_TIMEOUT_SECONDS)
+        if not result.done():  # the file system does not answer, and nothing ends a system call of a thread
+            logger.warning("file_operation_abandoned seconds=%g", _STOP_TIMEOUT_SECONDS)
+        elif not result.cancelled():
             result.exception()
-            raise
-        return result.result()

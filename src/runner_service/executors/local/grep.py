@@ -7,22 +7,17 @@ file mean the same with and without it.
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import BinaryIO
 
+from runner_service.executors.local.deadline import Search
+from runner_service.executors.local.globs import Matcher, glob_matcher
 from runner_service.executors.local.paths import Place, Root, display_path
 from runner_service.executors.local.reading import open_place
-from runner_service.executors.local.search import (
-    SKIPPED_DIRECTORY,
-    Deadline,
-    Matcher,
-    glob_matcher,
-    search_result,
-    walk_files,
-)
+from runner_service.executors.local.search import SKIPPED_DIRECTORY, sorted_in_steps, walk_files
 from runner_service.executors.protocol import FileError, Found, GrepMatch
 
 _BLOCK_BYTES = 1024 * 1024
-_MAX_LINE_BYTES = 16 * 1024 * 1024
 _MAX_SHOWN_CHARACTERS = 2000
 
 RIPGREP_OPTIONS = (
@@ -56,7 +51,7 @@ def searched_directory(root: Root, path: str) -> str | None:
 
 
 def grep_files(
-    root: Root, pattern: str, path: str, include: str, limit: int, deadline: Deadline, candidates: Iterable[str] | None
+    root: Root, pattern: str, path: str, include: str, limit: int, search: Search, candidates: Iterable[str] | None
 ) -> Found[GrepMatch]:
     """Finds lines that hold `pattern`, in those `candidates` (relative to `path`) or in all files when None.
 
@@ -64,69 +59,67 @@ def grep_files(
         FileError: the path, the pattern or `include` is wrong.
     """
     needle = encoded_pattern(pattern)
-    matches = glob_matcher(include) if include else None
+    matches = glob_matcher(include, search) if include else None
     found: list[GrepMatch] = []
-    for place in _places(root, path, matches, deadline, candidates):
-        if deadline.has_passed():
+    for place in _places(root, path, matches, search, candidates):
+        if search.has_passed():
             break
-        found += _matches_in(place, needle, limit + 1 - len(found), deadline)
+        found += _matches_in(place, needle, limit + 1 - len(found), search)
         if len(found) > limit:
             return Found(found[:limit], truncated=True, why=f"there are more than {limit} matches")
-    return search_result(deadline, found)
+    return search.result(found)
 
 
 def _places(
-    root: Root, path: str, matches: Matcher | None, deadline: Deadline, candidates: Iterable[str] | None
+    root: Root, path: str, matches: Matcher | None, search: Search, candidates: Iterable[str] | None
 ) -> Iterator[Place]:
     """Yields the files to search; each is valid until the next is requested."""
     if candidates is not None:
-        yield from _candidate_places(root, path, matches, candidates)
+        for candidate in sorted_in_steps(candidates, lambda each: each.split("/")):
+            if search.has_passed():
+                return
+            if matches is None or matches(candidate):
+                yield from _candidate_place(root, f"{path.rstrip('/')}/{candidate}")
         return
     with root.locate(path) as place:
         if not stat.S_ISDIR(os.stat(place.name, dir_fd=place.directory, follow_symlinks=False).st_mode):
             yield place
             return
-        for file in walk_files(place, deadline):
+        for file in walk_files(place, search):
             if matches is None or matches(file.relative):
                 yield file.place(place.path)
 
 
-def _candidate_places(root: Root, path: str, matches: Matcher | None, candidates: Iterable[str]) -> Iterator[Place]:
-    for candidate in sorted(candidates, key=lambda each: each.split("/")):
-        if matches is None or matches(candidate):
-            try:
-                with root.locate(f"{path.rstrip('/')}/{candidate}", follow=False) as place:
-                    yield place
-            except FileError:
-                # Gone meanwhile, or not what it was.
-                continue
+def _candidate_place(root: Root, path: str) -> Iterator[Place]:
+    # Gone meanwhile, or not what it was, is no match.
+    with suppress(FileError), root.locate(path, follow=False) as place:
+        yield place
 
 
-def _matches_in(place: Place, needle: bytes, limit: int, deadline: Deadline) -> Sequence[GrepMatch]:
+def _matches_in(place: Place, needle: bytes, limit: int, search: Search) -> Sequence[GrepMatch]:
     """Returns the first `limit` matches of one file; none when it cannot be read or is binary."""
     try:
         with open_place(place) as file:
-            lines = _matching_lines(file, needle, limit, deadline)
+            lines = _matching_lines(file, needle, limit, search)
     except (OSError, FileError):
         return ()
     return [GrepMatch(display_path(place.path), number, _shorten_line(line)) for number, line in lines.items()]
 
 
-def _matching_lines(file: BinaryIO, needle: bytes, limit: int, deadline: Deadline) -> dict[int, bytes]:
-    """Reads blocks of whole lines. Lines longer than 16 MiB are searched in pieces of that size."""
+def _matching_lines(file: BinaryIO, needle: bytes, limit: int, search: Search) -> dict[int, bytes]:
+    """Reads blocks of whole lines. Lines longer than a block are searched in overlapping pieces."""
     found: dict[int, bytes] = {}
     number, rest = 1, b""
-    while not deadline.has_passed() and (block := file.read(_BLOCK_BYTES)):
+    while not search.has_passed() and (block := file.read(_BLOCK_BYTES)):
         if b"\0" in block:
             return {}
         block = rest + block
         end = block.rfind(b"\n") + 1
-        if not end and len(block) >= _MAX_LINE_BYTES:
-            end = len(block)
+        next_rest = end or max(0, len(block) - len(needle) + 1)
         if len(found) < limit:  # the rest is read only to see whether the file is binary
-            _search(block[:end], needle, number, limit, found)
+            _search(block[: end or len(block)], needle, number, limit, found)
         number += block.count(b"\n", 0, end)
-        rest = block[end:]
+        rest = block[next_rest:]
     if len(found) < limit:
         _search(rest, needle, number, limit, found)
     return found

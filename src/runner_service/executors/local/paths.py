@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from runner_service.executors.protocol import FileError, FileErrorCode
 
 _MAX_SYMLINKS = 40
+_MAX_PATH_CHARACTERS = 4096
+_MAX_DEPTH = 500  # each level holds a descriptor
 _ENTER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _CODES: dict[int, tuple[FileErrorCode, str]] = {
@@ -84,6 +86,8 @@ class Root:
         """
         if "\0" in path:
             raise FileError("invalid", "a path cannot contain a NUL character")
+        if len(path) > _MAX_PATH_CHARACTERS:
+            raise FileError("invalid", f"a path has at most {_MAX_PATH_CHARACTERS} characters")
         below = _below(self.path, path)
         return path if below is None else below
 
@@ -151,6 +155,8 @@ class _Walk:
         self._pending.extendleft(reversed(_names(target)))
 
     def _enter(self, name: str) -> None:
+        if len(self._directories) > _MAX_DEPTH:
+            raise FileError("invalid", f"{self._asked[:100]}…: nested more than {_MAX_DEPTH} deep")
         try:
             directory = os.open(name, _ENTER_FLAGS, dir_fd=self._directories[-1])
         except FileNotFoundError:

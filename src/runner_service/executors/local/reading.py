@@ -1,17 +1,21 @@
 """Reads files and lists directories below a root. All functions block on the file system."""
 
+import codecs
 import mimetypes
 import os
 import stat
+from collections.abc import Sequence
 from itertools import islice
 from typing import BinaryIO
 
+from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.paths import Place, Root, display_path
 from runner_service.executors.protocol import BinaryFile, FileEntry, FileError, TextLines
 
 _SAMPLE_BYTES = 64 * 1024
 _PIECE_BYTES = 1024 * 1024
 _MAX_WINDOW_BYTES = 16 * 1024 * 1024
+_MAX_COUNTED_BYTES = 256 * 1024 * 1024
 _MAX_ENTRIES = 100_000
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _READABLE_MEDIA = ("text/", "image/svg+xml", "application/json", "application/xml", "application/javascript")
@@ -36,7 +40,7 @@ def open_place(place: Place) -> BinaryIO:
     return file
 
 
-def read_text(root: Root, path: str, offset: int, limit: int) -> TextLines | BinaryFile:
+def read_text(root: Root, path: str, offset: int, limit: int, deadline: Deadline) -> TextLines | BinaryFile:
     """Reads `limit` lines after the first `offset` ones, or announces a binary file. Raises FileError."""
     if offset < 0 or limit < 0:
         raise FileError("invalid", "offset and limit cannot be negative")
@@ -45,10 +49,10 @@ def read_text(root: Root, path: str, offset: int, limit: int) -> TextLines | Bin
         if _is_binary(file.read(_SAMPLE_BYTES), media_type):
             return BinaryFile(os.fstat(file.fileno()).st_size, media_type or "application/octet-stream")
         file.seek(0)
-        return _window(file, path, offset, limit)
+        return _window(file, path, offset, limit, deadline)
 
 
-def list_directory(root: Root, path: str, limit: int = _MAX_ENTRIES) -> list[FileEntry]:
+def list_directory(root: Root, path: str, deadline: Deadline, limit: int = _MAX_ENTRIES) -> list[FileEntry]:
     """Lists a directory of at most `limit` entries, sorted by path. Raises FileError."""
     with root.locate(path) as place:
         _require_directory(place)
@@ -58,7 +62,10 @@ def list_directory(root: Root, path: str, limit: int = _MAX_ENTRIES) -> list[Fil
                 names = [each.name for each in islice(found, limit + 1)]
             if len(names) > limit:
                 raise FileError("too_large", f"{place.path}: more than {limit:,} entries; use glob, or a command")
-            entries = [_entry(root, f"{place.path.rstrip('/')}/{name}", name, directory) for name in names]
+            entries = []
+            for name in names:
+                deadline.require(path)
+                entries.append(_entry(root, f"{place.path.rstrip('/')}/{name}", name, directory))
         finally:
             os.close(directory)
     return sorted((entry for entry in entries if entry), key=lambda entry: entry.path)
@@ -114,28 +121,38 @@ def _is_binary(sample: bytes, media_type: str) -> bool:
     return False
 
 
-def _window(file: BinaryIO, path: str, offset: int, limit: int) -> TextLines:
-    """Reads the requested lines in pieces, since a line may be of any length, and counts the rest."""
+def _window(file: BinaryIO, path: str, offset: int, limit: int, deadline: Deadline) -> TextLines:
+    """Reads the requested lines in pieces, since a line may be of any length, and counts the rest, up to 256 MiB."""
     kept: list[bytes] = []
-    ended, in_line = _skip(file, offset)
+    ended, in_line = _skip(file, path, offset, deadline)
     size = 0
     while ended < offset + limit and (piece := file.readline(_PIECE_BYTES)):
+        deadline.require(path)
         kept.append(piece)
         size += len(piece)
         if size > _MAX_WINDOW_BYTES:
             raise FileError("too_large", f"{path}: these lines are longer than 16 MiB; read fewer, or grep in it")
         in_line = not piece.endswith(b"\n")
         ended += not in_line
-    while block := file.read(_PIECE_BYTES):
+    counted = 0
+    while not (is_cut := counted > _MAX_COUNTED_BYTES or deadline.has_passed()) and (block := file.read(_PIECE_BYTES)):
+        counted += len(block)
         ended += block.count(b"\n")
         in_line = not block.endswith(b"\n")
-    return TextLines(b"".join(kept).decode("utf-8", "replace"), offset + 1 if kept else 0, ended + in_line)
+    return TextLines(_decoded(kept), offset + 1 if kept else 0, ended + in_line, is_total_exact=not is_cut)
 
 
-def _skip(file: BinaryIO, lines: int) -> tuple[int, bool]:
+def _decoded(pieces: Sequence[bytes]) -> str:
+    """Decodes piece by piece: 16 MiB at once would keep other threads waiting for 160 ms."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return "".join([decoder.decode(piece) for piece in pieces] + [decoder.decode(b"", final=True)])
+
+
+def _skip(file: BinaryIO, path: str, lines: int, deadline: Deadline) -> tuple[int, bool]:
     """Skips lines; returns how many were complete, fewer at the end of the file, and whether a partial one follows."""
     ended, in_line = 0, False
     while ended < lines and (block := file.read(_PIECE_BYTES)):
+        deadline.require(path)
         count = block.count(b"\n")
         if ended + count >= lines:
             end = -1

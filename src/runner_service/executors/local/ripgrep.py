@@ -1,10 +1,11 @@
 """Ripgrep finds the files that `grep` then reads."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator
 
 from runner_service.executors.local.commands import Commands
+from runner_service.executors.local.deadline import FILE_TIMEOUT_SECONDS
 from runner_service.executors.local.grep import RIPGREP_OPTIONS
-from runner_service.executors.local.search import SEARCH_TIMEOUT_SECONDS
 from runner_service.executors.protocol import SandboxError, Stream
 
 _MAX_PATTERN_LENGTH = 100_000
@@ -19,19 +20,19 @@ class Ripgrep:
         self._path = path
         self._commands = commands
 
-    async def files_with(self, pattern: str, directory: str) -> Sequence[str] | None:
+    async def files_with(self, pattern: str, directory: str) -> Iterable[str] | None:
         """Returns paths relative to `directory`; None when ripgrep cannot tell, so that all files have to be read."""
         if len(pattern) > _MAX_PATTERN_LENGTH:
             return None
         names = _Names()
         argv = [self._path, *RIPGREP_OPTIONS, "--regexp", pattern, "--", "./"]
         try:
-            result = await self._commands.run_program(argv, cwd=directory, timeout=SEARCH_TIMEOUT_SECONDS, sink=names)
+            result = await self._commands.run_program(argv, cwd=directory, timeout=FILE_TIMEOUT_SECONDS, sink=names)
         except SandboxError:
             return None
         if result.exit_code not in {_FOUND_SOME, _FOUND_NONE} or names.are_too_many:
             return None
-        return names.listed()
+        return iter(names)
 
 
 class _Names:
@@ -44,6 +45,7 @@ class _Names:
             self._data += data
             self.are_too_many = len(self._data) > _MAX_OUTPUT_BYTES
 
-    def listed(self) -> Sequence[str]:
-        names = bytes(self._data).split(b"\0")[:-1]
-        return [name.removeprefix(b"./").decode("utf-8", "surrogateescape") for name in names]
+    def __iter__(self) -> Iterator[str]:
+        """Decodes lazily, for a thread to do: there may be millions."""
+        for name in re.finditer(rb"(?:\./)?([^\0]+)\0", bytes(self._data)):
+            yield name[1].decode("utf-8", "surrogateescape")

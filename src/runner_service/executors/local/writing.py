@@ -1,18 +1,21 @@
 """Writes files below a root, each change atomic. All functions block on the file system."""
 
 import os
-import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
+from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.paths import Place, Root, file_errors
 from runner_service.executors.local.reading import open_regular
+from runner_service.executors.local.removal import remove_tree
 from runner_service.executors.protocol import FileError
 
 _MAX_EDIT_BYTES = 64 * 1024 * 1024
+_WINDOW_BYTES = 1024 * 1024
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILES_DIRECTORY = "/proc/self/fd"
 _TMPFILE_FLAG: int = getattr(os, "O_TMPFILE", 0) if os.access(_OPEN_FILES_DIRECTORY, os.X_OK) else 0
@@ -58,7 +61,7 @@ class Replacement:
                 self._has_name = True
             _copy_owner_and_mode(self._descriptor, old, self._mode)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Appends to the new content."""
         rest = memoryview(data)
         with file_errors(self._path):
@@ -106,7 +109,7 @@ def write_text(root: Root, path: str, text: str) -> None:
     _write(root, path, _encoded(text), create=True)
 
 
-def edit_text(root: Root, path: str, old: str, new: str, *, replace_all: bool) -> int:
+def edit_text(root: Root, path: str, old: str, new: str, deadline: Deadline, *, replace_all: bool) -> int:
     """Replaces `old` by `new` in a file and returns how often. Raises FileError."""
     if not old:
         raise FileError("invalid", "the text to be replaced cannot be empty; to make a new file, write it")
@@ -114,30 +117,36 @@ def edit_text(root: Root, path: str, old: str, new: str, *, replace_all: bool) -
         raise FileError("invalid", "the new text is the same as the old one")
     data = _content(root, path)
     before, after = _with_line_ends_of(data, _encoded(old), _encoded(new))
-    count = data.count(before)
+    changed, end, count = bytearray(), 0, 0
+    for start in _occurrences(data, before):
+        deadline.require(path)
+        changed += data[end:start] + after
+        end = start + len(before)
+        count += 1
+        if len(changed) + len(data) - end > _MAX_EDIT_BYTES:
+            raise FileError("too_large", f"{path}: it would become larger than 64 MiB; edit it by a command")
     if count == 0:
         raise FileError("no_match", f"{path}: the text was not found; it has to match exactly, white space included")
     if count > 1 and not replace_all:
         raise FileError("not_unique", f"{path}: the text occurs {count} times; add lines around it, or replace all")
-    if len(data) + count * (len(after) - len(before)) > _MAX_EDIT_BYTES:
-        raise FileError("too_large", f"{path}: it would become larger than 64 MiB; edit it by a command")
-    _write(root, path, data.replace(before, after), create=False)
+    changed += data[end:]
+    _write(root, path, changed, create=False)
     return count
 
 
-def delete(root: Root, path: str) -> None:
+def delete(root: Root, path: str, deadline: Deadline) -> None:
     """Removes a file, a link, or a directory with all below it. Raises FileError."""
     with root.locate(path, follow=False) as place:
         if place.name == ".":
             raise FileError("invalid", f"{path}: delete needs the path of what is to go, and not the root")
         found = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            shutil.rmtree(place.name, dir_fd=place.directory)
+            remove_tree(place, deadline)
         else:
             os.unlink(place.name, dir_fd=place.directory)
 
 
-def _write(root: Root, path: str, data: bytes, *, create: bool) -> None:
+def _write(root: Root, path: str, data: bytes | bytearray, *, create: bool) -> None:
     with Replacement(root, path, create=create) as replacement:
         replacement.write(data)
         replacement.commit()
@@ -163,9 +172,24 @@ def _with_line_ends_of(data: bytes, old: bytes, new: bytes) -> tuple[bytes, byte
     r"""Converts `\n` to the file's line ends; in a file that mixes them, to those that match."""
     dos_old, dos_new = (text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for text in (old, new))
     if old != dos_old:
-        return (dos_old, dos_new) if dos_old in data else (old, new)
-    is_dos = b"\r\n" in data and data.count(b"\n") == data.count(b"\r\n")
-    return old, dos_new if is_dos else new
+        return (dos_old, dos_new) if next(_occurrences(data, dos_old), None) is not None else (old, new)
+    count = _counted(data, b"\r\n")
+    return old, dos_new if count and count == _counted(data, b"\n") else new
+
+
+def _occurrences(data: bytes, text: bytes) -> Iterator[int]:
+    """Yields where `text` is, in windows: one search of 64 MiB would keep other threads waiting for half a second."""
+    at = 0
+    while at + len(text) <= len(data):
+        found = data.find(text, at, at + _WINDOW_BYTES + len(text) - 1)
+        if found >= 0:
+            yield found
+        at = found + len(text) if found >= 0 else at + _WINDOW_BYTES
+
+
+def _counted(data: bytes, text: bytes) -> int:
+    starts = range(0, len(data), _WINDOW_BYTES)
+    return sum(data.count(text, start, start + _WINDOW_BYTES + len(text) - 1) for start in starts)
 
 
 def _replaceable(place: Place) -> os.stat_result | None:
