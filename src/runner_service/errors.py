@@ -168,6 +168,10 @@ class ModelUnavailableEnd(ExecutionEnd):
     retryable = True
 
 
+class ModelRequestEnd(ExecutionEnd):
+    """The service itself failed to make a call of the model: a defect, or a wrong setting."""
+
+
 class SandboxEnd(ExecutionEnd):
     """The sandbox could not be opened, or was lost. `code` and `retryable` are those of the `SandboxError`."""
 

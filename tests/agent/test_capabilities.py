@@ -20,7 +20,9 @@ async def test_a_skill_is_in_the_prompt_and_its_files_are_where_it_says(start: S
         modes={"data.txt": 0o100644},
     )
     skill = runner_pb2.Skill(name="greeting", version="v-1", content="# Greeting\nRun hello.sh.", archive=files)
-    client = await start([turn("", command("cd bin/skills/v-1 && scripts/hello.sh && cat data.txt SKILL.md")), turn()])
+    client = await start(
+        [turn("", command("cd bin/skills/v-1 && scripts/hello.sh && cat data.txt SKILL.md")), turn("Ok.")]
+    )
 
     events = await client.execute(agent=agent(skills=[skill]))
 

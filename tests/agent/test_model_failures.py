@@ -74,7 +74,7 @@ async def test_a_silent_model_is_given_up(bench: Bench, monkeypatch: pytest.Monk
 
 
 async def test_an_endless_message_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.agent.model_stream.MAX_MESSAGE_SIZE", 1000)
+    monkeypatch.setattr("runner_service.models.answer.MAX_MESSAGE_SIZE", 1000)
     played = await bench.play(turn("on and " * 1000))
     assert isinstance(played.end, ModelUnavailableEnd)
     assert "more than" in played.end.message

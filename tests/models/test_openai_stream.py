@@ -1,5 +1,6 @@
-"""Streams of OpenAI's client as plain dicts, over real connections."""
+"""Answers of OpenAI's protocol over real connections."""
 
+import asyncio
 import json
 import random
 import sys
@@ -7,16 +8,19 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import pytest
-from openai import APIConnectionError, APIError, APITimeoutError
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
 from pydantic import SecretStr
 from tests.agent.provider import Reply, serving_provider
 
 from runner_service.models import ModelChoice
+from runner_service.models.answer import current_text_listener
 from runner_service.models.connections import shared_connections
+from runner_service.models.failures import StreamBrokenError
 from runner_service.models.openai import make_model
-from runner_service.models.openai_stream import MAX_EVENT_BYTES, RawCompletions, SseDecoder
-from runner_service.models.text_callbacks import current_text_listener
+from runner_service.models.sse import MAX_EVENT_BYTES, SseDecoder
 
 EVENTS = (
     b": hello\r\ndata: one\r\n\r\ndata:two\n\ndata: three\ndata: more\n\nevent: x\r\rdata: four\r\rdata: [DONE]\n\n"
@@ -38,13 +42,13 @@ def test_events_are_read_however_they_are_cut() -> None:
 def test_an_event_without_an_end_is_refused() -> None:
     reader = SseDecoder()
     reader.feed(b"x" * MAX_EVENT_BYTES)
-    with pytest.raises(ValueError, match="no end"):
+    with pytest.raises(StreamBrokenError, match="more than"):
         reader.feed(b"x")
 
 
 @asynccontextmanager
-async def clients(*replies: Reply, count: int = 1) -> AsyncIterator[list[RawCompletions]]:
-    """What LangChain is given to stream from a provider that says these replies, made so often."""
+async def models(*replies: Reply, count: int = 1) -> AsyncIterator[list[BaseChatModel]]:
+    """Models of a provider that says these replies, made so often."""
     async with serving_provider(*replies) as provider, shared_connections() as connections:
         choice = ModelChoice(
             provider="openai",
@@ -54,8 +58,7 @@ async def clients(*replies: Reply, count: int = 1) -> AsyncIterator[list[RawComp
             temperature=None,
             max_output_tokens=0,
         )
-        made: list[Any] = [make_model(choice, connections) for _ in range(count)]
-        yield [model.async_client for model in made]
+        yield [make_model(choice, connections) for _ in range(count)]
 
 
 def sse(*chunks: object) -> bytes:
@@ -70,18 +73,8 @@ def reply(*pieces: bytes, dies: bool = False) -> Reply:
     return Reply(body=pieces, headers={"content-type": "text/event-stream"}, dies=dies)
 
 
-async def chunks_of(client: RawCompletions) -> list[dict[str, Any]]:
-    async with await client.create(model="m", messages=[], stream=True) as stream:
-        return [chunk async for chunk in stream]
-
-
-CALL = delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "ls", "arguments": "{}"}}])
 END = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-
-
-def words(text: str, reasoning: str = "") -> dict[str, Any]:
-    """What comes out for chunks of nothing but words."""
-    return {"choices": [{"index": 0, "delta": {"content": text, "reasoning_content": reasoning}}]}
+CALL = delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "ls", "arguments": "{}"}}])
 
 
 @pytest.fixture
@@ -90,98 +83,88 @@ def told() -> Iterator[list[tuple[str, str]]]:
     heard: list[tuple[str, str]] = []
 
     async def listen(text: str, reasoning: str) -> None:
-        heard.append((text, reasoning))
+        if text or reasoning:
+            heard.append((text, reasoning))
 
     token = current_text_listener.set(listen)
     yield heard
     current_text_listener.reset(token)
 
 
-async def test_words_are_one_chunk_and_everything_else_stays() -> None:
-    first = delta(role="assistant", content="")
-    body = sse(first, delta(content="a"), delta(content="b"), CALL, delta(content="c")), sse(delta(content="d"), END)
-    async with clients(reply(*body, DONE)) as (client,):
-        assert await chunks_of(client) == [words("ab"), CALL, words("cd"), END]
+async def ask(model: BaseChatModel) -> BaseMessage:
+    return await model.ainvoke("Hello?")
 
 
-async def test_words_are_told_before_what_follows_them_and_together_if_they_came_together(
-    told: list[tuple[str, str]],
-) -> None:
+async def test_text_that_came_together_is_told_together_and_in_order(told: list[tuple[str, str]]) -> None:
     body = sse(
         delta(content=None, reasoning="Hm"), delta(reasoning_content="!"), delta(content="a"), delta(content="b")
     )
-    async with (
-        clients(reply(body + sse(CALL, delta(content="c")) + DONE)) as (client,),
-        await client.create(model="m", messages=[], stream=True) as stream,
-    ):
-        heard_at = [(chunk, list(told)) async for chunk in stream]
-    assert [chunk for chunk, _ in heard_at] == [words("ab", "Hm!"), CALL, words("c")]
-    assert [len(heard) for _, heard in heard_at] == [1, 1, 2]
-    assert told == [("ab", "Hm!"), ("c", "")]
+    thought = delta(reasoning_content="Oh")
+    async with models(reply(body + sse(CALL, thought), sse(delta(content="c"), END) + DONE)) as (model,):
+        await ask(model)
+    assert told[0] == ("ab", "Hm!")
+    assert "".join(text for text, _ in told) == "abc"
+    assert [reasoning for _, reasoning in told if reasoning] == ["Hm!", "Oh"]
 
 
-async def test_words_are_told_while_the_stream_goes_on(told: list[tuple[str, str]]) -> None:
-    async with clients(reply(sse(delta(content="a")), dies=True)) as (client,):
-        with pytest.raises(APIConnectionError):
-            await chunks_of(client)
+async def test_text_is_told_while_the_stream_goes_on(told: list[tuple[str, str]]) -> None:
+    async with models(reply(sse(delta(content="a")), dies=True)) as (model,):
+        with pytest.raises(httpx2.RequestError):
+            await ask(model)
     assert told == [("a", "")]
 
 
-async def test_reasoning_after_text_keeps_its_place(told: list[tuple[str, str]]) -> None:
-    thought = delta(reasoning_content="Hm")
-    async with clients(reply(sse(delta(content="a"), thought, delta(content="b")) + DONE)) as (client,):
-        assert await chunks_of(client) == [words("a"), thought, words("b")]
-    assert told == [("a", ""), ("b", "")]  # what comes as it was is heard by LangChain's callback, in order
+async def test_a_stream_that_breaks_is_a_broken_connection_and_no_time_out(told: list[tuple[str, str]]) -> None:
+    async with models(reply(sse(delta(content="a")), dies=True)) as (model,):
+        with pytest.raises(httpx2.RequestError) as failure:
+            await ask(model)
+    assert told
+    assert not isinstance(failure.value, httpx2.TimeoutException)
 
 
-@pytest.mark.parametrize(
-    "more", [{"role": "user"}, {"id": "x"}, {"function_call": {"name": "f"}}, {"content": [{"type": "text"}]}]
-)
-async def test_what_is_more_than_words_is_left_to_langchain(more: dict[str, Any], told: list[tuple[str, str]]) -> None:
-    odd = delta(**{"content": "a", **more})
-    counted = {**delta(content="b"), "usage": {"total_tokens": 1}}
-    async with clients(reply(sse(odd, counted) + DONE)) as (client,):
-        assert await chunks_of(client) == [odd, counted]
-    assert told == []
-
-
-async def test_an_error_in_the_stream_is_the_clients_error() -> None:
-    body = sse(delta(content="a"), {"error": {"message": "overloaded", "code": "busy"}})
-    async with clients(reply(body)) as (client,):
-        with pytest.raises(APIError, match="overloaded"):
-            await chunks_of(client)
-
-
-async def test_a_stream_that_breaks_is_a_broken_connection_and_no_time_out() -> None:
-    async with clients(reply(sse(delta(content="a")), dies=True)) as (client,):
-        with pytest.raises(APIConnectionError) as failure:
-            await chunks_of(client)
-    assert not isinstance(failure.value, APITimeoutError)
-
-
-async def test_an_endpoint_that_is_not_there_is_no_time_out() -> None:
-    async with shared_connections() as connections:
-        choice = ModelChoice(
-            provider="openai",
-            name="m",
-            base_url="http://127.0.0.1:1/v1",
-            api_key=SecretStr("key"),
-            temperature=None,
-            max_output_tokens=0,
-        )
-        made: Any = make_model(choice, connections)
-        with pytest.raises(APIConnectionError) as failure:
-            await chunks_of(made.async_client)
-    assert not isinstance(failure.value, APITimeoutError)
-
-
-async def test_without_aiohttp_the_clients_own_connections_do(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_aiohttp_the_clients_own_connections_do(
+    monkeypatch: pytest.MonkeyPatch, told: list[tuple[str, str]]
+) -> None:
     monkeypatch.setitem(sys.modules, "runner_service.models.aiohttp_connections", None)
-    async with clients(reply(sse(delta(content="a")) + DONE)) as (client,):
-        assert await chunks_of(client) == [words("a")]
+    async with models(reply(sse(delta(content="a"), END) + DONE)) as (model,):
+        assert (await ask(model)).text == "a"
+    assert told == [("a", "")]
 
 
-async def test_models_share_their_connections() -> None:
-    async with clients(reply(DONE), reply(DONE), count=2) as (one, other):
-        assert one._client._client is other._client._client
-        assert await chunks_of(one) == await chunks_of(other) == []
+async def test_models_share_their_connections(told: list[tuple[str, str]]) -> None:
+    body = sse(delta(content="a"), END) + DONE
+    async with models(reply(body), reply(body), count=2) as (one, other):
+        assert one.root_async_client._client is other.root_async_client._client  # type: ignore[attr-defined]
+        assert (await ask(one)).text == (await ask(other)).text == "a"
+    assert told
+
+
+async def test_a_call_in_many_pieces_takes_time_in_proportion_and_lets_others_run(told: list[tuple[str, str]]) -> None:
+    """16,000 pieces at once took seconds in which nothing else happened; the other task runs between them."""
+    text = json.dumps({"content": "x" * 16_000})
+    parts = [delta(tool_calls=[{"index": 0, "function": {"arguments": each}}]) for each in text]
+    begin = delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "write", "arguments": ""}}])
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with models(reply(sse(begin, *parts, END) + DONE)) as (model,):
+        other = asyncio.create_task(others())
+        message = await ask(model)
+        other.cancel()
+    assert isinstance(message, AIMessage)
+    assert message.tool_calls[0]["args"] == {"content": "x" * 16_000}
+    assert turns > 20
+    assert not any(text for text, _ in told)
+
+
+async def test_a_summary_that_is_empty_or_cut_short_is_not_taken() -> None:
+    cut = {"choices": [{"index": 0, "delta": {"content": "The"}, "finish_reason": "length"}]}
+    async with models(reply(sse(END) + DONE), reply(sse(cut) + DONE)) as (model,):
+        for ending in ("failed", "cut_short"):
+            with pytest.raises(StreamBrokenError, match=ending):
+                await ask(model)

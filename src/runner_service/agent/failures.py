@@ -15,4 +15,4 @@ def end_for(error: Exception, run: AgentRun) -> ExecutionEnd | None:
     if failure is None:
         return None
     text = run.redactor.text(failure.text)
-    return ModelRejectedEnd(text) if failure.kind == "rejected" else ModelUnavailableEnd(text)
+    return ModelUnavailableEnd(text) if failure.kind == "transient" else ModelRejectedEnd(text)

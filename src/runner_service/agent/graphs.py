@@ -13,7 +13,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from runner_service.agent.capabilities import AgentPlan, SubAgentPlan
 from runner_service.agent.model_calls import ModelCalls, RetryPolicy
-from runner_service.agent.model_stream import StreamCallback
+from runner_service.agent.model_stream import SummaryUsage
 from runner_service.agent.tool_calls import SandboxTools
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models import ModelChoice
@@ -65,7 +65,7 @@ def build_graph(
     model: BaseChatModel, plan: AgentPlan, checkpoints: BaseCheckpointSaver[str] | None, retries: RetryPolicy
 ) -> Graph:
     """Compiles an agent. Holds no state of an execution except the plan's tools."""
-    streaming_model = model.model_copy(update={"callbacks": [StreamCallback()]})
+    streaming_model = model.model_copy(update={"callbacks": [SummaryUsage()]})
     # Sub-agents do not inherit middleware, so the default sub-agent of deepagents is declared here with ours.
     general = SubAgent(**GENERAL_PURPOSE_SUBAGENT, middleware=_middleware(retries))
     return create_deep_agent(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,23 +12,25 @@ from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import AIMessage
+from langgraph.errors import GraphBubbleUp
 
 from runner_service.agent.messages import normalize_message, stop_reason_of
-from runner_service.agent.model_stream import StreamedMessage, current_streamed_message
+from runner_service.agent.model_stream import StreamedMessage
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
-from runner_service.errors import ModelUnavailableEnd
+from runner_service.errors import ExecutionEnd, ModelRejectedEnd, ModelRequestEnd, ModelUnavailableEnd
 from runner_service.idle_timeout import IdleTimeout, idle_timeout
 from runner_service.models import ModelChoice
+from runner_service.models.answer import current_text_listener, ending
 from runner_service.models.connections import IDLE_TIMEOUT_SECONDS
-from runner_service.models.failures import Failure, StreamBrokenError, classify
-from runner_service.models.text_callbacks import current_text_listener
+from runner_service.models.endings import Ending
+from runner_service.models.failures import ConversationTooLongError, Failure, StreamBrokenError, classify
 from runner_service.telemetry import chat_span, metrics, record_usage
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
 
-_CUT_SHORT = {"length", "max_tokens", "content_filter", "refusal"}
+_MAX_REASON_CHARACTERS = 500
 
 Call = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 
@@ -41,11 +44,9 @@ class RetryPolicy:
     max_delay_seconds: float = 60.0
 
     def delay(self, attempt: int, requested: float | None) -> float:
-        """How long to wait after try number `attempt`; `requested` is the provider's."""
-        if requested is not None:
-            return requested
+        """How long to wait after try number `attempt`; at least what the provider `requested`."""
         backoff = min(self.first_delay_seconds * 2.0 ** (attempt - 1), self.max_delay_seconds)
-        return backoff * random.uniform(0.5, 1.0)  # noqa: S311  # spreads tries, keeps no secret
+        return max(requested or 0.0, backoff * random.uniform(0.5, 1.0))  # noqa: S311  # spreads tries, keeps no secret
 
 
 class ModelCalls(AgentMiddleware[Any, Any, Any]):
@@ -61,6 +62,9 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         Raises:
             LimitExceededEnd: there was a call, or a token, too many.
             ModelUnavailableEnd: it failed more often than we try.
+            ModelRejectedEnd: the model refused to answer, or had no room to.
+            ModelRequestEnd: the call failed on our side.
+            ConversationTooLongError: the conversation is to be summarised.
         """
         scope = current_scope.get()
         check_model_call(scope.run)
@@ -70,8 +74,8 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
             try:
                 return await _call(scope, request, handler)
             except Exception as error:  # classified here, and raised again unless another try may help
-                failure = classify(error)
-                if failure is None or failure.kind == "rejected":
+                failure = _failure_of(error, scope)
+                if failure.kind != "transient":
                     raise
                 await self._wait(scope, failure, attempt, error)
             attempt += 1
@@ -98,13 +102,26 @@ def _discard_unfinished_message(scope: RunScope) -> None:
         scope.run.events.publish(event_pb2.MessageDiscarded(message_id=message_id), sub_agent_id=agent)
 
 
+def _failure_of(error: Exception, scope: RunScope) -> Failure:
+    """Returns what a failed call means. Raises an ExecutionEnd, or the error itself, if it is not the provider's."""
+    if isinstance(error, ExecutionEnd | GraphBubbleUp | sqlite3.Error):
+        raise error
+    if failure := classify(error):
+        if failure.kind == "overflow" and not isinstance(error, ConversationTooLongError):
+            raise ConversationTooLongError(failure) from error
+        return failure
+    reason = scope.run.redactor.text(" ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON_CHARACTERS])
+    logger.error("model_call_defect", exc_info=error)
+    raise ModelRequestEnd(f"the service could not make the call of the model: {reason}") from error
+
+
 async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> ModelResponse[Any]:
     model = scope.run.model
     with chat_span(model.name, provider=model.provider) as span, _metered(model):
         streamed, response = await _attempt(scope, request, handler)
         message = _message_of(response)
         stop_reason = stop_reason_of(message)
-        streamed.finish(message, stop_reason)
+        streamed.finish(stop_reason)
         usage = count_usage(scope.run, message)
         metrics.tokens_used(model.provider, model.name, usage)
         record_usage(
@@ -114,14 +131,28 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
             cached_tokens=usage.cached_tokens,
             stop_reason=stop_reason,
         )
-    if stop_reason in _CUT_SHORT:
-        _publish_cut_short(scope, stop_reason)
     # What comes next puts the message into a checkpoint, and it is never said again: the log has to have it by then.
     await scope.run.events.flush()
-    settled = normalize_message(message, scope, streamed.message_id, streamed.arguments)
+    _heed_ending(scope, message, stop_reason)
+    settled = normalize_message(message, scope, streamed.message_id)
     if settled.tool_calls:
         check_tokens(scope.run)
     return ModelResponse(result=[settled, *response.result[1:]], structured_response=response.structured_response)
+
+
+def _heed_ending(scope: RunScope, message: AIMessage, stop_reason: str) -> None:
+    """Acts on the end of an answer that is not to be asked for again. Raises ModelRejectedEnd."""
+    match ending(message):
+        case Ending.REFUSED:
+            words = scope.run.redactor.text(message.text.strip())[:_MAX_REASON_CHARACTERS] or "it gave no reason"
+            raise ModelRejectedEnd(f"the model refused to answer ({stop_reason}): {words}")
+        case Ending.EXHAUSTED:
+            raise ModelRejectedEnd(
+                f"the model reached its output limit before it answered ({stop_reason}): raise agent.model."
+                "max_output_tokens, or choose a model that reasons less"
+            )
+        case Ending.CUT_SHORT:
+            _publish_cut_short(scope, stop_reason)
 
 
 @contextmanager
@@ -144,26 +175,19 @@ def _metered(model: ModelChoice) -> Iterator[None]:
 async def _attempt(
     scope: RunScope, request: ModelRequest[Any], handler: Call
 ) -> tuple[StreamedMessage, ModelResponse[Any]]:
-    """One try. Whatever goes wrong with the stream is raised as what `classify` knows."""
+    """Makes one call; discards its message when it fails, or has to be made again."""
     async with _idle_limit() as idle:
         streamed = StreamedMessage(scope, idle)
-        token, listener_token = current_streamed_message.set(streamed), current_text_listener.set(streamed.add_text)
+        token = current_text_listener.set(streamed.add_text)
         try:
             response = await handler(request)
-            _check_complete(_message_of(response))
-        except BaseException as error:
+            _check_usable(_message_of(response))
+        except BaseException:
             streamed.discard()
-            if classify(error) is None and isinstance(error, _PROTOCOL_ERRORS):
-                raise StreamBrokenError(f"the provider sent what makes no sense ({type(error).__name__})") from error
             raise
         finally:
-            current_text_listener.reset(listener_token)
-            current_streamed_message.reset(token)
+            current_text_listener.reset(token)
     return streamed, response
-
-
-_PROTOCOL_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
-"""What the provider's own client fails with when it is sent what its protocol does not allow."""
 
 
 @asynccontextmanager
@@ -186,9 +210,15 @@ def _message_of(response: ModelResponse[Any]) -> AIMessage:
     return message
 
 
-def _check_complete(message: AIMessage) -> None:
-    if not stop_reason_of(message) and not message.usage_metadata:
-        raise StreamBrokenError("the provider's stream ended before the message was complete")
+def _check_usable(message: AIMessage) -> None:
+    """Raises StreamBrokenError or ConversationTooLongError for an answer that has to be asked for again."""
+    how, stop_reason = ending(message), stop_reason_of(message) or "no reason given"
+    if how is Ending.OVERFLOWED:
+        raise ConversationTooLongError(
+            Failure("overflow", f"the model's context was full before it had answered: {stop_reason}")
+        )
+    if how is Ending.FAILED:
+        raise StreamBrokenError(f"the model gave no answer ({stop_reason})")
 
 
 def _publish_cut_short(scope: RunScope, stop_reason: str) -> None:

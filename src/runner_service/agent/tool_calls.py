@@ -14,13 +14,13 @@ from langgraph.types import Command
 from runner_service.agent.failures import end_for
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import CallResult, current_journal
-from runner_service.agent.messages import UNPARSED_ARGUMENTS
 from runner_service.agent.tool_call_events import Outcome, ToolCallReporter
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
 from runner_service.agent.tools.scope import RunningCall, current_call, current_scope, sub_agent_id
 from runner_service.agent.usage import count_tool_call
 from runner_service.errors import ExecutionEnd
+from runner_service.models.tool_arguments import UNPARSED_ARGUMENTS
 from runner_service.telemetry import tool_span
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,11 @@ _SIDE_EFFECT_FREE = {"ls", "read_file", "glob", "grep", "write_todos", "task"}
 _INTERRUPTED = (
     "the service was stopped while this ran. It was not run again, and how far it came is not known: "
     "look at what it has changed before you decide what to do"
+)
+
+_UNPARSED = (
+    "the arguments could not be read; send them again, as one JSON object, in valid Unicode and without NaN or "
+    "integers of more than 64 bits"
 )
 
 _DESCRIPTIONS = {
@@ -98,7 +103,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
 
     async def _run(self, run: AgentRun, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
         if UNPARSED_ARGUMENTS in request.tool_call["args"]:
-            return _failed(request, "the arguments could not be read; send them again, as one JSON object")
+            return _failed(request, _UNPARSED)
         if call.name in _SIDE_EFFECT_FREE:
             return await self._run_guarded(request, handler)
         journal = current_journal.get()

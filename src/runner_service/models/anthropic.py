@@ -2,14 +2,49 @@
 
 import warnings
 from functools import cached_property
+from typing import Any
 
 import anthropic
-from anthropic.resources.messages import messages
+from anthropic import AsyncStream
+from anthropic.resources.messages import messages as anthropic_models
 from langchain_anthropic import ChatAnthropic
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 
 from runner_service.models import ModelChoice
+from runner_service.models.answer import result_of
+from runner_service.models.anthropic_messages import anthropic_messages
+from runner_service.models.anthropic_stream import AnthropicAnswer
 from runner_service.models.connections import Connections
+
+
+class StreamingChatAnthropic(ChatAnthropic):
+    """Uses Anthropic's client for the connection, LangChain's requests, and our own reader of answers."""
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        """Makes one call. Raises ProviderError, ConversationTooLongError, and the client's errors."""
+        del run_manager  # text goes to the current listener
+        request = self._get_request_payload(anthropic_messages(messages), stop=stop, **kwargs) | {"stream": True}
+        betas = request.pop("betas", None)
+        stream = await self._async_client.post(
+            "/v1/messages",
+            body=request,
+            options={"headers": {"anthropic-beta": ",".join(betas)}} if betas else {},
+            cast_to=object,
+            stream=True,
+            stream_cls=AsyncStream[object],
+        )
+        answer = AnthropicAnswer()
+        await answer.read(stream.response)
+        return result_of(await answer.builder.message("anthropic", answer.content))
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
@@ -17,7 +52,7 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     # Published as a notice: see `retirement_date`.
     warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
 
-    class SharedChatAnthropic(ChatAnthropic):
+    class SharedChatAnthropic(StreamingChatAnthropic):
         """Uses the shared connections: its own are never closed."""
 
         @cached_property
@@ -30,7 +65,6 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
         "api_key": choice.api_key,
         "temperature": choice.temperature,
         "max_tokens": choice.max_output_tokens,
-        "streaming": True,
         "max_retries": 0,
     }
     return SharedChatAnthropic.model_validate({name: value for name, value in fields.items() if value is not None})
@@ -38,5 +72,5 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
 
 def retirement_date(name: str) -> str:
     """Returns the day on which the model is retired, as Anthropic's client states it; empty if unknown."""
-    days: dict[str, str] = getattr(messages, "DEPRECATED_MODELS", {})
+    days: dict[str, str] = getattr(anthropic_models, "DEPRECATED_MODELS", {})
     return days.get(name, "")

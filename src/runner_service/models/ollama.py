@@ -1,18 +1,50 @@
 """Ollama."""
 
+from typing import Any
+
 import httpx
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 from langchain_ollama import ChatOllama
 
 from runner_service.models import ModelChoice
+from runner_service.models.answer import result_of
 from runner_service.models.connections import Connections
+from runner_service.models.failures import ProviderError, status_failure
+from runner_service.models.ollama_stream import ollama_messages, read_answer
+
+
+class StreamingChatOllama(ChatOllama):
+    """Uses Ollama's client for the connection and LangChain's options; messages and answers are converted here."""
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        """Makes one call. Raises ProviderError, ConversationTooLongError, httpx.RequestError."""
+        del run_manager  # text goes to the current listener
+        request = self._chat_params([], stop, **kwargs) | {"messages": ollama_messages(messages), "stream": True}
+        request["options"] = {name: value for name, value in request["options"].items() if value is not None}
+        body = {name: value for name, value in request.items() if value is not None}
+        http: httpx.AsyncClient = self._async_client._client  # noqa: SLF001  # its `chat` validates away what we read
+        async with http.stream("POST", "/api/chat", json=body) as response:
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+                raise ProviderError(status_failure(response.status_code, response.text, response.headers))
+            answer = await read_answer(response)
+        return result_of(await answer.message("ollama"))
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     """Creates the client. Its library requires the older httpx, so it has its own connections."""
     transport = httpx.AsyncHTTPTransport()
     connections.exit_stack.push_async_callback(transport.aclose)
-    return ChatOllama(
+    return StreamingChatOllama(
         model=choice.name,
         base_url=choice.base_url,
         temperature=choice.temperature,

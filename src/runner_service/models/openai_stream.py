@@ -1,186 +1,187 @@
-"""The stream of OpenAI's client as plain dicts.
+"""Reads answers of OpenAI's chat completions, as OpenAI and its many imitators send them.
 
-The client makes typed objects of each chunk, which LangChain turns back into dicts: more than half of what a token
-costs on its way through the service. The client's own `post`, its way to call what it has no method for, makes the same
-request over the same connections, with the same key and the same errors; only its body is read here. Half of the rest
-were LangChain's own objects, so a chunk that is nothing but words is told to the listener and not given to LangChain.
+The quirks that are accepted, each with a file of bytes in tests/models/streams:
+
+- tool calls without `index`, all with one index, with a new id in each part, with arguments as an object, or in the
+  legacy field `function_call` (`AnswerBuilder.add_call`);
+- usage repeated in each chunk, or under `x_groq`;
+- reasoning as `reasoning_content`, `reasoning`, or typed parts of `content`; a refusal beside the content;
+- a whole completion, or an error, as JSON instead of a stream; an error inside of the stream;
+- comments as signs of life, any line ends, a last event without its blank line, `[DONE]` without `finish_reason`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import codecs
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx2
 import orjson
-from openai import APIConnectionError, APIError, APITimeoutError, AsyncOpenAI, AsyncStream
 
-from runner_service.models.text_callbacks import TextDelivery
+from runner_service.models.answer import AnswerBuilder, text_in
+from runner_service.models.failure_texts import provider_words
+from runner_service.models.failures import UNREADABLE, StreamBrokenError, reported_error
+from runner_service.models.sse import MAX_EVENT_BYTES, SseDecoder
 
-MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""How many bytes a provider may send without ending an event."""
+Chunk = Mapping[str, Any]
 
-Chunk = dict[str, Any]
-
-_UNDERSTOOD_BY_THE_CLIENT_ALONE = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
-_ROLES = ("assistant", None, "")
 _DRAIN_TIMEOUT_SECONDS = 0.1
+_CALLS_PER_PAUSE = 256  # of tool calls' parts that came together: then the event loop has its turn
+_TEXT_PARTS = {"text": "text", "output_text": "text", "refusal": "refusal"}
+_REASONING_PARTS = {"thinking": "thinking", "reasoning": "text"}
+_KEPT_FIELDS = ("reasoning_details",)
+"""Fields of a message that the provider wants back with it, unchanged."""
 
 
-class RawCompletions:
-    """Stands where LangChain expects `client.chat.completions`; streams are `RawStream`s."""
+async def read_answer(response: httpx2.Response) -> AnswerBuilder:
+    """Reads a whole answer; text is delivered as it comes.
 
-    def __init__(self, client: AsyncOpenAI) -> None:
-        self._client = client
-        self._typed = client.chat.completions
-        self.with_raw_response = self._typed.with_raw_response
-
-    async def create(self, **request: Any) -> Any:
-        """Asks for an answer. Raises the client's errors."""
-        if not request.get("stream") or _UNDERSTOOD_BY_THE_CLIENT_ALONE & request.keys():
-            return await self._typed.create(**request)
-        stream = await self._client.post(
-            "/chat/completions", body=request, cast_to=object, stream=True, stream_cls=AsyncStream[object]
-        )
-        return RawStream(stream.response)
-
-
-class Words(dict[str, Any]):
-    """A chunk of nothing but words, which were told already."""
-
-
-class RawStream:
-    """The chunks of an answer. Words are told as they come, and are one chunk when something else follows them."""
-
-    def __init__(self, response: httpx2.Response) -> None:
-        self._response = response
-        self._telling = TextDelivery()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._response.aclose()
-
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        """Gives the chunks.
-
-        Raises:
-            APIConnectionError, APITimeoutError: the connection broke, or nothing came.
-            APIError: the provider sent an error instead of a chunk.
-            ValueError: it sent what is no chunk.
-        """
-        request = self._response.request
-        try:
-            async with aclosing(self._response.aiter_bytes()) as pieces:
-                async for chunk in self._chunks(pieces):
-                    yield chunk
-        except httpx2.TimeoutException as error:
-            raise APITimeoutError(request=request) from error
-        except httpx2.RequestError as error:
-            raise APIConnectionError(request=request) from error
-
-    async def _chunks(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[Chunk]:
-        events = SseDecoder()
-        async for piece in pieces:
-            for data in events.feed(piece):
-                if data.startswith(b"[DONE]"):
-                    if words := await self._words():
-                        yield words
-                    await _drain(pieces)
-                    return
-                chunk = self._parse(data)
-                said = words_of(chunk)
-                if said and self._telling.take(*said):
-                    continue
-                if words := await self._words():
-                    yield words
-                yield chunk
-            await self._telling.tell()
-        if words := await self._words():
-            yield words
-
-    async def _words(self) -> Words | None:
-        """What was told, as a chunk."""
-        await self._telling.tell()
-        told = self._telling.told()
-        if told is None:
-            return None
-        return Words(choices=[{"index": 0, "delta": {"content": told[0], "reasoning_content": told[1]}}])
-
-    def _parse(self, data: bytes) -> Chunk:
-        chunk = orjson.loads(data)
-        if not isinstance(chunk, dict):
-            raise ValueError("a chunk is not an object")  # noqa: TRY004  # what was sent has the wrong type, not an argument
-        if error := chunk.get("error"):
-            message = error.get("message") if isinstance(error, dict) else None
-            text = message if isinstance(message, str) and message else "the provider sent an error in its stream"
-            raise APIError(text, request=self._response.request, body=error)
-        return chunk
+    Raises:
+        ProviderError, ConversationTooLongError: the provider sent an error.
+        StreamBrokenError: it sent what is no answer, or only a part of one.
+        httpx2.RequestError: the connection broke.
+    """
+    reader = _Reader()
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        async with aclosing(response.aiter_bytes()) as chunks:
+            if kind in {"text/event-stream", ""} or not kind.startswith(("application/json", "text/")):
+                await reader.read_stream(chunks)
+            else:
+                await reader.read_document(chunks, kind)
+    finally:
+        await response.aclose()
+    return reader.answer
 
 
-class SseDecoder:
-    """Reads server-sent events, however they are cut."""
-
+class _Reader:
     def __init__(self) -> None:
-        self._unread: list[bytes] = []
-        self._size = 0
-        self._data: list[bytes] = []
+        self.answer = AnswerBuilder()
+        self._is_done = False
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        """Takes the next bytes; returns the data of each event that is complete. Raises ValueError: it has no end."""
-        self._unread.append(piece)
-        self._size += len(piece)
-        if self._size > MAX_EVENT_BYTES:
-            raise ValueError("an event has no end")
-        if b"\n" not in piece and b"\r" not in piece:
-            return []
-        unread = b"".join(self._unread)
-        if unread.endswith(b"\r"):  # perhaps half of a line's end
-            self._unread = [unread]
-            return []
-        lines = unread.splitlines()  # of bytes: at these two characters alone
-        rest = b"" if unread.endswith(b"\n") else lines.pop()
-        self._unread = [rest]
-        complete: list[bytes] = []
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
-            elif not line and self._data:
-                complete.append(b"\n".join(self._data))
-                self._data.clear()
-        if complete:
-            self._size = len(rest)
-        return complete
+    async def read_stream(self, chunks: AsyncIterator[bytes]) -> None:
+        events = SseDecoder()
+        async for chunk in chunks:
+            await self._add_events(events.feed(chunk))
+            await self.answer.deliver()
+            if self._is_done:
+                await _drain(chunks)
+                break
+        else:
+            await self._add_events(events.finish())
+            await self.answer.deliver()
+        if not self._is_done and not self.answer.stop_reason:
+            raise StreamBrokenError("the provider's stream ended before the message was complete")
 
-
-def words_of(chunk: Chunk) -> tuple[str, str] | None:
-    """Returns the text and the reasoning of a chunk; None if it holds anything else that somebody looks at."""
-    choices = chunk.get("choices")
-    if not isinstance(choices, list) or len(choices) != 1 or chunk.get("usage"):
+    async def read_document(self, chunks: AsyncIterator[bytes], kind: str) -> None:
+        body = bytearray()
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_EVENT_BYTES:
+                raise StreamBrokenError(f"the provider's answer has more than {MAX_EVENT_BYTES:,} bytes")
+        if body.lstrip().startswith((b"data:", b":", b"event:")):  # a stream under a wrong name
+            return await self.read_stream(_once(bytes(body)))
+        if kind != "application/json":
+            raise StreamBrokenError(f"the provider answered with {kind}: {provider_words(bytes(body))}")
+        self._add_event(bytes(body))
+        await self.answer.deliver()
+        if not self.answer.stop_reason and self.answer.is_empty:
+            raise StreamBrokenError(f"the provider sent no message of its model: {provider_words(bytes(body))}")
         return None
-    choice: Chunk = choices[0]
-    delta = choice.get("delta")
-    if not isinstance(delta, dict) or choice.get("finish_reason") or choice.get("logprobs"):
-        return None
-    text = delta.get("content") or ""
-    if delta.get("tool_calls") or delta.get("function_call") or delta.get("id") or not isinstance(text, str):
-        return None
-    return (text, reasoning_of(delta)) if delta.get("role", "assistant") in _ROLES else None
+
+    async def _add_events(self, events: list[bytes]) -> None:
+        for count, data in enumerate(events, 1):
+            if data.startswith(b"[DONE]"):
+                self._is_done = True
+                return
+            if data.strip():
+                self._add_event(data)
+            if not count % _CALLS_PER_PAUSE:
+                await asyncio.sleep(0)
+
+    def _add_event(self, data: bytes) -> None:
+        try:
+            chunk = _parsed(data)
+            if chunk.get("error"):
+                raise reported_error(chunk)
+            self._add_chunk(chunk)
+        except UNREADABLE as error:
+            text = (
+                f"the provider sent what its protocol does not allow ({type(error).__name__}): {provider_words(data)}"
+            )
+            raise StreamBrokenError(text) from error
+
+    def _add_chunk(self, chunk: Chunk) -> None:
+        self._add_usage(chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage"))
+        for choice in (chunk.get("choices") or [])[:1]:
+            if choice.get("error"):
+                raise reported_error(choice)
+            self._add_delta(choice.get("delta") or choice.get("message") or {})
+            self.answer.stop_reason = choice.get("finish_reason") or self.answer.stop_reason
+            self._add_usage(choice.get("usage"))
+
+    def _add_delta(self, delta: Chunk) -> None:
+        content = delta.get("content")
+        text = text_in(content, _TEXT_PARTS) + text_in(delta.get("refusal"), {})
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+        self.answer.add_text(text, text_in(reasoning, _REASONING_PARTS) + text_in_parts(content))
+        self.answer.is_refusal |= bool(delta.get("refusal"))
+        for part in delta.get("tool_calls") or ():
+            function = part.get("function") or {}
+            self.answer.add_call(
+                part.get("index"),
+                call_id=part.get("id"),
+                name=function.get("name"),
+                arguments=function.get("arguments"),
+            )
+        if legacy := delta.get("function_call"):
+            self.answer.add_call("function_call", name=legacy.get("name"), arguments=legacy.get("arguments"))
+        for name in _KEPT_FIELDS:
+            if isinstance(details := delta.get(name), list):
+                self.answer.message_fields.setdefault(name, []).extend(details)
+
+    def _add_usage(self, usage: Chunk | None) -> None:
+        if usage:
+            details = usage.get("prompt_tokens_details") or {}
+            self.answer.add_usage(
+                input_tokens=usage.get("prompt_tokens"),
+                output_tokens=usage.get("completion_tokens"),
+                cached_tokens=details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"),
+            )
 
 
-def reasoning_of(delta: Chunk) -> str:
-    """Returns what many compatible servers (vLLM, DeepSeek, OpenRouter, …) send as reasoning beside the text."""
-    reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-    return reasoning if isinstance(reasoning, str) else ""
+def text_in_parts(content: object) -> str:
+    """Returns the reasoning in a content of typed parts; a string has none."""
+    return text_in(content, _REASONING_PARTS) if isinstance(content, list) else ""
 
 
-async def _drain(pieces: AsyncIterator[bytes]) -> None:
-    """Reads what may follow the end, so that the connection can be used again."""
+def _parsed(data: bytes) -> dict[str, Any]:
+    """Parses a chunk. Raises ValueError: it is no object."""
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        chunk = _parsed_leniently(data)
+    if isinstance(chunk, list) and len(chunk) == 1:  # as Gemini wraps its errors
+        chunk = chunk[0]
+    if not isinstance(chunk, dict):
+        raise ValueError("a chunk is not an object")  # noqa: TRY004  # the value that was sent has the wrong type
+    return chunk
+
+
+def _parsed_leniently(data: bytes) -> Any:
+    """Parses what orjson refuses: NaN, halves of surrogate pairs, bytes that are not UTF-8."""
+    return json.loads(codecs.decode(data, "utf-8", "replace"))
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
+    """Reads what may follow the end, so that the connection can be reused."""
     with suppress(TimeoutError, httpx2.RequestError):
         async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
-            async for _ in pieces:
+            async for _ in chunks:
                 pass

@@ -7,21 +7,22 @@ script, and an interrupted one continues where it stopped.
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import httpx2
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolCallChunk, ToolMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from pydantic import PrivateAttr
 
 from runner_service.models import DEMO_SCRIPT, ModelChoice
+from runner_service.models.answer import AnswerBuilder, result_of
 from runner_service.models.connections import Connections
 from runner_service.models.script import Script, Turn, load_script
 
@@ -68,32 +69,30 @@ class ScriptedChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        """Plays a turn without delays."""
-        del stop, run_manager  # not supported
-        chunks = list(self._play(self._turn(messages, **kwargs), messages))
-        whole = chunks[0]
-        for chunk in chunks[1:]:
-            whole += chunk
-        return ChatResult(generations=[ChatGeneration(message=whole.message)])
+        """Not supported: turns are streamed."""
+        raise NotImplementedError
 
-    async def _astream(
+    async def _agenerate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        """Streams a turn."""
+    ) -> ChatResult:
+        """Streams a turn to the current listener."""
         del stop, run_manager  # not supported
         turn = self._turn(messages, **kwargs)
         fails = turn.error is not None and self._should_fail(turn, messages)
-        for count, chunk in enumerate(self._play(turn, messages)):
+        answer = AnswerBuilder()
+        for count, add_part in enumerate(self._parts(turn, messages, answer)):
             if fails and turn.error and count >= turn.error.after_pieces:
                 raise turn.error.exception(ScriptedError)
             # Yields to the event loop even without a delay, as a network client does.
             await asyncio.sleep(turn.delay)
-            yield chunk
+            add_part()
+            await answer.deliver()
         await asyncio.sleep(turn.silence)
+        return result_of(await answer.message("scripted"))
 
     def _turn(self, messages: list[BaseMessage], *, has_tools: bool = False, **_: Any) -> Turn:
         if not has_tools:
@@ -110,23 +109,23 @@ class ScriptedChatModel(BaseChatModel):
             self._attempts.popitem(last=False)
         return turn.error is not None and attempts <= turn.error.times
 
-    def _play(self, turn: Turn, messages: list[BaseMessage]) -> Iterator[ChatGenerationChunk]:
+    def _parts(self, turn: Turn, messages: list[BaseMessage], answer: AnswerBuilder) -> Iterator[Callable[[], None]]:
+        """Yields the steps that add a turn to an answer, one for each chunk of a provider."""
         values = _values(messages)
         reasoning, text = _fill(turn.reasoning, values), _fill(turn.text, values)
         for piece in _PIECES.findall(reasoning):
-            yield _chunk("", additional_kwargs={"reasoning_content": piece})
+            yield partial(answer.add_text, "", piece)
         for piece in _PIECES.findall(text):
-            yield _chunk(piece)
+            yield partial(answer.add_text, piece)
         answers = _answer_count(messages)
         for index, call in enumerate(turn.tool_calls):
             arguments = call.text_of(_fill(call.args, values))
-            name = call.id or f"call-{answers + 1}-{index + 1}"
-            part = ToolCallChunk(name=call.name, args=arguments, id=name, index=index, type="tool_call_chunk")
-            yield _chunk("", tool_call_chunks=[part])
+            call_id = call.id or f"call-{answers + 1}-{index + 1}"
+            yield partial(answer.begin_call, call_id=call_id, name=call.name, arguments=arguments)
         said = reasoning + text + "".join(call.text_of(call.args) for call in turn.tool_calls)
         usage = _usage(turn, heard=sum(len(message.text) for message in messages), said=len(said))
-        stop_reason = turn.stop_reason or ("tool_calls" if turn.tool_calls else "stop")
-        yield _chunk("", usage_metadata=usage, response_metadata={"finish_reason": stop_reason})
+        answer.stop_reason = turn.stop_reason or ("tool_calls" if turn.tool_calls else "stop")
+        yield partial(answer.add_usage, **usage)
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:  # noqa: ARG001  # as the other providers
@@ -136,11 +135,6 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel: 
         ModelRejectedEnd: the script is invalid; the text says where.
     """
     return ScriptedChatModel(script=load_script(choice.script or DEMO_SCRIPT))
-
-
-def _chunk(text: str, **fields: Any) -> ChatGenerationChunk:
-    info = fields.get("response_metadata")
-    return ChatGenerationChunk(message=AIMessageChunk(content=text, **fields), generation_info=info)
 
 
 def _answer_count(messages: Sequence[BaseMessage]) -> int:
@@ -174,14 +168,11 @@ def _fill(value: Any, values: dict[str, str]) -> Any:
             return value
 
 
-def _usage(turn: Turn, *, heard: int, said: int) -> UsageMetadata:
-    given = turn.usage
-    sent = given.input_tokens if given else heard // _CHARACTERS_PER_TOKEN + 1
-    written = given.output_tokens if given else said // _CHARACTERS_PER_TOKEN + 1
-    details = {"cache_read": given.cached_tokens if given else 0}
-    return UsageMetadata(
-        input_tokens=sent,
-        output_tokens=written,
-        total_tokens=sent + written,
-        input_token_details=details,  # type: ignore[typeddict-item]  # a TypedDict, written as a plain one
-    )
+def _usage(turn: Turn, *, heard: int, said: int) -> dict[str, int]:
+    if turn.usage:
+        return turn.usage.model_dump()
+    return {
+        "input_tokens": heard // _CHARACTERS_PER_TOKEN + 1,
+        "output_tokens": said // _CHARACTERS_PER_TOKEN + 1,
+        "cached_tokens": 0,
+    }
