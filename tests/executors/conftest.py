@@ -1,12 +1,15 @@
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import uvloop
 from tests.executors.daytona.executors import emulated, real
 
+from runner_service.executors.confinement import Confinement
 from runner_service.executors.local.executor import local_executor
 from runner_service.executors.protocol import Executor, Sandbox, SandboxSpec
 
@@ -17,9 +20,40 @@ async def opened_locally(directory: Path) -> AsyncIterator[Executor]:
         yield executor
 
 
+@dataclass
+class ConfinedExecutor:
+    """The local executor, with every execution in a cell."""
+
+    executor: Executor
+    level: Confinement
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.executor, name)
+
+    def open(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:
+        return self.executor.open(
+            SandboxSpec(
+                spec.execution_id,
+                spec.session_id,
+                spec.environment,
+                confinement=self.level,
+                notify=spec.notify,
+                is_interrupted=spec.is_interrupted,
+            )
+        )
+
+
+@asynccontextmanager
+async def opened_in_a_cell(directory: Path) -> AsyncIterator[Executor]:
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    async with opened_locally(directory) as executor:
+        yield ConfinedExecutor(executor, Confinement(files="workspace"))  # type: ignore[misc]  # delegates the rest
+
+
 Open = Callable[[Path], AbstractAsyncContextManager[Executor]]
 
-EXECUTORS: Mapping[str, Open] = {"local": opened_locally, "daytona": emulated}
+EXECUTORS: Mapping[str, Open] = {"local": opened_locally, "cell": opened_in_a_cell, "daytona": emulated}
 """Every executor that has to pass the conformance suite: how to open one, given a directory of the test's own."""
 
 ON_BOTH_LOOPS = {"test_commands", "test_input", "test_output"}

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
+from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.limit_messages import ExceededLimit
 
 T = TypeVar("T")
@@ -27,6 +28,12 @@ class SandboxError(Exception):
 
     code = "SANDBOX_UNAVAILABLE"
     retryable = True
+
+
+class ConfinementError(SandboxError):
+    """The confinement that was asked for cannot be had here. Nothing runs without it."""
+
+    retryable = False
 
 
 class FileError(Exception):
@@ -67,6 +74,7 @@ class SandboxSpec:
     execution_id: str
     session_id: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    confinement: Confinement = Confinement()  # noqa: RUF009  # frozen
     notify: Callable[[str, str], None] = field(default=lambda code, text: None, repr=False)  # noqa: ARG005  # ignores them
     is_interrupted: Callable[[], bool] = field(default=lambda: False, repr=False)
 
@@ -252,6 +260,13 @@ class Executor(Protocol):
     @property
     def process_control(self) -> str:
         """How the processes of a command are found and ended, as in the `started` event."""
+
+    async def confinement_for(self, asked: Confinement) -> ConfinementInForce:
+        """Returns what would be in force for an execution.
+
+        Raises:
+            ConfinementError: it cannot be had here; the text says why and what to do.
+        """
 
     def open(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:
         """Opens the sandbox of an execution. When the context ends, none of its processes is left.

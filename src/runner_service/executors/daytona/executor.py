@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from runner_service.executors.completion import run_to_completion
+from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.daytona.attendant_client import AttendantClient
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.commands import CommandRunner
@@ -19,7 +20,7 @@ from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
 from runner_service.executors.daytona.sandbox import DaytonaSandbox
 from runner_service.executors.daytona.sdk import daytona_client
 from runner_service.executors.daytona.session import CommandLimits, ExecutionSession, session_directory_name
-from runner_service.executors.protocol import SandboxError, SandboxSpec
+from runner_service.executors.protocol import ConfinementError, SandboxError, SandboxSpec
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,16 @@ class DaytonaExecutor:
         self._held: set[str] = set()
         self.process_control = ""
 
+    async def confinement_for(self, asked: Confinement) -> ConfinementInForce:
+        """Refuses any level: a cloud sandbox is a machine of its own.
+
+        Raises:
+            ConfinementError: a level is asked for.
+        """
+        if asked:
+            raise ConfinementError("confinement is for local mode: a cloud sandbox is a machine of its own")
+        return ConfinementInForce()
+
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[DaytonaSandbox]:
         """Opens the session's sandbox, or one for this execution only, which is deleted when the block ends.
@@ -57,6 +68,7 @@ class DaytonaExecutor:
         Raises:
             SandboxError: no sandbox can be obtained; the class says why.
         """
+        await self.confinement_for(spec.confinement)
         self._load_sdk.set()
         manager = await asyncio.shield(self._manager)
         async with self._remote_sandbox(manager, spec) as remote, AsyncExitStack() as parts:

@@ -6,13 +6,19 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from typing import Protocol
 
 from runner_service.executors.completion import run_to_completion
 from runner_service.executors.limit_messages import ExceededLimit
 from runner_service.executors.local.output_pipe import OutputPipe
 from runner_service.executors.local.pipes import Pipes
-from runner_service.executors.local.supervisor_client import CANNOT_START, Child, Exit, StartError
-from runner_service.executors.local.supervisor_process import SupervisorProcess
+from runner_service.executors.local.supervisor_client import (
+    CANNOT_START,
+    Child,
+    Exit,
+    StartError,
+    SupervisorClient,
+)
 from runner_service.executors.protocol import (
     TIMED_OUT_EXIT_CODE,
     Command,
@@ -28,6 +34,20 @@ _LATE_OUTPUT_TIMEOUT_SECONDS = 1.0
 _numbers = count(1)
 
 
+class SupervisorSource(Protocol):
+    """Gives the supervisor that starts the commands of a sandbox."""
+
+    @property
+    def client(self) -> SupervisorClient:
+        """The current supervisor, after `started` has returned once."""
+
+    async def started(self) -> SupervisorClient:
+        """Waits until commands can be started. Raises SandboxError."""
+
+    async def terminate(self, children: Sequence[Child]) -> Sequence[KilledProcess]:
+        """Ends children and all their descendants, and returns what had to be killed."""
+
+
 class Commands:
     """Runs commands with a shell in `root`. `close` ends those that run and all leftover processes.
 
@@ -36,7 +56,7 @@ class Commands:
 
     def __init__(
         self,
-        supervisor: SupervisorProcess,
+        supervisor: SupervisorSource,
         *,
         shell: str,
         root: str,
@@ -75,6 +95,7 @@ class Commands:
         """Runs a program at an absolute path, in the same way. Raises SandboxError."""
         if self._is_closed:
             raise SandboxError("the sandbox is closed")
+        await self._supervisor.started()
         started = self._loop.time()
         try:
             result = await self._run_with(Pipes(sink, stdin), argv, cwd, timeout)
@@ -156,9 +177,11 @@ class Commands:
         self._notify("LIMIT_EXCEEDED", f"What a command had left running was ended: it used {exceeded.text}.")
 
 
-async def _terminate(supervisor: SupervisorProcess, children: set[Child]) -> Sequence[KilledProcess]:
+async def _terminate(supervisor: SupervisorSource, children: set[Child]) -> Sequence[KilledProcess]:
     """Ends these children; a cancellation meanwhile is deferred until they are gone."""
-    return await run_to_completion(supervisor.client.request_termination(list(children)))
+    if not children:
+        return []
+    return await run_to_completion(supervisor.terminate(list(children)))
 
 
 async def _drain(pipes: Sequence[OutputPipe]) -> None:

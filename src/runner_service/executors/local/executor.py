@@ -1,16 +1,17 @@
 """The local executor: runs commands as child processes in a directory of this machine."""
 
 import asyncio
-import hashlib
 import os
-import re
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from runner_service.executors.local.commands import Commands
+from runner_service.executors.confinement import Confinement, ConfinementInForce
+from runner_service.executors.local.commands import Commands, SupervisorSource
+from runner_service.executors.local.confinement.cells import CacheBounds, Cells, plain_name
+from runner_service.executors.local.confinement.confiner import Confiner, Place
 from runner_service.executors.local.environment import command_environment
 from runner_service.executors.local.files import Files
 from runner_service.executors.local.ripgrep import Ripgrep
@@ -23,7 +24,7 @@ Scope = Literal["shared", "session"]
 
 _FILE_THREADS = 16
 _NO_QUOTA = Quota()
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DEFAULT_CACHE_BOUNDS = CacheBounds()
 
 
 class Programs(NamedTuple):
@@ -76,8 +77,10 @@ class LocalExecutor:
         root: Path,
         scope: Scope,
         programs: Programs,
+        cells: Cells,
     ) -> None:
         self._supervisor = supervisor
+        self._cells = cells
         self._threads = threads
         self._root = root
         self._scope = scope
@@ -88,6 +91,14 @@ class LocalExecutor:
         """What is in force on this machine, such as `subreaper+tag+guardian` or `process-group+guardian`."""
         return self._supervisor.control
 
+    async def confinement_for(self, asked: Confinement) -> ConfinementInForce:
+        """Returns what would be in force for an execution; the first call for any level tries what there is.
+
+        Raises:
+            ConfinementError: it cannot be had here; the text says why and what to do.
+        """
+        return await self._cells.confiner.in_force(asked)
+
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[LocalSandbox]:
         """Opens the sandbox of an execution, and ends its processes on exit.
@@ -95,24 +106,33 @@ class LocalExecutor:
         Raises:
             SandboxError: the directory cannot be made.
         """
+        await self.confinement_for(spec.confinement)
         root = str(await asyncio.to_thread(_create_directory, self._directory(spec)))
         environment = command_environment(spec.environment, root=root)
-        commands = Commands(
-            self._supervisor, shell=self._programs.shell, root=root, environment=environment, notify=spec.notify
-        )
-        ripgrep = Ripgrep(self._programs.ripgrep, commands) if self._programs.ripgrep else None
-        try:
-            yield LocalSandbox(root, commands, self._threads, ripgrep)
-        finally:
-            await commands.close()
+        async with self._supervisor_for(spec, root, environment) as supervisor:
+            commands = Commands(
+                supervisor, shell=self._programs.shell, root=root, environment=environment, notify=spec.notify
+            )
+            ripgrep = Ripgrep(self._programs.ripgrep, commands) if self._programs.ripgrep else None
+            try:
+                yield LocalSandbox(root, commands, self._threads, ripgrep)
+            finally:
+                await commands.close()
+
+    def _supervisor_for(
+        self, spec: SandboxSpec, root: str, environment: dict[str, str]
+    ) -> AbstractAsyncContextManager[SupervisorSource]:
+        if not spec.confinement:
+            return nullcontext(self._supervisor)
+        return self._cells.open(spec, root=root, scope_root=str(self._root), environment=environment)
 
     def _directory(self, spec: SandboxSpec) -> Path:
         if self._scope == "shared":
             return self._root
         if spec.session_id:
-            return self._root / _directory_name(spec.session_id)
+            return self._root / plain_name(spec.session_id)
         # No session can be named like this, so none shares its directory with an execution that belongs to no session.
-        return self._root / f"+{_directory_name(spec.execution_id)}"
+        return self._root / f"+{plain_name(spec.execution_id)}"
 
 
 @asynccontextmanager
@@ -123,6 +143,8 @@ async def local_executor(
     scope: Scope = "shared",
     terminate_grace: float = 2.0,
     quota: Quota = _NO_QUOTA,
+    secrets: Sequence[Path] = (),
+    cache_bounds: CacheBounds = _DEFAULT_CACHE_BOUNDS,
 ) -> AsyncIterator[LocalExecutor]:
     """Opens the executor of this machine, and ends every process that it started in the end.
 
@@ -132,16 +154,26 @@ async def local_executor(
         scope: whether all executions share `root`, or each session has a directory below it.
         terminate_grace: seconds between SIGTERM and SIGKILL.
         quota: what the commands of each sandbox may use.
+        secrets: files of the service that no confined execution may see, beside `state_dir`.
+        cache_bounds: how much the private directories of confined sessions may take, and for how long.
 
     Raises:
         SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
     """
     programs = await asyncio.to_thread(_find_programs)
     real_root = await asyncio.to_thread(_resolve_root, root)
+    place = Place(state_dir, os.environ.get("HOME") or str(real_root), tuple(map(str, secrets)))
     async with supervisor_process(state_dir, terminate_grace, quota) as supervisor:
         threads = FileThreads(_FILE_THREADS)
         try:
-            yield LocalExecutor(supervisor, threads, root=real_root, scope=scope, programs=programs)
+            yield LocalExecutor(
+                supervisor,
+                threads,
+                root=real_root,
+                scope=scope,
+                programs=programs,
+                cells=Cells(Confiner(place, grace=terminate_grace, quota=quota), state_dir, cache_bounds),
+            )
         finally:
             threads.shutdown()
 
@@ -173,10 +205,3 @@ def _create_directory(directory: Path) -> Path:
         return directory.resolve(strict=True)
     except OSError as error:
         raise SandboxError(f"{directory} cannot be used as a sandbox: {error.strerror}") from error
-
-
-def _directory_name(session: str) -> str:
-    """Returns a name for the directory of a session: its own if that is a plain file name, else a hash of it."""
-    if _PLAIN_NAME.fullmatch(session):
-        return session
-    return "session-" + hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -86,6 +86,7 @@ class SupervisorClient:
         self._loop = asyncio.get_running_loop()
         self._channel = channel
         self._decoder = wire.Decoder()
+        self._descriptors: list[int] = []
         self._exits: dict[int, asyncio.Future[Exit]] = {}
         self._children: WeakValueDictionary[int, Child] = WeakValueDictionary()
         self._terminations: dict[int, tuple[asyncio.Future[list[KilledProcess]], list[int]]] = {}
@@ -136,6 +137,10 @@ class SupervisorClient:
         self._send({"do": "end", "id": number, "commands": commands})
         return ended
 
+    def take_listener(self) -> socket.socket:
+        """Returns the listener that came with `ready`, for the caller to close."""
+        return socket.socket(fileno=self._descriptors.pop())
+
     def request_close(self) -> None:
         """Requests the end of all commands, then of the supervisor itself; `lost` is set when it is gone."""
         if not self.lost.is_set():
@@ -149,6 +154,8 @@ class SupervisorClient:
         self._loop.remove_reader(self._channel)
         self._loop.remove_writer(self._channel)
         self._channel.close()
+        _close_all(self._descriptors)
+        self._descriptors.clear()
         self._drop_unsent()
         self._fail_waiting()
 
@@ -180,11 +187,12 @@ class SupervisorClient:
 
     def _receive(self) -> None:
         try:
-            data = self._channel.recv(_READ_BYTES)
+            data, descriptors, _, _ = socket.recv_fds(self._channel, _READ_BYTES, 1)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, descriptors = b"", []
+        self._descriptors += descriptors
         for message in self._decoder.feed(data):
             self._handle(message)
         if not data:

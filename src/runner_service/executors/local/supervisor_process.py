@@ -8,22 +8,25 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from runner_service.executors.local.orphans import OrphanRecord
-from runner_service.executors.local.supervisor_client import SupervisorClient
-from runner_service.executors.protocol import SandboxError
+from runner_service.executors.local.supervisor_client import Child, SupervisorClient
+from runner_service.executors.protocol import KilledProcess, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
 
 logger = logging.getLogger(__name__)
 
 _READY_TIMEOUT_SECONDS = 20.0
 _RESTART_BACKOFF_SECONDS = 0.2
-_PACKAGES = Path(__file__).parents[3]
-_PROGRAM = """
+PACKAGES = Path(__file__).parents[3]
+"""Where a supervisor is imported from."""
+
+_SOURCE = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from runner_service.executors.supervisor.main import main
-main(sys.argv[1:])
+from runner_service.executors.supervisor.{entry} as run
+run(sys.argv[1:])
 """
 
 
@@ -37,6 +40,14 @@ class SupervisorProcess:
         self._process: subprocess.Popen[bytes]
         self.client: SupervisorClient
         self.control = ""
+
+    async def started(self) -> SupervisorClient:
+        """Returns the current client at once; while the supervisor is being restarted it refuses commands."""
+        return self.client
+
+    async def terminate(self, children: Sequence[Child]) -> Sequence[KilledProcess]:
+        """Ends children and all their descendants, and returns what had to be killed."""
+        return await self.client.request_termination(children)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -78,7 +89,8 @@ class SupervisorProcess:
     async def _launch(self) -> None:
         """Starts a supervisor, which first ends orphans of an earlier one, and records its zone before use."""
         zone = await asyncio.to_thread(self._orphan_record.recorded_zone)
-        channel, process = _start_program(self._grace, self._quota, zone)
+        arguments = [str(self._grace), *map(str, (*self._quota, *zone))]
+        channel, process = start_supervisor(Program(sys.executable), arguments)
         client = SupervisorClient(channel)
         try:
             ready = await asyncio.wait_for(client.ready, _READY_TIMEOUT_SECONDS)
@@ -92,18 +104,35 @@ class SupervisorProcess:
         self.client, self._process, self.control = client, process, ready["control"]
 
 
-def _start_program(grace: float, quota: Quota, zone: Sequence[int]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Starts the program, which takes the loop 1 ms once; returns our end of the channel to it."""
+class Program(NamedTuple):
+    """How a supervisor is started: the interpreter, its entry, and what goes before both, with its descriptors."""
+
+    python: str
+    entry: str = "main import main"
+    first_arguments: Sequence[str] = ()
+    wrapper: Sequence[str] = ()
+    descriptors: Sequence[int] = ()
+    stderr: int | None = None
+
+
+def start_supervisor(program: Program, arguments: Sequence[str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Starts a supervisor, which takes the loop 1 ms; returns our end of the channel to it.
+
+    Raises:
+        SandboxError: it cannot be started.
+    """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    arguments = [str(theirs.fileno()), str(grace), *map(str, (*quota, *zone))]
+    source = _SOURCE.format(entry=program.entry)
+    interpreter = [program.python, "-I", "-S", "-X", "utf8", "-c", source, str(PACKAGES)]
     try:
         process = subprocess.Popen(  # noqa: S603  # our own program
-            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, str(_PACKAGES), *arguments],
+            [*program.wrapper, *interpreter, *program.first_arguments, str(theirs.fileno()), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=program.stderr,
             start_new_session=True,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), *program.descriptors],
         )
     except OSError as error:
         ours.close()

@@ -7,8 +7,10 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from math import inf
 from time import monotonic
+from typing import NamedTuple
 
 from runner_service.executors.supervisor import spawn, wire
 from runner_service.executors.supervisor.dumpable import make_undumpable
@@ -23,11 +25,19 @@ _DESCRIPTORS_PER_READ = 64
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
+class Greeting(NamedTuple):
+    """More to say when ready, with descriptors for the service."""
+
+    about: wire.Message
+    descriptors: Sequence[int]
+
+
 class Supervisor:
     """Serves one service until it sends `close` or disconnects, then ends all processes."""
 
-    def __init__(self, service: socket.socket, grace: float, quota: Quota) -> None:
+    def __init__(self, service: socket.socket, grace: float, quota: Quota, greeting: "Greeting") -> None:
         self._service = service
+        self._greeting = greeting
         self._grace = grace
         self._score = OomScore()
         make_undumpable()
@@ -66,7 +76,11 @@ class Supervisor:
     def _send_ready(self) -> None:
         zone = self._ownership.zone
         control = f"{self._ownership.control}+watchdog" if self._watchdog.is_in_force else self._ownership.control
-        self._send({"did": "ready", "control": control, "zone": list(zone.span) if zone else None})
+        about, descriptors = self._greeting
+        ready = {"did": "ready", "control": control, "zone": list(zone.span) if zone else None, **about}
+        # The next read notices that the service is gone.
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._service, [wire.encode(ready)], descriptors)
 
     def _send(self, message: wire.Message) -> None:
         # The next read notices that the service is gone.
@@ -187,12 +201,14 @@ def _exits() -> tuple[list[tuple[int, int, resource.struct_rusage]], bool]:
     return exits, True
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], about: wire.Message | None = None, descriptors: Sequence[int] = ()) -> None:
     """Runs the supervisor.
 
     Args:
         arguments: socket descriptor, grace in seconds, the quota's three values, and, as two numbers or none, the zone
             whose processes are killed first.
+        about: more to say when ready.
+        descriptors: for the service, sent with it.
     """
     descriptor, grace, memory, processes, cpu_time, *span = arguments
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
@@ -201,4 +217,5 @@ def main(arguments: list[str]) -> None:
         kill_tagged(Zone(Span(int(span[0]), int(span[1]))))
     with socket.socket(fileno=int(descriptor)) as service:
         os.set_inheritable(service.fileno(), False)
-        Supervisor(service, float(grace), Quota(int(memory), int(processes), float(cpu_time))).serve()
+        quota = Quota(int(memory), int(processes), float(cpu_time))
+        Supervisor(service, float(grace), quota, Greeting(about or {}, descriptors)).serve()

@@ -10,7 +10,8 @@ To the supervisor:
     {"do": "close"}                                       ends everything, then the supervisor
 
 To the service:
-    {"did": "ready", "control", "zone"}                   once, first
+    {"did": "ready", "control", "zone"}                   once, first; from a cell also "gaps" and, with a descriptor
+                                                          of the listener for the egress proxy, "proxy_port"
     {"did": "exit", "id", "status", "spawn_time", "cpu_time", "peak_memory", "left_behind"}
     {"did": "fail", "id", "code", "text", "root_is_gone"} the command could not be started; `code` is 126 or 127
     {"did": "exceed", "id", "limit", "allowed", "end"}    the command uses too much and is being ended; an `end` with

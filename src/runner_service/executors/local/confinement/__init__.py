@@ -1,0 +1,1 @@
+"""Confinement of local commands: a cell of namespaces for each execution, made by bubblewrap."""

@@ -1,0 +1,174 @@
+"""A cell: one execution's supervisor in namespaces of its own, started by bubblewrap, with all commands inside."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner_service.executors.completion import run_to_completion
+from runner_service.executors.confinement import NetworkLevel
+from runner_service.executors.local.supervisor_client import Child, SupervisorClient
+from runner_service.executors.local.supervisor_process import Program, start_supervisor
+from runner_service.executors.protocol import ConfinementError, KilledProcess, SandboxError
+from runner_service.executors.supervisor.watchdog import Quota
+
+if TYPE_CHECKING:
+    import subprocess
+
+logger = logging.getLogger(__name__)
+
+INTERPRETER = os.path.realpath(sys.executable)
+"""The interpreter without its environment: what a cell shows in any case."""
+
+_READY_TIMEOUT_SECONDS = 20.0
+_CLOSE_TIMEOUT_SECONDS = 3.0
+_TERMINATION_TIMEOUT_SECONDS = 8.0
+_MAX_REASON_BYTES = 500
+_NAMESPACES = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+_GUARDS = ("--die-with-parent", "--new-session", "--cap-drop", "ALL", "--chdir", "/")
+
+
+@dataclass(frozen=True, slots=True)
+class CellSpec:
+    """What a cell is made of: bubblewrap's path, its mounts (called in a thread, for each start), network, limits."""
+
+    bwrap: str
+    mounts: Callable[[], Sequence[str]]
+    network: NetworkLevel
+    grace: float
+    quota: Quota
+
+
+class Cell:
+    """The supervisor of one confined execution. Opens at the first need, again if it is lost, until `close`.
+
+    `on_open` is called with the client and the message by which the supervisor said that it is ready.
+    """
+
+    def __init__(self, spec: CellSpec, on_open: Callable[[SupervisorClient, dict[str, object]], None]) -> None:
+        self._spec = spec
+        self._on_open = on_open
+        self._opening: asyncio.Task[SupervisorClient] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._current: SupervisorClient | None = None
+        self._is_closed = False
+
+    @property
+    def client(self) -> SupervisorClient:
+        """The current supervisor.
+
+        Raises:
+            SandboxError: there is none.
+        """
+        if self._current is None:
+            raise SandboxError("the execution's cell is not open")
+        return self._current
+
+    def open_soon(self) -> None:
+        """Begins to open the cell, in the background; `started` tells how it went."""
+        self._opening = asyncio.create_task(self._open(), name="cell-opening")
+
+    async def started(self) -> SupervisorClient:
+        """Waits until the cell is open, and opens it again when it was lost, with nothing of what ran in it.
+
+        Raises:
+            ConfinementError: it cannot be opened. Nothing runs without it.
+        """
+        if self._opening is None or (self._opening.done() and not self._is_open()):
+            self.open_soon()
+        assert self._opening  # noqa: S101  # set just now
+        return await asyncio.shield(self._opening)
+
+    async def terminate(self, children: Sequence[Child]) -> Sequence[KilledProcess]:
+        """Ends children and all their descendants; the whole cell, if its supervisor does not answer."""
+        request = self.client.request_termination(children)
+        done, _ = await asyncio.wait([request], timeout=self._spec.grace + _TERMINATION_TIMEOUT_SECONDS)
+        if not done:
+            logger.error("cell_supervisor_stuck")
+            await self._end_process()
+        return request.result()
+
+    async def close(self) -> None:
+        """Ends everything in the cell: politely, then with the namespace."""
+        self._is_closed = True
+        await run_to_completion(self._close())
+
+    def _is_open(self) -> bool:
+        return self._current is not None and not self._current.lost.is_set()
+
+    async def _close(self) -> None:
+        if self._opening:
+            await asyncio.wait([self._opening])
+            if not self._opening.cancelled():
+                self._opening.exception()  # marks it as retrieved
+        if self._current and not self._current.lost.is_set():
+            self._current.request_close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._current.lost.wait(), self._spec.grace + _CLOSE_TIMEOUT_SECONDS)
+        await self._end_process()
+
+    async def _end_process(self) -> None:
+        if self._current:
+            self._current.disconnect()
+        if self._process:
+            if self._process.poll() is None:
+                self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+            self._process = None
+
+    async def _open(self) -> SupervisorClient:
+        if self._is_closed:
+            raise SandboxError("the sandbox is closed")
+        if self._current:
+            logger.error("cell_lost")
+            await self._end_process()
+        mounts = await asyncio.to_thread(self._spec.mounts)
+        with _memory_file("arguments", self._arguments(mounts)) as arguments, _memory_file("errors") as errors:
+            client, ready = await self._start(arguments, errors)
+        self._current = client
+        self._on_open(client, ready)
+        return client
+
+    async def _start(self, arguments: int, errors: int) -> tuple[SupervisorClient, dict[str, object]]:
+        program = Program(
+            python=INTERPRETER,
+            entry="cell import main_in_cell",
+            first_arguments=["listen" if self._spec.network == "proxy" else "-"],
+            wrapper=[self._spec.bwrap, "--args", str(arguments), "--"],
+            descriptors=[arguments],
+            stderr=errors,
+        )
+        channel, process = start_supervisor(program, [str(self._spec.grace), *map(str, self._spec.quota)])
+        client = SupervisorClient(channel)
+        try:
+            ready = await asyncio.wait_for(client.ready, _READY_TIMEOUT_SECONDS)
+        except BaseException as error:
+            client.disconnect()
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            if isinstance(error, (TimeoutError, SandboxError)):
+                said = os.pread(errors, _MAX_REASON_BYTES, 0).decode("utf-8", "replace").strip()
+                raise ConfinementError(f"the cell of the execution does not open: {said or 'no answer'}") from error
+            raise
+        self._process = process
+        return client, ready
+
+    def _arguments(self, mounts: Sequence[str]) -> bytes:
+        network = () if self._spec.network == "all" else ("--unshare-net",)
+        return b"".join(os.fsencode(each) + b"\0" for each in (*_NAMESPACES, *network, *_GUARDS, *mounts))
+
+
+@contextmanager
+def _memory_file(name: str, content: bytes = b"") -> Iterator[int]:
+    """Opens a file that has no name, with its offset at the beginning."""
+    descriptor = os.memfd_create(name)
+    try:
+        os.write(descriptor, content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""The cells of an executor: one for each confined execution, with private directories for its session."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from runner_service.executors.local.confinement.cell import Cell
+from runner_service.executors.local.confinement.confiner import Confiner
+from runner_service.executors.local.confinement.mounts import environment_for, visible_cache
+from runner_service.executors.local.confinement.private import PrivateStore
+from runner_service.executors.protocol import SandboxSpec
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+class CacheBounds(NamedTuple):
+    """How long private directories are kept without use, and how much all of them may take between executions."""
+
+    max_age_seconds: float = 7 * 24 * 3600.0
+    max_bytes: int = 4 << 30
+
+
+class Cells:
+    """Opens cells, and keeps the private directories of their sessions below `state_dir`."""
+
+    def __init__(self, confiner: Confiner, state_dir: Path, bounds: CacheBounds) -> None:
+        self.confiner = confiner
+        self._private = PrivateStore(state_dir, max_age_seconds=bounds.max_age_seconds, max_bytes=bounds.max_bytes)
+
+    @asynccontextmanager
+    async def open(
+        self, spec: SandboxSpec, *, root: str, scope_root: str, environment: dict[str, str]
+    ) -> AsyncIterator[Cell]:
+        """Begins to open a cell for the block, in the background. `environment` gets the variables that it needs."""
+        name = plain_name(spec.session_id) if spec.session_id else f"+{plain_name(spec.execution_id)}"
+        private = await asyncio.to_thread(self._private.acquire, name)
+        cache = await asyncio.to_thread(visible_cache, spec.confinement, environment["HOME"])
+        environment.update({**environment_for(cache), **spec.environment})
+        cell = self.confiner.cell(
+            spec.confinement,
+            root=root,
+            scope_root=scope_root,
+            private=private,
+            home_cache=cache,
+            on_open=lambda _client, _ready: None,
+        )
+        cell.open_soon()
+        try:
+            yield cell
+        finally:
+            try:
+                await cell.close()
+            finally:
+                await asyncio.to_thread(self._private.release, name, keep=bool(spec.session_id))
+
+
+def plain_name(identifier: str) -> str:
+    """Returns a file name for a session or an execution: its own id if that is a plain file name, else a hash of it."""
+    if _PLAIN_NAME.fullmatch(identifier):
+        return identifier
+    return "session-" + hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,199 @@
+"""Finds out how this machine can confine, proves it once, and opens cells."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runner_service.executors.confinement import Confinement, ConfinementInForce
+from runner_service.executors.local.commands import Commands
+from runner_service.executors.local.confinement import probe
+from runner_service.executors.local.confinement.cell import INTERPRETER, Cell, CellSpec
+from runner_service.executors.local.confinement.git import GitPaths, git_paths
+from runner_service.executors.local.confinement.hidden import hidden_paths
+from runner_service.executors.local.confinement.mounts import PrivateDirectories, plan
+from runner_service.executors.local.confinement.remedies import remedy_for, remedy_for_missing
+from runner_service.executors.local.supervisor_client import SupervisorClient
+from runner_service.executors.protocol import ConfinementError, SandboxError, Stream
+from runner_service.executors.supervisor.watchdog import Quota
+
+_OLDEST_BWRAP = (0, 8)
+_PROBE_TIMEOUT_SECONDS = 20.0
+_PROBE_PROGRAM = os.path.realpath(probe.__file__)
+_PROBE_LEVEL = Confinement(files="workspace", network="none")
+_GAPS_WITH_NETWORK = ("loopback",)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service confines: its state, the user's home, and files of the service that nobody else may see."""
+
+    state_dir: Path
+    home: str
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """How this machine can confine: a mechanism with its gaps, or a reason why not and what to do about it."""
+
+    mechanism: str = "none"
+    gaps: tuple[str, ...] = ()
+    reason: str = ""
+    remedy: str = ""
+
+
+class Confiner:
+    """Opens the cells of one service. Its own probe has to have succeeded first."""
+
+    def __init__(self, place: Place, *, grace: float, quota: Quota) -> None:
+        self._place = place
+        self._grace = grace
+        self._quota = quota
+        self._probing: asyncio.Task[Ability] | None = None
+        self._bwrap = ""
+
+    async def ability(self) -> Ability:
+        """Returns how this machine can confine; the first call tries it."""
+        if self._probing is None:
+            self._probing = asyncio.create_task(self._probe(), name="confinement-probe")
+        return await asyncio.shield(self._probing)
+
+    async def in_force(self, asked: Confinement) -> ConfinementInForce:
+        """Returns what is in force for `asked`. Raises ConfinementError when it cannot be had."""
+        if not asked:
+            return ConfinementInForce()
+        ability = await self.ability()
+        if ability.mechanism == "none":
+            raise ConfinementError(f"confinement {asked.files} cannot be had here: {ability.reason}; {ability.remedy}")
+        gaps = (*ability.gaps, *_GAPS_WITH_NETWORK) if asked.network == "all" else ()
+        return ConfinementInForce(asked.files, asked.network, ability.mechanism, gaps)
+
+    def cell(
+        self,
+        asked: Confinement,
+        *,
+        root: str,
+        scope_root: str,
+        private: PrivateDirectories,
+        home_cache: str,
+        on_open: Callable[[SupervisorClient, Mapping[str, object]], None],
+    ) -> Cell:
+        """Returns a cell, not open yet. `root` and `scope_root` are real paths."""
+        place = self._place
+
+        def mounts() -> Sequence[str]:
+            secrets = [os.path.realpath(path) for path in (str(place.state_dir), *place.secrets)]
+            return plan(
+                asked,
+                root=root,
+                scope_root=scope_root,
+                home=os.path.realpath(place.home),
+                hidden=hidden_paths(place.home, secrets),
+                secrets=secrets,
+                private=private,
+                home_cache=home_cache,
+                git=git_paths(root) if asked.files != "read_only" else GitPaths(),
+            ).arguments()
+
+        return Cell(CellSpec(self._bwrap, mounts, asked.network, self._grace, self._quota), on_open)
+
+    async def _probe(self) -> Ability:
+        found = await asyncio.to_thread(shutil.which, "bwrap") if sys.platform == "linux" else None
+        if found is None:
+            reason = "bwrap is not on the PATH" if sys.platform == "linux" else f"{sys.platform} has no namespaces"
+            return Ability(reason=reason, remedy=remedy_for_missing() if sys.platform == "linux" else "use Linux")
+        self._bwrap = found
+        version = await _version(found)
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_BWRAP:
+            return Ability(reason=f"bubblewrap {version} is too old", remedy=remedy_for_missing())
+        return replace(await self._try_cell(), mechanism=f"bwrap {version}")
+
+    async def _try_cell(self) -> Ability:
+        directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".confinement-probe-", dir=_outside()))
+        try:
+            return await self._try_cell_in(directory)
+        except SandboxError as error:
+            reason = str(error)
+            return Ability(reason=reason, remedy=await asyncio.to_thread(remedy_for, reason))
+        finally:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _try_cell_in(self, directory: Path) -> Ability:
+        said: dict[str, object] = {}
+        private = await asyncio.to_thread(_prepare, directory, self._place.state_dir)
+        root = str(directory / "root")
+        cell = self.cell(
+            _PROBE_LEVEL,
+            root=root,
+            scope_root=root,
+            private=private,
+            home_cache="",
+            on_open=lambda _, ready: said.update(ready),
+        )
+        try:
+            found = await _tried_everything(cell, root, str(directory), str(self._place.state_dir / _PROBE_FILE))
+        finally:
+            await cell.close()
+        if wrong := sorted(name for name, expected in probe.EXPECTED.items() if found.get(name) is not expected):
+            raise ConfinementError(f"the cell does not hold: {', '.join(wrong)}")
+        gaps = said.get("gaps")
+        return Ability(gaps=tuple(map(str, gaps)) if isinstance(gaps, list) else ())
+
+
+_PROBE_FILE = "confinement-probe"
+
+
+def _outside() -> str:
+    """Returns a directory that the service can write and a cell shows: /tmp it would not."""
+    choices = ("/var/tmp", str(Path.cwd()), str(Path.home()))  # noqa: S108  # a directory with a random name in it
+    return next((each for each in choices if os.access(each, os.W_OK | os.X_OK)), tempfile.gettempdir())
+
+
+def _prepare(directory: Path, state_dir: Path) -> PrivateDirectories:
+    directory = directory.resolve()
+    for name in ("root", "tmp", "cache"):
+        (directory / name).mkdir()
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (state_dir / _PROBE_FILE).write_text("secret", encoding="ascii")
+    return PrivateDirectories(str(directory / "tmp"), str(directory / "cache"))
+
+
+async def _tried_everything(cell: Cell, root: str, outside: str, secret: str) -> Mapping[str, object]:
+    output = _Output()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        commands = Commands(cell, shell="", root=root, environment={}, notify=lambda _code, _text: None)
+        arguments = [root, outside, secret, str(listener.getsockname()[1]), str(os.getpid())]
+        namespace = await asyncio.to_thread(os.readlink, "/proc/self/ns/pid")
+        argv = [INTERPRETER, "-I", "-S", _PROBE_PROGRAM, *arguments, namespace]
+        try:
+            result = await commands.run_program(argv, cwd=root, timeout=_PROBE_TIMEOUT_SECONDS, sink=output)
+        finally:
+            await commands.close()
+    if result.exit_code:
+        raise ConfinementError(f"the probe in the cell failed: {result.start_error or output.text[-500:]}")
+    found: Mapping[str, object] = json.loads(output.text)
+    return found
+
+
+class _Output:
+    def __init__(self) -> None:
+        self.text = ""
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        del stream
+        self.text += data.decode("utf-8", "replace")
+
+
+async def _version(bwrap: str) -> str:
+    process = await asyncio.create_subprocess_exec(bwrap, "--version", stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    found = re.search(r"\d+(\.\d+)+", said.decode("ascii", "replace"))
+    return found[0] if found else "0.0"

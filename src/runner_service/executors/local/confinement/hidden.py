@@ -1,0 +1,58 @@
+"""Paths that no confined execution may see: state, keys, credentials, sockets, other users' homes."""
+
+import os
+import pwd
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+CREDENTIALS = (
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".config/gcloud",
+    ".kube",
+    ".docker",
+    ".netrc",
+    ".git-credentials",
+    ".config/gh",
+    ".pypirc",
+    ".npmrc",
+)
+"""Paths below the home directory that hold credentials."""
+
+NAME_SERVICE_FILES = ("/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/localtime", "/etc/hosts")
+CERTIFICATE_STORES = ("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates")
+"""What name resolution and TLS need; wherever their links lead, the targets stay visible."""
+
+_FIRST_ORDINARY_UID = 1000
+_NOBODY_UID = 65534
+_SHARED_HOMES = ("/", "/bin", "/dev", "/etc", "/nonexistent", "/tmp", "/usr", "/var")  # noqa: S108  # names, not used
+
+
+def hidden_paths(home: str, secrets: Iterable[str | Path]) -> list[str]:
+    """Returns the real paths, of those that exist, to hide. `secrets` are the service's own. Blocks.
+
+    A path that appears only later, below a directory that is shown, is not hidden.
+    """
+    found = [*(f"{home}/{name}" for name in CREDENTIALS), *map(str, secrets), *_other_homes(home), *_runtime_sockets()]
+    return sorted({os.path.realpath(path) for path in found if os.path.lexists(path)})
+
+
+def name_service_targets() -> list[str]:
+    """Returns the real paths of what name resolution needs, where it lies outside /etc and /usr. Blocks."""
+    targets = [os.path.realpath(path) for path in (*NAME_SERVICE_FILES, *CERTIFICATE_STORES)]
+    return sorted({path for path in targets if not path.startswith(("/etc/", "/usr/")) and Path(path).exists()})
+
+
+def _runtime_sockets() -> list[str]:
+    """Returns where sockets of the system and of sessions are: docker, D-Bus, ssh-agent, Wayland."""
+    return ["/run", os.environ.get("XDG_RUNTIME_DIR", "/run")]
+
+
+def _other_homes(home: str) -> Iterator[str]:
+    yield from (path for path in ("/home", "/root") if path != home)
+    for user in pwd.getpwall():
+        is_ordinary = _FIRST_ORDINARY_UID <= user.pw_uid != _NOBODY_UID
+        if is_ordinary and user.pw_dir not in _SHARED_HOMES and not Path(home).is_relative_to(user.pw_dir):
+            yield user.pw_dir
