@@ -35,7 +35,7 @@ async def serve_with(loop: AgentLoop, ready_fd: int, base: Path) -> None:
         yield loop
 
     loader.load = lambda: opened  # type: ignore[assignment, return-value]  # the rest is as it is
-    await app.serve(load_settings(service_environment(base, {})), ready_fd=ready_fd)
+    await app.serve(load_settings(service_environment(base, {})), app.ServeOptions(ready_fd=ready_fd))
 
 
 async def serve_bare(execute_agent: Callable[[Any, Any], Awaitable[None]], ready_fd: int) -> None:

@@ -57,13 +57,13 @@ async def _probe(noted: list[tuple[float, float]]) -> None:
 
 
 async def _serve(ready_fd: int) -> None:
-    from runner_service.app import serve
+    from runner_service.app import ServeOptions, serve
     from runner_service.settings import load_settings
 
     noted: list[tuple[float, float]] = []
     probe = asyncio.create_task(_probe(noted))
     try:
-        await serve(load_settings(dict(os.environ)), ready_fd=ready_fd)
+        await serve(load_settings(dict(os.environ)), ServeOptions(ready_fd=ready_fd))
     finally:
         probe.cancel()
         await asyncio.to_thread(Path(os.environ["LATENESS_FILE"]).write_text, json.dumps(noted))

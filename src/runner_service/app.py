@@ -24,9 +24,10 @@ from runner_service.server import (
     announce_ready,
     running_server,
     serve_metrics,
+    service_file,
     stop_signals,
 )
-from runner_service.settings import SERVICE_FILE, Settings
+from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import interrupt_abandoned
 from runner_service.storage.sqlite.event_log import sqlite_event_log
@@ -45,36 +46,48 @@ _CLOUD_LAME_DUCK_SECONDS = 2.0  # for load balancers to see NOT_SERVING; a daemo
 _IDLE_CHECKS_PER_SECOND = 5
 
 
-async def serve(
-    settings: Settings,
-    *,
-    ready_fd: int | None = None,
-    ready_file: Path | None = None,
-    exit_when_idle: float | None = None,
-) -> None:
-    """Serves until a signal stops it, or until nothing has run and nobody has watched for `exit_when_idle` seconds.
+class ServeOptions(NamedTuple):
+    """How to serve, apart from the settings."""
 
-    Where it listens is written as a line of JSON to `ready_fd` and `ready_file`, and to `SERVICE_FILE` in any case.
+    ready_fd: int | None = None
+    """Where to write the address as a line of JSON, beside SERVICE_FILE."""
+    ready_file: Path | None = None
+    """The same, as a file."""
+    exit_when_idle: float | None = None
+    """Stop when nothing has run and nobody has watched for so many seconds."""
+    load_agent_at_start: bool = True
+    """Load the agent loop at once, rather than with the first execution."""
+
+
+async def serve(settings: Settings, options: ServeOptions = ServeOptions()) -> float:  # noqa: B008  # immutable
+    """Serves until a signal stops it, or it is idle. Returns the seconds that are left of DRAIN_TIMEOUT.
 
     Raises:
         BindError, TlsError, LogError, SandboxError: it cannot start; the text says what to do.
     """
     with stop_signals() as requests:
         async with (
+            service_file(settings.state_dir) as file,
             running_service(settings) as service,
-            announce_ready(service.address, file=settings.state_dir / SERVICE_FILE, about=_about(settings, service)),
-            announce_ready(service.address, fd=ready_fd, file=ready_file, about=_metrics_of(service)),
+            announce_ready(service.address, fd=options.ready_fd, file=options.ready_file, about=_metrics_of(service)),
             asyncio.TaskGroup() as tasks,
         ):
-            service.begin_loading()
-            idle = tasks.create_task(_stop_when_idle(service.executions, exit_when_idle, requests))
+            await file.write(service.address, _about(settings, service))
+            service.begin_loading(with_agent_loop=options.load_agent_at_start)
+            idle = tasks.create_task(_stop_when_idle(service.executions, options.exit_when_idle, requests))
+
+            async def drain(timeout_seconds: float) -> None:
+                await file.mark_stopping()
+                await service.executions.drain(timeout_seconds)
+
             await service.server.serve_until_stopped(
                 requests,
-                service.executions.drain,
+                drain,
                 lame_duck=0.0 if settings.is_local_mode() else _CLOUD_LAME_DUCK_SECONDS,
                 drain_timeout=settings.drain_timeout,
             )
             idle.cancel()
+        return max(0.0, settings.drain_timeout - requests.seconds_since_first())
 
 
 class RunningService(NamedTuple):
@@ -93,9 +106,10 @@ class RunningService(NamedTuple):
         """Where to call, in the form of LISTEN_ADDRESS, with the real port."""
         return self.server.address
 
-    def begin_loading(self) -> None:
+    def begin_loading(self, *, with_agent_loop: bool = True) -> None:
         """Loads the agent loop and other slow imports in the background."""
-        self.agent_loading.start()
+        if with_agent_loop:
+            self.agent_loading.start()
         self.serving.set()
 
 

@@ -9,8 +9,9 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -133,10 +134,20 @@ class RunnerClient:
         return (await self._stub.GetExecution(request, metadata=self._metadata)).execution
 
     async def list(
-        self, *, states: Iterable["event_pb2.State.ValueType"] = (), session_id: str = ""
+        self,
+        *,
+        states: Iterable["event_pb2.State.ValueType"] = (),
+        session_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
     ) -> AsyncGenerator[runner_pb2.Execution, None]:
-        """Yields executions, the newest first: those in one of `states`, if any are given, and of the session."""
-        request = runner_pb2.ListExecutionsRequest(states=states, session_id=session_id)
+        """Yields the executions that match all filters given, newest first. Times have a time zone."""
+        request = runner_pb2.ListExecutionsRequest(states=states, session_id=session_id, labels=labels)
+        if created_after is not None:
+            request.created_after.FromDatetime(created_after)
+        if created_before is not None:
+            request.created_before.FromDatetime(created_before)
         while True:
             page = await self._stub.ListExecutions(request, metadata=self._metadata)
             for execution in page.executions:

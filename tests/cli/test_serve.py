@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 
 import pytest
-from tests.cli.command_line import PROGRAM, TIMEOUT_SECONDS, CommandLine, running, shown_to_others
+from tests.cli.command_line import PROGRAM, TIMEOUT_SECONDS, CommandLine, eventually, is_alive, running, shown_to_others
 
 from runner_service.cli.actions.serve import read_settings
 
@@ -109,3 +110,40 @@ def test_a_wrong_environment_exits_with_78_and_names_each_variable(alone: Comman
 def test_an_idle_service_stops_by_itself_when_asked_to(alone: CommandLine) -> None:
     with alone.start("serve", "--exit-when-idle", "0.2", MODE="local", LISTEN_ADDRESS="127.0.0.1:0") as serving:
         assert serving.wait(TIMEOUT_SECONDS) == 0
+
+
+def test_the_end_of_the_drain_is_the_end_of_every_grace_period(alone: CommandLine) -> None:
+    started = alone.directory / "started"
+    patient = {"DRAIN_TIMEOUT": "0.1", "KILL_GRACE": "1000"}
+    with running(alone, LISTEN_ADDRESS="127.0.0.1:0", **patient) as address:
+        alone.environ["RUNNER_SERVICE_ADDRESS"] = address
+        alone("run", "--detach", "--id", "stubborn", f"trap '' TERM; touch {started}; while :; do sleep 1; done")
+        eventually(started.exists)
+        pid = alone.service()["pid"]
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: not is_alive(pid))
+
+
+def test_a_service_stops_while_its_agent_loop_is_still_loading(alone: CommandLine) -> None:
+    package = alone.directory / "slow"
+    (package / "langgraph").mkdir(parents=True)
+    loading = alone.directory / "loading"
+    (package / "langgraph" / "__init__.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(loading)!r}).touch()\ntime.sleep(1000)\n"
+    )
+    alone.environ |= {"MODE": "local", "LISTEN_ADDRESS": "127.0.0.1:0", "PYTHONPATH": str(package)}
+    with alone.start("serve") as serving:
+        eventually(loading.exists)
+        serving.terminate()
+        assert serving.wait(TIMEOUT_SECONDS) == 0
+    assert not (alone.state_dir / "service.json").exists()
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_stop(alone: CommandLine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as collector:  # takes connections, and never reads
+        endpoint = f"http://127.0.0.1:{collector.getsockname()[1]}"
+        with running(alone, LISTEN_ADDRESS="127.0.0.1:0", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as address:
+            assert alone("run", "--quiet", "echo hello", RUNNER_SERVICE_ADDRESS=address).returncode == 0
+            pid = alone.service()["pid"]
+            os.kill(pid, signal.SIGTERM)
+            eventually(lambda: not is_alive(pid))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner_service.storage.event_log import LogError, NewEvent, NewExecution, NewOutput, NewState, NewValue
+from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.ownership import interrupt_abandoned
 from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
 from runner_service.storage.sqlite.ownership import SoleOwnership
@@ -61,7 +62,7 @@ async def test_an_execution_knows_its_newest_event(log: SqliteEventLog) -> None:
         stored = await log.get(name)
         assert stored
         assert stored.execution.last_sequence == newest
-    page = await log.list_executions(limit=5, before_key=0, states=(), session_id="")
+    page = await log.list_executions(ExecutionFilter(), limit=5)
     assert [each.last_sequence for each in page.executions] == [4, 0]
 
 
@@ -148,10 +149,10 @@ async def test_executions_are_listed_newest_first_page_by_page_with_filters(log:
     await log.append([execution(f"e{n}", session="even" if n % 2 == 0 else "odd") for n in range(7)])
     await log.append([ended("e4")])
 
-    first = await log.list_executions(limit=4, before_key=0, states=[], session_id="")
-    second = await log.list_executions(limit=4, before_key=first.next_key, states=[], session_id="")
-    even = await log.list_executions(limit=9, before_key=0, states=[], session_id="even")
-    finished = await log.list_executions(limit=9, before_key=0, states=[event_pb2.STATE_SUCCEEDED], session_id="")
+    first = await log.list_executions(ExecutionFilter(), limit=4)
+    second = await log.list_executions(ExecutionFilter(), limit=4, before_key=first.next_key)
+    even = await log.list_executions(ExecutionFilter(session_id="even"), limit=9)
+    finished = await log.list_executions(ExecutionFilter([event_pb2.STATE_SUCCEEDED]), limit=9)
 
     assert [e.execution_id for e in [*first.executions, *second.executions]] == [f"e{n}" for n in range(6, -1, -1)]
     assert second.next_key == 0

@@ -21,7 +21,7 @@ from runner_service.events.stream import EventStream
 from runner_service.events.writer import log_writer
 from runner_service.settings import Settings, SettingsError, load_settings
 from runner_service.storage.event_log import Entry, EventLog, LogError
-from runner_service.telemetry import metering, metrics, monitored_loop, scrape_metrics
+from runner_service.telemetry import ExportFlush, flushed_at_exit, metering, metrics, monitored_loop, scrape_metrics
 from runner_service.telemetry.collector import otlp_headers
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -31,7 +31,7 @@ __all__ = ["start"]
 
 @contextmanager
 def measuring() -> Iterator[None]:
-    with metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"})):
+    with metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"}), ExportFlush()):
         yield
 
 
@@ -201,7 +201,7 @@ async def collecting() -> AsyncIterator[tuple[str, AsyncIterator[Metric]]]:
 async def test_a_collector_is_sent_the_same_by_otlp(variable: str) -> None:
     async with collecting() as (endpoint, received):
         url = endpoint if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" else f"{endpoint}/v1/metrics"
-        with metering(Settings.from_environment({variable: url})):
+        with flushed_at_exit() as flush, metering(Settings.from_environment({variable: url}), flush):
             metrics.queue_wait_ended(0.25)
             metrics.output_written("stdout", 12)
         async with asyncio.timeout(30):

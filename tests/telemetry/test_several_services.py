@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from tests.scraping import Scrape
 
 from runner_service.settings import Settings
-from runner_service.telemetry import metering, metrics, scrape_metrics
+from runner_service.telemetry import ExportFlush, metering, metrics, scrape_metrics
 
 
 def watchers() -> float | None:
@@ -15,7 +15,7 @@ def watchers() -> float | None:
 
 
 def test_services_that_end_in_any_order_take_their_own_figures_away_and_no_others() -> None:
-    with metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"})):
+    with metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"}), ExportFlush()):
         older, newer = ExitStack(), ExitStack()
         older.enter_context(metrics.gauges_observed({metrics.WATCHERS: lambda: 1, metrics.LOG_BACKLOG: lambda: 10}))
         newer.enter_context(metrics.gauges_observed({metrics.WATCHERS: lambda: 2}))
@@ -28,7 +28,7 @@ def test_services_that_end_in_any_order_take_their_own_figures_away_and_no_other
 
 def test_the_one_that_stays_is_seen_again() -> None:
     with (
-        metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"})),
+        metering(Settings.from_environment({"METRICS_ADDRESS": "127.0.0.1:0"}), ExportFlush()),
         metrics.gauges_observed({metrics.WATCHERS: lambda: 1}),
     ):
         with metrics.gauges_observed({metrics.WATCHERS: lambda: 2}):

@@ -4,8 +4,8 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from runner_service.telemetry import (
     chat_span,
     current_span_context,
     execution_span,
+    flushed_at_exit,
     record_command,
     record_failure,
     record_usage,
@@ -42,8 +43,11 @@ async def collector() -> AsyncIterator[Collector]:
         yield collector
 
 
-def to(collector: Collector) -> Any:
-    return tracing(Settings.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}))
+@contextmanager
+def to(collector: Collector) -> Iterator[None]:
+    settings = Settings.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint})
+    with flushed_at_exit() as flush, tracing(settings, flush):
+        yield
 
 
 async def test_a_call_has_a_server_span_below_the_callers_and_its_work_is_below_that(collector: Collector) -> None:

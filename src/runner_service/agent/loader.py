@@ -6,10 +6,11 @@ import logging
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner_service.agent.interface import AgentLoop
 from runner_service.errors import ExecutionEnd, LogUnavailableEnd
@@ -25,6 +26,9 @@ _TRACING_TO_OTHERS = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TR
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
 _GC_THRESHOLDS = (50_000, 50, 100)
+
+LOADER_THREAD = "agent-loop-loader"
+"""The name of a thread that may still be importing when everything else has ended."""
 
 OpenHarness = Callable[[Path], AbstractAsyncContextManager["AgentHarness"]]
 
@@ -50,6 +54,29 @@ def load() -> OpenHarness:
         gc.enable()
         sys.setswitchinterval(interval)
     return agent_harness
+
+
+def _load_in_daemon_thread() -> asyncio.Future[OpenHarness]:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[OpenHarness] = loop.create_future()
+
+    def resolve(result: OpenHarness | Exception) -> None:
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    def run() -> None:
+        result: OpenHarness | Exception
+        try:
+            result = load()
+        except Exception as error:  # noqa: BLE001  # whoever awaits the future gets it
+            result = error
+        with suppress(RuntimeError):  # the event loop has closed meanwhile
+            loop.call_soon_threadsafe(resolve, result)
+
+    threading.Thread(target=run, name=LOADER_THREAD, daemon=True).start()
+    return future
 
 
 class LazyAgentLoop:
@@ -84,7 +111,9 @@ class LazyAgentLoop:
         if self._closing.is_set():
             return
         try:
-            open_harness = await asyncio.to_thread(load)
+            open_harness = await self._loaded_unless_closing()
+            if open_harness is None:
+                return
             async with open_harness(self._settings.state_dir) as loop:
                 self._loop.set_result(loop)
                 await self._closing.wait()
@@ -99,6 +128,15 @@ class LazyAgentLoop:
         except Exception as error:  # executions fail with it instead of waiting forever
             logger.exception("agent_loop_failed")
             self._fail(ExecutionEnd(f"the agent loop cannot be loaded: {type(error).__name__}"))
+
+    async def _loaded_unless_closing(self) -> OpenHarness | None:
+        """Loads in a thread that is abandoned when the service stops meanwhile: an import cannot be cancelled."""
+        loading = _load_in_daemon_thread()
+        closing = asyncio.create_task(self._closing.wait(), name="agent-loop-closing")
+        waiting: set[asyncio.Future[Any]] = {loading, closing}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        closing.cancel()
+        return None if self._closing.is_set() else loading.result()
 
     def _fail(self, end: ExecutionEnd) -> None:
         if not self._loop.done():

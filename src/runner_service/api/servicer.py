@@ -74,10 +74,9 @@ class AgentRunnerServicer:
         """Returns a page of executions."""
         key = requests.check_list(request)
         page = await self._log.list_executions(
+            requests.execution_filter(request),
             limit=request.page_size or requests.DEFAULT_PAGE_SIZE,
             before_key=key,
-            states=request.states,
-            session_id=request.session_id,
         )
         token = requests.page_token(request, page.next_key)
         return runner_pb2.ListExecutionsResponse(executions=page.executions, next_page_token=token)

@@ -1,7 +1,6 @@
 """Checks of this machine: address, directories, programs and files."""
 
 import asyncio
-import json
 import os
 import shutil
 import tempfile
@@ -11,7 +10,8 @@ from runner_service.addresses import overlap, parse_address
 from runner_service.check.result import Check
 from runner_service.server import BindError, TlsError, require_bindable
 from runner_service.server.tls import server_credentials
-from runner_service.settings import SERVICE_FILE, Settings
+from runner_service.settings import Settings
+from runner_service.state_dir import find_service
 
 
 async def listen_address_check(settings: Settings) -> Check:
@@ -57,13 +57,9 @@ async def tls_check(settings: Settings) -> Check:
 
 def _own_service_at(settings: Settings) -> int:
     """Returns the pid of the service that holds STATE_DIR, if that is who listens at LISTEN_ADDRESS; else 0."""
-    try:
-        said = json.loads((settings.state_dir / SERVICE_FILE).read_bytes())
-        pid, address = int(said["pid"]), parse_address(said["address"])
-        os.kill(pid, 0)
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    return pid if overlap(address, parse_address(settings.listen_address)) else 0
+    found = find_service(settings.state_dir)
+    is_there = found and overlap(parse_address(found.address), parse_address(settings.listen_address))
+    return found.pid if found and is_there else 0
 
 
 def _try_to_write(path: Path) -> str:

@@ -1,14 +1,13 @@
 """The connection of a command to its service."""
 
-import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-import grpc
-
 from runner_service.addresses import is_loopback, parse_address
-from runner_service.cli.errors import CommandError, ExitCode
+from runner_service.cli.errors import CommandError, ExitCode, print_message
+from runner_service.cli.silent_grpc import grpc
 from runner_service.cli.target import Target
 from runner_service.cli.views.lines import printable
 from runner_service.client import RunnerClient
@@ -86,7 +85,7 @@ class Connection:
             self._report(f"{outage}{more}")
 
     async def _find_service_again(self, own: "PrivateService") -> None:
-        address = await asyncio.to_thread(own.address)
+        address = await own.address(self._report)
         if address != self.client.address:
             await self.client.move_to(address)
 
@@ -104,11 +103,23 @@ async def connected(
     with explained_rpc_errors():
         address = target.server or ""
         if own is not None:
-            address = await asyncio.to_thread(own.address)
+            address = await own.address(report)
         connection = Connection(target, own, address, report)
         async with connection.client:
             await connection.check()
             yield connection
+
+
+@asynccontextmanager
+async def connected_for_reading(target: Target) -> AsyncIterator[Connection]:
+    """Connects as `connected` does; the service may have any root and mode, and is started if there is none."""
+    own = None
+    if target.server is None:
+        from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # 130 ms, most of them pydantic's
+
+        own = PrivateService(os.environ, anywhere=True)
+    async with connected(target, own, print_message) as connection:
+        yield connection
 
 
 @contextmanager

@@ -1,8 +1,12 @@
 """Exit codes, the error that ends a command, and messages on stderr."""
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from runner_service.states import State
 
 
 class ExitCode(IntEnum):
@@ -21,6 +25,20 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     NO_READER = 141
     TERMINATED = 143
+
+
+_STATE_EXIT_CODES = {
+    "STATE_SUCCEEDED": ExitCode.SUCCEEDED,
+    "STATE_CANCELLED": ExitCode.CANCELLED,
+    "STATE_TIMED_OUT": ExitCode.TIMED_OUT,
+}
+
+
+def exit_code_for(state: "State") -> ExitCode:
+    """Returns the exit code for the final state of an execution."""
+    from runner_service import states  # noqa: PLC0415  # not needed to parse a command line
+
+    return _STATE_EXIT_CODES.get(states.state_name(state), ExitCode.FAILED)
 
 
 _EXIT_CODES_HELP = """\b

@@ -22,7 +22,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
 @target_options
 def events(execution_id: str, *, after: int, follow: bool, view: ViewOptions, target: Target) -> int:
     """Shows the events of an execution again, from the log."""
-    from runner_service.cli.actions.executions import show_events  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.events import show_events  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     return show_events(execution_id, after=after, follow=follow, view=view, target=target)
 
@@ -47,9 +47,12 @@ def events(execution_id: str, *, after: int, follow: bool, view: ViewOptions, ta
 @target_options
 def ps(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> None:
     """Lists the executions that have not ended, the newest first."""
-    from runner_service.cli.actions.executions import list_executions  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service import states  # noqa: PLC0415  # protobuf, for this only
+    from runner_service.cli.actions.ps import list_executions  # noqa: PLC0415  # the same
+    from runner_service.storage.execution_filter import ExecutionFilter  # noqa: PLC0415  # the same
 
-    list_executions(with_ended=with_ended, session_id=session_id, as_json=as_json, target=target)
+    wanted = ExecutionFilter(() if with_ended else states.OPEN_STATES, session_id)
+    list_executions(wanted, as_json=as_json, target=target)
 
 
 @click.command(
@@ -63,7 +66,7 @@ def ps(*, with_ended: bool, session_id: str, as_json: bool, target: Target) -> N
 @target_options
 def cancel(execution_id: str, *, reason: str, target: Target) -> None:
     """Ends an execution and all its processes."""
-    from runner_service.cli.actions.executions import cancel_execution  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.cancel import cancel_execution  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     cancel_execution(execution_id, reason, target)
 
@@ -82,6 +85,6 @@ def cancel(execution_id: str, *, reason: str, target: Target) -> None:
 @target_options
 def output(execution_id: str, call: str, *, stderr: bool, follow: bool, target: Target) -> None:
     """Writes what a command of an execution wrote, byte for byte. CALL is its number in `events`, or its id."""
-    from runner_service.cli.actions.executions import write_output  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.output import write_output  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     write_output(execution_id, call, stderr=stderr, follow=follow, target=target)

@@ -4,24 +4,22 @@ A private service is started in its own process session, so that Ctrl-C does not
 started it while executions run in it.
 """
 
+import asyncio
 import json
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO
 
-from runner_service.addresses import UnixAddress, parse_address
 from runner_service.cli.environment import settings_from
 from runner_service.cli.errors import CommandError, ExitCode
 from runner_service.cli.secret_variables import pop_secrets, write_secrets
-from runner_service.settings import SERVICE_FILE
+from runner_service.state_dir import HoldingService, find_service
 
-EVENTS_FILE = "events.db"
 LOG_FILE = "service.log"
 SOCKET_FILE = "service.sock"
 
@@ -36,13 +34,7 @@ _MAX_LOG_BYTES = 1 << 20
 _ACCESS_VARIABLES = ("AUTH_TOKEN", "AUTH_TOKEN_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE")
 
 
-class FoundService(NamedTuple):
-    """A running service, as described by its SERVICE_FILE."""
-
-    address: str
-    pid: int
-    sandbox_root: str
-    mode: str
+Report = Callable[[str], None]
 
 
 class _StateDirHeldError(CommandError):
@@ -68,45 +60,41 @@ class PrivateService:
         self._environ |= keys
 
     def is_running(self) -> bool:
-        """Tells whether a service holds STATE_DIR."""
-        return self.running_at() is not None
+        """Tells whether a service holds STATE_DIR and can be called."""
+        found = find_service(self.settings.state_dir)
+        return found is not None and not found.is_stopping
 
-    def running_at(self) -> str | None:
-        """Returns where the service that holds STATE_DIR listens; None if there is none."""
-        found = _find(self.settings.state_dir)
-        return found.address if found else None
-
-    def has_log(self) -> bool:
-        """Tells whether there is an event log: whether a service has ever held STATE_DIR."""
-        return (self.settings.state_dir / EVENTS_FILE).exists()
-
-    def address(self) -> str:
+    async def address(self, report: Report) -> str:
         """Returns where the service listens; starts it when there is none. Takes up to some seconds.
 
-        A service that is starting or stopping is waited for.
+        A service that is stopping is waited for, however long it takes to drain, and `report` is told. One that holds
+        STATE_DIR without SERVICE_FILE is starting, or was just killed, and has `_RELEASE_TIMEOUT_SECONDS`.
 
         Raises:
             CommandError: it cannot be started, or STATE_DIR is held by a service for another directory.
         """
-        give_up = time.monotonic() + _RELEASE_TIMEOUT_SECONDS
+        give_up_at = time.monotonic() + _RELEASE_TIMEOUT_SECONDS
+        reported_pid = 0
         while True:
+            found = await asyncio.to_thread(find_service, self.settings.state_dir)
             try:
-                found = self._find_compatible()
-                return found.address if found else self._start()
+                if found is None:
+                    return await self._start()
+                if not found.is_stopping:
+                    self._require_compatible(found)
+                    return found.address
             except _StateDirHeldError:
-                if time.monotonic() >= give_up:
+                if time.monotonic() >= give_up_at:
                     raise
-            time.sleep(_POLL_INTERVAL_SECONDS)
+            if found and found.is_stopping and found.pid != reported_pid:
+                reported_pid = found.pid
+                report(f"waiting for the service with pid {found.pid}, which is stopping")
+            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
 
-    def _find_compatible(self) -> FoundService | None:
-        """Returns the service that holds STATE_DIR, if any.
-
-        Raises:
-            CommandError: it has another root or mode; _StateDirHeldError: it will release STATE_DIR when idle.
-        """
-        found = _find(self.settings.state_dir)
-        if found is None or self._anywhere or self._is_compatible(found):
-            return found
+    def _require_compatible(self, found: HoldingService) -> None:
+        """Raises CommandError if it has another root or mode; _StateDirHeldError if it will stop when idle."""
+        if self._anywhere or self._is_compatible(found):
+            return
         raise (_StateDirHeldError if self._is_private(found) else CommandError)(
             f"the service with pid {found.pid} holds STATE_DIR {self.settings.state_dir}, and works in "
             f"{found.sandbox_root} (MODE={found.mode}), not in {self._root()} (MODE={self.settings.mode})\n"
@@ -114,32 +102,32 @@ class PrivateService:
             ExitCode.UNAVAILABLE,
         )
 
-    def _is_compatible(self, found: FoundService) -> bool:
+    def _is_compatible(self, found: HoldingService) -> bool:
         same_place = found.mode == "cloud" or found.sandbox_root == str(self._root())
         return found.mode == self.settings.mode and same_place
 
-    def _is_private(self, found: FoundService) -> bool:
+    def _is_private(self, found: HoldingService) -> bool:
         """Tells whether a command has started it, by where it listens; it then stops when idle."""
         return found.address.startswith(self._environ["LISTEN_ADDRESS"].removesuffix(":0"))
 
     def _root(self) -> Path:
         return Path(self.settings.sandbox_root_dir).resolve()
 
-    def _start(self) -> str:
+    async def _start(self) -> str:
         """Starts the service and returns where it listens.
 
         Raises:
             CommandError: it cannot start; _StateDirHeldError: STATE_DIR is held.
         """
         log = _open_log(self.settings.state_dir)
-        begin = log.stat().st_size
-        process, ready = self._spawn(log)
-        address = _wait_for_address(process, ready)
+        log_size = log.stat().st_size
+        process, ready = await asyncio.to_thread(self._spawn, log)
+        address = await _announced_address(process, ready)
         if address is not None:
             return address
-        exit_code = process.wait()
-        said = log.read_bytes()[begin:].decode(errors="replace").strip()
-        reason = said.removeprefix("runner-service: ") or f"it ended with exit code {exit_code}; its log is {log}"
+        exit_code = await asyncio.to_thread(process.wait)
+        written = log.read_bytes()[log_size:].decode(errors="replace").strip()
+        reason = written.removeprefix("runner-service: ") or f"it ended with exit code {exit_code}; its log is {log}"
         text = f"the service cannot start: {reason}"
         if exit_code == ExitCode.LOG_UNAVAILABLE:
             raise _StateDirHeldError(text, ExitCode.LOG_UNAVAILABLE)
@@ -150,7 +138,9 @@ class PrivateService:
         environ = dict(self._environ)
         keys = write_secrets(pop_secrets(environ))
         ready, tell = os.pipe()
-        options = ("--ready-fd", tell, "--secrets-fd", keys, "--exit-when-idle", _IDLE_TIMEOUT_SECONDS)
+        options = ["--ready-fd", tell, "--secrets-fd", keys, "--exit-when-idle", _IDLE_TIMEOUT_SECONDS]
+        if self._anywhere:
+            options.append("--load-agent-when-needed")
         # -P: a file in the working directory must not be taken for a module of ours.
         argv = [sys.executable, "-P", "-m", "runner_service", "serve", *map(str, options)]
         try:
@@ -173,30 +163,6 @@ class PrivateService:
         return process, ready
 
 
-def _find(state_dir: Path) -> FoundService | None:
-    """Returns the service that SERVICE_FILE names, if it accepts connections."""
-    try:
-        said = json.loads((state_dir / SERVICE_FILE).read_bytes())
-        found = FoundService(said["address"], said["pid"], said["sandbox_root"], said["mode"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if _answers(found.address) else None
-
-
-def _answers(address: str) -> bool:
-    where = parse_address(address)
-    try:
-        if isinstance(where, UnixAddress):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-                caller.settimeout(1.0)
-                caller.connect(where.path)
-        else:
-            socket.create_connection(where, timeout=1.0).close()
-    except OSError:
-        return False
-    return True
-
-
 def _listen_address(state_dir: Path) -> str:
     path = state_dir / SOCKET_FILE
     return f"unix:{path}" if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES else "127.0.0.1:0"
@@ -216,11 +182,18 @@ def _open_log(state_dir: Path) -> Path:
     return log
 
 
-def _wait_for_address(process: subprocess.Popen[bytes], ready: int) -> str | None:
+async def _announced_address(process: subprocess.Popen[bytes], ready: int) -> str | None:
     """Returns the address that the service announces, None if it exits without. Closes `ready`."""
     with os.fdopen(ready, "rb") as stream:
-        if not select.select([stream], [], [], _START_TIMEOUT_SECONDS)[0]:
-            process.terminate()
-            raise CommandError(f"the service did not start within {_START_TIMEOUT_SECONDS:g} s", ExitCode.UNAVAILABLE)
+        give_up_at = time.monotonic() + _START_TIMEOUT_SECONDS
+        while not await asyncio.to_thread(_has_data, stream):
+            if time.monotonic() >= give_up_at:
+                process.terminate()
+                text = f"the service did not start within {_START_TIMEOUT_SECONDS:g} s"
+                raise CommandError(text, ExitCode.UNAVAILABLE)
         line = stream.readline()
     return str(json.loads(line)["address"]) if line else None
+
+
+def _has_data(stream: BinaryIO) -> bool:
+    return bool(select.select([stream], [], [], _POLL_INTERVAL_SECONDS)[0])

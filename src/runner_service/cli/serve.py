@@ -26,12 +26,22 @@ from runner_service.cli.errors import help_epilog
 @click.option(
     "--exit-when-idle", type=click.FloatRange(min=0), metavar="SECONDS", help="Stops when nothing runs for so long."
 )
-def serve(ready_fd: int | None, ready_file: Path | None, secrets_fd: int | None, exit_when_idle: float | None) -> None:
+@click.option("--load-agent-when-needed", is_flag=True, hidden=True)
+def serve(
+    ready_fd: int | None,
+    ready_file: Path | None,
+    secrets_fd: int | None,
+    exit_when_idle: float | None,
+    *,
+    load_agent_when_needed: bool,
+) -> None:
     """Runs the service until SIGTERM or Ctrl-C; the second one does not wait for what still runs.
 
     It is set up by environment variables; `runner-service check` lists them. On a terminal it asks for the key of the
     model provider when that is missing.
     """
+    from runner_service.app import ServeOptions  # noqa: PLC0415  # gRPC and pydantic, for this only
     from runner_service.cli.actions.serve import serve_until_stopped  # noqa: PLC0415  # gRPC and pydantic, for this only
 
-    serve_until_stopped(ready_fd=ready_fd, ready_file=ready_file, secrets_fd=secrets_fd, exit_when_idle=exit_when_idle)
+    options = ServeOptions(ready_fd, ready_file, exit_when_idle, not load_agent_when_needed)
+    serve_until_stopped(options, secrets_fd)

@@ -6,8 +6,6 @@ from contextlib import suppress
 import click
 from click.shell_completion import CompletionItem
 
-from runner_service.cli.target import silence_grpc
-
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
@@ -18,7 +16,6 @@ def completes(what: str) -> Completer:
         del parameter
         found: dict[str, str] = {}
         with suppress(Exception):  # completion cannot report errors; the command will
-            silence_grpc()
             from runner_service.cli.completion_candidates import candidates  # noqa: PLC0415  # gRPC and pydantic, for this only
 
             found = candidates(what, context.params)

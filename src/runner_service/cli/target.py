@@ -13,8 +13,6 @@ from runner_service.cli.errors import CommandError, ExitCode
 
 ADDRESS_VARIABLE = "RUNNER_SERVICE_ADDRESS"
 
-_GRPC_VERBOSITY = "GRPC_VERBOSITY"
-
 
 @dataclass(frozen=True)
 class Target:
@@ -82,22 +80,9 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_target(
         *args: Any, server: str | None, token_file: Path | None, ca_file: Path | None, tls: bool, **options: Any
     ) -> Any:
-        silence_grpc()
         return command(*args, target=Target(server or None, token_file, ca_file, tls), **options)
 
     return with_target
-
-
-def silence_grpc() -> None:
-    """Turns off the log lines of gRPC on stderr, unless GRPC_VERBOSITY is set.
-
-    It reads the variable when it is imported, and a service that is started from here must not inherit it.
-    """
-    if _GRPC_VERBOSITY not in os.environ:
-        os.environ[_GRPC_VERBOSITY] = "NONE"
-        import grpc  # noqa: F401, PLC0415  # while the variable is set, and only where a service is called
-
-        del os.environ[_GRPC_VERBOSITY]
 
 
 def _content(file: Path) -> bytes:

@@ -39,7 +39,7 @@ async def running_executions(
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
         registry = Registry(log, writer)
-        lifecycle = Lifecycle(settings, registry, tasks=tasks)
+        lifecycle = Lifecycle(settings, registry, runner.executor, tasks=tasks)
         service = ExecutionService(
             log, writer, runner, registry=registry, lifecycle=lifecycle, readiness=readiness, daemon=daemon
         )

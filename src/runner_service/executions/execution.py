@@ -137,6 +137,7 @@ class Execution:
         self._change_state(states.RUNNING)
         if not self.has_started:
             self.record.start_time.GetCurrentTime()
+            self.record.root, self.record.mode = started.sandbox.root, started.mode
         self.stream.publish(started)
         self._store_record()
 

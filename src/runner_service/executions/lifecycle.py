@@ -11,6 +11,7 @@ from runner_service.executions.execution import Execution
 from runner_service.executions.queue import ExecutionQueue, Slot
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import PreparedRun
+from runner_service.executors.protocol import Executor
 from runner_service.settings import Settings
 from runner_service.telemetry import current_span_context, execution_span, metrics, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -23,9 +24,10 @@ _STOPPING = UnavailableError("the service is stopping; attach again to see how t
 class Lifecycle:
     """Runs executions, each in a task of its own. Belongs to the event loop."""
 
-    def __init__(self, settings: Settings, registry: Registry, *, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, settings: Settings, registry: Registry, executor: Executor, *, tasks: asyncio.TaskGroup) -> None:
         self._settings = settings
         self._registry = registry
+        self._executor = executor
         self._task_group = tasks
         self._queue = ExecutionQueue(
             max_running=settings.max_concurrent_executions, max_queued=settings.max_queued_executions
@@ -100,6 +102,7 @@ class Lifecycle:
             if execution.is_active:
                 execution.interrupt()
         if self._running_tasks:
+            self._executor.skip_grace()  # the drain was their grace period
             await asyncio.wait(self._running_tasks)
         for execution in self._registry.in_memory():
             execution.end_streams(_STOPPING)

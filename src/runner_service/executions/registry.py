@@ -11,6 +11,7 @@ from runner_service.events.writer import LogWriter
 from runner_service.executions.execution import Execution
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, NewExecution, StoredExecution
+from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _MAX_INTERRUPTED = 10_000
@@ -55,7 +56,7 @@ class Registry:
     async def interrupted(self, session_id: str = "") -> Sequence[Execution]:
         """Returns those that were interrupted, of one session or of all, the newest first. Raises LogError."""
         page = await self._log.list_executions(
-            limit=_MAX_INTERRUPTED, before_key=0, states=[states.INTERRUPTED], session_id=session_id
+            ExecutionFilter([states.INTERRUPTED], session_id), limit=_MAX_INTERRUPTED
         )
         found = [await self.lookup(record.execution_id) for record in page.executions]
         # One that was dropped while the next was looked up is in memory again, or the one that has taken its place.

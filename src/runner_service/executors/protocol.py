@@ -268,6 +268,9 @@ class Executor(Protocol):
             ConfinementError: it cannot be had here; the text says why and what to do.
         """
 
+    def skip_grace(self) -> None:
+        """From now on ends commands by SIGKILL at once: the service has no time left for a grace period."""
+
     def open(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:
         """Opens the sandbox of an execution. When the context ends, none of its processes is left.
 

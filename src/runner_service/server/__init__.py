@@ -16,7 +16,7 @@ from runner_service.api.interceptors import OpenCalls, interceptors
 from runner_service.executions.readiness import Readiness
 from runner_service.server.binding import BindError, BoundAddresses, bind, require_bindable
 from runner_service.server.metrics_http import serve_metrics
-from runner_service.server.ready_file import announce_ready
+from runner_service.server.ready_file import announce_ready, service_file
 from runner_service.server.signals import StopRequests, stop_signals
 from runner_service.server.tls import TlsError, server_credentials
 from runner_service.server.transport import CHANNEL_OPTIONS
@@ -32,6 +32,7 @@ __all__ = [
     "require_bindable",
     "running_server",
     "serve_metrics",
+    "service_file",
     "stop_signals",
 ]
 
@@ -40,8 +41,8 @@ logger = logging.getLogger(__name__)
 AddServices = Callable[[grpc.aio.Server], None]
 Drain = Callable[[float], Awaitable[None]]
 
-_STOP_TIMEOUT_SECONDS = 0.5  # for the last responses; the executions have ended by then
-_CLEANUP_TIMEOUT_SECONDS = 1.0  # for the handlers of cancelled calls
+_STOP_TIMEOUT_SECONDS = 0.2  # for the last responses; the executions have ended by then
+_CLEANUP_TIMEOUT_SECONDS = 0.2  # for the handlers of cancelled calls
 
 
 class RunningServer:

@@ -1,4 +1,4 @@
-"""Announces the service's address to the process that spawned it, once it accepts calls."""
+"""Announces the service's address, once it accepts calls, to the process that spawned it and to later commands."""
 
 import asyncio
 import json
@@ -7,6 +7,43 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+
+from runner_service.state_dir import SERVICE_FILE, STOPPING
+
+
+class ServiceFile:
+    """The SERVICE_FILE of a STATE_DIR. Constructed by `service_file`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._facts: dict[str, object] = {}
+
+    async def write(self, address: str, about: Mapping[str, str]) -> None:
+        """Describes the service, which can be called from now on. Raises OSError."""
+        self._facts = _facts(address, about)
+        await asyncio.to_thread(_replace, self._path, _line(self._facts))
+
+    async def mark_stopping(self) -> None:
+        """Says that the service is about to release STATE_DIR. On a disk that cannot be written it stays unsaid."""
+        if self._facts:
+            self._facts[STOPPING] = True
+            with suppress(OSError):
+                await asyncio.to_thread(_replace, self._path, _line(self._facts))
+
+    async def remove(self) -> None:
+        """Removes the file, unless a successor has already replaced it."""
+        if self._facts:
+            await asyncio.to_thread(_remove_own, self._path, _line(self._facts))
+
+
+@asynccontextmanager
+async def service_file(state_dir: Path) -> AsyncIterator[ServiceFile]:
+    """Removes the file at exit: enter this before STATE_DIR is locked, so that it stays until the lock is released."""
+    file = ServiceFile(state_dir / SERVICE_FILE)
+    try:
+        yield file
+    finally:
+        await file.remove()
 
 
 @asynccontextmanager
@@ -20,8 +57,7 @@ async def announce_ready(
     Raises:
         OSError: one of them cannot be written.
     """
-    facts = {"address": address, "pid": os.getpid(), "version": version("runner-service")}
-    line = json.dumps(facts | dict(about or {})) + "\n"
+    line = _line(_facts(address, about or {}))
     if fd is not None:
         await asyncio.to_thread(_write_to_descriptor, fd, line)
     if file is None:
@@ -32,6 +68,14 @@ async def announce_ready(
         yield
     finally:
         await asyncio.to_thread(_remove_own, file, line)
+
+
+def _facts(address: str, about: Mapping[str, str]) -> dict[str, object]:
+    return {"address": address, "pid": os.getpid(), "version": version("runner-service"), **about}
+
+
+def _line(facts: Mapping[str, object]) -> str:
+    return json.dumps(facts) + "\n"
 
 
 def _write_to_descriptor(fd: int, line: str) -> None:

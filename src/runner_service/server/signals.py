@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,10 +18,19 @@ class StopRequests:
     def __init__(self) -> None:
         self._first = asyncio.Event()
         self._second = asyncio.Event()
+        self._first_at = time.monotonic()
 
     def request(self) -> None:
         """Adds a request."""
-        (self._second if self._first.is_set() else self._first).set()
+        if self._first.is_set():
+            self._second.set()
+        else:
+            self._first_at = time.monotonic()
+            self._first.set()
+
+    def seconds_since_first(self) -> float:
+        """Returns how long ago the first request came."""
+        return time.monotonic() - self._first_at
 
     async def first(self) -> None:
         """Waits for the first request."""

@@ -2,12 +2,11 @@
 
 from runner_service.settings.description import Row, describe
 from runner_service.settings.loading import EXIT_CONFIG, Problem, SettingsError, load_settings, warnings_about
-from runner_service.settings.variables import DUMMY_API_KEY, SERVICE_FILE, Provider, Settings
+from runner_service.settings.variables import DUMMY_API_KEY, Provider, Settings
 
 __all__ = [
     "DUMMY_API_KEY",
     "EXIT_CONFIG",
-    "SERVICE_FILE",
     "Problem",
     "Provider",
     "Row",

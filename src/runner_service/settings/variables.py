@@ -29,12 +29,10 @@ from runner_service.settings.types import (
     UrlText,
     lower,
 )
+from runner_service.state_dir import default_state_dir
 
 T = TypeVar("T")
 Provider = Literal["openai", "anthropic", "ollama", "scripted"]
-
-SERVICE_FILE = "service.json"
-"""The file in STATE_DIR that says where the service that holds it listens."""
 
 DUMMY_API_KEY = "dummy-local-key"
 """What the daemon expects in local mode. Public, so not a secret."""
@@ -72,10 +70,7 @@ def _default_listen_address(data: dict[str, Any]) -> str:
 
 
 def _default_state_dir(data: dict[str, Any]) -> Path:
-    base: Path | None = data["xdg_state_home"]
-    if base is None or not base.is_absolute():  # the XDG rules say that a relative one is to be ignored
-        base = (data["home"] or Path.home()) / ".local" / "state"
-    return base / "runner-service"
+    return default_state_dir(data["home"], data["xdg_state_home"])
 
 
 def _default_model_key(data: dict[str, Any]) -> SecretStr | None:

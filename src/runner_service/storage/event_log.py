@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 
 from runner_service.errors import UnavailableError
 from runner_service.executors.protocol import Stream
+from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 class LogError(UnavailableError):
@@ -128,9 +128,7 @@ class EventLog(Protocol):
     async def find_values(self, name: str) -> Mapping[str, bytes]:
         """Returns, by execution id, every stored value of that name."""
 
-    async def list_executions(
-        self, *, limit: int, before_key: int, states: Collection["event_pb2.State.ValueType"], session_id: str
-    ) -> ExecutionPage:
+    async def list_executions(self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0) -> ExecutionPage:
         """Lists executions accepted before the one with `before_key` (0: all), newest first."""
 
     async def read_output(

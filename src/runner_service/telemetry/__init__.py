@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runner_service.settings import Settings
+from runner_service.telemetry.export_flush import ExportFlush, flushed_at_exit
 from runner_service.telemetry.logs import execution_id_var, logs, redact_with
 from runner_service.telemetry.loop_lag import monitored_loop
 from runner_service.telemetry.metrics_export import metering, scrape_metrics
@@ -21,10 +22,12 @@ from runner_service.telemetry.spans import (
 from runner_service.telemetry.tracing import tracing
 
 __all__ = [
+    "ExportFlush",
     "chat_span",
     "current_span_context",
     "execution_id_var",
     "execution_span",
+    "flushed_at_exit",
     "logs",
     "metering",
     "monitored_loop",
@@ -42,10 +45,10 @@ __all__ = [
 
 
 @contextmanager
-def telemetry(settings: Settings) -> Iterator[None]:
+def telemetry(settings: Settings) -> Iterator[ExportFlush]:
     """Logs to stderr, and exports spans and metrics where configured. Enter it before the event loop runs.
 
-    Exit waits a few seconds at most for pending output.
+    Exit waits for the last export, for as long as what is yielded allows.
     """
-    with logs(settings), tracing(settings), metering(settings):
-        yield
+    with logs(settings), flushed_at_exit() as flush, tracing(settings, flush), metering(settings, flush):
+        yield flush

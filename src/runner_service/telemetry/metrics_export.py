@@ -1,19 +1,17 @@
 """Exports metrics by OTLP over HTTP and to Prometheus scrapes. Imports the SDK only if either is configured."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from runner_service.settings import Settings
 from runner_service.telemetry.collector import otlp_headers, resource
+from runner_service.telemetry.export_flush import ExportFlush
 from runner_service.telemetry.metrics import using_meter
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader
-
-_FLUSH_TIMEOUT_SECONDS = 3.0
 
 
 class _Current:
@@ -21,8 +19,8 @@ class _Current:
 
 
 @contextmanager
-def metering(settings: Settings) -> Iterator[None]:
-    """Exports the metrics recorded inside, where configured. Exit waits at most 3 s for the last export."""
+def metering(settings: Settings, flush: ExportFlush) -> Iterator[None]:
+    """Exports the metrics recorded inside, where configured. `flush` makes the last export."""
     if settings.otel_sdk_disabled or not (settings.exports_metrics() or settings.metrics_address):
         yield
         return
@@ -33,10 +31,7 @@ def metering(settings: Settings) -> Iterator[None]:
             yield
     finally:
         _Current.scrape = before
-        # A collector that does not answer takes its whole timeout: flush in a thread that is then abandoned.
-        flush = threading.Thread(target=provider.shutdown, name="metric-flush", daemon=True)
-        flush.start()
-        flush.join(_FLUSH_TIMEOUT_SECONDS)
+        flush.start(provider.shutdown)
 
 
 def scrape_metrics() -> bytes:

@@ -1,36 +1,31 @@
 """Exports spans by OTLP over HTTP. Imports the SDK only if a collector is configured."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from runner_service.settings import Settings
 from runner_service.telemetry.collector import otlp_headers, resource
+from runner_service.telemetry.export_flush import ExportFlush
 from runner_service.telemetry.spans import using_tracer
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-_FLUSH_TIMEOUT_SECONDS = 3.0
 
-
-def tracing(settings: Settings) -> AbstractContextManager[None]:
-    """Exports the spans made inside, if a collector is configured. Exit waits at most 3 s for the last export."""
-    return _exported_spans(settings) if settings.exports_traces() else nullcontext()
+def tracing(settings: Settings, flush: ExportFlush) -> AbstractContextManager[None]:
+    """Exports the spans made inside, if a collector is configured. `flush` makes the last export."""
+    return _exported_spans(settings, flush) if settings.exports_traces() else nullcontext()
 
 
 @contextmanager
-def _exported_spans(settings: Settings) -> Iterator[None]:
+def _exported_spans(settings: Settings, flush: ExportFlush) -> Iterator[None]:
     provider = _provider(settings)
     try:
         with using_tracer(provider.get_tracer("runner_service")):
             yield
     finally:
-        # A collector that does not answer takes its whole timeout: flush in a thread that is then abandoned.
-        flush = threading.Thread(target=provider.shutdown, name="span-flush", daemon=True)
-        flush.start()
-        flush.join(_FLUSH_TIMEOUT_SECONDS)
+        flush.start(provider.shutdown)
 
 
 def _provider(settings: Settings) -> "TracerProvider":

@@ -2,7 +2,11 @@
 
 import base64
 import binascii
+import hashlib
 import re
+from collections.abc import Mapping
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from runner_service.api.validation.agents import agent_violations
 from runner_service.api.validation.fields import (
@@ -15,6 +19,7 @@ from runner_service.api.validation.fields import (
     text_size,
 )
 from runner_service.errors import FieldViolation, InvalidRequestError
+from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 MAX_LABELS = 64
@@ -32,6 +37,9 @@ MIN_SECRET_BYTES = 6
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HIGHEST_KEY = 2**63 - 1
 _MAX_STATES = 64
+_TIMES = ("created_after", "created_before")
+_NANOSECONDS = 1_000_000_000
+_MAX_TIME_SECONDS = 2**63 // _NANOSECONDS
 
 
 def check_execute(request: runner_pb2.ExecuteAgentRequest) -> None:
@@ -85,6 +93,10 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
         yield from at_most("states", len(request.states), _MAX_STATES, "states")
         if request.session_id:
             yield from identifier("session_id", request.session_id)
+        yield from _label_violations(request.labels)
+        for field, value in request.ListFields():
+            if field.name in _TIMES and not _is_valid_time(value):
+                yield FieldViolation(field.name, "must be a time between the years 1970 and 2261")
         if request.page_token and _page_key(request) is None:
             yield FieldViolation(
                 "page_token", "must be a next_page_token that was given for the same filters, or empty"
@@ -92,6 +104,14 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
 
     _raise_if_any(violations())
     return _page_key(request) or 0
+
+
+def execution_filter(request: runner_pb2.ListExecutionsRequest) -> ExecutionFilter:
+    """Returns the filters of a valid request."""
+    times = {field.name: value.ToNanoseconds() for field, value in request.ListFields() if field.name in _TIMES}
+    return ExecutionFilter(
+        request.states, request.session_id, request.labels, times.get("created_after"), times.get("created_before")
+    )
 
 
 def page_token(request: runner_pb2.ListExecutionsRequest, key: int) -> str:
@@ -112,7 +132,12 @@ def _page_key(request: runner_pb2.ListExecutionsRequest) -> int | None:
 
 
 def _filters(request: runner_pb2.ListExecutionsRequest) -> str:
-    return f"{','.join(str(state) for state in sorted(request.states))}:{request.session_id}"
+    filters = runner_pb2.ListExecutionsRequest()
+    filters.CopyFrom(request)
+    filters.ClearField("page_size")
+    filters.ClearField("page_token")
+    filters.states[:] = sorted(request.states)
+    return hashlib.sha256(filters.SerializeToString(deterministic=True)).hexdigest()[:16]
 
 
 def _execute_violations(request: runner_pb2.ExecuteAgentRequest) -> Violations:
@@ -131,7 +156,7 @@ def _execute_violations(request: runner_pb2.ExecuteAgentRequest) -> Violations:
     else:
         yield from _without_agent(request)
     yield from _limits(request.limits)
-    yield from _labels(request)
+    yield from _label_violations(request.labels)
 
 
 def _without_agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
@@ -172,15 +197,19 @@ def _limits(limits: runner_pb2.ExecutionLimits) -> Violations:
         yield from not_negative(f"limits.{name}", getattr(limits, name))
 
 
-def _labels(request: runner_pb2.ExecuteAgentRequest) -> Violations:
-    yield from at_most("labels", len(request.labels), MAX_LABELS, "labels")
-    for key, value in request.labels.items():
+def _label_violations(labels: Mapping[str, str]) -> Violations:
+    yield from at_most("labels", len(labels), MAX_LABELS, "labels")
+    for key, value in labels.items():
         if not 0 < len(key) <= MAX_LABEL_KEY_CHARACTERS or len(value) > MAX_LABEL_VALUE_CHARACTERS:
             yield FieldViolation(
                 f"labels[{key[:MAX_LABEL_KEY_CHARACTERS]!r}]",
                 f"must have a key of 1 to {MAX_LABEL_KEY_CHARACTERS} characters "
                 f"and a value of at most {MAX_LABEL_VALUE_CHARACTERS}",
             )
+
+
+def _is_valid_time(time: Timestamp) -> bool:
+    return 0 <= time.seconds < _MAX_TIME_SECONDS and 0 <= time.nanos < _NANOSECONDS
 
 
 def _required_identifier(value: str) -> Violations:

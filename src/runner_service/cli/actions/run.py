@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-import grpc
 
-from runner_service import states
 from runner_service.cli.connection import Connection, connected
-from runner_service.cli.errors import CommandError, ExitCode
+from runner_service.cli.errors import CommandError, ExitCode, exit_code_for
 from runner_service.cli.run_request import RunOptions, build_request, model_of
 from runner_service.cli.signals import Interrupts, cancelled_by_termination, counting_interrupts
+from runner_service.cli.silent_grpc import grpc
 from runner_service.cli.target import Target
 from runner_service.cli.view_options import ViewOptions
 from runner_service.cli.views import View, opened_view
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
     from runner_service.cli.private_service import PrivateService
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
 _MODEL_FAILURES = frozenset({"MODEL_UNAVAILABLE", "MODEL_REJECTED"})
 _CANCEL_DELAY_SECONDS = 1.0  # seconds between Ctrl-C and the cancel
 _DETACH_TIMEOUT_SECONDS = 5.0
-_EXIT_CODES = {
-    states.SUCCEEDED: ExitCode.SUCCEEDED,
-    states.CANCELLED: ExitCode.CANCELLED,
-    states.TIMED_OUT: ExitCode.TIMED_OUT,
-}
 
 
 def run_agent(wish: RunOptions, root: Path | None, view: ViewOptions, target: Target) -> int:
@@ -178,11 +171,6 @@ def _explained_conflict(execution_id: str, target: Target) -> Iterator[None]:
             f"there is an execution {execution_id} already, of another request\n"
             f"`runner-service events {execution_id}{target.flags()}` shows it; for a new one choose another --id."
         ) from error
-
-
-def exit_code_for(state: "event_pb2.State.ValueType") -> ExitCode:
-    """Returns the exit code that tells how an execution ended."""
-    return _EXIT_CODES.get(state, ExitCode.FAILED)
 
 
 async def _first_completed(*ways: Coroutine[Any, Any, int]) -> int:

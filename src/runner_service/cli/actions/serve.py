@@ -4,11 +4,12 @@ import asyncio
 import logging
 import os
 import sys
-from pathlib import Path
+import threading
 
 import uvloop
 
 from runner_service import app
+from runner_service.agent.loader import LOADER_THREAD
 from runner_service.cli.environment import settings_from
 from runner_service.cli.errors import CommandError, ExitCode, print_message
 from runner_service.cli.secret_variables import pop_secrets, prompt_for_missing_key, read_secrets
@@ -19,12 +20,12 @@ from runner_service.settings import Settings, warnings_about
 from runner_service.storage.event_log import LogError
 from runner_service.telemetry import telemetry
 
+_MIN_FLUSH_SECONDS = 0.2
+
 logger = logging.getLogger(__name__)
 
 
-def serve_until_stopped(
-    *, ready_fd: int | None, ready_file: Path | None, secrets_fd: int | None, exit_when_idle: float | None
-) -> None:
+def serve_until_stopped(options: app.ServeOptions, secrets_fd: int | None) -> None:
     """Serves until a signal or idleness ends it.
 
     Raises:
@@ -32,13 +33,15 @@ def serve_until_stopped(
     """
     make_undumpable()
     settings = read_settings(secrets_fd)
-    with telemetry(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with telemetry(settings) as flush, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for variable, text in warnings_about(settings):
             if sys.stderr.isatty():
                 print_message(f"warning: {variable} {text}")
             else:
                 logger.warning("setting_questionable variable=%s text=%s", variable, text)
-        runner.run(_serve(settings, ready_fd, ready_file, exit_when_idle))
+        seconds_left = runner.run(_serve(settings, options))
+        flush.timeout_seconds = min(flush.timeout_seconds, max(_MIN_FLUSH_SECONDS, seconds_left / 8))
+    _exit_if_loading()
 
 
 def read_settings(secrets_fd: int | None) -> Settings:
@@ -54,11 +57,16 @@ def read_settings(secrets_fd: int | None) -> Settings:
     return settings_from({**environ, **asked}) if asked else settings
 
 
-async def _serve(
-    settings: Settings, ready_fd: int | None, ready_file: Path | None, exit_when_idle: float | None
-) -> None:
+def _exit_if_loading() -> None:
+    """Exits at once if a thread still imports the agent loop: the interpreter might wait for it, or trip over it."""
+    if any(thread.name == LOADER_THREAD for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(ExitCode.SUCCEEDED)
+
+
+async def _serve(settings: Settings, options: app.ServeOptions) -> float:
     try:
-        await app.serve(settings, ready_fd=ready_fd, ready_file=ready_file, exit_when_idle=exit_when_idle)
+        return await app.serve(settings, options)
     except BaseException as error:
         if texts := _reasons(error, (LogError,)):
             raise CommandError("\n".join(texts), ExitCode.LOG_UNAVAILABLE) from error

@@ -61,6 +61,9 @@ class DaytonaExecutor:
             raise ConfinementError("confinement is for local mode: a cloud sandbox is a machine of its own")
         return ConfinementInForce()
 
+    def skip_grace(self) -> None:
+        """Does nothing: commands in a sandbox outlive the service."""
+
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[DaytonaSandbox]:
         """Opens the session's sandbox, or one for this execution only, which is deleted when the block ends.

@@ -99,6 +99,10 @@ class LocalExecutor:
         """
         return await self._cells.confiner.in_force(asked)
 
+    def skip_grace(self) -> None:
+        """Implements `Executor`."""
+        self._supervisor.client.skip_grace()
+
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[LocalSandbox]:
         """Opens the sandbox of an execution, and ends its processes on exit.

@@ -141,6 +141,11 @@ class SupervisorClient:
         """Returns the listener that came with `ready`, for the caller to close."""
         return socket.socket(fileno=self._descriptors.pop())
 
+    def skip_grace(self) -> None:
+        """Requests that from now on processes are killed without a grace period."""
+        if not self.lost.is_set():
+            self._send({"do": "skip_grace"})
+
     def request_close(self) -> None:
         """Requests the end of all commands, then of the supervisor itself; `lost` is set when it is gone."""
         if not self.lost.is_set():

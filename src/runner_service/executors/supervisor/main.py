@@ -114,6 +114,10 @@ class Supervisor:
                 self._terminations.append(
                     (message["id"], Termination(self._ownership, message["commands"], self._grace))
                 )
+            case "skip_grace":
+                self._grace = 0.0
+                for _, termination in self._terminations:
+                    termination.skip_grace()
             case "close":
                 self._shutdown = Termination(self._ownership, None, self._grace)
 

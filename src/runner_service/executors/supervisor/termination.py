@@ -29,6 +29,11 @@ class Termination:
         self._pause = _FIRST_INTERVAL_SECONDS
         self._quiet_checks = 0
 
+    def skip_grace(self) -> None:
+        """Lets the next step, which is due now, use SIGKILL."""
+        self.next_check = monotonic()
+        self._force_from = min(self._force_from, self.next_check)
+
     def step(self) -> bool:
         """Signals what is still there; returns whether everything has ended or is given up."""
         now = monotonic()

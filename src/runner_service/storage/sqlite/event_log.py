@@ -25,24 +25,22 @@ from runner_service.storage.event_log import (
     Page,
     StoredExecution,
 )
-from runner_service.storage.frames import skip_frames
+from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.sqlite import queries
 from runner_service.storage.sqlite.appender import Appender
 from runner_service.storage.sqlite.database import connect, require_intact, transaction
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
 from runner_service.storage.sqlite.pruning import Pruner
-from runner_service.storage.sqlite.schema import EVENTS
+from runner_service.storage.sqlite.schema import EVENTS, EVENTS_FILE, OUTPUTS_DIRECTORY
 from runner_service.storage.sqlite.writer_thread import WriterThread
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _READ_THREADS = 2
-_MAX_ROWS_PER_PAGE = 4096
 _ACTIVE = ", ".join(map(str, sorted(states.ACTIVE_STATES)))
-_EXECUTION = "record, state, (SELECT IFNULL(MAX(sequence), 0) FROM events WHERE execution = key)"
 
 
 @asynccontextmanager
@@ -95,12 +93,12 @@ class SqliteEventLog:
     """The `EventLog` in a directory. Construct it with `sqlite_event_log`."""
 
     def __init__(self, state_dir: Path, lock: int) -> None:
-        self._path = state_dir / "events.db"
+        self._path = state_dir / EVENTS_FILE
         self._lock = lock
         require_intact(self._path)
         if not self._path.exists():
-            _set_aside_outputs(state_dir / "outputs")
-        self._outputs = OutputFiles(state_dir / "outputs")
+            _set_aside_outputs(state_dir / OUTPUTS_DIRECTORY)
+        self._outputs = OutputFiles(state_dir / OUTPUTS_DIRECTORY)
         self._writer = connect(self._path)
         self._path.chmod(0o600)
         EVENTS.upgrade(self._writer, state_dir)
@@ -125,18 +123,17 @@ class SqliteEventLog:
     async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
         """Implements `EventLog`."""
         return await self._read(
-            lambda connection: self._read_page(connection, execution_id, after, max_bytes, with_output=with_output)
+            lambda connection: Page(
+                *queries.read_page(connection, self._outputs, execution_id, after, max_bytes, with_output=with_output)
+            )
         )
 
     async def get(self, execution_id: str) -> StoredExecution | None:
         """Implements `EventLog`."""
 
         def find(connection: sqlite3.Connection) -> StoredExecution | None:
-            row = connection.execute(
-                f"SELECT {_EXECUTION}, fingerprint, request FROM executions WHERE execution_id = ?",  # noqa: S608  # constants
-                (execution_id,),
-            ).fetchone()
-            return StoredExecution(_execution(*row[:3]), row[3], _request(row[4])) if row else None
+            row = queries.find_execution(connection, execution_id)
+            return StoredExecution(row.execution, row.fingerprint, _request(row.request)) if row else None
 
         return await self._read(find)
 
@@ -145,29 +142,13 @@ class SqliteEventLog:
         query = "SELECT execution_id, value FROM execution_values JOIN executions ON key = execution WHERE name = ?"
         return await self._read(lambda connection: dict(connection.execute(query, (name,)).fetchall()))
 
-    async def list_executions(
-        self, *, limit: int, before_key: int, states: Collection["event_pb2.State.ValueType"], session_id: str
-    ) -> ExecutionPage:
+    async def list_executions(self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0) -> ExecutionPage:
         """Implements `EventLog`."""
-        conditions = ["(? = 0 OR key < ?)"]
-        values: list[int | str] = [before_key, before_key]
-        if session_id:
-            conditions.append("session_id = ?")
-            values.append(session_id)
-        if states:
-            conditions.append(f"state IN ({','.join('?' * len(states))})")
-            values += states
-        query = (
-            f"SELECT {_EXECUTION}, key FROM executions "  # noqa: S608  # only constants and marks are joined
-            f"WHERE {' AND '.join(conditions)} ORDER BY key DESC LIMIT ?"
+        return await self._read(
+            lambda connection: ExecutionPage(
+                *queries.list_executions(connection, wanted, limit=limit, before_key=before_key)
+            )
         )
-
-        def find(connection: sqlite3.Connection) -> ExecutionPage:
-            rows = connection.execute(query, [*values, limit + 1]).fetchall()
-            next_key = rows[limit - 1][3] if len(rows) > limit else 0
-            return ExecutionPage([_execution(*row[:3]) for row in rows[:limit]], next_key)
-
-        return await self._read(find)
 
     async def read_output(
         self, execution_id: str, tool_call_id: str, stream: Stream, offset: int, max_bytes: int
@@ -175,12 +156,8 @@ class SqliteEventLog:
         """Implements `EventLog`."""
 
         def find(connection: sqlite3.Connection) -> bytes | None:
-            row = connection.execute(
-                "SELECT execution, call FROM tool_calls JOIN executions ON key = execution "
-                "WHERE execution_id = ? AND tool_call_id = ?",
-                (execution_id, tool_call_id),
-            ).fetchone()
-            return self._outputs.read(OutputKey(row[0], row[1], stream), offset, max_bytes) if row else None
+            keys = queries.find_output(connection, execution_id, tool_call_id)
+            return self._outputs.read(OutputKey(*keys, stream), offset, max_bytes) if keys else None
 
         return await self._read(find)
 
@@ -234,43 +211,6 @@ class SqliteEventLog:
             return await work
         except (sqlite3.Error, OSError) as error:
             raise LogError(str(error)) from error
-
-    def _read_page(
-        self, connection: sqlite3.Connection, execution_id: str, after: int, max_bytes: int, *, with_output: bool
-    ) -> Page:
-        rows = connection.execute(
-            "SELECT sequence, count, frame, execution, call, stream, offset, length FROM events "
-            "WHERE execution = (SELECT key FROM executions WHERE execution_id = ?) AND sequence > ? "
-            "AND (? OR call IS NULL) ORDER BY sequence LIMIT ?",
-            (execution_id, after, with_output, _MAX_ROWS_PER_PAGE),
-        )
-        frames: list[bytes] = []
-        size, last = 0, after
-        for sequence, count, frame, execution, call, stream, offset, length in rows:
-            seen = max(0, after - sequence + count)
-            if size and size + len(frame) + (length or 0) > max_bytes:
-                break
-            frames.append(skip_frames(frame, seen))
-            if call is not None:
-                frames.append(self._output(OutputKey(execution, call, stream), offset, length))
-            size += len(frame) + (length or 0)
-            last = sequence
-        return Page(b"".join(frames), last)
-
-    def _output(self, key: OutputKey, offset: int, length: int) -> bytes:
-        data = self._outputs.read(key, offset, length)
-        if len(data) != length:
-            raise OSError(
-                f"output file {key.call}.{key.stream} of execution {key.execution} is shorter than its events"
-            )
-        return data
-
-
-def _execution(record: bytes, state: "event_pb2.State.ValueType", last_sequence: int) -> runner_pb2.Execution:
-    execution = runner_pb2.Execution.FromString(record)
-    execution.state = state
-    execution.last_sequence = last_sequence
-    return execution
 
 
 def _request(stored: bytes | None) -> runner_pb2.ExecuteAgentRequest | None:

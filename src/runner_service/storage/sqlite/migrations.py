@@ -44,6 +44,10 @@ class Schema:
         if version:
             logger.info("schema_upgraded file=%s from=%d to=%d", _file_name(connection), version, len(self.steps))
 
+    def is_current(self, connection: sqlite3.Connection) -> bool:
+        """Tells whether the file can be read without an upgrade. Raises sqlite3.Error."""
+        return self._version(connection) == len(self.steps)
+
     def _version(self, connection: sqlite3.Connection) -> int:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if not 0 <= version <= len(self.steps):

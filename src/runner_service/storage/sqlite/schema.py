@@ -6,6 +6,9 @@ from pathlib import Path
 
 from runner_service.storage.sqlite.migrations import Schema, statements
 
+EVENTS_FILE = "events.db"
+OUTPUTS_DIRECTORY = "outputs"
+
 _create_event_tables = statements("""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE executions (

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from tests.cli.command_line import CommandLine, eventually, is_alive, running, shown_to_others
@@ -69,6 +71,49 @@ def test_looking_starts_a_service_only_for_a_log_that_is_there_and_makes_no_work
     eventually(lambda: not (alone.state_dir / "service.json").exists())
     assert "old " in alone("ps", "--all").stdout
     assert sorted(entry.name for entry in alone.directory.iterdir()) == ["elsewhere", "script.yaml", "state"]
+
+
+def test_finished_executions_are_shown_without_starting_a_service(alone: CommandLine) -> None:
+    alone("run", "--id", "old", "echo hello")
+    os.kill(alone.service()["pid"], signal.SIGTERM)
+    eventually(lambda: not (alone.state_dir / "service.json").exists())
+    before = (alone.state_dir / "service.log").read_text()
+
+    assert "old " in alone("ps", "--all").stdout
+    assert "[1] | hello" in alone("events", "old", "--follow").stdout
+    assert alone("output", "old", "1", "--follow").stdout == "hello\n"
+    assert alone("events", "unknown").returncode == 1
+
+    assert (alone.state_dir / "service.log").read_text() == before
+    assert not (alone.state_dir / "events.db-wal").exists()
+
+
+def test_a_log_of_another_format_is_left_to_the_service(alone: CommandLine) -> None:
+    alone("run", "--id", "old", "echo hello")
+    os.kill(alone.service()["pid"], signal.SIGTERM)
+    eventually(lambda: not (alone.state_dir / "service.json").exists())
+    with closing(sqlite3.connect(alone.state_dir / "events.db")) as database:
+        database.execute("PRAGMA user_version = 99")
+    done = alone("ps", "--all")
+    assert done.returncode == 75
+    assert "schema version 99" in done.stderr
+
+
+def test_a_run_waits_for_a_service_that_is_stopping_and_says_so(alone: CommandLine) -> None:
+    go = alone.directory / "go"
+    other = {"SANDBOX_ROOT_DIR": str(alone.directory / "other"), "DRAIN_TIMEOUT": "60"}
+    service = running(alone, LISTEN_ADDRESS="127.0.0.1:0", **other)
+    with service:
+        alone("run", "--detach", f"until [ -e {go} ]; do sleep 0.02; done", **other)
+        service.process.send_signal(signal.SIGTERM)
+        eventually(lambda: alone.service().get("stopping"))
+        with alone.start("run", "--quiet", "echo hello") as run:
+            assert run.stderr is not None
+            assert run.stderr.readline() == (
+                f"runner-service: waiting for the service with pid {service.process.pid}, which is stopping\n"
+            )
+            go.touch()
+            assert run.communicate()[0].startswith("It said: hello")
 
 
 def test_looking_needs_no_service_for_the_same_directory(alone: CommandLine) -> None:
