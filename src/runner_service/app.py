@@ -20,6 +20,7 @@ from runner_service.executors.protocol import Executor
 from runner_service.executors.supervisor.watchdog import Quota
 from runner_service.server import (
     RunningServer,
+    ServiceFile,
     StopRequests,
     announce_ready,
     running_server,
@@ -66,28 +67,32 @@ async def serve(settings: Settings, options: ServeOptions = ServeOptions()) -> f
         BindError, TlsError, LogError, SandboxError: it cannot start; the text says what to do.
     """
     with stop_signals() as requests:
-        async with (
-            service_file(settings.state_dir) as file,
-            running_service(settings) as service,
-            announce_ready(service.address, fd=options.ready_fd, file=options.ready_file, about=_metrics_of(service)),
-            asyncio.TaskGroup() as tasks,
-        ):
+        async with service_file(settings.state_dir) as file, running_service(settings) as service:
             await file.write(service.address, _about(settings, service))
-            service.begin_loading(with_agent_loop=options.load_agent_at_start)
-            idle = tasks.create_task(_stop_when_idle(service.executions, options.exit_when_idle, requests))
-
-            async def drain(timeout_seconds: float) -> None:
-                await file.mark_stopping()
-                await service.executions.drain(timeout_seconds)
-
-            await service.server.serve_until_stopped(
-                requests,
-                drain,
-                lame_duck=0.0 if settings.is_local_mode() else _CLOUD_LAME_DUCK_SECONDS,
-                drain_timeout=settings.drain_timeout,
-            )
-            idle.cancel()
+            await _serve_until_stopped(settings, options, service, file, requests)
         return max(0.0, settings.drain_timeout - requests.seconds_since_first())
+
+
+async def _serve_until_stopped(
+    settings: Settings, options: ServeOptions, service: "RunningService", file: ServiceFile, requests: StopRequests
+) -> None:
+    async def drain(timeout_seconds: float) -> None:
+        await file.mark_stopping()
+        await service.executions.drain(timeout_seconds)
+
+    async with (
+        announce_ready(service.address, fd=options.ready_fd, file=options.ready_file, about=_metrics_of(service)),
+        asyncio.TaskGroup() as tasks,
+    ):
+        service.begin_loading(with_agent_loop=options.load_agent_at_start)
+        idle = tasks.create_task(_stop_when_idle(service.executions, options.exit_when_idle, requests))
+        await service.server.serve_until_stopped(
+            requests,
+            drain,
+            lame_duck=0.0 if settings.is_local_mode() else _CLOUD_LAME_DUCK_SECONDS,
+            drain_timeout=settings.drain_timeout,
+        )
+        idle.cancel()
 
 
 class RunningService(NamedTuple):

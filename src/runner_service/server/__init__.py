@@ -16,7 +16,7 @@ from runner_service.api.interceptors import OpenCalls, interceptors
 from runner_service.executions.readiness import Readiness
 from runner_service.server.binding import BindError, BoundAddresses, bind, require_bindable
 from runner_service.server.metrics_http import serve_metrics
-from runner_service.server.ready_file import announce_ready, service_file
+from runner_service.server.ready_file import ServiceFile, announce_ready, service_file
 from runner_service.server.signals import StopRequests, stop_signals
 from runner_service.server.tls import TlsError, server_credentials
 from runner_service.server.transport import CHANNEL_OPTIONS
@@ -26,6 +26,7 @@ __all__ = [
     "CHANNEL_OPTIONS",
     "BindError",
     "RunningServer",
+    "ServiceFile",
     "StopRequests",
     "TlsError",
     "announce_ready",
