@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from runner_service.executors.local import writing
+from runner_service.executors.local import replacement, writing
+from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.paths import Root
+from runner_service.executors.local.replacement import Replacement
+from runner_service.executors.local.writing import Change, SeenFiles
 
 WRITER = """
 import sys, time
+from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.paths import Root
-from runner_service.executors.local.writing import Replacement
+from runner_service.executors.local.replacement import Replacement
+from runner_service.executors.local.writing import Change, SeenFiles
 
 with Replacement(Root(sys.argv[1]), "/file.txt") as replacement:
     replacement.write(b"new" * 100_000)
@@ -55,14 +60,14 @@ def test_with_names_or_without_a_file_is_replaced_whole_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
 ) -> None:
     if not nameless:
-        monkeypatch.setattr(writing, "_NAMELESS", 0)
+        monkeypatch.setattr(replacement, "_TMPFILE_FLAG", 0)
     (tmp_path / "old.txt").write_text("old")
     (tmp_path / "old.txt").chmod(0o640)
     root = Root(str(tmp_path.resolve()))
 
-    writing.write_text(root, "/old.txt", "new")
-    writing.write_text(root, "/made/new.txt", "new")
-    with writing.Replacement(root, "/old.txt") as never:
+    writing.write_text(Change(root, "/old.txt", Deadline(), SeenFiles(), ""), "new")
+    writing.write_text(Change(root, "/made/new.txt", Deadline(), SeenFiles(), ""), "new")
+    with Replacement(root, "/old.txt") as never:
         never.write(b"never")
 
     assert sorted(each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*")) == [

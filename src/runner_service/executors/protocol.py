@@ -56,6 +56,7 @@ FileErrorCode = Literal[
     "not_unique",
     "no_match",
     "invalid",
+    "changed",
     "no_space",
     "too_large",
     "timed_out",
@@ -222,16 +223,25 @@ class Sandbox(Protocol):
     async def list_directory(self, path: str) -> Sequence[FileEntry]:
         """Lists a directory, sorted by path. Raises FileError."""
 
-    async def read_text(self, path: str, *, offset: int = 0, limit: int = 2000) -> TextLines | BinaryFile:
+    async def read_text(
+        self, path: str, *, offset: int = 0, limit: int = 2000, agent: str = ""
+    ) -> TextLines | BinaryFile:
         """Reads `limit` lines after the first `offset`. Raises FileError."""
 
-    async def write_text(self, path: str, text: str) -> None:
-        """Writes a file atomically, creating directories and keeping the mode of an existing file. Raises FileError."""
+    async def write_text(self, path: str, text: str, *, agent: str = "") -> None:
+        """Writes a whole file, creating directories. Raises FileError.
 
-    async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False) -> int:
+        Changes of one file are serial, whoever makes them and by whatever path, and atomic, except that hard links,
+        mount points and files whose owner or extended attributes cannot be copied are rewritten in place. Keeps mode,
+        owner and extended attributes. Refused once, with what the file holds now, if `agent` has read or written the
+        file and it was changed by anybody else since.
+        """
+
+    async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False, agent: str = "") -> int:
         r"""Replaces `old`, which must occur once unless `replace_all`; returns the number of replacements.
 
-        Keeps line ends and mode: `\n` in `old` and `new` means the line end of the file. Raises FileError.
+        Changes the file as it is now, as `write_text` does. Keeps line ends: `\n` in `old` and `new` means the line end
+        of the file. What is not found as UTF-8 is looked for as Latin-1. Raises FileError.
         """
 
     async def delete(self, path: str) -> None:

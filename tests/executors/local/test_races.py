@@ -12,7 +12,7 @@ from runner_service.executors.local.deadline import Deadline, Search
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.reading import list_directory, read_text
 from runner_service.executors.local.search import glob_files
-from runner_service.executors.local.writing import write_text
+from runner_service.executors.local.writing import Change, SeenFiles, write_text
 from runner_service.executors.protocol import FileError
 
 
@@ -90,14 +90,14 @@ def test_a_listed_directory_that_becomes_a_link_is_not_listed(
         list_directory(root, "real", Deadline())
 
 
-def test_a_written_file_that_becomes_a_link_is_replaced_and_not_followed(
+def test_a_written_file_that_becomes_a_link_is_not_followed(
     root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = tmp_path / "root" / "real" / "secret"
     after(monkeypatch, "access", "secret", swap_for_a_link(secret, tmp_path / "outside" / "secret"))
-    write_text(root, "real/secret", "new")
+    with pytest.raises(FileError, match="changed while"):
+        write_text(Change(root, "real/secret", Deadline(), SeenFiles(), ""), "new")
     assert (tmp_path / "outside" / "secret").read_text() == "secret"
-    assert secret.read_text() == "new"
 
 
 def test_a_directory_that_is_moved_away_during_a_walk_leads_nowhere_else(

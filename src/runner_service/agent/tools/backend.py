@@ -87,7 +87,10 @@ def _backend_for(path: str) -> BackendProtocol:
     scope = current_scope.get()
     if _is_below(path, OUTPUT_MOUNT):
         return CommandOutputs(scope)
-    return _offload_backend() if _is_offloaded(path) else SandboxFiles(scope.run.sandbox, scope.run.redactor)
+    if _is_offloaded(path):
+        return _offload_backend()
+    call = current_call.get()
+    return SandboxFiles(scope.run.sandbox, scope.run.redactor, agent=call.sub_agent_id if call else "")
 
 
 def _is_offloaded(path: str) -> bool:

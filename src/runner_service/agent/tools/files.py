@@ -44,6 +44,8 @@ class SandboxFiles(BackendProtocol):
 
     sandbox: Sandbox
     redactor: Redactor
+    agent: str = ""
+    """Whose tools these are: a sub-agent's id, or empty."""
 
     async def als(self, path: str) -> LsResult:
         """Lists a directory."""
@@ -56,7 +58,9 @@ class SandboxFiles(BackendProtocol):
     async def aread(self, file_path: str, offset: int = 0, limit: int = 2000) -> ReadResult:
         """Reads a window of lines of a text file; describes a binary file."""
         try:
-            content = await self.sandbox.read_text(file_path, offset=offset, limit=min(limit, _MAX_LINES))
+            content = await self.sandbox.read_text(
+                file_path, offset=offset, limit=min(limit, _MAX_LINES), agent=self.agent
+            )
         except FileError as error:
             return ReadResult(error=error.message)
         if isinstance(content, BinaryFile):
@@ -73,7 +77,7 @@ class SandboxFiles(BackendProtocol):
         if self._holds_mark(content):
             return WriteResult(error=f"'{file_path}' was not written: {_HIDDEN_SECRET}")
         try:
-            await self.sandbox.write_text(file_path, content)
+            await self.sandbox.write_text(file_path, content, agent=self.agent)
         except FileError as error:
             return WriteResult(error=error.message)
         return WriteResult(path=file_path)
@@ -83,7 +87,9 @@ class SandboxFiles(BackendProtocol):
         if self._holds_mark(old_string) or self._holds_mark(new_string):
             return EditResult(error=f"'{file_path}' was not changed: {_HIDDEN_SECRET}")
         try:
-            count = await self.sandbox.edit_text(file_path, old_string, new_string, replace_all=replace_all)
+            count = await self.sandbox.edit_text(
+                file_path, old_string, new_string, replace_all=replace_all, agent=self.agent
+            )
         except FileError as error:
             return EditResult(error=error.message)
         return EditResult(path=file_path, occurrences=count)

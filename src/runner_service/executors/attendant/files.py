@@ -20,16 +20,19 @@ async def _list(sandbox: Sandbox, request: dict[str, Any]) -> Any:
 
 
 async def _read(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    content = await sandbox.read_text(request["path"], offset=request["offset"], limit=request["limit"])
+    content = await sandbox.read_text(
+        request["path"], offset=request["offset"], limit=request["limit"], agent=request["agent"]
+    )
     return {"is_text": isinstance(content, TextLines), "fields": dataclasses.asdict(content)}
 
 
 async def _write(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    await sandbox.write_text(request["path"], request["text"])
+    await sandbox.write_text(request["path"], request["text"], agent=request["agent"])
 
 
 async def _edit(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    return await sandbox.edit_text(request["path"], request["old"], request["new"], replace_all=request["replace_all"])
+    arguments = {name: request[name] for name in ("path", "old", "new", "replace_all", "agent")}
+    return await sandbox.edit_text(**arguments)
 
 
 async def _delete(sandbox: Sandbox, request: dict[str, Any]) -> Any:

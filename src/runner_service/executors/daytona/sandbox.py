@@ -59,18 +59,24 @@ class DaytonaSandbox:
         """Lists a directory."""
         return [FileEntry(**each) for each in await self._session.file_operation("list", path=path)]
 
-    async def read_text(self, path: str, *, offset: int = 0, limit: int = 2000) -> TextLines | BinaryFile:
+    async def read_text(
+        self, path: str, *, offset: int = 0, limit: int = 2000, agent: str = ""
+    ) -> TextLines | BinaryFile:
         """Reads lines of a text file."""
-        content = await self._session.file_operation("read", path=path, offset=offset, limit=limit)
+        content = await self._session.file_operation("read", path=path, offset=offset, limit=limit, agent=agent)
         return TextLines(**content["fields"]) if content["is_text"] else BinaryFile(**content["fields"])
 
-    async def write_text(self, path: str, text: str) -> None:
+    async def write_text(self, path: str, text: str, *, agent: str = "") -> None:
         """Writes a whole file."""
-        await self._session.file_operation("write", path=path, text=text)
+        await self._session.file_operation("write", path=path, text=text, agent=agent)
 
-    async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False) -> int:
+    async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False, agent: str = "") -> int:
         """Replaces text in a file."""
-        return int(await self._session.file_operation("edit", path=path, old=old, new=new, replace_all=replace_all))
+        return int(
+            await self._session.file_operation(
+                "edit", path=path, old=old, new=new, replace_all=replace_all, agent=agent
+            )
+        )
 
     async def delete(self, path: str) -> None:
         """Removes a file or a directory."""

@@ -11,6 +11,7 @@ from runner_service.executors.local import reading, writing
 from runner_service.executors.local.deadline import Deadline, Search
 from runner_service.executors.local.grep import encoded_pattern, grep_files, searched_directory
 from runner_service.executors.local.paths import Root
+from runner_service.executors.local.replacement import Replacement
 from runner_service.executors.local.ripgrep import Ripgrep
 from runner_service.executors.local.search import glob_files
 from runner_service.executors.local.threads import FileThreads
@@ -33,26 +34,35 @@ class Files:
         self._threads = threads
         self._ripgrep = ripgrep
         self._slots = asyncio.Semaphore(_THREADS_PER_SANDBOX)
+        self._seen = writing.SeenFiles()
 
     async def list_directory(self, path: str) -> Sequence[FileEntry]:
         """Lists a directory."""
         deadline = Deadline()
         return await self._run(deadline, partial(reading.list_directory, self._root, path, deadline))
 
-    async def read_text(self, path: str, *, offset: int = 0, limit: int = 2000) -> TextLines | BinaryFile:
+    async def read_text(
+        self, path: str, *, offset: int = 0, limit: int = 2000, agent: str = ""
+    ) -> TextLines | BinaryFile:
         """Reads lines of a text file."""
         deadline = Deadline()
-        return await self._run(deadline, partial(reading.read_text, self._root, path, offset, limit, deadline))
 
-    async def write_text(self, path: str, text: str) -> None:
+        def read() -> TextLines | BinaryFile:
+            self._seen.record(self._root, path, agent)  # before: a change during the read is then noticed
+            return reading.read_text(self._root, path, offset, limit, deadline)
+
+        return await self._run(deadline, read)
+
+    async def write_text(self, path: str, text: str, *, agent: str = "") -> None:
         """Writes a whole file."""
-        await self._run(Deadline(), partial(writing.write_text, self._root, path, text))
+        change = self._change(path, agent)
+        await self._run(change.deadline, partial(writing.write_text, change, text))
 
-    async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False) -> int:
+    async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False, agent: str = "") -> int:
         """Replaces text in a file."""
-        deadline = Deadline()
-        edit = partial(writing.edit_text, self._root, path, old, new, deadline, replace_all=replace_all)
-        return await self._run(deadline, edit)
+        change = self._change(path, agent)
+        edit = partial(writing.edit_text, change, old, new, replace_all=replace_all)
+        return await self._run(change.deadline, edit)
 
     async def delete(self, path: str) -> None:
         """Removes a file or a directory."""
@@ -73,12 +83,13 @@ class Files:
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
         """Writes a file of any size."""
-        replacement = writing.Replacement(self._root, path, mode=mode)
+        replacement = Replacement(self._root, path, mode=mode)
         try:
             await self._run(Deadline(), replacement.open)
             async for chunk in chunks:
                 await self._run(Deadline(), partial(replacement.write, chunk))
-            await self._run(Deadline(), replacement.commit)
+            change = self._change(path)
+            await self._run(change.deadline, partial(writing.commit_upload, change, replacement))
         finally:
             await self._run(Deadline(), replacement.close)
 
@@ -90,6 +101,9 @@ class Files:
                 yield chunk
         finally:
             await self._run(Deadline(), file.close)
+
+    def _change(self, path: str, agent: str = "") -> writing.Change:
+        return writing.Change(self._root, path, Deadline(), self._seen, agent)
 
     async def _candidates(self, pattern: str, path: str) -> Iterable[str] | None:
         encoded_pattern(pattern)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner_service.executors.protocol import FileError, FileErrorCode
 
@@ -88,8 +89,28 @@ class Root:
             raise FileError("invalid", "a path cannot contain a NUL character")
         if len(path) > _MAX_PATH_CHARACTERS:
             raise FileError("invalid", f"a path has at most {_MAX_PATH_CHARACTERS} characters")
-        below = _below(self.path, path)
+        below = self.below(path)
         return path if below is None else below
+
+    def below(self, path: str) -> str | None:
+        """Returns an absolute path's part below the root, however it names the root; None if it is not below it.
+
+        The root is recognised by its inode as well, since users and models name it as they know it: by a symlink to it,
+        or by another mount of it.
+        """
+        if self.path in {"/", path} or path.startswith(f"{self.path}/"):
+            return path.removeprefix(self.path)
+        if not path.startswith("/"):
+            return None
+        try:
+            root, names, prefix = Path(self.path).stat(), _names(path), ""
+            for index, name in enumerate(names):
+                prefix += f"/{name}"
+                if os.path.samestat(Path(prefix).stat(), root):
+                    return "/" + "/".join(names[index + 1 :])
+        except OSError:  # the path does not exist by this name
+            pass
+        return None
 
     def shown(self, names: list[str]) -> str:
         """Returns the absolute path of these names below the root."""
@@ -146,7 +167,7 @@ class _Walk:
         if self._links > _MAX_SYMLINKS:
             raise FileError("invalid", f"{self._asked}: its symlinks go in a circle")
         if target.startswith("/"):
-            below = _below(self._root.path, target)
+            below = self._root.below(target)
             if below is None:
                 raise self._outside()
             while self._entered:
@@ -178,9 +199,3 @@ def display_path(path: str) -> str:
 
 def _names(path: str) -> list[str]:
     return [name for name in path.split("/") if name not in {"", "."}]
-
-
-def _below(root: str, path: str) -> str | None:
-    if path == root or root == "/":  # noqa: PLR1714  # two different questions
-        return path.removeprefix(root)
-    return path.removeprefix(root) if path.startswith(root + "/") else None

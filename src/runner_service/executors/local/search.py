@@ -42,8 +42,8 @@ class FoundFile(NamedTuple):
 
 def glob_files(root: Root, pattern: str, path: str, search: Search) -> Found[FileEntry]:
     """Finds regular files. A pattern that begins with the real root is meant from there. Raises FileError."""
-    if pattern.startswith(f"{root.path}/") and root.path != "/":
-        pattern, path = pattern.removeprefix(root.path), root.path
+    if root.path != "/" and (below := root.below(pattern)):
+        pattern, path = below, root.path
     matches = glob_matcher(pattern, search)
     found: list[FileEntry] = []
     with root.locate(path) as place:

@@ -1,137 +1,114 @@
-"""Writes files below a root, each change atomic. All functions block on the file system."""
+"""Writes files below a root, the changes of one file one after the other. All functions block on the file system."""
 
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
-from secrets import token_hex
-from types import TracebackType
-from typing import Self
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from runner_service.executors.local.deadline import Deadline
-from runner_service.executors.local.paths import Place, Root, file_errors
+from runner_service.executors.local.file_locks import locked_file
+from runner_service.executors.local.paths import Root, file_errors
 from runner_service.executors.local.reading import open_regular
 from runner_service.executors.local.removal import remove_tree
-from runner_service.executors.protocol import FileError
+from runner_service.executors.local.replacement import Replacement, file_version
+from runner_service.executors.protocol import FileError, FileErrorCode
 
 _MAX_EDIT_BYTES = 64 * 1024 * 1024
 _WINDOW_BYTES = 1024 * 1024
-_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILES_DIRECTORY = "/proc/self/fd"
-_TMPFILE_FLAG: int = getattr(os, "O_TMPFILE", 0) if os.access(_OPEN_FILES_DIRECTORY, os.X_OK) else 0
+_MAX_SHOWN_BYTES = 8 * 1024
+_MAX_SEEN_FILES = 10_000
+_REPLACEMENT_CHARACTER = "\ufffd"
+
+Version = tuple[int, int, int, int]
 
 
-class Replacement:
-    """New content for a file, which replaces it on `commit`.
+@dataclass
+class SeenFiles:
+    """Which version of a file each agent has read or written last, by agent and real path."""
 
-    Written to an unnamed file where the file system supports that, so that a killed writer leaves nothing; else to a
-    hidden file beside it. A context manager: exit discards what was not committed. Raises FileError.
-    """
+    _versions: dict[tuple[str, str], Version] = field(default_factory=dict)
 
-    def __init__(self, root: Root, path: str, *, mode: int | None = None, create: bool = True) -> None:
-        self._path = path
-        self._mode = mode
-        self._location = root.locate(path, create=create)
-        self._place: Place | None = None
-        self._temporary = f".{token_hex(8)}.partial"
-        self._descriptor = -1
-        self._has_name = False
+    def record(self, root: Root, path: str, agent: str) -> None:
+        """Records that an agent knows the file as it is now."""
+        if found := _status(root, path):
+            key = agent, found[0]
+            self._versions.pop(key, None)
+            self._versions[key] = file_version(found[1])
+            if len(self._versions) > _MAX_SEEN_FILES:
+                del self._versions[next(iter(self._versions))]
 
-    def __enter__(self) -> Self:
-        try:
-            self.open()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def open(self) -> None:
-        """Creates the empty new content."""
-        self._place = self._location.__enter__()
-        with file_errors(self._path):
-            old = _replaceable(self._place)
-            self._descriptor = self._open_tmpfile(self._place)
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._temporary, _CREATE_FLAGS, 0o666, dir_fd=self._place.directory)
-                self._has_name = True
-            _copy_owner_and_mode(self._descriptor, old, self._mode)
-
-    def write(self, data: bytes | bytearray) -> None:
-        """Appends to the new content."""
-        rest = memoryview(data)
-        with file_errors(self._path):
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-
-    def commit(self) -> None:
-        """Puts the new content in place."""
-        place = self._opened()
-        with file_errors(self._path):
-            if not self._has_name:  # a link cannot replace an existing name, a rename can
-                os.link(f"{_OPEN_FILES_DIRECTORY}/{self._descriptor}", self._temporary, dst_dir_fd=place.directory)
-                self._has_name = True
-            os.rename(self._temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
-
-    def close(self) -> None:
-        """Discards what was not committed."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        if self._has_name:
-            self._has_name = False
-            with suppress(FileNotFoundError):
-                os.unlink(self._temporary, dir_fd=self._opened().directory)
-        if self._place:
-            self._place = None
-            self._location.__exit__(None, None, None)
-
-    @staticmethod
-    def _open_tmpfile(place: Place) -> int:
-        """Opens an unnamed file in the directory; -1 where unsupported."""
-        if _TMPFILE_FLAG:
-            with suppress(OSError):  # the fallback reports what is wrong with the directory
-                return os.open(".", _TMPFILE_FLAG | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=place.directory)
-        return -1
-
-    def _opened(self) -> Place:
-        if self._place is None:
-            raise ValueError("the replacement is not open")
-        return self._place
+    def is_outdated(self, root: Root, path: str, agent: str) -> bool:
+        """Returns whether the file exists and is not the one that the agent has read."""
+        found = _status(root, path)
+        seen = found and self._versions.get((agent, found[0]))
+        return bool(found and seen and seen != file_version(found[1]))
 
 
-def write_text(root: Root, path: str, text: str) -> None:
-    """Writes a whole file. Raises FileError."""
-    _write(root, path, _encoded(text), create=True)
+class Change(NamedTuple):
+    """A change of the file at `path`, by an agent, that has seen what `seen` holds for it."""
+
+    root: Root
+    path: str
+    deadline: Deadline
+    seen: SeenFiles
+    agent: str
+
+    def is_of_an_outdated_file(self) -> bool:
+        """Returns whether the file is not the one that the agent has read."""
+        return self.seen.is_outdated(self.root, self.path, self.agent)
+
+    def record(self) -> None:
+        """Records that the agent knows the file as it is now."""
+        self.seen.record(self.root, self.path, self.agent)
+
+    def refused(self, code: FileErrorCode, text: str) -> FileError:
+        """Returns the error that refuses the change."""
+        return FileError(code, f"{self.path}: {text}")
 
 
-def edit_text(root: Root, path: str, old: str, new: str, deadline: Deadline, *, replace_all: bool) -> int:
+def write_text(change: Change, text: str) -> None:
+    """Writes a whole file, unless it was changed since the agent read it. Raises FileError."""
+    data = _encoded(text)
+    with locked_file(change.root, change.path, change.deadline, create=True):
+        if change.is_of_an_outdated_file():
+            now = _excerpt(change, "")
+            change.record()
+            raise change.refused(
+                "changed",
+                "not written, since the file was changed after you read it, by another agent or a command. Keep that "
+                f"change in what you write, or write again to overwrite it. It now holds:\n{now}",
+            )
+        with Replacement(change.root, change.path) as replacement:
+            replacement.write(data)
+            replacement.commit()
+        change.record()
+
+
+def edit_text(change: Change, old: str, new: str, *, replace_all: bool) -> int:
     """Replaces `old` by `new` in a file and returns how often. Raises FileError."""
     if not old:
         raise FileError("invalid", "the text to be replaced cannot be empty; to make a new file, write it")
     if old == new:
         raise FileError("invalid", "the new text is the same as the old one")
-    data = _content(root, path)
-    before, after = _with_line_ends_of(data, _encoded(old), _encoded(new))
-    changed, end, count = bytearray(), 0, 0
-    for start in _occurrences(data, before):
-        deadline.require(path)
-        changed += data[end:start] + after
-        end = start + len(before)
-        count += 1
-        if len(changed) + len(data) - end > _MAX_EDIT_BYTES:
-            raise FileError("too_large", f"{path}: it would become larger than 64 MiB; edit it by a command")
-    if count == 0:
-        raise FileError("no_match", f"{path}: the text was not found; it has to match exactly, white space included")
-    if count > 1 and not replace_all:
-        raise FileError("not_unique", f"{path}: the text occurs {count} times; add lines around it, or replace all")
-    changed += data[end:]
-    _write(root, path, changed, create=False)
+    with locked_file(change.root, change.path, change.deadline):
+        data, status = _content(change)
+        edited, count = _edited(change, data, *_encoded_as(data, old, new))
+        if count == 0:
+            raise _no_match(change, old)
+        if count > 1 and not replace_all:
+            raise change.refused("not_unique", f"the text occurs {count} times; add lines around it, or replace all")
+        with Replacement(change.root, change.path, create=False) as replacement:
+            replacement.write(edited)
+            replacement.commit(expected=status)
+        change.record()
     return count
+
+
+def commit_upload(change: Change, replacement: Replacement) -> None:
+    """Puts an uploaded file in place. Raises FileError."""
+    with locked_file(change.root, change.path, change.deadline):
+        replacement.commit()
 
 
 def delete(root: Root, path: str, deadline: Deadline) -> None:
@@ -146,10 +123,58 @@ def delete(root: Root, path: str, deadline: Deadline) -> None:
             os.unlink(place.name, dir_fd=place.directory)
 
 
-def _write(root: Root, path: str, data: bytes | bytearray, *, create: bool) -> None:
-    with Replacement(root, path, create=create) as replacement:
-        replacement.write(data)
-        replacement.commit()
+def _status(root: Root, path: str) -> tuple[str, os.stat_result] | None:
+    try:
+        with root.locate(path) as place:
+            return place.path, os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
+    except FileError:
+        return None
+
+
+def _content(change: Change) -> tuple[bytes, os.stat_result]:
+    with open_regular(change.root, change.path) as file, file_errors(change.path):
+        status = os.fstat(file.fileno())
+        if status.st_size > _MAX_EDIT_BYTES:
+            raise change.refused("too_large", "larger than 64 MiB; edit it by a command")
+        return file.read(_MAX_EDIT_BYTES + 1), status
+
+
+def _edited(change: Change, data: bytes, old: bytes, new: bytes) -> tuple[bytearray, int]:
+    edited, end, count = bytearray(), 0, 0
+    for start in _occurrences(data, old):
+        change.deadline.require(change.path)
+        edited += data[end:start] + new
+        end = start + len(old)
+        count += 1
+        if len(edited) + len(data) - end > _MAX_EDIT_BYTES:
+            raise change.refused("too_large", "it would become larger than 64 MiB; edit it by a command")
+    return edited + data[end:], count
+
+
+def _no_match(change: Change, old: str) -> FileError:
+    if _REPLACEMENT_CHARACTER in old:
+        return change.refused(
+            "no_match",
+            f"the text was not found; {_REPLACEMENT_CHARACTER} stands for bytes that are not UTF-8: leave them out, or "
+            "edit it by a command",
+        )
+    if change.is_of_an_outdated_file():
+        return change.refused(
+            "no_match",
+            "the text was not found: the file was changed after you read it, by another agent or a command. It now "
+            f"holds:\n{_excerpt(change, old)}",
+        )
+    return change.refused("no_match", "the text was not found; it has to match exactly, white space included")
+
+
+def _excerpt(change: Change, wanted: str) -> str:
+    """Returns at most 8 KiB of a file, from about where the longest line of `wanted` is."""
+    data, _ = _content(change)
+    line = max(_encoded(wanted).splitlines(), key=len, default=b"").strip()
+    start = max(0, next(_occurrences(data, line), 0) - _MAX_SHOWN_BYTES // 2) if line else 0
+    start = data.rfind(b"\n", 0, start) + 1
+    shown = data[start : start + _MAX_SHOWN_BYTES].decode("utf-8", "replace")
+    return shown if len(data) - start <= _MAX_SHOWN_BYTES else f"{shown}\n[… the rest is left out …]"
 
 
 def _encoded(text: str) -> bytes:
@@ -161,20 +186,29 @@ def _encoded(text: str) -> bytes:
         ) from error
 
 
-def _content(root: Root, path: str) -> bytes:
-    with open_regular(root, path) as file, file_errors(path):
-        if os.fstat(file.fileno()).st_size > _MAX_EDIT_BYTES:
-            raise FileError("too_large", f"{path}: larger than 64 MiB; edit it by a command")
-        return file.read()
+def _encoded_as(data: bytes, old: str, new: str) -> tuple[bytes, bytes]:
+    """Encodes both as UTF-8, or as Latin-1 if only that is in the file, with the file's line ends."""
+    before, after = _with_line_ends_of(data, _encoded(old), _encoded(new))
+    if old.isascii() or _is_in(data, before):
+        return before, after
+    try:
+        latin = _with_line_ends_of(data, old.encode("latin-1"), new.encode("latin-1"))
+    except UnicodeEncodeError:
+        return before, after
+    return latin if _is_in(data, latin[0]) else (before, after)
 
 
 def _with_line_ends_of(data: bytes, old: bytes, new: bytes) -> tuple[bytes, bytes]:
     r"""Converts `\n` to the file's line ends; in a file that mixes them, to those that match."""
     dos_old, dos_new = (text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for text in (old, new))
     if old != dos_old:
-        return (dos_old, dos_new) if next(_occurrences(data, dos_old), None) is not None else (old, new)
+        return (dos_old, dos_new) if _is_in(data, dos_old) else (old, new)
     count = _counted(data, b"\r\n")
     return old, dos_new if count and count == _counted(data, b"\n") else new
+
+
+def _is_in(data: bytes, text: bytes) -> bool:
+    return next(_occurrences(data, text), None) is not None
 
 
 def _occurrences(data: bytes, text: bytes) -> Iterator[int]:
@@ -190,30 +224,3 @@ def _occurrences(data: bytes, text: bytes) -> Iterator[int]:
 def _counted(data: bytes, text: bytes) -> int:
     starts = range(0, len(data), _WINDOW_BYTES)
     return sum(data.count(text, start, start + _WINDOW_BYTES + len(text) - 1) for start in starts)
-
-
-def _replaceable(place: Place) -> os.stat_result | None:
-    """Returns the status of the existing file, if any. Raises FileError unless it is regular and writable."""
-    if place.name == ".":
-        raise FileError("is_directory", f"{place.path}: this is a directory")
-    try:
-        old = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(old.st_mode):
-        raise FileError("is_directory", f"{place.path}: this is a directory")
-    if not stat.S_ISREG(old.st_mode):
-        raise FileError("not_regular", f"{place.path}: this is not a regular file")
-    if not os.access(place.name, os.W_OK, dir_fd=place.directory):
-        raise FileError("permission_denied", f"{place.path}: permission denied; the file is read-only")
-    return old
-
-
-def _copy_owner_and_mode(descriptor: int, old: os.stat_result | None, mode: int | None) -> None:
-    """Copies owner and mode of the replaced file; without one, sets `mode`."""
-    if old:
-        with suppress(PermissionError):
-            os.fchown(descriptor, old.st_uid, old.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-    elif mode is not None:
-        os.fchmod(descriptor, stat.S_IMODE(mode))
