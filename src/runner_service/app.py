@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,9 +32,11 @@ from runner_service.server import (
 from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import interrupt_abandoned
+from runner_service.storage.sqlite.activities import sqlite_activity_store
 from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.storage.sqlite.ownership import SoleOwnership
 from runner_service.telemetry import monitored_loop, scrape_metrics
+from runner_service.temporal.background import WorkerParts, temporal_in_background
 
 if TYPE_CHECKING:
     from runner_service.stigmer.daemon import Daemon
@@ -150,6 +153,10 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         readiness.set_serving()
         if daemon:
             await daemon.attach(executions.reported)
+        if settings.runs_temporal_worker() and find_spec("temporalio"):
+            store = await parts.enter_async_context(sqlite_activity_store(settings.state_dir))
+            worker_parts = WorkerParts(settings, executions, log, store, daemon, readiness, check_execute)
+            await parts.enter_async_context(temporal_in_background(worker_parts, serving))
         if settings.resume_on_start:
             await recovery.resume_interrupted()
         yield RunningService(server, executions, loading, serving, metrics_address)

@@ -66,11 +66,14 @@ class FakeDaemon:
     def execution(self, name: str, message: str = "go", **spec: Any) -> None:
         """Keeps an execution, with a session and an instance of the agent."""
         spec.setdefault("session_id", f"ses-{name}")
-        self.add_resource(
-            "execution",
-            name,
-            execution_pb2.AgentExecution(spec=execution_pb2.AgentExecutionSpec(message=message, **spec)),
+        execution = execution_pb2.AgentExecution(
+            api_version="agentic.stigmer.ai/v1",
+            kind="AgentExecution",
+            metadata=apiresource_pb2.ApiResourceMetadata(name=name, slug=name, id=name, org="acme"),
+            spec=execution_pb2.AgentExecutionSpec(message=message, **spec),
+            status=execution_pb2.AgentExecutionStatus(phase=execution_pb2.EXECUTION_PENDING),
         )
+        self.add_resource("execution", name, execution)
         if spec["session_id"]:
             session = session_pb2.Session(spec=session_pb2.SessionSpec(agent_instance_id="ain-1"))
             self.add_resource("session", spec["session_id"], session)

@@ -128,6 +128,13 @@ class EventStream:
                 return Page(b"", after)
         return self._tail.page(after, MAX_PAGE_BYTES) or await self._page_from_log(after)
 
+    async def wait_finished(self) -> None:
+        """Waits until `finished` is committed. Raises UnavailableError as `page` does."""
+        while not self.finished:
+            if self._closed_with:
+                raise self._closed_with
+            await self._notifier.wait(_FLUSH_POLL_INTERVAL_SECONDS)
+
     def remove_watcher(self, watcher: object) -> None:
         """Removes a watcher."""
         self._positions.pop(watcher, None)

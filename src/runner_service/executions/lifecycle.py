@@ -6,7 +6,7 @@ import logging
 from opentelemetry.trace import SpanContext
 
 from runner_service import states
-from runner_service.errors import CancelledEnd, InterruptedEnd, UnavailableError
+from runner_service.errors import CancelledEnd, ExecutionEnd, InterruptedEnd, UnavailableError
 from runner_service.executions.execution import Execution
 from runner_service.executions.queue import ExecutionQueue, Slot
 from runner_service.executions.registry import Registry
@@ -65,9 +65,8 @@ class Lifecycle:
         execution.requeue(run.redactor)
         self._enqueue(execution, run)
 
-    def cancel(self, execution: Execution, reason: str) -> None:
+    def end(self, execution: Execution, end: ExecutionEnd) -> None:
         """Ends an execution in any state; one that has ended stays as it is."""
-        end = CancelledEnd(f"cancelled: {reason}" if reason else "cancelled by CancelExecution")
         if execution.is_active:
             execution.stop(end)
         elif not execution.is_final:

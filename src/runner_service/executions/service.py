@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from runner_service.errors import (
     AlreadyExistsError,
+    CancelledEnd,
+    ExecutionEnd,
     NotFoundError,
     PreconditionError,
     SequenceOutOfRangeError,
@@ -100,9 +102,15 @@ class ExecutionService:
 
     async def cancel(self, execution_id: str, reason: str) -> "event_pb2.State.ValueType":
         """Ends an execution and returns the state it was in. Raises NotFoundError."""
+        return await self.end(
+            execution_id, CancelledEnd(f"cancelled: {reason}" if reason else "cancelled by CancelExecution")
+        )
+
+    async def end(self, execution_id: str, end: ExecutionEnd) -> "event_pb2.State.ValueType":
+        """Ends an execution with `end` and returns the state it was in. Raises NotFoundError."""
         execution = await self._registry.find(execution_id)
         found = execution.state
-        self._lifecycle.cancel(execution, reason)
+        self._lifecycle.end(execution, end)
         return found
 
     async def resume(self, execution_id: str) -> None:

@@ -1,6 +1,7 @@
 """Loads and validates the settings; reports all problems at once, without secrets."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -8,6 +9,17 @@ from pydantic_core import ErrorDetails
 
 from runner_service.addresses import is_loopback, overlap, parse_address
 from runner_service.settings.variables import Settings, is_secret
+
+_FILES = (
+    "auth_token_file",
+    "tls_cert_file",
+    "tls_key_file",
+    "tls_client_ca_file",
+    "stigmer_llm_script",
+    "temporal_tls_server_ca_cert_path",
+    "temporal_tls_client_cert_path",
+    "temporal_tls_client_key_path",
+)
 
 EXIT_CONFIG = 78
 """The exit code of a wrong environment, EX_CONFIG of sysexits(3)."""
@@ -48,7 +60,12 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 def warnings_about(settings: Settings) -> list[Problem]:
     """Returns problems that do not keep the service from starting."""
-    return [*_model_warnings(settings), *_exposure_warnings(settings), *_export_warnings(settings)]
+    return [
+        *_model_warnings(settings),
+        *_exposure_warnings(settings),
+        *_export_warnings(settings),
+        *_temporal_warnings(settings),
+    ]
 
 
 def _checked_one_by_one(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem]]:
@@ -81,6 +98,7 @@ def _conflicts(settings: Settings) -> list[Problem]:
         *_metrics_conflicts(settings),
         *_token_conflicts(settings),
         *_tls_conflicts(settings),
+        *_temporal_conflicts(settings),
         *_unreadable_files(settings),
     ]
 
@@ -138,8 +156,15 @@ def _tls_conflicts(settings: Settings) -> Iterator[Problem]:
                 return
 
 
+def _temporal_conflicts(settings: Settings) -> Iterator[Problem]:
+    cert, key = settings.temporal_tls_client_cert_path, settings.temporal_tls_client_key_path
+    if (cert is None) is not (key is None):
+        missing = "TEMPORAL_TLS_CLIENT_KEY_PATH" if key is None else "TEMPORAL_TLS_CLIENT_CERT_PATH"
+        yield Problem(missing, "should be set: a client certificate needs both the certificate and the key")
+
+
 def _unreadable_files(settings: Settings) -> Iterator[Problem]:
-    for name in ("auth_token_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file", "stigmer_llm_script"):
+    for name in _FILES:
         path = getattr(settings, name)
         if path is None:
             continue
@@ -174,3 +199,11 @@ def _export_warnings(settings: Settings) -> Iterator[Problem]:
         yield Problem("OTEL_METRICS_EXPORTER", "can only be otlp or none here: metrics go out by otlp")
     if (traces or metrics) and settings.otel_exporter_otlp_protocol != "http/protobuf":
         yield Problem("OTEL_EXPORTER_OTLP_PROTOCOL", "can only be http/protobuf here: spans and metrics go out by that")
+
+
+def _temporal_warnings(settings: Settings) -> Iterator[Problem]:
+    if settings.runs_temporal_worker() and find_spec("temporalio") is None:
+        yield Problem(
+            "TEMPORAL_SERVICE_ADDRESS",
+            "is set, but the worker needs the extra `temporal`: install runner-service[temporal]; only gRPC is served",
+        )

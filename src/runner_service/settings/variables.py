@@ -98,7 +98,9 @@ class Settings(BaseSettings):
     """The stage of the deployment, a mark on logs and traces. Never a mode."""
     sandbox_type: Literal["filesystem", "daytona"] = _by_mode("filesystem", "daytona")
     """The kind of sandbox. Follows the mode."""
-    sandbox_root_dir: str = "./workspace"
+    workspace_root: str | None = None
+    """What SANDBOX_ROOT_DIR is when it is not set: the daemon starts a runner with this variable."""
+    sandbox_root_dir: str = _computed(lambda data: data["workspace_root"] or "./workspace")
     """The directory that the tools work in, created when missing. Local mode only."""
     sandbox_scope: Literal["shared", "session"] = "shared"
     """`shared`: all executions work in SANDBOX_ROOT_DIR. `session`: each session has its own directory below it."""
@@ -224,13 +226,36 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     """How many seconds a sandbox may take to be created or started."""
 
     temporal_service_address: AddressText = "localhost:7233"
-    """Where Temporal is."""
+    """The address of Temporal. The worker runs when this variable or TASK_QUEUE is set. Needs the extra `temporal`."""
     temporal_namespace: str = "default"
     """The namespace in Temporal."""
-    temporal_agent_execution_runner_task_queue: str = "agent_execution_runner"
+    task_queue: str | None = None
+    """What TEMPORAL_AGENT_EXECUTION_RUNNER_TASK_QUEUE is when it is not set: the daemon starts a runner with this \
+variable."""
+    temporal_agent_execution_runner_task_queue: str = _computed(
+        lambda data: data["task_queue"] or "agent_execution_runner"
+    )
     """The task queue that the worker polls."""
     temporal_max_concurrency: Count = 10
-    """How many activities the worker runs at once."""
+    """How many activities the worker accepts at once, which takes milliseconds; MAX_CONCURRENT_EXECUTIONS is how many \
+executions run at once."""
+    temporal_heartbeat_interval: Seconds = _by_mode(1.0, 5.0)
+    """Seconds between the heartbeats of an activity. A cancellation takes as long, and one second, to arrive."""
+    temporal_lost_attempt: Literal["fail", "continue"] = "fail"
+    """What becomes of an execution whose activity Temporal has given up, since no heartbeat came in time: it ends as \
+FAILED, or runs on and is reported to the daemon."""
+    temporal_api_key: SecretStr | None = None
+    """The key of Temporal Cloud. Turns TLS on."""
+    temporal_tls: bool = False
+    """Whether Temporal is called over TLS."""
+    temporal_tls_server_ca_cert_path: Path | None = None
+    """Authorities of Temporal's certificate, PEM, instead of the system's. Turns TLS on."""
+    temporal_tls_client_cert_path: Path | None = None
+    """The client certificate for Temporal, PEM. Turns TLS on."""
+    temporal_tls_client_key_path: Path | None = None
+    """The private key of TEMPORAL_TLS_CLIENT_CERT_PATH, PEM."""
+    temporal_tls_server_name: str | None = None
+    """The name in Temporal's certificate, when it is not that of TEMPORAL_SERVICE_ADDRESS."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
     """The lowest level of log lines."""
@@ -281,6 +306,10 @@ variables hold as well."""
     def is_local_mode(self) -> bool:
         """Tells whether tools run on this machine."""
         return self.mode == "local"
+
+    def runs_temporal_worker(self) -> bool:
+        """Tells whether activities are taken from Temporal: one of the two variables was set explicitly."""
+        return bool({"temporal_service_address", "task_queue"} & self.model_fields_set)
 
     def exports_traces(self) -> bool:
         """Tells whether spans go to a collector."""

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from runner_service.settings import Settings
 from runner_service.stigmer.client import DaemonClient, OnConnectionChange, daemon_client
+from runner_service.stigmer.formatting import refusal_status
 from runner_service.stigmer.reporter import OpenStream, Reporter, running_reporter
 from runner_service.stigmer.resolver import Check, Found, read_execution
 from runner_service.storage.event_log import EventLog
@@ -32,6 +33,17 @@ class Daemon:
     def follow(self, execution_id: str) -> None:
         """Starts reporting an execution that is in the log."""
         self._reporter.follow(execution_id)
+
+    async def wait_reported(self, execution_id: str) -> None:
+        """Waits until the final report of an execution has arrived, or the daemon refused it."""
+        await self._reporter.wait_reported(execution_id)
+
+    async def report_refusal(self, execution_id: str, code: str, message: str, *, is_cancelled: bool = False) -> None:
+        """Reports an execution that was never started as FAILED or CANCELLED.
+
+        Returns when the report has arrived, or the daemon refused it.
+        """
+        await self._reporter.send_refusal(execution_id, refusal_status(code, message, is_cancelled=is_cancelled))
 
     async def attach(self, open_stream: OpenStream) -> None:
         """Resumes the pending reports of earlier processes; executions can be followed from here on.

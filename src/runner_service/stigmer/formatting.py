@@ -13,9 +13,10 @@ _MAX_TOOL_MESSAGE_CHARACTERS = 200
 _MAX_ERROR_CHARACTERS = 4_000
 
 
-def failed_status(code: str, message: str) -> bytes:
-    """Encodes the final status of an execution that was refused before its first event."""
-    status = execution_pb2.AgentExecutionStatus(phase=execution_pb2.EXECUTION_FAILED, error=error_text(code, message))
+def refusal_status(code: str, message: str, *, is_cancelled: bool = False) -> bytes:
+    """Encodes the final status of an execution that ended before its first event."""
+    phase = execution_pb2.EXECUTION_CANCELLED if is_cancelled else execution_pb2.EXECUTION_FAILED
+    status = execution_pb2.AgentExecutionStatus(phase=phase, error=error_text(code, message))
     status.completed_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return status.SerializeToString()
 

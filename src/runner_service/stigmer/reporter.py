@@ -65,6 +65,21 @@ class Reporter:
             self._following[execution_id] = task
             task.add_done_callback(lambda _: self._following.pop(execution_id, None))
 
+    async def wait_reported(self, execution_id: str) -> None:
+        """Waits until the final report of an execution that is followed has arrived, or was refused."""
+        while task := self._following.get(execution_id):
+            await asyncio.wait([task])
+
+    async def send_refusal(self, execution_id: str, status: bytes) -> None:
+        """Reports that an execution was never started. Returns when the report has arrived or was refused."""
+        delay = _INITIAL_BACKOFF_SECONDS
+        try:
+            while not await self._client.update_status(execution_id, status):
+                await self._client.wait_before_retry(delay)
+                delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
+        except ReportRefusedError as refusal:
+            logger.warning("report_refused execution=%s reason=%s", execution_id, refusal)
+
     async def finish_reports(self) -> None:
         """Waits briefly for the last reports; the next process rebuilds those that do not arrive."""
         if self._following:

@@ -36,7 +36,19 @@ LOG_BACKLOG = Gauge("runner.log.backlog", "By", "What was published and waits fo
 LOG_UNAVAILABLE = Gauge("runner.log.unavailable", "{failure}", "1 while the log cannot be written, else 0")
 DAEMON_UNREACHABLE = Gauge("runner.daemon.unreachable", "{failure}", "1 while the Stigmer daemon is not there, else 0")
 
-_GAUGES = (EXECUTIONS, EXECUTIONS_LIMIT, WATCHERS, LOG_BACKLOG, LOG_UNAVAILABLE, DAEMON_UNREACHABLE)
+TEMPORAL_UNREACHABLE = Gauge("runner.temporal.unreachable", "{failure}", "1 while Temporal does not answer, else 0")
+TEMPORAL_ACTIVITIES = Gauge("runner.temporal.activities", "{activity}", "Activities that are not completed yet")
+
+_GAUGES = (
+    TEMPORAL_UNREACHABLE,
+    TEMPORAL_ACTIVITIES,
+    EXECUTIONS,
+    EXECUTIONS_LIMIT,
+    WATCHERS,
+    LOG_BACKLOG,
+    LOG_UNAVAILABLE,
+    DAEMON_UNREACHABLE,
+)
 
 Reading = Callable[[], float | Mapping[str, float]]
 """Reads a gauge, by label if it has one. May be called by any thread."""

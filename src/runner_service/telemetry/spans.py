@@ -44,6 +44,11 @@ def using_tracer(tracer: Tracer) -> Iterator[None]:
         _CurrentTracer.tracer = before
 
 
+def current_tracer() -> Tracer:
+    """Returns the tracer in use."""
+    return _CurrentTracer.tracer
+
+
 def current_span_context() -> SpanContext:
     """Returns the current span context, for `execution_span`."""
     return trace.get_current_span().get_span_context()

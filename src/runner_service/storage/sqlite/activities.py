@@ -1,0 +1,101 @@
+"""The `ActivityStore` in SQLite: `activities.db` below STATE_DIR."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from runner_service.storage.activities import OpenActivity
+from runner_service.storage.event_log import LogError
+from runner_service.storage.sqlite.database import connect, require_intact, transaction
+from runner_service.storage.sqlite.migrations import Schema, statements
+from runner_service.storage.sqlite.writer_thread import WriterThread
+
+T = TypeVar("T")
+
+_COLUMNS = (
+    "workflow_id, run_id, activity_id, activity_type, task_token, execution_id, deadline, heartbeat_timeout_seconds, "
+    "request, result_encoding"
+)
+_SCHEMA = Schema([
+    statements(
+        """
+        CREATE TABLE activities (
+            key INTEGER PRIMARY KEY AUTOINCREMENT,
+            workflow_id TEXT NOT NULL,
+            run_id TEXT NOT NULL,
+            activity_id TEXT NOT NULL,
+            activity_type TEXT NOT NULL,
+            task_token BLOB NOT NULL,
+            execution_id TEXT NOT NULL,
+            deadline REAL NOT NULL,
+            heartbeat_timeout_seconds REAL NOT NULL,
+            request BLOB NOT NULL,
+            result_encoding TEXT NOT NULL,
+            UNIQUE (workflow_id, run_id, activity_id)
+        )
+        """
+    )
+])  # fmt: skip
+
+
+@asynccontextmanager
+async def sqlite_activity_store(state_dir: Path) -> AsyncIterator["SqliteActivityStore"]:
+    """Opens the store below `state_dir`, which the event log holds.
+
+    Raises:
+        LogError: the file is damaged, or cannot be written.
+    """
+    path = state_dir / "activities.db"
+    thread = WriterThread("activity-store")
+    try:
+        yield SqliteActivityStore(thread, await _as_log_error(thread, lambda: _open(path, state_dir)))
+    finally:
+        await asyncio.to_thread(thread.shutdown)
+
+
+def _open(path: Path, state_dir: Path) -> sqlite3.Connection:
+    require_intact(path)
+    connection = connect(path)
+    path.chmod(0o600)
+    _SCHEMA.upgrade(connection, state_dir)
+    return connection
+
+
+async def _as_log_error(thread: WriterThread, job: Callable[[], T]) -> T:
+    try:
+        return await thread.run(job)
+    except (sqlite3.Error, OSError) as error:
+        raise LogError(f"the store of activities cannot be used: {error}") from error
+
+
+class SqliteActivityStore:
+    """The `ActivityStore` in a file. Construct it with `sqlite_activity_store`."""
+
+    def __init__(self, thread: WriterThread, connection: sqlite3.Connection) -> None:
+        self._thread = thread
+        self._connection = connection
+
+    async def add(self, activity: OpenActivity) -> None:
+        """Implements `ActivityStore`."""
+        marks = ", ".join("?" * len(_COLUMNS.split(",")))
+        query = f"INSERT OR REPLACE INTO activities ({_COLUMNS}) VALUES ({marks})"  # noqa: S608  # constants
+        values = [getattr(activity, name.strip()) for name in _COLUMNS.split(",")]
+        await _as_log_error(self._thread, lambda: self._write(query, values))
+
+    async def remove(self, activity: OpenActivity) -> None:
+        """Implements `ActivityStore`."""
+        query = "DELETE FROM activities WHERE task_token = ?"
+        await _as_log_error(self._thread, lambda: self._write(query, [activity.task_token]))
+
+    async def list_open(self) -> Sequence[OpenActivity]:
+        """Implements `ActivityStore`."""
+        query = f"SELECT {_COLUMNS} FROM activities ORDER BY key"  # noqa: S608  # constants
+        rows = await _as_log_error(self._thread, lambda: self._connection.execute(query).fetchall())
+        return [OpenActivity(*row) for row in rows]
+
+    def _write(self, query: str, values: Sequence[object]) -> None:
+        with transaction(self._connection):
+            self._connection.execute(query, values)

@@ -1,0 +1,1 @@
+"""The Temporal worker: runs agents as activities, for the Stigmer daemon and for any workflow."""

@@ -1,0 +1,112 @@
+"""The activities. Each accepts its work in milliseconds, and is completed later by its task token."""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
+
+from runner_service.errors import InvalidRequestError
+from runner_service.executions import stored_request
+from runner_service.storage.activities import OpenActivity
+from runner_service.temporal.attempt import margin_seconds
+from runner_service.temporal.attempts import Attempts
+from runner_service.temporal.contracts import AGENT, GRAPHTON
+from runner_service.temporal.payloads import derived_id, encoding_of, execution_id_of, request_of, text_of
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+Check = Callable[[runner_pb2.ExecuteAgentRequest], None]
+
+_FOREVER = float(1 << 40)
+_SUFFIX_LENGTH = 8
+
+
+class Activities:
+    """The activities that the worker registers. `check` validates a request as every call of ExecuteAgent is."""
+
+    def __init__(self, attempts: Attempts, check: Check) -> None:
+        self._attempts = attempts
+        self._check = check
+
+    def all(self) -> Sequence[Callable[..., Any]]:
+        """Returns them."""
+        return [self.ensure_thread, self.execute_graphton, self.cleanup_sandbox, self.execute_agent]
+
+    @activity.defn(name="EnsureThread")
+    async def ensure_thread(self, session: RawValue, agent: RawValue) -> str:
+        """Names the conversation thread of a session, or a new one of an agent."""
+        if session_id := await text_of(session):
+            return f"thread-{session_id}"
+        info = activity.info()
+        suffix = derived_id("", info.workflow_id or "", info.workflow_run_id or "", info.activity_id)
+        return f"ephemeral-{await text_of(agent)}-{suffix[:_SUFFIX_LENGTH]}"
+
+    @activity.defn(name=GRAPHTON)
+    async def execute_graphton(self, execution: RawValue, thread: RawValue) -> None:
+        """Runs an execution of the Stigmer daemon, which is read from there by its id."""
+        del thread  # it follows from the session
+        request = runner_pb2.ExecuteAgentRequest(execution_id=await execution_id_of(execution))
+        await self._accept(request, GRAPHTON)
+
+    @activity.defn(name="CleanupSandbox")
+    async def cleanup_sandbox(self, sandbox: RawValue) -> None:
+        """Does nothing: directories belong to the user, and cloud sandboxes end by themselves."""
+        del sandbox
+
+    @activity.defn(name=AGENT)
+    async def execute_agent(self, request: RawValue) -> None:
+        """Runs the agent of an ExecuteAgentRequest, and returns its `finished` event."""
+        asked = await request_of(request)
+        for name in ("after_sequence", "disconnect_policy"):
+            if getattr(asked, name):
+                raise _invalid(f"{name}: must not be set: a workflow follows its execution to the end")
+        info = activity.info()
+        if not asked.execution_id:
+            asked.execution_id = derived_id("wf-", info.workflow_id or "", info.workflow_run_id or "", info.activity_id)
+        try:
+            self._check(asked)
+        except InvalidRequestError as error:
+            raise _invalid(error.message) from None
+        await self._accept(asked, AGENT, result_encoding=encoding_of(request))
+
+    async def _accept(
+        self, request: runner_pb2.ExecuteAgentRequest, activity_type: str, *, result_encoding: str = ""
+    ) -> None:
+        info = activity.info()
+        stored = stored_request.storable(request) if request.HasField("agent") else None
+        request.disconnect_policy = runner_pb2.DISCONNECT_POLICY_DETACH
+        opened = OpenActivity(
+            workflow_id=info.workflow_id or "",
+            run_id=info.workflow_run_id or "",
+            activity_id=info.activity_id,
+            activity_type=activity_type,
+            task_token=info.task_token,
+            execution_id=request.execution_id,
+            deadline=_deadline(info),
+            heartbeat_timeout_seconds=_seconds(info.heartbeat_timeout, default=0.0),
+            request=stored.SerializeToString() if stored else b"",
+            result_encoding=result_encoding,
+        )
+        await self._attempts.accept(opened, request)
+        activity.raise_complete_async()
+
+
+def _deadline(info: activity.Info) -> float:
+    """Returns the Unix time at which the execution has to end, so that there is time to complete the activity."""
+    now = time.time()
+    ends = [
+        info.started_time.timestamp() + _seconds(info.start_to_close_timeout, default=_FOREVER),
+        info.scheduled_time.timestamp() + _seconds(info.schedule_to_close_timeout, default=_FOREVER),
+    ]
+    return min(ends) - margin_seconds(min(ends) - now)
+
+
+def _seconds(duration: timedelta | None, *, default: float) -> float:
+    return duration.total_seconds() if duration else default
+
+
+def _invalid(message: str) -> ApplicationError:
+    return ApplicationError(message, type="INVALID_ARGUMENT", non_retryable=True)

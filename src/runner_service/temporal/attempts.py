@@ -1,0 +1,65 @@
+"""The open attempts of this process: stored before they begin, and resumed at the start."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from runner_service.storage.activities import OpenActivity
+from runner_service.temporal.attempt import Attempt, Services
+from runner_service.temporal.contracts import Contract
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str, str]
+
+
+class Attempts:
+    """Runs attempts, each in a task of its own. Belongs to the event loop."""
+
+    def __init__(self, services: Services, contracts: Mapping[str, Contract], tasks: asyncio.TaskGroup) -> None:
+        self._services = services
+        self._contracts = contracts
+        self._task_group = tasks
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._tasks)
+
+    async def accept(self, activity: OpenActivity, request: runner_pb2.ExecuteAgentRequest) -> None:
+        """Stores an attempt and begins it; it survives the death of the process from here on. Raises LogError."""
+        await self._services.store.add(activity)
+        self._begin(activity, request, is_resumed=False)
+
+    async def resume_stored(self) -> None:
+        """Resumes what earlier processes have left. Raises LogError."""
+        for activity in await self._services.store.list_open():
+            if activity.activity_type not in self._contracts:
+                logger.warning("activity_unknown type=%s execution=%s", activity.activity_type, activity.execution_id)
+                continue
+            request = runner_pb2.ExecuteAgentRequest(execution_id=activity.execution_id)
+            if activity.request:
+                request = runner_pb2.ExecuteAgentRequest.FromString(activity.request)
+            request.disconnect_policy = runner_pb2.DISCONNECT_POLICY_DETACH
+            self._begin(activity, request, is_resumed=True)
+
+    def stop(self) -> None:
+        """Stops following; the executions are not touched."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    def _begin(self, activity: OpenActivity, request: runner_pb2.ExecuteAgentRequest, *, is_resumed: bool) -> None:
+        key = (activity.workflow_id, activity.run_id, activity.activity_id)
+        if earlier := self._tasks.pop(key, None):  # Temporal has given it up and started this one
+            earlier.cancel()
+        contract = self._contracts[activity.activity_type]
+        attempt = Attempt(self._services, contract, activity, request, is_resumed=is_resumed)
+        task = self._task_group.create_task(attempt.run(), name=f"attempt-{activity.execution_id}")
+        self._tasks[key] = task
+        task.add_done_callback(lambda ended: self._remove(key, ended))
+
+    def _remove(self, key: Key, ended: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is ended:
+            del self._tasks[key]

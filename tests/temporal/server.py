@@ -1,0 +1,73 @@
+"""A real Temporal dev server, which can be killed and started again with the same state."""
+
+import asyncio
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+PROGRAM = shutil.which("temporal", path=str(Path(sys.executable).parent)) or shutil.which("temporal") or ""
+
+needs_temporal = pytest.mark.skipif(
+    not PROGRAM, reason="needs the Temporal dev server: requirements/temporal-server.txt"
+)
+
+
+class TemporalServer:
+    """The dev server at a port of its own. Construct it with `temporal_server`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: asyncio.subprocess.Process | None = None
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        arguments = ["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(self.port)]
+        state = ["--db-filename", str(self._directory / "temporal.db"), "--log-level", "never"]
+        self._process = await asyncio.create_subprocess_exec(
+            PROGRAM, *arguments, *state, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
+        )
+        async with asyncio.timeout(60):
+            while not await self._answers():
+                await asyncio.sleep(0.05)
+
+    async def kill(self) -> None:
+        """Kills it at once, as the kernel would."""
+        if self._process and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def client(self) -> Client:
+        """A client of it."""
+        return await Client.connect(self.address)
+
+    async def _answers(self) -> bool:
+        try:
+            client = await self.client()
+            await client.count_workflows()
+        except Exception:  # noqa: BLE001  # whatever it is, it does not answer yet
+            return False
+        return True
+
+
+@asynccontextmanager
+async def temporal_server(directory: Path) -> AsyncIterator[TemporalServer]:
+    """Runs a server until the context ends."""
+    server = TemporalServer(directory)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.kill()
