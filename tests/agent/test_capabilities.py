@@ -190,7 +190,7 @@ async def test_an_answer_without_end_is_a_failed_call(start: StartService) -> No
 
     events = await client.execute(agent=agent(mcp_servers=[stdio()]))
 
-    assert "it wrote a message of more than 8,388,608 bytes" in results(events)[0]
+    assert "it sent a message of more than 8,388,608 bytes" in results(events)[0]
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
 
 

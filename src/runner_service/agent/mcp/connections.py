@@ -33,6 +33,16 @@ Tools = Mapping[str, Mapping[str, BaseTool]]
 """By server, by the server's own tool names."""
 
 
+class _Session(ClientSession):
+    """A session that leaves results to the model.
+
+    Checking them against the server's own schema would run its regular expressions, on the event loop and without end.
+    """
+
+    async def _validate_tool_result(self, name: str, result: CallToolResult) -> None:
+        """Does nothing."""
+
+
 class _Connection:
     """The connection to one server."""
 
@@ -65,7 +75,7 @@ class _Connection:
 
     async def _open(self, parts: AsyncExitStack) -> ClientSession:
         streams = await parts.enter_async_context(self._transport())
-        session = ClientSession(*streams)
+        session = _Session(*streams)
         await parts.enter_async_context(session)
         await session.initialize()
         return session

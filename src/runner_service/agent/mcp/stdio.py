@@ -1,27 +1,23 @@
 """Stdio transport for MCP servers that run as commands of the sandbox."""
 
 import asyncio
-import json
 import logging
 import shlex
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.message import SessionMessage
-from mcp.types import JSONRPCMessage
 
+from runner_service.agent.mcp.messages import MAX_MESSAGE_BYTES, MessageLimitError, MessageParser
 from runner_service.agent.mcp.placeholders import PLACEHOLDER
 from runner_service.executors.protocol import Command, CommandResult, Sandbox, SandboxError, Stream
 from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 logger = logging.getLogger(__name__)
-
-MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-"""Limit of one message of a server."""
 
 _UNLIMITED_SECONDS = 30 * 24 * 3600.0
 _MAX_STDERR_BYTES = 2000
@@ -43,6 +39,7 @@ class ServerOutput:
 
     def __init__(self, session: MemoryObjectSendStream[SessionMessage | Exception], redactor: Redactor) -> None:
         self._session = session
+        self._parser = MessageParser()
         self._clean = redactor.stream()  # before cutting: part of a secret would not match
         self._rest = bytearray()
         self._stderr = b""
@@ -62,15 +59,20 @@ class ServerOutput:
         for line in lines:
             self._add(line)
             whole, self._rest = self._rest, bytearray()
-            with suppress(ValueError, RecursionError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-                # Not a message: stray output on stdout.
-                await self._session.send(SessionMessage(_message(bytes(whole))))
+            try:
+                # None is no message: stray output on stdout.
+                if message := await self._parser.parse(bytes(whole)):
+                    await self._session.send(SessionMessage(message))
+            except MessageLimitError as fault:
+                raise SandboxError(f"it {fault}") from None
+            except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+                return
         self._add(rest)
 
     def _add(self, data: bytes) -> None:
         self._rest += data
         if len(self._rest) > MAX_MESSAGE_BYTES:
-            raise SandboxError(f"it wrote a message of more than {MAX_MESSAGE_BYTES:,} bytes")
+            raise SandboxError(f"it sent a message of more than {MAX_MESSAGE_BYTES:,} bytes")
 
 
 @asynccontextmanager
@@ -135,14 +137,6 @@ async def _run(
         output.end = "it was lost"
     finally:
         to_session.close()
-
-
-def _message(line: bytes) -> JSONRPCMessage:
-    """Parses a message. Raises ValueError, RecursionError."""
-    if b"\\ud" in line.lower():  # surrogates: only pydantic rejects lone ones
-        return JSONRPCMessage.model_validate_json(line)
-    # pydantic's parser takes several times as long for many small values, and blocks the event loop.
-    return JSONRPCMessage.model_validate(json.loads(line.decode()))
 
 
 def _end(result: CommandResult) -> str:
