@@ -30,7 +30,7 @@ class CommandLoop(PlainLoop):
     async def run(self, run: AgentRun) -> str:
         """Runs the commands."""
         asked = json.loads(run.message)
-        scope = RunScope(run, Path("unused"), run_id=run.execution_id)
+        scope = RunScope(run, journal=None, scratch=None, run_id=run.execution_id)  # type: ignore[arg-type]  # for agents alone
         for number in range(asked["times"]):
             call = RunningCall(id=f"call-{number}", name="execute", sub_agent_id="")
             run.events.publish(event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name))

@@ -31,7 +31,7 @@ async def serve_with(loop: AgentLoop, ready_fd: int, base: Path) -> None:
     from runner_service.settings import load_settings
 
     @asynccontextmanager
-    async def opened(_: Path) -> AsyncIterator[AgentLoop]:
+    async def opened(*_: object) -> AsyncIterator[AgentLoop]:
         yield loop
 
     loader.load = lambda: opened  # type: ignore[assignment, return-value]  # the rest is as it is

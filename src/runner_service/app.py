@@ -33,8 +33,7 @@ from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import interrupt_abandoned
 from runner_service.storage.sqlite.activities import sqlite_activity_store
-from runner_service.storage.sqlite.event_log import sqlite_event_log
-from runner_service.storage.sqlite.ownership import SoleOwnership
+from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.telemetry import monitored_loop, scrape_metrics
 from runner_service.temporal.background import WorkerParts, temporal_in_background
 
@@ -127,18 +126,19 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
     readiness = Readiness()
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(monitored_loop())
-        log = await parts.enter_async_context(sqlite_event_log(settings.state_dir))
-        await interrupt_abandoned(log, SoleOwnership())
+        storage = await parts.enter_async_context(sqlite_storage(settings.state_dir))
+        log = storage.log
+        await interrupt_abandoned(log, storage.ownership)
         writer = await parts.enter_async_context(
             log_writer(log, on_change=lambda broken: readiness.set_held_up(is_held_up=broken))
         )
         serving = asyncio.Event()
         executor = await _enter_executor(parts, settings, serving)
-        loading = await parts.enter_async_context(loading_agent_loop(settings))
+        loading = await parts.enter_async_context(loading_agent_loop(storage))
         runner = Runner(settings, log, mode=settings.mode, executor=executor, agent_loop=loading)
         daemon = await _enter_daemon(parts, settings, log, readiness)
         executions, recovery = await parts.enter_async_context(
-            running_executions(settings, log, writer, runner, readiness=readiness, daemon=daemon)
+            running_executions(settings, storage, writer, runner, readiness=readiness, daemon=daemon)
         )
         handler = AgentRunnerServicer(executions, log).handler()
         server = await parts.enter_async_context(

@@ -22,7 +22,7 @@ from runner_service.executors.protocol import Executor, SandboxSpec
 from runner_service.models import ModelChoice
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, NewExecution
-from runner_service.storage.sqlite.event_log import sqlite_event_log
+from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -159,12 +159,12 @@ async def open_bench(directory: Path) -> AsyncIterator[Bench]:
     """Opens everything that an agent runs on, below `directory`."""
     state_dir = directory / "state"
     async with (
-        sqlite_event_log(state_dir) as log,
-        log_writer(log) as writer,
+        sqlite_storage(state_dir) as storage,
+        log_writer(storage.log) as writer,
         local_executor(root=directory / "workspace", state_dir=state_dir) as executor,
-        agent_harness(state_dir, retries=QUICK) as harness,
+        agent_harness(storage, storage.load_checkpoints(), retries=QUICK) as harness,
     ):
-        yield Bench(harness, executor, log, writer, directory)
+        yield Bench(harness, executor, storage.log, writer, directory)
 
 
 def turn(text: str = "", *calls: tuple[str, Any], **more: Any) -> dict[str, Any]:

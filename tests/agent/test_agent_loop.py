@@ -158,7 +158,7 @@ async def test_ids_that_a_provider_repeats_or_garbles_are_made_unique(bench: Ben
 
 async def test_an_execution_without_a_session_leaves_no_checkpoints(bench: Bench) -> None:
     await bench.play(turn("", command("true")), turn("Done."))
-    saver = bench.harness._checkpoints
+    saver = bench.harness._checkpoints.saver
     assert [each async for each in saver.alist(None)] == []
 
 

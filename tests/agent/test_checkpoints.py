@@ -10,11 +10,11 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from tests.agent.bench import Bench, open_bench, turn
 
 from runner_service.agent.capabilities import AgentPlan
-from runner_service.agent.checkpoints import StateSerializer
 from runner_service.agent.graphs import build_graph
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
+from runner_service.storage.state_serializer import StateSerializer
 
 CALLS_WITH_ONE_ARGUMENT = 0  # the library's number for a stored call
 
@@ -59,7 +59,7 @@ async def test_an_id_that_is_used_again_in_its_session_takes_nothing_from_the_co
 
 async def conversation(bench: Bench, thread: str) -> list[str]:
     graph = build_graph(
-        ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), bench.harness._checkpoints, RetryPolicy()
+        ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), bench.harness._checkpoints.saver, RetryPolicy()
     )
     state = await graph.aget_state(RunnableConfig(configurable={"thread_id": thread}))
     return [each.text for each in state.values["messages"]]

@@ -41,7 +41,7 @@ async def test_a_very_long_message_of_the_user_stays_out_of_the_users_directory(
 async def test_the_log_of_the_checkpoints_is_carried_over_in_the_background(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner_service.agent.checkpoints._PUTS_PER_WAL_CHECKPOINT", 5)
+    monkeypatch.setattr("runner_service.storage.sqlite.checkpoints._PUTS_PER_WAL_CHECKPOINT", 5)
     database = bench.state_dir / "checkpoints.db"
     before = database.stat().st_size
     await bench.play(*[turn("", command("true"))] * 3, turn("Done."), session="s")

@@ -1,7 +1,7 @@
 """From `publish` to `page`: numbered without gaps, in the log before anyone sees it, at nobody's expense."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from runner_service.errors import LogUnavailableEnd, UnavailableError
 from runner_service.events.stream import MAX_OUTPUT_BYTES_PER_EVENT, EventStream
 from runner_service.events.writer import LogWriter, log_writer
-from runner_service.storage.event_log import Entry, LogError, NewEvent, NewExecution
+from runner_service.storage.event_log import Entry, LogError, NewEvent, NewExecution, Rejection
 from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -27,12 +27,12 @@ class Disk:
     def __getattr__(self, name: str) -> object:
         return getattr(self._log, name)
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry], owners: Mapping[str, int]) -> Mapping[str, Rejection]:
         output = sum(len(entry.output.data) for entry in entries if isinstance(entry, NewEvent) and entry.output)
         if self.full or output > self.room_for_output:
             raise LogError("database or disk is full")
         self.batches.append(sum(entry.count for entry in entries if isinstance(entry, NewEvent)))
-        await self._log.append(entries)
+        return await self._log.append(entries, owners)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def stream(disk: Disk, writer: LogWriter) -> EventStream:
 
 def new_stream(name: str, disk: Disk, writer: LogWriter) -> EventStream:
     stream = EventStream(name, writer, disk)  # type: ignore[arg-type]  # as above
-    writer.enqueue(stream, NewExecution(runner_pb2.Execution(execution_id=name), b"print"), 0)
+    stream.append(NewExecution(runner_pb2.Execution(execution_id=name), b"print"), 0)
     return stream
 
 

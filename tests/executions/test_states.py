@@ -15,6 +15,7 @@ from runner_service.events.writer import log_writer
 from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.redaction import Redactor
+from runner_service.storage.ownership import Claim
 from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -95,7 +96,7 @@ async def _change(changes: list[str]) -> None:
 
 def _new_execution(registry: Registry) -> Execution:
     request = runner_pb2.ExecuteAgentRequest(execution_id="a")
-    return registry.create(request, NOTHING, fingerprint=b"f", stored_request=None)
+    return registry.create(request, NOTHING, claim=Claim("a", 0), fingerprint=b"f", stored_request=None)
 
 
 async def _run(stops: list[str], work: str, *, starts: bool) -> None:

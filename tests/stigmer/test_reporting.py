@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -17,8 +19,9 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 def pending(tmp_path: Path) -> list[str]:
     """Executions with a pending report."""
-    directory = tmp_path / "state" / "reports-owed"
-    return [each.name for each in directory.iterdir()] if directory.exists() else []
+    with closing(sqlite3.connect(tmp_path / "state" / "events.db")) as connection:
+        query = "SELECT execution_id FROM execution_values JOIN executions ON key = execution WHERE name = ?"
+        return [name for (name,) in connection.execute(query, ("pending_report",))]
 
 
 async def no_pending_reports(tmp_path: Path) -> None:

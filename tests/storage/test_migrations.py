@@ -37,6 +37,12 @@ def version(file: Path) -> int:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
+def values(state_dir: Path) -> list[tuple[str, str]]:
+    query = "SELECT execution_id, name FROM execution_values JOIN executions ON key = execution"
+    with closing(sqlite3.connect(state_dir / "events.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
 async def test_an_execution_that_an_earlier_version_was_running_is_resumed(
     state_v1: Path, start: StartService, tmp_path: Path
 ) -> None:
@@ -46,6 +52,8 @@ async def test_an_execution_that_an_earlier_version_was_running_is_resumed(
     ]
     client = await start(turns, LOG_MAX_AGE=_FOREVER)
     assert await client.state("interrupted") == event_pb2.STATE_INTERRUPTED
+    assert values(state_v1) == [("interrupted", "pending_report")]  # was a file
+    assert not (state_v1 / "reports-owed").exists()
 
     events = await client.collect(client.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="interrupted")))
 

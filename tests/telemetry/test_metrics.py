@@ -20,7 +20,7 @@ from tests.scraping import Scrape
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import log_writer
 from runner_service.settings import Settings, SettingsError, load_settings
-from runner_service.storage.event_log import Entry, EventLog, LogError
+from runner_service.storage.event_log import Entry, EventLog, LogError, Rejection
 from runner_service.telemetry import ExportFlush, flushed_at_exit, metering, metrics, monitored_loop, scrape_metrics
 from runner_service.telemetry.collector import otlp_headers
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -130,10 +130,11 @@ class FullDisk:
         self.room = asyncio.Event()
         self.tried = asyncio.Event()
 
-    async def append(self, entries: list[Entry]) -> None:
+    async def append(self, entries: list[Entry], owners: object) -> dict[str, Rejection]:
         self.tried.set()
         if not self.room.is_set():
             raise LogError("disk full")
+        return {}
 
 
 async def test_a_log_that_falls_behind_and_one_that_cannot_be_written_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,15 @@
-"""Maps failures of providers and of the checkpoint database to ends of the execution."""
-
-import sqlite3
+"""Maps failures of providers and of the storage to ends of the execution."""
 
 from runner_service.agent.interface import AgentRun
 from runner_service.errors import ExecutionEnd, LogUnavailableEnd, ModelRejectedEnd, ModelUnavailableEnd
 from runner_service.models.failures import classify
+from runner_service.storage.event_log import LogError
 
 
 def end_for(error: Exception, run: AgentRun) -> ExecutionEnd | None:
-    """Returns the end for a failure of a provider or of the database; None for any other error, a defect."""
-    if isinstance(error, sqlite3.Error):
-        return LogUnavailableEnd(f"the checkpoint cannot be written: {error}")
+    """Returns the end for a failure of a provider or of the storage; None for any other error, a defect."""
+    if isinstance(error, LogError):
+        return LogUnavailableEnd(error.message)
     failure = classify(error)
     if failure is None:
         return None

@@ -36,7 +36,7 @@ class _Key(NamedTuple):
 class GraphCache:
     """LRU cache of compiled agents. Used on the event loop only."""
 
-    def __init__(self, clients: ModelClients, checkpoints: BaseCheckpointSaver[str], retries: RetryPolicy) -> None:
+    def __init__(self, clients: ModelClients, checkpoints: BaseCheckpointSaver[Any], retries: RetryPolicy) -> None:
         self._clients = clients
         self._checkpoints = checkpoints
         self._retries = retries

@@ -1,37 +1,33 @@
 """Runs agents. One per process: compiled graphs, model clients and checkpoints are shared."""
 
-import asyncio
 import logging
-import shutil
-import sqlite3
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from contextvars import Context
-from pathlib import Path
+from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import langsmith
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from runner_service.agent.capabilities import AgentPlan, prepare_agent
-from runner_service.agent.checkpoints import InlineSqliteSaver, checkpoint_saver, thread_ids
 from runner_service.agent.failures import end_for
 from runner_service.agent.graphs import Graph, GraphCache, build_graph
 from runner_service.agent.interface import AgentRun
-from runner_service.agent.journal import Journal, current_journal
+from runner_service.agent.journal import Journal
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.tools.scope import RunScope, current_scope
 from runner_service.errors import ExecutionEnd
 from runner_service.models.clients import model_clients, retirement_date
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
+from runner_service.storage.backend import Storage
+from runner_service.storage.checkpoints import Checkpoints, OpenCheckpoints
+from runner_service.storage.event_log import LogError
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINTS_FILE = "checkpoints.db"
 
 _EXECUTION_PREFIX = "execution-"
 _STEPS_PER_MODEL_CALL = 10
@@ -41,12 +37,10 @@ _STEPS_PER_MODEL_CALL = 10
 class AgentHarness:
     """Runs any number of agents at once. Construct it with `agent_harness`."""
 
-    def __init__(self, graphs: GraphCache, checkpoints: InlineSqliteSaver, journal: Journal, state_dir: Path) -> None:
+    def __init__(self, graphs: GraphCache, checkpoints: Checkpoints, storage: Storage) -> None:
         self._graphs = graphs
         self._checkpoints = checkpoints
-        self._journal = journal
-        self._checkpoints_path = state_dir / CHECKPOINTS_FILE
-        self._directory = state_dir / "agents"
+        self._storage = storage
 
     async def run(self, run: AgentRun) -> str:
         """Runs an agent to its final answer, and returns that, redacted.
@@ -59,42 +53,39 @@ class AgentHarness:
         Raises:
             ExecutionEnd: ended without an answer; the class says why.
         """
-        run_id = await self._run_id(run)
-        scope_token = current_scope.set(RunScope(run, self._directory / _thread_id(run), run_id))
-        journal_token = current_journal.set(self._journal)
+        journal = Journal(run.events, self._storage.log, self._checkpoints.saver.serde)
+        run_id = await journal.begin_run(resumes=run.resumption is not None)
+        scratch = partial(self._storage.scratch_files.backend, _thread_id(run))
+        scope_token = current_scope.set(RunScope(run, journal, scratch, run_id))
         try:
             async with prepare_agent(run) as plan:
                 return await self._invoke(run, plan)
         finally:
-            current_journal.reset(journal_token)
             current_scope.reset(scope_token)
 
     async def kept(self) -> Collection[str]:
         """Returns the executions of which something is kept, other than the conversation of their session."""
         try:
-            threads = await asyncio.to_thread(self._kept_threads)
-            return {*self._journal.execution_ids(), *(each.removeprefix(_EXECUTION_PREFIX) for each in threads)}
-        except (sqlite3.Error, OSError) as error:
+            checkpointed = await self._checkpoints.thread_ids()
+            threads = {*checkpointed, *await self._storage.scratch_files.thread_ids()}
+        except (LogError, OSError) as error:
             logger.warning("kept_unknown error=%s", error)
             return ()
+        return {each.removeprefix(_EXECUTION_PREFIX) for each in threads if each.startswith(_EXECUTION_PREFIX)}
 
     async def forget(self, execution_id: str, session_id: str) -> None:
         """Forgets an execution that is finished for good: its conversation too, unless that is a session's.
 
         What cannot be removed now stays among the `kept`.
         """
+        if session_id:
+            return
         thread = f"{_EXECUTION_PREFIX}{execution_id}"
         try:
-            if not session_id:
-                await self._checkpoints.adelete_thread(thread)
-                await asyncio.to_thread(shutil.rmtree, self._directory / thread, ignore_errors=True)
-            await self._journal.delete_execution(execution_id)
-        except sqlite3.Error as error:
+            await self._checkpoints.delete_thread(thread)
+            await self._storage.scratch_files.delete_thread(thread)
+        except (LogError, OSError) as error:
             logger.warning("forgetting_failed execution=%s error=%s", execution_id, error)
-
-    def _kept_threads(self) -> list[str]:
-        files = [path.name for path in self._directory.iterdir()] if self._directory.exists() else []
-        return [each for each in (*files, *thread_ids(self._checkpoints_path)) if each.startswith(_EXECUTION_PREFIX)]
 
     async def _invoke(self, run: AgentRun, plan: AgentPlan) -> str:
         graph = await self._graphs.graph(run.model, plan)
@@ -117,23 +108,16 @@ class AgentHarness:
             raise
         return _answer(state)
 
-    async def _run_id(self, run: AgentRun) -> str:
-        """Returns the prefix of its message ids. The execution id is not enough: a pruned execution may have had it."""
-        if run.resumption is not None and (known := self._journal.run_id(run.execution_id)):
-            return known
-        name = f"{run.execution_id}-{uuid4().hex}"
-        await self._journal.record_run_id(run.execution_id, name)
-        return name
-
 
 @asynccontextmanager
-async def agent_harness(state_dir: Path, *, retries: RetryPolicy | None = None) -> AsyncIterator[AgentHarness]:
-    """Opens the harness with checkpoints in `state_dir`. Raises OSError, sqlite3.Error."""
+async def agent_harness(
+    storage: Storage, open_checkpoints: OpenCheckpoints, *, retries: RetryPolicy | None = None
+) -> AsyncIterator[AgentHarness]:
+    """Opens the harness with its checkpoints. Raises LogError."""
     langsmith.set_runtime_overrides(aio_to_thread=_inline)
-    async with checkpoint_saver(state_dir / CHECKPOINTS_FILE) as checkpoints, model_clients() as clients:
-        journal = Journal(checkpoints.conn, checkpoints.serde)
-        graphs = GraphCache(clients, checkpoints, retries or RetryPolicy())
-        yield AgentHarness(graphs, checkpoints, journal, state_dir)
+    async with open_checkpoints() as checkpoints, model_clients() as clients:
+        graphs = GraphCache(clients, checkpoints.saver, retries or RetryPolicy())
+        yield AgentHarness(graphs, checkpoints, storage)
 
 
 def warm_up() -> None:

@@ -1,106 +1,69 @@
-"""Write-ahead journal of tool calls: no call with side effects runs twice.
+"""The journal of one execution's tool calls, with their results as messages."""
 
-The start of a call is recorded before it runs, its result before that is published. After a crash the two tell calls
-that never started and calls that ended from those that were running, whose effects are unknown.
-"""
-
-import sqlite3
-from collections.abc import Sequence
-from contextvars import ContextVar
 from typing import NamedTuple
+from uuid import uuid4
 
 from langchain_core.messages import ToolMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from runner_service.agent.checkpoints import retry_while_locked
+from runner_service.events.stream import EventStream
+from runner_service.storage import journal as storage
+from runner_service.storage.event_log import NewCall, NewRun
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-_NO_CALL = ""  # the row with the run id; no tool_call_id is empty
 
-
-class CallResult(NamedTuple):
-    """The result of a call: the message for the model, and the event for watchers."""
+class CallEnd(NamedTuple):
+    """How a call ended: the message for the model, and the event for watchers."""
 
     message: ToolMessage
     event: event_pb2.ToolCallFinished
 
 
-class JournaledCall(NamedTuple):
-    """A call that was started. `result` is None when it did not end, so that its effects are unknown."""
+class EarlierCall(NamedTuple):
+    """A call that an earlier process started. `end` is None when it did not end there: its effects are unknown."""
 
-    result: CallResult | None
+    end: CallEnd | None
 
 
 class Journal:
-    """Shares the connection of the checkpoints, and is written on the event loop too, in about 40 µs.
+    """Reads the stored journal, and writes it through the event stream, in order with the events."""
 
-    All methods raise sqlite3.Error.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, serializer: SerializerProtocol) -> None:
-        self._connection = connection
+    def __init__(self, events: EventStream, stored: storage.Journal, serializer: SerializerProtocol) -> None:
+        self._events = events
+        self._stored = stored
         self._serializer = serializer
 
-    async def record_run_id(self, execution_id: str, run_id: str) -> None:
-        """Records the id of this run, which unlike the execution's is never reused."""
-        await self._write(
-            "INSERT OR REPLACE INTO journal (execution_id, tool_call_id, type) VALUES (?, ?, ?)",
-            (execution_id, _NO_CALL, run_id),
-        )
+    async def begin_run(self, *, resumes: bool) -> str:
+        """Returns the run id, which is new unless an earlier process has begun the run. Raises as `_flush` does."""
+        execution_id = self._events.execution_id
+        if resumes and (known := await self._stored.run_id(execution_id)):
+            return known
+        run_id = f"{execution_id}-{uuid4().hex}"
+        self._events.append(NewRun(execution_id, run_id), len(run_id))
+        await self._flush()
+        return run_id
 
-    def run_id(self, execution_id: str) -> str | None:
-        """Returns the recorded run id; None when the execution never started."""
-        row = self._connection.execute(
-            "SELECT type FROM journal WHERE execution_id = ? AND tool_call_id = ?", (execution_id, _NO_CALL)
-        ).fetchone()
-        return row and str(row[0])
+    async def find_call(self, tool_call_id: str) -> EarlierCall | None:
+        """Looks up a call of an earlier process; None when it never started. Raises LogError."""
+        call = await self._stored.find_call(self._events.execution_id, tool_call_id)
+        if call is None or call.result is None:
+            return EarlierCall(None) if call else None
+        message = self._serializer.loads_typed((call.result.message_type, call.result.message))
+        return EarlierCall(CallEnd(message, event_pb2.ToolCallFinished.FromString(call.result.event)))
 
-    async def record_call_start(self, execution_id: str, tool_call_id: str) -> None:
-        """Records that a call is about to run."""
-        await self._write(
-            "INSERT OR REPLACE INTO journal (execution_id, tool_call_id) VALUES (?, ?)", (execution_id, tool_call_id)
-        )
+    async def record_call_start(self, tool_call_id: str) -> None:
+        """Returns when the log has it that the call is about to run. Raises as `_flush` does."""
+        self._events.append(NewCall(self._events.execution_id, tool_call_id), len(tool_call_id))
+        await self._flush()
 
-    async def record_call_result(self, execution_id: str, tool_call_id: str, result: CallResult) -> None:
-        """Records the result of a call."""
-        values = (
-            *self._serializer.dumps_typed(result.message),
-            result.event.SerializeToString(),
-            execution_id,
-            tool_call_id,
-        )
-        await self._write(
-            "UPDATE journal SET type = ?, result = ?, event = ? WHERE execution_id = ? AND tool_call_id = ?", values
-        )
+    def record_call_end(self, tool_call_id: str, end: CallEnd) -> None:
+        """Records how a call ended, to be committed with the `tool_call_finished` that is published next."""
+        result = storage.CallResult(*self._serializer.dumps_typed(end.message), end.event.SerializeToString())
+        entry = NewCall(self._events.execution_id, tool_call_id, result)
+        self._events.append(entry, len(result.message) + len(result.event))
 
-    def find_call(self, execution_id: str, tool_call_id: str) -> JournaledCall | None:
-        """Looks up a call; None when it never started."""
-        row = self._connection.execute(
-            "SELECT type, result, event FROM journal WHERE execution_id = ? AND tool_call_id = ?",
-            (execution_id, tool_call_id),
-        ).fetchone()
-        if row is None:
-            return None
-        if row[0] is None:
-            return JournaledCall(None)
-        event = event_pb2.ToolCallFinished.FromString(row[2])
-        return JournaledCall(CallResult(self._serializer.loads_typed(row[:2]), event))
-
-    def execution_ids(self) -> list[str]:
-        """Returns the executions that have entries."""
-        return [name for (name,) in self._connection.execute("SELECT DISTINCT execution_id FROM journal")]
-
-    async def delete_execution(self, execution_id: str) -> None:
-        """Deletes the entries of an execution that has ended."""
-        await self._write("DELETE FROM journal WHERE execution_id = ?", (execution_id,))
-
-    async def _write(self, statement: str, values: Sequence[object]) -> None:
-        def write() -> None:
-            with self._connection as connection:
-                connection.execute(statement, values)
-
-        await retry_while_locked(write)
-
-
-current_journal: ContextVar[Journal] = ContextVar("journal")
-"""The journal of the current task's execution."""
+    async def _flush(self) -> None:
+        """Waits until what was appended is committed. Raises LogUnavailableEnd when the log cannot be written."""
+        await self._events.flush()
+        if self._events.broken:
+            raise self._events.broken

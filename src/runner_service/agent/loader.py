@@ -4,17 +4,18 @@ import asyncio
 import gc
 import logging
 import os
-import sqlite3
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner_service.agent.interface import AgentLoop
 from runner_service.errors import ExecutionEnd, LogUnavailableEnd
-from runner_service.settings import Settings
+from runner_service.storage.backend import Storage
+from runner_service.storage.checkpoints import OpenCheckpoints
+from runner_service.storage.event_log import LogError
 
 if TYPE_CHECKING:
     from runner_service.agent.harness import AgentHarness
@@ -30,7 +31,8 @@ _GC_THRESHOLDS = (50_000, 50, 100)
 LOADER_THREAD = "agent-loop-loader"
 """The name of a thread that may still be importing when everything else has ended."""
 
-OpenHarness = Callable[[Path], AbstractAsyncContextManager["AgentHarness"]]
+OpenHarness = Callable[[Storage, OpenCheckpoints], AbstractAsyncContextManager["AgentHarness"]]
+OpenLoop = Callable[[], AbstractAsyncContextManager["AgentHarness"]]
 
 
 def load() -> OpenHarness:
@@ -56,20 +58,20 @@ def load() -> OpenHarness:
     return agent_harness
 
 
-def _load_in_daemon_thread() -> asyncio.Future[OpenHarness]:
+def _load_in_daemon_thread(storage: Storage) -> asyncio.Future[OpenLoop]:
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[OpenHarness] = loop.create_future()
+    future: asyncio.Future[OpenLoop] = loop.create_future()
 
-    def resolve(result: OpenHarness | Exception) -> None:
+    def resolve(result: OpenLoop | Exception) -> None:
         if isinstance(result, Exception):
             future.set_exception(result)
         else:
             future.set_result(result)
 
     def run() -> None:
-        result: OpenHarness | Exception
+        result: OpenLoop | Exception
         try:
-            result = load()
+            result = partial(load(), storage, storage.load_checkpoints())
         except Exception as error:  # noqa: BLE001  # whoever awaits the future gets it
             result = error
         with suppress(RuntimeError):  # the event loop has closed meanwhile
@@ -82,8 +84,8 @@ def _load_in_daemon_thread() -> asyncio.Future[OpenHarness]:
 class LazyAgentLoop:
     """Loads the agent loop on demand. Constructed by `loading_agent_loop`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._requested = asyncio.Event()
         self._closing = asyncio.Event()
         self._loop: asyncio.Future[AgentLoop] = asyncio.get_running_loop().create_future()
@@ -114,24 +116,19 @@ class LazyAgentLoop:
             open_harness = await self._loaded_unless_closing()
             if open_harness is None:
                 return
-            async with open_harness(self._settings.state_dir) as loop:
+            async with open_harness() as loop:
                 self._loop.set_result(loop)
                 await self._closing.wait()
-        except (sqlite3.Error, OSError) as error:
+        except LogError as error:
             logger.exception("checkpoints_unusable")
-            self._fail(
-                LogUnavailableEnd(
-                    f"checkpoints.db in STATE_DIR {self._settings.state_dir} cannot be used: {error}; to begin without "
-                    "the conversations so far, move it away and start the service again"
-                )
-            )
+            self._fail(LogUnavailableEnd(error.message))
         except Exception as error:  # executions fail with it instead of waiting forever
             logger.exception("agent_loop_failed")
             self._fail(ExecutionEnd(f"the agent loop cannot be loaded: {type(error).__name__}"))
 
-    async def _loaded_unless_closing(self) -> OpenHarness | None:
+    async def _loaded_unless_closing(self) -> OpenLoop | None:
         """Loads in a thread that is abandoned when the service stops meanwhile: an import cannot be cancelled."""
-        loading = _load_in_daemon_thread()
+        loading = _load_in_daemon_thread(self._storage)
         closing = asyncio.create_task(self._closing.wait(), name="agent-loop-closing")
         waiting: set[asyncio.Future[Any]] = {loading, closing}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -150,9 +147,9 @@ class LazyAgentLoop:
 
 
 @asynccontextmanager
-async def loading_agent_loop(settings: Settings) -> AsyncIterator[LazyAgentLoop]:
+async def loading_agent_loop(storage: Storage) -> AsyncIterator[LazyAgentLoop]:
     """Opens the agent loop, loaded by `start` or when first requested."""
-    loading = LazyAgentLoop(settings)
+    loading = LazyAgentLoop(storage)
     task = asyncio.create_task(loading.run(), name="agent-loop")
     try:
         yield loading

@@ -12,12 +12,11 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from runner_service.agent.failures import end_for
-from runner_service.agent.interface import AgentRun
-from runner_service.agent.journal import CallResult, current_journal
+from runner_service.agent.journal import CallEnd
 from runner_service.agent.tool_call_events import Outcome, ToolCallReporter
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
-from runner_service.agent.tools.scope import RunningCall, current_call, current_scope, sub_agent_id
+from runner_service.agent.tools.scope import RunningCall, RunScope, current_call, current_scope, sub_agent_id
 from runner_service.agent.usage import count_tool_call
 from runner_service.errors import ExecutionEnd
 from runner_service.models.tool_arguments import UNPARSED_ARGUMENTS
@@ -88,8 +87,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         token = current_call.set(call)
         try:
             with tool_span(call.name, call.id) as span:
-                outcome = report.outcome(await self._run(scope.run, call, request, handler))
-                await self._record_end(scope.run, call, outcome, report)
+                outcome = report.outcome(await self._run(scope, call, request, handler))
+                await self._record_end(scope, call, outcome, report)
                 outcome.record(span)
             told = scope.loop_detector(call.sub_agent_id).observe_call(
                 call.name, request.tool_call["args"], outcome.event.result
@@ -101,36 +100,31 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             current_call.reset(token)
         return outcome.with_remark(LOOP_REMARK) if told else outcome.result
 
-    async def _run(self, run: AgentRun, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
+    async def _run(self, scope: RunScope, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
         if UNPARSED_ARGUMENTS in request.tool_call["args"]:
             return _failed(request, _UNPARSED)
         if call.name in _SIDE_EFFECT_FREE:
             return await self._run_guarded(request, handler)
-        journal = current_journal.get()
-        if run.resumption and (entry := journal.find_call(run.execution_id, call.id)):
-            call.resumes = entry.result is None and call.name == "execute" and run.sandbox.keeps_commands
+        if scope.run.resumption and (earlier := await scope.journal.find_call(call.id)):
+            call.resumes = earlier.end is None and call.name == "execute" and scope.run.sandbox.keeps_commands
             if call.resumes:
                 return await self._run_guarded(request, handler)
-            call.interrupted = entry.result is None
-            call.ended = entry.result.event if entry.result else None
-            return entry.result.message if entry.result else _failed(request, _INTERRUPTED)
-        await journal.record_call_start(run.execution_id, call.id)
+            call.interrupted = earlier.end is None
+            call.ended = earlier.end.event if earlier.end else None
+            return earlier.end.message if earlier.end else _failed(request, _INTERRUPTED)
+        await scope.journal.record_call_start(call.id)
         return await self._run_guarded(request, handler)
 
-    async def _record_end(self, run: AgentRun, call: RunningCall, outcome: Outcome, report: ToolCallReporter) -> None:
+    async def _record_end(self, scope: RunScope, call: RunningCall, outcome: Outcome, report: ToolCallReporter) -> None:
         """Records the end of a call in the order that survives a crash at any point.
 
-        A journaled call is not run again, so its output must be in the log first. A checkpointed call, the next step,
-        is not looked at again, so its events must be in the log first.
+        A journaled call is not run again, so its output must be in the log by then: it was published before. A
+        checkpointed call, the next step, is not looked at again, so its events must be in the log first.
         """
-        if call.output and any(call.output.kept.values()):
-            await run.events.flush()
         if call.name not in _SIDE_EFFECT_FREE and isinstance(outcome.result, ToolMessage):
-            await current_journal.get().record_call_result(
-                run.execution_id, call.id, CallResult(outcome.result, outcome.event)
-            )
+            scope.journal.record_call_end(call.id, CallEnd(outcome.result, outcome.event))
         report.end(outcome)
-        await run.events.flush()
+        await scope.run.events.flush()
 
     async def _run_guarded(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
         try:

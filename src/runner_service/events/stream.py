@@ -4,6 +4,7 @@
 executions: it commits everything pending in one batch, and only then are watchers notified.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -13,7 +14,7 @@ from runner_service.events.notifier import Notifier
 from runner_service.events.tail import Tail
 from runner_service.events.writer import EventRun, LogWriter
 from runner_service.executors.protocol import Stream
-from runner_service.storage.event_log import Entry, EventLog, NewEvent, NewOutput, NewState, Page
+from runner_service.storage.event_log import Entry, EventLog, NewEvent, NewOutput, NewState, Page, Rejection
 from runner_service.storage.frames import Framer
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -21,6 +22,8 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 MAX_OUTPUT_BYTES_PER_EVENT = 256 * 1024
 """The largest `tool_output` event, without its envelope."""
@@ -50,6 +53,9 @@ class EventStream:
         self._writer = writer
         self._log = log
         self._framer = Framer(execution_id)
+        self.owner_token = 0
+        """As of `LogSubscriber`."""
+        self._enqueued_entries = self._committed_entries = 0
         self._run: EventRun | None = None
         self._tail = Tail(_MAX_TAIL_BYTES)
         self._positions: dict[object, int] = {}
@@ -86,8 +92,12 @@ class EventStream:
         self._enqueue(NewOutput(self.execution_id, tool_call_id, stream, data), len(data))
 
     def record_state(self, execution: runner_pb2.Execution) -> None:
-        """Queues the execution's changed record for the log, in order with its events."""
-        self._enqueue(NewState(execution), execution.ByteSize())
+        """Queues the execution's changed record for the log."""
+        self.append(NewState(execution), execution.ByteSize())
+
+    def append(self, entry: Entry, size: int) -> None:
+        """Queues an entry of about `size` bytes that is not an event for the log, in order with the events."""
+        self._enqueue(entry, size)
 
     async def wait_for_capacity(self) -> None:
         """Waits until the log writer's backlog is below its bound.
@@ -100,9 +110,15 @@ class EventStream:
         if not self._writer.has_capacity.is_set():  # called for every token, and nearly always set
             await self._writer.has_capacity.wait()
 
+    @property
+    def is_flushed(self) -> bool:
+        """True when the log has everything that was published or appended."""
+        return self._committed_entries == self._enqueued_entries
+
     async def flush(self) -> None:
-        """Waits until everything published is committed, or the log cannot be written."""
-        while self.committed < self.last_sequence and not self.broken:
+        """Waits until everything published or appended so far is committed, or the log cannot be written."""
+        last = self._enqueued_entries
+        while self._committed_entries < last and not self.broken:
             await self._notifier.wait(_FLUSH_POLL_INTERVAL_SECONDS)
 
     async def read_output(self, tool_call_id: str, stream: Stream, offset: int, max_bytes: int) -> bytes:
@@ -150,12 +166,22 @@ class EventStream:
         """Implements `LogSubscriber`."""
         self._run = None
 
-    def on_committed(self, events: NewEvent) -> None:
+    def on_committed(self, entry: Entry) -> None:
         """Implements `LogSubscriber`."""
-        self.committed = last = events.sequence
+        self._committed_entries += 1
+        if not isinstance(entry, NewEvent):
+            return
+        self.committed = last = entry.sequence
         self.finished = self._published_finish and last == self.last_sequence
         if self._positions:
-            self._tail.add(events)
+            self._tail.add(entry)
+
+    def on_rejected(self, rejection: Rejection) -> None:
+        """Implements `LogSubscriber`: the execution ends here, without a trace in the log."""
+        self._committed_entries += 1
+        if not self.broken:
+            logger.warning("events_rejected execution=%s reason=%s", self.execution_id, rejection.name)
+        self.fail(LogUnavailableEnd(f"its events cannot be stored: {rejection}"))
 
     def wake_watchers(self) -> None:
         """Implements `LogSubscriber`."""
@@ -175,6 +201,7 @@ class EventStream:
 
     def _enqueue(self, entry: Entry, size: int) -> None:
         self._run = None
+        self._enqueued_entries += 1
         self._writer.enqueue(self, entry, size)
 
     def _enqueue_frame(self, sequence: int, frame: bytes) -> None:
@@ -182,6 +209,7 @@ class EventStream:
         run = self._run
         if run is None or run.size > _MAX_RUN_BYTES:
             run = self._run = EventRun(self.execution_id, [frame], sequence, len(frame))
+            self._enqueued_entries += 1
             self._writer.enqueue(self, run, len(frame))
             return
         run.frames.append(frame)

@@ -6,13 +6,13 @@ There are no timers: an idle writer commits an event at once, and under load the
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from runner_service.errors import LogUnavailableEnd
-from runner_service.storage.event_log import Entry, EventLog, LogError, NewEvent, NewOutput
+from runner_service.storage.event_log import Entry, EventLog, LogError, NewEvent, NewOutput, Rejection
 from runner_service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -28,14 +28,21 @@ _MAX_BACKOFF_SECONDS = 2.0
 class LogSubscriber(Protocol):
     """Callbacks of the writer to the stream that published an entry."""
 
+    execution_id: str
+    owner_token: int
+    """The token of this process as the owner of the execution, as of `Ownership`."""
+
     broken: LogUnavailableEnd | None
     """Set once the stream has been notified that the log cannot be written."""
 
     def close_run(self) -> None:
         """The writer takes the current run: the next event starts another one."""
 
-    def on_committed(self, events: NewEvent) -> None:
-        """These events have been committed. Called in order."""
+    def on_committed(self, entry: Entry) -> None:
+        """The entry has been committed. Called in order."""
+
+    def on_rejected(self, rejection: Rejection) -> None:
+        """An entry has been rejected for good, and those that follow will be."""
 
     def wake_watchers(self) -> None:
         """A batch has been committed."""
@@ -139,7 +146,7 @@ class LogWriter:
         while parts:
             tried = time.monotonic()
             try:
-                await self._log.append([entry for _, entry in parts[0]])
+                rejected = await self._log.append([entry for _, entry in parts[0]], _owners(parts[0]))
             except LogError as error:
                 if not self._broken and time.monotonic() - began > _WRITE_TIMEOUT_SECONDS:
                     self._break(batch, error)
@@ -151,7 +158,7 @@ class LogWriter:
                 metrics.log_committed(len(part), time.monotonic() - tried)
                 if not parts:
                     self._recover(batch)
-                _publish(part)
+                _publish(part, rejected)
 
     def _break(self, batch: _Batch, error: LogError) -> None:
         logger.error("log_write_failed error=%s", error)
@@ -187,11 +194,17 @@ def _in_parts(batch: _Batch) -> Iterator[_Batch]:
         yield part
 
 
-def _publish(part: _Batch) -> None:
+def _owners(part: _Batch) -> Mapping[str, int]:
+    return {stream.execution_id: stream.owner_token for stream, _ in part if stream.owner_token}
+
+
+def _publish(part: _Batch, rejected: Mapping[str, Rejection]) -> None:
     """Makes committed entries visible to watchers."""
     streams: dict[LogSubscriber, None] = {}
     for stream, entry in part:
-        if isinstance(entry, NewEvent):
+        if rejected and (rejection := rejected.get(stream.execution_id)):
+            stream.on_rejected(rejection)
+        else:
             stream.on_committed(entry)
         streams[stream] = None
     for stream in streams:

@@ -15,6 +15,7 @@ from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
 from runner_service.settings import Settings
+from runner_service.storage.backend import Storage
 from runner_service.storage.event_log import EventLog, LogError
 from runner_service.telemetry import metrics
 
@@ -29,7 +30,7 @@ _CLEANUP_INTERVAL_SECONDS = 60.0
 @asynccontextmanager
 async def running_executions(
     settings: Settings,
-    log: EventLog,
+    storage: Storage,
     writer: LogWriter,
     runner: Runner,
     *,
@@ -38,14 +39,21 @@ async def running_executions(
 ) -> AsyncIterator[tuple[ExecutionService, "Recovery"]]:
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
-        registry = Registry(log, writer)
-        lifecycle = Lifecycle(settings, registry, runner.executor, tasks=tasks)
+        registry = Registry(storage.log, writer)
+        lifecycle = Lifecycle(settings, registry, storage.ownership, runner.executor, tasks=tasks)
         service = ExecutionService(
-            log, writer, runner, registry=registry, lifecycle=lifecycle, readiness=readiness, daemon=daemon
+            storage.log,
+            writer,
+            runner,
+            registry=registry,
+            lifecycle=lifecycle,
+            ownership=storage.ownership,
+            readiness=readiness,
+            daemon=daemon,
         )
         recovery = Recovery(service, registry, tasks=tasks)
         cleanups = [
-            tasks.create_task(_prune_log(settings, log, registry), name="prune-log"),
+            tasks.create_task(_prune_log(settings, storage.log, registry), name="prune-log"),
             tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
         ]
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from opentelemetry.trace import SpanContext
 
@@ -13,6 +14,7 @@ from runner_service.executions.registry import Registry
 from runner_service.executions.runner import PreparedRun
 from runner_service.executors.protocol import Executor
 from runner_service.settings import Settings
+from runner_service.storage.ownership import Claim, Ownership
 from runner_service.telemetry import current_span_context, execution_span, metrics, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -24,9 +26,18 @@ _STOPPING = UnavailableError("the service is stopping; attach again to see how t
 class Lifecycle:
     """Runs executions, each in a task of its own. Belongs to the event loop."""
 
-    def __init__(self, settings: Settings, registry: Registry, executor: Executor, *, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        ownership: Ownership,
+        executor: Executor,
+        *,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         self._settings = settings
         self._registry = registry
+        self._ownership = ownership
         self._executor = executor
         self._task_group = tasks
         self._queue = ExecutionQueue(
@@ -49,19 +60,34 @@ class Lifecycle:
             metrics.EXECUTIONS_LIMIT: lambda: limits,
         }
 
+    def require_room(self, session_id: str) -> None:
+        """Checks that one more execution may run or wait. Raises QueueFullError."""
+        self._queue.require_room(session_id)
+
     def start(
-        self, run: PreparedRun, *, fingerprint: bytes, stored_request: runner_pb2.ExecuteAgentRequest | None
+        self,
+        run: PreparedRun,
+        claim: Claim,
+        *,
+        fingerprint: bytes,
+        stored_request: runner_pb2.ExecuteAgentRequest | None,
+        values: Mapping[str, bytes] = {},
     ) -> Execution:
-        """Creates an execution and puts it in the queue. Raises QueueFullError."""
-        self._queue.require_room(run.request.session_id)
+        """Creates an execution and puts it in the queue, for which `require_room` was called."""
         execution = self._registry.create(
-            run.request, run.redactor, fingerprint=fingerprint, stored_request=stored_request
+            run.request,
+            run.redactor,
+            claim=claim,
+            fingerprint=fingerprint,
+            stored_request=stored_request,
+            values=values,
         )
         self._enqueue(execution, run)
         return execution
 
-    def resume(self, execution: Execution, run: PreparedRun) -> None:
+    def resume(self, execution: Execution, run: PreparedRun, claim: Claim) -> None:
         """Puts an interrupted execution in the queue again, for which there is always room."""
+        execution.stream.owner_token = claim.token
         execution.requeue(run.redactor)
         self._enqueue(execution, run)
 
@@ -128,6 +154,7 @@ class Lifecycle:
             # Not before the end is in the log: killed in between, all of it would be done again.
             if execution.stream.finished:
                 await run.delete_state(execution)
+            await self._ownership.release(execution.id)
             logger.info("execution_ended state=%s", states.state_name(execution.state))
         self._registry.drop_if_idle(execution)
 

@@ -1,7 +1,6 @@
 """The executions in memory: those that are active and those that somebody holds. The log has the others."""
 
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from runner_service import states
@@ -12,6 +11,7 @@ from runner_service.executions.execution import Execution
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, NewExecution, StoredExecution
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.ownership import Claim
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _MAX_INTERRUPTED = 10_000
@@ -68,12 +68,14 @@ class Registry:
         request: runner_pb2.ExecuteAgentRequest,
         redactor: Redactor,
         *,
+        claim: Claim,
         fingerprint: bytes,
         stored_request: runner_pb2.ExecuteAgentRequest | None,
+        values: Mapping[str, bytes] = {},
     ) -> Execution:
         """Makes a new PENDING execution and hands it to the log, with what may be stored of its request."""
         record = runner_pb2.Execution(
-            execution_id=request.execution_id or uuid.uuid4().hex,
+            execution_id=claim.execution_id,
             session_id=request.session_id,
             state=states.PENDING,
             agent_name=redactor.text(request.agent.name),
@@ -81,11 +83,12 @@ class Registry:
         )
         record.create_time.GetCurrentTime()
         stream = EventStream(record.execution_id, self._writer, self._log)
+        stream.owner_token = claim.token
         execution = Execution(record, fingerprint, stream, stored_request, redactor)
         self._in_memory[execution.id] = execution
         copy = runner_pb2.Execution()
         copy.CopyFrom(record)
-        self._writer.enqueue(stream, NewExecution(copy, fingerprint, stored_request), request.ByteSize())
+        stream.append(NewExecution(copy, fingerprint, stored_request, values), request.ByteSize())
         return execution
 
     @contextmanager
@@ -116,7 +119,7 @@ class Registry:
         """Drops from memory what is neither active nor held, as soon as the log has all of it."""
         if execution.holders or execution.is_active:
             return
-        if execution.stream.committed == execution.stream.last_sequence:
+        if execution.stream.is_flushed:
             self._in_memory.pop(execution.id, None)
 
     def _restore(self, stored: StoredExecution) -> Execution:

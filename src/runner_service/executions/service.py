@@ -4,7 +4,8 @@ An execution belongs to the service, not to a call: callers come and go, and onl
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from runner_service.executions.readiness import Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
 from runner_service.storage.event_log import EventLog
+from runner_service.storage.ownership import Claim, Ownership
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -47,10 +49,12 @@ class ExecutionService:
         *,
         registry: Registry,
         lifecycle: Lifecycle,
+        ownership: Ownership,
         readiness: Readiness,
         daemon: "Daemon | None",
     ) -> None:
         self._log = log
+        self._ownership = ownership
         self._writer = writer
         self._runner = runner
         self._registry = registry
@@ -134,7 +138,7 @@ class ExecutionService:
         async with self._start_lock:
             execution = await self._registry.lookup(request.execution_id) if request.execution_id else None
             if execution is None and (request.HasField("agent") or self._daemon is None):
-                return self._start(request, fingerprint, stored_request.storable(request))
+                return await self._start(request, fingerprint, stored_request.storable(request), {})
         if execution is None:
             return await self._start_by_id(request)
         if request.HasField("agent") and execution.fingerprint != fingerprint:
@@ -146,7 +150,9 @@ class ExecutionService:
             await self._resume_if_interrupted(execution, request if request.HasField("agent") else execution.request)
         return execution
 
-    def _start(self, request: "Request", fingerprint: bytes, stored: "Request | None") -> Execution:
+    async def _start(
+        self, request: "Request", fingerprint: bytes, stored: "Request | None", values: Mapping[str, bytes]
+    ) -> Execution:
         if not request.HasField("agent"):
             raise NotFoundError(f"execution {request.execution_id} is not in the log; send the agent to start it")
         self._require_readiness()
@@ -156,7 +162,9 @@ class ExecutionService:
                 "it was pruned; to start it, leave after_sequence out"
             )
         run = self._runner.prepare(request)
-        return self._lifecycle.start(run, fingerprint=fingerprint, stored_request=stored)
+        self._lifecycle.require_room(request.session_id)
+        claim = await self._claim(request.execution_id or uuid.uuid4().hex)
+        return self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
 
     async def _start_by_id(self, request: "Request") -> Execution:
         self._require_readiness()
@@ -166,7 +174,8 @@ class ExecutionService:
             # Another call may have been faster.
             if (known := await self._registry.lookup(request.execution_id)) is not None:
                 return known
-            execution = self._start(found.request, self._fingerprint(found.request), stored)
+            values = self._daemon.execution_values if self._daemon else {}
+            execution = await self._start(found.request, self._fingerprint(found.request), stored, values)
         self._report_to_daemon(execution, found)
         return execution
 
@@ -178,28 +187,37 @@ class ExecutionService:
         if request and stored_request.is_reference(request):
             await self._resume_by_id(execution, request)
         else:
-            self._resume(execution, request)
+            await self._resume(execution, request)
 
     async def _resume_predecessors(self, session_id: str) -> None:
         """Resumes what was running in a session, if possible, before an execution that was waiting for it."""
         for earlier in await self._registry.interrupted(session_id) if session_id else ():
             if earlier.has_started and stored_request.is_complete(earlier.request):
-                self._resume(earlier, earlier.request)
+                await self._resume(earlier, earlier.request)
 
     async def _resume_by_id(self, execution: Execution, request: "Request") -> None:
         found = await self._read_from_daemon(request)
         if execution.can_be_resumed:
-            self._resume(execution, found.request)
+            await self._resume(execution, found.request)
             self._report_to_daemon(execution, found)
 
-    def _resume(self, execution: Execution, request: "Request | None") -> None:
+    async def _resume(self, execution: Execution, request: "Request | None") -> None:
         if request is None:
             raise PreconditionError(
                 f"execution {execution.id} was interrupted, and it had secrets, which are never stored: "
                 "to resume it, send the whole request again; to end it, call CancelExecution"
             )
         self._require_readiness()
-        self._lifecycle.resume(execution, self._runner.prepare(request, resumes=True))
+        run = self._runner.prepare(request, resumes=True)
+        claim = await self._claim(execution.id)
+        if execution.can_be_resumed:  # another call may have been faster
+            self._lifecycle.resume(execution, run, claim)
+
+    async def _claim(self, execution_id: str) -> Claim:
+        claim = await self._ownership.claim(execution_id)
+        if claim is None:
+            raise UnavailableError(f"execution {execution_id} was just started elsewhere; attach again")
+        return claim
 
     async def _read_from_daemon(self, request: "Request") -> "Found":
         if self._daemon is None:

@@ -1,19 +1,17 @@
 """Facade of the Stigmer daemon for `executions`: resolves an execution by id, and reports its status."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from runner_service.settings import Settings
 from runner_service.stigmer.client import DaemonClient, OnConnectionChange, daemon_client
 from runner_service.stigmer.formatting import refusal_status
+from runner_service.stigmer.pending_reports import PENDING_REPORT
 from runner_service.stigmer.reporter import OpenStream, Reporter, running_reporter
 from runner_service.stigmer.resolver import Check, Found, read_execution
 from runner_service.storage.event_log import EventLog
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-
-PENDING_REPORTS_DIRECTORY = "reports-owed"
-"""Directory below STATE_DIR that lists executions whose final report has not arrived yet."""
 
 
 class Daemon:
@@ -25,10 +23,13 @@ class Daemon:
         self._check = check
 
     async def read(self, asked: runner_pb2.ExecuteAgentRequest) -> Found:
-        """Reads the execution that `asked` names and marks it for reporting. Raises CallError."""
-        found = await read_execution(self._client, asked, self._check)
-        await self._reporter.add_pending(asked.execution_id)
-        return found
+        """Reads the execution that `asked` names. Raises CallError."""
+        return await read_execution(self._client, asked, self._check)
+
+    @property
+    def execution_values(self) -> Mapping[str, bytes]:
+        """To be stored with an execution that was read by id, so that it is reported even after a crash."""
+        return PENDING_REPORT
 
     def follow(self, execution_id: str) -> None:
         """Starts reporting an execution that is in the log."""
@@ -63,7 +64,7 @@ async def stigmer_daemon(
     """
     async with (
         daemon_client(settings, on_connection_change) as client,
-        running_reporter(client, log, settings.state_dir / PENDING_REPORTS_DIRECTORY) as reporter,
+        running_reporter(client, log) as reporter,
     ):
         with metrics.gauges_observed({metrics.DAEMON_UNREACHABLE: lambda: int(client.is_connected is not True)}):
             yield Daemon(client, reporter, check)

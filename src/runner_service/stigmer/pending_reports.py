@@ -1,30 +1,29 @@
-"""Executions whose final report has not reached the daemon yet: an empty file each, so that they survive a restart."""
+"""Executions whose final report has not reached the daemon yet: a value that is stored with each."""
 
-import asyncio
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from runner_service.storage.event_log import EventLog, NewValue
+
+if TYPE_CHECKING:
+    from runner_service.events.stream import EventStream
+
+_NAME = "pending_report"
+
+PENDING_REPORT: Mapping[str, bytes] = {_NAME: b""}
+"""To be stored with a new execution that is to be reported."""
 
 
-class PendingReports:
-    """A directory with one empty file per execution id. Every method raises OSError."""
+async def pending_reports(log: EventLog) -> Sequence[str]:
+    """Returns the execution ids, sorted. Raises LogError."""
+    return sorted(await log.find_values(_NAME))
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
 
-    async def list_ids(self) -> list[str]:
-        """Lists the execution ids, sorted."""
-        return await asyncio.to_thread(self._list)
+def add_pending_report(stream: "EventStream") -> None:
+    """Stores that an execution is to be reported."""
+    stream.append(NewValue(stream.execution_id, _NAME, b""), 0)
 
-    async def add(self, execution_id: str) -> None:
-        """Adds an execution."""
-        await asyncio.to_thread(self._create, execution_id)
 
-    async def remove(self, execution_id: str) -> None:
-        """Removes an execution, if it is there."""
-        await asyncio.to_thread((self._directory / execution_id).unlink, missing_ok=True)
-
-    def _list(self) -> list[str]:
-        return sorted(each.name for each in self._directory.iterdir()) if self._directory.is_dir() else []
-
-    def _create(self, execution_id: str) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self._directory / execution_id).touch(mode=0o600)
+def remove_pending_report(stream: "EventStream") -> None:
+    """Stores that its final report has arrived, or never will."""
+    stream.append(NewValue(stream.execution_id, _NAME, None), 0)

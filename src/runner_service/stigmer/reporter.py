@@ -10,12 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner_service.errors import CallError, NotFoundError
 from runner_service.stigmer.client import DaemonClient, ReportRefusedError
-from runner_service.stigmer.pending_reports import PendingReports
+from runner_service.stigmer.pending_reports import add_pending_report, pending_reports, remove_pending_report
 from runner_service.stigmer.report_throttle import ReportThrottle
 from runner_service.stigmer.status import LISTS, StatusBuilder
 from runner_service.storage.event_log import EventLog
@@ -40,10 +39,9 @@ _FINAL_REPORTS_TIMEOUT_SECONDS = 0.5  # with the drain it has to stay below the 
 class Reporter:
     """Reports executions. Construct it with `running_reporter`."""
 
-    def __init__(self, client: DaemonClient, log: EventLog, pending: PendingReports, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, client: DaemonClient, log: EventLog, tasks: asyncio.TaskGroup) -> None:
         self._client = client
         self._log = log
-        self._pending = pending
         self._tasks = tasks
         self._open_stream: OpenStream | None = None
         self._following: dict[str, asyncio.Task[None]] = {}
@@ -51,12 +49,8 @@ class Reporter:
     async def attach(self, open_stream: OpenStream) -> None:
         """Resumes the pending reports of earlier processes. `open_stream` opens the events of an execution."""
         self._open_stream = open_stream
-        for execution_id in await self._pending.list_ids():
+        for execution_id in await pending_reports(self._log):
             self.follow(execution_id)
-
-    async def add_pending(self, execution_id: str) -> None:
-        """Persists that an execution is to be reported. Raises OSError."""
-        await self._pending.add(execution_id)
 
     def follow(self, execution_id: str) -> None:
         """Starts reporting an execution that is in the log, until its end."""
@@ -94,19 +88,22 @@ class Reporter:
             raise RuntimeError("follow was called before attach")
         try:
             async with self._open_stream(execution_id) as stream:
-                await _first_event(stream)
-                builder = await self._new_builder(execution_id)
-                await _Report(execution_id, self._client, stream, builder).deliver()
-            await self._pending.remove(execution_id)
-        except* NotFoundError:
-            await self._pending.remove(execution_id)
-        except* ReportRefusedError as refusals:
-            logger.warning("report_refused execution=%s reason=%s", execution_id, refusals.exceptions[0])
-            await self._pending.remove(execution_id)
+                add_pending_report(stream)
+                await self._deliver(execution_id, stream)
+                remove_pending_report(stream)
+                await stream.flush()
         except* CallError as stop:
             logger.debug("report_postponed execution=%s reason=%s", execution_id, stop.exceptions[0])
         except* Exception:  # a bug in one report must not end the service or other reports
             logger.exception("report_failed execution=%s", execution_id)
+
+    async def _deliver(self, execution_id: str, stream: "EventStream") -> None:
+        try:
+            await _first_event(stream)
+            builder = await self._new_builder(execution_id)
+            await _Report(execution_id, self._client, stream, builder).deliver()
+        except* ReportRefusedError as refusals:
+            logger.warning("report_refused execution=%s reason=%s", execution_id, refusals.exceptions[0])
 
     async def _new_builder(self, execution_id: str) -> StatusBuilder:
         stored = await self._log.get(execution_id)
@@ -234,10 +231,10 @@ def _apply_frames(builder: StatusBuilder, frames: bytes) -> None:
 
 
 @asynccontextmanager
-async def running_reporter(client: DaemonClient, log: EventLog, directory: Path) -> AsyncIterator[Reporter]:
-    """Reports until the context ends; `directory` persists the pending ones. Close the event streams before it."""
+async def running_reporter(client: DaemonClient, log: EventLog) -> AsyncIterator[Reporter]:
+    """Reports until the context ends. Close the event streams before it."""
     async with asyncio.TaskGroup() as tasks:
-        reporter = Reporter(client, log, PendingReports(directory), tasks)
+        reporter = Reporter(client, log, tasks)
         try:
             yield reporter
         finally:

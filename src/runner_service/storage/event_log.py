@@ -6,11 +6,14 @@ concatenated, so neither replaying nor following parses or builds a message.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from runner_service.errors import UnavailableError
 from runner_service.executors.protocol import Stream
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.journal import CallResult, Journal
+from runner_service.storage.outputs import Outputs
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
@@ -65,6 +68,11 @@ class NewState:
 
     execution: runner_pb2.Execution
 
+    @property
+    def execution_id(self) -> str:
+        """The execution."""
+        return self.execution.execution_id
+
 
 @dataclass(frozen=True, slots=True)
 class NewValue:
@@ -78,7 +86,31 @@ class NewValue:
     value: bytes | None
 
 
-Entry = NewExecution | NewEvent | NewOutput | NewState | NewValue
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """The journal's record of a run, before anything of it is checkpointed."""
+
+    execution_id: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewCall:
+    """The journal's record of a call that starts or, with `result`, has ended."""
+
+    execution_id: str
+    tool_call_id: str
+    result: CallResult | None = None
+
+
+Entry = NewExecution | NewEvent | NewOutput | NewState | NewValue | NewRun | NewCall
+
+
+class Rejection(StrEnum):
+    """Why entries of an execution were not appended. They never will be: its process must stop working on it."""
+
+    FENCED = "another process owns the execution"
+    DELETED = "the execution has been deleted from the log"
 
 
 class Page(NamedTuple):
@@ -103,8 +135,8 @@ class ExecutionPage(NamedTuple):
     next_key: int
 
 
-class EventLog(Protocol):
-    """Stores executions, their events, and the output of their commands. All methods raise LogError.
+class EventLog(Outputs, Journal, Protocol):
+    """Stores executions, their events, outputs and journal, which are committed together. All methods raise LogError.
 
     `append` has one caller at a time; the other methods may be called concurrently.
     """
@@ -113,8 +145,12 @@ class EventLog(Protocol):
     def fingerprint_key(self) -> bytes:
         """The secret key of request fingerprints; it lives as long as the log."""
 
-    async def append(self, entries: Sequence[Entry]) -> None:
-        """Persists all entries in order, or none. What has been appended survives the death of the process."""
+    async def append(self, entries: Sequence[Entry], owners: Mapping[str, int] = {}) -> Mapping[str, Rejection]:
+        """Persists entries in order, those of one execution all or none; they survive the death of the process.
+
+        `owners` has the owner token by execution id, for executions whose token is not 0. Returns the rejected
+        executions, of which nothing was appended. When it raises, nothing was appended at all.
+        """
 
     async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
         """Reads events above `after` in order: about `max_bytes`, but at least one if there is one.
@@ -130,11 +166,6 @@ class EventLog(Protocol):
 
     async def list_executions(self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0) -> ExecutionPage:
         """Lists executions accepted before the one with `before_key` (0: all), newest first."""
-
-    async def read_output(
-        self, execution_id: str, tool_call_id: str, stream: Stream, offset: int, max_bytes: int
-    ) -> bytes | None:
-        """Reads output of a command; None when there is no such call."""
 
     async def unfinished(self) -> Sequence[str]:
         """Returns the executions that are PENDING or RUNNING, in this process or another."""

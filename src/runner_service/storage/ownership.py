@@ -1,18 +1,25 @@
 """Which process may work on an execution."""
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runner_service.storage.event_log import EventLog
+
+
+class Claim(NamedTuple):
+    """The right to work on an execution. `token` rises with each owner; writes with an earlier token are rejected."""
+
+    execution_id: str
+    token: int
 
 
 class Ownership(Protocol):
     """Decides which process works on an execution when several share its storage. Raises LogError."""
 
-    async def claim(self, execution_id: str) -> int | None:
-        """Makes this process the owner and returns its token, which rises with each owner.
+    async def claim(self, execution_id: str) -> Claim | None:
+        """Makes this process the owner, also before the execution exists.
 
-        Returns None while another process owns the execution. Writes with the token of an earlier owner are refused.
+        Returns None while another process is the owner, and the same claim while this one is.
         """
 
     async def release(self, execution_id: str) -> None:

@@ -3,7 +3,6 @@
 One backend serves all executions; `current_scope` tells which.
 """
 
-from deepagents.backends import FilesystemBackend
 from deepagents.backends.protocol import (
     BackendProtocol,
     EditResult,
@@ -73,13 +72,13 @@ class SandboxBackend(SandboxBackendProtocol):
     async def adownload_files(self, paths: list[str]) -> list[FileDownloadResponse]:
         """Reads files that deepagents offloaded; refuses others."""
         if all(map(_is_offloaded, paths)):
-            return await _offload_backend().adownload_files(paths)
+            return await current_scope.get().scratch().adownload_files(paths)
         return [FileDownloadResponse(path=path, error="permission_denied") for path in paths]
 
     async def aupload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """Writes files that deepagents offloads; refuses others."""
         if all(_is_offloaded(path) for path, _ in files):
-            return await _offload_backend().aupload_files(files)
+            return await current_scope.get().scratch().aupload_files(files)
         return [FileUploadResponse(path=path, error="permission_denied") for path, _ in files]
 
 
@@ -88,7 +87,7 @@ def _backend_for(path: str) -> BackendProtocol:
     if _is_below(path, OUTPUT_MOUNT):
         return CommandOutputs(scope)
     if _is_offloaded(path):
-        return _offload_backend()
+        return scope.scratch()
     call = current_call.get()
     return SandboxFiles(scope.run.sandbox, scope.run.redactor, agent=call.sub_agent_id if call else "")
 
@@ -99,32 +98,3 @@ def _is_offloaded(path: str) -> bool:
 
 def _is_below(path: str, mount: str) -> bool:
     return path == mount or path.startswith(f"{mount}/")
-
-
-class _Offloaded(FilesystemBackend):
-    """Files of deepagents. Its globs run as regular expressions that can take forever, so none is passed to it."""
-
-    async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
-        """Points to `ls`."""
-        del pattern
-        return GlobResult(error=f"glob does not look into {path}; use ls")
-
-    async def agrep(
-        self,
-        pattern: str,
-        path: str | None = None,
-        glob: str | None = None,
-        *,
-        max_count: int | None = None,
-        context_lines: int = 0,
-    ) -> GrepResult:
-        """Finds lines by a literal text, in all files."""
-        del glob
-        return await super().agrep(pattern, path, max_count=max_count, context_lines=context_lines)
-
-
-def _offload_backend() -> FilesystemBackend:
-    scratch = current_scope.get().scratch
-    # Takes microseconds, a few times per conversation.
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return _Offloaded(root_dir=scratch, virtual_mode=True)

@@ -3,11 +3,14 @@
 Compiled agents are shared by executions, so they hold no state of one: code called by an agent finds it here.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from deepagents.backends.protocol import BackendProtocol
 
 from runner_service.agent.interface import AgentRun
+from runner_service.agent.journal import Journal
 from runner_service.agent.tools.command_output import CommandOutput
 from runner_service.agent.tools.loop_detector import LoopDetector
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -15,13 +18,14 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 @dataclass
 class RunScope:
-    """A running execution. `scratch` is a directory for what deepagents offloads, created when needed.
+    """A running execution. `scratch` opens the files that deepagents offloads from its context.
 
     `run_id` is unique in the session, even among executions of the same id.
     """
 
     run: AgentRun
-    scratch: Path
+    journal: Journal
+    scratch: Callable[[], BackendProtocol]
     run_id: str
     outputs: dict[str, CommandOutput] = field(default_factory=dict)
     """Command outputs by tool call id."""

@@ -2,13 +2,24 @@
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from runner_service import states
 from runner_service.executors.protocol import Stream
-from runner_service.storage.event_log import Entry, NewEvent, NewExecution, NewOutput, NewState, NewValue
+from runner_service.states import is_final
+from runner_service.storage.event_log import (
+    Entry,
+    NewCall,
+    NewEvent,
+    NewExecution,
+    NewOutput,
+    NewRun,
+    NewState,
+    NewValue,
+    Rejection,
+)
 from runner_service.storage.sqlite.database import transaction
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
+from runner_service.storage.sqlite.schema import RUN_ID
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _INSERT_EVENTS = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -24,41 +35,60 @@ class Appender:
         self._keys: dict[str, int] = {}
         self._calls: dict[tuple[int, str], int] = {}
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Commits all entries in order, or none. Raises sqlite3.Error, OSError."""
+    def append(self, entries: Sequence[Entry]) -> Mapping[str, Rejection]:
+        """Implements `EventLog.append`. Raises sqlite3.Error, OSError."""
         try:
             match entries:
-                case [NewEvent(output=None, tool_call_id="") as events]:  # a single statement is its own transaction
+                case [NewEvent(output=None, tool_call_id="") as events] if events.execution_id in self._keys:
+                    # A single statement is its own transaction.
                     self._connection.execute(_INSERT_EVENTS, self._row(events))
-                case _:
-                    with transaction(self._connection):
-                        self._append_entries(entries)
-                    self._outputs.commit()
+                    return {}
+            with transaction(self._connection):
+                rejected = self._append_entries(entries)
+            self._outputs.commit()
         except BaseException:
-            self._keys.clear()
-            self._calls.clear()
+            self.clear_cache()
             self._outputs.rollback()
             raise
+        return rejected
 
-    def _append_entries(self, entries: Sequence[Entry]) -> None:
+    def clear_cache(self) -> None:
+        """Forgets the keys of executions, some of which have been deleted."""
+        self._keys.clear()
+        self._calls.clear()
+
+    def _append_entries(self, entries: Sequence[Entry]) -> Mapping[str, Rejection]:
+        rejected: dict[str, Rejection] = {}
         rows: list[_Row] = []
         states: list[NewState] = []
         for entry in entries:
-            if isinstance(entry, NewEvent):
+            if isinstance(entry, NewExecution):
+                self._insert_execution(entry)
+            elif self._find_key(entry.execution_id) is None:
+                rejected[entry.execution_id] = Rejection.DELETED
+            elif isinstance(entry, NewEvent):
                 rows.append(self._row(entry))
                 if entry.tool_call_id:
                     self._start_call(entry)
-            elif isinstance(entry, NewOutput):
-                self._store_output(entry)
             elif isinstance(entry, NewState):
                 states.append(entry)
-            elif isinstance(entry, NewValue):
-                self._store_value(self._key(entry.execution_id), entry.name, entry.value)
             else:
-                self._insert_execution(entry)
+                self._append_record(entry)
         self._connection.executemany(_INSERT_EVENTS, rows)
         for state in states:
             self._update_execution(state.execution)
+        return rejected
+
+    def _append_record(self, entry: NewOutput | NewValue | NewRun | NewCall) -> None:
+        match entry:
+            case NewOutput():
+                self._store_output(entry)
+            case NewValue():
+                self._store_value(self._key(entry.execution_id), entry.name, entry.value)
+            case NewRun():
+                self._store_journal(entry.execution_id, RUN_ID, (entry.run_id, None, None))
+            case NewCall():
+                self._store_journal(entry.execution_id, entry.tool_call_id, entry.result or (None, None, None))
 
     def _row(self, events: NewEvent) -> _Row:
         key = self._key(events.execution_id)
@@ -79,10 +109,11 @@ class Appender:
                 execution.SerializeToString(),
             ),
         )
+        key = self._keys[execution.execution_id] = int(inserted.lastrowid or 0)
         for name, value in entry.values.items():
-            self._store_value(inserted.lastrowid, name, value)
+            self._store_value(key, name, value)
 
-    def _store_value(self, key: int | None, name: str, value: bytes | None) -> None:
+    def _store_value(self, key: int, name: str, value: bytes | None) -> None:
         if value is None:
             self._connection.execute("DELETE FROM execution_values WHERE execution = ? AND name = ?", (key, name))
         else:
@@ -94,10 +125,15 @@ class Appender:
             "UPDATE executions SET state = ?, changed = ?, record = ? WHERE key = ?",
             (execution.state, time.time(), execution.SerializeToString(), key),
         )
-        if states.is_final(execution.state):
+        if is_final(execution.state):
+            self._connection.execute("DELETE FROM journal WHERE execution = ?", (key,))
             self._keys.pop(execution.execution_id, None)
             for call in [call for call in self._calls if call[0] == key]:
                 del self._calls[call]
+
+    def _store_journal(self, execution_id: str, tool_call_id: str, columns: Sequence[str | bytes | None]) -> None:
+        query = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?)"
+        self._connection.execute(query, (self._key(execution_id), tool_call_id, *columns))
 
     def _start_call(self, entry: NewEvent) -> None:
         key = self._key(entry.execution_id)
@@ -115,9 +151,18 @@ class Appender:
         return (call, output.stream, offset, len(output.data))
 
     def _key(self, execution_id: str) -> int:
+        key = self._find_key(execution_id)
+        if key is None:
+            raise sqlite3.IntegrityError(f"execution {execution_id} is not in the log")
+        return key
+
+    def _find_key(self, execution_id: str) -> int | None:
         if execution_id not in self._keys:
             query = "SELECT key FROM executions WHERE execution_id = ?"
-            self._keys[execution_id] = self._connection.execute(query, (execution_id,)).fetchone()[0]
+            row = self._connection.execute(query, (execution_id,)).fetchone()
+            if row is None:
+                return None
+            self._keys[execution_id] = row[0]
         return self._keys[execution_id]
 
     def _call(self, execution: int, tool_call_id: str) -> int:

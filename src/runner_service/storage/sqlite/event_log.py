@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -23,15 +24,17 @@ from runner_service.storage.event_log import (
     ExecutionPage,
     LogError,
     Page,
+    Rejection,
     StoredExecution,
 )
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.journal import CallResult, JournaledCall
 from runner_service.storage.sqlite import queries
 from runner_service.storage.sqlite.appender import Appender
 from runner_service.storage.sqlite.database import connect, require_intact, transaction
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
 from runner_service.storage.sqlite.pruning import Pruner
-from runner_service.storage.sqlite.schema import EVENTS, EVENTS_FILE, OUTPUTS_DIRECTORY
+from runner_service.storage.sqlite.schema import EVENTS, EVENTS_FILE, OUTPUTS_DIRECTORY, PENDING_REPORTS_1, RUN_ID
 from runner_service.storage.sqlite.writer_thread import WriterThread
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -41,6 +44,10 @@ T = TypeVar("T")
 
 _READ_THREADS = 2
 _ACTIVE = ", ".join(map(str, sorted(states.ACTIVE_STATES)))
+_JOURNAL = (
+    "SELECT type, message, event FROM journal "
+    "WHERE execution = (SELECT key FROM executions WHERE execution_id = ?) AND tool_call_id = ?"
+)
 
 
 @asynccontextmanager
@@ -102,6 +109,7 @@ class SqliteEventLog:
         self._writer = connect(self._path)
         self._path.chmod(0o600)
         EVENTS.upgrade(self._writer, state_dir)
+        shutil.rmtree(state_dir / PENDING_REPORTS_1, ignore_errors=True)
         self._fingerprint_key: bytes = self._writer.execute(
             "SELECT value FROM meta WHERE name = 'fingerprint_key'"
         ).fetchone()[0]
@@ -116,9 +124,10 @@ class SqliteEventLog:
         """Implements `EventLog`."""
         return self._fingerprint_key
 
-    async def append(self, entries: Sequence[Entry]) -> None:
-        """Implements `EventLog`."""
-        await self._as_log_error(self._write_thread.run(lambda: self._appender.append(entries)))
+    async def append(self, entries: Sequence[Entry], owners: Mapping[str, int] = {}) -> Mapping[str, Rejection]:
+        """Implements `EventLog`. The lock of STATE_DIR makes this process the only owner, so tokens are not checked."""
+        del owners
+        return await self._as_log_error(self._write_thread.run(lambda: self._appender.append(entries)))
 
     async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
         """Implements `EventLog`."""
@@ -170,6 +179,18 @@ class SqliteEventLog:
         """Implements `EventLog`."""
         await self._as_log_error(self._write_thread.run(lambda: self._mark_interrupted(execution_ids)))
 
+    async def run_id(self, execution_id: str) -> str | None:
+        """Implements `Journal`."""
+        row = await self._read(lambda connection: connection.execute(_JOURNAL, (execution_id, RUN_ID)).fetchone())
+        return row and str(row[0])
+
+    async def find_call(self, execution_id: str, tool_call_id: str) -> JournaledCall | None:
+        """Implements `Journal`."""
+        row = await self._read(lambda connection: connection.execute(_JOURNAL, (execution_id, tool_call_id)).fetchone())
+        if row is None:
+            return None
+        return JournaledCall(CallResult(*row) if row[0] is not None else None)
+
     def _mark_interrupted(self, execution_ids: Collection[str]) -> None:
         query = f"UPDATE executions SET state = ? WHERE execution_id = ? AND state IN ({_ACTIVE})"  # noqa: S608  # constants
         with transaction(self._writer):
@@ -177,9 +198,13 @@ class SqliteEventLog:
 
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """Implements `EventLog`."""
-        return await self._as_log_error(
-            self._write_thread.run(lambda: self._pruner.prune(time.time() - max_age, max_bytes))
-        )
+
+        def prune() -> int:
+            pruned = self._pruner.prune(time.time() - max_age, max_bytes)
+            self._appender.clear_cache()
+            return pruned
+
+        return await self._as_log_error(self._write_thread.run(prune))
 
     async def close(self) -> None:
         """Waits for running operations and closes the files."""

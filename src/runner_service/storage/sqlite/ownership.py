@@ -2,14 +2,15 @@
 
 from collections.abc import Collection
 
+from runner_service.storage.ownership import Claim
+
 
 class SoleOwnership:
     """Implements `Ownership` for the process that holds the lock of STATE_DIR: it owns everything in it."""
 
-    async def claim(self, execution_id: str) -> int:
+    async def claim(self, execution_id: str) -> Claim:
         """Implements `Ownership`: there is no other owner, and one token."""
-        del execution_id
-        return 0
+        return Claim(execution_id, 0)
 
     async def release(self, execution_id: str) -> None:
         """Implements `Ownership`."""

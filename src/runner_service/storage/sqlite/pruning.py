@@ -53,7 +53,7 @@ class Pruner:
         with transaction(self._connection):
             query = "SELECT IFNULL(SUM(LENGTH(frame) + 16), 0) FROM events WHERE execution = ?"
             size = self._connection.execute(query, (key,)).fetchone()[0]
-            for table in ("events", "tool_calls", "execution_values"):
+            for table in ("events", "tool_calls", "execution_values", "journal"):
                 self._connection.execute(f"DELETE FROM {table} WHERE execution = ?", (key,))  # noqa: S608  # constants
             self._connection.execute("DELETE FROM executions WHERE key = ?", (key,))
         return int(size) + self._outputs.remove(key)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,52 +20,46 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
 )
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from runner_service.storage.event_log import LogError
 from runner_service.storage.sqlite.database import require_intact
 from runner_service.storage.sqlite.schema import CHECKPOINTS
+from runner_service.storage.state_serializer import StateSerializer
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_FILE = "checkpoints.db"
 _PUTS_PER_WAL_CHECKPOINT = 500
 _LOCK_TIMEOUT_SECONDS, _LOCK_RETRY_INTERVAL_SECONDS = 10.0, 0.02
+
+
+@contextmanager
+def _as_log_error() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise LogError(f"{_FILE} cannot be used: {error}") from error
 
 
 async def retry_while_locked(write: Callable[[], T]) -> T:
     """Calls `write`, and retries for `_LOCK_TIMEOUT_SECONDS` while another process holds the file's lock.
 
     Raises:
-        sqlite3.Error: the file cannot be written.
+        LogError: the file cannot be written.
     """
     loop = asyncio.get_running_loop()
     give_up = loop.time() + _LOCK_TIMEOUT_SECONDS
-    while True:
-        try:
-            return write()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > give_up:
-                raise
-        await asyncio.sleep(_LOCK_RETRY_INTERVAL_SECONDS)
-
-
-class StateSerializer(JsonPlusSerializer):
-    """Deserialises messages and plain values only: commands run as the same user, and could write to the file.
-
-    By default the library imports and calls whatever a checkpoint names. Types that are not on its safe list stay the
-    plain values that they were stored as.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(allowed_msgpack_modules=None)
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Reads a value. Raises NotImplementedError for the JSON format, which can name any class."""
-        if data[0] == "json":
-            raise NotImplementedError("checkpoints in JSON are not supported")
-        return super().loads_typed(data)
+    with _as_log_error():
+        while True:
+            try:
+                return write()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > give_up:
+                    raise
+            await asyncio.sleep(_LOCK_RETRY_INTERVAL_SECONDS)
 
 
 class InlineSqliteSaver(SqliteSaver):
@@ -78,7 +72,8 @@ class InlineSqliteSaver(SqliteSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Reads a checkpoint."""
-        return self.get_tuple(config)
+        with _as_log_error():
+            return self.get_tuple(config)
 
     async def alist(
         self,
@@ -89,7 +84,9 @@ class InlineSqliteSaver(SqliteSaver):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Reads the checkpoints of a thread, newest first."""
-        for each in self.list(config, filter=filter, before=before, limit=limit):
+        with _as_log_error():
+            found = list(self.list(config, filter=filter, before=before, limit=limit))
+        for each in found:
             yield each
 
     async def aput(
@@ -119,21 +116,51 @@ class InlineSqliteSaver(SqliteSaver):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Reads the history of delta channels."""
-        return self.get_delta_channel_history(config=config, channels=channels)
+        with _as_log_error():
+            return self.get_delta_channel_history(config=config, channels=channels)
+
+
+class SqliteCheckpoints:
+    """Implements `Checkpoints`. Construct it with `sqlite_checkpoints`."""
+
+    def __init__(self, saver: InlineSqliteSaver, path: Path) -> None:
+        self._saver = saver
+        self._path = path
+
+    @property
+    def saver(self) -> InlineSqliteSaver:
+        """Implements `Checkpoints`."""
+        return self._saver
+
+    async def thread_ids(self) -> Sequence[str]:
+        """Implements `Checkpoints`."""
+        with _as_log_error():
+            return await asyncio.to_thread(_thread_ids, self._path)
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """Implements `Checkpoints`."""
+        await self._saver.adelete_thread(thread_id)
 
 
 @asynccontextmanager
-async def checkpoint_saver(path: Path) -> AsyncIterator[InlineSqliteSaver]:
-    """Opens the checkpoints in the file `path`, which is created when missing. Raises OSError, sqlite3.Error."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # once, at start
-    with _connection(path) as connection:
-        CHECKPOINTS.upgrade(connection, path.parent)
-        saver = InlineSqliteSaver(connection)
-        saver.setup()
+async def sqlite_checkpoints(state_dir: Path) -> AsyncIterator[SqliteCheckpoints]:
+    """Opens `checkpoints.db`, which is created when missing. Raises LogError."""
+    path = state_dir / _FILE
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(_connection(path))
+            CHECKPOINTS.upgrade(connection, state_dir)
+            saver = InlineSqliteSaver(connection)
+            saver.setup()
+        except (sqlite3.Error, OSError) as error:
+            raise LogError(
+                f"{_FILE} in STATE_DIR {state_dir} cannot be used: {error}; to begin without the conversations so "
+                "far, move it away and start the service again"
+            ) from error
         async with asyncio.TaskGroup() as tasks:
             wal_checkpoints = tasks.create_task(_checkpoint_wal_forever(saver, path), name="wal-checkpoints")
             try:
-                yield saver
+                yield SqliteCheckpoints(saver, path)
             finally:
                 wal_checkpoints.cancel()
 
@@ -166,7 +193,6 @@ def _checkpoint_wal(path: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def thread_ids(path: Path) -> list[str]:
-    """Lists the threads in the file `path`. Blocks. Raises sqlite3.Error."""
+def _thread_ids(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as connection:
         return [name for (name,) in connection.execute("SELECT DISTINCT thread_id FROM checkpoints")]

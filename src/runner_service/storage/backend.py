@@ -1,0 +1,27 @@
+"""All storage of a service."""
+
+from typing import Protocol
+
+from runner_service.storage.checkpoints import OpenCheckpoints
+from runner_service.storage.event_log import EventLog
+from runner_service.storage.ownership import Ownership
+from runner_service.storage.scratch_files import ScratchFiles
+
+
+class Storage(Protocol):
+    """What a service stores, and where: one implementation is chosen at the start, by `app`."""
+
+    @property
+    def log(self) -> EventLog:
+        """Executions, events, outputs and the journal."""
+
+    @property
+    def ownership(self) -> Ownership:
+        """Which process works on an execution."""
+
+    @property
+    def scratch_files(self) -> ScratchFiles:
+        """What agents offload from their context."""
+
+    def load_checkpoints(self) -> OpenCheckpoints:
+        """Imports what opens the checkpoints. Blocks for up to a second: call it in a thread."""

@@ -1,0 +1,35 @@
+"""The storage of a service that has a STATE_DIR for itself."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from runner_service.storage.checkpoints import OpenCheckpoints
+from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
+from runner_service.storage.sqlite.ownership import SoleOwnership
+from runner_service.storage.sqlite.scratch_files import DirectoryScratchFiles
+
+
+@dataclass(frozen=True)
+class SqliteStorage:
+    """Implements `Storage` with SQLite and files below `state_dir`. Construct it with `sqlite_storage`."""
+
+    state_dir: Path
+    log: SqliteEventLog
+    ownership: SoleOwnership
+    scratch_files: DirectoryScratchFiles
+
+    def load_checkpoints(self) -> OpenCheckpoints:
+        """Implements `Storage`."""
+        from runner_service.storage.sqlite.checkpoints import sqlite_checkpoints  # noqa: PLC0415  # takes long
+
+        return partial(sqlite_checkpoints, self.state_dir)
+
+
+@asynccontextmanager
+async def sqlite_storage(state_dir: Path) -> AsyncIterator[SqliteStorage]:
+    """Opens the storage below `state_dir`, which is created with mode 0700. Raises LogError."""
+    async with sqlite_event_log(state_dir) as log:
+        yield SqliteStorage(state_dir, log, SoleOwnership(), DirectoryScratchFiles(state_dir / "agents"))
