@@ -14,10 +14,12 @@ from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.events.writer import log_writer
 from runner_service.executions.background import running_executions
+from runner_service.executions.confinement import operator_minimum
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
-from runner_service.executors.protocol import Executor
+from runner_service.executors.confinement import Confinement
+from runner_service.executors.protocol import Executor, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
 from runner_service.server import (
     RunningServer,
@@ -130,10 +132,11 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         log = storage.log
         await interrupt_abandoned(log, storage.ownership)
         writer = await parts.enter_async_context(
-            log_writer(log, on_change=lambda broken: readiness.set_held_up(is_held_up=broken))
+            log_writer(log, on_change=lambda broken: readiness.set_held_up("log", is_held_up=broken))
         )
         serving = asyncio.Event()
         executor = await _enter_executor(parts, settings, serving)
+        await parts.enter_async_context(_proven(executor, operator_minimum(settings), readiness))
         loading = await parts.enter_async_context(loading_agent_loop(storage))
         runner = Runner(settings, log, mode=settings.mode, executor=executor, agent_loop=loading)
         daemon = await _enter_daemon(parts, settings, log, readiness)
@@ -165,6 +168,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
 async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: asyncio.Event) -> Executor:
     match settings.mode:
         case "local":
+            from runner_service.executors.local.confinement.cells import CacheBounds  # noqa: PLC0415  # as below
             from runner_service.executors.local.executor import local_executor  # noqa: PLC0415  # only this mode needs it
 
             return await parts.enter_async_context(
@@ -174,12 +178,39 @@ async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: as
                     scope=settings.sandbox_scope,
                     terminate_grace=settings.kill_grace,
                     quota=_quota(settings),
+                    secrets=settings.secret_files(),
+                    cache_bounds=CacheBounds(settings.sandbox_cache_max_age, settings.sandbox_cache_max_bytes),
                 )
             )
         case "cloud":
             from runner_service.executors.daytona.factory import configured  # noqa: PLC0415  # as above
 
             return await parts.enter_async_context(configured(settings, serving))
+
+
+@asynccontextmanager
+async def _proven(executor: Executor, minimum: Confinement, readiness: Readiness) -> AsyncIterator[None]:
+    """Proves the minimum confinement in the background; the service is not ready until it is in force."""
+
+    async def prove() -> None:
+        try:
+            in_force = await executor.confinement_for(minimum)
+        except SandboxError as error:
+            logger.error("confinement_unavailable reason=%s", error)  # noqa: TRY400  # its text says all
+            return
+        logger.info("confinement_proven %s", in_force)
+        readiness.set_held_up("confinement", is_held_up=False)
+
+    if not minimum:
+        yield
+        return
+    readiness.set_held_up("confinement", is_held_up=True)
+    async with asyncio.TaskGroup() as tasks:
+        proving = tasks.create_task(prove(), name="confinement-proving")
+        try:
+            yield
+        finally:
+            proving.cancel()
 
 
 async def _enter_daemon(

@@ -91,9 +91,16 @@ def closed_port() -> int:
 async def test_a_machine_in_order_has_nothing_to_fail_and_stays_as_it_was(tmp_path: Path) -> None:
     checks = await checks_of(tmp_path)
     assert {name for name, check in checks.items() if check.status == "fail"} == set()
-    assert {"LISTEN_ADDRESS", "STATE_DIR", "SANDBOX_ROOT_DIR", "bash", "git", "rg", "STIGMER_LLM_PROVIDER"} == set(
-        checks
-    )
+    assert {
+        "LISTEN_ADDRESS",
+        "STATE_DIR",
+        "SANDBOX_ROOT_DIR",
+        "bash",
+        "git",
+        "rg",
+        "SANDBOX_CONFINEMENT",
+        "STIGMER_LLM_PROVIDER",
+    } == set(checks)
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240  # nothing else runs
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from runner_service.executors.confinement import Confinement
 from runner_service.executors.protocol import Sandbox
 from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -38,6 +39,8 @@ class AgentRun:
     """How many calls in a row may repeat an earlier call with its result; 0 is unlimited."""
     resumption: "Resumption | None" = None
     """The progress of an earlier process; None for a new execution."""
+    confinement: Confinement = Confinement()  # noqa: RUF009  # frozen
+    """What the tools may do; the sandbox enforces it for its own."""
     is_interrupted: Callable[[], bool] = lambda: False
     """Whether a cancellation is an interruption, after which the execution can be resumed."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from runner_service.addresses import Address, TcpAddress
+from runner_service.check.confinement import confinement_check
 from runner_service.check.daemon import daemon_check
 from runner_service.check.daytona import daytona_check
 from runner_service.check.machine import directory_check, listen_address_check, program_check, tls_check
@@ -33,6 +34,7 @@ def _pending_checks(settings: Settings) -> Iterator[PendingCheck]:
         yield directory_check("SANDBOX_ROOT_DIR", Path(settings.sandbox_root_dir))
         yield program_check("bash", "commands run under sh, which understands less", "install bash")
         yield program_check("git", "agents cannot use it", "install git, if agents should")
+        yield confinement_check(settings)
         yield program_check("rg", "searches take the slower way", "install ripgrep, if they should be faster")
     else:
         yield daytona_check(settings)

@@ -24,7 +24,7 @@ class Readiness:
         self._stage = Stage.STARTING
         self._changed = asyncio.Event()
         self._neighbours: dict[str, bool] = {}
-        self._is_held_up = False
+        self._held_up: set[str] = set()
 
     @property
     def stage(self) -> Stage:
@@ -46,11 +46,11 @@ class Readiness:
     @property
     def takes_work(self) -> bool:
         """Whether something new can start: it is what readiness shows."""
-        return self._stage is Stage.SERVING and not self._is_held_up
+        return self._stage is Stage.SERVING and not self._held_up
 
-    def set_held_up(self, *, is_held_up: bool) -> None:
-        """Shows whether something is missing that the service cannot work without, such as room for its log."""
-        self._is_held_up = is_held_up
+    def set_held_up(self, by: str, *, is_held_up: bool) -> None:
+        """Shows whether something is missing that the service cannot work without, such as `by` room for its log."""
+        (self._held_up.add if is_held_up else self._held_up.discard)(by)
         self._announce()
 
     def require_serving(self) -> None:

@@ -10,7 +10,9 @@ from runner_service import states
 from runner_service.agent.interface import AgentLoopLoading, AgentRun
 from runner_service.agent.resume import Resumption, read_resumption
 from runner_service.errors import SandboxEnd, TimedOutEnd
+from runner_service.executions.confinement import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
+from runner_service.executors.confinement import Confinement
 from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
 from runner_service.models import ModelChoice, resolve
 from runner_service.redaction import Redactor
@@ -37,15 +39,17 @@ class Runner:
         self.mode = mode
         self.executor = executor
         self.agent_loop = agent_loop
+        self._minimum = operator_minimum(settings)
 
     def prepare(self, request: runner_pb2.ExecuteAgentRequest, *, resumes: bool = False) -> "PreparedRun":
-        """Checks, before anything has happened, that the model of a request can be used.
+        """Checks, before anything has happened, that the model and the confinement of a request can be used.
 
         Raises:
-            CallError: FAILED_PRECONDITION or INVALID_ARGUMENT for the model.
+            CallError: FAILED_PRECONDITION or INVALID_ARGUMENT.
         """
         model = resolve(request.agent.model, self.settings)
-        return PreparedRun(self, request, model, self.redactor(request), resumes)
+        confinement = confinement_of(request, self._minimum)
+        return PreparedRun(self, request, model, self.redactor(request), confinement, resumes)
 
     def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
         """Returns a redactor for the secrets of a request and those of the service."""
@@ -75,6 +79,7 @@ class PreparedRun:
     request: runner_pb2.ExecuteAgentRequest
     model: ModelChoice
     redactor: Redactor
+    confinement: Confinement
     resumes: bool = False
 
     async def run(self, execution: Execution, *, on_started: Callable[[], None]) -> str:
@@ -103,7 +108,7 @@ class PreparedRun:
                 asyncio.timeout(max(0.0, timeout_seconds - execution.elapsed_before_seconds)) as clock,
                 self.runner.executor.open(self._sandbox_spec(execution)) as sandbox,
             ):
-                execution.publish_started(self._started(execution, sandbox.root))
+                execution.publish_started(await self._started(execution, sandbox.root))
                 on_started()
                 execution.run = AgentRun(
                     execution_id=execution.id,
@@ -119,6 +124,7 @@ class PreparedRun:
                     usage=execution.usage,
                     max_repeated_calls=self.runner.settings.max_repeated_calls,
                     resumption=resumption,
+                    confinement=self.confinement,
                     is_interrupted=lambda: execution.is_interrupted,
                 )
                 return await loop.run(execution.run)
@@ -129,21 +135,29 @@ class PreparedRun:
         except SandboxError as error:
             raise SandboxEnd(execution.redactor.text(str(error)), code=error.code, retryable=error.retryable) from error
 
-    def _started(self, execution: Execution, root: str) -> event_pb2.Started:
+    async def _started(self, execution: Execution, root: str) -> event_pb2.Started:
         executor, model = self.runner.executor, self.model
         return event_pb2.Started(
             mode=self.runner.mode,
             sandbox=event_pb2.SandboxInfo(
-                type=executor.sandbox_type, root=root, process_control=executor.process_control
+                type=executor.sandbox_type,
+                root=root,
+                process_control=executor.process_control,
+                confinement=await self._confinement_info(),
             ),
             model=event_pb2.ModelInfo(provider=model.provider, name=model.name),
             resumed=self.resumes and execution.has_started,
         )
 
+    async def _confinement_info(self) -> event_pb2.ConfinementInfo | None:
+        in_force = await self.runner.executor.confinement_for(self.confinement)
+        return confinement_info(in_force) if in_force else None
+
     def _sandbox_spec(self, execution: Execution) -> SandboxSpec:
         return SandboxSpec(
             execution_id=execution.id,
             session_id=self.request.session_id,
+            confinement=self.confinement,
             notify=lambda code, text: _publish_notice(execution, code, text),
             is_interrupted=lambda: execution.is_interrupted,
             environment=self._environment(),

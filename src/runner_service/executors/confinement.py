@@ -86,7 +86,7 @@ class Confinement:
         Raises:
             LooseningError: the request asks for less.
         """
-        files = asked.files or ("workspace" if asked.network and self.files == "none" else self.files)
+        files = asked.files or self._implied_files(asked)
         if files not in _AT_LEAST[self.files]:
             raise LooseningError("files", f"must not be less than SANDBOX_CONFINEMENT={self.files}")
         network = asked.network or self.network
@@ -103,6 +103,10 @@ class Confinement:
             writable_paths=self._tightened_paths("writable_paths", self.writable_paths, asked.writable_paths),
             hidden_paths=(*self.hidden_paths, *asked.hidden_paths),
         )
+
+    def _implied_files(self, asked: "Requested") -> FilesLevel:
+        is_confined = asked.network not in {None, "all"}
+        return "workspace" if is_confined and self.files == "none" else self.files
 
     def _tightened_hosts(self, asked: "Requested", network: NetworkLevel) -> tuple[AllowedHost, ...]:
         if network != "proxy":

@@ -271,8 +271,8 @@ class Executor(Protocol):
     def process_control(self) -> str:
         """How the processes of a command are found and ended, as in the `started` event."""
 
-    async def confinement_for(self, asked: Confinement) -> ConfinementInForce:
-        """Returns what would be in force for an execution.
+    async def confinement_for(self, asked: Confinement) -> ConfinementInForce | None:
+        """Returns what would be in force for an execution; None where a sandbox is a machine of its own.
 
         Raises:
             ConfinementError: it cannot be had here; the text says why and what to do.

@@ -94,6 +94,7 @@ def _problem(details: ErrorDetails) -> Problem:
 def _conflicts(settings: Settings) -> list[Problem]:
     return [
         *_mode_conflicts(settings),
+        *_confinement_conflicts(settings),
         *_address_conflicts(settings),
         *_metrics_conflicts(settings),
         *_token_conflicts(settings),
@@ -117,6 +118,14 @@ def _mode_conflicts(settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "STIGMER_API_KEY", "should be set when MODE is 'cloud' or unset; for tools on this machine set MODE=local"
         )
+
+
+def _confinement_conflicts(settings: Settings) -> Iterator[Problem]:
+    if settings.sandbox_network != "all" and settings.sandbox_confinement == "none":
+        yield Problem("SANDBOX_NETWORK", "needs SANDBOX_CONFINEMENT to be 'workspace', 'read_only' or 'strict'")
+    for name in ("sandbox_confinement", "sandbox_network"):
+        if not settings.is_local_mode() and getattr(settings, name) not in {"none", "all"}:
+            yield Problem(name.upper(), "is for MODE=local: a cloud sandbox is a machine of its own")
 
 
 def _address_conflicts(settings: Settings) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """The types of settings, with their validation errors."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -40,6 +40,16 @@ def lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _paths(text: str) -> str:
+    for path in text.split(":"):
+        if not path.startswith("/") or "/../" in f"{path}/":
+            raise ValueError("should be absolute paths without '..', separated by ':'")
+    return text
+
+
+FilesLevel = Literal["none", "workspace", "read_only", "strict"]
+NetworkLevel = Literal["all", "none"]
+PathList = Annotated[str, AfterValidator(_paths)]
 AddressText = Annotated[str, AfterValidator(_address)]
 TcpText = Annotated[str, AfterValidator(_tcp_address)]
 UrlText = Annotated[str, AfterValidator(_url)]

@@ -21,6 +21,9 @@ from runner_service.settings.types import (
     AddressText,
     Count,
     CountOrZero,
+    FilesLevel,
+    NetworkLevel,
+    PathList,
     Port,
     Seconds,
     SecondsOrZero,
@@ -104,6 +107,23 @@ class Settings(BaseSettings):
     """The directory that the tools work in, created when missing. Local mode only."""
     sandbox_scope: Literal["shared", "session"] = "shared"
     """`shared`: all executions work in SANDBOX_ROOT_DIR. `session`: each session has its own directory below it."""
+    sandbox_confinement: Annotated[FilesLevel, BeforeValidator(lower)] = "none"
+    """The least confinement of files for every execution: `none`, `workspace`, `read_only` or `strict`; a request can \
+only tighten it. Local mode on Linux, with bubblewrap; where it cannot be had, executions are refused."""
+    sandbox_network: Annotated[NetworkLevel, BeforeValidator(lower)] = "all"
+    """The least confinement of the network for every execution: `all` or `none`. Other than `all` it needs \
+SANDBOX_CONFINEMENT."""
+    sandbox_readable_paths: PathList = ""
+    """Absolute paths, separated by `:`, that confined executions may read although their level hides them."""
+    sandbox_writable_paths: PathList = ""
+    """Absolute paths, separated by `:`, that confined executions may write as well."""
+    sandbox_hidden_paths: PathList = ""
+    """Absolute paths, separated by `:`, that are hidden from confined executions as well."""
+    sandbox_cache_max_bytes: Count = 4 << 30
+    """How many bytes the private caches and /tmp directories of confined sessions may take together, between \
+executions; the least recently used go first."""
+    sandbox_cache_max_age: Seconds = 7 * 24 * 3600.0
+    """How many seconds the private cache and /tmp of a confined session are kept without use."""
     sandbox_max_memory_bytes: CountOrZero = _computed(lambda _: default_command_memory())
     """How many bytes of memory the commands of an execution may use together; 0 is any number. The default is three \
 quarters of the memory of the machine, or of the container if that is less; in cloud mode, of the sandbox. Linux \
@@ -320,6 +340,11 @@ variables hold as well."""
         """Tells whether metrics go to a collector."""
         endpoint = self.otel_exporter_otlp_metrics_endpoint or self.otel_exporter_otlp_endpoint
         return endpoint is not None and not self.otel_sdk_disabled and self.otel_metrics_exporter != "none"
+
+    def secret_files(self) -> list[Path]:
+        """Returns the files that variables name: keys, tokens and policies, which no confined execution may see."""
+        values = (getattr(self, name) for name in type(self).model_fields if name.endswith("_file"))
+        return [value for value in values if isinstance(value, Path)]
 
     def get_sandbox_config(self) -> dict[str, str]:
         """Returns what the sandbox is made of: its `type`, with `root_dir` or, if there is one, `snapshot_id`."""

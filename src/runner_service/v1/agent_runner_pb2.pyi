@@ -128,6 +128,7 @@ class ExecuteAgentRequest(_message.Message):
     DISCONNECT_POLICY_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    CONFINEMENT_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """Names the execution; letters, digits, `.`, `_` and `-`, at most 128, the first a letter or digit. Empty: the service
     generates one, and the events carry it. Choose it yourself to be able to retry this call safely.
@@ -160,6 +161,15 @@ class ExecuteAgentRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the caller, stored with the execution. At most 64; keys up to 63 and values up to 256 characters."""
 
+    @_builtins.property
+    def confinement(self) -> Global___Confinement:
+        """What the tools may read, write and reach. Unset fields: the operator's minimum, which a request can only tighten.
+        Local mode only: in cloud mode the sandbox is a machine of its own, and any level is refused.
+
+        A level that this machine cannot enforce ends the execution with SANDBOX_UNAVAILABLE, before any tool runs; the
+        message names the reason and what to do.
+        """
+
     def __init__(
         self,
         *,
@@ -172,14 +182,65 @@ class ExecuteAgentRequest(_message.Message):
         disconnect_policy: Global___DisconnectPolicy.ValueType = ...,
         limits: Global___ExecutionLimits | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        confinement: Global___Confinement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "confinement", b"confinement", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent", b"agent", "disconnect_policy", b"disconnect_policy", "environment", b"environment", "execution_id", b"execution_id", "labels", b"labels", "limits", b"limits", "message", b"message", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent", b"agent", "confinement", b"confinement", "disconnect_policy", b"disconnect_policy", "environment", b"environment", "execution_id", b"execution_id", "labels", b"labels", "limits", b"limits", "message", b"message", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecuteAgentRequest: _TypeAlias = ExecuteAgentRequest  # noqa: Y015
+
+@_typing.final
+class Confinement(_message.Message):
+    """Limits what the tools of an execution may read, write and reach: commands, file tools and MCP servers alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    READABLE_PATHS_FIELD_NUMBER: _builtins.int
+    WRITABLE_PATHS_FIELD_NUMBER: _builtins.int
+    HIDDEN_PATHS_FIELD_NUMBER: _builtins.int
+    files: _execution_event_pb2.FilesConfinement.ValueType
+    """The level of files. Not less than the operator's SANDBOX_CONFINEMENT."""
+    network: _execution_event_pb2.NetworkConfinement.ValueType
+    """The level of the network; other than ALL it needs `files`, and implies WORKSPACE when `files` is unset. Not less than
+    the operator's SANDBOX_NETWORK.
+    """
+    @_builtins.property
+    def readable_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Absolute paths to show read-only although the level hides them, for example a toolchain or a socket. If the operator
+        requires a level, they lie below SANDBOX_READABLE_PATHS. At most 64.
+        """
+
+    @_builtins.property
+    def writable_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Absolute paths to make writable as well. If the operator requires a level, they lie below SANDBOX_WRITABLE_PATHS. At
+        most 64.
+        """
+
+    @_builtins.property
+    def hidden_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Absolute paths to hide as well. At most 64."""
+
+    def __init__(
+        self,
+        *,
+        files: _execution_event_pb2.FilesConfinement.ValueType = ...,
+        network: _execution_event_pb2.NetworkConfinement.ValueType = ...,
+        readable_paths: _abc.Iterable[_builtins.str] | None = ...,
+        writable_paths: _abc.Iterable[_builtins.str] | None = ...,
+        hidden_paths: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "hidden_paths", b"hidden_paths", "network", b"network", "readable_paths", b"readable_paths", "writable_paths", b"writable_paths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Confinement: _TypeAlias = Confinement  # noqa: Y015
 
 @_typing.final
 class ExecuteAgentResponse(_message.Message):

@@ -66,6 +66,62 @@ STATE_TIMED_OUT: State.ValueType  # 7
 """It took longer than `limits.timeout`."""
 Global___State: _TypeAlias = State  # noqa: Y015
 
+class _FilesConfinement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FilesConfinementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FilesConfinement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FILES_CONFINEMENT_UNSPECIFIED: _FilesConfinement.ValueType  # 0
+    """In a request: the operator's minimum."""
+    FILES_CONFINEMENT_NONE: _FilesConfinement.ValueType  # 1
+    """Whatever the service's user may do."""
+    FILES_CONFINEMENT_WORKSPACE: _FilesConfinement.ValueType  # 2
+    """Read everything but hidden paths; write the sandbox's directory, a private /tmp and a private cache."""
+    FILES_CONFINEMENT_READ_ONLY: _FilesConfinement.ValueType  # 3
+    """Read as WORKSPACE; write a private /tmp only."""
+    FILES_CONFINEMENT_STRICT: _FilesConfinement.ValueType  # 4
+    """Read system libraries and programs, the sandbox's directory and `readable_paths` only; write as WORKSPACE."""
+
+class FilesConfinement(_FilesConfinement, metaclass=_FilesConfinementEnumTypeWrapper):
+    """What the tools of an execution may do with files. The levels are described in docs/confinement.md."""
+
+FILES_CONFINEMENT_UNSPECIFIED: FilesConfinement.ValueType  # 0
+"""In a request: the operator's minimum."""
+FILES_CONFINEMENT_NONE: FilesConfinement.ValueType  # 1
+"""Whatever the service's user may do."""
+FILES_CONFINEMENT_WORKSPACE: FilesConfinement.ValueType  # 2
+"""Read everything but hidden paths; write the sandbox's directory, a private /tmp and a private cache."""
+FILES_CONFINEMENT_READ_ONLY: FilesConfinement.ValueType  # 3
+"""Read as WORKSPACE; write a private /tmp only."""
+FILES_CONFINEMENT_STRICT: FilesConfinement.ValueType  # 4
+"""Read system libraries and programs, the sandbox's directory and `readable_paths` only; write as WORKSPACE."""
+Global___FilesConfinement: _TypeAlias = FilesConfinement  # noqa: Y015
+
+class _NetworkConfinement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NetworkConfinementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NetworkConfinement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NETWORK_CONFINEMENT_UNSPECIFIED: _NetworkConfinement.ValueType  # 0
+    """In a request: the operator's minimum."""
+    NETWORK_CONFINEMENT_ALL: _NetworkConfinement.ValueType  # 1
+    """Everything that the service's user may reach."""
+    NETWORK_CONFINEMENT_NONE: _NetworkConfinement.ValueType  # 3
+    """Nothing, this machine's loopback included. Commands of the execution reach each other."""
+
+class NetworkConfinement(_NetworkConfinement, metaclass=_NetworkConfinementEnumTypeWrapper):
+    """What the tools of an execution may reach over the network."""
+
+NETWORK_CONFINEMENT_UNSPECIFIED: NetworkConfinement.ValueType  # 0
+"""In a request: the operator's minimum."""
+NETWORK_CONFINEMENT_ALL: NetworkConfinement.ValueType  # 1
+"""Everything that the service's user may reach."""
+NETWORK_CONFINEMENT_NONE: NetworkConfinement.ValueType  # 3
+"""Nothing, this machine's loopback included. Commands of the execution reach each other."""
+Global___NetworkConfinement: _TypeAlias = NetworkConfinement  # noqa: Y015
+
 class _ToolKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -332,6 +388,7 @@ class SandboxInfo(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     ROOT_FIELD_NUMBER: _builtins.int
     PROCESS_CONTROL_FIELD_NUMBER: _builtins.int
+    CONFINEMENT_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """The kind: `filesystem`, or `daytona`."""
     root: _builtins.str
@@ -340,20 +397,61 @@ class SandboxInfo(_message.Message):
     """How the processes of a command are found and ended, for example `subreaper+tag+guardian`, or `process-group`.
     `+watchdog` when limits of memory, processes or CPU time are in force too.
     """
+    @_builtins.property
+    def confinement(self) -> Global___ConfinementInfo:
+        """The confinement in force. Unset in cloud mode, where the sandbox is a machine of its own."""
+
     def __init__(
         self,
         *,
         type: _builtins.str = ...,
         root: _builtins.str = ...,
         process_control: _builtins.str = ...,
+        confinement: Global___ConfinementInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confinement", b"confinement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["process_control", b"process_control", "root", b"root", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confinement", b"confinement", "process_control", b"process_control", "root", b"root", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SandboxInfo: _TypeAlias = SandboxInfo  # noqa: Y015
+
+@_typing.final
+class ConfinementInfo(_message.Message):
+    """Describes the confinement that is in force, which the service has proven by a probe of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    MECHANISM_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    files: Global___FilesConfinement.ValueType
+    """The level of files."""
+    network: Global___NetworkConfinement.ValueType
+    """The level of the network."""
+    mechanism: _builtins.str
+    """What enforces it for commands, for example `bwrap 0.8.0`; `none` when nothing is confined."""
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the mechanism leaves open at this level on this machine, for example `loopback`."""
+
+    def __init__(
+        self,
+        *,
+        files: Global___FilesConfinement.ValueType = ...,
+        network: Global___NetworkConfinement.ValueType = ...,
+        mechanism: _builtins.str = ...,
+        gaps: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "gaps", b"gaps", "mechanism", b"mechanism", "network", b"network"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfinementInfo: _TypeAlias = ConfinementInfo  # noqa: Y015
 
 @_typing.final
 class ModelInfo(_message.Message):

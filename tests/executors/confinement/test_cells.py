@@ -38,6 +38,7 @@ async def cell(executor: Executor, level: Confinement = WORKSPACE, session: str 
 async def test_what_is_in_force_is_what_was_asked_for(executor: Executor, files: str, network: str) -> None:
     asked = Confinement(files=files, network=network)  # type: ignore[arg-type]  # of the parameters
     in_force = await executor.confinement_for(asked)
+    assert in_force
     assert (in_force.files, in_force.network) == (files, network)
     assert in_force.mechanism.startswith("bwrap 0.")
     async with cell(executor, asked) as sandbox:

@@ -83,6 +83,8 @@ class _Connection:
     def _transport(self) -> AbstractAsyncContextManager[Streams]:
         if self._server.HasField("stdio"):
             return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
+        if self._run.confinement.network == "none":
+            raise PermissionError("the confinement of this execution closes the network")
         return http_server(self._server.http, self._run.environment, self._call_timeout())
 
     def _call_timeout(self) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from runner_service.api.validation.agents import agent_violations
+from runner_service.api.validation.confinement import confinement_violations
 from runner_service.api.validation.fields import (
     MAX_ENVIRONMENT_BYTES,
     MAX_VARIABLES,
@@ -157,6 +158,7 @@ def _execute_violations(request: runner_pb2.ExecuteAgentRequest) -> Violations:
         yield from _without_agent(request)
     yield from _limits(request.limits)
     yield from _label_violations(request.labels)
+    yield from confinement_violations(request.confinement)
 
 
 def _without_agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:

@@ -51,7 +51,7 @@ class DaytonaExecutor:
         self._held: set[str] = set()
         self.process_control = ""
 
-    async def confinement_for(self, asked: Confinement) -> ConfinementInForce:
+    async def confinement_for(self, asked: Confinement) -> ConfinementInForce | None:
         """Refuses any level: a cloud sandbox is a machine of its own.
 
         Raises:
@@ -59,7 +59,7 @@ class DaytonaExecutor:
         """
         if asked:
             raise ConfinementError("confinement is for local mode: a cloud sandbox is a machine of its own")
-        return ConfinementInForce()
+        return None
 
     def skip_grace(self) -> None:
         """Does nothing: commands in a sandbox outlive the service."""

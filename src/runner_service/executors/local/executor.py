@@ -12,6 +12,7 @@ from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.local.commands import Commands, SupervisorSource
 from runner_service.executors.local.confinement.cells import CacheBounds, Cells, plain_name
 from runner_service.executors.local.confinement.confiner import Confiner, Place
+from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.local.environment import command_environment
 from runner_service.executors.local.files import Files
 from runner_service.executors.local.ripgrep import Ripgrep
@@ -37,8 +38,15 @@ class Programs(NamedTuple):
 class LocalSandbox(Files):
     """One execution's view of the directory: its files, and its own commands."""
 
-    def __init__(self, root: str, commands: Commands, threads: FileThreads, ripgrep: Ripgrep | None) -> None:
-        super().__init__(root, threads, ripgrep)
+    def __init__(
+        self,
+        root: str,
+        commands: Commands,
+        threads: FileThreads,
+        ripgrep: Ripgrep | None,
+        rules: FileRules | None,
+    ) -> None:
+        super().__init__(root, threads, ripgrep, rules)
         self._path = root
         self._commands = commands
 
@@ -113,13 +121,14 @@ class LocalExecutor:
         await self.confinement_for(spec.confinement)
         root = str(await asyncio.to_thread(_create_directory, self._directory(spec)))
         environment = command_environment(spec.environment, root=root)
+        rules = await self._cells.file_rules(spec.confinement, root)
         async with self._supervisor_for(spec, root, environment) as supervisor:
             commands = Commands(
                 supervisor, shell=self._programs.shell, root=root, environment=environment, notify=spec.notify
             )
             ripgrep = Ripgrep(self._programs.ripgrep, commands) if self._programs.ripgrep else None
             try:
-                yield LocalSandbox(root, commands, self._threads, ripgrep)
+                yield LocalSandbox(root, commands, self._threads, ripgrep, rules)
             finally:
                 await commands.close()
 

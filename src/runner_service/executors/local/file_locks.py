@@ -52,7 +52,7 @@ def locked_file(root: Root, path: str, deadline: Deadline, *, create: bool = Fal
     which all its hard links and bind mounts have in common. Whoever waits for an inode already holds a name, and never
     the other way round, so nobody waits in a circle.
     """
-    with root.locate(path, create=create) as place:
+    with root.locate(path, create=create, write=True) as place:
         directory = os.fstat(place.directory)
         with _locks.hold((directory.st_dev, directory.st_ino, place.name), path, deadline):
             while (inode := _inode(place)) is not None:

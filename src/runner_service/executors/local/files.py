@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from runner_service.executors.local import reading, writing
+from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.local.deadline import Deadline, Search
 from runner_service.executors.local.grep import encoded_pattern, grep_files, searched_directory
 from runner_service.executors.local.paths import Root
@@ -27,10 +28,12 @@ _STOP_TIMEOUT_SECONDS = 5.0
 
 
 class Files:
-    """File operations below a root, as the Protocol promises them. `ripgrep` is None where there is none."""
+    """File operations below a root, as the Protocol promises them. `ripgrep` and `rules` may be None."""
 
-    def __init__(self, root: str, threads: FileThreads, ripgrep: Ripgrep | None) -> None:
-        self._root = Root(root)
+    def __init__(
+        self, root: str, threads: FileThreads, ripgrep: Ripgrep | None, rules: FileRules | None = None
+    ) -> None:
+        self._root = Root(root, rules)
         self._threads = threads
         self._ripgrep = ripgrep
         self._slots = asyncio.Semaphore(_THREADS_PER_SANDBOX)

@@ -85,7 +85,7 @@ def _places(
         if not stat.S_ISDIR(os.stat(place.name, dir_fd=place.directory, follow_symlinks=False).st_mode):
             yield place
             return
-        for file in walk_files(place, search):
+        for file in walk_files(place, search, root.rules):
             if matches is None or matches(file.relative):
                 yield file.place(place.path)
 

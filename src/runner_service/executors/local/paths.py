@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.protocol import FileError, FileErrorCode
 
 _MAX_SYMLINKS = 40
 _MAX_PATH_CHARACTERS = 4096
 _MAX_DEPTH = 500  # each level holds a descriptor
+_NO_RULES = FileRules()
 _ENTER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _CODES: dict[int, tuple[FileErrorCode, str]] = {
@@ -57,23 +59,25 @@ def file_errors(path: str) -> Iterator[None]:
 class Root:
     """A directory, by its real path, and the paths below it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, rules: FileRules | None = None) -> None:
         self.path = path.rstrip("/") or "/"
+        self.rules = rules or _NO_RULES
 
     @contextmanager
-    def locate(self, path: str, *, follow: bool = True, create: bool = False) -> Iterator[Place]:
+    def locate(self, path: str, *, follow: bool = True, create: bool = False, write: bool = False) -> Iterator[Place]:
         """Walks to `path`; the last name need not exist. What the system refuses inside the block is a FileError too.
 
         Args:
             path: as the agent names it: below the real root as it stands, else `/` means the root.
             follow: whether a symlink at the end is followed.
             create: whether missing directories on the way are made.
+            write: whether what is there is to be changed.
 
         Raises:
-            FileError: it leads out of the root, or cannot be walked.
+            FileError: it leads out of the root, cannot be walked, or is refused by the rules.
         """
         with file_errors(path):
-            walk = _Walk(self, path, follow=follow, create=create)
+            walk = _Walk(self, path, follow=follow, create=create, write=write)
             try:
                 yield walk.resolve()
             finally:
@@ -118,11 +122,12 @@ class Root:
 
 
 class _Walk:
-    def __init__(self, root: Root, path: str, *, follow: bool, create: bool) -> None:
+    def __init__(self, root: Root, path: str, *, follow: bool, create: bool, write: bool) -> None:
         self._root = root
         self._asked = path
         self._follow = follow
         self._create = create
+        self._write = write
         self._pending = deque(_names(root.relative(path)))
         self._directories = [os.open(root.path, _ENTER_FLAGS & ~os.O_NOFOLLOW)]
         self._entered: list[str] = []
@@ -142,8 +147,15 @@ class _Walk:
             elif self._pending:
                 self._enter(name)
             else:
-                return Place(self._directories[-1], name, self._root.shown([*self._entered, name]))
-        return Place(self._directories[-1], ".", self._root.shown(self._entered))
+                return self._place(name, [*self._entered, name])
+        return self._place(".", self._entered)
+
+    def _place(self, name: str, names: list[str]) -> Place:
+        path = self._root.shown(names)
+        self._root.rules.require_readable(path)
+        if self._write:
+            self._root.rules.require_writable(path)
+        return Place(self._directories[-1], name, path)
 
     def _go_up(self) -> None:
         if not self._entered:
@@ -183,6 +195,7 @@ class _Walk:
         except FileNotFoundError:
             if not self._create:
                 raise
+            self._root.rules.require_writable(self._root.shown([*self._entered, name]))
             os.mkdir(name, dir_fd=self._directories[-1])
             directory = os.open(name, _ENTER_FLAGS, dir_fd=self._directories[-1])
         self._directories.append(directory)

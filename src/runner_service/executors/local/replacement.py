@@ -36,7 +36,7 @@ class Replacement:
     def __init__(self, root: Root, path: str, *, mode: int | None = None, create: bool = True) -> None:
         self._path = path
         self._mode = mode
-        self._location = root.locate(path, create=create)
+        self._location = root.locate(path, create=create, write=True)
         self._place: Place | None = None
         self._old: os.stat_result | None = None
         self._in_place = False

@@ -13,6 +13,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
+from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.local.deadline import Search
 from runner_service.executors.local.globs import glob_matcher
 from runner_service.executors.local.paths import Place, Root, display_path
@@ -47,7 +48,7 @@ def glob_files(root: Root, pattern: str, path: str, search: Search) -> Found[Fil
     matches = glob_matcher(pattern, search)
     found: list[FileEntry] = []
     with root.locate(path) as place:
-        for file in walk_files(place, search):
+        for file in walk_files(place, search, root.rules):
             if not matches(file.relative):
                 continue
             if len(found) == _MAX_FILES:
@@ -57,8 +58,8 @@ def glob_files(root: Root, pattern: str, path: str, search: Search) -> Found[Fil
     return search.result(found)
 
 
-def walk_files(place: Place, search: Search) -> Iterator[FoundFile]:
-    """Yields the regular files below a directory, sorted, until the deadline. Raises FileError."""
+def walk_files(place: Place, search: Search, rules: FileRules) -> Iterator[FoundFile]:
+    """Yields the regular files below a directory that are not hidden, sorted, until the deadline. Raises FileError."""
     if not stat.S_ISDIR(os.stat(place.name, dir_fd=place.directory, follow_symlinks=False).st_mode):
         raise FileError("not_directory", f"{place.path}: this is not a directory")
     levels = [_open_level(os.open(place.name, _LIST_FLAGS, dir_fd=place.directory), "", search)]
@@ -68,6 +69,8 @@ def walk_files(place: Place, search: Search) -> Iterator[FoundFile]:
             entry = next(entries, None)
             if entry is None:
                 os.close(levels.pop()[0])
+            elif rules.hidden and rules.is_hidden(f"{place.path.rstrip('/')}/{prefix}{entry.name}"):
+                continue
             elif entry.is_file(follow_symlinks=False):
                 yield FoundFile(prefix + entry.name, directory, entry)
             elif entry.is_dir(follow_symlinks=False):

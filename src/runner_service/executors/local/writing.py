@@ -113,7 +113,7 @@ def commit_upload(change: Change, replacement: Replacement) -> None:
 
 def delete(root: Root, path: str, deadline: Deadline) -> None:
     """Removes a file, a link, or a directory with all below it. Raises FileError."""
-    with root.locate(path, follow=False) as place:
+    with root.locate(path, follow=False, write=True) as place:
         if place.name == ".":
             raise FileError("invalid", f"{path}: delete needs the path of what is to go, and not the root")
         found = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)

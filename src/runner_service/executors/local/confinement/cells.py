@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from runner_service.executors.confinement import Confinement
 from runner_service.executors.local.confinement.cell import Cell
 from runner_service.executors.local.confinement.confiner import Confiner
+from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.local.confinement.mounts import environment_for, visible_cache
 from runner_service.executors.local.confinement.private import PrivateStore
 from runner_service.executors.protocol import SandboxSpec
@@ -30,6 +32,12 @@ class Cells:
     def __init__(self, confiner: Confiner, state_dir: Path, bounds: CacheBounds) -> None:
         self.confiner = confiner
         self._private = PrivateStore(state_dir, max_age_seconds=bounds.max_age_seconds, max_bytes=bounds.max_bytes)
+
+    async def file_rules(self, confinement: Confinement, root: str) -> FileRules | None:
+        """Returns the rules of the file tools in `root`; None when they are not confined."""
+        if not confinement:
+            return None
+        return await asyncio.to_thread(self.confiner.file_rules, confinement, root)
 
     @asynccontextmanager
     async def open(

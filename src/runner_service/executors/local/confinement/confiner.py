@@ -16,6 +16,7 @@ from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.local.commands import Commands
 from runner_service.executors.local.confinement import probe
 from runner_service.executors.local.confinement.cell import INTERPRETER, Cell, CellSpec
+from runner_service.executors.local.confinement.file_rules import FileRules, file_rules
 from runner_service.executors.local.confinement.git import GitPaths, git_paths
 from runner_service.executors.local.confinement.hidden import hidden_paths
 from runner_service.executors.local.confinement.mounts import PrivateDirectories, plan
@@ -76,6 +77,11 @@ class Confiner:
         gaps = (*ability.gaps, *_GAPS_WITH_NETWORK) if asked.network == "all" else ()
         return ConfinementInForce(asked.files, asked.network, ability.mechanism, gaps)
 
+    def file_rules(self, asked: Confinement, root: str) -> FileRules:
+        """Returns the rules of the file tools. Blocks on the file system."""
+        hidden = hidden_paths(self._place.home, self._secrets())
+        return file_rules(asked, root=root, hidden=hidden, repositories=git_paths(root).writable)
+
     def cell(
         self,
         asked: Confinement,
@@ -87,16 +93,15 @@ class Confiner:
         on_open: Callable[[SupervisorClient, Mapping[str, object]], None],
     ) -> Cell:
         """Returns a cell, not open yet. `root` and `scope_root` are real paths."""
-        place = self._place
 
         def mounts() -> Sequence[str]:
-            secrets = [os.path.realpath(path) for path in (str(place.state_dir), *place.secrets)]
+            secrets = self._secrets()
             return plan(
                 asked,
                 root=root,
                 scope_root=scope_root,
-                home=os.path.realpath(place.home),
-                hidden=hidden_paths(place.home, secrets),
+                home=os.path.realpath(self._place.home),
+                hidden=hidden_paths(self._place.home, secrets),
                 secrets=secrets,
                 private=private,
                 home_cache=home_cache,
@@ -104,6 +109,9 @@ class Confiner:
             ).arguments()
 
         return Cell(CellSpec(self._bwrap, mounts, asked.network, self._grace, self._quota), on_open)
+
+    def _secrets(self) -> list[str]:
+        return [os.path.realpath(path) for path in (str(self._place.state_dir), *self._place.secrets)]
 
     async def _probe(self) -> Ability:
         found = await asyncio.to_thread(shutil.which, "bwrap") if sys.platform == "linux" else None
