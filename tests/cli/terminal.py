@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from fcntl import ioctl
 from types import TracebackType
 from typing import Self
 
+import psutil
 from tests.cli.command_line import PROGRAM, TIMEOUT_SECONDS, CommandLine
 
 CTRL_C = "\x03"
@@ -61,6 +63,19 @@ class Terminal:
     def type(self, keys: str) -> None:
         """Interrupts keys."""
         os.write(self._keyboard, keys.encode())
+
+    def is_stopped(self) -> bool:
+        """Tells whether the command is stopped, as by Ctrl-Z."""
+        return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
+
+    def resume(self) -> None:
+        """Lets a stopped command continue, as `fg` does."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def wait_for_raw(self, text: str) -> None:
+        """Reads until `text` was written, escapes included."""
+        while text not in self.raw:
+            assert self._read(), f"it ended without {text!r}: {self.raw}"
 
     def terminate(self) -> None:
         """Sends SIGTERM to the command."""

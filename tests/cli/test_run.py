@@ -228,3 +228,10 @@ def test_a_command_that_floods_is_shown_whole_when_piped(service: CommandLine) -
     assert [line for line in done.stdout.splitlines() if line.startswith("[1] | ")] == [
         f"[1] | {number}" for number in range(1, 20001)
     ]
+
+
+def test_messages_of_the_service_name_options_rather_than_fields(service: CommandLine) -> None:
+    done = service("run", "--id", "not an id", "hello")
+    assert done.returncode == 2
+    assert "--id" in done.stderr
+    assert "execution_id" not in done.stderr

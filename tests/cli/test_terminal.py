@@ -36,6 +36,47 @@ def test_what_a_command_writes_cannot_move_the_cursor(service: CommandLine) -> N
     assert "\x1b]0;" not in terminal.raw
 
 
+def test_output_on_a_terminal_shows_control_characters_unless_raw(service: CommandLine) -> None:
+    service("run", "--id", "controls", r"printf 'a\033[2Jb\n'")
+    with Terminal(service, "output", "controls", "1") as terminal:
+        assert terminal.exit_code() == 0
+    assert "a^[[2Jb" in terminal.raw
+    with Terminal(service, "output", "controls", "1", "--raw") as terminal:
+        assert terminal.exit_code() == 0
+    assert "a\x1b[2Jb" in terminal.raw
+
+
+def test_a_long_line_is_folded_by_width_with_its_gutter(service: CommandLine) -> None:
+    with Terminal(service, "run", "printf '%0150d\\n' 7") as terminal:
+        assert terminal.exit_code() == 0
+    assert f"  | {'0' * 96}\n  | {'0' * 53}7\n" in terminal.text
+
+
+def test_ctrl_z_gives_the_cursor_back_and_the_view_goes_on_afterwards(service: CommandLine) -> None:
+    go = service.directory / "go-suspended"
+    with Terminal(service, "run", f"echo early; until [ -e {go} ]; do sleep 0.02; done; echo late") as terminal:
+        terminal.wait_for("  | early")
+        terminal.type("\x1a")
+        terminal.wait_for_raw("\x1b[?25h")
+        eventually(terminal.is_stopped)
+        go.touch()
+        terminal.resume()
+        assert terminal.exit_code() == 0
+    assert "  | late\n" in terminal.text
+
+
+def test_the_status_line_says_that_the_model_is_waited_for(tmp_path: Path) -> None:
+    turns = [{"text": "Hm.", "silence": 60}]
+    shell = CommandLine(tmp_path, local_environ(tmp_path, {"turns": turns}))
+    with (
+        running(shell, LISTEN_ADDRESS="127.0.0.1:0") as address,
+        Terminal(shell, "run", "--server", address, "hello") as terminal,
+    ):
+        terminal.wait_for("waiting for the model, ")
+        terminal.type(CTRL_C)
+        assert terminal.exit_code() == 130
+
+
 def test_text_is_laid_out_as_markdown_when_a_block_of_it_is_complete(tmp_path: Path) -> None:
     text = "It is **done**, a List<T>:\n- one\n\n```sh\necho 1\n\necho 2\n```\nline\nby line [here](http://x.y)"
     shell = CommandLine(tmp_path, local_environ(tmp_path, {"turns": [{"text": text}]}))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runner_service.cli.views.lines import Fold, LineSplitter, printable
+from runner_service.cli.views.lines import Fold, LineSplitter, printable, visible
 from runner_service.cli.views.plain import PlainView
 from runner_service.cli.views.wording import seconds
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -20,7 +20,7 @@ class Story:
         self._view = PlainView(self._stream)
         self._sequence = count(1)
 
-    def print_message(self, sub_agent_id: str = "", **event: Any) -> "Story":
+    def show(self, sub_agent_id: str = "", **event: Any) -> "Story":
         sequence = next(self._sequence)
         self._view.show(
             event_pb2.ExecutionEvent(execution_id="e", sequence=sequence, sub_agent_id=sub_agent_id, **event)
@@ -41,55 +41,47 @@ def _call(call_id: str, name: str, kind: "event_pb2.ToolKind.ValueType", **argum
 def test_text_comes_as_whole_lines_however_it_is_cut() -> None:
     story = Story()
     for piece in ("Hel", "lo\nwor", "ld"):
-        story.print_message(text_delta=event_pb2.TextDelta(message_id="m", text=piece))
+        story.show(text_delta=event_pb2.TextDelta(message_id="m", text=piece))
     assert story.lines == ["Hello"]
-    story.print_message(message_finished=event_pb2.MessageFinished(message_id="m"))
+    story.show(message_finished=event_pb2.MessageFinished(message_id="m"))
     assert story.lines == ["Hello", "world"]
 
 
 def test_a_message_that_is_taken_back_before_it_was_shown_is_never_shown() -> None:
     story = Story()
-    story.print_message(text_delta=event_pb2.TextDelta(message_id="m", text="never mind"))
-    story.print_message(message_discarded=event_pb2.MessageDiscarded(message_id="m"))
+    story.show(text_delta=event_pb2.TextDelta(message_id="m", text="never mind"))
+    story.show(message_discarded=event_pb2.MessageDiscarded(message_id="m"))
     assert story.lines == []
 
 
 def test_a_message_that_is_taken_back_after_it_was_shown_is_said_not_to_count() -> None:
     story = Story()
-    story.print_message(text_delta=event_pb2.TextDelta(message_id="m", text="never mind\n"))
-    story.print_message(message_discarded=event_pb2.MessageDiscarded(message_id="m"))
+    story.show(text_delta=event_pb2.TextDelta(message_id="m", text="never mind\n"))
+    story.show(message_discarded=event_pb2.MessageDiscarded(message_id="m"))
     assert story.lines[1].startswith("warning: the model call failed")
 
 
 def test_parallel_calls_and_both_streams_are_told_apart() -> None:
     story = Story()
     for call_id in ("a", "b"):
-        story.print_message(
-            tool_call_started=_call(call_id, "execute", event_pb2.TOOL_KIND_EXECUTE, command=f"do {call_id}")
-        )
-    story.print_message(tool_output=event_pb2.ToolOutput(tool_call_id="a", stdout=b"from "))
-    story.print_message(tool_output=event_pb2.ToolOutput(tool_call_id="b", stderr=b"oops\n"))
-    story.print_message(tool_output=event_pb2.ToolOutput(tool_call_id="a", stdout=b"a\n"))
+        story.show(tool_call_started=_call(call_id, "execute", event_pb2.TOOL_KIND_EXECUTE, command=f"do {call_id}"))
+    story.show(tool_output=event_pb2.ToolOutput(tool_call_id="a", stdout=b"from "))
+    story.show(tool_output=event_pb2.ToolOutput(tool_call_id="b", stderr=b"oops\n"))
+    story.show(tool_output=event_pb2.ToolOutput(tool_call_id="a", stdout=b"a\n"))
     assert story.lines == ["[1] $ do a", "[2] $ do b", "[2] ! oops", "[1] | from a"]
 
 
 def test_a_sub_agent_and_one_within_it_have_their_labels_on_each_line() -> None:
     story = Story()
-    story.print_message(
-        sub_agent_started=event_pb2.SubAgentStarted(tool_call_id="t1", name="writer", description="Write.")
-    )
-    story.print_message(
-        "t1", sub_agent_started=event_pb2.SubAgentStarted(tool_call_id="t2", name="reader", description="Read.")
-    )
-    story.print_message("t2", text_delta=event_pb2.TextDelta(message_id="m", text="I read.\n"))
-    story.print_message(
-        sub_agent_started=event_pb2.SubAgentStarted(tool_call_id="t3", name="writer", description="More.")
-    )
+    story.show(sub_agent_started=event_pb2.SubAgentStarted(tool_call_id="t1", name="writer", description="Write."))
+    story.show("t1", sub_agent_started=event_pb2.SubAgentStarted(tool_call_id="t2", name="reader", description="Read."))
+    story.show("t2", text_delta=event_pb2.TextDelta(message_id="m", text="I read.\n"))
+    story.show(sub_agent_started=event_pb2.SubAgentStarted(tool_call_id="t3", name="writer", description="More."))
     assert story.lines == [
-        "[writer] begins: Write.",
-        "[writer/reader] begins: Read.",
-        "[writer/reader] I read.",
-        "[writer#2] begins: More.",
+        "  [writer] begins: Write.",
+        "    [writer/reader] begins: Read.",
+        "    [writer/reader] I read.",
+        "  [writer#2] begins: More.",
     ]
 
 
@@ -99,15 +91,15 @@ def test_the_plan_shows_where_each_item_stands() -> None:
         event_pb2.Todo(content="two", status=event_pb2.Todo.STATUS_IN_PROGRESS),
         event_pb2.Todo(content="three", status=event_pb2.Todo.STATUS_PENDING),
     ]
-    story = Story().print_message(tool_call_started=_call("c", "write_todos", event_pb2.TOOL_KIND_PLAN))
-    story.print_message(todos_updated=event_pb2.TodosUpdated(todos=todos))
+    story = Story().show(tool_call_started=_call("c", "write_todos", event_pb2.TOOL_KIND_PLAN))
+    story.show(todos_updated=event_pb2.TodosUpdated(todos=todos))
     assert story.lines == ["[1] plan:", "[1] [x] one", "[1] [>] two", "[1] [ ] three"]
 
 
 def test_a_failed_tool_says_why_and_what_was_ended_with_it() -> None:
     story = Story()
-    story.print_message(tool_call_started=_call("a", "read_file", event_pb2.TOOL_KIND_READ, file_path="/x y", limit=10))
-    story.print_message(
+    story.show(tool_call_started=_call("a", "read_file", event_pb2.TOOL_KIND_READ, file_path="/x y", limit=10))
+    story.show(
         tool_call_finished=event_pb2.ToolCallFinished(
             tool_call_id="a",
             outcome=event_pb2.TOOL_OUTCOME_FAILED,
@@ -120,14 +112,14 @@ def test_a_failed_tool_says_why_and_what_was_ended_with_it() -> None:
 
 def test_a_command_that_used_too_much_is_said_to_have() -> None:
     story = Story()
-    story.print_message(tool_call_started=_call("a", "execute", event_pb2.TOOL_KIND_EXECUTE, command="bomb"))
+    story.show(tool_call_started=_call("a", "execute", event_pb2.TOOL_KIND_EXECUTE, command="bomb"))
     outcome = event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED
-    story.print_message(tool_call_finished=event_pb2.ToolCallFinished(tool_call_id="a", outcome=outcome, exit_code=137))
+    story.show(tool_call_finished=event_pb2.ToolCallFinished(tool_call_id="a", outcome=outcome, exit_code=137))
     assert story.lines == ["[1] $ bomb", "[1] = limit exceeded in 0 ms"]
 
 
 def test_kinds_of_events_that_are_not_known_are_ignored() -> None:
-    assert Story().print_message().lines == []
+    assert Story().show().lines == []
 
 
 @pytest.mark.parametrize(
@@ -170,3 +162,44 @@ def test_a_fold_keeps_both_ends_and_counts_the_middle() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0123, "12 ms"), (3.44, "3.4 s"), (306.2, "5 min 06 s")])
 def test_lengths_of_time_have_the_precision_that_people_care_for(value: float, text: str) -> None:
     assert seconds(value) == text
+
+
+def _write(name: str, **arguments: str) -> Story:
+    story = Story()
+    story.show(started=event_pb2.Started(sandbox=event_pb2.SandboxInfo(root="/home/you/work")))
+    story.show(tool_call_started=_call("c", name, event_pb2.TOOL_KIND_WRITE, **arguments))
+    done = event_pb2.ToolCallFinished(tool_call_id="c", outcome=event_pb2.TOOL_OUTCOME_SUCCEEDED)
+    return story.show(tool_call_finished=done)
+
+
+def test_an_edit_shows_what_it_changed_and_where() -> None:
+    story = _write("edit_file", file_path="/src/a.py", old_string="keep\nold\nkeep", new_string="keep\nnew\nkeep")
+    assert story.lines[1:] == [
+        "[1] edit_file /home/you/work/src/a.py",
+        "[1] - old",
+        "[1] + new",
+        "[1] = done in 0 ms",
+    ]
+
+
+def test_a_new_file_shows_its_lines_and_of_a_long_one_the_first() -> None:
+    story = _write("write_file", file_path="/home/you/work/long", content="\n".join(map(str, range(100))))
+    assert story.lines[1] == "[1] write_file /home/you/work/long"
+    assert story.lines[2:4] == ["[1] + 0", "[1] + 1"]
+    assert story.lines[-2] == "[1] ... 60 more lines changed"
+
+
+def test_an_edit_that_failed_shows_no_change_and_the_whole_point_of_its_error() -> None:
+    story = Story()
+    call = _call("c", "edit_file", event_pb2.TOOL_KIND_WRITE, file_path="/a", old_string="x", new_string="y")
+    story.show(tool_call_started=call)
+    failed = event_pb2.ToolCallFinished(
+        tool_call_id="c", outcome=event_pb2.TOOL_OUTCOME_FAILED, result=f"Error: {'x' * 600} was not found"
+    )
+    story.show(tool_call_finished=failed)
+    assert len(story.lines) == 2
+    assert story.lines[1].endswith("x was not found")
+
+
+def test_control_characters_are_shown_and_not_obeyed() -> None:
+    assert visible("a\x1b[2Jb\tc\r\n\x7f\x9b\u202e") == "a^[[2Jb\tc^M\n^?\\u009b\\u202e"

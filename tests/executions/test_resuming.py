@@ -281,3 +281,22 @@ async def test_what_a_command_wrote_before_the_crash_can_still_be_read_by_the_ag
     events = await go_on(await start_process(), seen)
 
     assert "from-before" in one(events, "finished").output
+
+
+async def test_resuming_in_another_directory_is_refused_with_the_command_that_works(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    service = await start_process([turn("Now.", command(WAIT)), turn("Done.")])
+    await run_until(service, lambda event: event.HasField("tool_call_started"))
+    await service.kill()
+    elsewhere = await start_process(SANDBOX_ROOT_DIR=str(tmp_path / "elsewhere"))
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await elsewhere.client.collect(elsewhere.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a")))
+
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert f"runner-service run --root {tmp_path / 'workspace'} --id a" in str(refused.value.details())
+    response = await elsewhere.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id="a"))
+    assert response.execution.state == event_pb2.STATE_INTERRUPTED
+    assert response.execution.root == str(tmp_path / "workspace")
+    assert response.execution.mode == "local"

@@ -8,7 +8,7 @@ import click
 
 from runner_service.cli.errors import ExitCode, help_epilog, print_message
 from runner_service.cli.executions import cancel, events, output, ps
-from runner_service.cli.information import check, completion, version
+from runner_service.cli.information import check, completion, version, version_option
 from runner_service.cli.run import run
 from runner_service.cli.serve import serve
 
@@ -41,6 +41,7 @@ class _Commands(click.Group):
     ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@version_option
 def commands() -> None:
     """Runs AI agents, and shows what they do."""
 

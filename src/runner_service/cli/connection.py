@@ -26,6 +26,16 @@ _EXIT_CODES = {
     grpc.StatusCode.UNAUTHENTICATED: ExitCode.NO_PERMISSION,
     grpc.StatusCode.FAILED_PRECONDITION: ExitCode.CONFIG,
 }
+_OPTIONS = {
+    "agent.model.provider": "--model",
+    "agent.model.name": "--model",
+    "agent.instructions": "--instructions",
+    "limits.timeout": "--timeout",
+    "execution_id": "--id",
+    "session_id": "--session",
+}
+"""What the command line calls the fields that messages of the service name."""
+
 _NEXT_STEPS = {
     grpc.StatusCode.UNAUTHENTICATED: "Give the token with --token-file, or in AUTH_TOKEN.",
     grpc.StatusCode.NOT_FOUND: "`runner-service ps --all` lists the executions that there are.",
@@ -129,6 +139,8 @@ def explained_rpc_errors() -> Iterator[None]:
         yield
     except grpc.aio.AioRpcError as error:
         text = "\n".join(map(printable, (error.details() or error.code().name).splitlines()))
+        for field, option in _OPTIONS.items():
+            text = text.replace(field, option)
         if next_step := _NEXT_STEPS.get(error.code()):
             text += f"\n{next_step}"
         raise CommandError(text, _EXIT_CODES.get(error.code(), ExitCode.FAILED)) from error

@@ -1,6 +1,8 @@
 """`check`, `version` and `completion`."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -28,6 +30,30 @@ def check() -> int:
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 def version(*, as_json: bool) -> None:
     """Prints the versions of the service and of what it stands on."""
+    _print_version(as_json=as_json)
+
+
+def version_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--version`, which does the same."""
+
+    def print_and_exit(context: click.Context, parameter: click.Parameter, value: bool) -> None:  # click's
+        del parameter
+        if value and not context.resilient_parsing:
+            _print_version(as_json=False)
+            context.exit()
+
+    option = click.option(
+        "--version",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=print_and_exit,
+        help="The same as `version`.",
+    )
+    return option(command)
+
+
+def _print_version(*, as_json: bool) -> None:
     import platform  # noqa: PLC0415  # with the next one 30 ms, for this only
     from importlib.metadata import version as version_of  # noqa: PLC0415  # see above
 

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from runner_service.cli.errors import CommandError
+from runner_service.cli.errors import CommandError, ExitCode
 from runner_service.cli.target import Target
 from runner_service.state_dir import find_service, state_dir_from
 from runner_service.storage.sqlite.read_only_log import ReadOnlyLog, UnreadableLogError, read_only_log
@@ -27,6 +28,7 @@ def opened_local_log(target: Target) -> Iterator[ReadOnlyLog | None]:
         yield None
         return
     state_dir = state_dir_from(os.environ)
+    _require_possible(state_dir)
     is_held = find_service(state_dir) is not None
     if not is_held and not (state_dir / EVENTS_FILE).exists():
         raise NoLogError(
@@ -43,6 +45,14 @@ def opened_local_log(target: Target) -> Iterator[ReadOnlyLog | None]:
         yield opened
     finally:
         log.__exit__(None, None, None)
+
+
+def _require_possible(state_dir: Path) -> None:
+    """Raises CommandError if there can be no such directory."""
+    nearest = next(path for path in (state_dir, *state_dir.parents) if path.exists())
+    if not nearest.is_dir():
+        text = f"STATE_DIR {state_dir} cannot be used: {nearest} is no directory; set it to one that can be written"
+        raise CommandError(text, ExitCode.CONFIG)
 
 
 def execution_in(log: ReadOnlyLog, execution_id: str) -> runner_pb2.Execution:

@@ -15,6 +15,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
     epilog=help_epilog(
         'runner-service run "why does test_parser fail?" --root .',
         'runner-service run --model anthropic/claude-sonnet-5.5 --session fix "now fix it"',
+        'runner-service run --continue "and add a test"',
         'git diff | runner-service run --quiet --instructions "You review changes." -',
         'runner-service run --secret GITHUB_TOKEN "open an issue about it"',
         'runner-service run --json "list the files" | jq -r .text_delta.text?',
@@ -29,6 +30,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
     shell_complete=completes("sessions"),
     help="Goes on with what was said in this session.",
 )
+@click.option("--continue", "-c", "continues", is_flag=True, help="The same with the newest session here.")
 @click.option(
     "--model", default="", metavar="[PROVIDER/]NAME", help="openai, anthropic, ollama or scripted, and a model."
 )
@@ -67,16 +69,21 @@ def run(
     timeout: float | None,
     labels: tuple[str, ...],
     detach: bool,
+    continues: bool,
 ) -> int:
     """Lets an agent do what MESSAGE says (`-`: what standard input says), and shows what happens.
 
     The agent works in ./workspace, or where --root says, with the model of STIGMER_LLM_PROVIDER and STIGMER_LLM_MODEL,
-    by default one of Ollama's. Ctrl-C cancels it; pressed twice, it leaves it running.
+    by default one of Ollama's. What was started is a session of its own unless --session or --continue names one, and
+    goes on where that worked. Ctrl-C cancels; pressed twice, it leaves the agent running.
     """
     from runner_service.cli.actions.run import run_agent  # noqa: PLC0415  # the same
+
+    if continues and (session_id or execution_id):
+        raise click.UsageError("--continue takes the newest session: leave --session and --id out")
     from runner_service.cli.run_request import RunOptions  # noqa: PLC0415  # gRPC and pydantic, for this only
 
-    wish = RunOptions(
+    run_options = RunOptions(
         message=message,
         execution_id=execution_id,
         session_id=session_id,
@@ -87,5 +94,6 @@ def run(
         timeout=timeout,
         labels=labels,
         detach=detach,
+        continues=continues,
     )
-    return run_agent(wish, root, view, target)
+    return run_agent(run_options, root, view, target)

@@ -3,12 +3,12 @@
 import os
 import secrets
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from runner_service.cli.errors import CommandError, ExitCode, print_message
+from runner_service.cli.model_names import model_of
+from runner_service.cli.parameters import key_value_pairs
 from runner_service.cli.prompts import is_interactive, prompt_secret
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -27,41 +27,37 @@ class RunOptions:
     timeout: float | None
     labels: tuple[str, ...]
     detach: bool
+    continues: bool = False
+    """Take the newest session here."""
 
 
-def build_request(wish: RunOptions) -> runner_pb2.ExecuteAgentRequest:
+def build_request(run_options: RunOptions, *, is_provider_set: bool) -> runner_pb2.ExecuteAgentRequest:
     """Builds the request. Reads the files and standard input that it names, and prompts for missing secrets.
+
+    `is_provider_set`: see `model_of`.
 
     Raises:
         CommandError: an option is wrong.
     """
-    provider, model = model_of(wish.model)
+    provider, model = model_of(run_options.model, is_provider_set=is_provider_set)
+    policy = runner_pb2.DISCONNECT_POLICY_DETACH if run_options.detach else runner_pb2.DISCONNECT_POLICY_CANCEL
+    execution_id = run_options.execution_id or secrets.token_hex(6)
     request = runner_pb2.ExecuteAgentRequest(
-        execution_id=wish.execution_id or secrets.token_hex(6),
-        session_id=wish.session_id,
+        execution_id=execution_id,
+        session_id=run_options.session_id or execution_id,  # or --continue would find nothing
         agent=runner_pb2.Agent(
             name="assistant",
-            instructions=_text_or_file(wish.instructions),
+            instructions=_text_or_file(run_options.instructions),
             model=runner_pb2.Model(provider=provider, name=model),
         ),
-        message=_message(wish.message),
-        environment=dict([*map(_variable, wish.variables), *map(_secret, wish.secrets)]),
-        disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH if wish.detach else runner_pb2.DISCONNECT_POLICY_CANCEL,
-        labels=dict(_pairs("--label", wish.labels)),
+        message=_message(run_options.message),
+        environment=dict([*map(_variable, run_options.variables), *map(_secret, run_options.secrets)]),
+        disconnect_policy=policy,
+        labels=dict(key_value_pairs("--label", run_options.labels)),
     )
-    if wish.timeout is not None:
-        request.limits.timeout.FromNanoseconds(int(wish.timeout * 1e9))
+    if run_options.timeout is not None:
+        request.limits.timeout.FromNanoseconds(int(run_options.timeout * 1e9))
     return request
-
-
-def model_of(text: str) -> tuple[str, str]:
-    """Returns the provider and the model's name that `[provider/]name` says; a provider alone is one, too."""
-    if not text:
-        return "", ""
-    from runner_service.settings import Provider  # noqa: PLC0415  # 130 ms, most of them pydantic's
-
-    provider, _, name = text.partition("/")
-    return (provider, name) if provider in get_args(Provider) else ("", text)
 
 
 def _message(text: str) -> str:
@@ -105,11 +101,3 @@ def _secret(name: str) -> tuple[str, runner_pb2.EnvironmentValue]:
             ExitCode.USAGE,
         )
     return name, runner_pb2.EnvironmentValue(value=value, is_secret=True)
-
-
-def _pairs(option: str, texts: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise CommandError(f"{option} {text}: should be KEY=VALUE", ExitCode.USAGE)
-        yield key, value

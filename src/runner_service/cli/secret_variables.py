@@ -58,13 +58,38 @@ def pop_secrets(environ: MutableMapping[str, str]) -> dict[str, str]:
     return {name: environ.pop(name) for name in SECRET_VARIABLES & environ.keys()}
 
 
+def missing_key_variable(settings: Settings, provider: Provider) -> str:
+    """Returns the variable of the provider's key if it needs one that is not there; else an empty text."""
+    if settings.llm_api_key(provider) or settings.llm_base_url(provider):
+        return ""
+    return _KEY_VARIABLES.get(provider, "")
+
+
 def prompt_for_missing_key(settings: Settings, provider: Provider) -> dict[str, str]:
     """Prompts for the key of `provider` if it is missing and there is a terminal.
 
     Returns the variable and its value, or nothing.
     """
-    variable = _KEY_VARIABLES.get(provider)
-    if variable is None or settings.llm_api_key(provider) or settings.llm_base_url(provider) or not is_interactive():
+    variable = missing_key_variable(settings, provider)
+    if not (variable and is_interactive()):
         return {}
     key = prompt_secret(f"{variable} (kept in memory only; empty: go on without)")
     return {variable: key} if key else {}
+
+
+def required_key(settings: Settings, provider: Provider) -> dict[str, str]:
+    """Returns the variable and value of a key that is missing, from a prompt; nothing if none is.
+
+    Raises:
+        CommandError: it is missing, and nobody gives it.
+    """
+    variable = missing_key_variable(settings, provider)
+    if not variable:
+        return {}
+    if key := prompt_for_missing_key(settings, provider):
+        return key
+    raise CommandError(
+        f"there is no key for {provider}: set {variable}, run this in a terminal to be asked for it, or choose "
+        "another model with --model (--model scripted needs neither key nor model)",
+        ExitCode.CONFIG,
+    )

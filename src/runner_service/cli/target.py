@@ -18,9 +18,9 @@ ADDRESS_VARIABLE = "RUNNER_SERVICE_ADDRESS"
 class Target:
     """The service to call. `server` None: the one that holds STATE_DIR, or else a private one."""
 
-    server: str | None
-    token_file: Path | None
-    ca_file: Path | None
+    server: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
     tls: bool = False
 
     @property

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from runner_service import states
 from runner_service.agent.interface import AgentLoopLoading, AgentRun
 from runner_service.agent.resume import Resumption, read_resumption
-from runner_service.errors import SandboxEnd, TimedOutEnd
+from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
 from runner_service.executions.confinement import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
 from runner_service.executors.confinement import Confinement
@@ -50,6 +50,20 @@ class Runner:
         model = resolve(request.agent.model, self.settings)
         confinement = confinement_of(request, self._minimum)
         return PreparedRun(self, request, model, self.redactor(request), confinement, resumes)
+
+    def require_same_root(self, execution: Execution) -> None:
+        """Refuses to resume an execution where its files are not. Raises PreconditionError."""
+        record = execution.record
+        if not record.root:
+            return
+        root = self.executor.root_for(SandboxSpec(execution.id, record.session_id))
+        if record.mode != self.mode or root not in {None, record.root}:
+            here = f"MODE={self.mode}" if record.mode != self.mode else f"in {root}"
+            raise PreconditionError(
+                f"execution {execution.id} worked in {record.root} with MODE={record.mode}, and this service works "
+                f"{here}: resume it in a service with that MODE and SANDBOX_ROOT_DIR, or on the command line with "
+                f"`runner-service run --root {record.root} --id {execution.id}` and the same message"
+            )
 
     def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
         """Returns a redactor for the secrets of a request and those of the service."""

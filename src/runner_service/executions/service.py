@@ -208,6 +208,7 @@ class ExecutionService:
                 "to resume it, send the whole request again; to end it, call CancelExecution"
             )
         self._require_readiness()
+        self._runner.require_same_root(execution)
         run = self._runner.prepare(request, resumes=True)
         claim = await self._claim(execution.id)
         if execution.can_be_resumed:  # another call may have been faster

@@ -278,6 +278,9 @@ class Executor(Protocol):
             ConfinementError: it cannot be had here; the text says why and what to do.
         """
 
+    def root_for(self, spec: "SandboxSpec") -> str | None:
+        """Returns the path that `open` gives the sandbox as its root; None if it is only known then."""
+
     def skip_grace(self) -> None:
         """From now on ends commands by SIGKILL at once: the service has no time left for a grace period."""
 

@@ -21,6 +21,10 @@ class LogError(UnavailableError):
     """The log cannot be opened, written or read; the message says why. Retryable."""
 
 
+class StateDirError(LogError):
+    """STATE_DIR cannot be a directory that this user writes to. The environment has to change."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewExecution:
     """An accepted execution.

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import click
 from google.protobuf.json_format import MessageToJson
 
-from runner_service.cli.errors import print_message
+from runner_service.cli.errors import CommandError, print_message
 from runner_service.cli.local_log import NoLogError, opened_local_log
 from runner_service.cli.target import Target
 from runner_service.cli.views import wording
@@ -38,6 +39,22 @@ def list_executions(wanted: ExecutionFilter, *, as_json: bool, target: Target) -
         print_message(hint)
 
 
+def newest_execution_id(target: Target) -> str:
+    """Returns the id of the newest execution. Raises CommandError if there is none."""
+    with opened_local_log(target) as log:
+        newest = next(log.list(ExecutionFilter()), None) if log else asyncio.run(_newest_from_service(target))
+    if newest is None:
+        raise CommandError("nothing has run yet")
+    return newest.execution_id
+
+
+async def _newest_from_service(target: Target) -> runner_pb2.Execution | None:
+    from runner_service.cli.connection import connected_for_reading  # noqa: PLC0415  # gRPC, where it is needed
+
+    async with connected_for_reading(target) as connection, aclosing(connection.client.list()) as executions:
+        return await anext(executions, None)
+
+
 async def _list_from_service(wanted: ExecutionFilter, target: Target) -> list[runner_pb2.Execution]:
     from runner_service.cli.connection import connected_for_reading  # noqa: PLC0415  # gRPC, where it is needed
 
@@ -45,9 +62,16 @@ async def _list_from_service(wanted: ExecutionFilter, target: Target) -> list[ru
         return [
             execution
             async for execution in connection.client.list(
-                states=wanted.states, session_id=wanted.session_id, labels=wanted.labels
+                states=wanted.states,
+                session_id=wanted.session_id,
+                labels=wanted.labels,
+                created_after=_datetime(wanted.created_after),
             )
         ]
+
+
+def _datetime(nanoseconds: int | None) -> datetime | None:
+    return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, UTC)
 
 
 def _row(execution: runner_pb2.Execution) -> tuple[str, ...]:

@@ -4,14 +4,16 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from runner_service.cli.actions.stored import session_to_continue, stored_root
 from runner_service.cli.connection import Connection, connected
 from runner_service.cli.errors import CommandError, ExitCode, exit_code_for
-from runner_service.cli.run_request import RunOptions, build_request, model_of
+from runner_service.cli.run_request import RunOptions, build_request
 from runner_service.cli.signals import Interrupts, cancelled_by_termination, counting_interrupts
 from runner_service.cli.silent_grpc import grpc
 from runner_service.cli.target import Target
@@ -23,40 +25,52 @@ if TYPE_CHECKING:
     from runner_service.cli.private_service import PrivateService
     from runner_service.settings import Provider
 
+_DEFAULT_ROOT = "./workspace"
 _MODEL_FAILURES = frozenset({"MODEL_UNAVAILABLE", "MODEL_REJECTED"})
 _CANCEL_DELAY_SECONDS = 1.0  # seconds between Ctrl-C and the cancel
 _DETACH_TIMEOUT_SECONDS = 5.0
 
 
-def run_agent(wish: RunOptions, root: Path | None, view: ViewOptions, target: Target) -> int:
+def run_agent(run_options: RunOptions, root: Path | None, view: ViewOptions, target: Target) -> int:
     """Runs an agent, shows its events, and returns the exit code of the outcome. Raises CommandError."""
-    request = build_request(wish)
+    if run_options.continues:
+        roots = [root] if root else [Path(os.environ.get("SANDBOX_ROOT_DIR") or _DEFAULT_ROOT), Path.cwd()]
+        session_id = session_to_continue(target, roots)
+        run_options = replace(run_options, session_id=session_id)
+    # A service that is named may have any provider; one of ours has that of our environment.
+    is_provider_set = target.server is not None or bool(os.environ.get("STIGMER_LLM_PROVIDER"))
+    request = build_request(run_options, is_provider_set=is_provider_set)
     own = None
     if target.server is None:
-        own = _private_service(wish, root)
+        own = _private_service(run_options, root, request.agent.model.provider)
     elif root is not None:
         raise CommandError(
             "--root is for a service of our own; the one at --server has its root already", ExitCode.USAGE
         )
     try:
-        return asyncio.run(_start_detached(request, target, own) if wish.detach else _run(request, view, target, own))
+        if run_options.detach:
+            return asyncio.run(_start_detached(request, target, own))
+        return asyncio.run(_run(request, view, target, own))
     except asyncio.CancelledError:
         return ExitCode.TERMINATED
 
 
-def _private_service(wish: RunOptions, root: Path | None) -> "PrivateService":
+def _private_service(run_options: RunOptions, root: Path | None, provider: str) -> "PrivateService":
     """Returns the service to use, with the key of the model's provider if there is one."""
-    from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # the same
-    from runner_service.cli.secret_variables import SECRET_VARIABLES, prompt_for_missing_key  # noqa: PLC0415  # pydantic: 130 ms
+    from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # pydantic: 130 ms
+    from runner_service.cli.secret_variables import SECRET_VARIABLES, required_key  # noqa: PLC0415  # the same
 
-    secrets_of_the_request = set(wish.secrets) - SECRET_VARIABLES  # the others reach the service over a pipe
+    secrets_of_the_request = set(run_options.secrets) - SECRET_VARIABLES  # the others reach the service over a pipe
     environ = {name: value for name, value in os.environ.items() if name not in secrets_of_the_request}
+    root = root or stored_root(Target(), run_options.execution_id, run_options.session_id)
     if root is not None:
-        environ["SANDBOX_ROOT_DIR"] = str(root.absolute())
+        # A session's own directory is below the root that the service has.
+        has_own = root.name == run_options.session_id and environ.get("SANDBOX_SCOPE") == "session"
+        environ["SANDBOX_ROOT_DIR"] = str((root.parent if has_own else root).absolute())
     own = PrivateService(environ)
-    provider = cast("Provider", model_of(wish.model)[0]) or own.settings.stigmer_llm_provider
     if not own.is_running():
-        own.add_keys(prompt_for_missing_key(own.settings, provider))
+        chosen = cast("Provider", provider) or own.settings.stigmer_llm_provider
+        own.add_keys(required_key(own.settings, chosen))
     return own
 
 
@@ -99,6 +113,7 @@ class Run:
         self._connection = connection
         self._request = request
         self._view = view
+        self._provider = request.agent.model.provider
         self._seen = 0
         self._cancelled = False
 
@@ -110,6 +125,8 @@ class Run:
                 self._connection.report_recovery()
                 self._seen = event.sequence
                 self._view.show(event)
+                if event.HasField("started"):
+                    self._provider = event.started.model.provider
                 if event.HasField("finished"):
                     exit_code = exit_code_for(event.finished.state)
                     self._suggest_next_step(event.finished.error.code)
@@ -117,9 +134,7 @@ class Run:
 
     def _suggest_next_step(self, code: str) -> None:
         if code in _MODEL_FAILURES and self._connection.target.server is None:
-            self._view.show_message(
-                "`MODE=local runner-service check` tries the model's provider; --model names another one"
-            )
+            self._view.show_message(_next_step_for_model(self._provider))
 
     async def handle_interrupts(self, interrupts: Interrupts) -> int:
         """Waits for Ctrl-C, then cancels the execution or detaches from it. Returns the exit code."""
@@ -157,6 +172,18 @@ class Run:
 
     def _attach_command(self) -> str:
         return f"runner-service events {self._request.execution_id} --follow{self._connection.target.flags()}"
+
+
+def _next_step_for_model(provider: str) -> str:
+    if provider != "ollama":
+        return "`MODE=local runner-service check` tries the model's provider; --model names another one"
+    from runner_service.cli.environment import settings_from  # noqa: PLC0415  # pydantic, for this only
+
+    address = settings_from({**os.environ, "MODE": "local"}).llm_base_url("ollama")
+    return (
+        f"is Ollama at {address}? `ollama serve` starts it, `ollama list` shows its models, OLLAMA_BASE_URL says where "
+        "it is; --model names another provider's model, and --model scripted needs none"
+    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from runner_service.executors.protocol import SandboxError
 from runner_service.executors.supervisor.dumpable import make_undumpable
 from runner_service.server import BindError
 from runner_service.settings import Settings, warnings_about
-from runner_service.storage.event_log import LogError
+from runner_service.storage.event_log import LogError, StateDirError
 from runner_service.telemetry import telemetry
 
 _MIN_FLUSH_SECONDS = 0.2
@@ -68,6 +68,8 @@ async def _serve(settings: Settings, options: app.ServeOptions) -> float:
     try:
         return await app.serve(settings, options)
     except BaseException as error:
+        if texts := _reasons(error, (StateDirError,)):
+            raise CommandError("\n".join(texts), ExitCode.CONFIG) from error
         if texts := _reasons(error, (LogError,)):
             raise CommandError("\n".join(texts), ExitCode.LOG_UNAVAILABLE) from error
         if texts := _reasons(error, _expected(settings)):

@@ -9,6 +9,9 @@ _MAX_LINE_LENGTH = 64 * 1024  # characters; a longer one is shown as several
 _MAX_PARTIAL_LENGTH = 2000
 
 # What could move the cursor, change colours or the reading direction. Tabs stay.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_FIRST_PRINTABLE, _DELETE = 0x20, 0x7F
+
 _UNPRINTABLE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # control sequences
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # commands to the terminal, such as window titles
@@ -20,6 +23,18 @@ _UNPRINTABLE = re.compile(
 def printable(text: str) -> str:
     """Returns a line without control sequences; of text overwritten by carriage returns, the last."""
     return _UNPRINTABLE.sub("", text.rstrip("\r").rpartition("\r")[2])
+
+
+def visible(text: str) -> str:
+    """Returns `text` with control characters in caret notation or as escapes, so that a terminal does not obey them."""
+    return _CONTROL.sub(_shown, text)
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < _FIRST_PRINTABLE:
+        return f"^{chr(code + 64)}"
+    return "^?" if code == _DELETE else f"\\u{code:04x}"
 
 
 class LineSplitter:

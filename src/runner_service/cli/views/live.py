@@ -1,38 +1,41 @@
 """The view for terminals: finished items scroll by, running ones are redrawn below."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
+from rich.cells import chop_cells
 from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
-from rich.padding import Padding
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from runner_service.cli.views import wording
+from runner_service.cli.views.elements import (
+    INDENT,
+    depth_of,
+    indented,
+    label_of,
+    output_line,
+    plan_lines,
+    progress_line,
+    styled,
+    text_line,
+    title_line,
+)
 from runner_service.cli.views.lines import Fold
 from runner_service.cli.views.markdown import Blocks, render_markdown
+from runner_service.cli.views.status import Status, monotonic_time_of
 from runner_service.cli.views.transcript import Kind, Line, Transcript
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _REFRESHES_PER_SECOND = 10
 _HEAD_LINES, _TAIL_LINES = 4, 6
-_STYLES = {
-    Kind.HEAD: "dim",
-    Kind.REASONING: "dim italic",
-    Kind.AGENT: "magenta",
-    Kind.NOTE: "blue",
-    Kind.WARNING: "yellow",
-    Kind.RESULT: "green",
-    Kind.FAILURE: "red",
-    Kind.SUCCESS: "bold green",
-    Kind.END: "bold red",
-}
-_TODO_STYLES = {"[x]": "dim", "[>]": "bold"}
 _GROUPS = {
     Kind.RESULT: "calls",
     Kind.FAILURE: "calls",
@@ -42,8 +45,16 @@ _GROUPS = {
     Kind.END: "end",
 }
 _MESSAGE_END_EVENTS = frozenset({"message_finished", "message_discarded"})
-_INDENT = 2
-_OUTPUT_STYLES = {Kind.STDOUT: "dim", Kind.STDERR: "dim red"}
+_MIN_WIDTH = 20
+_OUTPUT_STYLES = {
+    Kind.STDOUT: "dim",
+    Kind.STDERR: "dim red",
+    Kind.ADDED: "green",
+    Kind.REMOVED: "red",
+    Kind.HIDDEN: "bold",
+}
+_GUTTERS = {Kind.ADDED: "  + ", Kind.REMOVED: "  - ", Kind.HIDDEN: "  ... "}
+_GUTTER = "  | "
 
 
 @dataclass
@@ -61,12 +72,12 @@ class LiveView:
     def __init__(self, console: Console, after: int, hint: str) -> None:
         self._console = console
         self._after = after
-        self._hint = hint
+        self._status = Status(hint)
         self._transcript = Transcript()
         self._calls: dict[int, _Call] = {}
         self._texts: dict[str, Blocks] = {}
         self._plan: Line | None = None
-        self._start_time = time.monotonic()
+        self._event_time = time.monotonic()
         self._spinner = Spinner("dots")
         self._execution_id = ""
         self._last_group: object = None
@@ -74,6 +85,8 @@ class LiveView:
     def show(self, event: event_pb2.ExecutionEvent) -> None:
         """Shows the event."""
         self._execution_id = event.execution_id
+        self._status.update(event)
+        self._event_time = monotonic_time_of(event)
         is_new = event.sequence > self._after
         for line in self._transcript.lines(event):
             if line.kind is Kind.TEXT:
@@ -94,20 +107,27 @@ class LiveView:
     def _add_line(self, line: Line, *, is_new: bool) -> None:
         match line.kind:
             case Kind.CALL:
-                self._calls[line.call] = _Call(line, time.monotonic())
-            case Kind.STDOUT | Kind.STDERR:
+                self._calls[line.call] = _Call(line, self._event_time)
+            case Kind.STDOUT | Kind.STDERR | Kind.ADDED | Kind.REMOVED | Kind.HIDDEN:
                 if call := self._calls.get(line.call):
-                    call.output.add(line.text, _OUTPUT_STYLES[line.kind])
+                    self._add_output(call, line)
             case Kind.PLAN:
                 self._plan = line
                 if is_new:
-                    self._print(line, _progress(line))
+                    self._print(line, progress_line(line))
             case Kind.RESULT | Kind.FAILURE:
                 self._end_call(line, is_new=is_new)
             case Kind.SUCCESS | Kind.END:
                 self._end(line)
             case _ if is_new:
-                self._print(line, _text(line))
+                self._print(line, text_line(line))
+
+    def _add_output(self, call: _Call, line: Line) -> None:
+        """Adds a line of output or of a change, folded to the width of the terminal, each part with its gutter."""
+        gutter = _GUTTERS.get(line.kind, _GUTTER)
+        width = max(_MIN_WIDTH, self._console.width - len(gutter) - INDENT * depth_of(call.title))
+        for part in chop_cells(line.text.expandtabs(), width) or [""]:
+            call.output.add(f"{gutter}{part}", _OUTPUT_STYLES[line.kind])
 
     def _add_text(self, line: Line, *, is_new: bool) -> None:
         if is_new:
@@ -123,10 +143,10 @@ class LiveView:
     def _print_block(self, agent: str, block: str) -> None:
         line = Line(Kind.TEXT, block, agent)
         text = Table.grid()
-        text.add_row(Text(_label(line), style="dim"), render_markdown(block))
+        text.add_row(Text(label_of(line), style="dim"), render_markdown(block))
         if self._last_group is Kind.TEXT:
             self._console.print()
-        self._print(line, _indented(line, text))
+        self._print(line, indented(line, text))
 
     def _end_call(self, result: Line, *, is_new: bool) -> None:
         """Prints a call and its result: on one line, if it has no output."""
@@ -134,23 +154,23 @@ class LiveView:
         if not is_new:
             return
         if call is None:
-            self._print(result, _text(result))
+            self._print(result, text_line(result))
             return
         output = list(self._folded(call))
-        title = _title(call.title)
+        title = title_line(call.title)
         if not output:
             title.no_wrap = False
-            self._print(result, _indented(result, title.append("  ").append_text(_styled(result))))
+            self._print(result, indented(result, title.append("  ").append_text(styled(result))))
             return
         self._print(
-            result, _indented(result, title), *output, _indented(result, Text("  = ").append_text(_styled(result)))
+            result, indented(result, title), *output, indented(result, Text("  = ").append_text(styled(result)))
         )
 
     def _end(self, line: Line) -> None:
         if self._plan is not None:
-            self._print(self._plan, *_plan(self._plan))
+            self._print(self._plan, *plan_lines(self._plan))
             self._plan = None
-        self._print(line, _text(line))
+        self._print(line, text_line(line))
 
     def _print(self, line: Line, *parts: ConsoleRenderable) -> None:
         """Prints `parts`, after a blank line if the last ones were of another group."""
@@ -165,30 +185,29 @@ class LiveView:
         room = max(1, (self._console.height - 6) // max(1, len(self._calls)) - 2)
         for call in self._calls.values():
             running = wording.seconds(time.monotonic() - call.start_time)
-            yield _indented(call.title, _title(call.title).append(f"  {running}", style="dim"))
+            yield indented(call.title, title_line(call.title).append(f"  {running}", style="dim"))
             yield from list(self._folded(call))[-room:]
         for agent, text in self._texts.items():
             for written in text.pending[-room:]:
-                yield _text(Line(Kind.TEXT, written, agent))
+                yield text_line(Line(Kind.TEXT, written, agent))
         for line in self._transcript.partial_texts():
-            yield _text(line)
+            yield text_line(line)
         if self._plan is not None:
-            yield from _plan(self._plan)
-        usage = wording.tokens(self._transcript.usage)
-        status = f"{wording.seconds(time.monotonic() - self._start_time)}, {usage}; {self._hint}"
+            yield from plan_lines(self._plan)
+        status = self._status.text(self._transcript.usage, calls_are_running=bool(self._calls))
         self._spinner.update(text=Text(status, style="dim", no_wrap=True, overflow="ellipsis"))
         yield self._spinner
 
     def _folded(self, call: _Call) -> Iterator[ConsoleRenderable]:
         """Yields the first and last lines of a call's output, and how many are hidden."""
         for text, style in call.output.head:
-            yield _output_line(call.title, text, style)
+            yield output_line(call.title, text, style)
         if call.output.hidden:
             hidden = wording.counted(call.output.hidden, "line")
             command = f"runner-service output {self._execution_id} {call.title.call}"
-            yield _output_line(call.title, f"... {hidden} more: {command}", "blue")
+            yield output_line(call.title, f"{_GUTTER}... {hidden} more: {command}", "bold")
         for text, style in call.output.tail:
-            yield _output_line(call.title, text, style)
+            yield output_line(call.title, text, style)
 
 
 @asynccontextmanager
@@ -203,7 +222,7 @@ async def live_view(console: Console, *, after: int, hint: str) -> AsyncIterator
         redirect_stdout=False,
         redirect_stderr=False,
     )
-    with live:
+    with live, _suspendable(live):
         ticker = asyncio.create_task(_refresh(live), name="live-view")
         try:
             yield view
@@ -212,47 +231,24 @@ async def live_view(console: Console, *, after: int, hint: str) -> AsyncIterator
             await asyncio.wait([ticker])
 
 
+@contextmanager
+def _suspendable(live: Live) -> Iterator[None]:
+    """On Ctrl-Z gives the cursor back before the process stops, and draws again when it continues."""
+    loop = asyncio.get_running_loop()
+
+    def suspend() -> None:
+        live.stop()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        live.start()
+
+    loop.add_signal_handler(signal.SIGTSTP, suspend)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTSTP)
+
+
 async def _refresh(live: Live) -> None:
     while True:
         live.refresh()
         await asyncio.sleep(1 / _REFRESHES_PER_SECOND)
-
-
-def _title(line: Line) -> Text:
-    name, _, rest = line.text.partition(" ")
-    title = Text(no_wrap=True, overflow="ellipsis").append(_label(line), style="dim")
-    return title.append(name, style="bold cyan").append(f" {rest}")
-
-
-def _text(line: Line) -> ConsoleRenderable:
-    return _indented(line, Text().append(_label(line), style="dim").append_text(_styled(line)))
-
-
-def _styled(line: Line) -> Text:
-    return Text(line.text.expandtabs(), style=_STYLES.get(line.kind, "none"))
-
-
-def _plan(line: Line) -> Iterator[ConsoleRenderable]:
-    for item in line.text.splitlines():
-        yield _indented(line, Text(item, style=_TODO_STYLES.get(item[:3], "none")))
-
-
-def _progress(plan: Line) -> ConsoleRenderable:
-    """Returns the line that stays of a plan update."""
-    items = plan.text.splitlines()
-    done = sum(item.startswith("[x]") for item in items)
-    return _indented(plan, Text().append(_label(plan), style="dim").append(f"plan: {done} of {len(items)} done"))
-
-
-def _output_line(call: Line, text: str, style: str) -> ConsoleRenderable:
-    return _indented(call, Text(f"  | {text.expandtabs()}", style=style, no_wrap=True, overflow="ellipsis"))
-
-
-def _indented(line: Line, text: ConsoleRenderable) -> ConsoleRenderable:
-    depth = line.agent.count("/") + 1 if line.agent else 0
-    return Padding(text, (0, 0, 0, _INDENT * depth), expand=False) if depth else text
-
-
-def _label(line: Line) -> str:
-    agent = f"[{line.agent}] " if line.agent else ""
-    return f"{agent}[{line.call}] " if line.call else agent

@@ -7,10 +7,14 @@ from runner_service.cli.errors import print_message
 from runner_service.cli.views.transcript import Kind, Line, Transcript
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
+_INDENT = "  "
 _MARKS = {
     Kind.REASONING: "~ ",
     Kind.STDOUT: "| ",
     Kind.STDERR: "! ",
+    Kind.ADDED: "+ ",
+    Kind.REMOVED: "- ",
+    Kind.HIDDEN: "... ",
     Kind.RESULT: "= ",
     Kind.FAILURE: "= ",
     Kind.AGENT: "begins: ",
@@ -40,8 +44,9 @@ class PlainView:
 
 
 def plain_lines(line: Line) -> Iterator[str]:
-    """Yields a line with the marks that say what it is: `[agent] [number] mark text`."""
-    prefix = (f"[{line.agent}] " if line.agent else "") + (f"[{line.call}] " if line.call else "")
+    """Yields a line with the marks that say what it is: `[agent] [number] mark text`, sub-agents indented."""
+    indent = _INDENT * (line.agent.count("/") + 1) if line.agent else ""
+    prefix = indent + (f"[{line.agent}] " if line.agent else "") + (f"[{line.call}] " if line.call else "")
     if line.kind is Kind.PLAN:
         for item in ["plan:", *line.text.splitlines()]:
             yield prefix + item

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from runner_service import states
 from runner_service.cli.views import wording
+from runner_service.cli.views.changes import changed_lines
 from runner_service.cli.views.lines import LineSplitter, printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -19,6 +20,9 @@ class Kind(Enum):
     CALL = auto()
     STDOUT = auto()
     STDERR = auto()
+    ADDED = auto()
+    REMOVED = auto()
+    HIDDEN = auto()
     RESULT = auto()
     FAILURE = auto()
     PLAN = auto()
@@ -27,6 +31,9 @@ class Kind(Enum):
     WARNING = auto()
     SUCCESS = auto()
     END = auto()
+
+
+_CHANGE_KINDS = {"+": Kind.ADDED, "-": Kind.REMOVED, ".": Kind.HIDDEN}
 
 
 class Line(NamedTuple):
@@ -61,6 +68,7 @@ class Transcript:
         self._messages: dict[str, _Message] = {}
         self._shown: set[str] = set()
         self._agents: dict[str, str] = {}
+        self._root = ""
         self.usage = event_pb2.Usage()
         """The usage so far."""
         self._renderers: dict[str, Callable[[Any, str], Iterable[Line]]] = {
@@ -83,6 +91,7 @@ class Transcript:
         name = event.WhichOneof("event")
         make = self._renderers.get(name) if name else None
         if name == "started":
+            self._root = event.started.sandbox.root
             yield _head(event)
         elif name and make:
             yield from make(getattr(event, name), self.agent_of(event))
@@ -141,7 +150,7 @@ class Transcript:
         if started.kind == event_pb2.TOOL_KIND_PLAN:
             self._planning[agent] = call.number
         if started.kind not in {event_pb2.TOOL_KIND_PLAN, event_pb2.TOOL_KIND_SUB_AGENT}:  # those show themselves
-            yield Line(Kind.CALL, wording.call_title(started), agent, call.number)
+            yield Line(Kind.CALL, wording.call_title(started, self._root), agent, call.number)
 
     def _output(self, output: event_pb2.ToolOutput, agent: str) -> Iterator[Line]:
         call = self._calls.get(output.tool_call_id)
@@ -163,6 +172,9 @@ class Transcript:
         succeeded = finished.outcome == event_pb2.TOOL_OUTCOME_SUCCEEDED
         if call.started.kind == event_pb2.TOOL_KIND_PLAN and succeeded:
             return
+        if succeeded:
+            for mark, text in changed_lines(call.started):
+                yield Line(_CHANGE_KINDS[mark], text, agent, call.number)
         if call.started.kind == event_pb2.TOOL_KIND_SUB_AGENT:
             agent = self._agents.get(finished.tool_call_id, agent)
         yield Line(Kind.RESULT if succeeded else Kind.FAILURE, wording.call_result(finished), agent, call.number)

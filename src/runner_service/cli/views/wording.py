@@ -8,11 +8,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
 from runner_service import states
+from runner_service.cli.views.changes import real_path
 from runner_service.cli.views.lines import printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _MAX_ARGUMENT_LENGTH = 100
 _MAX_CALL_LENGTH = 2000
+_MAX_REASON_LENGTH = 400
 _STATES = {
     states.SUCCEEDED: "succeeded",
     states.FAILED: "failed",
@@ -35,14 +37,17 @@ _TODO_MARKS = {
 _SECOND, _MINUTE = 1.0, 60.0
 
 
-def call_title(call: event_pb2.ToolCallStarted) -> str:
-    """Returns `$ command` for a command, and `tool name=value …` for other tools, on one line."""
+def call_title(call: event_pb2.ToolCallStarted, root: str = "") -> str:
+    """Returns `$ command` for a command, and `tool name=value …` for other tools, on one line.
+
+    A file that is written is named by its real path below `root`.
+    """
     arguments = MessageToDict(call.arguments)
     if call.kind == event_pb2.TOOL_KIND_EXECUTE and isinstance(arguments.get("command"), str):
         return f"$ {one_line(arguments['command'], _MAX_CALL_LENGTH)}"
     file = arguments.pop("file_path", "")
     if call.kind == event_pb2.TOOL_KIND_WRITE and file:
-        arguments = {}  # what is written is for the file
+        file, arguments = real_path(str(file), root), {}  # what is written is shown as changes
     shown = [f"{name}={_argument(value)}" for name, value in sorted(arguments.items())]  # a Struct has no order
     return one_line(" ".join([call.name, *([str(file)] if file else []), *shown]), _MAX_CALL_LENGTH)
 
@@ -60,11 +65,20 @@ def call_result(call: event_pb2.ToolCallFinished) -> str:
 
 def _remarks(call: event_pb2.ToolCallFinished) -> Iterator[str]:
     if call.outcome == event_pb2.TOOL_OUTCOME_FAILED and not call.HasField("exit_code"):
-        yield one_line(call.result, _MAX_ARGUMENT_LENGTH)
+        yield _reason_line(call.result)
     if call.dropped_bytes:
         yield f"{call.dropped_bytes:,} bytes of output dropped"
     if call.killed_processes:
         yield f"killed with it: {one_line(', '.join(call.killed_processes), _MAX_ARGUMENT_LENGTH)}"
+
+
+def _reason_line(text: str) -> str:
+    """Returns an error on one line; of a long one the beginning and the end, where its point is."""
+    line = one_line(text, _MAX_CALL_LENGTH)
+    if len(line) <= _MAX_REASON_LENGTH:
+        return line
+    half = _MAX_REASON_LENGTH // 2
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 def plan_lines(todos: event_pb2.TodosUpdated) -> list[str]:

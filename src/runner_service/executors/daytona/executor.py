@@ -61,6 +61,11 @@ class DaytonaExecutor:
             raise ConfinementError("confinement is for local mode: a cloud sandbox is a machine of its own")
         return None
 
+    def root_for(self, spec: SandboxSpec) -> str | None:
+        """Returns None: the sandbox decides."""
+        del spec
+        return None
+
     def skip_grace(self) -> None:
         """Does nothing: commands in a sandbox outlive the service."""
 

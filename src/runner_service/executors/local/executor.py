@@ -107,6 +107,10 @@ class LocalExecutor:
         """
         return await self._cells.confiner.in_force(asked)
 
+    def root_for(self, spec: SandboxSpec) -> str:
+        """Implements `Executor`."""
+        return os.path.realpath(self._directory(spec))
+
     def skip_grace(self) -> None:
         """Implements `Executor`."""
         self._supervisor.client.skip_grace()

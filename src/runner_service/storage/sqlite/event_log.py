@@ -25,6 +25,7 @@ from runner_service.storage.event_log import (
     LogError,
     Page,
     Rejection,
+    StateDirError,
     StoredExecution,
 )
 from runner_service.storage.execution_filter import ExecutionFilter
@@ -69,8 +70,8 @@ def _open(state_dir: Path) -> "SqliteEventLog":
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise LogError(
-            f"STATE_DIR {state_dir} cannot be used: {error.strerror}; choose a writable directory"
+        raise StateDirError(
+            f"STATE_DIR {state_dir} cannot be used: {error.strerror}; set it to a directory that can be written"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
