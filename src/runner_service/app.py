@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -156,7 +155,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         readiness.set_serving()
         if daemon:
             await daemon.attach(executions.reported)
-        if settings.runs_temporal_worker() and find_spec("temporalio"):
+        if settings.runs_temporal_worker():
             store = await parts.enter_async_context(sqlite_activity_store(settings.state_dir))
             worker_parts = WorkerParts(settings, executions, log, store, daemon, readiness, check_execute)
             await parts.enter_async_context(temporal_in_background(worker_parts, serving))

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.client import Client as TemporalClient
 from tests.running import Client, StartService, start_process
 from tests.running import start as start_service
 from tests.stigmer.conftest import daemon
+from tests.stigmer.fake_daemon import KEY, FakeDaemon
+from tests.temporal.daemon_workflow import daemon_worker
 from tests.temporal.server import TemporalServer, temporal_server
 
 __all__ = ["daemon", "start_process", "start_service"]
@@ -35,3 +38,22 @@ async def temporal(tmp_path: Path) -> AsyncIterator[TemporalServer]:
 def queue() -> str:
     """A task queue of the test's own."""
     return f"queue-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def client(temporal: TemporalServer, daemon: FakeDaemon, queue: str) -> AsyncIterator[TemporalClient]:
+    """A client of Temporal, with the daemon's own worker running beside it."""
+    client = await temporal.client()
+    async with daemon_worker(client, daemon, queue):
+        yield client
+
+
+@pytest.fixture
+def variables(daemon: FakeDaemon, temporal: TemporalServer, queue: str) -> dict[str, str]:
+    """The variables that the daemon starts the service with."""
+    return {
+        "STIGMER_BACKEND_ENDPOINT": daemon.address,
+        "STIGMER_API_KEY": KEY,
+        "TEMPORAL_SERVICE_ADDRESS": temporal.address,
+        "TASK_QUEUE": queue,
+    }

@@ -3,60 +3,22 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
-import psutil
 import pytest
 from temporalio.client import Client, WorkflowHistory
 from tests.running import StartProcess, StartService, command, turn
-from tests.stigmer.fake_daemon import FINAL, KEY, FakeDaemon
-from tests.temporal.daemon_workflow import Timeouts, daemon_worker, ended, invoke
-from tests.temporal.server import TemporalServer, needs_temporal
+from tests.stigmer.fake_daemon import FINAL, FakeDaemon
+from tests.temporal.daemon_workflow import Timeouts, ended, invoke
+from tests.temporal.server import needs_temporal
+from tests.temporal.waiting import GATE, open_gate, process_with, until, until_calls
 
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 
 pytestmark = needs_temporal
 
-GATE = "until [ -e go ]; do sleep 0.02; done"
 SECRET = "s3cret-of-the-execution"
-
-
-@pytest.fixture
-async def client(temporal: TemporalServer, daemon: FakeDaemon, queue: str) -> AsyncIterator[Client]:
-    """A client of Temporal, with the daemon's own worker running beside it."""
-    client = await temporal.client()
-    async with daemon_worker(client, daemon, queue):
-        yield client
-
-
-@pytest.fixture
-def variables(daemon: FakeDaemon, temporal: TemporalServer, queue: str) -> dict[str, str]:
-    """The variables that the daemon starts the service with."""
-    return {
-        "STIGMER_BACKEND_ENDPOINT": daemon.address,
-        "STIGMER_API_KEY": KEY,
-        "TEMPORAL_SERVICE_ADDRESS": temporal.address,
-        "TASK_QUEUE": queue,
-    }
-
-
-async def until(daemon: FakeDaemon, condition: Callable[[], bool]) -> None:
-    """Waits until something is true of what the daemon has."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await daemon.changed()
-
-
-async def until_calls(daemon: FakeDaemon, name: str, count: int = 1) -> None:
-    """Waits until tool calls have been reported."""
-    await until(daemon, lambda: len(daemon.status(name).tool_calls) >= count)
-
-
-def open_gate(tmp_path: Path) -> None:
-    """Lets the commands that wait for it end."""
-    (tmp_path / "workspace" / "go").touch()
 
 
 def payloads(history: WorkflowHistory) -> str:
@@ -302,13 +264,3 @@ async def test_nothing_but_ids_and_phases_is_added_to_the_history(
     assert await ended(handle) == "COMPLETED"
 
     assert "Once upon a time" not in payloads(await handle.fetch_history())
-
-
-async def process_with(argument: str) -> psutil.Process:
-    """Waits for the process that has an argument."""
-    async with asyncio.timeout(20):
-        while True:
-            for each in psutil.process_iter(["cmdline"]):
-                if argument in (each.info["cmdline"] or []):
-                    return each
-            await asyncio.sleep(0.05)

@@ -13,6 +13,7 @@ from runner_service.check.machine import directory_check, listen_address_check, 
 from runner_service.check.network import reachable_check
 from runner_service.check.provider import model_check
 from runner_service.check.result import Check
+from runner_service.check.temporal import temporal_check
 from runner_service.settings import Settings, warnings_about
 
 __all__ = ["Check", "run_checks"]
@@ -43,6 +44,8 @@ def _pending_checks(settings: Settings) -> Iterator[PendingCheck]:
     yield model_check(settings)
     if settings.stigmer_backend_endpoint is not None:
         yield daemon_check(settings)
+    if settings.runs_temporal_worker():
+        yield temporal_check(settings)
     for name, address in _endpoints(settings):
         yield reachable_check(name, address)
 

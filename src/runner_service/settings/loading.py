@@ -1,7 +1,6 @@
 """Loads and validates the settings; reports all problems at once, without secrets."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -64,7 +63,6 @@ def warnings_about(settings: Settings) -> list[Problem]:
         *_model_warnings(settings),
         *_exposure_warnings(settings),
         *_export_warnings(settings),
-        *_temporal_warnings(settings),
     ]
 
 
@@ -208,11 +206,3 @@ def _export_warnings(settings: Settings) -> Iterator[Problem]:
         yield Problem("OTEL_METRICS_EXPORTER", "can only be otlp or none here: metrics go out by otlp")
     if (traces or metrics) and settings.otel_exporter_otlp_protocol != "http/protobuf":
         yield Problem("OTEL_EXPORTER_OTLP_PROTOCOL", "can only be http/protobuf here: spans and metrics go out by that")
-
-
-def _temporal_warnings(settings: Settings) -> Iterator[Problem]:
-    if settings.runs_temporal_worker() and find_spec("temporalio") is None:
-        yield Problem(
-            "TEMPORAL_SERVICE_ADDRESS",
-            "is set, but the worker needs the extra `temporal`: install runner-service[temporal]; only gRPC is served",
-        )

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.executions.readiness import Readiness
@@ -12,6 +13,7 @@ from runner_service.executions.service import ExecutionService
 from runner_service.settings import Settings
 from runner_service.storage.activities import ActivityStore
 from runner_service.storage.event_log import EventLog
+from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 if TYPE_CHECKING:
@@ -39,9 +41,15 @@ class WorkerParts(NamedTuple):
 async def temporal_in_background(parts: WorkerParts, serving: asyncio.Event) -> AsyncIterator[None]:
     """Runs the worker from when the service is `serving` until the context ends."""
     parts.readiness.set_neighbour(TEMPORAL_HEALTH, is_there=False)
-    running = asyncio.create_task(_run(parts, serving), name="temporal")
-    try:
+    if find_spec("temporalio") is None:
+        logger.warning("temporal_not_installed consequence=only_grpc_is_served next=install_runner-service[temporal]")
         yield
+        return
+    running = asyncio.create_task(_run(parts, serving), name="temporal")
+    unreachable = {metrics.TEMPORAL_UNREACHABLE: lambda: int(parts.readiness.neighbour(TEMPORAL_HEALTH) is not True)}
+    try:
+        with metrics.gauges_observed(unreachable):
+            yield
     finally:
         running.cancel()
         await asyncio.wait([running])

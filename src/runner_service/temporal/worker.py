@@ -20,6 +20,7 @@ from runner_service.temporal.contracts import AGENT, GRAPHTON, AgentContract, Co
 logger = logging.getLogger(__name__)
 
 _RESTART_DELAY_SECONDS = 5.0
+_MAX_REASON_CHARACTERS = 300
 _ACCEPT_TIMEOUT = timedelta(seconds=5)
 
 
@@ -40,13 +41,9 @@ async def temporal_worker(parts: WorkerParts) -> AsyncIterator[None]:
             tasks.create_task(connection.run(), name="temporal-connection"),
             tasks.create_task(_poll(services, Activities(attempts, parts.check)), name="temporal-worker"),
         ]
-        gauges = {
-            metrics.TEMPORAL_UNREACHABLE: lambda: int(connection.is_connected is not True),
-            metrics.TEMPORAL_ACTIVITIES: lambda: attempts.count,
-        }
         try:
             await attempts.resume_stored()
-            with metrics.gauges_observed(gauges):
+            with metrics.gauges_observed({metrics.TEMPORAL_ACTIVITIES: lambda: attempts.count}):
                 yield
         finally:
             attempts.stop()
@@ -56,6 +53,7 @@ async def temporal_worker(parts: WorkerParts) -> AsyncIterator[None]:
 
 async def _poll(services: Services, activities: Activities) -> None:
     """Runs the worker until the service drains; one that fails is started again."""
+    last_failure = ""
     while services.readiness.stage is Stage.SERVING:
         client = await services.connection.client()
         interval = timedelta(seconds=services.settings.temporal_heartbeat_interval)
@@ -75,8 +73,11 @@ async def _poll(services: Services, activities: Activities) -> None:
             if not running.done():
                 await worker.shutdown()
             await running
-        except Exception:
-            logger.exception("temporal_worker_failed consequence=it_is_started_again")
+        except Exception as error:  # noqa: BLE001  # whatever it is, gRPC goes on, and it may pass
+            if str(error) != last_failure:
+                last_failure = str(error)
+                reason = last_failure[:_MAX_REASON_CHARACTERS]
+                logger.warning("temporal_worker_failed reason=%r consequence=it_is_started_again", reason)
             await asyncio.sleep(_RESTART_DELAY_SECONDS)
         finally:
             draining.cancel()

@@ -51,7 +51,11 @@ async def sqlite_activity_store(state_dir: Path) -> AsyncIterator["SqliteActivit
     path = state_dir / "activities.db"
     thread = WriterThread("activity-store")
     try:
-        yield SqliteActivityStore(thread, await _as_log_error(thread, lambda: _open(path, state_dir)))
+        connection = await _as_log_error(thread, lambda: _open(path, state_dir))
+        try:
+            yield SqliteActivityStore(thread, connection)
+        finally:
+            await thread.run(connection.close)
     finally:
         await asyncio.to_thread(thread.shutdown)
 
