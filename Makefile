@@ -6,19 +6,28 @@ PYTHON ?= $(shell for each in python3 python3.{14,13,12,11}; do $$each $(SUITS) 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
 GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire
 
-.PHONY: help demo test chaos check format proto docs lock bench image clean
+.PHONY: help demo test test-long latest chaos check format proto docs lock bench image clean
 
 help: ## Lists the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
 
 demo: $(RUNTIME) ## Runs a small real task, its events shown live, and replays it from the middle
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
-test: $(DEV) ## Runs the tests
-	@$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
+test: $(DEV) ## Runs the tests, except the long ones; ARGS="tests/agent -x"
+	@$(PYTEST) -m "not long" $(ARGS)
+
+test-long: $(DEV) ## Runs the long tests: storms of kills, many repetitions, real models
+	@$(PYTEST) -m long $(ARGS)
+
+latest: $(DEV) ## Runs the tests with the newest versions of all dependencies, in an environment of its own
+	@rm -rf .venv-latest && $(BIN)/uv venv -q .venv-latest && VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q --upgrade \
+	  -e .[cloud,temporal] --group dev --prerelease if-necessary-or-explicit
+	@$(subst $(BIN),.venv-latest/bin,$(PYTEST)) -m "not long" $(ARGS)
 
 chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 SEED=1"
 	@$(BIN)/python -m tests.chaos $(ARGS)
@@ -29,6 +38,7 @@ check: $(DEV) ## Runs what CI checks: format, lint, types, layers, protos, docs
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin src
 	$(BIN)/lint-imports
+	NO_COLOR=1 $(BIN)/deptry src 2>&1 | grep -v "Assuming\|Scanning"; [ $${PIPESTATUS[0]} = 0 ]
 	$(BIN)/buf lint && $(BIN)/buf format --diff --exit-code
 	$(MAKE) --no-print-directory proto && git diff --exit-code -- $(GENERATED)
 	for each in docs/generate_*.py; do $(BIN)/python $$each --check || exit 1; done

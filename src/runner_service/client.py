@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # has no types
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # has no types
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
@@ -27,7 +29,6 @@ OnDisconnect = Callable[[grpc.aio.AioRpcError], Awaitable[None]]
 
 _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 2.0  # between two attempts to attach again
 _SILENCE_TIMEOUT_SECONDS = 45.0  # seconds; the service sends a keepalive every 15
-_STATUS_DETAILS = "grpc-status-details-bin"
 _DISCONNECT_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -238,11 +239,11 @@ class _Backoff:
 
 def retry_delay(error: grpc.aio.AioRpcError) -> float | None:
     """Returns the retry delay that the service asks for, in seconds; None if it does not."""
-    status = status_pb2.Status()
-    for key, value in error.trailing_metadata() or ():
-        if key == _STATUS_DETAILS and isinstance(value, bytes):
-            status.ParseFromString(value)
-    for detail in status.details:
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads what both kinds of calls have
+    except (ValueError, DecodeError):  # from something in between that changed the status
+        return None
+    for detail in status.details if status else ():
         retry = error_details_pb2.RetryInfo()
         if detail.Unpack(retry):
             return float(retry.retry_delay.ToNanoseconds() / 1e9)

@@ -8,6 +8,7 @@ import pytest
 from tests.chaos.storm import storm
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_nothing_is_lost_and_nothing_happens_twice_in_a_storm_of_kills(tmp_path: Path) -> None:
     seed = int(os.environ.get("SEED") or random.randrange(1_000_000))

@@ -13,6 +13,7 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.large_download,
     pytest.mark.timeout(600),  # a few seconds on an idle machine, a lot more on a busy one
     pytest.mark.skipif(

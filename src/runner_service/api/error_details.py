@@ -5,7 +5,7 @@ import itertools
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has types, but no marker
+from grpc_status import rpc_status
 
 from runner_service.errors import CallError, FieldViolation, InvalidRequestError, UnavailableError
 
@@ -22,8 +23,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 DOMAIN = "runner-service"
 """The `domain` of every `google.rpc.ErrorInfo` of the service."""
-
-_DETAILS_KEY = "grpc-status-details-bin"
 
 # Clients refuse more than 8 KiB of metadata, with another status code. The message is sent percent-encoded, and again,
 # like the violations, in base64.
@@ -45,8 +44,8 @@ async def abort_with(error: BaseException, method: str, context: Context) -> NoR
         details = list(_details(call_error))
         logger.info("call_refused method=%s code=%s reason=%s", method, code.name, reason)
     details.append(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    text = truncate_status_text(text)
-    await _complete(context, code, text, ((_DETAILS_KEY, _status(code, text, details)),))
+    status = rpc_status.to_status(_status(code, truncate_status_text(text), details))
+    await _complete(context, code, status.details, status.trailing_metadata)
 
 
 async def end_abandoned_call(context: Context) -> NoReturn:
@@ -55,7 +54,7 @@ async def end_abandoned_call(context: Context) -> NoReturn:
 
 
 async def _complete(
-    context: Context, code: grpc.StatusCode, text: str, trailers: tuple[tuple[str, bytes], ...]
+    context: Context, code: grpc.StatusCode, text: str, trailers: Sequence[tuple[str, str | bytes]]
 ) -> NoReturn:
     try:
         await context.abort(code, text, trailers)
@@ -108,13 +107,13 @@ def _bad_request(violations: tuple[FieldViolation, ...]) -> error_details_pb2.Ba
     return bad
 
 
-def _status(code: grpc.StatusCode, text: str, details: list[Message]) -> bytes:
+def _status(code: grpc.StatusCode, text: str, details: list[Message]) -> status_pb2.Status:
     status = status_pb2.Status(code=code.value[0], message=text)
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
-    return bytes(status.SerializeToString())
+    return status
 
 
 class UndecodableRequest:
