@@ -11,7 +11,9 @@ from runner_service.addresses import TcpAddress, parse_address
 from runner_service.agent.loader import LazyAgentLoop, loading_agent_loop
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
+from runner_service.approvals.validation import read_policy_file
 from runner_service.events.writer import log_writer
+from runner_service.executions.approvals import ApprovalService
 from runner_service.executions.background import running_executions
 from runner_service.executions.confinement import operator_minimum
 from runner_service.executions.readiness import Readiness
@@ -37,6 +39,7 @@ from runner_service.storage.sqlite.activities import sqlite_activity_store
 from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.telemetry import monitored_loop, scrape_metrics
 from runner_service.temporal.background import WorkerParts, temporal_in_background
+from runner_service.v1.approval_policy_pb2 import ApprovalPolicy
 
 if TYPE_CHECKING:
     from runner_service.stigmer.daemon import Daemon
@@ -103,6 +106,7 @@ class RunningService(NamedTuple):
 
     server: RunningServer
     executions: ExecutionService
+    approvals: ApprovalService
     agent_loading: LazyAgentLoop
     serving: asyncio.Event
     """Set once the address is announced: from then on there is time for slow imports."""
@@ -137,12 +141,19 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         executor = await _enter_executor(parts, settings, serving)
         await parts.enter_async_context(_proven(executor, operator_minimum(settings), readiness))
         loading = await parts.enter_async_context(loading_agent_loop(storage))
-        runner = Runner(settings, log, mode=settings.mode, executor=executor, agent_loop=loading)
+        runner = Runner(
+            settings,
+            log,
+            mode=settings.mode,
+            executor=executor,
+            agent_loop=loading,
+            approval_policy=await _approval_policy(settings),
+        )
         daemon = await _enter_daemon(parts, settings, log, readiness)
-        executions, recovery = await parts.enter_async_context(
+        executions, approvals, recovery = await parts.enter_async_context(
             running_executions(settings, storage, writer, runner, readiness=readiness, daemon=daemon)
         )
-        handler = AgentRunnerServicer(executions, log).handler()
+        handler = AgentRunnerServicer(executions, approvals, log).handler()
         server = await parts.enter_async_context(
             running_server(
                 settings,
@@ -161,7 +172,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             await parts.enter_async_context(temporal_in_background(worker_parts, serving))
         if settings.resume_on_start:
             await recovery.resume_interrupted()
-        yield RunningService(server, executions, loading, serving, metrics_address)
+        yield RunningService(server, executions, approvals, loading, serving, metrics_address)
 
 
 async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: asyncio.Event) -> Executor:
@@ -210,6 +221,11 @@ async def _proven(executor: Executor, minimum: Confinement, readiness: Readiness
             yield
         finally:
             proving.cancel()
+
+
+async def _approval_policy(settings: Settings) -> ApprovalPolicy | None:
+    path = settings.approval_policy_file
+    return await asyncio.to_thread(read_policy_file, path) if path else None
 
 
 async def _enter_daemon(

@@ -52,6 +52,12 @@ class AlreadyExistsError(CallError):
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
+class AbortedError(CallError):
+    """What the caller has seen is no longer current. The caller looks again, then decides."""
+
+    code = grpc.StatusCode.ABORTED
+
+
 class UnauthenticatedError(CallError):
     """The bearer token is missing or wrong."""
 

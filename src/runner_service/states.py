@@ -13,6 +13,9 @@ PENDING: Final = event_pb2.STATE_PENDING
 RUNNING: Final = event_pb2.STATE_RUNNING
 """Its agent is at work in some process."""
 
+WAITING: Final = event_pb2.STATE_WAITING
+"""Parked until a person decides about its tool calls. No process owns it."""
+
 INTERRUPTED: Final = event_pb2.STATE_INTERRUPTED
 """Its process stopped before its end. It can be resumed."""
 
@@ -27,12 +30,13 @@ FINAL_STATES: Final = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT})
 ACTIVE_STATES: Final = frozenset({PENDING, RUNNING})
 """A process owns an execution in one of these."""
 
-OPEN_STATES: Final = (PENDING, RUNNING, INTERRUPTED)
+OPEN_STATES: Final = (PENDING, RUNNING, WAITING, INTERRUPTED)
 """All that are not final, in the order in which an execution passes them."""
 
 TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     PENDING: frozenset({RUNNING, INTERRUPTED, FAILED, CANCELLED, TIMED_OUT}),
-    RUNNING: frozenset({INTERRUPTED, SUCCEEDED, FAILED, CANCELLED, TIMED_OUT}),
+    RUNNING: frozenset({WAITING, INTERRUPTED, SUCCEEDED, FAILED, CANCELLED, TIMED_OUT}),
+    WAITING: frozenset({PENDING, INTERRUPTED, FAILED, CANCELLED, TIMED_OUT}),
     INTERRUPTED: frozenset({PENDING, FAILED, CANCELLED, TIMED_OUT}),
     SUCCEEDED: frozenset(),
     FAILED: frozenset(),
@@ -67,6 +71,11 @@ def is_running(state: State) -> bool:
 def is_interrupted(state: State) -> bool:
     """True for an execution that can be resumed."""
     return state == INTERRUPTED
+
+
+def is_waiting(state: State) -> bool:
+    """True while nothing of the execution runs until a person decides."""
+    return state == WAITING
 
 
 def is_success(state: State) -> bool:

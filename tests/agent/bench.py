@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from runner_service.agent.harness import AgentHarness, agent_harness
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.model_calls import RetryPolicy
+from runner_service.approvals.requests import Approvals
 from runner_service.errors import ExecutionEnd
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter, log_writer
@@ -117,6 +118,7 @@ class Bench:
                 sandbox=sandbox,
                 events=stream,
                 redactor=Redactor(secrets),
+                approvals=Approvals(stream.publish, lambda _: None),
             )
             answer = end = None
             try:

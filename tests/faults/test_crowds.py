@@ -86,7 +86,7 @@ async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_bu
     client = await start([turn("", command("head -c 100000000 /dev/zero")), turn("Done.")])
     executions = client.service.executions  # type: ignore[union-attr]  # it runs in this process
     impatient = grpc.aio.server(options=CHANNEL_OPTIONS)
-    servicer = AgentRunnerServicer(executions, executions._log, write_timeout=0.5)
+    servicer = AgentRunnerServicer(executions, client.service.approvals, executions._log, write_timeout=0.5)  # type: ignore[union-attr]  # as above
     impatient.add_generic_rpc_handlers((servicer.handler(),))
     port = impatient.add_insecure_port("127.0.0.1:0")
     await impatient.start()

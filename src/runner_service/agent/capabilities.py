@@ -10,6 +10,8 @@ from langchain_core.tools import BaseTool
 
 from runner_service.agent import skills
 from runner_service.agent.interface import AgentRun
+from runner_service.agent.tools.scope import current_scope
+from runner_service.approvals.policy import McpTool
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 BUILT_IN = frozenset({"execute", "ls", "read_file", "write_file", "edit_file", "glob", "grep", "write_todos", "task"})
@@ -56,6 +58,7 @@ async def prepare_agent(run: AgentRun) -> AsyncIterator[AgentPlan]:
             )
             for each, prompt in zip(agent.sub_agents, prompts, strict=True)
         ]
+        current_scope.get().mcp_tools = _mcp_tools(tools)
         all_tools = tuple(tool for server in tools.values() for tool in server.values())
         yield AgentPlan(redact(_join(agent.instructions, own)), tuple(sub_agents), all_tools)
 
@@ -69,6 +72,22 @@ async def _tools(run: AgentRun) -> AsyncIterator[Tools]:
     connections = await asyncio.to_thread(import_module, "runner_service.agent.mcp.connections")
     async with connections.connect_servers(run, BUILT_IN) as tools:
         yield tools
+
+
+def _mcp_tools(tools: Tools) -> Mapping[str, McpTool]:
+    """Returns, by the names that the model uses, where tools come from and what their servers say of them."""
+    found: dict[str, McpTool] = {}
+    for server, by_name in tools.items():
+        for name, tool in by_name.items():
+            hints = tool.metadata or {}
+            found[tool.name] = McpTool(
+                server,
+                name,
+                read_only=hints.get("readOnlyHint") is True,
+                destructive=hints.get("destructiveHint") is True,
+                open_world=hints.get("openWorldHint") is True,
+            )
+    return found
 
 
 def _select_tools(sub_agent: runner_pb2.SubAgent, tools: Tools) -> tuple[BaseTool, ...]:

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from runner_service.agent.capabilities import AgentPlan, prepare_agent
 from runner_service.agent.failures import end_for
 from runner_service.agent.graphs import Graph, GraphCache, build_graph
-from runner_service.agent.interface import AgentRun
+from runner_service.agent.interface import AgentRun, ParkedError
 from runner_service.agent.journal import Journal
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.tools.scope import RunScope, current_scope
@@ -52,6 +52,7 @@ class AgentHarness:
 
         Raises:
             ExecutionEnd: ended without an answer; the class says why.
+            ParkedError: tool calls wait for approvals, and nothing else is left to do.
         """
         journal = Journal(run.events, self._storage.log, self._checkpoints.saver.serde)
         run_id = await journal.begin_run(resumes=run.resumption is not None)
@@ -106,6 +107,8 @@ class AgentHarness:
             if end := end_for(error, run):
                 raise end from error
             raise
+        if "__interrupt__" in state:
+            raise ParkedError
         return _answer(state)
 
 

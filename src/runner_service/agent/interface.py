@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from runner_service.approvals.requests import Approvals
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.protocol import Sandbox
 from runner_service.redaction import Redactor
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from runner_service.agent.resume import Resumption
     from runner_service.events.stream import EventStream
     from runner_service.models import ModelChoice
+
+
+class ParkedError(Exception):
+    """The agent stopped because its tool calls wait for approvals. To go on, run it again with a resumption."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,15 @@ class AgentRun:
     sandbox: Sandbox
     events: "EventStream"
     redactor: Redactor
+    approvals: Approvals
+    """Which tool calls are asked about, and what was decided."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The request's variables, for MCP servers over HTTP."""
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
     max_repeated_calls: int = 0
     """How many calls in a row may repeat an earlier call with its result; 0 is unlimited."""
+    approval_hold_seconds: float = 60.0
+    """How long a call waits for a decision before it is parked."""
     resumption: "Resumption | None" = None
     """The progress of an earlier process; None for a new execution."""
     confinement: Confinement = Confinement()  # noqa: RUF009  # frozen
@@ -53,6 +62,7 @@ class AgentLoop(Protocol):
 
         Raises:
             ExecutionEnd: ended without an answer; the class says why.
+            ParkedError: it waits for approvals.
         """
 
     async def kept(self) -> Collection[str]:

@@ -22,6 +22,7 @@ class Resumption:
     """By sub-agent: its last message, if no call followed. It is discarded when the agent's model is called again."""
     started_calls: set[str] = field(default_factory=set)
     finished_calls: set[str] = field(default_factory=set)
+    approval_events: list[event_pb2.ExecutionEvent] = field(default_factory=list)
 
     def add_event(self, event: event_pb2.ExecutionEvent) -> None:
         """Applies the next event."""
@@ -35,6 +36,11 @@ class Resumption:
                 self.started_calls.add(event.tool_call_started.tool_call_id)
             case "tool_call_finished":
                 self.finished_calls.add(event.tool_call_finished.tool_call_id)
+            case "approval_requested":
+                self.unfinished_messages.pop(event.sub_agent_id, None)
+                self.approval_events.append(event)
+            case "approval_decided":
+                self.approval_events.append(event)
             case "usage_updated":
                 self.usage.CopyFrom(event.usage_updated.usage)
 
@@ -63,7 +69,7 @@ class _RunningTime:
         now = event.create_time.seconds + event.create_time.nanos / 1e9
         if event.HasField("started"):
             self._last = now
-        elif self._last is not None:
+        elif self._last is not None and not event.HasField("approval_decided"):  # it may have been parked before
             self.seconds += max(0.0, now - self._last)
             self._last = now
 

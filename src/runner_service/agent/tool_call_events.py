@@ -86,9 +86,10 @@ class ToolCallReporter:
             self._ended = call.id in resumption.finished_calls
             if call.id in resumption.started_calls:
                 return
-        kind = _KINDS.get(call.name, event_pb2.TOOL_KIND_OTHER)
-        shown = _struct(scope.run.redactor.value(arguments))
-        self._publish(event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name, kind=kind, arguments=shown))
+        shown = arguments_struct(scope.run.redactor.value(arguments))
+        self._publish(
+            event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name, kind=kind_of(call.name), arguments=shown)
+        )
         if self._sub_agent in self._sub_agents:
             task = shorten(scope.run.redactor.text(str(arguments.get("description", ""))), _MAX_ARGUMENT_CHARACTERS)
             self._publish(event_pb2.SubAgentStarted(tool_call_id=call.id, name=self._sub_agent, description=task))
@@ -153,7 +154,14 @@ class ToolCallReporter:
         self._scope.run.events.publish(event, sub_agent_id=self._call.sub_agent_id)
 
 
+def kind_of(tool: str) -> event_pb2.ToolKind.ValueType:
+    """Returns the kind of a tool, by the name that the model uses."""
+    return _KINDS.get(tool, event_pb2.TOOL_KIND_OTHER)
+
+
 def _outcome(message: ToolMessage, call: RunningCall) -> event_pb2.ToolOutcome.ValueType:
+    if call.rejected:
+        return event_pb2.TOOL_OUTCOME_REJECTED
     if call.interrupted:
         return event_pb2.TOOL_OUTCOME_INTERRUPTED
     command = call.output.result if call.output else None
@@ -201,7 +209,8 @@ def _update_of(command: Command[Any]) -> dict[str, Any]:
     return command.update
 
 
-def _struct(arguments: Mapping[str, Any]) -> Struct:
+def arguments_struct(arguments: Mapping[str, Any]) -> Struct:
+    """Returns the arguments of a call as events show them, cut to the limits of events."""
     struct = Struct()
     struct.update(_bounded(arguments, _MAX_DEPTH))
     if struct.ByteSize() > _MAX_ARGUMENTS_BYTES:

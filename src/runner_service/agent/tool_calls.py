@@ -11,6 +11,7 @@ from langchain_core.messages import ToolMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
+from runner_service.agent.approval_gate import pass_gate
 from runner_service.agent.failures import end_for
 from runner_service.agent.journal import CallEnd
 from runner_service.agent.tool_call_events import Outcome, ToolCallReporter
@@ -81,24 +82,31 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
         """Runs a tool. Errors become results; only an `ExecutionEnd` or a cancellation ends the agent."""
         scope = current_scope.get()
-        call = RunningCall(str(request.tool_call["id"]), request.tool_call["name"], sub_agent_id())
+        call = _running_call(request)
+        passage = await pass_gate(scope, call, request, _agent_name())
+        call.rejected = bool(passage.refusal)
+        request = passage.request
         count_tool_call(scope.run, call.id)
         report = ToolCallReporter(scope, call, request.tool_call["args"])
         token = current_call.set(call)
         try:
             with tool_span(call.name, call.id) as span:
-                outcome = report.outcome(await self._run(scope, call, request, handler))
+                refused = _failed(request, passage.refusal) if passage.refusal else None
+                outcome = report.outcome(refused or await self._run(scope, call, request, handler))
                 await self._record_end(scope, call, outcome, report)
                 outcome.record(span)
             told = scope.loop_detector(call.sub_agent_id).observe_call(
                 call.name, request.tool_call["args"], outcome.event.result
             )
+        except GraphBubbleUp:  # a sub-agent is parked: the call goes on when the execution is resumed
+            raise
         except BaseException:
             report.cancel()
             raise
         finally:
             current_call.reset(token)
-        return outcome.with_remark(LOOP_REMARK) if told else outcome.result
+        remarks = f"{passage.remark}{LOOP_REMARK if told else ''}"
+        return outcome.with_remark(remarks) if remarks else outcome.result
 
     async def _run(self, scope: RunScope, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
         if UNPARSED_ARGUMENTS in request.tool_call["args"]:
@@ -121,7 +129,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         A journaled call is not run again, so its output must be in the log by then: it was published before. A
         checkpointed call, the next step, is not looked at again, so its events must be in the log first.
         """
-        if call.name not in _SIDE_EFFECT_FREE and isinstance(outcome.result, ToolMessage):
+        if not call.rejected and call.name not in _SIDE_EFFECT_FREE and isinstance(outcome.result, ToolMessage):
             scope.journal.record_call_end(call.id, CallEnd(outcome.result, outcome.event))
         report.end(outcome)
         await scope.run.events.flush()
@@ -138,6 +146,18 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             error_id = secrets.token_hex(4)
             logger.exception("tool_call_failed tool=%s error_id=%s", request.tool_call["name"], error_id)
             return _failed(request, f"the tool failed unexpectedly (error id {error_id}); try something else")
+
+
+def _running_call(request: ToolCallRequest) -> RunningCall:
+    name = request.tool_call["name"]
+    sub_agent = str(request.tool_call["args"].get("subagent_type", "")) if name == "task" else ""
+    return RunningCall(str(request.tool_call["id"]), name, sub_agent_id(), sub_agent=sub_agent)
+
+
+def _agent_name() -> str:
+    """The sub-agent whose call is about to run; empty for the main agent."""
+    outer = current_call.get()
+    return outer.sub_agent if outer else ""
 
 
 def _failed(request: ToolCallRequest, reason: str) -> ToolMessage:

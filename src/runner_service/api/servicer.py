@@ -7,8 +7,10 @@ import grpc
 
 from runner_service import states
 from runner_service.api.validation import requests
+from runner_service.api.validation.approvals import check_list_approvals, check_submit_approval, filters_of
 from runner_service.errors import NotFoundError, WriteStalledError
 from runner_service.events.stream import EventStream
+from runner_service.executions.approvals import ApprovalService
 from runner_service.executions.service import ExecutionService
 from runner_service.executors.protocol import Stream
 from runner_service.idle_timeout import idle_timeout
@@ -29,9 +31,15 @@ class AgentRunnerServicer:
     """The rpcs of `AgentRunnerService`, as its proto promises them."""
 
     def __init__(
-        self, executions: ExecutionService, log: EventLog, *, write_timeout: float = _WRITE_TIMEOUT_SECONDS
+        self,
+        executions: ExecutionService,
+        approvals: ApprovalService,
+        log: EventLog,
+        *,
+        write_timeout: float = _WRITE_TIMEOUT_SECONDS,
     ) -> None:
         self._executions = executions
+        self._approvals = approvals
         self._log = log
         self._write_timeout = write_timeout
 
@@ -45,6 +53,8 @@ class AgentRunnerServicer:
                 "GetExecution": _unary(self.get_execution, runner_pb2.GetExecutionRequest),
                 "ListExecutions": _unary(self.list_executions, runner_pb2.ListExecutionsRequest),
                 "CancelExecution": _unary(self.cancel_execution, runner_pb2.CancelExecutionRequest),
+                "SubmitApproval": _unary(self.submit_approval, runner_pb2.SubmitApprovalRequest),
+                "ListApprovals": _unary(self.list_approvals, runner_pb2.ListApprovalsRequest),
                 "ReadToolOutput": _unary(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
             },
         )
@@ -88,6 +98,28 @@ class AgentRunnerServicer:
         requests.check_cancel(request)
         return runner_pb2.CancelExecutionResponse(
             state=await self._executions.cancel(request.execution_id, request.reason)
+        )
+
+    async def submit_approval(
+        self, request: runner_pb2.SubmitApprovalRequest, _: Context
+    ) -> runner_pb2.SubmitApprovalResponse:
+        """Decides about a tool call."""
+        check_submit_approval(request)
+        return runner_pb2.SubmitApprovalResponse(state=await self._approvals.submit(request))
+
+    async def list_approvals(
+        self, request: runner_pb2.ListApprovalsRequest, _: Context
+    ) -> runner_pb2.ListApprovalsResponse:
+        """Lists a page of what waits for a decision."""
+        key = check_list_approvals(request)
+        pending, next_key = await self._approvals.pending(
+            limit=request.page_size or requests.DEFAULT_PAGE_SIZE,
+            before_key=key,
+            execution_id=request.execution_id,
+            session_id=request.session_id,
+        )
+        return runner_pb2.ListApprovalsResponse(
+            approvals=pending, next_page_token=requests.page_token(filters_of(request), next_key)
         )
 
     async def read_tool_output(

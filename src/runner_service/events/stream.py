@@ -14,7 +14,7 @@ from runner_service.events.notifier import Notifier
 from runner_service.events.tail import Tail
 from runner_service.events.writer import EventRun, LogWriter
 from runner_service.executors.protocol import Stream
-from runner_service.storage.event_log import Entry, EventLog, NewEvent, NewOutput, NewState, Page, Rejection
+from runner_service.storage.event_log import Entry, EventLog, NewEvent, NewOutput, NewState, NewValue, Page, Rejection
 from runner_service.storage.frames import Framer
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -98,6 +98,10 @@ class EventStream:
     def append(self, entry: Entry, size: int) -> None:
         """Queues an entry of about `size` bytes that is not an event for the log, in order with the events."""
         self._enqueue(entry, size)
+
+    def store_value(self, name: str, value: bytes) -> None:
+        """Queues a value to be stored with the execution, in order with its events."""
+        self._enqueue(NewValue(self.execution_id, name, value), len(value))
 
     async def wait_for_capacity(self) -> None:
         """Waits until the log writer's backlog is below its bound.

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.errors import CallError, ExecutionEnd, UnavailableError
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
+from runner_service.executions.approvals import ApprovalService
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.registry import Registry
@@ -27,6 +28,14 @@ logger = logging.getLogger(__name__)
 _CLEANUP_INTERVAL_SECONDS = 60.0
 
 
+class RunningExecutions(NamedTuple):
+    """The executions of this process."""
+
+    service: ExecutionService
+    approvals: ApprovalService
+    recovery: "Recovery"
+
+
 @asynccontextmanager
 async def running_executions(
     settings: Settings,
@@ -36,7 +45,7 @@ async def running_executions(
     *,
     readiness: Readiness,
     daemon: "Daemon | None" = None,
-) -> AsyncIterator[tuple[ExecutionService, "Recovery"]]:
+) -> AsyncIterator["RunningExecutions"]:
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
         registry = Registry(storage.log, writer)
@@ -51,14 +60,17 @@ async def running_executions(
             readiness=readiness,
             daemon=daemon,
         )
+        approvals = ApprovalService(storage.log, runner, service, registry=registry, lifecycle=lifecycle)
+        await approvals.reserve_waiting()
         recovery = Recovery(service, registry, tasks=tasks)
         cleanups = [
             tasks.create_task(_prune_log(settings, storage.log, registry), name="prune-log"),
             tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
+            tasks.create_task(approvals.expire_forever(), name="expire-approvals"),
         ]
         try:
             with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
-                yield service, recovery
+                yield RunningExecutions(service, approvals, recovery)
         finally:
             for each in cleanups:
                 each.cancel()

@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from runner_service import states
+from runner_service.agent.interface import ParkedError
+from runner_service.approvals.requests import Approvals
 from runner_service.errors import CallError, ExecutionEnd
 from runner_service.events.stream import EventStream
 from runner_service.redaction import Redactor
@@ -51,6 +53,7 @@ class Execution:
         """How many need it in memory: callers, watchers and reporters."""
         self.elapsed_before_seconds = 0.0
         """How long it ran in earlier processes."""
+        self.approvals = Approvals(stream.publish, self._record_pending_approvals)
         self._task: asyncio.Task[str] | None = None
         self._end: ExecutionEnd | None = None
         self._interrupted = False
@@ -83,14 +86,20 @@ class Execution:
         return states.is_interrupted(self.state)
 
     @property
+    def is_waiting(self) -> bool:
+        """True while it is parked for approvals."""
+        return states.is_waiting(self.state)
+
+    @property
     def has_started(self) -> bool:
         """True once its agent has begun, in this process or an earlier one."""
         return self.record.HasField("start_time")
 
     @property
     def is_abandoned(self) -> bool:
-        """True while it runs, nobody calls it, and its policy is to be cancelled then."""
-        is_attended = self.callers or self.policy == runner_pb2.DISCONNECT_POLICY_DETACH
+        """True while it runs, nobody calls it, it waits for nobody, and its policy is to be cancelled then."""
+        is_detached = self.policy == runner_pb2.DISCONNECT_POLICY_DETACH
+        is_attended = self.callers or self.record.pending_approvals or is_detached
         return states.is_running(self.state) and not is_attended
 
     @property
@@ -125,9 +134,10 @@ class Execution:
             self._cancel_task()
 
     def requeue(self, redactor: Redactor) -> None:
-        """Makes an interrupted execution PENDING again."""
+        """Makes an interrupted or waiting execution PENDING again."""
         self._change_state(states.PENDING)
         self._interrupted = False
+        self._end = None
         self.redactor = redactor
         self._store_record()
 
@@ -143,6 +153,8 @@ class Execution:
 
     def finish(self, end: ExecutionEnd | None, *, output: str = "") -> None:
         """Publishes `finished`: with `output`, or with the reason why there is none."""
+        states.require_transition(self.state, end.state if end else states.SUCCEEDED)
+        self.approvals.withdraw()
         self._change_state(end.state if end else states.SUCCEEDED)
         self.record.finish_time.GetCurrentTime()
         self.record.usage.CopyFrom(self.usage)
@@ -160,6 +172,15 @@ class Execution:
     def end_streams(self, error: CallError) -> None:
         """Ends its watchers with `error`."""
         self.stream.close(error)
+
+    def wait_for_caller(self) -> None:
+        """Makes a waiting execution INTERRUPTED: it is decided, but only a caller has what it takes to resume it."""
+        self._change_state(states.INTERRUPTED)
+        self._store_record()
+
+    def _record_pending_approvals(self, count: int) -> None:
+        self.record.pending_approvals = count
+        self._store_record()
 
     def _cancel_task(self) -> None:
         if self._task:
@@ -180,6 +201,9 @@ class Execution:
             self.finish(None, output=task.result())
         elif self._end:
             self.finish(self._end)
+        elif isinstance(failure, ParkedError) and not self._interrupted:
+            self._change_state(states.WAITING)
+            self._store_record()
         elif self._interrupted:
             self._change_state(states.INTERRUPTED)
             self._store_record()

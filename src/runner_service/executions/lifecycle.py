@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
 
@@ -20,7 +21,17 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 logger = logging.getLogger(__name__)
 
+_MAX_KEPT_RUNS = 1000
+_MAX_KEPT_REQUEST_BYTES = 256 * 1024
+
 _STOPPING = UnavailableError("the service is stopping; attach again to see how this execution goes on")
+
+
+class Parked(NamedTuple):
+    """An execution that waits for approvals: its place, and its run if its request is not in the log."""
+
+    slot: Slot
+    run: PreparedRun | None
 
 
 class Lifecycle:
@@ -44,6 +55,7 @@ class Lifecycle:
             max_running=settings.max_concurrent_executions, max_queued=settings.max_queued_executions
         )
         self._slots: dict[str, Slot] = {}
+        self._parked: dict[str, Parked] = {}
         self._running_tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -86,10 +98,25 @@ class Lifecycle:
         return execution
 
     def resume(self, execution: Execution, run: PreparedRun, claim: Claim) -> None:
-        """Puts an interrupted execution in the queue again, for which there is always room."""
+        """Puts an interrupted or waiting execution in the queue again, for which there is always room."""
         execution.stream.owner_token = claim.token
         execution.requeue(run.redactor)
         self._enqueue(execution, run)
+
+    def parked_run(self, execution_id: str) -> PreparedRun | None:
+        """Returns the run of a waiting execution, if this process has accepted it and its request had secrets."""
+        parked = self._parked.get(execution_id)
+        return parked.run if parked else None
+
+    def reserve(self, execution: Execution) -> None:
+        """Keeps the place of an execution that an earlier process has parked."""
+        slot = self._queue.reserve(execution.record.session_id, execution.stream.publish)
+        self._parked[execution.id] = Parked(slot, None)
+
+    def interrupt_waiting(self, execution: Execution) -> None:
+        """Leaves a waiting execution to whoever sends its request again."""
+        execution.wait_for_caller()
+        self._release_parked(execution)
 
     def end(self, execution: Execution, end: ExecutionEnd) -> None:
         """Ends an execution in any state; one that has ended stays as it is."""
@@ -97,6 +124,7 @@ class Lifecycle:
             execution.stop(end)
         elif not execution.is_final:
             execution.finish(end)
+            self._release_parked(execution)
         self._registry.drop_if_idle(execution)
 
     def cancel_if_abandoned(self, execution: Execution) -> None:
@@ -133,7 +161,12 @@ class Lifecycle:
             execution.end_streams(_STOPPING)
 
     def _enqueue(self, execution: Execution, run: PreparedRun) -> None:
-        slot = self._slots[execution.id] = self._queue.enqueue(run.request.session_id, execution.stream.publish)
+        parked = self._parked.pop(execution.id, None)
+        slot = self._slots[execution.id] = (
+            self._queue.unpark(parked.slot)
+            if parked
+            else self._queue.enqueue(run.request.session_id, execution.stream.publish)
+        )
         live = self._live(execution, slot, run, current_span_context())
         task = self._task_group.create_task(live, name=f"lifecycle-{execution.id}")
         self._running_tasks.add(task)
@@ -147,6 +180,8 @@ class Lifecycle:
         ):
             with slot:
                 await execution.run_to_end(self._run_when_admitted(execution, slot, run))
+                if execution.is_waiting:
+                    self._park(execution, slot, run)
             del self._slots[execution.id]
             if record.HasField("error"):
                 record_failure(span, record.error.code)
@@ -157,6 +192,18 @@ class Lifecycle:
             await self._ownership.release(execution.id)
             logger.info("execution_ended state=%s", states.state_name(execution.state))
         self._registry.drop_if_idle(execution)
+
+    def _park(self, execution: Execution, slot: Slot, run: PreparedRun) -> None:
+        """Keeps the run of an execution whose request, for its secrets, is not in the log, while there is room."""
+        self._queue.park(slot)
+        has_to_keep = execution.request is None and run.request.ByteSize() <= _MAX_KEPT_REQUEST_BYTES
+        has_room = sum(each.run is not None for each in self._parked.values()) < _MAX_KEPT_RUNS
+        self._parked[execution.id] = Parked(slot, run if has_to_keep and has_room else None)
+        logger.info("execution_parked pending_approvals=%d", execution.record.pending_approvals)
+
+    def _release_parked(self, execution: Execution) -> None:
+        if parked := self._parked.pop(execution.id, None):
+            self._queue.release(parked.slot)
 
     async def _run_when_admitted(self, execution: Execution, slot: Slot, run: PreparedRun) -> str:
         await slot.admitted()

@@ -28,6 +28,8 @@ class Slot:
         self._queue = queue
         self._queued_at = time.monotonic()
         self._admitted = Event()
+        self.is_parked = False
+        """True while its execution waits for approvals: it does not run, but holds back the others of its session."""
 
     @property
     def is_admitted(self) -> bool:
@@ -49,7 +51,8 @@ class Slot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._queue.release(self)
+        if not self.is_parked:
+            self._queue.release(self)
 
 
 class ExecutionQueue:
@@ -98,8 +101,32 @@ class ExecutionQueue:
         self._append_to_queue(slot)
         return slot
 
+    def park(self, slot: Slot) -> None:
+        """Makes room for others, but not for those of the same session."""
+        slot.is_parked = True
+        self.running -= 1
+        self._admit_next()
+
+    def reserve(self, session_id: str, notify: Notify) -> Slot:
+        """Returns a parked slot, for an execution that an earlier process has parked."""
+        slot = Slot(self, session_id, notify)
+        slot.is_parked = True
+        if session_id:
+            self._session_waiters.setdefault(session_id, deque())
+        return slot
+
+    def unpark(self, parked: Slot) -> Slot:
+        """Returns a slot in the queue that takes the place of a parked one."""
+        slot = Slot(self, parked.session_id, parked.notify)
+        self.queued += 1
+        self._append_to_queue(slot)
+        return slot
+
     def release(self, slot: Slot) -> None:
         """Takes a slot back: one that waits leaves the queue, one that is admitted makes room."""
+        if slot.is_parked:
+            self._enqueue_next_of_session(slot.session_id)
+            return
         waiters = self._session_waiters.get(slot.session_id, ())
         if slot in waiters:
             self._session_waiters[slot.session_id].remove(slot)

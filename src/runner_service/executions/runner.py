@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from runner_service import states
 from runner_service.agent.interface import AgentLoopLoading, AgentRun
 from runner_service.agent.resume import Resumption, read_resumption
+from runner_service.approvals.policy import Approver
 from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
 from runner_service.executions.confinement import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
@@ -19,6 +20,7 @@ from runner_service.redaction import Redactor
 from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
@@ -33,6 +35,7 @@ class Runner:
         mode: str,
         executor: Executor,
         agent_loop: AgentLoopLoading,
+        approval_policy: policy_pb2.ApprovalPolicy | None = None,
     ) -> None:
         self.settings = settings
         self.log = log
@@ -40,6 +43,8 @@ class Runner:
         self.executor = executor
         self.agent_loop = agent_loop
         self._minimum = operator_minimum(settings)
+        self.approval_policy = approval_policy
+        """The operator's, of APPROVAL_POLICY_FILE."""
 
     def prepare(self, request: runner_pb2.ExecuteAgentRequest, *, resumes: bool = False) -> "PreparedRun":
         """Checks, before anything has happened, that the model and the confinement of a request can be used.
@@ -106,6 +111,9 @@ class PreparedRun:
         if resumption:
             execution.usage.CopyFrom(resumption.usage)
             execution.elapsed_before_seconds = resumption.elapsed
+            for event in resumption.approval_events:
+                execution.approvals.apply_event(event)
+        execution.approvals.approver = await self._approver(execution)
         return await self._run(execution, resumption, on_started)
 
     async def delete_state(self, execution: Execution) -> None:
@@ -134,6 +142,8 @@ class PreparedRun:
                     sandbox=sandbox,
                     events=execution.stream,
                     redactor=execution.redactor,
+                    approvals=execution.approvals,
+                    approval_hold_seconds=self.runner.settings.approval_hold,
                     environment=self._environment(),
                     usage=execution.usage,
                     max_repeated_calls=self.runner.settings.max_repeated_calls,
@@ -148,6 +158,15 @@ class PreparedRun:
             raise
         except SandboxError as error:
             raise SandboxEnd(execution.redactor.text(str(error)), code=error.code, retryable=error.retryable) from error
+
+    async def _approver(self, execution: Execution) -> Approver:
+        granted = execution.approvals.granted_rules
+        if self.request.session_id:
+            values = await self.runner.log.find_values(grants_name(self.request.session_id))
+            for value in values.values():
+                granted += policy_pb2.ApprovalPolicy.FromString(value).rules
+        requested = self.request.approval_policy if self.request.HasField("approval_policy") else None
+        return Approver(requested, self.runner.approval_policy, granted)
 
     async def _started(self, execution: Execution, root: str) -> event_pb2.Started:
         executor, model = self.runner.executor, self.model
@@ -179,6 +198,11 @@ class PreparedRun:
 
     def _environment(self) -> dict[str, str]:
         return {name: entry.value for name, entry in self.request.environment.items()}
+
+
+def grants_name(session_id: str) -> str:
+    """Returns the name of the stored value that holds the rules granted for a session."""
+    return f"approval-grants:{session_id}"
 
 
 def _limits(requested: runner_pb2.ExecutionLimits, settings: Settings) -> runner_pb2.ExecutionLimits:

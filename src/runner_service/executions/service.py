@@ -128,6 +128,25 @@ class ExecutionService:
             execution.policy = runner_pb2.DISCONNECT_POLICY_DETACH
             await self._resume_if_interrupted(execution, execution.request)
 
+    async def resume_waiting(self, execution: Execution) -> None:
+        """Resumes a waiting execution, with the request in memory, in the log, or at the daemon.
+
+        If its request had secrets, and another process accepted it, it becomes INTERRUPTED until a caller sends it.
+
+        Raises:
+            CallError: as of `started_or_attached`.
+        """
+        run = self._lifecycle.parked_run(execution.id)
+        request = run.request if run else execution.request
+        if not stored_request.is_complete(request):
+            self._lifecycle.interrupt_waiting(execution)
+            if request:
+                await self.resume(execution.id)
+            return
+        claim = await self._claim(execution.id)
+        if execution.is_waiting and request:  # another decision may have been faster
+            self._lifecycle.resume(execution, self._runner.prepare(request, resumes=True), claim)
+
     async def drain(self, timeout_seconds: float) -> None:
         """Lets executions finish for `timeout_seconds`, then interrupts the rest and ends every stream."""
         await self._lifecycle.drain(timeout_seconds)

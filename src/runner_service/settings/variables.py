@@ -134,6 +134,11 @@ most half of what the machine, the container and the user may have; in cloud mod
     sandbox_max_cpu_seconds: SecondsOrZero = 0.0
     """How many seconds of CPU time one command may use, with all its processes; 0 is any number. Linux only."""
 
+    approval_policy_file: Path | None = None
+    """A YAML file with the operator's approval policy (docs/approvals.md), which holds for every execution."""
+    approval_hold: SecondsOrZero = 60.0
+    """How many seconds a tool call that waits for approval keeps its execution running; then it is parked, WAITING."""
+
     stigmer_backend_endpoint: AddressText | None = None
     """The Stigmer daemon or cloud, `host:port`; TLS when the port is 443. Unset: there is none."""
     stigmer_api_key: SecretStr | None = _by_mode(SecretStr(DUMMY_API_KEY), None)

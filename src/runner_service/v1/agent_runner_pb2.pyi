@@ -7,9 +7,11 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from runner_service.v1 import approval_policy_pb2 as _approval_policy_pb2
 from runner_service.v1 import execution_event_pb2 as _execution_event_pb2
 import builtins as _builtins
 import sys
@@ -129,6 +131,7 @@ class ExecuteAgentRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     CONFINEMENT_FIELD_NUMBER: _builtins.int
+    APPROVAL_POLICY_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """Names the execution; letters, digits, `.`, `_` and `-`, at most 128, the first a letter or digit. Empty: the service
     generates one, and the events carry it. Choose it yourself to be able to retry this call safely.
@@ -170,6 +173,10 @@ class ExecuteAgentRequest(_message.Message):
         message names the reason and what to do.
         """
 
+    @_builtins.property
+    def approval_policy(self) -> _approval_policy_pb2.ApprovalPolicy:
+        """Which tool calls wait for a person's decision. Unset: none, unless the operator's policy asks."""
+
     def __init__(
         self,
         *,
@@ -183,10 +190,11 @@ class ExecuteAgentRequest(_message.Message):
         limits: Global___ExecutionLimits | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         confinement: Global___Confinement | None = ...,
+        approval_policy: _approval_policy_pb2.ApprovalPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "confinement", b"confinement", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_policy", b"approval_policy", "confinement", b"confinement", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent", b"agent", "confinement", b"confinement", "disconnect_policy", b"disconnect_policy", "environment", b"environment", "execution_id", b"execution_id", "labels", b"labels", "limits", b"limits", "message", b"message", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent", b"agent", "approval_policy", b"approval_policy", "confinement", b"confinement", "disconnect_policy", b"disconnect_policy", "environment", b"environment", "execution_id", b"execution_id", "labels", b"labels", "limits", b"limits", "message", b"message", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -879,6 +887,7 @@ class Execution(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    PENDING_APPROVALS_FIELD_NUMBER: _builtins.int
     ROOT_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
@@ -891,6 +900,8 @@ class Execution(_message.Message):
     """The sequence of its newest event."""
     agent_name: _builtins.str
     """The agent's name."""
+    pending_approvals: _builtins.int
+    """How many of its tool calls wait for a decision."""
     root: _builtins.str
     """The path of the directory that its tools work in, in its sandbox or on the service's machine, symlinks resolved.
     Empty before it started, and of executions older than this field.
@@ -935,12 +946,13 @@ class Execution(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         error: _execution_event_pb2.ExecutionError | None = ...,
         usage: _execution_event_pb2.Usage | None = ...,
+        pending_approvals: _builtins.int = ...,
         root: _builtins.str = ...,
         mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_time", b"create_time", "error", b"error", "execution_id", b"execution_id", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "mode", b"mode", "root", b"root", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_time", b"create_time", "error", b"error", "execution_id", b"execution_id", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "mode", b"mode", "pending_approvals", b"pending_approvals", "root", b"root", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1163,3 +1175,191 @@ class ReadToolOutputResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadToolOutputResponse: _TypeAlias = ReadToolOutputResponse  # noqa: Y015
+
+@_typing.final
+class SubmitApprovalRequest(_message.Message):
+    """Request of SubmitApproval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    GRANTED_RULES_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The execution."""
+    tool_call_id: _builtins.str
+    """The tool call."""
+    generation: _builtins.int
+    """The request that is decided, as in `approval_requested`. 0: the newest."""
+    action: _execution_event_pb2.ApprovalAction.ValueType
+    """The decision: APPROVE, SKIP or REJECT."""
+    comment: _builtins.str
+    """A comment for the model. At most 4 KiB."""
+    grant: _approval_policy_pb2.ApprovalGrant.ValueType
+    """With APPROVE: how long `granted_rules` hold."""
+    decided_by: _builtins.str
+    """Who decides, for the log. At most 256 characters."""
+    @_builtins.property
+    def arguments(self) -> _struct_pb2.Struct:
+        """With APPROVE: arguments that replace the model's, which is told so. At most 64 KiB. Unset: the model's."""
+
+    @_builtins.property
+    def granted_rules(self) -> _containers.RepeatedCompositeFieldContainer[_approval_policy_pb2.ApprovalRule]:
+        """With a grant: which of the suggested rules to add."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        tool_call_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        action: _execution_event_pb2.ApprovalAction.ValueType = ...,
+        comment: _builtins.str = ...,
+        arguments: _struct_pb2.Struct | None = ...,
+        grant: _approval_policy_pb2.ApprovalGrant.ValueType = ...,
+        granted_rules: _abc.Iterable[_approval_policy_pb2.ApprovalRule] | None = ...,
+        decided_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arguments", b"arguments", "comment", b"comment", "decided_by", b"decided_by", "execution_id", b"execution_id", "generation", b"generation", "grant", b"grant", "granted_rules", b"granted_rules", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitApprovalRequest: _TypeAlias = SubmitApprovalRequest  # noqa: Y015
+
+@_typing.final
+class SubmitApprovalResponse(_message.Message):
+    """Response of SubmitApproval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    state: _execution_event_pb2.State.ValueType
+    """The state of the execution when the decision was recorded."""
+    def __init__(
+        self,
+        *,
+        state: _execution_event_pb2.State.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitApprovalResponse: _TypeAlias = SubmitApprovalResponse  # noqa: Y015
+
+@_typing.final
+class ListApprovalsRequest(_message.Message):
+    """Request of ListApprovals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The page size, in executions. 0: 50. At most 500."""
+    page_token: _builtins.str
+    """The `next_page_token` of the previous page, with the same filters. Empty: the first page."""
+    execution_id: _builtins.str
+    """Only of this execution. Empty: all."""
+    session_id: _builtins.str
+    """Only of executions of this session. Empty: all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        execution_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApprovalsRequest: _TypeAlias = ListApprovalsRequest  # noqa: Y015
+
+@_typing.final
+class ListApprovalsResponse(_message.Message):
+    """A page of requests for approval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page. Empty: this is the last page."""
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingApproval]:
+        """The requests."""
+
+    def __init__(
+        self,
+        *,
+        approvals: _abc.Iterable[Global___PendingApproval] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApprovalsResponse: _TypeAlias = ListApprovalsResponse  # noqa: Y015
+
+@_typing.final
+class PendingApproval(_message.Message):
+    """A tool call that waits for a decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    SUB_AGENT_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The execution."""
+    session_id: _builtins.str
+    """The session of the execution. Empty: none."""
+    agent_name: _builtins.str
+    """The agent's name."""
+    sub_agent_id: _builtins.str
+    """The sub-agent that made the call, as in events. Empty: the main agent."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked."""
+
+    @_builtins.property
+    def request(self) -> _execution_event_pb2.ApprovalRequested:
+        """What is asked."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        agent_name: _builtins.str = ...,
+        sub_agent_id: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        request: _execution_event_pb2.ApprovalRequested | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_time", b"create_time", "execution_id", b"execution_id", "request", b"request", "session_id", b"session_id", "sub_agent_id", b"sub_agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PendingApproval: _TypeAlias = PendingApproval  # noqa: Y015

@@ -70,6 +70,16 @@ class AgentRunnerServiceStub:
                 request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputRequest.SerializeToString,
                 response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputResponse.FromString,
                 _registered_method=True)
+        self.SubmitApproval = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/SubmitApproval',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.SubmitApprovalRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.SubmitApprovalResponse.FromString,
+                _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/ListApprovals',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsResponse.FromString,
+                _registered_method=True)
 
 
 class AgentRunnerServiceServicer:
@@ -159,6 +169,28 @@ class AgentRunnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitApproval(self, request, context):
+        """Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
+        OK. A decision acts at once; if the execution is WAITING or INTERRUPTED, it is resumed.
+
+        NOT_FOUND: the execution or the request for approval is not in the log.
+        INVALID_ARGUMENT: a field is invalid, the tool does not take the arguments, or a rule was not suggested.
+        FAILED_PRECONDITION: it was decided otherwise, it expired, or the execution has ended; the message says which.
+        ABORTED: `generation` is not the newest request for this call. Look at the newest one, then decide.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """Lists the requests for approval that wait for a decision, those of the newest executions first.
+
+        INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentRunnerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -191,6 +223,16 @@ def add_AgentRunnerServiceServicer_to_server(servicer, server):
                     servicer.ReadToolOutput,
                     request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputRequest.FromString,
                     response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputResponse.SerializeToString,
+            ),
+            'SubmitApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitApproval,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.SubmitApprovalRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.SubmitApprovalResponse.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -361,6 +403,60 @@ class AgentRunnerService:
             '/runner_service.v1.AgentRunnerService/ReadToolOutput',
             runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputRequest.SerializeToString,
             runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/SubmitApproval',
+            runner__service_dot_v1_dot_agent__runner__pb2.SubmitApprovalRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.SubmitApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/ListApprovals',
+            runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

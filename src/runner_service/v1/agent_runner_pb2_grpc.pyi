@@ -93,6 +93,20 @@ class AgentRunnerServiceStub:
     NOT_FOUND: the execution or the call is not in the log.
     INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
     """
+    SubmitApproval: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.SubmitApprovalRequest, _agent_runner_pb2.SubmitApprovalResponse]
+    """Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
+    OK. A decision acts at once; if the execution is WAITING or INTERRUPTED, it is resumed.
+
+    NOT_FOUND: the execution or the request for approval is not in the log.
+    INVALID_ARGUMENT: a field is invalid, the tool does not take the arguments, or a rule was not suggested.
+    FAILED_PRECONDITION: it was decided otherwise, it expired, or the execution has ended; the message says which.
+    ABORTED: `generation` is not the newest request for this call. Look at the newest one, then decide.
+    """
+    ListApprovals: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.ListApprovalsRequest, _agent_runner_pb2.ListApprovalsResponse]
+    """Lists the requests for approval that wait for a decision, those of the newest executions first.
+
+    INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
+    """
 
 @_typing.type_check_only
 class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
@@ -158,6 +172,20 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
 
     NOT_FOUND: the execution or the call is not in the log.
     INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
+    """
+    SubmitApproval: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.SubmitApprovalRequest, _agent_runner_pb2.SubmitApprovalResponse]  # type: ignore[assignment]
+    """Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
+    OK. A decision acts at once; if the execution is WAITING or INTERRUPTED, it is resumed.
+
+    NOT_FOUND: the execution or the request for approval is not in the log.
+    INVALID_ARGUMENT: a field is invalid, the tool does not take the arguments, or a rule was not suggested.
+    FAILED_PRECONDITION: it was decided otherwise, it expired, or the execution has ended; the message says which.
+    ABORTED: `generation` is not the newest request for this call. Look at the newest one, then decide.
+    """
+    ListApprovals: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.ListApprovalsRequest, _agent_runner_pb2.ListApprovalsResponse]  # type: ignore[assignment]
+    """Lists the requests for approval that wait for a decision, those of the newest executions first.
+
+    INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
     """
 
 class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -257,6 +285,32 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         NOT_FOUND: the execution or the call is not in the log.
         INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitApproval(
+        self,
+        request: _agent_runner_pb2.SubmitApprovalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.SubmitApprovalResponse, _abc.Awaitable[_agent_runner_pb2.SubmitApprovalResponse]]:
+        """Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
+        OK. A decision acts at once; if the execution is WAITING or INTERRUPTED, it is resumed.
+
+        NOT_FOUND: the execution or the request for approval is not in the log.
+        INVALID_ARGUMENT: a field is invalid, the tool does not take the arguments, or a rule was not suggested.
+        FAILED_PRECONDITION: it was decided otherwise, it expired, or the execution has ended; the message says which.
+        ABORTED: `generation` is not the newest request for this call. Look at the newest one, then decide.
+        """
+
+    @_abc_1.abstractmethod
+    def ListApprovals(
+        self,
+        request: _agent_runner_pb2.ListApprovalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.ListApprovalsResponse, _abc.Awaitable[_agent_runner_pb2.ListApprovalsResponse]]:
+        """Lists the requests for approval that wait for a decision, those of the newest executions first.
+
+        INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
         """
 
 def add_AgentRunnerServiceServicer_to_server(servicer: AgentRunnerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from runner_service.v1 import approval_policy_pb2 as _approval_policy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -44,6 +45,8 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     """It was ended by CancelExecution, or because its caller went away under DISCONNECT_POLICY_CANCEL."""
     STATE_TIMED_OUT: _State.ValueType  # 7
     """It took longer than `limits.timeout`."""
+    STATE_WAITING: _State.ValueType  # 8
+    """It waits for approvals, and nothing of it runs. Not an end: a decision resumes it. No caller is needed meanwhile."""
 
 class State(_State, metaclass=_StateEnumTypeWrapper):
     """The state of an execution. SUCCEEDED, FAILED, CANCELLED and TIMED_OUT are final."""
@@ -64,6 +67,8 @@ STATE_CANCELLED: State.ValueType  # 6
 """It was ended by CancelExecution, or because its caller went away under DISCONNECT_POLICY_CANCEL."""
 STATE_TIMED_OUT: State.ValueType  # 7
 """It took longer than `limits.timeout`."""
+STATE_WAITING: State.ValueType  # 8
+"""It waits for approvals, and nothing of it runs. Not an end: a decision resumes it. No caller is needed meanwhile."""
 Global___State: _TypeAlias = State  # noqa: Y015
 
 class _FilesConfinement:
@@ -190,6 +195,8 @@ class _ToolOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolOutco
     limit and its value; the model was told and goes on. Limits are looked at several times a second, so they can be
     exceeded for a moment. What a command left running is ended likewise, with a `notice` LIMIT_EXCEEDED.
     """
+    TOOL_OUTCOME_REJECTED: _ToolOutcome.ValueType  # 7
+    """It was not run: a policy or a person refused it, or nobody decided in time. The model was told and goes on."""
 
 class ToolOutcome(_ToolOutcome, metaclass=_ToolOutcomeEnumTypeWrapper):
     """The outcome of a tool call."""
@@ -212,7 +219,73 @@ processes than the service allows, or this one used more CPU time. Its output so
 limit and its value; the model was told and goes on. Limits are looked at several times a second, so they can be
 exceeded for a moment. What a command left running is ended likewise, with a `notice` LIMIT_EXCEEDED.
 """
+TOOL_OUTCOME_REJECTED: ToolOutcome.ValueType  # 7
+"""It was not run: a policy or a person refused it, or nobody decided in time. The model was told and goes on."""
 Global___ToolOutcome: _TypeAlias = ToolOutcome  # noqa: Y015
+
+class _ApprovalSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ApprovalSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApprovalSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    APPROVAL_SOURCE_UNSPECIFIED: _ApprovalSource.ValueType  # 0
+    """Never sent."""
+    APPROVAL_SOURCE_REQUEST: _ApprovalSource.ValueType  # 1
+    """The request's."""
+    APPROVAL_SOURCE_SERVICE: _ApprovalSource.ValueType  # 2
+    """The operator's, of APPROVAL_POLICY_FILE."""
+
+class ApprovalSource(_ApprovalSource, metaclass=_ApprovalSourceEnumTypeWrapper):
+    """Whose policy asks about a call."""
+
+APPROVAL_SOURCE_UNSPECIFIED: ApprovalSource.ValueType  # 0
+"""Never sent."""
+APPROVAL_SOURCE_REQUEST: ApprovalSource.ValueType  # 1
+"""The request's."""
+APPROVAL_SOURCE_SERVICE: ApprovalSource.ValueType  # 2
+"""The operator's, of APPROVAL_POLICY_FILE."""
+Global___ApprovalSource: _TypeAlias = ApprovalSource  # noqa: Y015
+
+class _ApprovalAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ApprovalActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApprovalAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    APPROVAL_ACTION_UNSPECIFIED: _ApprovalAction.ValueType  # 0
+    """Never sent."""
+    APPROVAL_ACTION_APPROVE: _ApprovalAction.ValueType  # 1
+    """It runs."""
+    APPROVAL_ACTION_SKIP: _ApprovalAction.ValueType  # 2
+    """It does not run; the model is told to go on without it."""
+    APPROVAL_ACTION_REJECT: _ApprovalAction.ValueType  # 3
+    """It does not run; the model is told that it was refused, with the comment."""
+    APPROVAL_ACTION_EXPIRED: _ApprovalAction.ValueType  # 4
+    """Nobody decided in time; it does not run. Only sent, never submitted."""
+    APPROVAL_ACTION_WITHDRAWN: _ApprovalAction.ValueType  # 5
+    """The execution ended before a decision. Only sent, never submitted."""
+    APPROVAL_ACTION_GRANTED: _ApprovalAction.ValueType  # 6
+    """A grant of another decision covers it; it runs. Only sent, never submitted."""
+
+class ApprovalAction(_ApprovalAction, metaclass=_ApprovalActionEnumTypeWrapper):
+    """A decision about a tool call."""
+
+APPROVAL_ACTION_UNSPECIFIED: ApprovalAction.ValueType  # 0
+"""Never sent."""
+APPROVAL_ACTION_APPROVE: ApprovalAction.ValueType  # 1
+"""It runs."""
+APPROVAL_ACTION_SKIP: ApprovalAction.ValueType  # 2
+"""It does not run; the model is told to go on without it."""
+APPROVAL_ACTION_REJECT: ApprovalAction.ValueType  # 3
+"""It does not run; the model is told that it was refused, with the comment."""
+APPROVAL_ACTION_EXPIRED: ApprovalAction.ValueType  # 4
+"""Nobody decided in time; it does not run. Only sent, never submitted."""
+APPROVAL_ACTION_WITHDRAWN: ApprovalAction.ValueType  # 5
+"""The execution ended before a decision. Only sent, never submitted."""
+APPROVAL_ACTION_GRANTED: ApprovalAction.ValueType  # 6
+"""A grant of another decision covers it; it runs. Only sent, never submitted."""
+Global___ApprovalAction: _TypeAlias = ApprovalAction  # noqa: Y015
 
 @_typing.final
 class ExecutionEvent(_message.Message):
@@ -243,6 +316,8 @@ class ExecutionEvent(_message.Message):
     TODOS_UPDATED_FIELD_NUMBER: _builtins.int
     SUB_AGENT_STARTED_FIELD_NUMBER: _builtins.int
     SUB_AGENT_FINISHED_FIELD_NUMBER: _builtins.int
+    APPROVAL_REQUESTED_FIELD_NUMBER: _builtins.int
+    APPROVAL_DECIDED_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The execution that this event belongs to."""
     sequence: _builtins.int
@@ -309,6 +384,14 @@ class ExecutionEvent(_message.Message):
     def sub_agent_finished(self) -> Global___SubAgentFinished:
         """A sub-agent finished."""
 
+    @_builtins.property
+    def approval_requested(self) -> Global___ApprovalRequested:
+        """A tool call waits for a decision."""
+
+    @_builtins.property
+    def approval_decided(self) -> Global___ApprovalDecided:
+        """A tool call no longer waits for a decision."""
+
     def __init__(
         self,
         *,
@@ -330,12 +413,14 @@ class ExecutionEvent(_message.Message):
         todos_updated: Global___TodosUpdated | None = ...,
         sub_agent_started: Global___SubAgentStarted | None = ...,
         sub_agent_finished: Global___SubAgentFinished | None = ...,
+        approval_requested: Global___ApprovalRequested | None = ...,
+        approval_decided: Global___ApprovalDecided | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event", b"event", "execution_id", b"execution_id", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "sequence", b"sequence", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_id", b"sub_agent_id", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "execution_id", b"execution_id", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "sequence", b"sequence", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_id", b"sub_agent_id", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "reasoning_delta", "tool_output", "message_finished", "message_discarded", "tool_call_started", "tool_call_finished", "started", "finished", "notice", "usage_updated", "todos_updated", "sub_agent_started", "sub_agent_finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "reasoning_delta", "tool_output", "message_finished", "message_discarded", "tool_call_started", "tool_call_finished", "started", "finished", "notice", "usage_updated", "todos_updated", "sub_agent_started", "sub_agent_finished", "approval_requested", "approval_decided"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -988,6 +1073,138 @@ class Notice(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Notice: _TypeAlias = Notice  # noqa: Y015
+
+@_typing.final
+class ApprovalRequested(_message.Message):
+    """A tool call waits for a decision by SubmitApproval. `tool_call_started` follows once it is decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DIFF_FIELD_NUMBER: _builtins.int
+    DIFF_TRUNCATED_FIELD_NUMBER: _builtins.int
+    MCP_SERVER_FIELD_NUMBER: _builtins.int
+    SUGGESTED_RULES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    FILE_SHA256_FIELD_NUMBER: _builtins.int
+    tool_call_id: _builtins.str
+    """Identifies the call within the execution."""
+    generation: _builtins.int
+    """Counts the requests for one call, from 1. A call is asked about again if its file has changed since it was approved."""
+    name: _builtins.str
+    """The tool's name, as the model knows it."""
+    kind: Global___ToolKind.ValueType
+    """The kind of the tool."""
+    reason: _builtins.str
+    """Why it is asked about: the reason of the rule, or what matched."""
+    source: Global___ApprovalSource.ValueType
+    """Whose policy asks."""
+    diff: _builtins.str
+    """For `write_file` and `edit_file`: what the call would change, as a unified diff, with secrets redacted."""
+    diff_truncated: _builtins.bool
+    """True if `diff` is not complete."""
+    mcp_server: _builtins.str
+    """The MCP server of the tool. Empty: none."""
+    file_sha256: _builtins.str
+    """The SHA-256 of the file that `write_file` or `edit_file` would change, in hexadecimal. Empty: there is none, or it is
+    larger than 1 MiB. If it changes before the call runs, the call is asked about again.
+    """
+    @_builtins.property
+    def arguments(self) -> _struct_pb2.Struct:
+        """The arguments from the model, with secrets redacted."""
+
+    @_builtins.property
+    def suggested_rules(self) -> _containers.RepeatedCompositeFieldContainer[_approval_policy_pb2.ApprovalRule]:
+        """The rules that a grant may add: the only ones that SubmitApproval takes. Empty: no grant is possible."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the call stops waiting, and is not run."""
+
+    def __init__(
+        self,
+        *,
+        tool_call_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        name: _builtins.str = ...,
+        kind: Global___ToolKind.ValueType = ...,
+        arguments: _struct_pb2.Struct | None = ...,
+        reason: _builtins.str = ...,
+        source: Global___ApprovalSource.ValueType = ...,
+        diff: _builtins.str = ...,
+        diff_truncated: _builtins.bool = ...,
+        mcp_server: _builtins.str = ...,
+        suggested_rules: _abc.Iterable[_approval_policy_pb2.ApprovalRule] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        file_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "diff", b"diff", "diff_truncated", b"diff_truncated", "expire_time", b"expire_time", "file_sha256", b"file_sha256", "generation", b"generation", "kind", b"kind", "mcp_server", b"mcp_server", "name", b"name", "reason", b"reason", "source", b"source", "suggested_rules", b"suggested_rules", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalRequested: _TypeAlias = ApprovalRequested  # noqa: Y015
+
+@_typing.final
+class ApprovalDecided(_message.Message):
+    """A tool call no longer waits for a decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    GRANTED_RULES_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    tool_call_id: _builtins.str
+    """The call."""
+    generation: _builtins.int
+    """The request that was decided."""
+    action: Global___ApprovalAction.ValueType
+    """The decision."""
+    comment: _builtins.str
+    """The comment for the model, with secrets redacted."""
+    grant: _approval_policy_pb2.ApprovalGrant.ValueType
+    """How long `granted_rules` hold."""
+    decided_by: _builtins.str
+    """Who decided, by their own word. Empty: they did not say."""
+    @_builtins.property
+    def arguments(self) -> _struct_pb2.Struct:
+        """The arguments that replace the model's, with secrets redacted. Unset: the model's."""
+
+    @_builtins.property
+    def granted_rules(self) -> _containers.RepeatedCompositeFieldContainer[_approval_policy_pb2.ApprovalRule]:
+        """The rules that the decision added."""
+
+    def __init__(
+        self,
+        *,
+        tool_call_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        action: Global___ApprovalAction.ValueType = ...,
+        comment: _builtins.str = ...,
+        arguments: _struct_pb2.Struct | None = ...,
+        grant: _approval_policy_pb2.ApprovalGrant.ValueType = ...,
+        granted_rules: _abc.Iterable[_approval_policy_pb2.ApprovalRule] | None = ...,
+        decided_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "arguments", b"arguments", "comment", b"comment", "decided_by", b"decided_by", "generation", b"generation", "grant", b"grant", "granted_rules", b"granted_rules", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalDecided: _TypeAlias = ApprovalDecided  # noqa: Y015
 
 @_typing.final
 class Finished(_message.Message):

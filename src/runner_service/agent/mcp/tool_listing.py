@@ -112,7 +112,10 @@ def _fault(tool: Tool) -> str:
 
 def _clean(tool: Tool, redactor: Redactor) -> Tool:
     schema = {"type": "object", "properties": {}, **redactor.value(tool.inputSchema)}
-    return Tool(name=tool.name, description=redactor.text(tool.description or ""), inputSchema=schema)
+    hints = tool.annotations and tool.annotations.model_copy(update={"title": None})
+    return Tool(
+        name=tool.name, description=redactor.text(tool.description or ""), inputSchema=schema, annotations=hints
+    )
 
 
 def _attachment_size(block: ContentBlock) -> int:

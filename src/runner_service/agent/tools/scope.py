@@ -3,7 +3,7 @@
 Compiled agents are shared by executions, so they hold no state of one: code called by an agent finds it here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import Journal
 from runner_service.agent.tools.command_output import CommandOutput
 from runner_service.agent.tools.loop_detector import LoopDetector
+from runner_service.approvals.policy import McpTool
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
@@ -33,12 +34,14 @@ class RunScope:
     id_prefix: str = "call"
     """Prefix of ids minted for tool calls without a usable one."""
     messages: int = 0
+    mcp_tools: Mapping[str, McpTool] = field(default_factory=dict)
+    """The tools of MCP servers, by the names that the model uses."""
     loop_detectors: dict[str, LoopDetector] = field(default_factory=dict)
     """By sub-agent id; empty for the main agent."""
 
     def __post_init__(self) -> None:
         if self.run.resumption:
-            self.call_ids |= self.run.resumption.started_calls
+            self.call_ids |= self.run.resumption.started_calls | self.run.approvals.call_ids
             # No message of the earlier process can have a higher number than it had events.
             self.messages = self.run.events.last_sequence
             self.id_prefix = f"resumed-{self.run.events.last_sequence}"
@@ -56,6 +59,10 @@ class RunningCall:
     name: str
     sub_agent_id: str
     output: CommandOutput | None = None
+    sub_agent: str = ""
+    """The sub-agent that a `task` call runs."""
+    rejected: bool = False
+    """A policy or a person refused it."""
     interrupted: bool = False
     """Its effects are unknown: an earlier process was killed while it ran."""
     resumes: bool = False

@@ -19,6 +19,7 @@ from runner_service.api.validation.fields import (
     not_negative,
     text_size,
 )
+from runner_service.approvals.validation import policy_violations
 from runner_service.errors import FieldViolation, InvalidRequestError
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -45,23 +46,23 @@ _MAX_TIME_SECONDS = 2**63 // _NANOSECONDS
 
 def check_execute(request: runner_pb2.ExecuteAgentRequest) -> None:
     """Validates an ExecuteAgent request. Raises InvalidRequestError."""
-    _raise_if_any(_execute_violations(request))
+    raise_if_any(_execute_violations(request))
 
 
 def check_watch(request: runner_pb2.WatchExecutionRequest) -> None:
     """Validates a WatchExecution request. Raises InvalidRequestError."""
-    _raise_if_any(_required_identifier(request.execution_id), not_negative("after_sequence", request.after_sequence))
+    raise_if_any(required_identifier(request.execution_id), not_negative("after_sequence", request.after_sequence))
 
 
 def check_get(request: runner_pb2.GetExecutionRequest) -> None:
     """Validates a GetExecution request. Raises InvalidRequestError."""
-    _raise_if_any(_required_identifier(request.execution_id))
+    raise_if_any(required_identifier(request.execution_id))
 
 
 def check_cancel(request: runner_pb2.CancelExecutionRequest) -> None:
     """Validates a CancelExecution request. Raises InvalidRequestError."""
-    _raise_if_any(
-        _required_identifier(request.execution_id),
+    raise_if_any(
+        required_identifier(request.execution_id),
         at_most("reason", len(request.reason), MAX_REASON_CHARACTERS, "characters"),
     )
 
@@ -78,7 +79,7 @@ def check_read(request: runner_pb2.ReadToolOutputRequest) -> None:
         if not 0 <= request.max_bytes <= MAX_READ_BYTES:
             yield FieldViolation("max_bytes", f"must be between 0 and {MAX_READ_BYTES}")
 
-    _raise_if_any(_required_identifier(request.execution_id), violations())
+    raise_if_any(required_identifier(request.execution_id), violations())
 
 
 def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
@@ -98,13 +99,13 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
         for field, value in request.ListFields():
             if field.name in _TIMES and not _is_valid_time(value):
                 yield FieldViolation(field.name, "must be a time between the years 1970 and 2261")
-        if request.page_token and _page_key(request) is None:
+        if request.page_token and page_key(request) is None:
             yield FieldViolation(
                 "page_token", "must be a next_page_token that was given for the same filters, or empty"
             )
 
-    _raise_if_any(violations())
-    return _page_key(request) or 0
+    raise_if_any(violations())
+    return page_key(request) or 0
 
 
 def execution_filter(request: runner_pb2.ListExecutionsRequest) -> ExecutionFilter:
@@ -122,7 +123,8 @@ def page_token(request: runner_pb2.ListExecutionsRequest, key: int) -> str:
     return base64.urlsafe_b64encode(f"{key}:{_filters(request)}".encode()).decode()
 
 
-def _page_key(request: runner_pb2.ListExecutionsRequest) -> int | None:
+def page_key(request: runner_pb2.ListExecutionsRequest) -> int | None:
+    """Returns the key in the page token, 0 without one; None if it was issued for other filters."""
     if not request.page_token:
         return 0
     try:
@@ -159,12 +161,15 @@ def _execute_violations(request: runner_pb2.ExecuteAgentRequest) -> Violations:
     yield from _limits(request.limits)
     yield from _label_violations(request.labels)
     yield from confinement_violations(request.confinement)
+    yield from policy_violations("approval_policy", request.approval_policy)
 
 
 def _without_agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
     for field in ("session_id", "message", "environment"):
         if getattr(request, field):
             yield FieldViolation(field, "must not be set without agent")
+    if request.HasField("approval_policy"):
+        yield FieldViolation("approval_policy", "must not be set without agent")
 
 
 def _agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
@@ -214,14 +219,16 @@ def _is_valid_time(time: Timestamp) -> bool:
     return 0 <= time.seconds < _MAX_TIME_SECONDS and 0 <= time.nanos < _NANOSECONDS
 
 
-def _required_identifier(value: str) -> Violations:
+def required_identifier(value: str) -> Violations:
+    """Yields a violation unless `execution_id` is set and valid."""
     if value:
         yield from identifier("execution_id", value)
     else:
         yield FieldViolation("execution_id", "must be set")
 
 
-def _raise_if_any(*checks: Violations) -> None:
+def raise_if_any(*checks: Violations) -> None:
+    """Raises InvalidRequestError with all violations, if there are any."""
     violations = [violation for check in checks for violation in check]
     if violations:
         raise InvalidRequestError(violations)

@@ -1,0 +1,1 @@
+"""Approvals of tool calls: policies, shell commands, requests and decisions."""

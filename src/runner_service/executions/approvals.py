@@ -1,0 +1,155 @@
+"""Approvals as callers see them: decides about tool calls, and resumes the executions that waited for the decision."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from runner_service import states
+from runner_service.agent.resume import read_resumption
+from runner_service.approvals.requests import Asked
+from runner_service.errors import CallError, PreconditionError, UnavailableError
+from runner_service.executions.execution import Execution
+from runner_service.executions.lifecycle import Lifecycle
+from runner_service.executions.registry import Registry
+from runner_service.executions.runner import Runner, grants_name
+from runner_service.executions.service import ExecutionService
+from runner_service.redaction import Redactor
+from runner_service.storage.event_log import EventLog, LogError
+from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import approval_policy_pb2 as policy_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
+
+_EXPIRY_INTERVAL_SECONDS = 60.0
+_ASKING_STATES = (states.RUNNING, states.WAITING, states.INTERRUPTED)
+_MAX_WAITING = 10_000
+
+
+class ApprovalService:
+    """Belongs to the event loop."""
+
+    def __init__(
+        self, log: EventLog, runner: Runner, service: ExecutionService, *, registry: Registry, lifecycle: Lifecycle
+    ) -> None:
+        self._log = log
+        self._runner = runner
+        self._service = service
+        self._registry = registry
+        self._lifecycle = lifecycle
+
+    async def submit(self, request: runner_pb2.SubmitApprovalRequest) -> "event_pb2.State.ValueType":
+        """Records a decision, resumes an execution that is WAITING or INTERRUPTED, and returns the execution's state.
+
+        Raises:
+            CallError: NOT_FOUND, ABORTED, FAILED_PRECONDITION or INVALID_ARGUMENT, as SubmitApproval's contract says.
+        """
+        execution = await self._registry.find(request.execution_id)
+        with self._registry.holding(execution):
+            await self._load(execution)
+            if execution.is_final and execution.approvals.decision(request.tool_call_id) is None:
+                raise PreconditionError(f"execution {execution.id} has ended: {states.state_name(execution.state)}")
+            execution.approvals.submit(request, self._redactor(execution).value)
+            self._store_session_grant(execution, request)
+            await self._act_on_decision(execution)
+            return execution.state
+
+    async def pending(
+        self, *, limit: int, before_key: int, execution_id: str, session_id: str
+    ) -> tuple[Sequence[runner_pb2.PendingApproval], int]:
+        """Returns what waits for a decision in the next `limit` executions, and the key of the next page. LogError."""
+        if execution_id:
+            return await self._pending_of(await self._registry.find(execution_id)), 0
+        page = await self._log.list_executions(
+            ExecutionFilter(_ASKING_STATES, session_id), limit=limit, before_key=before_key
+        )
+        found: list[runner_pb2.PendingApproval] = []
+        for record in page.executions:
+            if record.pending_approvals and (execution := await self._registry.lookup(record.execution_id)):
+                found += await self._pending_of(execution)
+        return found, page.next_key
+
+    async def reserve_waiting(self) -> None:
+        """Keeps the places of executions that an earlier process has parked. Raises LogError."""
+        for execution in await self._waiting():
+            self._lifecycle.reserve(execution)
+            self._registry.drop_if_idle(execution)
+
+    async def expire_forever(self) -> None:
+        """Decides, once a minute, what nobody has decided in time."""
+        while True:
+            await asyncio.sleep(_EXPIRY_INTERVAL_SECONDS)
+            try:
+                await self._expire_due()
+            except (LogError, CallError) as error:
+                logger.warning("approval_expiry_failed error=%s", error)
+
+    async def _expire_due(self) -> None:
+        for execution in await self._waiting():
+            with self._registry.holding(execution):
+                await self._load(execution)
+                due = [each for each in execution.approvals.pending if _is_due(each)]
+                for asked in due:
+                    execution.approvals.expire(asked.request.tool_call_id)
+                if due:
+                    await self._act_on_decision(execution)
+
+    async def _act_on_decision(self, execution: Execution) -> None:
+        """Waits until the decision is in the log, and resumes the execution unless it runs."""
+        if not execution.callers:
+            execution.policy = runner_pb2.DISCONNECT_POLICY_DETACH
+        await execution.stream.flush()
+        if execution.stream.broken:
+            raise UnavailableError(execution.stream.broken.message)
+        if execution.is_waiting:
+            await self._service.resume_waiting(execution)
+        elif execution.can_be_resumed and execution.request:
+            try:
+                await self._service.resume(execution.id)
+            except CallError as error:  # the decision counts all the same
+                logger.warning("resume_refused execution=%s reason=%s", execution.id, error)
+
+    async def _load(self, execution: Execution) -> None:
+        """Loads the approvals of an execution that another process, or an earlier part of this one, has run."""
+        if not execution.is_active and not execution.approvals.call_ids:
+            for event in (await read_resumption(self._log, execution.id)).approval_events:
+                execution.approvals.apply_event(event)
+
+    async def _pending_of(self, execution: Execution) -> list[runner_pb2.PendingApproval]:
+        with self._registry.holding(execution):
+            await self._load(execution)
+            return [_describe(execution, each) for each in execution.approvals.pending if not execution.is_final]
+
+    async def _waiting(self) -> Sequence[Execution]:
+        page = await self._log.list_executions(ExecutionFilter([states.WAITING]), limit=_MAX_WAITING, before_key=0)
+        found = [await self._registry.lookup(record.execution_id) for record in page.executions]
+        return [each for each in found if each and each.is_waiting]
+
+    def _redactor(self, execution: Execution) -> Redactor:
+        if run := self._lifecycle.parked_run(execution.id):
+            return run.redactor
+        known = execution.request or runner_pb2.ExecuteAgentRequest()
+        return execution.redactor if execution.is_active else self._runner.redactor(known)
+
+    def _store_session_grant(self, execution: Execution, request: runner_pb2.SubmitApprovalRequest) -> None:
+        session_id = execution.record.session_id
+        if request.grant == policy_pb2.APPROVAL_GRANT_SESSION and session_id:
+            rules = policy_pb2.ApprovalPolicy(rules=execution.approvals.session_rules)
+            execution.stream.store_value(grants_name(session_id), rules.SerializeToString())
+
+
+def _is_due(asked: Asked) -> bool:
+    return asked.request.expire_time.ToNanoseconds() / 1e9 <= time.time()
+
+
+def _describe(execution: Execution, asked: Asked) -> runner_pb2.PendingApproval:
+    return runner_pb2.PendingApproval(
+        execution_id=execution.id,
+        session_id=execution.record.session_id,
+        agent_name=execution.record.agent_name,
+        sub_agent_id=asked.sub_agent_id,
+        create_time=asked.create_time,
+        request=asked.request,
+    )
