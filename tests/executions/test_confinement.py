@@ -9,7 +9,8 @@ import grpc
 import pytest
 from tests.running import Client, Event, StartService, command, one, stdout_of, turn
 
-from runner_service.executors.confinement import AllowedHost, Confinement, LooseningError, Requested
+from runner_service.allowed_hosts import AllowedHost
+from runner_service.executors.confinement import Confinement, LooseningError, Requested
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -128,3 +129,25 @@ def test_levels_combine_by_what_they_allow() -> None:
         with pytest.raises(LooseningError):
             Confinement(files=one_level).tightened(Requested(files=other))  # type: ignore[arg-type]  # levels
     assert Confinement().tightened(Requested(network="none")).files == "workspace"
+
+
+@needs_bubblewrap
+async def test_a_refused_host_is_an_event_once_and_counted_in_the_end(start: StartService) -> None:
+    ask = "curl -s http://denied.example/; curl -s http://denied.example/"
+    client = await start([turn("", command(ask)), turn("Done.")])
+    level = runner_pb2.Confinement(network=event_pb2.NETWORK_CONFINEMENT_PROXY, allowed_hosts=["example.com"])
+
+    events = await client.execute(confinement=level)
+
+    denied = one(events, "network_denied")
+    assert (denied.host, denied.port) == ("denied.example", 80)
+    assert b"not among the allowed hosts" in stdout_of(events)
+    assert "denied.example 2 times" in one(events, "notice").text
+
+
+async def test_hosts_that_are_none_are_refused(start: StartService) -> None:
+    client = await start([turn("Done.")])
+    level = runner_pb2.Confinement(
+        network=event_pb2.NETWORK_CONFINEMENT_PROXY, allowed_hosts=["ok.example", "http://x"]
+    )
+    assert "confinement.allowed_hosts[1]" in ((await refusal_of(client, confinement=level)).details() or "")

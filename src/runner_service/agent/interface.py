@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from runner_service.approvals.requests import Approvals
 from runner_service.executors.confinement import Confinement
+from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.protocol import Sandbox
 from runner_service.redaction import Redactor
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -50,6 +51,8 @@ class AgentRun:
     """The progress of an earlier process; None for a new execution."""
     confinement: Confinement = Confinement()  # noqa: RUF009  # frozen
     """What the tools may do; the sandbox enforces it for its own."""
+    egress: EgressPolicy | None = None
+    """Where the service itself may connect to for this run; None: anywhere."""
     is_interrupted: Callable[[], bool] = lambda: False
     """Whether a cancellation is an interruption, after which the execution can be resumed."""
 

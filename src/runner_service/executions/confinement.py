@@ -1,5 +1,6 @@
 """Maps confinement between settings, requests, and the `started` event."""
 
+from runner_service.allowed_hosts import parse_hosts
 from runner_service.errors import FieldViolation, InvalidRequestError
 from runner_service.executors.confinement import (
     Confinement,
@@ -21,6 +22,7 @@ _FILES: dict["event_pb2.FilesConfinement.ValueType", FilesLevel] = {
 }
 _NETWORK: dict["event_pb2.NetworkConfinement.ValueType", NetworkLevel] = {
     event_pb2.NETWORK_CONFINEMENT_ALL: "all",
+    event_pb2.NETWORK_CONFINEMENT_PROXY: "proxy",
     event_pb2.NETWORK_CONFINEMENT_NONE: "none",
 }
 
@@ -30,6 +32,7 @@ def operator_minimum(settings: Settings) -> Confinement:
     return Confinement(
         files=settings.sandbox_confinement,
         network=settings.sandbox_network,
+        allowed_hosts=parse_hosts(settings.sandbox_allowed_hosts.split(",")) if settings.sandbox_allowed_hosts else (),
         readable_paths=_paths(settings.sandbox_readable_paths),
         writable_paths=_paths(settings.sandbox_writable_paths),
         hidden_paths=_paths(settings.sandbox_hidden_paths),
@@ -48,6 +51,7 @@ def confinement_of(request: runner_pb2.ExecuteAgentRequest, minimum: Confinement
             Requested(
                 files=_FILES.get(asked.files),
                 network=_NETWORK.get(asked.network),
+                allowed_hosts=parse_hosts(asked.allowed_hosts),
                 readable_paths=tuple(asked.readable_paths),
                 writable_paths=tuple(asked.writable_paths),
                 hidden_paths=tuple(asked.hidden_paths),

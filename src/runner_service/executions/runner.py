@@ -14,6 +14,7 @@ from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
 from runner_service.executions.confinement import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
 from runner_service.executors.confinement import Confinement
+from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
 from runner_service.models import ModelChoice, resolve
 from runner_service.redaction import Redactor
@@ -125,10 +126,11 @@ class PreparedRun:
         loop = await self.runner.agent_loop.loaded()
         limits = _limits(self.request.limits, self.runner.settings)
         timeout_seconds = limits.timeout.ToNanoseconds() / 1e9
+        egress = self._egress(execution)
         try:
             async with (
                 asyncio.timeout(max(0.0, timeout_seconds - execution.elapsed_before_seconds)) as clock,
-                self.runner.executor.open(self._sandbox_spec(execution)) as sandbox,
+                self.runner.executor.open(self._sandbox_spec(execution, egress)) as sandbox,
             ):
                 execution.publish_started(await self._started(execution, sandbox.root))
                 on_started()
@@ -149,6 +151,7 @@ class PreparedRun:
                     max_repeated_calls=self.runner.settings.max_repeated_calls,
                     resumption=resumption,
                     confinement=self.confinement,
+                    egress=egress,
                     is_interrupted=lambda: execution.is_interrupted,
                 )
                 return await loop.run(execution.run)
@@ -186,11 +189,24 @@ class PreparedRun:
         in_force = await self.runner.executor.confinement_for(self.confinement)
         return confinement_info(in_force) if in_force else None
 
-    def _sandbox_spec(self, execution: Execution) -> SandboxSpec:
+    def _egress(self, execution: Execution) -> EgressPolicy | None:
+        """Returns the policy for the network level `proxy`; each denied host is published once."""
+        if self.confinement.network != "proxy":
+            return None
+
+        def publish(host: str, port: int, reason: str) -> None:
+            execution.stream.publish(
+                event_pb2.NetworkDenied(host=execution.redactor.text(host), port=port, reason=reason)
+            )
+
+        return EgressPolicy(self.confinement.allowed_hosts, publish)
+
+    def _sandbox_spec(self, execution: Execution, egress: EgressPolicy | None) -> SandboxSpec:
         return SandboxSpec(
             execution_id=execution.id,
             session_id=self.request.session_id,
             confinement=self.confinement,
+            egress=egress,
             notify=lambda code, text: _publish_notice(execution, code, text),
             is_interrupted=lambda: execution.is_interrupted,
             environment=self._environment(),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
 from runner_service.executors.confinement import Confinement, ConfinementInForce
+from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.limit_messages import ExceededLimit
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ class SandboxSpec:
     session_id: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     confinement: Confinement = Confinement()  # noqa: RUF009  # frozen
+    egress: EgressPolicy | None = None
     notify: Callable[[str, str], None] = field(default=lambda code, text: None, repr=False)  # noqa: ARG005  # ignores them
     is_interrupted: Callable[[], bool] = field(default=lambda: False, repr=False)
 

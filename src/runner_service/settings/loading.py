@@ -121,6 +121,8 @@ def _mode_conflicts(settings: Settings) -> Iterator[Problem]:
 def _confinement_conflicts(settings: Settings) -> Iterator[Problem]:
     if settings.sandbox_network != "all" and settings.sandbox_confinement == "none":
         yield Problem("SANDBOX_NETWORK", "needs SANDBOX_CONFINEMENT to be 'workspace', 'read_only' or 'strict'")
+    if settings.sandbox_allowed_hosts and settings.sandbox_network != "proxy":
+        yield Problem("SANDBOX_ALLOWED_HOSTS", "needs SANDBOX_NETWORK to be 'proxy'")
     for name in ("sandbox_confinement", "sandbox_network"):
         if not settings.is_local_mode() and getattr(settings, name) not in {"none", "all"}:
             yield Problem(name.upper(), "is for MODE=local: a cloud sandbox is a machine of its own")

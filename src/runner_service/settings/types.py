@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr
 
 from runner_service.addresses import UnixAddress, parse_address
+from runner_service.allowed_hosts import parse_hosts
 
 
 def _address(text: str) -> str:
@@ -47,8 +48,14 @@ def _paths(text: str) -> str:
     return text
 
 
+def _hosts(text: str) -> str:
+    parse_hosts(text.split(","))
+    return text
+
+
+HostList = Annotated[str, AfterValidator(_hosts)]
 FilesLevel = Literal["none", "workspace", "read_only", "strict"]
-NetworkLevel = Literal["all", "none"]
+NetworkLevel = Literal["all", "proxy", "none"]
 PathList = Annotated[str, AfterValidator(_paths)]
 AddressText = Annotated[str, AfterValidator(_address)]
 TcpText = Annotated[str, AfterValidator(_tcp_address)]

@@ -22,6 +22,7 @@ from runner_service.settings.types import (
     Count,
     CountOrZero,
     FilesLevel,
+    HostList,
     NetworkLevel,
     PathList,
     Port,
@@ -111,8 +112,11 @@ class Settings(BaseSettings):
     """The least confinement of files for every execution: `none`, `workspace`, `read_only` or `strict`; a request can \
 only tighten it. Local mode on Linux, with bubblewrap; where it cannot be had, executions are refused."""
     sandbox_network: Annotated[NetworkLevel, BeforeValidator(lower)] = "all"
-    """The least confinement of the network for every execution: `all` or `none`. Other than `all` it needs \
-SANDBOX_CONFINEMENT."""
+    """The least confinement of the network for every execution: `all`, `proxy` (SANDBOX_ALLOWED_HOSTS alone, by a \
+proxy of the service) or `none`. Other than `all` it needs SANDBOX_CONFINEMENT."""
+    sandbox_allowed_hosts: HostList = ""
+    """What SANDBOX_NETWORK=proxy lets through, separated by commas: `HOST`, `*.DOMAIN` or an address, with `:PORT` \
+for others than 80 and 443. Private addresses are reached only when named as addresses."""
     sandbox_readable_paths: PathList = ""
     """Absolute paths, separated by `:`, that confined executions may read although their level hides them."""
     sandbox_writable_paths: PathList = ""

@@ -208,6 +208,7 @@ class Confinement(_message.Message):
 
     FILES_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
+    ALLOWED_HOSTS_FIELD_NUMBER: _builtins.int
     READABLE_PATHS_FIELD_NUMBER: _builtins.int
     WRITABLE_PATHS_FIELD_NUMBER: _builtins.int
     HIDDEN_PATHS_FIELD_NUMBER: _builtins.int
@@ -217,6 +218,12 @@ class Confinement(_message.Message):
     """The level of the network; other than ALL it needs `files`, and implies WORKSPACE when `files` is unset. Not less than
     the operator's SANDBOX_NETWORK.
     """
+    @_builtins.property
+    def allowed_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that PROXY lets through: names, `*.` and a domain, or addresses, with `:PORT` for others than 80 and 443. Unset:
+        the operator's. If the operator requires PROXY, each lies within SANDBOX_ALLOWED_HOSTS. At most 256.
+        """
+
     @_builtins.property
     def readable_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Absolute paths to show read-only although the level hides them, for example a toolchain or a socket. If the operator
@@ -238,13 +245,14 @@ class Confinement(_message.Message):
         *,
         files: _execution_event_pb2.FilesConfinement.ValueType = ...,
         network: _execution_event_pb2.NetworkConfinement.ValueType = ...,
+        allowed_hosts: _abc.Iterable[_builtins.str] | None = ...,
         readable_paths: _abc.Iterable[_builtins.str] | None = ...,
         writable_paths: _abc.Iterable[_builtins.str] | None = ...,
         hidden_paths: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "hidden_paths", b"hidden_paths", "network", b"network", "readable_paths", b"readable_paths", "writable_paths", b"writable_paths"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_hosts", b"allowed_hosts", "files", b"files", "hidden_paths", b"hidden_paths", "network", b"network", "readable_paths", b"readable_paths", "writable_paths", b"writable_paths"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

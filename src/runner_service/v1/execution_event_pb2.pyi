@@ -113,6 +113,10 @@ class _NetworkConfinementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ne
     """In a request: the operator's minimum."""
     NETWORK_CONFINEMENT_ALL: _NetworkConfinement.ValueType  # 1
     """Everything that the service's user may reach."""
+    NETWORK_CONFINEMENT_PROXY: _NetworkConfinement.ValueType  # 2
+    """Only `allowed_hosts`, through a proxy of the service that speaks HTTP and CONNECT. Names are looked up by the service;
+    private addresses are reached only when named as addresses.
+    """
     NETWORK_CONFINEMENT_NONE: _NetworkConfinement.ValueType  # 3
     """Nothing, this machine's loopback included. Commands of the execution reach each other."""
 
@@ -123,6 +127,10 @@ NETWORK_CONFINEMENT_UNSPECIFIED: NetworkConfinement.ValueType  # 0
 """In a request: the operator's minimum."""
 NETWORK_CONFINEMENT_ALL: NetworkConfinement.ValueType  # 1
 """Everything that the service's user may reach."""
+NETWORK_CONFINEMENT_PROXY: NetworkConfinement.ValueType  # 2
+"""Only `allowed_hosts`, through a proxy of the service that speaks HTTP and CONNECT. Names are looked up by the service;
+private addresses are reached only when named as addresses.
+"""
 NETWORK_CONFINEMENT_NONE: NetworkConfinement.ValueType  # 3
 """Nothing, this machine's loopback included. Commands of the execution reach each other."""
 Global___NetworkConfinement: _TypeAlias = NetworkConfinement  # noqa: Y015
@@ -318,6 +326,7 @@ class ExecutionEvent(_message.Message):
     SUB_AGENT_FINISHED_FIELD_NUMBER: _builtins.int
     APPROVAL_REQUESTED_FIELD_NUMBER: _builtins.int
     APPROVAL_DECIDED_FIELD_NUMBER: _builtins.int
+    NETWORK_DENIED_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The execution that this event belongs to."""
     sequence: _builtins.int
@@ -392,6 +401,10 @@ class ExecutionEvent(_message.Message):
     def approval_decided(self) -> Global___ApprovalDecided:
         """A tool call no longer waits for a decision."""
 
+    @_builtins.property
+    def network_denied(self) -> Global___NetworkDenied:
+        """A connection was refused by the confinement of the execution. Once for each host; at most 100 hosts."""
+
     def __init__(
         self,
         *,
@@ -415,12 +428,13 @@ class ExecutionEvent(_message.Message):
         sub_agent_finished: Global___SubAgentFinished | None = ...,
         approval_requested: Global___ApprovalRequested | None = ...,
         approval_decided: Global___ApprovalDecided | None = ...,
+        network_denied: Global___NetworkDenied | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "network_denied", b"network_denied", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "execution_id", b"execution_id", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "sequence", b"sequence", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_id", b"sub_agent_id", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "execution_id", b"execution_id", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "network_denied", b"network_denied", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "sequence", b"sequence", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_id", b"sub_agent_id", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "reasoning_delta", "tool_output", "message_finished", "message_discarded", "tool_call_started", "tool_call_finished", "started", "finished", "notice", "usage_updated", "todos_updated", "sub_agent_started", "sub_agent_finished", "approval_requested", "approval_decided"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "reasoning_delta", "tool_output", "message_finished", "message_discarded", "tool_call_started", "tool_call_finished", "started", "finished", "notice", "usage_updated", "todos_updated", "sub_agent_started", "sub_agent_finished", "approval_requested", "approval_decided", "network_denied"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -537,6 +551,36 @@ class ConfinementInfo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConfinementInfo: _TypeAlias = ConfinementInfo  # noqa: Y015
+
+@_typing.final
+class NetworkDenied(_message.Message):
+    """Tells that a host was refused, under NETWORK_CONFINEMENT_PROXY."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """The host as it was asked for, a name or an address."""
+    port: _builtins.int
+    """The port."""
+    reason: _builtins.str
+    """Why, for people and models."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        port: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "port", b"port", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkDenied: _TypeAlias = NetworkDenied  # noqa: Y015
 
 @_typing.final
 class ModelInfo(_message.Message):

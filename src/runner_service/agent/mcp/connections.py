@@ -85,7 +85,7 @@ class _Connection:
             return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
         if self._run.confinement.network == "none":
             raise PermissionError("the confinement of this execution closes the network")
-        return http_server(self._server.http, self._run.environment, self._call_timeout())
+        return http_server(self._server.http, self._run.environment, self._call_timeout(), self._run.egress)
 
     def _call_timeout(self) -> float:
         http = self._server.http

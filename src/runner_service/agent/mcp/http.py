@@ -7,17 +7,22 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import httpx
 from mcp.client.streamable_http import streamable_http_client
 
+from runner_service.agent.mcp.egress import PolicyTransport
 from runner_service.agent.mcp.http_limits import HttpLimits
 from runner_service.agent.mcp.placeholders import PLACEHOLDER
 from runner_service.agent.mcp.stdio import Streams
+from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
 @asynccontextmanager
 async def http_server(
-    http: runner_pb2.HttpServer, environment: Mapping[str, str], timeout_seconds: float
+    http: runner_pb2.HttpServer,
+    environment: Mapping[str, str],
+    timeout_seconds: float,
+    egress: EgressPolicy | None = None,
 ) -> AsyncIterator[Streams]:
-    """Opens the transport. A response may take `timeout_seconds`."""
+    """Opens the transport. A response may take `timeout_seconds`; `egress` limits where it connects to."""
     # The size of a compressed response is unbounded: it is not requested, and refused.
     headers = {"Accept-Encoding": "identity"}
     headers |= {name: _fill_placeholders(value, environment) for name, value in http.headers.items()}
@@ -25,7 +30,11 @@ async def http_server(
     limits = HttpLimits()
     async with (
         httpx.AsyncClient(
-            headers=headers, timeout=httpx.Timeout(timeout_seconds), event_hooks={"response": [limits.limit_response]}
+            headers=headers,
+            timeout=httpx.Timeout(timeout_seconds),
+            event_hooks={"response": [limits.limit_response]},
+            transport=PolicyTransport(egress) if egress else None,
+            trust_env=egress is None,
         ) as client,
         streamable_http_client(_with_query(http.url, query), http_client=client) as (read, write, _),
         limits.resolved(read) as resolved,

@@ -83,6 +83,7 @@ class Transcript:
             "sub_agent_started": self._start_agent,
             "usage_updated": self._count,
             "notice": _notice,
+            "network_denied": _network_denied,
             "finished": self._end,
         }
 
@@ -206,6 +207,11 @@ def _head(event: event_pb2.ExecutionEvent) -> Line:
     model = f"{started.model.provider}/{started.model.name}"
     resumed = ", resumed" if started.resumed else ""
     return Line(Kind.HEAD, printable(f"execution {event.execution_id}: {model} in {started.sandbox.root}{resumed}"))
+
+
+def _network_denied(denied: event_pb2.NetworkDenied, agent: str) -> Iterator[Line]:
+    text = f"{denied.host}:{denied.port} was refused: {denied.reason}"
+    yield Line(Kind.WARNING, wording.one_line(text, 2000), agent)
 
 
 def _notice(notice: event_pb2.Notice, agent: str) -> Iterator[Line]:

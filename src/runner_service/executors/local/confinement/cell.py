@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,10 +46,12 @@ class CellSpec:
 class Cell:
     """The supervisor of one confined execution. Opens at the first need, again if it is lost, until `close`.
 
-    `on_open` is called with the client and the message by which the supervisor said that it is ready.
+    `on_open` is awaited with the client and the message by which the supervisor said that it is ready.
     """
 
-    def __init__(self, spec: CellSpec, on_open: Callable[[SupervisorClient, dict[str, object]], None]) -> None:
+    def __init__(
+        self, spec: CellSpec, on_open: Callable[[SupervisorClient, dict[str, object]], Awaitable[None]]
+    ) -> None:
         self._spec = spec
         self._on_open = on_open
         self._opening: asyncio.Task[SupervisorClient] | None = None
@@ -130,7 +132,7 @@ class Cell:
         with _memory_file("arguments", self._arguments(mounts)) as arguments, _memory_file("errors") as errors:
             client, ready = await self._start(arguments, errors)
         self._current = client
-        self._on_open(client, ready)
+        await self._on_open(client, ready)
         return client
 
     async def _start(self, arguments: int, errors: int) -> tuple[SupervisorClient, dict[str, object]]:

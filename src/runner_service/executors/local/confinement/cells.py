@@ -3,17 +3,19 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from runner_service.executors.confinement import Confinement
+from runner_service.executors.egress.proxy import egress_proxy, proxy_environment
 from runner_service.executors.local.confinement.cell import Cell
 from runner_service.executors.local.confinement.confiner import Confiner
 from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.local.confinement.mounts import environment_for, visible_cache
 from runner_service.executors.local.confinement.private import PrivateStore
+from runner_service.executors.local.supervisor_client import SupervisorClient
 from runner_service.executors.protocol import SandboxSpec
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -48,22 +50,35 @@ class Cells:
         private = await asyncio.to_thread(self._private.acquire, name)
         cache = await asyncio.to_thread(visible_cache, spec.confinement, environment["HOME"])
         environment.update({**environment_for(cache), **spec.environment})
-        cell = self.confiner.cell(
-            spec.confinement,
-            root=root,
-            scope_root=scope_root,
-            private=private,
-            home_cache=cache,
-            on_open=lambda _client, _ready: None,
-        )
-        cell.open_soon()
-        try:
-            yield cell
-        finally:
+        async with AsyncExitStack() as proxies:
+
+            async def on_open(client: SupervisorClient, ready: Mapping[str, object]) -> None:
+                await proxies.aclose()
+                if spec.egress and (port := ready.get("proxy_port")):
+                    await proxies.enter_async_context(egress_proxy(client.take_listener(), spec.egress))
+                    environment.update({**proxy_environment(int(str(port))), **spec.environment})
+
+            cell = self.confiner.cell(
+                spec.confinement,
+                root=root,
+                scope_root=scope_root,
+                private=private,
+                home_cache=cache,
+                on_open=on_open,
+            )
+            cell.open_soon()
             try:
-                await cell.close()
+                yield cell
             finally:
-                await asyncio.to_thread(self._private.release, name, keep=bool(spec.session_id))
+                await self._close(cell, spec, name)
+
+    async def _close(self, cell: Cell, spec: SandboxSpec, name: str) -> None:
+        if spec.egress and (repeated := spec.egress.repeated_denials()):
+            spec.notify("NETWORK_DENIED", f"Connections were refused by the confinement: {repeated}.")
+        try:
+            await cell.close()
+        finally:
+            await asyncio.to_thread(self._private.release, name, keep=bool(spec.session_id))
 
 
 def plain_name(identifier: str) -> str:

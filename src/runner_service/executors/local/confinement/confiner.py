@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class Confiner:
         scope_root: str,
         private: PrivateDirectories,
         home_cache: str,
-        on_open: Callable[[SupervisorClient, Mapping[str, object]], None],
+        on_open: Callable[[SupervisorClient, Mapping[str, object]], Awaitable[None]],
     ) -> Cell:
         """Returns a cell, not open yet. `root` and `scope_root` are real paths."""
 
@@ -136,6 +136,10 @@ class Confiner:
 
     async def _try_cell_in(self, directory: Path) -> Ability:
         said: dict[str, object] = {}
+
+        async def on_open(_: SupervisorClient, ready: Mapping[str, object]) -> None:
+            said.update(ready)
+
         private = await asyncio.to_thread(_prepare, directory, self._place.state_dir)
         root = str(directory / "root")
         cell = self.cell(
@@ -144,7 +148,7 @@ class Confiner:
             scope_root=root,
             private=private,
             home_cache="",
-            on_open=lambda _, ready: said.update(ready),
+            on_open=on_open,
         )
         try:
             found = await _tried_everything(cell, root, str(directory), str(self._place.state_dir / _PROBE_FILE))
