@@ -74,3 +74,12 @@ async def test_whoever_is_cancelled_is_cancelled() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_shorter_timeout_than_before_expires_on_time() -> None:
+    async def block(idle: IdleTimeout) -> None:
+        idle.arm(1000)
+        idle.arm(0.01)
+        assert idle.seconds == 0.01
+
+    assert await expires_in(block)

@@ -1,6 +1,7 @@
 """A timeout that is restarted often: for each piece of a text, for each page of a stream."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -17,14 +18,19 @@ class IdleTimeout:
         """Whether the timeout has expired."""
         self._on_expiry = on_expiry
         self._loop = asyncio.get_running_loop()
+        self.seconds = 0.0
+        """What it was last armed with."""
         self._due: float | None = None
+        self._fires_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def arm(self, seconds: float) -> None:
-        """Expires in `seconds`, not earlier; must not be shorter than the timeouts set before."""
-        self._due = self._loop.time() + seconds
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._due, self._check)
+        """Expires in `seconds`, not earlier."""
+        self.seconds = seconds
+        self._due = due = self._loop.time() + seconds
+        if due < self._fires_at:  # there is no timer, or only one for a longer timeout
+            self.close()
+            self._schedule(due)
 
     def disarm(self) -> None:
         """Does not expire until armed again."""
@@ -35,12 +41,16 @@ class IdleTimeout:
         if self._timer:
             self._timer.cancel()
 
+    def _schedule(self, due: float) -> None:
+        self._fires_at = due
+        self._timer = self._loop.call_at(due, self._check)
+
     def _check(self) -> None:
-        self._timer = None
+        self._timer, self._fires_at = None, math.inf
         if self._due is None:
             return
         if self._due > self._loop.time():
-            self._timer = self._loop.call_at(self._due, self._check)
+            self._schedule(self._due)
         else:
             self.expired = True
             self._on_expiry()

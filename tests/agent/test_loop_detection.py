@@ -9,18 +9,25 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 def test_the_same_call_with_the_same_result_is_told_once_and_then_ended() -> None:
-    detector = LoopDetector(6)
+    detector = LoopDetector(10)
 
-    told = [detector.observe_call("execute", {"command": "true"}, "ok") for _ in range(6)]
+    told = [detector.observe_call("execute", {"command": "true"}, "ok") for _ in range(9)]
 
-    assert told == [False, False, False, True, False, False]
-    with pytest.raises(RepetitionEnd, match="6 calls in a row"):
+    assert told == [False, False, True, *[False] * 6]
+    with pytest.raises(RepetitionEnd, match="10 calls in a row"):
         detector.observe_call("execute", {"command": "true"}, "ok")
+
+
+def test_an_agent_that_polls_is_left_alone() -> None:
+    detector = LoopDetector(3)
+
+    assert not any(detector.observe_call("execute", {"command": "sleep 5; ls"}, "", 5.1) for _ in range(100))
+    assert not any(detector.observe_call("execute", {"command": "ls"}, "", 0.1) for _ in range(1))
 
 
 def test_two_calls_in_turn_are_a_circle_too() -> None:
     detector = LoopDetector(4)
-    for n in range(5):
+    for n in range(4):
         detector.observe_call("execute", {"command": f"{n % 2}"}, "ok")
 
     with pytest.raises(RepetitionEnd):
@@ -34,7 +41,7 @@ def test_a_result_that_changes_is_news() -> None:
 
 
 def test_work_in_between_is_news() -> None:
-    detector = LoopDetector(2)
+    detector = LoopDetector(3)
 
     for n in range(20):
         assert not detector.observe_call("edit_file", {"old_string": str(n)}, "done")
@@ -49,7 +56,7 @@ def test_zero_allows_any_number() -> None:
 
 async def test_the_model_is_told_and_the_execution_ends_with_a_clear_account(start: StartService) -> None:
     turns = [turn("", command("true")) for _ in range(3)] + [turn("{{last_tool_result}}", command("true"))]
-    client = await start(turns + [turn("", command("true")) for _ in range(9)], MAX_REPEATED_CALLS="4")
+    client = await start(turns + [turn("", command("true")) for _ in range(9)], MAX_REPEATED_CALLS="5")
 
     events = await client.execute()
 

@@ -1,5 +1,7 @@
 """Models that fail: which failures are tried again, and how the rest ends."""
 
+from dataclasses import replace
+
 import pytest
 from tests.agent.bench import Bench, command, turn
 
@@ -65,12 +67,15 @@ async def test_an_answer_that_was_cut_short_is_noticed(bench: Bench) -> None:
     assert played.answer == "And then"
 
 
-async def test_a_silent_model_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.agent.model_calls.IDLE_TIMEOUT_SECONDS", 0.05)
-    monkeypatch.setattr("runner_service.agent.model_stream.IDLE_TIMEOUT_SECONDS", 0.05)
-    played = await bench.play(turn("Well…", silence=30))
+@pytest.mark.parametrize(
+    ("wait", "setting"), [("silence", "STIGMER_LLM_IDLE_TIMEOUT"), ("delay", "STIGMER_LLM_FIRST_TOKEN_TIMEOUT")]
+)
+async def test_a_silent_model_is_given_up_and_the_setting_named(bench: Bench, wait: str, setting: str) -> None:
+    choice = replace(bench.script([turn("Well…", **{wait: 30})]), first_token_timeout=0.3, idle_timeout=0.05)
+    played = await bench.run(choice)
     assert isinstance(played.end, ModelUnavailableEnd)
     assert "sent nothing" in played.end.message
+    assert setting in played.end.message
 
 
 async def test_an_endless_message_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,3 +94,30 @@ async def test_ollama_streams_text_and_tool_calls(bench: Bench) -> None:
     assert played.output(started.tool_call_id) == b"hi\n"
     assert (played.usage.input_tokens, played.usage.output_tokens) == (14, 6)
     assert provider.requests[0]["options"]["num_predict"] == 77
+
+
+async def test_ollama_is_asked_for_a_context_that_holds_the_prompt_and_watchers_are_told(bench: Bench) -> None:
+    long = "word " * 20_000
+    async with serving_provider(ollama_answer({"content": "One."}), ollama_answer({"content": "Two."})) as provider:
+        choice = ModelChoice("ollama", "qwen", provider.base_url, None, 0.0, 77)
+        short = await bench.run(choice)
+        grown = await bench.run(choice, message=long)
+    assert [each["options"]["num_ctx"] for each in provider.requests] == [16_384, 65_536]
+    assert [played.one("notice").code for played in (short, grown)] == ["CONTEXT_SIZE", "CONTEXT_SIZE"]
+    assert "65,536 tokens" in grown.one("notice").text
+
+
+async def test_a_context_of_the_settings_is_left_as_it_is(bench: Bench) -> None:
+    async with serving_provider(ollama_answer({"content": "One."})) as provider:
+        choice = ModelChoice("ollama", "qwen", provider.base_url, None, 0.0, 77, context_tokens=4096)
+        played = await bench.run(choice)
+    assert provider.requests[0]["options"]["num_ctx"] == 4096
+    assert not played.all("notice")
+
+
+async def test_a_tool_call_that_is_written_as_text_is_noticed_with_what_to_do(bench: Bench) -> None:
+    written = '```json\n{"name": "execute", "arguments": {"command": "ls"}}\n```'
+    async with serving_provider(ollama_answer({"content": written})) as provider:
+        played = await bench.run(ModelChoice("ollama", "coder", provider.base_url, None, 0.0, 77, context_tokens=4096))
+    assert played.one("notice").code == "TOOL_CALL_AS_TEXT"
+    assert "ollama/qwen3:8b" in played.one("notice").text

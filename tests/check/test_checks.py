@@ -40,6 +40,8 @@ class Provider(HTTPServer):
     def __init__(self, answer: Any, status: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer, self.status = answer, status
+        self.posted: Any = {}
+        self.posted_status = 200
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -52,6 +54,14 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps(self.server.answer).encode()
         self.send_response(self.server.status)
         self.send_header("Location", f"{self.server.url}/elsewhere")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps(self.server.posted).encode()
+        self.send_response(self.server.posted_status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -221,3 +231,45 @@ async def test_a_provider_that_is_not_there_says_so(tmp_path: Path) -> None:
     assert checks["STIGMER_LLM_BASE_URL"].status == "fail"
     assert "Connection refused" in checks["STIGMER_LLM_BASE_URL"].text
     assert checks["STIGMER_LLM_BASE_URL"].next_step == "start it"
+
+
+CALL = {"function": {"name": "report_ready", "arguments": {"ready": True}}}
+AS_TEXT = '{"name": "report_ready", "arguments": {"ready": true}}'
+
+
+MODELS: dict[str, tuple[str, Any]] = {
+    "ollama": ("llama", OLLAMA_LIST),
+    "openai": ("gpt-x", OPENAI_LIST),
+    "anthropic": ("claude-sonnet-4.5", ANTHROPIC_LIST),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "answer", "outcome", "text"),
+    [
+        ("ollama", 200, {"message": {"tool_calls": [CALL]}}, "ok", "calls tools"),
+        ("ollama", 200, {"message": {"content": AS_TEXT}}, "fail", "as text"),
+        ("ollama", 400, {"error": "llama does not support tools"}, "fail", "does not support"),
+        ("openai", 200, {"choices": [{"message": {"tool_calls": [CALL]}}]}, "ok", "calls tools"),
+        ("openai", 200, {"choices": [{"message": {"content": "No."}}]}, "warn", "did not call"),
+        (
+            "anthropic",
+            200,
+            {"content": [{"type": "text", "text": "Yes."}, {"type": "tool_use", "name": "report_ready"}]},
+            "ok",
+            "calls tools",
+        ),
+        ("openai", 500, {"error": "oops"}, "warn", "HTTP 500"),
+        ("openai", 200, ["nonsense"], "warn", "not known"),
+    ],
+)
+async def test_a_model_is_asked_to_call_a_tool(
+    provider: Any, tmp_path: Path, name: str, status: int, answer: Any, outcome: str, text: str
+) -> None:
+    model, listed = MODELS[name]
+    environ = {"STIGMER_LLM_PROVIDER": name, "STIGMER_LLM_MODEL": model, "STIGMER_LLM_API_KEY": KEY}
+    with provider(listed) as server:
+        server.posted, server.posted_status = answer, status
+        checks = await checks_of(tmp_path, **environ, STIGMER_LLM_BASE_URL=server.url)
+    assert checks["STIGMER_LLM_MODEL"].status == outcome
+    assert text in checks["STIGMER_LLM_MODEL"].text

@@ -15,6 +15,7 @@ from runner_service.agent.capabilities import AgentPlan, SubAgentPlan
 from runner_service.agent.model_calls import ModelCalls, RetryPolicy
 from runner_service.agent.model_stream import SummaryUsage
 from runner_service.agent.tool_calls import SandboxTools
+from runner_service.agent.tool_texts import DESCRIPTIONS
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models import ModelChoice
 from runner_service.models.clients import ModelClients
@@ -26,6 +27,10 @@ _ENVIRONMENT_PROMPT = (
     "Your tools work in one directory, the user's. Commands start in it, and to the file tools `/` means it. "
     "A secret that you would see is replaced by [redacted:secret]; commands have the real value in their environment."
 )
+
+
+_FINISHING_PROMPT = "When you are done, answer with what the user wants to know."
+_GENERAL_PURPOSE = "Does a task of several steps on its own, with the same tools as you."
 
 
 class _Key(NamedTuple):
@@ -67,7 +72,7 @@ def build_graph(
     """Compiles an agent. Holds no state of an execution except the plan's tools."""
     streaming_model = model.model_copy(update={"callbacks": [SummaryUsage()]})
     # Sub-agents do not inherit middleware, so the default sub-agent of deepagents is declared here with ours.
-    general = SubAgent(**GENERAL_PURPOSE_SUBAGENT, middleware=_middleware(retries))
+    general = SubAgent(**{**GENERAL_PURPOSE_SUBAGENT, "description": _GENERAL_PURPOSE}, middleware=_middleware(retries))
     return create_deep_agent(
         streaming_model,
         tools=plan.tools,
@@ -94,4 +99,5 @@ def _prompt(instructions: str) -> str:
 
 
 def _middleware(retries: RetryPolicy) -> list[AgentMiddleware[Any, Any, Any]]:
-    return [SandboxTools(), TodoListMiddleware(), ModelCalls(retries)]
+    todos = TodoListMiddleware(system_prompt=_FINISHING_PROMPT, tool_description=DESCRIPTIONS["write_todos"])
+    return [SandboxTools(), todos, ModelCalls(retries)]

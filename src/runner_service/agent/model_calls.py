@@ -14,19 +14,26 @@ from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResp
 from langchain_core.messages import AIMessage
 from langgraph.errors import GraphBubbleUp
 
+from runner_service.agent.calls_as_text import call_written_as_text
 from runner_service.agent.messages import normalize_message, stop_reason_of
 from runner_service.agent.model_stream import StreamedMessage
+from runner_service.agent.tool_texts import with_short_texts
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
 from runner_service.errors import ExecutionEnd, ModelRejectedEnd, ModelRequestEnd, ModelUnavailableEnd
 from runner_service.idle_timeout import IdleTimeout, idle_timeout
 from runner_service.models import ModelChoice
 from runner_service.models.answer import current_text_listener, ending
-from runner_service.models.connections import IDLE_TIMEOUT_SECONDS
 from runner_service.models.endings import Ending
 from runner_service.models.failures import ConversationTooLongError, Failure, StreamBrokenError, classify
+from runner_service.models.notices import current_notice_listener
 from runner_service.telemetry import chat_span, metrics, record_usage
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_CALL_AS_TEXT = (
+    "the model wrote a call of {} as text, which does nothing: it does not call tools as its provider expects. "
+    "Choose a model that does, such as ollama/qwen3:8b; `runner-service check` tells whether one can"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +144,8 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
     settled = normalize_message(message, scope, streamed.message_id)
     if settled.tool_calls:
         check_tokens(scope.run)
+    elif name := call_written_as_text(str(settled.text), _tool_names(request)):
+        _publish_notice(scope, "TOOL_CALL_AS_TEXT", _CALL_AS_TEXT.format(name), event_pb2.Notice.LEVEL_WARNING)
     return ModelResponse(result=[settled, *response.result[1:]], structured_response=response.structured_response)
 
 
@@ -153,6 +162,10 @@ def _heed_ending(scope: RunScope, message: AIMessage, stop_reason: str) -> None:
             )
         case Ending.CUT_SHORT:
             _publish_cut_short(scope, stop_reason)
+
+
+def _tool_names(request: ModelRequest[Any]) -> set[str]:
+    return {str(each.get("name") if isinstance(each, dict) else each.name) for each in request.tools}
 
 
 @contextmanager
@@ -176,31 +189,49 @@ async def _attempt(
     scope: RunScope, request: ModelRequest[Any], handler: Call
 ) -> tuple[StreamedMessage, ModelResponse[Any]]:
     """Makes one call; discards its message when it fails, or has to be made again."""
-    async with _idle_limit() as idle:
+    async with _silence_limit(scope.run.model) as idle:
         streamed = StreamedMessage(scope, idle)
         token = current_text_listener.set(streamed.add_text)
+        notice_token = current_notice_listener.set(lambda code, text: _publish_notice(scope, code, text))
         try:
-            response = await handler(request)
+            response = await handler(request.override(tools=with_short_texts(request.tools)))
             _check_usable(_message_of(response))
         except BaseException:
             streamed.discard()
             raise
         finally:
             current_text_listener.reset(token)
+            current_notice_listener.reset(notice_token)
     return streamed, response
 
 
 @asynccontextmanager
-async def _idle_limit() -> AsyncIterator[IdleTimeout]:
-    """Times out when the provider sends nothing for too long, with an error that says so."""
+async def _silence_limit(model: ModelChoice) -> AsyncIterator[IdleTimeout]:
+    """Times out when the first token, or the next one, takes too long, with an error that says which."""
     try:
         async with idle_timeout() as idle:
-            idle.arm(IDLE_TIMEOUT_SECONDS)
+            idle.arm(model.first_token_timeout)
             yield idle
     except TimeoutError as error:
         if idle.expired:
-            raise StreamBrokenError(f"the provider sent nothing for {IDLE_TIMEOUT_SECONDS:g} s") from error
+            raise StreamBrokenError(_silence(model, has_spoken=idle.seconds != model.first_token_timeout)) from error
         raise
+
+
+def _silence(model: ModelChoice, *, has_spoken: bool) -> str:
+    if has_spoken:
+        return f"the provider sent nothing for {model.idle_timeout:g} s (STIGMER_LLM_IDLE_TIMEOUT)"
+    return f"the provider sent nothing for {model.first_token_timeout:g} s (STIGMER_LLM_FIRST_TOKEN_TIMEOUT)"
+
+
+def _publish_notice(
+    scope: RunScope,
+    code: str,
+    text: str,
+    level: "event_pb2.Notice.Level.ValueType" = event_pb2.Notice.LEVEL_INFO,
+) -> None:
+    notice = event_pb2.Notice(level=level, code=code, text=text)
+    scope.run.events.publish(notice, sub_agent_id=sub_agent_id())
 
 
 def _message_of(response: ModelResponse[Any]) -> AIMessage:

@@ -9,7 +9,6 @@ from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_
 from runner_service.agent.usage import count_usage
 from runner_service.idle_timeout import IdleTimeout
 from runner_service.models.answer import current_text_listener
-from runner_service.models.connections import IDLE_TIMEOUT_SECONDS
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
@@ -25,10 +24,11 @@ class StreamedMessage:
         self._text = scope.run.redactor.text_stream()
         self._reasoning = scope.run.redactor.text_stream()
         self._idle = idle
+        self._idle_timeout_seconds = scope.run.model.idle_timeout
 
     async def add_text(self, text: str, reasoning: str) -> None:
         """Publishes the next text and reasoning. Without either it only restarts the idle timeout."""
-        self._idle.arm(IDLE_TIMEOUT_SECONDS)
+        self._idle.arm(self._idle_timeout_seconds)
         if reasoning:
             self._publish(event_pb2.ReasoningDelta, self._reasoning.feed(reasoning))
         if text:

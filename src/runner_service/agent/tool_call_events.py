@@ -103,6 +103,11 @@ class ToolCallReporter:
         command = self._call.output.result if self._call.output else None
         return Outcome(_with_message(result, message, clean), event, command)
 
+    @property
+    def elapsed_seconds(self) -> float:
+        """How long the call has taken."""
+        return time.monotonic() - self._start_time
+
     def end(self, outcome: Outcome) -> None:
         """Publishes the end of the call."""
         if self._call.name == "write_todos" and outcome.event.outcome == event_pb2.TOOL_OUTCOME_SUCCEEDED:
@@ -123,7 +128,7 @@ class ToolCallReporter:
         if self._ended:  # published by an earlier process
             return
         self._ended = True
-        metrics.tool_called(self._call.name, event.outcome, time.monotonic() - self._start_time)
+        metrics.tool_called(self._call.name, event.outcome, self.elapsed_seconds)
         if self._call.output and (ran := self._call.output.result) and ran.spawn_time:
             metrics.command_spawned(ran.spawn_time)
         if self._sub_agent in self._sub_agents:
@@ -140,7 +145,7 @@ class ToolCallReporter:
 
     def _finished(self, outcome: event_pb2.ToolOutcome.ValueType) -> event_pb2.ToolCallFinished:
         event = event_pb2.ToolCallFinished(tool_call_id=self._call.id, outcome=outcome)
-        event.elapsed.FromNanoseconds(int((time.monotonic() - self._start_time) * 1e9))
+        event.elapsed.FromNanoseconds(int(self.elapsed_seconds * 1e9))
         if output := self._call.output:
             _describe_output(event, output)
         return event

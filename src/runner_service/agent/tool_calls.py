@@ -15,6 +15,7 @@ from runner_service.agent.approval_gate import pass_gate
 from runner_service.agent.failures import end_for
 from runner_service.agent.journal import CallEnd
 from runner_service.agent.tool_call_events import Outcome, ToolCallReporter
+from runner_service.agent.tool_texts import DESCRIPTIONS
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
 from runner_service.agent.tools.scope import RunningCall, RunScope, current_call, current_scope, sub_agent_id
@@ -47,20 +48,6 @@ _UNPARSED = (
     "integers of more than 64 bits"
 )
 
-_DESCRIPTIONS = {
-    "execute": (
-        "Runs a shell command in the working directory and returns what it wrote to stdout and stderr, as it came, and "
-        "its exit code. Nothing can be typed into it. `timeout` is in seconds; the user's own limit holds as well. "
-        "Processes that it leaves in the background go on until the whole task ends. Of a long output you see the "
-        "beginning and the end, and are told where to read the rest."
-    ),
-    "read_file": (
-        "Reads a text file by lines, the first 100 unless `offset` and `limit` say otherwise. A header line "
-        "`@@ … @@` says which lines follow; it is not part of the file. Files that are not text are announced only. "
-        "Read a file before you edit it. What commands wrote is below /tool_output."
-    ),
-}
-
 
 class SandboxTools(FilesystemMiddleware[Any, Any]):
     """Provides the file and command tools. As the outermost middleware it wraps the calls of all other tools, too."""
@@ -71,7 +58,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             tools=["execute", "ls", "read_file", "write_file", "edit_file", "glob", "grep"],
             tool_token_limit_before_evict=_MAX_RESULT_TOKENS,
             max_execute_timeout=_MAX_REQUESTED_TIMEOUT_SECONDS,
-            custom_tool_descriptions=_DESCRIPTIONS,
+            custom_tool_descriptions=DESCRIPTIONS,
         )
 
     @property
@@ -96,7 +83,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
                 await self._record_end(scope, call, outcome, report)
                 outcome.record(span)
             told = scope.loop_detector(call.sub_agent_id).observe_call(
-                call.name, request.tool_call["args"], outcome.event.result
+                call.name, request.tool_call["args"], outcome.event.result, report.elapsed_seconds
             )
         except GraphBubbleUp:  # a sub-agent is parked: the call goes on when the execution is resumed
             raise

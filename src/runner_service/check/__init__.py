@@ -14,6 +14,7 @@ from runner_service.check.network import reachable_check
 from runner_service.check.provider import model_check
 from runner_service.check.result import Check
 from runner_service.check.temporal import temporal_check
+from runner_service.check.tool_call import tool_call_check
 from runner_service.settings import Settings, warnings_about
 
 __all__ = ["Check", "run_checks"]
@@ -22,10 +23,17 @@ PendingCheck = Coroutine[object, object, Check]
 
 
 async def run_checks(settings: Settings) -> list[Check]:
-    """Returns the result of each check. They run concurrently, for a few seconds at most."""
+    """Returns the result of each check. It takes some seconds, with a model that has to be loaded a minute."""
     checks = await asyncio.gather(*_pending_checks(settings))
+    if _has_model(settings, checks):
+        checks.append(await tool_call_check(settings))
     warnings = [Check(warning.variable, "warn", warning.text) for warning in warnings_about(settings)]
     return [*checks, *warnings]
+
+
+def _has_model(settings: Settings, checks: list[Check]) -> bool:
+    is_real = settings.stigmer_llm_provider != "scripted" and bool(settings.stigmer_llm_model)
+    return is_real and any(each.name == "STIGMER_LLM_PROVIDER" and each.status == "ok" for each in checks)
 
 
 def _pending_checks(settings: Settings) -> Iterator[PendingCheck]:

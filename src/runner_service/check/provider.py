@@ -25,9 +25,9 @@ async def model_check(settings: Settings) -> Check:
     provider = settings.stigmer_llm_provider
     if provider == "scripted":
         return Check("STIGMER_LLM_PROVIDER", "ok", "scripted: turns are played from a file")
-    url = settings.stigmer_llm_base_url or _URLS[provider]
+    url = provider_url(settings)
     try:
-        answer = await asyncio.to_thread(_get, url + _MODEL_LISTS[provider], _headers(settings))
+        answer = await asyncio.to_thread(_get, url + _MODEL_LISTS[provider], headers_for(settings))
     except urllib.error.HTTPError as error:
         error.close()
         return _refusal_result(provider, url, error.code)
@@ -63,7 +63,13 @@ def _has(names: frozenset[str], model: str) -> bool:
     return any(name in {model, dashed, f"{model}:latest"} or name.startswith(f"{dashed}-") for name in names)
 
 
-def _headers(settings: Settings) -> Mapping[str, str]:
+def provider_url(settings: Settings) -> str:
+    """Returns the base URL of the provider."""
+    return settings.stigmer_llm_base_url or _URLS[settings.stigmer_llm_provider]
+
+
+def headers_for(settings: Settings) -> Mapping[str, str]:
+    """Returns the headers that carry the key."""
     if settings.stigmer_llm_api_key is None:
         return {}
     key = settings.stigmer_llm_api_key.get_secret_value()
@@ -83,9 +89,20 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def post_json(url: str, headers: Mapping[str, str], body: Answer, timeout_seconds: float) -> Answer:
+    """Posts a JSON object and returns the answer, one as well. Raises OSError, HTTPException, ValueError."""
+    data, content_type = json.dumps(body).encode(), {"content-type": "application/json"}
+    request = urllib.request.Request(url, data, {**headers, **content_type})  # noqa: S310  # see below
+    return _open(request, timeout_seconds)
+
+
 def _get(url: str, headers: Mapping[str, str]) -> Answer:
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # settings take http and https only
-    with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_SECONDS) as response:
+    return _open(request, TIMEOUT_SECONDS)
+
+
+def _open(request: urllib.request.Request, timeout_seconds: float) -> Answer:
+    with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout_seconds) as response:
         answer = json.loads(response.read(_MAX_LIST_BYTES))
     if not isinstance(answer, dict):
         raise ValueError("the answer is no JSON object")  # noqa: TRY004  # as for what is no JSON at all

@@ -23,6 +23,9 @@ from runner_service.state_dir import HoldingService, find_service
 LOG_FILE = "service.log"
 SOCKET_FILE = "service.sock"
 
+OLLAMA_MODEL = "qwen3:8b"
+"""The default of the command line: it calls tools, where that of the Stigmer daemon writes its calls as text."""
+
 _IDLE_TIMEOUT_SECONDS = 2
 _START_TIMEOUT_SECONDS = 30.0
 _RELEASE_TIMEOUT_SECONDS = 15.0  # for a service that is stopping; its executions have 4
@@ -51,6 +54,8 @@ class PrivateService:
         self._anywhere = anywhere
         self._environ = {name: value for name, value in environ.items() if name not in _ACCESS_VARIABLES}
         self._environ.setdefault("MODE", "local")
+        if self._environ.get("STIGMER_LLM_PROVIDER", "ollama") == "ollama":
+            self._environ.setdefault("STIGMER_LLM_MODEL", OLLAMA_MODEL)
         self._environ["LISTEN_ADDRESS"] = "127.0.0.1:0"
         self.settings = settings_from(self._environ)
         self._environ["LISTEN_ADDRESS"] = _listen_address(self.settings.state_dir)

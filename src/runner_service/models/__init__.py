@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from runner_service.addresses import TcpAddress, is_loopback
 from runner_service.errors import FieldViolation, InvalidRequestError, PreconditionError
 from runner_service.settings import Provider, Settings
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -18,6 +20,10 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 DEMO_SCRIPT = Path(str(files(__package__).joinpath("demo.yaml")))
 """The default script of the scripted model."""
 
+DEFAULT_FIRST_TOKEN_TIMEOUT_SECONDS = 60.0
+DEFAULT_IDLE_TIMEOUT_SECONDS = 60.0
+
+_LOCAL_FIRST_TOKEN_TIMEOUT_SECONDS = 300.0
 _KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 _PROVIDERS = ", ".join(get_args(Provider))
 _PLACEHOLDER_KEY = SecretStr("none")  # sent to self-hosted servers, which need no key
@@ -28,7 +34,8 @@ class ModelChoice:
     """The parameters of a model client. Equal choices share a client.
 
     `base_url` None is the provider's. `temperature` None and `max_output_tokens` 0 are the provider's defaults.
-    `script` is the file of the scripted model, `script_version` its modification time.
+    `script` is the file of the scripted model, `script_version` its modification time. `first_token_timeout` and
+    `idle_timeout` are in seconds. `context_tokens` is for Ollama; 0 follows the prompt.
     """
 
     provider: Provider
@@ -37,8 +44,16 @@ class ModelChoice:
     api_key: SecretStr | None = None
     temperature: float | None = None
     max_output_tokens: int = 0
+    first_token_timeout: float = DEFAULT_FIRST_TOKEN_TIMEOUT_SECONDS
+    idle_timeout: float = DEFAULT_IDLE_TIMEOUT_SECONDS
+    context_tokens: int = 0
     script: Path | None = None
     script_version: int = 0
+
+    @property
+    def read_timeout(self) -> float:
+        """How many seconds the connection may be silent: longer than the limits that end the call with a reason."""
+        return max(self.first_token_timeout, self.idle_timeout) + 10.0
 
 
 def resolve(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
@@ -58,7 +73,16 @@ def resolve(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
         api_key=_api_key(provider, settings),
         temperature=_temperature(provider, model, settings),
         max_output_tokens=model.max_output_tokens or settings.stigmer_llm_max_tokens,
+        first_token_timeout=settings.stigmer_llm_first_token_timeout or _first_token_timeout(provider, settings),
+        idle_timeout=settings.stigmer_llm_idle_timeout,
+        context_tokens=settings.stigmer_llm_context_tokens,
     )
+
+
+def _first_token_timeout(provider: Provider, settings: Settings) -> float:
+    url = settings.llm_base_url(provider)
+    is_local = provider == "ollama" or (url is not None and is_loopback(TcpAddress(urlsplit(url).hostname or "", 0)))
+    return _LOCAL_FIRST_TOKEN_TIMEOUT_SECONDS if is_local else DEFAULT_FIRST_TOKEN_TIMEOUT_SECONDS
 
 
 def _provider(model: runner_pb2.Model, settings: Settings) -> Provider:
@@ -112,4 +136,11 @@ def _scripted(model: runner_pb2.Model, settings: Settings) -> ModelChoice:
     if "/" in name:  # probably meant as provider/model
         problem = f"{name} is no model of scripted, and {name.partition('/')[0]} no provider: {_PROVIDERS}"
         raise InvalidRequestError([FieldViolation("agent.model.name", problem)])
-    return ModelChoice(provider="scripted", name=name, script=script, script_version=version)
+    return ModelChoice(
+        provider="scripted",
+        name=name,
+        script=script,
+        script_version=version,
+        first_token_timeout=settings.stigmer_llm_first_token_timeout or DEFAULT_FIRST_TOKEN_TIMEOUT_SECONDS,
+        idle_timeout=settings.stigmer_llm_idle_timeout,
+    )

@@ -66,6 +66,7 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
         "temperature": choice.temperature,
         "max_tokens": choice.max_output_tokens,
         "max_retries": 0,
+        "default_request_timeout": choice.read_timeout,
     }
     return SharedChatAnthropic.model_validate({name: value for name, value in fields.items() if value is not None})
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-IDLE_TIMEOUT_SECONDS = 60.0
-"""How long a provider may send nothing."""
-
-_CONNECT_TIMEOUT_SECONDS = 10.0
+_READ_TIMEOUT_SECONDS = 600.0  # the time limits of a model's choice are shorter, and end the call where it is made
+CONNECT_TIMEOUT_SECONDS = 10.0
 _MAX_CONNECTIONS, _MAX_IDLE_CONNECTIONS = 1000, 100
 
 
@@ -41,7 +39,7 @@ class Connections:
 @asynccontextmanager
 async def shared_connections() -> AsyncIterator[Connections]:
     """Opens the connection pools; closes them at the end."""
-    timeout = httpx2.Timeout(IDLE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS)
+    timeout = httpx2.Timeout(_READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
     async with AsyncExitStack() as exit_stack:
         # Loading the CA certificates blocks for 20 ms.
         http = await asyncio.to_thread(httpx2.AsyncClient, timeout=timeout, limits=_LIMITS)

@@ -1,5 +1,6 @@
 """Ollama."""
 
+import json
 from typing import Any
 
 import httpx
@@ -8,16 +9,23 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_ollama import ChatOllama
+from pydantic import PrivateAttr
 
 from runner_service.models import ModelChoice
 from runner_service.models.answer import result_of
-from runner_service.models.connections import Connections
+from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
 from runner_service.models.failures import ProviderError, status_failure
+from runner_service.models.notices import publish_model_notice
 from runner_service.models.ollama_stream import ollama_messages, read_answer
+
+_MIN_CONTEXT_TOKENS = 16_384
+_CHARACTERS_PER_TOKEN = 3  # fewer than on average, so that the prompt fits
 
 
 class StreamingChatOllama(ChatOllama):
     """Uses Ollama's client for the connection and LangChain's options; messages and answers are converted here."""
+
+    _last_context_tokens: int = PrivateAttr(default=0)
 
     async def _agenerate(
         self,
@@ -30,6 +38,8 @@ class StreamingChatOllama(ChatOllama):
         del run_manager  # text goes to the current listener
         request = self._chat_params([], stop, **kwargs) | {"messages": ollama_messages(messages), "stream": True}
         request["options"] = {name: value for name, value in request["options"].items() if value is not None}
+        if "num_ctx" not in request["options"]:
+            request["options"]["num_ctx"] = self._context_tokens(request)
         body = {name: value for name, value in request.items() if value is not None}
         http: httpx.AsyncClient = self._async_client._client  # noqa: SLF001  # its `chat` validates away what we read
         async with http.stream("POST", "/api/chat", json=body) as response:
@@ -38,6 +48,24 @@ class StreamingChatOllama(ChatOllama):
                 raise ProviderError(status_failure(response.status_code, response.text, response.headers))
             answer = await read_answer(response)
         return result_of(await answer.message("ollama"))
+
+    def _context_tokens(self, request: dict[str, Any]) -> int:
+        """Returns a context that holds the prompt and the answer, and never less than before: Ollama reloads the model.
+
+        Ollama's own default is a few thousand tokens, beyond which it cuts the beginning of the prompt off in silence.
+        """
+        size = len(json.dumps([request["messages"], request.get("tools")], default=str))
+        needed = size // _CHARACTERS_PER_TOKEN + (request["options"].get("num_predict") or 0)
+        tokens = max(self._last_context_tokens, _MIN_CONTEXT_TOKENS)
+        while tokens < needed:
+            tokens *= 2
+        if tokens != self._last_context_tokens:
+            self._last_context_tokens = tokens
+            publish_model_notice(
+                "CONTEXT_SIZE",
+                f"Ollama is asked for a context of {tokens:,} tokens; STIGMER_LLM_CONTEXT_TOKENS sets another size",
+            )
+        return tokens
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
@@ -49,5 +77,9 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
         base_url=choice.base_url,
         temperature=choice.temperature,
         num_predict=choice.max_output_tokens or None,
-        async_client_kwargs={"transport": transport, "timeout": connections.http.timeout.read},
+        num_ctx=choice.context_tokens or None,
+        async_client_kwargs={
+            "transport": transport,
+            "timeout": httpx.Timeout(choice.read_timeout, connect=CONNECT_TIMEOUT_SECONDS),
+        },
     )

@@ -12,7 +12,7 @@ from openai import AsyncStream
 
 from runner_service.models import ModelChoice
 from runner_service.models.answer import result_of
-from runner_service.models.connections import Connections
+from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
 from runner_service.models.openai_messages import openai_messages
 from runner_service.models.openai_stream import read_answer
 
@@ -60,6 +60,7 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
         temperature=choice.temperature,
         max_tokens=choice.max_output_tokens or None,  # type: ignore[call-arg]  # an alias that mypy does not see
         use_responses_api=False,
+        timeout=httpx2.Timeout(choice.read_timeout, connect=CONNECT_TIMEOUT_SECONDS),
         stream_chunk_timeout=None,  # silence is bounded where the tokens arrive, for all providers alike
         max_retries=0,
         http_async_client=_http(connections),

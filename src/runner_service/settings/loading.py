@@ -60,6 +60,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 def warnings_about(settings: Settings) -> list[Problem]:
     """Returns problems that do not keep the service from starting."""
     return [
+        *_mode_warnings(settings),
         *_model_warnings(settings),
         *_exposure_warnings(settings),
         *_export_warnings(settings),
@@ -184,6 +185,13 @@ def _unreadable_files(settings: Settings) -> Iterator[Problem]:
         else:
             if not content.strip():
                 yield Problem(name.upper(), f"{path} is empty")
+
+
+def _mode_warnings(settings: Settings) -> Iterator[Problem]:
+    if "mode" not in settings.model_fields_set:
+        yield Problem(
+            "MODE", "is not set, which means cloud: tools run in Daytona sandboxes, with local on this machine"
+        )
 
 
 def _model_warnings(settings: Settings) -> Iterator[Problem]:

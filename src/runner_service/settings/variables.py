@@ -201,9 +201,10 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     default_max_output_bytes: Count = 1 << 30
     """How many bytes of output of one command are kept when the request does not say."""
 
-    max_repeated_calls: Annotated[int, Field(ge=0)] = 20
+    max_repeated_calls: Annotated[int, Field(ge=0)] = 10
     """How many tool calls in a row may bring nothing new (same call, same result) before the execution is ended as
-    LOOP_DETECTED; after half of them the model is told. 0 allows any number."""
+    LOOP_DETECTED; after three the model is told. Calls of more than 2 seconds, such as polling, do not count. 0 allows
+    any number."""
     stigmer_llm_provider: Provider = _by_mode("ollama", "anthropic")
     """The model provider: `openai` (and compatible endpoints), `anthropic`, `ollama` or `scripted`."""
     stigmer_llm_model: str = _computed(lambda data: _DEFAULT_MODELS.get(data["stigmer_llm_provider"], ""))
@@ -220,6 +221,14 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     """The key for `openai`, unless STIGMER_LLM_API_KEY says it."""
     stigmer_llm_api_key: SecretStr | None = _computed(_default_model_key)
     """The key of STIGMER_LLM_PROVIDER. Without it the service starts, but executions that need it are refused."""
+    stigmer_llm_first_token_timeout: Seconds | None = None
+    """How many seconds the model may take to its first token. The default is 300 for `ollama` and for endpoints on \
+this machine, which load the model first and read long prompts slowly, else 60."""
+    stigmer_llm_idle_timeout: Seconds = 60.0
+    """How many seconds the provider may send nothing after the first token. Comments in its stream count as life."""
+    stigmer_llm_context_tokens: CountOrZero = 0
+    """The context that `ollama` is asked for in tokens (num_ctx), since its default cuts long prompts off in silence.
+    0: enough for the prompt, in steps from 16384. Other providers decide by themselves."""
     stigmer_llm_max_tokens: Count = _by_mode(8192, 20000)
     """How many tokens one answer of the model may have."""
     stigmer_llm_temperature: Annotated[float, Field(ge=0, le=2)] | None = _by_mode(0.0, None)

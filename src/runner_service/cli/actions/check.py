@@ -10,21 +10,22 @@ from runner_service.cli.environment import settings_from
 from runner_service.cli.errors import ExitCode
 from runner_service.settings import describe
 
+_ORDER = ("fail", "warn", "ok")
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
 def print_checks() -> int:
-    """Prints the settings and the result of each check; returns the exit code. Raises CommandError."""
+    """Prints the checks, the worst first, and the settings; returns the exit code. Raises CommandError."""
     click.echo(f"{_mode_line(os.environ.get('MODE', ''))}\n")
     settings = settings_from(os.environ)
+    checks = asyncio.run(run_checks(settings))
+    for each in sorted(checks, key=lambda check: _ORDER.index(check.status)):
+        _print_check(each)
+    click.echo("\nThe settings in force:")
     rows = describe(settings)
     width = max(len(row.variable) for row in rows)
     for row in rows:
         click.echo(f"{row.variable:{width}}  {row.value or '-'}{'' if row.source == 'default' else '  (set)'}")
-    click.echo()
-    checks = asyncio.run(run_checks(settings))
-    for each in checks:
-        _print_check(each)
     return ExitCode.FAILED if any(each.status == "fail" for each in checks) else ExitCode.SUCCEEDED
 
 
