@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
 GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire
 
-.PHONY: help demo test test-long latest chaos check format proto docs lock bench image clean
+.PHONY: help demo test test-long latest coverage chaos check format proto docs lock bench image release clean
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
@@ -28,6 +28,9 @@ latest: $(DEV) ## Runs the tests with the newest versions of all dependencies, i
 	@rm -rf .venv-latest && $(BIN)/uv venv -q .venv-latest && VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q --upgrade \
 	  -e .[cloud,temporal] --group dev --prerelease if-necessary-or-explicit
 	@$(subst $(BIN),.venv-latest/bin,$(PYTEST)) -m "not long" $(ARGS)
+
+coverage: $(DEV) ## Runs the tests and fails when less of the code is covered than before
+	@$(PYTEST) -m "not long" --cov --cov-report term:skip-covered $(ARGS)
 
 chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 SEED=1"
 	@$(BIN)/python -m tests.chaos $(ARGS)
@@ -65,8 +68,11 @@ bench: $(DEV) ## Measures, side by side with the peers; see docs/performance.md
 image: ## Builds the container image with buildah or docker (BASE=… for another base image)
 	@bash deploy/build-image.sh
 
+release: $(DEV) ## Sets the version, dates the changelog, builds wheel and sdist; VERSION=1.2.3
+	@$(BIN)/python deploy/release.py "$(VERSION)"
+
 clean: ## Removes what was built and installed
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .demo dist
+	rm -rf .venv .venv-latest .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .demo dist
 
 .venv/bin/uv: requirements/uv.txt
 	@"$(PYTHON)" $(SUITS) 2>/dev/null || { echo "Python 3.11 or newer with venv is needed (on Debian: apt install python3 python3-venv); or say PYTHON=/path/to/python3"; exit 1; }

@@ -102,8 +102,12 @@ class Bench:
         limits: Mapping[str, int] | None = None,
         command_timeout: int = 20,
         watch: Callable[[Message], None] | None = None,
+        is_read: bool = True,
     ) -> Played:
-        """Runs an agent to its end, whichever it is. `watch` sees each event as it is published."""
+        """Runs an agent to its end, whichever it is. `watch` sees each event as it is published.
+
+        `is_read` says whether its events are read from the log afterwards.
+        """
         execution_id = execution_id or f"e{next(self._count)}"
         await self._log.append([NewExecution(runner_pb2.Execution(execution_id=execution_id), b"")])
         stream = _Watched(execution_id, self._writer, self._log, watch)
@@ -126,7 +130,7 @@ class Bench:
             except ExecutionEnd as error:
                 end = error
         await self.harness.forget(run.execution_id, run.session_id)
-        return Played(answer, end, run.usage, await self.events(stream))
+        return Played(answer, end, run.usage, await self.events(stream) if is_read else [])
 
     async def appears(self, name: str) -> None:
         """Waits for a file that a command makes."""
@@ -157,12 +161,14 @@ class _Watched(EventStream):
 
 
 @asynccontextmanager
-async def open_bench(directory: Path) -> AsyncIterator[Bench]:
-    """Opens everything that an agent runs on, below `directory`."""
+async def open_bench(
+    directory: Path, written: Callable[[EventLog], EventLog] = lambda log: log
+) -> AsyncIterator[Bench]:
+    """Opens everything that an agent runs on, below `directory`; `written` wraps the log that is written to."""
     state_dir = directory / "state"
     async with (
         sqlite_storage(state_dir) as storage,
-        log_writer(storage.log) as writer,
+        log_writer(written(storage.log)) as writer,
         local_executor(root=directory / "workspace", state_dir=state_dir) as executor,
         agent_harness(storage, storage.load_checkpoints(), retries=QUICK) as harness,
     ):

@@ -96,12 +96,13 @@ async def test_unknown_ids_are_not_found(start: StartService) -> None:
 
 async def test_a_sequence_from_the_future_is_out_of_range(start: StartService) -> None:
     client = await start([turn("Hi.")])
-    await client.execute(execution_id="a")
+    newest = len(await client.execute(execution_id="a"))
 
-    for name in ("a", "never-started"):
+    for name, after in (("a", newest + 1), ("a", 10_000), ("never-started", 1)):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await client.execute(execution_id=name, after_sequence=10_000)
+            await client.execute(execution_id=name, after_sequence=after)
         assert refused.value.code() == grpc.StatusCode.OUT_OF_RANGE
+    assert await client.execute(execution_id="a", after_sequence=newest) == []
     assert not await client.is_running("never-started")
 
 

@@ -39,6 +39,11 @@ class NewExecution:
     values: Mapping[str, bytes] = field(default_factory=dict)
     """As of `NewValue`."""
 
+    @property
+    def execution_id(self) -> str:
+        """The execution."""
+        return self.execution.execution_id
+
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
