@@ -34,6 +34,7 @@ coverage: $(DEV) ## Runs the tests and fails when less of the code is covered th
 
 chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 SEED=1"
 	@$(BIN)/python -m tests.chaos $(ARGS)
+	@$(BIN)/python -m tests.temporal $(ARGS)
 
 check: $(DEV) ## Runs what CI checks: format, lint, types, layers, protos, docs
 	$(BIN)/ruff format --check -q .

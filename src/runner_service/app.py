@@ -35,7 +35,6 @@ from runner_service.server import (
 from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import interrupt_abandoned
-from runner_service.storage.sqlite.activities import sqlite_activity_store
 from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.telemetry import monitored_loop, scrape_metrics
 from runner_service.temporal.background import WorkerParts, temporal_in_background
@@ -167,7 +166,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         if daemon:
             await daemon.attach(executions.reported)
         if settings.runs_temporal_worker():
-            store = await parts.enter_async_context(sqlite_activity_store(settings.state_dir))
+            store = await parts.enter_async_context(storage.open_activities())
             worker_parts = WorkerParts(settings, executions, log, store, daemon, readiness, check_execute)
             await parts.enter_async_context(temporal_in_background(worker_parts, serving))
         if settings.resume_on_start:

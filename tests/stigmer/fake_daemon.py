@@ -1,7 +1,7 @@
 """A fake Stigmer daemon that stores, merges and streams as the real one of January 2026 does, and fails on demand."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,7 +37,7 @@ class FakeDaemon:
     """What the daemon has, by kind and id. `reports` is what it was sent, `failures` what a method fails with."""
 
     def __init__(self) -> None:
-        self.resources: dict[tuple[str, str], Any] = {}
+        self.resources: MutableMapping[tuple[str, str], Any] = {}
         self.reports: list[execution_pb2.AgentExecutionUpdateStatusInput] = []
         self.failures: dict[str, grpc.StatusCode] = {}
         self.silent: set[str] = set()

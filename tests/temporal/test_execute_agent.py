@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples.temporal import run as example
 from examples.temporal.workflow import AgentTask, RunAgent
 from temporalio import workflow
 from temporalio.client import Client, WorkflowFailureError
@@ -246,3 +247,19 @@ async def test_the_example_forwards_a_cancellation_to_the_processes(
     assert isinstance(cancelled.value.cause, CancelledError)
     assert not sleeping.is_running()
     assert await client.state(execution_id) == event_pb2.STATE_CANCELLED
+
+
+async def test_the_example_prints_what_the_agent_does_and_answers(
+    start: StartService,
+    variables: dict[str, str],
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client = await start([turn("Let me see.", command("true")), turn("All is well.")], **variables)
+    for name, value in {**variables, "LISTEN_ADDRESS": client.service.address}.items():
+        monkeypatch.setenv(name, value)
+
+    await example.main("go")
+
+    assert capsys.readouterr().out == "Let me see.\n[execute]\nAll is well.\n\nAll is well.\n"

@@ -17,8 +17,6 @@ class OpenActivity:
     execution_id: str
     deadline: float
     """Unix time at which the execution must have ended, so that the activity can be completed in time."""
-    heartbeat_timeout_seconds: float
-    """0: none."""
     request: bytes = b""
     """The encoded ExecuteAgentRequest, if it came with the activity and has no secrets."""
     result_encoding: str = ""

@@ -1,7 +1,9 @@
 """All storage of a service."""
 
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from runner_service.storage.activities import ActivityStore
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import Ownership
@@ -22,6 +24,9 @@ class Storage(Protocol):
     @property
     def scratch_files(self) -> ScratchFiles:
         """What agents offload from their context."""
+
+    def open_activities(self) -> AbstractAsyncContextManager[ActivityStore]:
+        """Opens the activities of Temporal. Entering raises LogError."""
 
     def load_checkpoints(self) -> OpenCheckpoints:
         """Imports what opens the checkpoints. Blocks for up to a second: call it in a thread."""

@@ -86,7 +86,6 @@ class Activities:
             task_token=info.task_token,
             execution_id=request.execution_id,
             deadline=_deadline(info),
-            heartbeat_timeout_seconds=_seconds(info.heartbeat_timeout, default=0.0),
             request=stored.SerializeToString() if stored else b"",
             result_encoding=result_encoding,
         )

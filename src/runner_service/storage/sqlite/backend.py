@@ -1,12 +1,13 @@
 """The storage of a service that has a STATE_DIR for itself."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from runner_service.storage.checkpoints import OpenCheckpoints
+from runner_service.storage.sqlite.activities import SqliteActivityStore, sqlite_activity_store
 from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
 from runner_service.storage.sqlite.ownership import SoleOwnership
 from runner_service.storage.sqlite.scratch_files import DirectoryScratchFiles
@@ -20,6 +21,10 @@ class SqliteStorage:
     log: SqliteEventLog
     ownership: SoleOwnership
     scratch_files: DirectoryScratchFiles
+
+    def open_activities(self) -> AbstractAsyncContextManager[SqliteActivityStore]:
+        """Implements `Storage`."""
+        return sqlite_activity_store(self.state_dir)
 
     def load_checkpoints(self) -> OpenCheckpoints:
         """Implements `Storage`."""
