@@ -162,6 +162,23 @@ class RunnerClient:
         request = runner_pb2.CancelExecutionRequest(execution_id=execution_id, reason=reason)
         return (await self._stub.CancelExecution(request, metadata=self._metadata)).state
 
+    async def submit_approval(self, request: runner_pb2.SubmitApprovalRequest) -> "event_pb2.State.ValueType":
+        """Decides about a tool call that waits. Returns the state of the execution. Safe to repeat."""
+        return (await self._stub.SubmitApproval(request, metadata=self._metadata)).state
+
+    async def list_approvals(
+        self, *, execution_id: str = "", session_id: str = ""
+    ) -> AsyncGenerator[runner_pb2.PendingApproval, None]:
+        """Yields the requests for approval that wait for a decision, those of the newest executions first."""
+        request = runner_pb2.ListApprovalsRequest(execution_id=execution_id, session_id=session_id)
+        while True:
+            page = await self._stub.ListApprovals(request, metadata=self._metadata)
+            for approval in page.approvals:
+                yield approval
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     async def read_output(
         self,
         execution_id: str,

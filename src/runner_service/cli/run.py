@@ -18,6 +18,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
         'runner-service run --continue "and add a test"',
         'git diff | runner-service run --quiet --instructions "You review changes." -',
         'runner-service run --secret GITHUB_TOKEN "open an issue about it"',
+        'runner-service run --ask commands "tidy up the branches"',
         'runner-service run --json "list the files" | jq -r .text_delta.text?',
     ),
 )
@@ -51,6 +52,19 @@ from runner_service.cli.view_options import ViewOptions, view_options
 @click.option(
     "--id", "execution_id", default="", metavar="ID", help="The execution's name; known already: attach to it."
 )
+@click.option(
+    "--ask",
+    "asks_about",
+    type=click.Choice(["commands", "effects"]),
+    help="Asks you before it runs commands, or whatever has effects.",
+)
+@click.option(
+    "--approvals",
+    type=click.Choice(["wait", "reject"]),
+    default="reject",
+    help="Without a terminal: what becomes of calls that ask.",
+    show_default=True,
+)
 @click.option("--detach", is_flag=True, help="Starts it, prints its id, and leaves it running.")
 @view_options
 @target_options
@@ -69,6 +83,8 @@ def run(
     timeout: float | None,
     labels: tuple[str, ...],
     detach: bool,
+    asks_about: str | None,
+    approvals: str,
     continues: bool,
 ) -> int:
     """Lets an agent do what MESSAGE says (`-`: what standard input says), and shows what happens.
@@ -94,6 +110,8 @@ def run(
         timeout=timeout,
         labels=labels,
         detach=detach,
+        asks_about=asks_about or "",
+        waits_for_approvals=approvals == "wait",
         continues=continues,
     )
     return run_agent(run_options, root, view, target)

@@ -11,6 +11,12 @@ from runner_service.cli.model_names import model_of
 from runner_service.cli.parameters import key_value_pairs
 from runner_service.cli.prompts import is_interactive, prompt_secret
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import approval_policy_pb2 as policy_pb2
+
+_APPROVAL_MODES = {
+    "commands": policy_pb2.APPROVAL_MODE_ASK_COMMANDS,
+    "effects": policy_pb2.APPROVAL_MODE_ASK_EFFECTS,
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,10 @@ class RunOptions:
     detach: bool
     continues: bool = False
     """Take the newest session here."""
+    asks_about: str = ""
+    """Which tool calls wait for approval: `commands`, `effects`, or none."""
+    waits_for_approvals: bool = False
+    """Without a terminal, leave approvals to somebody else rather than refuse."""
 
 
 def build_request(run_options: RunOptions, *, is_provider_set: bool) -> runner_pb2.ExecuteAgentRequest:
@@ -55,6 +65,8 @@ def build_request(run_options: RunOptions, *, is_provider_set: bool) -> runner_p
         disconnect_policy=policy,
         labels=dict(key_value_pairs("--label", run_options.labels)),
     )
+    if run_options.asks_about:
+        request.approval_policy.mode = _APPROVAL_MODES[run_options.asks_about]
     if run_options.timeout is not None:
         request.limits.timeout.FromNanoseconds(int(run_options.timeout * 1e9))
     return request

@@ -1,7 +1,6 @@
 """`ps`."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
@@ -33,7 +32,7 @@ def list_executions(wanted: ExecutionFilter, *, as_json: bool, target: Target) -
         for execution in executions:
             click.echo(MessageToJson(execution, preserving_proto_field_name=True, indent=None, ensure_ascii=False))
         return
-    for line in _table([_COLUMNS, *map(_row, executions)]):
+    for line in wording.table([_COLUMNS, *map(_row, executions)]):
         click.echo(line)
     if not executions:
         print_message(hint)
@@ -83,11 +82,6 @@ def _row(execution: runner_pb2.Execution) -> tuple[str, ...]:
         execution.session_id or "-",
         str(execution.last_sequence),
     )
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _age(execution: runner_pb2.Execution) -> str:

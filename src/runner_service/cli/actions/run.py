@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from runner_service.cli.actions.stored import session_to_continue, stored_root
+from runner_service.cli.approval_prompt import ApprovalPrompt
 from runner_service.cli.connection import Connection, connected
+from runner_service.cli.decisions import Decision, submit
 from runner_service.cli.errors import CommandError, ExitCode, exit_code_for
+from runner_service.cli.prompts import is_interactive
 from runner_service.cli.run_request import RunOptions, build_request
 from runner_service.cli.signals import Interrupts, cancelled_by_termination, counting_interrupts
 from runner_service.cli.silent_grpc import grpc
@@ -20,6 +23,7 @@ from runner_service.cli.target import Target
 from runner_service.cli.view_options import ViewOptions
 from runner_service.cli.views import View, opened_view
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
     from runner_service.cli.private_service import PrivateService
@@ -50,9 +54,26 @@ def run_agent(run_options: RunOptions, root: Path | None, view: ViewOptions, tar
     try:
         if run_options.detach:
             return asyncio.run(_start_detached(request, target, own))
-        return asyncio.run(_run(request, view, target, own))
+        return asyncio.run(_run(request, view, target, own, waits=run_options.waits_for_approvals))
     except asyncio.CancelledError:
         return ExitCode.TERMINATED
+
+
+def private_service_of(execution_id: str) -> "PrivateService":
+    """Returns our service, in the directory that an execution worked in, with its provider's key."""
+    options = RunOptions(
+        message="",
+        execution_id=execution_id,
+        session_id="",
+        model="",
+        instructions="",
+        variables=(),
+        secrets=(),
+        timeout=None,
+        labels=(),
+        detach=False,
+    )
+    return _private_service(options, None, "")
 
 
 def _private_service(run_options: RunOptions, root: Path | None, provider: str) -> "PrivateService":
@@ -88,31 +109,53 @@ async def _start_detached(request: runner_pb2.ExecuteAgentRequest, target: Targe
 
 
 async def _run(
-    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: "PrivateService | None"
+    request: runner_pb2.ExecuteAgentRequest,
+    options: ViewOptions,
+    target: Target,
+    own: "PrivateService | None",
+    *,
+    waits: bool,
 ) -> int:
     with cancelled_by_termination():
-        return await _run_in_view(request, options, target, own)
+        return await _run_in_view(request, options, target, own, waits=waits)
 
 
 async def _run_in_view(
-    request: runner_pb2.ExecuteAgentRequest, options: ViewOptions, target: Target, own: "PrivateService | None"
+    request: runner_pb2.ExecuteAgentRequest,
+    options: ViewOptions,
+    target: Target,
+    own: "PrivateService | None",
+    *,
+    waits: bool,
 ) -> int:
     async with (
         opened_view(options, hint="Ctrl-C cancels") as view,
         connected(target, own, view.show_message) as connection,
     ):
-        run = Run(connection, request, view)
+        prompt = ApprovalPrompt(connection.client, request.execution_id, view) if is_interactive() else None
+        run = Run(connection, request, view, prompt, waits_for_approvals=waits)
         with counting_interrupts() as interrupts, _explained_conflict(request.execution_id, target):
-            return await _first_completed(run.follow(), run.handle_interrupts(interrupts))
+            ways = [run.follow(), run.handle_interrupts(interrupts)]
+            return await _first_completed(*ways, *([prompt.ask_forever()] if prompt else []))
 
 
 class Run:
     """An execution and its caller."""
 
-    def __init__(self, connection: Connection, request: runner_pb2.ExecuteAgentRequest, view: View) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        request: runner_pb2.ExecuteAgentRequest,
+        view: View,
+        prompt: ApprovalPrompt | None,
+        *,
+        waits_for_approvals: bool,
+    ) -> None:
         self._connection = connection
         self._request = request
         self._view = view
+        self._prompt = prompt
+        self._waits_for_approvals = waits_for_approvals
         self._provider = request.agent.model.provider
         self._seen = 0
         self._cancelled = False
@@ -125,6 +168,10 @@ class Run:
                 self._connection.report_recovery()
                 self._seen = event.sequence
                 self._view.show(event)
+                if self._prompt:
+                    self._prompt.observe(event)
+                elif event.HasField("approval_requested"):
+                    await self._decide_without_terminal(event.approval_requested)
                 if event.HasField("started"):
                     self._provider = event.started.model.provider
                 if event.HasField("finished"):
@@ -139,6 +186,10 @@ class Run:
     async def handle_interrupts(self, interrupts: Interrupts) -> int:
         """Waits for Ctrl-C, then cancels the execution or detaches from it. Returns the exit code."""
         await interrupts.next()
+        if self._prompt and self._prompt.is_asking:
+            await self._detach()
+            self._view.show_message(f"left waiting; to decide: runner-service approve {self._request.execution_id}")
+            return ExitCode.INTERRUPTED
         self._view.show_message("Ctrl-C: cancelling in a second; press it again to leave the execution running")
         if await interrupts.next_before(_CANCEL_DELAY_SECONDS):
             await self._detach()
@@ -149,6 +200,13 @@ class Run:
         await interrupts.next()
         self._view.show_message(f"the cancel is under way; to see its end: {self._attach_command()}")
         return ExitCode.INTERRUPTED
+
+    async def _decide_without_terminal(self, request: event_pb2.ApprovalRequested) -> None:
+        """Refuses, as nobody is there to ask, unless --approvals wait leaves it to another terminal."""
+        if self._waits_for_approvals:
+            return
+        decision = Decision("reject", "nobody is there to approve this")
+        await submit(self._connection.client, self._request.execution_id, request, decision)
 
     async def _cancel(self) -> None:
         try:

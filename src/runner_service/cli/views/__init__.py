@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Protocol
 
 from runner_service.cli.view_options import ViewOptions
@@ -19,6 +19,9 @@ class View(Protocol):
 
     def show_message(self, text: str) -> None:
         """Shows a message that is not an event."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Leaves the terminal to somebody else until the context ends. Events may be shown meanwhile."""
 
 
 @asynccontextmanager

@@ -81,6 +81,30 @@ class LiveView:
         self._spinner = Spinner("dots")
         self._execution_id = ""
         self._last_group: object = None
+        self._live: Live | None = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the terminal to somebody else until the context ends; what scrolls by still does."""
+        live, self._live = self._live, None
+        if live is None:
+            yield
+            return
+        live.stop()
+        try:
+            yield
+        finally:
+            live.start()
+            self._live = live
+
+    def attach(self, live: Live) -> None:
+        """Names what redraws it."""
+        self._live = live
+
+    def refresh(self) -> None:
+        """Redraws it, unless it is paused."""
+        if self._live is not None:
+            self._live.refresh()
 
     def show(self, event: event_pb2.ExecutionEvent) -> None:
         """Shows the event."""
@@ -223,7 +247,8 @@ async def live_view(console: Console, *, after: int, hint: str) -> AsyncIterator
         redirect_stderr=False,
     )
     with live, _suspendable(live):
-        ticker = asyncio.create_task(_refresh(live), name="live-view")
+        view.attach(live)
+        ticker = asyncio.create_task(_refresh(view), name="live-view")
         try:
             yield view
         finally:
@@ -248,7 +273,7 @@ def _suspendable(live: Live) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGTSTP)
 
 
-async def _refresh(live: Live) -> None:
+async def _refresh(view: LiveView) -> None:
     while True:
-        live.refresh()
+        view.refresh()
         await asyncio.sleep(1 / _REFRESHES_PER_SECOND)

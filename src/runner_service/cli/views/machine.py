@@ -1,5 +1,6 @@
 """The views for programs: every event as JSON, or the answer alone."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TextIO
 
 from google.protobuf.json_format import MessageToJson
@@ -25,6 +26,10 @@ class JsonView:
         """Prints a message to stderr."""
         print_message(text)
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Does nothing: whole lines disturb nobody."""
+        return nullcontext()
+
 
 class AnswerView:
     """Writes the final answer only; an error goes to stderr."""
@@ -46,3 +51,7 @@ class AnswerView:
     def show_message(self, text: str) -> None:
         """Prints a message to stderr."""
         print_message(text)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Does nothing: whole lines disturb nobody."""
+        return nullcontext()

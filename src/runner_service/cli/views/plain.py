@@ -1,6 +1,7 @@
 """The view for pipes and files: whole lines, in order, without colours. Its format is stable."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TextIO
 
 from runner_service.cli.errors import print_message
@@ -41,6 +42,10 @@ class PlainView:
     def show_message(self, text: str) -> None:
         """Prints a message to stderr."""
         print_message(text)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Does nothing: whole lines disturb nobody."""
+        return nullcontext()
 
 
 def plain_lines(line: Line) -> Iterator[str]:

@@ -84,6 +84,8 @@ class Transcript:
             "usage_updated": self._count,
             "notice": _notice,
             "network_denied": _network_denied,
+            "approval_requested": self._ask,
+            "approval_decided": _decided,
             "finished": self._end,
         }
 
@@ -190,6 +192,11 @@ class Transcript:
     def _plan(self, updated: event_pb2.TodosUpdated, agent: str) -> Iterator[Line]:
         yield Line(Kind.PLAN, "\n".join(wording.plan_lines(updated)), agent, self._planning.get(agent, 0))
 
+    def _ask(self, asked: event_pb2.ApprovalRequested, agent: str) -> Iterator[Line]:
+        call = event_pb2.ToolCallStarted(name=asked.name, kind=asked.kind, arguments=asked.arguments)
+        reason = f" ({wording.one_line(asked.reason, 200)})" if asked.reason else ""
+        yield Line(Kind.WARNING, f"waits for approval: {wording.call_title(call, self._root)}{reason}", agent)
+
     def _count(self, updated: event_pb2.UsageUpdated, _: str) -> Iterator[Line]:
         self.usage = updated.usage
         return iter(())
@@ -212,6 +219,13 @@ def _head(event: event_pb2.ExecutionEvent) -> Line:
 def _network_denied(denied: event_pb2.NetworkDenied, agent: str) -> Iterator[Line]:
     text = f"{denied.host}:{denied.port} was refused: {denied.reason}"
     yield Line(Kind.WARNING, wording.one_line(text, 2000), agent)
+
+
+def _decided(decided: event_pb2.ApprovalDecided, agent: str) -> Iterator[Line]:
+    action = event_pb2.ApprovalAction.Name(decided.action).removeprefix("APPROVAL_ACTION_").lower()
+    by = f" by {wording.one_line(decided.decided_by, 60)}" if decided.decided_by else ""
+    comment = f": {wording.one_line(decided.comment, 300)}" if decided.comment else ""
+    yield Line(Kind.NOTE, f"approval {action}{by}{comment}", agent)
 
 
 def _notice(notice: event_pb2.Notice, agent: str) -> Iterator[Line]:

@@ -1,7 +1,7 @@
 """The texts of events and states, the same in every view."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -146,3 +146,9 @@ def _argument(value: object) -> str:
         value = int(value)
     text = value if isinstance(value, str) and " " not in value and value else json.dumps(value, ensure_ascii=False)
     return one_line(text, _MAX_ARGUMENT_LENGTH)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the rows as lines, their cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
