@@ -18,8 +18,8 @@ from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud, running_emulator
 
 from benchmarks.report import machine, ratio, spread
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.manager import SandboxConfig
 from runner_service.executors.daytona.session import CommandLimits
 from runner_service.executors.protocol import Command, Sandbox, SandboxError, SandboxSpec, Stream
 

@@ -9,17 +9,18 @@ from typing import Literal
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from tests.emulator.errors import Refused, ToolboxRefused
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-How = Literal["429", "502", "404", "409", "400", "401", "drop", "lose", "replay", "hang", "cut"]
+How = Literal["429", "502", "404", "409", "400", "401", "quota", "drop", "lose", "replay", "hang", "cut"]
 
 
 @dataclass
 class Fault:
     """The next `times` requests whose `METHOD path` matches go wrong, after `skip` that do not.
 
-    429, 502 (without a body), 404, 409, 400 (over quota) and 401 are answers. `drop` ends the connection before the
-    request is worked on, `lose` after it. `replay` works on it twice. `hang` never answers. `cut` ends a
+    429, 502 (without a body), 404, 409, 400, 401 and quota (a 400 as well) are answers. `drop` ends the connection
+    before the request is worked on, `lose` after it. `replay` works on it twice. `hang` never answers. `cut` ends a
     download in the middle.
     """
 
@@ -35,6 +36,11 @@ class Fault:
 class Faults:
     """Everything that can be turned. Seconds, bytes, and probabilities from 0 to 1.
 
+    `latency` comes before each answer. Each `unauthorized_every`-th request is refused though its key is right. While
+    `is_api_away` only toolboxes answer, and those only if `proxy_remembers` what it last heard of the sandboxes, as the
+    real one does for two minutes, also of those that are deleted. `full_disk` is the end of the paths that cannot be
+    written.
+
     Of the logs that are followed by WebSocket: they end `eof_lag` after the command, come in frames of `frame_size`,
     and break off after `socket_cut_after` bytes, or when nobody reads them for `socket_patience`.
     """
@@ -45,6 +51,11 @@ class Faults:
     stop_seconds: float = 0.0
     exec_delay: float = 0.0
     eof_lag: float = 1.0
+    latency: float = 0.0
+    unauthorized_every: int = 0
+    is_api_away: bool = False
+    proxy_remembers: bool = True
+    full_disk: str = ""
     frame_size: int = 1024
     socket_cut_after: int | None = None
     socket_patience: float = 30.0
@@ -73,15 +84,30 @@ class Faults:
 
 def faulty(faults: Faults) -> Middleware:
     """Returns the middleware that makes things go wrong."""
+    requests = 0
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal requests
+        requests += 1
+        if faults.latency:
+            await asyncio.sleep(faults.latency)
+        if faults.is_api_away and request.path.startswith("/api/"):
+            return web.Response(status=502)
+        if faults.unauthorized_every and requests % faults.unauthorized_every == 0:
+            return refusal(request, 401, "authentication failed: Bearer token is invalid")
         fault = faults.choose(request.method, request.path)
         if fault is None:
             return await handler(request)
         return await _go_wrong(fault, request, handler)
 
     return middleware
+
+
+def refusal(request: web.Request, status: int, message: str) -> web.Response:
+    """Returns a refusal in the shape of whoever is asked."""
+    kind = Refused if request.path.startswith("/api/") else ToolboxRefused
+    return kind(status, message).answer(request)
 
 
 async def _go_wrong(  # noqa: PLR0911  # one way for each fault
@@ -93,13 +119,12 @@ async def _go_wrong(  # noqa: PLR0911  # one way for each fault
             return web.json_response({"statusCode": 429, "message": "Rate limit exceeded"}, status=429, headers=headers)
         case "502":
             return web.Response(status=502)
-        case "404" | "409" | "401":
-            messages = {"404": "sandbox container not found", "409": "Sandbox state change in progress", "401": "no"}
-            status = int(fault.how)
-            return web.json_response({"statusCode": status, "message": messages[fault.how]}, status=status)
-        case "400":
-            message = "Total CPU limit exceeded. Maximum allowed: 10"
-            return web.json_response({"statusCode": 400, "error": "Bad Request", "message": message}, status=400)
+        case "404" | "409" | "401" | "400":
+            messages = {"404": f"sandbox container not found: {fault.where}", "409": "state change in progress"}
+            messages |= {"401": "authentication failed: Bearer token is invalid", "400": "no IP address found"}
+            return refusal(request, int(fault.how), messages[fault.how])
+        case "quota":
+            return refusal(request, 400, "Total CPU limit exceeded. Maximum allowed: 10")
         case "hang":
             await asyncio.Event().wait()
         case "replay":

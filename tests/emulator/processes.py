@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 MARK = "DAYTONA_SANDBOX_ID"
 OURS = "EMULATED_BY"
+SHELL = "/usr/bin/bash"
 
 _THREADS = ThreadPoolExecutor(256, thread_name_prefix="emulator")
 
@@ -38,7 +39,7 @@ def started(*argv: str, cwd: str, env: Mapping[str, str], stderr: int) -> subpro
         stderr=stderr,
         cwd=cwd,
         env=dict(env),
-        start_new_session=True,
+        process_group=0,
     )
 
 

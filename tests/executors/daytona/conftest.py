@@ -7,8 +7,8 @@ import uvloop
 from tests.emulator import Cloud, running_emulator
 from tests.executors.daytona.executors import LIMITS, account
 
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.manager import SandboxConfig
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import secrets
 import subprocess
 import zipfile
 from collections.abc import AsyncIterator
@@ -10,12 +11,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from daytona import AsyncDaytona, DaytonaConfig, ListSandboxesQuery
 from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud, running_emulator
 
 from runner_service.executors.daytona.bundle import bundle
+from runner_service.executors.daytona.config import OWNER, SandboxConfig
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.manager import SandboxConfig
 from runner_service.executors.daytona.session import CommandLimits
 
 LIMITS = CommandLimits(terminate_grace=0.25)
@@ -28,16 +30,30 @@ def account(cloud: Cloud) -> Account:
 
 @asynccontextmanager
 async def real(directory: Path) -> AsyncIterator[DaytonaExecutor]:
-    """An executor whose sandboxes are where the environment says; skips without a key."""
+    """An executor whose sandboxes are where the environment says; skips without a key.
+
+    Each has an owner of its own, so that several can be at work, and its root is an empty directory.
+    """
     del directory
     if "DAYTONA_API_KEY" not in os.environ:
         pytest.skip("DAYTONA_API_KEY is not set")
     there = Account(SecretStr(os.environ["DAYTONA_API_KEY"]), os.environ.get("DAYTONA_API_URL", Account.api_url))
-    config = SandboxConfig(
-        owner="conformance", snapshot=os.environ.get("DAYTONA_DEV_TOOLS_SNAPSHOT_ID", ""), ttl_minutes=30
-    )
-    async with daytona_executor(there, config, limits=LIMITS) as executor:
-        yield executor
+    owner = f"conformance-{secrets.token_hex(4)}"
+    snapshot = os.environ.get("DAYTONA_DEV_TOOLS_SNAPSHOT_ID", "")
+    config = SandboxConfig(owner=owner, snapshot=snapshot, ttl_minutes=30, directory=owner)
+    try:
+        async with daytona_executor(there, config, limits=LIMITS) as executor:
+            yield executor
+    finally:
+        await delete_sandboxes_of(owner, there)
+
+
+async def delete_sandboxes_of(owner: str, account: Account) -> None:
+    """Deletes what the tests have left, such as the sandboxes of sessions."""
+    config = DaytonaConfig(api_key=account.api_key.get_secret_value(), api_url=account.api_url, target="any")
+    async with AsyncDaytona(config) as client:
+        async for sandbox in client.list(ListSandboxesQuery(labels={OWNER: owner})):
+            await sandbox.delete()
 
 
 def image(directory: Path) -> Path:
@@ -56,7 +72,7 @@ async def emulated(directory: Path) -> AsyncIterator[DaytonaExecutor]:
     """An executor on the emulator, with the attendant preinstalled; other tests cover its installation."""
     async with (
         running_emulator(directory) as cloud,
-        daytona_executor(account(cloud), SandboxConfig(), limits=LIMITS) as executor,
+        daytona_executor(account(cloud), SandboxConfig(directory="workspace"), limits=LIMITS) as executor,
     ):
         cloud.image = await asyncio.to_thread(image, directory.parent / "image")
         yield executor

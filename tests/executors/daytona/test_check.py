@@ -28,6 +28,23 @@ async def test_a_key_that_works_is_said(cloud: Cloud) -> None:
     assert not cloud.created
 
 
+@pytest.mark.parametrize("version", ["0.190.0", "v0.190.0"])
+async def test_a_server_whose_answers_the_sdk_cannot_read_is_said_before_the_first_execution(
+    cloud: Cloud, version: str
+) -> None:
+    cloud.version = version
+    found = await looked(cloud.api_url)
+    assert (found.name, found.status) == ("DAYTONA_API_URL", "fail")
+    assert f"is version {version}" in found.text
+    assert found.next_step
+    assert "daytona==0.200.0" in found.next_step
+
+
+async def test_a_server_that_says_no_version_passes(cloud: Cloud) -> None:
+    cloud.faults.add(r"GET /api/config", "404")
+    assert (await looked(cloud.api_url)).status == "ok"
+
+
 async def test_a_key_that_is_refused_is_said(cloud: Cloud) -> None:
     found = await looked(cloud.api_url, "dtn_another")
     assert (found.name, found.status, "refuses the key: HTTP 401" in found.text) == ("DAYTONA_API_KEY", "fail", True)

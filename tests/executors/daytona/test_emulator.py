@@ -5,13 +5,32 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
+from tests.emulator import API_KEY, Cloud
 from tests.emulator.processes import marked
+from tests.executors.daytona.executors import real
 from tests.executors.recorder import output
 
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, daytona_executor
-from runner_service.executors.daytona.manager import SandboxConfig
 from runner_service.executors.protocol import SandboxSpec
+
+
+async def test_what_is_meant_for_the_real_one_runs_in_parallel_and_cleans_up(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYTONA_API_KEY", API_KEY)
+    monkeypatch.setenv("DAYTONA_API_URL", cloud.api_url)
+    monkeypatch.delenv("DAYTONA_DEV_TOOLS_SNAPSHOT_ID", raising=False)
+    spec = SandboxSpec("execution-1", session_id="s")
+    async with real(tmp_path) as one, real(tmp_path) as two, one.open(spec) as a, two.open(spec) as b:
+        await a.write_text("/mine", "")
+        assert [await output(each, "ls -A; touch ../writable") for each in (a, b)] == ["mine\n", ""]
+        assert len(cloud.sandboxes) == 2
+    async with asyncio.timeout(20):
+        while cloud.sandboxes:
+            await asyncio.sleep(0.02)
 
 
 async def test_by_hand_it_says_how_to_be_used_and_killed_it_leaves_nothing(tmp_path: Path) -> None:

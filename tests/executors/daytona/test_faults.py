@@ -14,7 +14,7 @@ from tests.emulator.processes import processes_of
 from tests.executors.recorder import Recorder, all_gone, output, run
 
 from runner_service.executors.daytona.executor import DaytonaExecutor
-from runner_service.executors.protocol import Command, Sandbox, SandboxSpec, Stream
+from runner_service.executors.protocol import Command, FileError, Sandbox, SandboxSpec, Stream
 
 EXEC = r"POST .*/process/execute"
 LOG_KNOBS: list[dict[str, Any]] = [{"eof_lag": 30.0}, {"socket_cut_after": 10}, {"socket_patience": 0.0}]
@@ -187,3 +187,15 @@ async def test_everything_at_once_at_random(cloud: Cloud, sandbox: Sandbox) -> N
     await asyncio.gather(*(one(number) for number in range(1, 13)))
     cloud.faults.error_rate = 0.0
     assert sorted(map(int, (await output(sandbox, "cat effects")).split())) == list(range(1, 13))
+
+
+async def test_a_full_disk_is_a_file_error_that_says_so(cloud: Cloud, sandbox: Sandbox) -> None:
+    async def much() -> AsyncIterator[bytes]:
+        yield b"x" * 3_000_000
+
+    cloud.faults.full_disk = "transfers"
+    with pytest.raises(FileError) as refused:
+        await sandbox.upload("/big", much())
+    assert refused.value.code == "no_space"
+    assert "disk of the sandbox is full" in str(refused.value)
+    assert await output(sandbox, "echo goes on") == "goes on\n"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from importlib.metadata import version
 
 import pytest
 from tests.emulator import Cloud
@@ -10,8 +11,8 @@ from tests.executors.daytona.conftest import CONFIG
 from tests.executors.daytona.executors import LIMITS, account
 from tests.executors.recorder import output
 
+from runner_service.executors.daytona.config import LEASE, OWNER
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.manager import LEASE, OWNER
 from runner_service.executors.protocol import SandboxError, SandboxSpec
 
 CREATE = r"POST /api/sandbox$"
@@ -37,7 +38,7 @@ async def test_an_execution_without_a_session_has_a_sandbox_of_its_own_that_goes
 ) -> None:
     async with executor.open(SandboxSpec("e1")) as one, executor.open(SandboxSpec("e2")) as two:
         await one.write_text("/a", "mine")
-        assert await output(two, "ls -A") == ""
+        assert await output(two, "ls") == ""
         assert len(cloud.sandboxes) == 2
         parameters = [remote.parameters for remote in cloud.sandboxes.values()]
         assert all(
@@ -140,7 +141,7 @@ async def test_a_cancel_in_the_middle_of_a_start_leaves_no_sandbox(
 
 @pytest.mark.parametrize(
     ("how", "code", "retryable"),
-    [("400", "SANDBOX_QUOTA_EXCEEDED", True), ("401", "SANDBOX_UNAUTHENTICATED", False)],
+    [("quota", "SANDBOX_QUOTA_EXCEEDED", True), ("400", "SANDBOX_REFUSED", False)],
 )
 async def test_what_no_patience_helps_against_has_its_own_name(
     cloud: Cloud, executor: DaytonaExecutor, how: str, code: str, retryable: bool
@@ -158,7 +159,7 @@ async def test_a_rate_limit_that_lasts_has_its_own_name(cloud: Cloud, executor: 
 async def test_a_sandbox_that_was_deleted_in_mid_run_is_lost(cloud: Cloud, executor: DaytonaExecutor) -> None:
     async with executor.open(SandboxSpec("e")) as sandbox:
         (remote,) = cloud.sandboxes.values()
-        cloud.delete(remote)
+        await cloud.delete(remote)
         with pytest.raises(SandboxError) as lost:
             await output(sandbox, "true")
     assert lost.value.code == "SANDBOX_LOST"
@@ -187,12 +188,15 @@ async def test_the_reaper_takes_what_a_crash_left_and_no_siblings_sandbox(cloud:
         cloud.create({"name": "unlabelled", "labels": {"code-toolbox-language": "python"}}),
     ]
     from runner_service.executors.daytona.manager import SandboxManager
+    from runner_service.executors.daytona.raw_api import RawApi
     from runner_service.executors.daytona.reaper import reap_once
 
     async with AsyncDaytona(
         DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")
     ) as client:
-        await reap_once(client, SandboxManager(client, CONFIG), held={"sibling"})
+        await reap_once(
+            client, SandboxManager(client, RawApi(cloud.api_url, account(cloud).api_key), CONFIG), held={"sibling"}
+        )
     async with asyncio.timeout(20):
         while abandoned.id in cloud.sandboxes:
             await asyncio.sleep(0.02)
@@ -203,7 +207,9 @@ async def test_a_list_that_is_old_costs_nobody_a_sandbox(cloud: Cloud, monkeypat
     """The list says that the lease has ended; asked by its id, the sandbox says that it was renewed."""
     from daytona import AsyncDaytona, DaytonaConfig
 
-    from runner_service.executors.daytona.manager import KIND, SandboxManager
+    from runner_service.executors.daytona.config import KIND
+    from runner_service.executors.daytona.manager import SandboxManager
+    from runner_service.executors.daytona.raw_api import RawApi
     from runner_service.executors.daytona.reaper import reap_once
 
     remote = cloud.create(
@@ -212,10 +218,10 @@ async def test_a_list_that_is_old_costs_nobody_a_sandbox(cloud: Cloud, monkeypat
     async with AsyncDaytona(
         DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")
     ) as client:
-        manager = SandboxManager(client, CONFIG)
+        manager = SandboxManager(client, RawApi(cloud.api_url, account(cloud).api_key), CONFIG)
         find = manager.find
 
-        async def renewed_meanwhile(name: str) -> object:
+        async def renewed_meanwhile(name: str, **_: object) -> object:
             remote.labels[LEASE] = str(int(time.time()) + 60)
             return await find(name)
 
@@ -247,3 +253,41 @@ async def test_a_wrong_key_is_said_and_not_shown(cloud: Cloud) -> None:
         error = await refusal(executor)
     assert error.code == "SANDBOX_UNAUTHENTICATED"
     assert "dtn_wrong_secret" not in f"{error} {error.__cause__!r} {wrong!r}"
+
+
+async def test_an_answer_that_the_sdk_cannot_read_is_named_at_once_and_leaves_no_sandbox(
+    cloud: Cloud, executor: DaytonaExecutor
+) -> None:
+    cloud.version = "0.190.0"
+    for session_id in ("", "s"):
+        error = await refusal(executor, session_id)
+        assert (error.code, error.retryable) == ("SANDBOX_INCOMPATIBLE", False)
+        assert f"SDK {version('daytona')}" in str(error)
+        assert "version 0.190.0" in str(error)
+        assert "0.200.0" in str(error)
+    assert cloud.created == 2
+    await settled(cloud)
+
+
+async def test_the_files_of_a_session_are_kept_from_an_sdk_that_cannot_read_about_them(
+    cloud: Cloud, executor: DaytonaExecutor
+) -> None:
+    async with executor.open(SandboxSpec("e1", session_id="s")):
+        pass
+    cloud.version = "0.190.0"
+    assert (await refusal(executor, "s")).code == "SANDBOX_INCOMPATIBLE"
+    assert cloud.sandboxes
+
+
+async def test_the_time_for_a_start_is_for_all_of_it(cloud: Cloud) -> None:
+    """Whatever hangs: the create, the installation, or the session in it."""
+    from dataclasses import replace
+
+    for where in (CREATE, r"GET /api/sandbox/", r"POST .*/process/execute"):
+        fault = cloud.faults.add(where, "hang", 1_000_000)
+        async with asyncio.timeout(20), daytona_executor(account(cloud), replace(CONFIG, start_timeout=1.0)) as one:
+            began = asyncio.get_running_loop().time()
+            assert "did not start within 1 s" in str(await refusal(one)) or where.startswith("GET")
+            assert asyncio.get_running_loop().time() - began < 10
+            fault.times = 0
+    await settled(cloud)

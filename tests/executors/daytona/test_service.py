@@ -191,7 +191,7 @@ early = "daytona" in sys.modules
 from pydantic import SecretStr
 from opentelemetry import trace
 from runner_service.executors.protocol import SandboxSpec
-from runner_service.executors.daytona.manager import SandboxConfig
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, daytona_executor
 async def main():
     async with daytona_executor(Account(SecretStr({API_KEY!r}), {cloud.api_url!r}), SandboxConfig()) as executor:

@@ -19,7 +19,7 @@ OLDER = """
 import asyncio, sys
 from pydantic import SecretStr
 from runner_service.executors.protocol import Command, SandboxSpec
-from runner_service.executors.daytona.manager import SandboxConfig
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, daytona_executor
 
 class Sink:

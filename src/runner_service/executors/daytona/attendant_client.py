@@ -10,15 +10,11 @@ from typing import Any
 from runner_service.executors.attendant.output_buffer import STREAMS
 from runner_service.executors.attendant.relay import ANSWER
 from runner_service.executors.daytona.bundle import WIRE, Bundle
-from runner_service.executors.daytona.failures import FailureKind, as_sandbox_error
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
-from runner_service.executors.daytona.retries import CallFailedError, retry
 from runner_service.executors.protocol import SandboxError
 
 logger = logging.getLogger(__name__)
-
-REQUEST_TIMEOUT_SECONDS = 60.0
-"""Default time limit of a request beyond its own `wait`, retries included."""
 
 _MISSING = "runner-service-missing:"
 _INSTALL_TIMEOUT_SECONDS = 30
@@ -33,9 +29,9 @@ class AttendantClient:
     A request may arrive more than once; all requests are idempotent.
     """
 
-    def __init__(self, remote: RemoteSandbox, bundle: Bundle, *, session_directory: str, response_margin: int) -> None:
+    def __init__(self, remote: RemoteSandbox, bundle: Bundle, *, session_directory: str, config: SandboxConfig) -> None:
         self._remote_sandbox = remote
-        self._response_margin = response_margin
+        self._config = config
         self._bundle = bundle
         self._script = _script(bundle.name, session_directory)
         self._installing = asyncio.Lock()
@@ -44,27 +40,29 @@ class AttendantClient:
     async def directory(self) -> str:
         """Returns the directory in the sandbox where the bundle is installed."""
         while not self._directory:
-            self._installed(await self._exec({"RUNNER_REQUEST": '{"do": "nothing"}'}, 0.0, REQUEST_TIMEOUT_SECONDS))
+            self._installed(await self._exec({"RUNNER_REQUEST": '{"do": "nothing"}'}, 0.0, self._config.outage_timeout))
             if not self._directory:
                 await self._install()
         return self._directory
 
     async def request(
-        self, request: dict[str, Any], *, wait: float = 0.0, response_timeout: float = REQUEST_TIMEOUT_SECONDS
+        self, request: dict[str, Any], *, wait: float = 0.0, response_timeout: float | None = None
     ) -> dict[str, Any]:
         """Sends a request and returns the response.
 
         Args:
             request: the message for the attendant.
             wait: how many seconds the attendant may hold the request.
-            response_timeout: seconds for the whole call beyond `wait`, retries included.
+            response_timeout: seconds for the whole call beyond `wait`, retries included; by default, as
+                long as an outage may take.
 
         Raises:
             SandboxError: no response.
         """
         variables = await self._variables(json.dumps(request, separators=(",", ":")))
+        timeout = self._config.outage_timeout if response_timeout is None else response_timeout
         for _ in range(_MAX_UNREADABLE_RESPONSES):
-            text = await self._exec(variables, wait, response_timeout)
+            text = await self._exec(variables, wait, timeout)
             if (response := _parse_response(text)) is not None:
                 return response
             if not self._installed(text):
@@ -80,27 +78,15 @@ class AttendantClient:
         return {"RUNNER_REQUEST_FILE": path}
 
     async def _exec(self, variables: dict[str, str], wait: float, response_timeout: float) -> str:
-        """Runs the relay script, starting the sandbox if it was stopped."""
-        limit = math.ceil(wait) + self._response_margin
-
-        async def attempt() -> str:
-            return await self._remote_sandbox.execute(self._script, variables, limit)
-
-        end = asyncio.get_running_loop().time() + wait + response_timeout
-        while True:
-            left = end - asyncio.get_running_loop().time()
-            try:
-                return await retry(
-                    "a command",
-                    attempt,
-                    attempt_timeout=limit + self._response_margin,
-                    total_timeout=left,
-                    handled=(FailureKind.MISSING, FailureKind.BUSY),
-                )
-            except CallFailedError as error:
-                if left <= 0:
-                    raise as_sandbox_error(error.failure, "a command") from None
-                await self._remote_sandbox.revive()
+        """Runs the relay script."""
+        return await self._remote_sandbox.execute(
+            "a command",
+            self._script,
+            variables,
+            math.ceil(wait) + self._config.response_margin,
+            margin=self._config.response_margin,
+            total_timeout=wait + response_timeout,
+        )
 
     def _installed(self, text: str) -> bool:
         """Reads the attendant's directory from an output; false if it is not installed there."""
@@ -122,14 +108,13 @@ class AttendantClient:
             await self._remote_sandbox.upload(archive, self._bundle.data)
             script = _unpacking_script(archive, self._install_to)
 
-            async def attempt() -> str:
-                return await self._remote_sandbox.execute(script, {}, _INSTALL_TIMEOUT_SECONDS)
-
-            response = await retry(
+            response = await self._remote_sandbox.execute(
                 "the installation",
-                attempt,
-                attempt_timeout=_INSTALL_TIMEOUT_SECONDS + self._response_margin,
-                total_timeout=REQUEST_TIMEOUT_SECONDS,
+                script,
+                {},
+                _INSTALL_TIMEOUT_SECONDS,
+                margin=self._config.response_margin,
+                total_timeout=self._config.outage_timeout,
             )
             if "runner-service-installed" not in response:
                 raise SandboxError(

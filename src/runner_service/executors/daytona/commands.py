@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_service.executors.completion import run_to_completion
-from runner_service.executors.daytona.manager import Notify
+from runner_service.executors.daytona.config import Notify
 from runner_service.executors.daytona.session import CLOSE_TIMEOUT_SECONDS, ExecutionSession
 from runner_service.executors.daytona.stdin import send_stdin
 from runner_service.executors.limit_messages import ExceededLimit

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import posixpath
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.daytona.attendant_client import AttendantClient
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.commands import CommandRunner
-from runner_service.executors.daytona.manager import SandboxConfig, SandboxManager, SandboxRef
+from runner_service.executors.daytona.config import SandboxConfig, SandboxRef
+from runner_service.executors.daytona.manager import SandboxManager
+from runner_service.executors.daytona.raw_api import RawApi
 from runner_service.executors.daytona.reaper import run_reaper
 from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
 from runner_service.executors.daytona.sandbox import DaytonaSandbox
@@ -49,6 +52,7 @@ class DaytonaExecutor:
         self._load_sdk = begin
         self._manager: asyncio.Future[SandboxManager] = asyncio.get_running_loop().create_future()
         self._held: set[str] = set()
+        self._deletions: set[asyncio.Task[None]] = set()
         self.process_control = ""
 
     async def confinement_for(self, asked: Confinement) -> ConfinementInForce | None:
@@ -79,16 +83,9 @@ class DaytonaExecutor:
         await self.confinement_for(spec.confinement)
         self._load_sdk.set()
         manager = await asyncio.shield(self._manager)
+        end = asyncio.get_running_loop().time() + self._config.start_timeout
         async with self._remote_sandbox(manager, spec) as remote, AsyncExitStack() as parts:
-            sent = (await asyncio.to_thread(bundle)).for_limits(self._limits)
-            line = AttendantClient(
-                remote,
-                sent,
-                session_directory=session_directory_name(spec),
-                response_margin=self._config.response_margin,
-            )
-            session = ExecutionSession(remote, line, spec, root=await remote.working_directory(), limits=self._limits)
-            await session.open()
+            session = await self._open_session(remote, spec, end)
             self.process_control = session.process_control
             commands = CommandRunner(
                 session,
@@ -101,6 +98,18 @@ class DaytonaExecutor:
             await parts.enter_async_context(_background_task(self._renew(remote)))
             yield DaytonaSandbox(remote, session, commands, spec.is_interrupted)
 
+    async def _open_session(self, remote: RemoteSandbox, spec: SandboxSpec, end: float) -> ExecutionSession:
+        sent = (await asyncio.to_thread(bundle)).for_limits(self._limits)
+        client = AttendantClient(remote, sent, session_directory=session_directory_name(spec), config=self._config)
+        try:
+            async with asyncio.timeout_at(end):
+                root = posixpath.join(await remote.working_directory(), self._config.directory)
+                session = ExecutionSession(client, spec, root=root, limits=self._limits)
+                await session.open()
+        except TimeoutError:
+            raise SandboxError(f"the sandbox did not start within {self._config.start_timeout:g} s") from None
+        return session
+
     async def work(self) -> None:
         """Loads the SDK when needed and reaps abandoned sandboxes, until cancelled."""
         await self._load_sdk.wait()
@@ -108,7 +117,8 @@ class DaytonaExecutor:
             async with daytona_client(
                 api_key=self._account.api_key, api_url=self._account.api_url, target=self._account.target
             ) as client:
-                manager = SandboxManager(client, self._config)
+                raw_api = RawApi(self._account.api_url, self._account.api_key)
+                manager = SandboxManager(client, raw_api, self._config)
                 self._manager.set_result(manager)
                 await run_reaper(client, manager, self._held)
         except Exception as error:  # executions fail with it instead of waiting forever
@@ -124,14 +134,30 @@ class DaytonaExecutor:
     async def _remote_sandbox(self, manager: SandboxManager, spec: SandboxSpec) -> AsyncIterator[RemoteSandbox]:
         ref = manager.ref_for(spec)
         self._held.add(ref.name)
+        deletes = ref.kind == "execution"
         try:
             yield RemoteSandbox(manager, await manager.obtain(ref, spec.notify), spec.notify)
+        except SandboxError:
+            if deletes and not spec.is_interrupted():
+                deletes = False
+                self._delete_later(manager, ref)  # may take long when Daytona fails, and nothing depends on it
+            raise
         finally:
             try:
-                if ref.kind == "execution" and not spec.is_interrupted():
+                if deletes and not spec.is_interrupted():
                     await run_to_completion(_delete(manager, ref))
             finally:
                 self._held.discard(ref.name)
+
+    def _delete_later(self, manager: SandboxManager, ref: SandboxRef) -> None:
+        deletion = asyncio.create_task(_delete(manager, ref))
+        self._deletions.add(deletion)
+        deletion.add_done_callback(self._deletions.discard)
+
+    async def finish_deletions(self) -> None:
+        """Waits for the deletions that no execution waits for; each has a time limit."""
+        if self._deletions:
+            await asyncio.wait(self._deletions)
 
     async def _renew(self, remote: RemoteSandbox) -> None:
         while True:
@@ -160,7 +186,10 @@ async def daytona_executor(
     """
     executor = DaytonaExecutor(account, config, begin or asyncio.Event(), limits)
     async with _background_task(executor.work()):
-        yield executor
+        try:
+            yield executor
+        finally:
+            await run_to_completion(executor.finish_deletions())
 
 
 async def _delete(manager: SandboxManager, ref: SandboxRef) -> None:

@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager
 
 from pydantic import SecretStr
 
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
-from runner_service.executors.daytona.manager import SandboxConfig
 from runner_service.executors.daytona.session import CommandLimits
 from runner_service.settings import Settings
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from runner_service.executors.daytona.manager import KIND, LEASE, OWNER, SandboxManager
-from runner_service.executors.daytona.retries import CallFailedError, retry
+from runner_service.executors.daytona.config import KIND, LEASE, OWNER
+from runner_service.executors.daytona.manager import SandboxManager
 from runner_service.executors.protocol import SandboxError
 
 if TYPE_CHECKING:
@@ -46,15 +46,12 @@ async def _listed(client: "AsyncDaytona", manager: SandboxManager) -> "list[Asyn
         query = ListSandboxesQuery(labels={OWNER: manager.config.owner, KIND: "execution"})
         return [sandbox async for sandbox in client.list(query, request_timeout=15.0)]
 
-    try:
-        return await retry(
-            "the list of sandboxes",
-            attempt,
-            attempt_timeout=_LIST_TIMEOUT_SECONDS,
-            total_timeout=2 * _LIST_TIMEOUT_SECONDS,
-        )
-    except CallFailedError as error:
-        raise SandboxError(str(error)) from None
+    return await manager.call(
+        "the list of sandboxes",
+        attempt,
+        attempt_timeout=_LIST_TIMEOUT_SECONDS,
+        total_timeout=2 * _LIST_TIMEOUT_SECONDS,
+    )
 
 
 def _is_abandoned(sandbox: "AsyncSandbox", owner: str) -> bool:

@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 RETRYABLE = frozenset({FailureKind.TRANSIENT, FailureKind.RATE_LIMITED})
 """Failures that pass by themselves."""
 
+_MAX_KEY_REFUSALS = 4
+"""Daytona refuses valid keys now and then under load: only this many refusals in a row are believed."""
+
 
 class CallFailedError(Exception):
     """A call failed in a way that its caller handles."""
@@ -42,7 +45,7 @@ async def retry(
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + total_timeout
-    number = 0
+    number = refusals = 0
     while True:
         try:
             async with asyncio.timeout(max(0.1, min(attempt_timeout, end - loop.time()))):
@@ -53,10 +56,12 @@ async def retry(
                 raise
             if failure.kind in handled:
                 raise CallFailedError(failure) from error
+            refusals = refusals + 1 if failure.kind is FailureKind.UNAUTHENTICATED else 0
+            passes = failure.kind in retryable or 0 < refusals < _MAX_KEY_REFUSALS
             delay = retry_delay(number, failure)
-            if failure.kind not in retryable or loop.time() + delay > end:
+            if not passes or loop.time() + delay > end:
                 # The original text may hold a URL with a token.
                 raise as_sandbox_error(failure, operation) from None
-        logger.info("daytona_retries doing=%s failure=%s attempt=%d", operation.replace(" ", "_"), failure, number)
+        logger.info("daytona_retries operation=%s failure=%s attempt=%d", operation.replace(" ", "_"), failure, number)
         number += 1
         await asyncio.sleep(delay)

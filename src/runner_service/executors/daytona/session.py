@@ -4,8 +4,7 @@ import hashlib
 import secrets
 from typing import Any, NamedTuple
 
-from runner_service.executors.daytona.attendant_client import REQUEST_TIMEOUT_SECONDS, AttendantClient
-from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
+from runner_service.executors.daytona.attendant_client import AttendantClient
 from runner_service.executors.protocol import FileError, SandboxError, SandboxSpec
 
 CLOSE_TIMEOUT_SECONDS = 30.0
@@ -26,11 +25,8 @@ class CommandLimits(NamedTuple):
 class ExecutionSession:
     """Sends requests on behalf of one execution."""
 
-    def __init__(
-        self, remote: RemoteSandbox, client: AttendantClient, spec: SandboxSpec, *, root: str, limits: CommandLimits
-    ) -> None:
+    def __init__(self, client: AttendantClient, spec: SandboxSpec, *, root: str, limits: CommandLimits) -> None:
         self._client = client
-        self._remote_sandbox = remote
         self._spec = spec
         self._requested_root = root
         self._limits = limits
@@ -53,7 +49,7 @@ class ExecutionSession:
         self.root, self.process_control = str(response["root"]), str(response["process_control"])
 
     async def request(
-        self, do: str, *, wait: float = 0.0, response_timeout: float = REQUEST_TIMEOUT_SECONDS, **fields: Any
+        self, do: str, *, wait: float = 0.0, response_timeout: float | None = None, **fields: Any
     ) -> dict[str, Any]:
         """Sends an idempotent request.
 
