@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).parents[2]
 _PATTERNS = (
     "__init__.py",
     "executors/*.py",
-    *(f"executors/{each}/*.py" for each in ("attendant", "local", "supervisor")),
+    *(f"executors/{each}/**/*.py" for each in ("attendant", "local", "supervisor")),
     "settings/machine.py",
 )
 _RELAY = _PACKAGE / "executors" / "attendant" / "relay.py"
