@@ -1,19 +1,18 @@
 """Builds the archive installed in a sandbox: the attendant and the local executor, named by content hash."""
 
+import ast
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[2]
-_PATTERNS = (
-    "__init__.py",
-    "executors/*.py",
-    *(f"executors/{each}/**/*.py" for each in ("attendant", "local", "supervisor")),
-    "settings/machine.py",
-)
+_ROOTS = ("attendant", "local", "supervisor")
+"""The packages below `executors` that run in a sandbox; what they import goes along."""
+
 _RELAY = _PACKAGE / "executors" / "attendant" / "relay.py"
 WIRE = "runner-service-1"
 """Protocol version; prefix of the names of all bundles that understand the same requests."""
@@ -39,11 +38,55 @@ def bundle() -> Bundle:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as into:
         _put(into, "client.py", _RELAY)
-        for pattern in _PATTERNS:
-            for path in sorted(_PACKAGE.glob(pattern)):
-                _put(into, f"code/{_PACKAGE.name}/{path.relative_to(_PACKAGE)}", path)
+        for path in sorted(_sources()):
+            _put(into, f"code/{_PACKAGE.name}/{path.relative_to(_PACKAGE)}", path)
     data = archive.getvalue()
     return Bundle(f"{WIRE}-{hashlib.sha256(data).hexdigest()[:16]}", data)
+
+
+def _sources() -> set[Path]:
+    """Returns the files of the packages that run in a sandbox, and of all that they import of ours."""
+    found: set[Path] = set()
+    to_read = [path for root in _ROOTS for path in (_PACKAGE / "executors" / root).rglob("*.py")]
+    while to_read:
+        path = to_read.pop()
+        if path not in found:
+            found.add(path)
+            to_read += [*_packages_of(path), *_imported_by(path)]
+    return found
+
+
+def _packages_of(path: Path) -> Iterator[Path]:
+    """Yields what makes the packages of `executors`; others hold one module of theirs, without what they begin with."""
+    for directory in path.parents:
+        if directory == _PACKAGE or directory.is_relative_to(_PACKAGE / "executors"):
+            yield directory / "__init__.py"
+
+
+def _imported_by(path: Path) -> Iterator[Path]:
+    for node in ast.walk(_RuntimeOnly().visit(ast.parse(path.read_bytes()))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from _files_of(node.module)
+            for alias in node.names:
+                yield from _files_of(f"{node.module}.{alias.name}")
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of(alias.name)
+
+
+def _files_of(module: str) -> Iterator[Path]:
+    top, *parts = module.split(".")
+    if top == _PACKAGE.name:
+        place = _PACKAGE.joinpath(*parts)
+        yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+
+
+class _RuntimeOnly(ast.NodeTransformer):
+    """Drops what is imported for type checkers only."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:  # the name is ast's
+        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if is_for_types else self.generic_visit(node)
 
 
 def _put(archive: zipfile.ZipFile, name: str, path: Path) -> None:
