@@ -14,7 +14,8 @@ from grpc_status import rpc_status
 from tests.running import Client, Event, StartProcess, StartService, command, kinds, one, turn
 
 from runner_service.errors import QueueFullError
-from runner_service.executions.queue import ExecutionQueue, Notify
+from runner_service.executions.queue import ExecutionQueue
+from runner_service.storage.queue import Notify
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -259,7 +260,7 @@ async def test_what_goes_on_by_itself_takes_its_turn_and_is_never_refused(
     assert await again.state("second") == event_pb2.STATE_SUCCEEDED
 
 
-def test_a_long_queue_hears_of_its_positions_seldom_and_in_the_end_always() -> None:
+async def test_a_long_queue_hears_of_its_positions_seldom_and_in_the_end_always() -> None:
     told: list[list[int]] = [[] for _ in range(1000)]
 
     def listener(heard: list[int]) -> Notify:
@@ -268,7 +269,7 @@ def test_a_long_queue_hears_of_its_positions_seldom_and_in_the_end_always() -> N
     queue = ExecutionQueue(max_running=1, max_queued=999)
     turns = [queue.enqueue("", listener(heard)) for heard in told]
     with pytest.raises(QueueFullError):
-        queue.require_room("")
+        await queue.require_room("")
     for each in turns:
         assert each.is_admitted
         queue.release(each)

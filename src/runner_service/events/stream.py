@@ -5,6 +5,8 @@ executions: it commits everything pending in one batch, and only then are watche
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -53,6 +55,8 @@ class EventStream:
         self._writer = writer
         self._log = log
         self._framer = Framer(execution_id)
+        self.is_remote = False
+        """Set when another process publishes these events."""
         self.owner_token = 0
         """As of `LogSubscriber`."""
         self._enqueued_entries = self._committed_entries = 0
@@ -147,6 +151,18 @@ class EventStream:
             if not await self._notifier.wait(timeout_seconds):
                 return Page(b"", after)
         return self._tail.page(after, MAX_PAGE_BYTES) or await self._page_from_log(after)
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Delivers what another process publishes until the context ends, if `is_remote`."""
+        with self._log.subscribe(self.execution_id, self._on_committed_elsewhere) if self.is_remote else nullcontext():
+            yield
+
+    def _on_committed_elsewhere(self, last_sequence: int, finished: bool) -> None:
+        if last_sequence > self.committed:
+            self.committed = self.last_sequence = last_sequence
+            self.finished = finished
+            self._notifier.notify_all()
 
     async def wait_finished(self) -> None:
         """Waits until `finished` is committed. Raises UnavailableError as `page` does."""

@@ -11,6 +11,7 @@ from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
 from runner_service.executions.approvals import ApprovalService
 from runner_service.executions.lifecycle import Lifecycle
+from runner_service.executions.queue import ExecutionQueue
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
@@ -49,7 +50,10 @@ async def running_executions(
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
         registry = Registry(storage.log, writer)
-        lifecycle = Lifecycle(settings, registry, storage.ownership, runner.executor, tasks=tasks)
+        queue = ExecutionQueue(
+            max_running=settings.max_concurrent_executions, max_queued=settings.max_queued_executions
+        )
+        lifecycle = Lifecycle(settings, registry, storage.ownership, queue, runner.executor, tasks=tasks)
         service = ExecutionService(
             storage.log,
             writer,

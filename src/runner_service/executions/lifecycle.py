@@ -10,12 +10,12 @@ from opentelemetry.trace import SpanContext
 from runner_service import states
 from runner_service.errors import CancelledEnd, ExecutionEnd, InterruptedEnd, UnavailableError
 from runner_service.executions.execution import Execution
-from runner_service.executions.queue import ExecutionQueue, Slot
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import PreparedRun
 from runner_service.executors.protocol import Executor
 from runner_service.settings import Settings
 from runner_service.storage.ownership import Claim, Ownership
+from runner_service.storage.queue import Queue, Slot
 from runner_service.telemetry import current_span_context, execution_span, metrics, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -42,6 +42,7 @@ class Lifecycle:
         settings: Settings,
         registry: Registry,
         ownership: Ownership,
+        queue: Queue,
         executor: Executor,
         *,
         tasks: asyncio.TaskGroup,
@@ -51,9 +52,7 @@ class Lifecycle:
         self._ownership = ownership
         self._executor = executor
         self._task_group = tasks
-        self._queue = ExecutionQueue(
-            max_running=settings.max_concurrent_executions, max_queued=settings.max_queued_executions
-        )
+        self._queue = queue
         self._slots: dict[str, Slot] = {}
         self._parked: dict[str, Parked] = {}
         self._running_tasks: set[asyncio.Task[None]] = set()
@@ -72,9 +71,9 @@ class Lifecycle:
             metrics.EXECUTIONS_LIMIT: lambda: limits,
         }
 
-    def require_room(self, session_id: str) -> None:
+    async def require_room(self, session_id: str) -> None:
         """Checks that one more execution may run or wait. Raises QueueFullError."""
-        self._queue.require_room(session_id)
+        await self._queue.require_room(session_id)
 
     def start(
         self,
@@ -163,9 +162,7 @@ class Lifecycle:
     def _enqueue(self, execution: Execution, run: PreparedRun) -> None:
         parked = self._parked.pop(execution.id, None)
         slot = self._slots[execution.id] = (
-            self._queue.unpark(parked.slot)
-            if parked
-            else self._queue.enqueue(run.request.session_id, execution.stream.publish)
+            parked.slot.unpark() if parked else self._queue.enqueue(run.request.session_id, execution.stream.publish)
         )
         live = self._live(execution, slot, run, current_span_context())
         task = self._task_group.create_task(live, name=f"lifecycle-{execution.id}")
@@ -195,7 +192,7 @@ class Lifecycle:
 
     def _park(self, execution: Execution, slot: Slot, run: PreparedRun) -> None:
         """Keeps the run of an execution whose request, for its secrets, is not in the log, while there is room."""
-        self._queue.park(slot)
+        slot.park()
         has_to_keep = execution.request is None and run.request.ByteSize() <= _MAX_KEPT_REQUEST_BYTES
         has_room = sum(each.run is not None for each in self._parked.values()) < _MAX_KEPT_RUNS
         self._parked[execution.id] = Parked(slot, run if has_to_keep and has_room else None)
@@ -203,7 +200,7 @@ class Lifecycle:
 
     def _release_parked(self, execution: Execution) -> None:
         if parked := self._parked.pop(execution.id, None):
-            self._queue.release(parked.slot)
+            parked.slot.release()
 
     async def _run_when_admitted(self, execution: Execution, slot: Slot, run: PreparedRun) -> str:
         await slot.admitted()

@@ -1,4 +1,4 @@
-"""The queue of executions: a limit on how many run at once, and one execution of a session at a time.
+"""The queue of the executions of one process: a limit on how many run, and one execution of a session at a time.
 
 Only the first execution of a session stands in the queue; when it is done, the next one joins the end. So sessions take
 turns however much each of them asks for. An execution without a session is a session of its own.
@@ -7,14 +7,12 @@ turns however much each of them asks for. An execution without a session is a se
 import time
 from asyncio import Event
 from collections import deque
-from collections.abc import Callable
 from types import TracebackType
 
 from runner_service.errors import QueueFullError
+from runner_service.storage.queue import Notify
 from runner_service.telemetry import metrics
 from runner_service.v1 import execution_event_pb2 as event_pb2
-
-Notify = Callable[[event_pb2.Notice], object]
 
 _RETRY_DELAY_SECONDS = 5.0
 
@@ -40,6 +38,18 @@ class Slot:
         """Waits until the execution may run."""
         await self._admitted.wait()
 
+    def park(self) -> None:
+        """Makes room for others, but not for those of the same session."""
+        self._queue.park(self)
+
+    def unpark(self) -> "Slot":
+        """Returns a slot in the queue that takes the place of this parked one."""
+        return self._queue.unpark(self)
+
+    def release(self) -> None:
+        """Leaves the queue or, if admitted, makes room."""
+        self._queue.release(self)
+
     def admit(self) -> None:
         """Called by the queue: the execution may run."""
         metrics.queue_wait_ended(time.monotonic() - self._queued_at)
@@ -52,11 +62,11 @@ class Slot:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self.is_parked:
-            self._queue.release(self)
+            self.release()
 
 
 class ExecutionQueue:
-    """Admits at most `max_running` executions at once; at most `max_queued` others wait. Belongs to the event loop."""
+    """Implements `Queue` in memory: at most `max_running` are admitted, at most `max_queued` others wait."""
 
     def __init__(self, *, max_running: int, max_queued: int) -> None:
         self._max_running = max_running
@@ -70,7 +80,7 @@ class ExecutionQueue:
         self.queued = 0
         """How many wait, those behind another one of their session included."""
 
-    def require_room(self, session_id: str) -> None:
+    async def require_room(self, session_id: str) -> None:
         """Checks that one more execution may run or wait.
 
         Raises:

@@ -110,7 +110,8 @@ class Registry:
         """Keeps an execution in memory until the context ends."""
         execution.holders += 1
         try:
-            yield execution.stream
+            with execution.stream.followed():
+                yield execution.stream
         finally:
             execution.holders -= 1
             self.drop_if_idle(execution)
@@ -131,4 +132,5 @@ class Registry:
             last_sequence=record.last_sequence,
             finished=states.is_final(record.state),
         )
+        stream.is_remote = states.is_active(record.state)
         return Execution(record, stored.fingerprint, stream, stored.request, Redactor([]))

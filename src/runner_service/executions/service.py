@@ -181,7 +181,7 @@ class ExecutionService:
                 "it was pruned; to start it, leave after_sequence out"
             )
         run = self._runner.prepare(request)
-        self._lifecycle.require_room(request.session_id)
+        await self._lifecycle.require_room(request.session_id)
         claim = await self._claim(request.execution_id or uuid.uuid4().hex)
         return self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
 

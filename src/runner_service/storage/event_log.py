@@ -4,7 +4,8 @@ An event is stored as a *frame*: the wire bytes of one entry of `repeated Execut
 concatenated, so neither replaying nor following parses or builds a message.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -169,6 +170,12 @@ class EventLog(Outputs, Journal, Protocol):
 
     async def get(self, execution_id: str) -> StoredExecution | None:
         """Reads an execution; None when it is not in the log."""
+
+    def subscribe(self, execution_id: str, notify: Callable[[int, bool], None]) -> AbstractContextManager[None]:
+        """Calls `notify` in the event loop when another process has committed events.
+
+        It is given the sequence of the newest one, and whether that is `finished`. `read` has the events.
+        """
 
     async def find_values(self, name: str) -> Mapping[str, bytes]:
         """Returns, by execution id, every stored value of that name."""

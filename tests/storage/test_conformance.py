@@ -1,0 +1,204 @@
+"""What every implementation of the storage promises: the one in SQLite, and one that several services share."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.storage.shared_log import SharedLog, SharedOwnership, SharedStore
+
+from runner_service.errors import LogUnavailableEnd
+from runner_service.events.stream import EventStream
+from runner_service.events.writer import log_writer
+from runner_service.storage.event_log import (
+    Entry,
+    EventLog,
+    NewCall,
+    NewEvent,
+    NewExecution,
+    NewOutput,
+    NewRun,
+    NewState,
+    NewValue,
+    Rejection,
+)
+from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.journal import CallResult, JournaledCall
+from runner_service.storage.ownership import Claim, Ownership, interrupt_abandoned
+from runner_service.storage.sqlite.event_log import sqlite_event_log
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+
+@asynccontextmanager
+async def opened(name: str, directory: Path) -> AsyncIterator[EventLog]:
+    if name == "sqlite":
+        async with sqlite_event_log(directory) as log:
+            yield log
+    else:
+        yield SharedLog(SharedStore(), "only")
+
+
+@pytest.fixture(params=["sqlite", "shared"])
+async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventLog]:
+    async with opened(request.param, tmp_path) as log:
+        yield log
+
+
+def execution(name: str, state: "event_pb2.State.ValueType" = event_pb2.STATE_RUNNING) -> NewExecution:
+    return NewExecution(runner_pb2.Execution(execution_id=name, state=state), b"fingerprint")
+
+
+def changed(name: str, state: "event_pb2.State.ValueType") -> NewState:
+    return NewState(runner_pb2.Execution(execution_id=name, state=state))
+
+
+async def test_events_and_output_come_back_in_order_from_any_position(log: EventLog) -> None:
+    call = NewEvent("a", 3, b"<3>", tool_call_id="c")
+    output = NewEvent("a", 4, b"<4>", NewOutput("a", "c", "stdout", b"out"))
+    await log.append([execution("a"), NewEvent("a", 2, b"\x0a\x01x\x0a\x01y", count=2), call, output])
+
+    assert await log.read("a", 0, 1 << 20) == (b"\x0a\x01x\x0a\x01y<3><4>out", 4)
+    assert await log.read("a", 1, 1 << 20) == (b"\x0a\x01y<3><4>out", 4)
+    assert await log.read("a", 2, 1) == (b"<3>", 3)
+    assert (await log.read("a", 2, 1 << 20, with_output=False)).frames == b"<3>"
+    assert await log.read("a", 4, 1) == (b"", 4)
+    assert await log.read_output("a", "c", "stdout", 1, 10) == b"ut"
+    assert await log.read_output("a", "unknown", "stdout", 0, 10) is None
+    assert (await log.list_executions(ExecutionFilter(), limit=10)).executions[0].last_sequence == 4
+
+
+async def test_the_journal_tells_what_never_started_what_ended_and_what_is_unknown(log: EventLog) -> None:
+    result = CallResult("msgpack", b"message", b"event")
+    await log.append([execution("a"), NewRun("a", "run"), NewCall("a", "under-way"), NewCall("a", "ended")])
+    await log.append([NewCall("a", "ended", result), NewEvent("a", 1, b"<finished>")])
+
+    assert await log.run_id("a") == "run"
+    assert await log.find_call("a", "never") is None
+    assert await log.find_call("a", "under-way") == JournaledCall(None)
+    assert await log.find_call("a", "ended") == JournaledCall(result)
+
+    await log.append([changed("a", event_pb2.STATE_INTERRUPTED)])
+    assert await log.find_call("a", "ended") == JournaledCall(result)
+    await log.append([changed("a", event_pb2.STATE_SUCCEEDED)])
+    assert await log.run_id("a") is None
+    assert await log.find_call("a", "ended") is None
+
+
+async def test_what_belongs_to_no_execution_is_rejected_and_the_rest_is_appended(log: EventLog) -> None:
+    await log.append([execution("a")])
+    entries: list[Entry] = [NewEvent("a", 1, b"<1>"), NewEvent("gone", 7, b"<7>"), NewValue("gone", "token", b"x")]
+
+    assert await log.append([*entries, NewEvent("a", 2, b"<2>")]) == {"gone": Rejection.DELETED}
+    assert await log.append([NewEvent("gone", 8, b"<8>")]) == {"gone": Rejection.DELETED}
+    assert await log.read("a", 0, 100) == (b"<1><2>", 2)
+    assert await log.find_values("token") == {}
+
+
+async def test_an_id_that_was_pruned_can_be_used_again(log: EventLog) -> None:
+    await log.append([execution("a"), NewEvent("a", 1, b"<old>"), NewRun("a", "old"), NewValue("a", "token", b"old")])
+    await log.append([changed("a", event_pb2.STATE_INTERRUPTED)])
+    assert await log.prune(max_age=-1, max_bytes=1 << 30) == 1
+    assert await log.append([NewEvent("a", 2, b"<late>")]) == {"a": Rejection.DELETED}
+
+    assert await log.append([execution("a"), NewEvent("a", 1, b"<new>")]) == {}
+    assert await log.read("a", 0, 100) == (b"<new>", 1)
+    assert await log.run_id("a") is None
+    assert await log.find_values("token") == {}
+
+
+async def test_a_stream_whose_execution_is_gone_ends_with_the_reason(log: EventLog) -> None:
+    ends: list[LogUnavailableEnd] = []
+    async with log_writer(log) as writer:
+        stream = EventStream("gone", writer, log)
+        stream.on_break = ends.append
+        stream.publish(event_pb2.TextDelta(text="too late"))
+        await stream.flush()
+        with pytest.raises(LogUnavailableEnd, match="deleted from the log"):
+            await stream.wait_for_capacity()
+        assert stream.is_flushed
+        stream.publish(event_pb2.TextDelta(text="and later"))
+    assert [end.code for end in ends] == ["LOG_UNAVAILABLE"]
+
+
+class Service:
+    """Of several that share a store."""
+
+    def __init__(self, store: SharedStore, name: str) -> None:
+        self.log: EventLog = SharedLog(store, name)
+        self.ownership: Ownership = SharedOwnership(store, name)
+
+    async def claim(self, execution_id: str) -> Claim:
+        claim = await self.ownership.claim(execution_id)
+        assert claim
+        return claim
+
+
+async def test_only_executions_of_a_dead_service_are_interrupted_and_claimed() -> None:
+    store = SharedStore()
+    one, two = Service(store, "one"), Service(store, "two")
+    for service, name in ((one, "a"), (two, "b")):
+        claim = await service.claim(name)
+        await service.log.append([execution(name)], {name: claim.token})
+    store.alive.remove("one")
+
+    await interrupt_abandoned(two.log, two.ownership)
+
+    states = {name: stored.execution.state for name in ("a", "b") if (stored := await two.log.get(name))}
+    assert states == {"a": event_pb2.STATE_INTERRUPTED, "b": event_pb2.STATE_RUNNING}
+    assert await one.ownership.claim("b") is None
+    assert (await two.claim("a")).token == 2
+
+
+async def test_an_owner_that_was_superseded_appends_nothing_more() -> None:
+    store = SharedStore()
+    one, two = Service(store, "one"), Service(store, "two")
+    claim = await one.claim("a")
+    async with log_writer(one.log) as writer, log_writer(two.log) as other_writer:
+        stream = EventStream("a", writer, one.log)
+        stream.owner_token = claim.token
+        stream.append(execution("a"), 0)
+        stream.publish(event_pb2.TextDelta(text="mine"))
+        await stream.flush()
+
+        store.alive.remove("one")
+        successor = EventStream("a", other_writer, two.log, last_sequence=1)
+        successor.owner_token = (await two.claim("a")).token
+        successor.publish(event_pb2.TextDelta(text="yours"))
+        await successor.flush()
+        stream.publish(event_pb2.TextDelta(text="mine, I think"))
+        await stream.flush()
+
+        with pytest.raises(LogUnavailableEnd, match="another process owns"):
+            await stream.wait_for_capacity()
+        page = await two.log.read("a", 0, 1 << 20)
+    events = runner_pb2.ExecuteAgentResponse.FromString(page.frames).events
+    assert [event.text_delta.text for event in events] == ["mine", "yours"]
+
+
+async def test_a_watcher_sees_what_another_service_publishes() -> None:
+    store = SharedStore()
+    one, two = Service(store, "one"), Service(store, "two")
+    claim = await one.claim("a")
+    async with log_writer(one.log) as writer, log_writer(two.log) as other_writer:
+        stream = EventStream("a", writer, one.log)
+        stream.owner_token = claim.token
+        stream.append(execution("a"), 0)
+        remote = EventStream("a", other_writer, two.log)
+        remote.is_remote = True
+        seen: list[str] = []
+        with remote.followed():
+            for text in ("one", "two", "three"):
+                stream.publish(event_pb2.TextDelta(text=text))
+                page = await remote.page(remote, len(seen), timeout_seconds=10)
+                assert page
+                events = runner_pb2.ExecuteAgentResponse.FromString(page.frames).events
+                seen += [event.text_delta.text for event in events]
+            stream.publish(event_pb2.Finished())
+            stream.append(changed("a", event_pb2.STATE_SUCCEEDED), 0)
+            last = await remote.page(remote, 3, timeout_seconds=10)
+            assert last
+            assert last.last == 4
+            assert await remote.page(remote, 4, timeout_seconds=10) is None
+    assert seen == ["one", "two", "three"]
+    assert not store.subscribers["a"]
