@@ -162,9 +162,16 @@ class InterruptedEnd(ExecutionEnd):
 
 
 class ModelRejectedEnd(ExecutionEnd):
-    """The model's provider refused the request: wrong key, unknown model, too much context."""
+    """The model's provider refused the request: wrong key, unknown model, too much context, or what it says.
+
+    `refuses_content`: what was new in the conversation was refused, so that it would be refused again.
+    """
 
     code = "MODEL_REJECTED"
+
+    def __init__(self, message: str, *, refuses_content: bool = False) -> None:
+        super().__init__(message)
+        self.refuses_content = refuses_content
 
 
 class ModelUnavailableEnd(ExecutionEnd):

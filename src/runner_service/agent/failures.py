@@ -6,12 +6,16 @@ from runner_service.models.failures import classify
 from runner_service.storage.event_log import LogError
 
 
-def end_for(error: Exception, run: AgentRun) -> ExecutionEnd | None:
+def end_for(error: BaseException, run: AgentRun) -> ExecutionEnd | None:
     """Returns the end for a failure of a provider or of the storage; None for any other error, a defect."""
+    if isinstance(error, ExecutionEnd):
+        return error
     if isinstance(error, LogError):
         return LogUnavailableEnd(error.message)
     failure = classify(error)
     if failure is None:
         return None
     text = run.redactor.text(failure.text)
-    return ModelUnavailableEnd(text) if failure.kind == "transient" else ModelRejectedEnd(text)
+    if failure.kind == "transient":
+        return ModelUnavailableEnd(text)
+    return ModelRejectedEnd(text, refuses_content=failure.refuses_content)

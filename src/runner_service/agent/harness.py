@@ -17,8 +17,9 @@ from runner_service.agent.graphs import Graph, GraphCache, build_graph
 from runner_service.agent.interface import AgentRun, ParkedError
 from runner_service.agent.journal import Journal
 from runner_service.agent.model_calls import RetryPolicy
+from runner_service.agent.sessions import keep_results, leave_out_last_messages, unrecorded_results
 from runner_service.agent.tools.scope import RunScope, current_scope
-from runner_service.errors import ExecutionEnd
+from runner_service.errors import ExecutionEnd, ModelRejectedEnd
 from runner_service.models.clients import model_clients, retirement_date
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 _EXECUTION_PREFIX = "execution-"
 _STEPS_PER_MODEL_CALL = 10
 """Above what a model call with its tools can take: the limits of the request end an agent, not this."""
+
+
+_LEFT_OUT = "what the provider refused is left out of the session, which can go on without it"
 
 
 class AgentHarness:
@@ -92,24 +96,37 @@ class AgentHarness:
         graph = await self._graphs.graph(run.model, plan)
         if run.resumption is None:
             _publish_retirement(run)
-        config = RunnableConfig(
-            configurable={"thread_id": _thread_id(run)},
-            recursion_limit=run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100,
-        )
+        config = _config(_thread_id(run), run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100)
         user_message = HumanMessage(run.redactor.text(run.message), id=f"{current_scope.get().run_id}-wish")
         continues = run.resumption is not None and await _has_message(graph, config, user_message)
         try:
+            given = (
+                None if continues else [*await unrecorded_results(graph, self._checkpoints.saver, config), user_message]
+            )
             # With any durability but "sync" a finished command runs again after a crash.
-            state = await graph.ainvoke(None if continues else {"messages": [user_message]}, config, durability="sync")
-        except ExecutionEnd:
-            raise
-        except Exception as error:
-            if end := end_for(error, run):
-                raise end from error
-            raise
+            state = await graph.ainvoke(given and {"messages": given}, config, durability="sync")
+        except BaseException as error:
+            end = end_for(error, run)
+            if run.session_id:
+                await self._settle_session(run, graph, config, end)
+            if end is None or end is error:
+                raise
+            raise end from error
         if "__interrupt__" in state:
             raise ParkedError
         return _answer(state)
+
+    async def _settle_session(
+        self, run: AgentRun, graph: Graph, config: RunnableConfig, end: ExecutionEnd | None
+    ) -> None:
+        """Leaves the conversation as the log has it, and without what the provider would refuse again."""
+        try:
+            await keep_results(graph, self._checkpoints.saver, current_scope.get().step_results.values(), config)
+            refused = isinstance(end, ModelRejectedEnd) and end.refuses_content
+            if refused and await leave_out_last_messages(graph, config):
+                _publish_warning(run, "MESSAGE_LEFT_OUT", _LEFT_OUT)
+        except LogError as error:
+            logger.warning("session_not_settled error=%s", error)
 
 
 @asynccontextmanager
@@ -134,12 +151,20 @@ async def _inline(default: Any, context: Context, function: Any, /, *args: Any, 
     return context.run(function, *args, **kwargs)
 
 
+def _publish_warning(run: AgentRun, code: str, text: str) -> None:
+    run.events.publish(event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code=code, text=text))
+
+
+def _config(thread_id: str, recursion_limit: int = 100) -> RunnableConfig:
+    return RunnableConfig(configurable={"thread_id": thread_id}, recursion_limit=recursion_limit)
+
+
 def _publish_retirement(run: AgentRun) -> None:
     if day := retirement_date(run.model):
         model = f"{run.model.provider}/{run.model.name}"
         logger.warning("model_retires model=%s day=%s", model, day)
         text = f"{model} is out of service after {day}; name another model, or change the default, STIGMER_LLM_MODEL"
-        run.events.publish(event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code="MODEL_RETIRES", text=text))
+        _publish_warning(run, "MODEL_RETIRES", text)
 
 
 def _thread_id(run: AgentRun) -> str:

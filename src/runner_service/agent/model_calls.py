@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -26,7 +25,9 @@ from runner_service.models import ModelChoice
 from runner_service.models.answer import current_text_listener, ending
 from runner_service.models.endings import Ending
 from runner_service.models.failures import ConversationTooLongError, Failure, StreamBrokenError, classify
+from runner_service.models.history import has_images, repair, without_images
 from runner_service.models.notices import current_notice_listener
+from runner_service.storage.event_log import LogError
 from runner_service.telemetry import chat_span, metrics, record_usage
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -76,12 +77,18 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         scope = current_scope.get()
         check_model_call(scope.run)
         _discard_unfinished_message(scope)
+        if not sub_agent_id():
+            scope.step_results.clear()
+        request = _sendable(scope, request)
         attempt = 1
         while True:
             try:
                 return await _call(scope, request, handler)
             except Exception as error:  # classified here, and raised again unless another try may help
                 failure = _failure_of(error, scope)
+                if failure.refuses_content and has_images(request.messages):
+                    request = _without_images(scope, request, failure)
+                    continue
                 if failure.kind != "transient":
                     raise
                 await self._wait(scope, failure, attempt, error)
@@ -93,12 +100,8 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         logger.warning("model_call_failed attempt=%d tries=%d reason=%s", attempt, self._retries.tries, text)
         if attempt >= self._retries.tries or delay > self._retries.max_delay_seconds:
             raise ModelUnavailableEnd(f"the model did not answer in {attempt} tries: {text}") from error
-        notice = event_pb2.Notice(
-            level=event_pb2.Notice.LEVEL_WARNING,
-            code="RETRYING_MODEL",
-            text=f"{text}; trying again in {delay:.1f} s (try {attempt + 1} of {self._retries.tries})",
-        )
-        scope.run.events.publish(notice, sub_agent_id=sub_agent_id())
+        again = f"trying again in {delay:.1f} s (try {attempt + 1} of {self._retries.tries})"
+        _publish_warning(scope, "RETRYING_MODEL", f"{text}; {again}")
         await asyncio.sleep(delay)
 
 
@@ -109,9 +112,26 @@ def _discard_unfinished_message(scope: RunScope) -> None:
         scope.run.events.publish(event_pb2.MessageDiscarded(message_id=message_id), sub_agent_id=agent)
 
 
+def _sendable(scope: RunScope, request: ModelRequest[Any]) -> ModelRequest[Any]:
+    """Repairs the conversation where that is necessary; publishes each kind of repair once."""
+    messages, changes = repair(request.messages)
+    for change in changes:
+        if change not in scope.repairs:
+            scope.repairs.add(change)
+            _publish_warning(scope, "HISTORY_REPAIRED", f"the conversation was repaired before it was sent: {change}")
+    return request.override(messages=messages)
+
+
+def _without_images(scope: RunScope, request: ModelRequest[Any], failure: Failure) -> ModelRequest[Any]:
+    """Describes the images of a refused request: most models that refuse one are not given any."""
+    text = f"the images in the conversation were left out, since the provider refused it: {failure.text}"
+    _publish_warning(scope, "IMAGES_LEFT_OUT", scope.run.redactor.text(text))
+    return request.override(messages=without_images(request.messages))
+
+
 def _failure_of(error: Exception, scope: RunScope) -> Failure:
     """Returns what a failed call means. Raises an ExecutionEnd, or the error itself, if it is not the provider's."""
-    if isinstance(error, ExecutionEnd | GraphBubbleUp | sqlite3.Error):
+    if isinstance(error, ExecutionEnd | GraphBubbleUp | LogError):
         raise error
     if failure := classify(error):
         if failure.kind == "overflow" and not isinstance(error, ConversationTooLongError):
@@ -154,14 +174,15 @@ def _heed_ending(scope: RunScope, message: AIMessage, stop_reason: str) -> None:
     match ending(message):
         case Ending.REFUSED:
             words = scope.run.redactor.text(message.text.strip())[:_MAX_REASON_CHARACTERS] or "it gave no reason"
-            raise ModelRejectedEnd(f"the model refused to answer ({stop_reason}): {words}")
+            text = f"the model refused to answer ({stop_reason}): {words}"
+            raise ModelRejectedEnd(text, refuses_content=True)
         case Ending.EXHAUSTED:
             raise ModelRejectedEnd(
                 f"the model reached its output limit before it answered ({stop_reason}): raise agent.model."
                 "max_output_tokens, or choose a model that reasons less"
             )
         case Ending.CUT_SHORT:
-            _publish_cut_short(scope, stop_reason)
+            _publish_warning(scope, "ANSWER_CUT_SHORT", f"the model stopped before it was done: {stop_reason}")
 
 
 def _tool_names(request: ModelRequest[Any]) -> set[str]:
@@ -252,10 +273,6 @@ def _check_usable(message: AIMessage) -> None:
         raise StreamBrokenError(f"the model gave no answer ({stop_reason})")
 
 
-def _publish_cut_short(scope: RunScope, stop_reason: str) -> None:
-    notice = event_pb2.Notice(
-        level=event_pb2.Notice.LEVEL_WARNING,
-        code="ANSWER_CUT_SHORT",
-        text=f"the model stopped before it was done: {stop_reason}",
-    )
+def _publish_warning(scope: RunScope, code: str, text: str) -> None:
+    notice = event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code=code, text=text)
     scope.run.events.publish(notice, sub_agent_id=sub_agent_id())

@@ -10,6 +10,7 @@ from langchain_core.messages import ToolMessage
 from langgraph.types import Command
 from opentelemetry.trace import Span
 
+from runner_service.agent.interface import AgentRun
 from runner_service.agent.tools.command_output import CommandOutput
 from runner_service.agent.tools.excerpt import shorten
 from runner_service.agent.tools.scope import RunningCall, RunScope
@@ -39,6 +40,11 @@ _MAX_ITEMS = 200
 _MAX_DEPTH = 20
 _MAX_ARGUMENTS_BYTES = 192 * 1024
 _GENERAL_PURPOSE = "general-purpose"
+
+
+def sub_agent_names(run: AgentRun) -> set[str]:
+    """Returns the sub-agents that a `task` call can name."""
+    return {_GENERAL_PURPOSE, *(each.name for each in run.agent.sub_agents)}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class ToolCallReporter:
         self._arguments = arguments
         self._start_time = time.monotonic()
         self._ended = False
-        self._sub_agents = {_GENERAL_PURPOSE, *(each.name for each in scope.run.agent.sub_agents)}
+        self._sub_agents = sub_agent_names(scope.run)
         self._sub_agent = str(arguments.get("subagent_type", "")) if call.name == "task" else ""
         if resumption := scope.run.resumption:
             resumption.unfinished_messages.pop(call.sub_agent_id, None)

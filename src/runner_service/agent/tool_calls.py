@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from deepagents.middleware.filesystem import FilesystemMiddleware
@@ -13,8 +13,9 @@ from langgraph.types import Command
 
 from runner_service.agent.approval_gate import pass_gate
 from runner_service.agent.failures import end_for
+from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import CallEnd
-from runner_service.agent.tool_call_events import Outcome, ToolCallReporter
+from runner_service.agent.tool_call_events import Outcome, ToolCallReporter, sub_agent_names
 from runner_service.agent.tool_texts import DESCRIPTIONS
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
@@ -98,6 +99,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
     async def _run(self, scope: RunScope, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
         if UNPARSED_ARGUMENTS in request.tool_call["args"]:
             return _failed(request, _UNPARSED)
+        if call.name == "task" and (unknown := _unknown_sub_agent(scope.run, request.tool_call["args"])):
+            return _failed(request, unknown)
         if call.name in _SIDE_EFFECT_FREE:
             return await self._run_guarded(request, handler)
         if scope.run.resumption and (earlier := await scope.journal.find_call(call.id)):
@@ -119,6 +122,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         if not call.rejected and call.name not in _SIDE_EFFECT_FREE and isinstance(outcome.result, ToolMessage):
             scope.journal.record_call_end(call.id, CallEnd(outcome.result, outcome.event))
         report.end(outcome)
+        if isinstance(outcome.result, ToolMessage) and not call.sub_agent_id:
+            scope.step_results[call.id] = outcome.result
         await scope.run.events.flush()
 
     async def _run_guarded(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
@@ -145,6 +150,11 @@ def _agent_name() -> str:
     """The sub-agent whose call is about to run; empty for the main agent."""
     outer = current_call.get()
     return outer.sub_agent if outer else ""
+
+
+def _unknown_sub_agent(run: AgentRun, arguments: Mapping[str, Any]) -> str:
+    name, known = arguments.get("subagent_type"), sub_agent_names(run)
+    return "" if name in known else f"there is no sub-agent {name}; those there are: {', '.join(sorted(known))}"
 
 
 def _failed(request: ToolCallRequest, reason: str) -> ToolMessage:

@@ -94,7 +94,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         if isinstance(current, BaseExceptionGroup):
             current = current.exceptions[0]
         else:
-            current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+            current = current.__cause__ or current.__context__  # httpcore suppresses the context that says why
 
 
 def _host_of(error: BaseException) -> str:
@@ -110,9 +110,9 @@ def _network_reason(error: BaseException) -> str:
     proxy = "by way of the proxy, " if "proxy" in type(error).__name__.lower() else ""
     match error:
         case ssl.SSLCertVerificationError():
-            return f"{proxy}its certificate is not accepted: {error.verify_message}"
+            return f"{proxy}its certificate is not accepted: {getattr(error, 'verify_message', '') or error}"
         case ssl.SSLError():
-            return f"{proxy}TLS failed: {error.reason or error}"
+            return f"{proxy}TLS failed: {getattr(error, 'reason', '') or error}"
         case socket.gaierror():
             return f"{proxy}the host name cannot be resolved ({error.strerror})"
         case OSError(errno=int(number)) if number in errno.errorcode:

@@ -19,6 +19,7 @@ FailureKind = Literal["transient", "rejected", "overflow"]
 _TRANSIENT_STATUSES = {408, 409, 425, 429}
 _SERVER_FAULT = 500
 _TOO_LARGE = 413
+_CONTENT_STATUSES = {400, 415, 422}
 _REFUSALS = {
     401: "the provider does not accept the service's key",
     402: "the provider wants to be paid first",
@@ -55,6 +56,8 @@ class Failure:
     kind: FailureKind
     text: str
     retry_after: float | None = None
+    refuses_content: bool = False
+    """Whether the request was refused for what it contains, and not for a key, a model or a quota."""
 
 
 class ProviderError(ModelError):
@@ -126,9 +129,11 @@ def reported_failure(body: object, status: int = 200) -> Failure:
     kinds = " ".join(_types_in(body))
     code = next((int(each) for each in kinds.split() if each.isdigit()), status)
     if code in _REFUSALS or (code not in _TRANSIENT_STATUSES and _TOO_LARGE - 13 <= code < _SERVER_FAULT):
-        return Failure("rejected", f"{_REFUSALS.get(code, 'the provider refused')}: {words}")
+        text = f"{_REFUSALS.get(code, 'the provider refused')}: {words}"
+        return Failure("rejected", text, refuses_content=code in _CONTENT_STATUSES)
     if _REJECTED_TYPES.search(kinds) and not _TRANSIENT_TYPES.search(kinds):
-        return Failure("rejected", f"the provider refused: {words}")
+        content = bool(re.search(r"(?i)invalid_request|bad_?request|content", kinds))
+        return Failure("rejected", f"the provider refused: {words}", refuses_content=content)
     return Failure("transient", f"the provider is overloaded or failing: {words}")
 
 
@@ -144,7 +149,8 @@ def status_failure(status: int, body: object, headers: Mapping[str, str]) -> Fai
     if limited or status >= _SERVER_FAULT:
         text = f"the provider is overloaded or failing (HTTP {status}): {words}"
         return Failure("transient", text, _retry_after(headers))
-    return Failure("rejected", f"{_REFUSALS.get(status, 'the provider refused')} (HTTP {status}): {words}")
+    text = f"{_REFUSALS.get(status, 'the provider refused')} (HTTP {status}): {words}"
+    return Failure("rejected", text, refuses_content=status in _CONTENT_STATUSES)
 
 
 def _overflow(words: str) -> Failure:

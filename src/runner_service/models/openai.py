@@ -34,12 +34,21 @@ class StreamingChatOpenAI(ChatOpenAI):
         """Makes one call. Raises ProviderError, ConversationTooLongError, and the client's errors."""
         del run_manager  # text goes to the current listener
         request = self._get_request_payload([], stop=stop, **kwargs)
-        request |= {"messages": openai_messages(messages), "stream": True, "stream_options": {"include_usage": True}}
+        request |= {
+            "messages": openai_messages(messages, short_ids=self._has_short_ids),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
         stream = await self.root_async_client.post(
             "/chat/completions", body=request, cast_to=object, stream=True, stream_cls=AsyncStream[object]
         )
         answer = await read_answer(stream.response)
         return result_of(await answer.message("openai"))
+
+    @property
+    def _has_short_ids(self) -> bool:
+        """Whether ids of tool calls must have exactly nine letters or digits, as Mistral's models want it."""
+        return "mistral" in f"{self.model_name} {self.openai_api_base}".lower()
 
 
 def _http(connections: Connections) -> httpx2.AsyncClient:

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from deepagents.backends.protocol import BackendProtocol
+from langchain_core.messages import ToolMessage
 
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import Journal
@@ -38,6 +39,10 @@ class RunScope:
     """The tools of MCP servers, by the names that the model uses."""
     loop_detectors: dict[str, LoopDetector] = field(default_factory=dict)
     """By sub-agent id; empty for the main agent."""
+    step_results: dict[str, ToolMessage] = field(default_factory=dict)
+    """What the calls of the main agent's current step ended with, by call id, until a checkpoint has it."""
+    repairs: set[str] = field(default_factory=set)
+    """What was published of repairs of the conversation."""
 
     def __post_init__(self) -> None:
         if self.run.resumption:

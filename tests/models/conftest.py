@@ -1,0 +1,3 @@
+from tests.agent.conftest import bench
+
+__all__ = ["bench"]
