@@ -98,11 +98,10 @@ class AgentHarness:
             _publish_retirement(run)
         config = _config(_thread_id(run), run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100)
         user_message = HumanMessage(run.redactor.text(run.message), id=f"{current_scope.get().run_id}-wish")
+        saver = self._checkpoints.saver
         continues = run.resumption is not None and await _has_message(graph, config, user_message)
         try:
-            given = (
-                None if continues else [*await unrecorded_results(graph, self._checkpoints.saver, config), user_message]
-            )
+            given = None if continues else [*await unrecorded_results(graph, saver, config), user_message]
             # With any durability but "sync" a finished command runs again after a crash.
             state = await graph.ainvoke(given and {"messages": given}, config, durability="sync")
         except BaseException as error:
