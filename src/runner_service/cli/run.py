@@ -16,6 +16,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
         'runner-service run "why does test_parser fail?" --root .',
         'runner-service run --model anthropic/claude-sonnet-5.5 --session fix "now fix it"',
         'runner-service run --continue "and add a test"',
+        'runner-service run --agent examples/agents/historian.yaml "who changed the parser last?"',
         'git diff | runner-service run --quiet --instructions "You review changes." -',
         'runner-service run --secret GITHUB_TOKEN "open an issue about it"',
         'runner-service run --ask commands "tidy up the branches"',
@@ -36,6 +37,22 @@ from runner_service.cli.view_options import ViewOptions, view_options
     "--model", default="", metavar="[PROVIDER/]NAME", help="openai, anthropic, ollama or scripted, and a model."
 )
 @click.option("--instructions", default="", metavar="TEXT|@FILE", help="What the agent is, and how it should work.")
+@click.option(
+    "--agent",
+    "agent_file",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    metavar="FILE",
+    help="The agent as YAML: instructions, model, skills, MCP servers, sub-agents, limits. Other options go before it.",
+)
+@click.option(
+    "--skill",
+    "skills",
+    multiple=True,
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    metavar="DIR",
+    help="A skill: a directory with SKILL.md.",
+)
+@click.option("--mcp", "mcp_servers", multiple=True, metavar="COMMAND|URL", help="An MCP server that has more tools.")
 @click.option("--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="A variable of the agent's commands.")
 @click.option(
     "--secret",
@@ -86,6 +103,9 @@ def run(
     asks_about: str | None,
     approvals: str,
     continues: bool,
+    agent_file: Path | None,
+    skills: tuple[Path, ...],
+    mcp_servers: tuple[str, ...],
 ) -> int:
     """Lets an agent do what MESSAGE says (`-`: what standard input says), and shows what happens.
 
@@ -113,5 +133,8 @@ def run(
         asks_about=asks_about or "",
         waits_for_approvals=approvals == "wait",
         continues=continues,
+        agent_file=agent_file,
+        skills=skills,
+        mcp_servers=mcp_servers,
     )
     return run_agent(run_options, root, view, target)

@@ -4,6 +4,7 @@ import os
 import secrets
 import sys
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from runner_service.cli.errors import CommandError, ExitCode, print_message
@@ -33,6 +34,9 @@ class RunOptions:
     timeout: float | None
     labels: tuple[str, ...]
     detach: bool
+    agent_file: Path | None = None
+    skills: tuple[Path, ...] = ()
+    mcp_servers: tuple[str, ...] = ()
     continues: bool = False
     """Take the newest session here."""
     asks_about: str = ""
@@ -50,16 +54,16 @@ def build_request(run_options: RunOptions, *, is_provider_set: bool) -> runner_p
         CommandError: an option is wrong.
     """
     provider, model = model_of(run_options.model, is_provider_set=is_provider_set)
+    agent, limits = _agent(run_options)
+    if provider or model:
+        agent.model.provider, agent.model.name = provider, model
     policy = runner_pb2.DISCONNECT_POLICY_DETACH if run_options.detach else runner_pb2.DISCONNECT_POLICY_CANCEL
     execution_id = run_options.execution_id or secrets.token_hex(6)
     request = runner_pb2.ExecuteAgentRequest(
         execution_id=execution_id,
         session_id=run_options.session_id or execution_id,  # or --continue would find nothing
-        agent=runner_pb2.Agent(
-            name="assistant",
-            instructions=_text_or_file(run_options.instructions),
-            model=runner_pb2.Model(provider=provider, name=model),
-        ),
+        agent=agent,
+        limits=limits,
         message=_message(run_options.message),
         environment=dict([*map(_variable, run_options.variables), *map(_secret, run_options.secrets)]),
         disconnect_policy=policy,
@@ -70,6 +74,30 @@ def build_request(run_options: RunOptions, *, is_provider_set: bool) -> runner_p
     if run_options.timeout is not None:
         request.limits.timeout.FromNanoseconds(int(run_options.timeout * 1e9))
     return request
+
+
+def _agent(run_options: RunOptions) -> tuple[runner_pb2.Agent, runner_pb2.ExecutionLimits]:
+    """Returns what the agent's file says, with what the options add to it, or put in its place."""
+    agent, limits = runner_pb2.Agent(name="assistant"), runner_pb2.ExecutionLimits()
+    if run_options.agent_file is not None or run_options.skills or run_options.mcp_servers:
+        from runner_service.cli.agent_file import mcp_server, read_agent_file, read_skill  # noqa: PLC0415  # YAML: 20 ms
+
+        if run_options.agent_file is not None:
+            agent, limits = read_agent_file(run_options.agent_file)
+        agent.skills.extend(map(read_skill, run_options.skills))
+        for server in map(mcp_server, run_options.mcp_servers):
+            agent.mcp_servers.append(server)
+            _make_name_unique(agent)
+    if run_options.instructions:
+        agent.instructions = _text_or_file(run_options.instructions)
+    return agent, limits
+
+
+def _make_name_unique(agent: runner_pb2.Agent) -> None:
+    *others, newest = agent.mcp_servers
+    taken, name = {each.name for each in others}, newest.name
+    candidates = chain([name], (f"{name}-{number}" for number in count(2)))
+    newest.name = next(each for each in candidates if each not in taken)
 
 
 def _message(text: str) -> str:
