@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RetryPolicy
@@ -19,6 +20,7 @@ from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 NAME = "stigmer/agent-execution/invoke"
 QUEUE_MEMO = "activityTaskQueue"
 UPDATE_STATUS = "UpdateExecutionStatus"
+COMPLETE_EXTERNAL = "stigmer/system/complete-external-activity"
 
 
 @dataclass
@@ -62,6 +64,12 @@ class Invoke:
                 result_type=execution_pb2.AgentExecutionStatus,
             )
             _require(status)
+            if execution.spec.callback_token:
+                await workflow.execute_activity(
+                    COMPLETE_EXTERNAL,
+                    args=[execution.spec.callback_token, execution],
+                    start_to_close_timeout=timedelta(seconds=30),
+                )
         except (ActivityError, ApplicationError) as error:
             if is_cancelled_exception(error):
                 raise
@@ -88,11 +96,16 @@ async def daemon_worker(client: Client, daemon: FakeDaemon, queue: str) -> Async
     async def update_status(execution_id: str, lines: list[str]) -> None:
         daemon.fail(execution_id, *lines)
 
+    @activity.defn(name=COMPLETE_EXTERNAL)
+    async def complete_external(token: bytes, execution: execution_pb2.AgentExecution) -> None:
+        result = MessageToDict(execution, preserving_proto_field_name=True)  # as it was created: without the answer
+        await client.get_async_activity_handle(task_token=token).complete(result)
+
     worker = Worker(
         client,
         task_queue=f"daemon-{queue}",
         workflows=[Invoke],
-        activities=[update_status],
+        activities=[update_status, complete_external],
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
     async with worker:

@@ -55,10 +55,11 @@ class Report:
 class _Process:
     """A process that is killed and started again."""
 
-    def __init__(self, arguments: list[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(self, arguments: list[str], environ: Mapping[str, str], log: Path, port: int) -> None:
         self._arguments = arguments
         self._environ = {"PATH": os.environ["PATH"], **environ}
         self._log = log
+        self._port = port
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -66,11 +67,22 @@ class _Process:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *self._arguments, env=self._environ, stdout=log, stderr=log
             )
+        async with asyncio.timeout(60):
+            while not await self._listens():
+                await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
         if self._process and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return False
+        writer.close()
+        return True
 
 
 class Storm:
@@ -89,8 +101,8 @@ class Storm:
         self.report = Report()
         script = directory / "script.yaml"
         script.write_text(yaml.safe_dump(_SCRIPT))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        daemon_port, service_port = _free_port(), _free_port()
+        address = f"127.0.0.1:{daemon_port}"
         daemon_arguments = ["-m", "tests.temporal.daemon_process", str(self._daemon_directory), address]
         log = directory / "processes.log"
         self.victims: Mapping[str, Any] = {
@@ -99,7 +111,7 @@ class Storm:
                 {
                     "HOME": str(directory),
                     "MODE": "local",
-                    "LISTEN_ADDRESS": "127.0.0.1:0",
+                    "LISTEN_ADDRESS": f"127.0.0.1:{service_port}",
                     "STATE_DIR": str(directory / "state"),
                     "WORKSPACE_ROOT": str(self._workspace),
                     "STIGMER_BACKEND_ENDPOINT": address,
@@ -109,8 +121,11 @@ class Storm:
                     "TASK_QUEUE": self._queue,
                 },
                 log,
+                service_port,
             ),
-            "daemon": _Process([*daemon_arguments, temporal.address, self._queue], {"PYTHONPATH": "."}, log),
+            "daemon": _Process(
+                [*daemon_arguments, temporal.address, self._queue], {"PYTHONPATH": "."}, log, daemon_port
+            ),
             "temporal": temporal,
         }
 
@@ -166,8 +181,12 @@ class Storm:
         if status is WorkflowExecutionStatus.FAILED and self._was_never_accepted(name):
             self.report.never_accepted += 1
             return True
-        assert status is WorkflowExecutionStatus.COMPLETED, f"{name}: {status}"
+        assert status is WorkflowExecutionStatus.COMPLETED, f"{name}: {status} {await self._failures(client, name)}"
         return True
+
+    async def _failures(self, client: Client, name: str) -> list[str]:
+        history = await client.get_workflow_handle(f"{NAME}/{name}").fetch_history()
+        return [str(event) for event in history.events if "failure" in str(event) or "STARTED" in str(event)]
 
     def _stored(self, name: str) -> execution_pb2.AgentExecutionStatus:
         found: execution_pb2.AgentExecution = StoredDaemon(self._daemon_directory).resources["execution", name]
@@ -200,6 +219,11 @@ class Storm:
         else:
             assert call.status == execution_pb2.TOOL_CALL_COMPLETED, f"{name}: {call}"
             assert count == 1, f"{name}: {found[1]} happened {count} times"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 @asynccontextmanager

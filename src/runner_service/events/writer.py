@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _MAX_BACKLOG_BYTES = 8 * 1024 * 1024
 _ENTRY_OVERHEAD_BYTES = 200
 _WRITE_TIMEOUT_SECONDS = 3.0
-_CLOSE_TIMEOUT_WHEN_BROKEN_SECONDS = 1.0  # a daemon kills after 5 s, drain included
+_CLOSE_TIMEOUT_WHEN_BROKEN_SECONDS = 1.0  # a daemon kills after 10 s, drain included
 _MIN_BACKOFF_SECONDS = 0.05
 _MAX_BACKOFF_SECONDS = 2.0
 

@@ -174,7 +174,7 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     """The maximum size of the event log in bytes; the oldest finished executions are deleted first."""
 
     drain_timeout: SecondsOrZero = _by_mode(4.0, 300.0)
-    """How many seconds executions may take to finish after SIGTERM. The daemon kills after 5."""
+    """How many seconds executions may take to finish after SIGTERM. The daemon kills after 10."""
     resume_on_start: bool = False
     """Whether interrupted executions are resumed at start, if they had no secrets."""
     disconnect_grace: SecondsOrZero = 5.0

@@ -33,7 +33,7 @@ _INLINE_STATUS_BYTES = 64 * 1024
 _FAILED_REPORT_BACKOFF_SECONDS = 2.0
 _INITIAL_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 10.0
-_FINAL_REPORTS_TIMEOUT_SECONDS = 0.5  # with the drain it has to stay below the 5 s after which the daemon kills
+_FINAL_REPORTS_TIMEOUT_SECONDS = 0.5  # with the drain it has to stay below the 10 s after which the daemon kills
 
 
 class Reporter:

@@ -17,6 +17,7 @@ class OpenActivity:
     execution_id: str
     deadline: float
     """Unix time at which the execution must have ended, so that the activity can be completed in time."""
+    heartbeat_interval_seconds: float
     request: bytes = b""
     """The encoded ExecuteAgentRequest, if it came with the activity and has no secrets."""
     result_encoding: str = ""

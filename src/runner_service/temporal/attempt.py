@@ -77,7 +77,7 @@ class Attempt:
         self._activity = activity
         self._request = request
         self._is_resumed = is_resumed
-        self._heartbeats = Heartbeats(services.connection, activity, services.settings.temporal_heartbeat_interval)
+        self._heartbeats = Heartbeats(services.connection, activity)
         self._end: ExecutionEnd | None = None
         self._end_requested = asyncio.Event()
         self._verdict: Verdict | None = None

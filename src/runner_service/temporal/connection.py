@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 OnConnectionChange = Callable[[bool], None]
 
+CONNECT_TIMEOUT_SECONDS = 5.0
+"""How long Temporal may take to accept a connection."""
+
 PROBE_TIMEOUT_SECONDS = 3.0
 """Deadline of the call that finds out whether Temporal answers."""
 
@@ -85,6 +88,7 @@ async def connect(settings: Settings) -> Client:
         settings.temporal_service_address,
         namespace=settings.temporal_namespace,
         api_key=key,
+        connect_timeout=timedelta(seconds=CONNECT_TIMEOUT_SECONDS),
         tls=await asyncio.to_thread(_tls, settings),
         interceptors=interceptors,
         runtime=_runtime(),
@@ -113,6 +117,8 @@ def _tls(settings: Settings) -> bool | TLSConfig:
 @cache
 def _runtime() -> Runtime:
     """One per process. By default the SDK's core writes its log to the console by itself."""
+    # Of an activity that fails it would log a traceback, for which our own line stands.
+    logging.getLogger("temporalio.activity").setLevel(logging.ERROR)
     forwarding = LogForwardingConfig(logging.getLogger(f"{__name__}.core"))
     logs = LoggingConfig(TelemetryFilter(core_level="ERROR", other_level="ERROR"), forwarding=forwarding)
     return Runtime(telemetry=TelemetryConfig(logging=logs))

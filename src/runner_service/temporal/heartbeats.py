@@ -29,15 +29,14 @@ class Verdict(Enum):
 class Heartbeats:
     """Sends heartbeats of one activity until Temporal no longer wants it."""
 
-    def __init__(self, connection: Connection, activity: OpenActivity, interval_seconds: float) -> None:
+    def __init__(self, connection: Connection, activity: OpenActivity) -> None:
         self._connection = connection
         self._activity = activity
-        self._interval_seconds = interval_seconds
 
     async def run(self, state_name: Callable[[], str], on_verdict: Callable[[Verdict], None]) -> None:
         """Sends one every interval, for ever, or until there is a verdict. An unreachable Temporal is retried."""
         while (verdict := await self.send(state_name())) is None:  # noqa: ASYNC110  # an interval, not a poll
-            await asyncio.sleep(self._interval_seconds)
+            await asyncio.sleep(self._activity.heartbeat_interval_seconds)
         logger.info("activity_closed execution=%s reason=%r", self._activity.execution_id, verdict.value)
         on_verdict(verdict)
 

@@ -39,7 +39,7 @@ async def temporal_worker(parts: WorkerParts) -> AsyncIterator[None]:
         attempts = Attempts(services, contracts, tasks)
         background = [
             tasks.create_task(connection.run(), name="temporal-connection"),
-            tasks.create_task(_poll(services, Activities(attempts, parts.check)), name="temporal-worker"),
+            tasks.create_task(_poll(services, Activities(attempts, parts.check, settings)), name="temporal-worker"),
         ]
         try:
             await attempts.resume_stored()

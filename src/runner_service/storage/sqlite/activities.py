@@ -16,7 +16,8 @@ from runner_service.storage.sqlite.writer_thread import WriterThread
 T = TypeVar("T")
 
 _COLUMNS = (
-    "workflow_id, run_id, activity_id, activity_type, task_token, execution_id, deadline, request, result_encoding"
+    "workflow_id, run_id, activity_id, activity_type, task_token, execution_id, deadline, heartbeat_interval_seconds, "
+    "request, result_encoding"
 )
 _SCHEMA = Schema([
     statements(
@@ -30,6 +31,7 @@ _SCHEMA = Schema([
             task_token BLOB NOT NULL,
             execution_id TEXT NOT NULL,
             deadline REAL NOT NULL,
+            heartbeat_interval_seconds REAL NOT NULL,
             request BLOB NOT NULL,
             result_encoding TEXT NOT NULL,
             UNIQUE (workflow_id, run_id, activity_id)
