@@ -1,11 +1,15 @@
 """Tool calls that wait for a person: asked about, decided, parked, resumed; each command runs at most once."""
 
 import asyncio
+import hashlib
+import hmac
+import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
 import pytest
+from aiohttp import web
 from google.protobuf.struct_pb2 import Struct
 from tests.running import Client, Event, StartProcess, StartService, command, kinds, one, turn
 
@@ -23,6 +27,7 @@ State: TypeAlias = "event_pb2.State.ValueType"
 
 ASK = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_EFFECTS)
 ASK_COMMANDS = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_COMMANDS)
+UNATTENDED = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_EFFECTS, unattended=True)
 ONE_COMMAND = [turn("", command("echo once >> effects")), turn("I was told: {{last_tool_result}}")]
 PARKS_AT_ONCE = {"APPROVAL_HOLD": "0"}
 
@@ -355,3 +360,62 @@ async def test_an_execution_with_secrets_goes_on_by_the_decision_alone(start: St
     await asking.decide()
 
     assert (await asking.end()).output.startswith("15")
+
+
+async def test_whoever_watches_approvals_sees_them_come_and_go(start: StartService) -> None:
+    client = await start(ONE_COMMAND)
+    watching: Any = client.stub.WatchApprovals(runner_pb2.WatchApprovalsRequest())
+    assert not (await watching.read()).approvals
+
+    asking = Asking(client)
+    await asking.asked()
+    (seen,) = (await watching.read()).approvals
+    assert (seen.execution_id, seen.request.tool_call_id) == ("a", asking.first_call)
+
+    await asking.decide(SKIP)
+    assert not (await watching.read()).approvals
+    await asking.end()
+
+
+async def test_commands_that_can_approve_themselves_are_warned_of(start: StartService, tmp_path: Path) -> None:
+    open_to_all = await (await start(ONE_COMMAND)).execute(approval_policy=UNATTENDED)
+    assert not [each for each in open_to_all if each.notice.code == "APPROVALS_CAN_BE_EVADED"]
+    asking = Asking(await start(ONE_COMMAND, STATE_DIR=str(tmp_path / "other")))
+    await asking.asked()
+    assert [each for each in asking.events if each.notice.code == "APPROVALS_CAN_BE_EVADED"]
+    await asking.decide()
+    await asking.end()
+
+
+async def test_a_webhook_hears_of_each_request_signed_and_again_after_a_failure(start: StartService) -> None:
+    received: asyncio.Queue[tuple[dict[str, str], bytes]] = asyncio.Queue()
+    answers = iter([503, 200])
+
+    async def take(request: web.Request) -> web.Response:
+        received.put_nowait((dict(request.headers), await request.read()))
+        return web.Response(status=next(answers, 200))
+
+    application = web.Application()
+    application.router.add_post("/hook", take)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+        client = await start(ONE_COMMAND, APPROVAL_WEBHOOK_URL=url, APPROVAL_WEBHOOK_SECRET="a-secret-of-the-webhook")
+        asking = Asking(client)
+        await asking.asked()
+        async with asyncio.timeout(30):
+            first, second = await received.get(), await received.get()
+        await asking.decide()
+        await asking.end()
+    finally:
+        await runner.cleanup()
+
+    assert first[1] == second[1]
+    headers, body = second
+    assert json.loads(body)["tool_call_id"] == asking.first_call
+    signed = f"{headers['X-Runner-Timestamp']}.".encode() + body
+    mac = hmac.new(b"a-secret-of-the-webhook", signed, hashlib.sha256).hexdigest()
+    assert headers["X-Runner-Signature"] == f"sha256={mac}"

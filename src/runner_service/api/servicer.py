@@ -1,13 +1,20 @@
 """The rpcs of `AgentRunnerService`: validates requests and streams frames. Raises only `CallError`."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
 
 from runner_service import states
 from runner_service.api.validation import requests
-from runner_service.api.validation.approvals import check_list_approvals, check_submit_approval, filters_of
+from runner_service.api.validation.approvals import (
+    check_list_approvals,
+    check_submit_approval,
+    check_watch_approvals,
+    filters_of,
+)
 from runner_service.errors import NotFoundError, WriteStalledError
 from runner_service.events.stream import EventStream
 from runner_service.executions.approvals import ApprovalService
@@ -54,6 +61,11 @@ class AgentRunnerServicer:
                 "ListExecutions": _unary(self.list_executions, runner_pb2.ListExecutionsRequest),
                 "CancelExecution": _unary(self.cancel_execution, runner_pb2.CancelExecutionRequest),
                 "SubmitApproval": _unary(self.submit_approval, runner_pb2.SubmitApprovalRequest),
+                "WatchApprovals": grpc.unary_stream_rpc_method_handler(
+                    self.watch_approvals,
+                    request_deserializer=runner_pb2.WatchApprovalsRequest.FromString,
+                    response_serializer=runner_pb2.WatchApprovalsResponse.SerializeToString,
+                ),
                 "ListApprovals": _unary(self.list_approvals, runner_pb2.ListApprovalsRequest),
                 "ReadToolOutput": _unary(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
             },
@@ -121,6 +133,18 @@ class AgentRunnerServicer:
         return runner_pb2.ListApprovalsResponse(
             approvals=pending, next_page_token=requests.page_token(filters_of(request), next_key)
         )
+
+    async def watch_approvals(self, request: runner_pb2.WatchApprovalsRequest, context: Context) -> None:
+        """Streams what waits for a decision."""
+        check_watch_approvals(request)
+        async with aclosing(self._approvals.changes(request.session_id)) as changes:
+            async for pending in changes:
+                response = runner_pb2.WatchApprovalsResponse(approvals=pending or (), keepalive=pending is None)
+                try:
+                    async with asyncio.timeout(self._write_timeout):
+                        await context.write(response)
+                except TimeoutError:
+                    raise WriteStalledError(f"nothing was read for {self._write_timeout:g} s; call again") from None
 
     async def read_tool_output(
         self, request: runner_pb2.ReadToolOutputRequest, _: Context

@@ -84,6 +84,18 @@ class Approver:
         return self.request is not None or self.service is not None
 
     @property
+    def can_ask(self) -> bool:
+        """True if a call may be asked about rather than allowed, refused or skipped."""
+        modes = {policy_pb2.APPROVAL_MODE_ASK_EFFECTS, policy_pb2.APPROVAL_MODE_ASK_COMMANDS}
+        asks = any(each.mode in modes or any(rule.verdict == ASK for rule in each.rules) for each in self._policies())
+        return asks and not self.is_unattended
+
+    @property
+    def is_unattended(self) -> bool:
+        """True if one of the policies says that nobody is there to ask."""
+        return any(each.unattended for each in self._policies())
+
+    @property
     def timeout_seconds(self) -> float:
         """How long a call waits: the shorter of both policies'."""
         timeouts = [each.timeout.ToTimedelta().total_seconds() for each in self._policies() if each.HasField("timeout")]
@@ -118,12 +130,16 @@ class Approver:
         for wanted in (DENY, ASK):
             for rule in policy.rules:
                 if rule.verdict == wanted and self._matches(rule, call):
-                    skips = wanted == ASK and policy.unattended
-                    return Verdict(wanted, rule.reason or f"a rule for {_subject_text(rule)}", source, skip=skips)
+                    return Verdict(
+                        wanted,
+                        rule.reason or f"a rule for {_subject_text(rule)}",
+                        source,
+                        skip=wanted == ASK and self.is_unattended,
+                    )
         if self._is_allowed([*policy.rules, *self.granted], call):
             return ALLOWED
         verdict, reason = _by_mode(policy.mode, call)
-        return Verdict(verdict, reason, source, by_mode=True, skip=verdict == ASK and policy.unattended)
+        return Verdict(verdict, reason, source, by_mode=True, skip=verdict == ASK and self.is_unattended)
 
     def _is_allowed(self, rules: Iterable[policy_pb2.ApprovalRule], call: Call) -> bool:
         allowing = [each for each in rules if each.verdict == ALLOW and each.sub_agent in ("", call.sub_agent)]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from runner_service import states
 from runner_service.agent.resume import read_resumption
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _EXPIRY_INTERVAL_SECONDS = 60.0
 _ASKING_STATES = (states.RUNNING, states.WAITING, states.INTERRUPTED)
 _MAX_WAITING = 10_000
+_MAX_WATCHED = 500
+_KEEPALIVE_SECONDS = 15.0
+_COALESCE_SECONDS = 0.1
 
 
 class ApprovalService:
@@ -58,7 +61,7 @@ class ApprovalService:
 
     async def pending(
         self, *, limit: int, before_key: int, execution_id: str, session_id: str
-    ) -> tuple[Sequence[runner_pb2.PendingApproval], int]:
+    ) -> tuple[list[runner_pb2.PendingApproval], int]:
         """Returns what waits for a decision in the next `limit` executions, and the key of the next page. LogError."""
         if execution_id:
             return await self._pending_of(await self._registry.find(execution_id)), 0
@@ -67,9 +70,28 @@ class ApprovalService:
         )
         found: list[runner_pb2.PendingApproval] = []
         for record in page.executions:
-            if record.pending_approvals and (execution := await self._registry.lookup(record.execution_id)):
-                found += await self._pending_of(execution)
+            current = self._registry.get_in_memory(record.execution_id)
+            if (current.record if current else record).pending_approvals:
+                found += await self._pending_of(current or await self._registry.find(record.execution_id))
         return found, page.next_key
+
+    async def changes(self, session_id: str) -> AsyncGenerator[list[runner_pb2.PendingApproval] | None, None]:
+        """Yields what waits for a decision, now and after each change; None after a while without one. Raises LogError.
+
+        Changes that come within `_COALESCE_SECONDS` of each other are one.
+        """
+        while True:
+            waiting = asyncio.ensure_future(self._registry.approval_changes.wait(_KEEPALIVE_SECONDS))
+            try:
+                if self._registry.is_stopping:
+                    raise UnavailableError("the service is stopping; call again")
+                yield (await self.pending(limit=_MAX_WATCHED, before_key=0, execution_id="", session_id=session_id))[0]
+                while not await waiting:
+                    yield None
+                    waiting = asyncio.ensure_future(self._registry.approval_changes.wait(_KEEPALIVE_SECONDS))
+            finally:
+                waiting.cancel()
+            await asyncio.sleep(_COALESCE_SECONDS)
 
     async def reserve_waiting(self) -> None:
         """Keeps the places of executions that an earlier process has parked. Raises LogError."""

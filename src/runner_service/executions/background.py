@@ -22,6 +22,7 @@ from runner_service.storage.event_log import EventLog, LogError
 from runner_service.telemetry import metrics
 
 if TYPE_CHECKING:
+    from runner_service.executions.approval_webhook import ApprovalWebhook
     from runner_service.stigmer.daemon import Daemon
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,14 @@ async def running_executions(
             tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
             tasks.create_task(approvals.expire_forever(), name="expire-approvals"),
         ]
+        if settings.approval_webhook_url:
+            from runner_service.executions.approval_webhook import ApprovalWebhook  # noqa: PLC0415  # aiohttp
+
+            secret = settings.approval_webhook_secret
+            webhook = ApprovalWebhook(
+                settings.approval_webhook_url, secret.get_secret_value() if secret else None, approvals.changes
+            )
+            cleanups.append(tasks.create_task(_announce_approvals(webhook), name="approval-webhook"))
         try:
             with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
                 yield RunningExecutions(service, approvals, recovery)
@@ -124,6 +133,18 @@ class Recovery:
         except CallError as error:
             logger.warning("resume_refused execution=%s reason=%s", execution_id, error)
         return None
+
+
+async def _announce_approvals(webhook: "ApprovalWebhook") -> None:
+    """Announces requests for approval, until the service stops."""
+    while True:
+        try:
+            await webhook.run()
+        except LogError as error:
+            logger.warning("approval_webhook_interrupted error=%s", error)
+            await asyncio.sleep(_CLEANUP_INTERVAL_SECONDS)
+        except UnavailableError:
+            return
 
 
 async def _prune_log(settings: Settings, log: EventLog, registry: Registry) -> None:

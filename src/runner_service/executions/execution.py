@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from runner_service import states
@@ -37,6 +37,7 @@ class Execution:
         stream: EventStream,
         request: runner_pb2.ExecuteAgentRequest | None,
         redactor: Redactor,
+        on_approvals_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.record = record
         self.request = request
@@ -53,6 +54,7 @@ class Execution:
         """How many need it in memory: callers, watchers and reporters."""
         self.elapsed_before_seconds = 0.0
         """How long it ran in earlier processes."""
+        self._on_approvals_changed = on_approvals_changed
         self.approvals = Approvals(stream.publish, self._record_pending_approvals)
         self._task: asyncio.Task[str] | None = None
         self._end: ExecutionEnd | None = None
@@ -181,6 +183,7 @@ class Execution:
     def _record_pending_approvals(self, count: int) -> None:
         self.record.pending_approvals = count
         self._store_record()
+        self._on_approvals_changed()
 
     def _cancel_task(self) -> None:
         if self._task:

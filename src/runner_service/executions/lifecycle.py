@@ -67,7 +67,11 @@ class Lifecycle:
         queue, settings = self._queue, self._settings
         limits = {"running": settings.max_concurrent_executions, "queued": settings.max_queued_executions}
         return {
-            metrics.EXECUTIONS: lambda: {"running": queue.running, "queued": queue.queued},
+            metrics.EXECUTIONS: lambda: {
+                "running": queue.running,
+                "queued": queue.queued,
+                "waiting": len(self._parked),
+            },
             metrics.EXECUTIONS_LIMIT: lambda: limits,
         }
 
@@ -158,6 +162,8 @@ class Lifecycle:
             await asyncio.wait(self._running_tasks)
         for execution in self._registry.in_memory():
             execution.end_streams(_STOPPING)
+        self._registry.is_stopping = True
+        self._registry.approval_changes.notify_all()
 
     def _enqueue(self, execution: Execution, run: PreparedRun) -> None:
         parked = self._parked.pop(execution.id, None)

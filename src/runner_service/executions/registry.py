@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from runner_service import states
 from runner_service.errors import NotFoundError, SequenceOutOfRangeError
+from runner_service.events.notifier import Notifier
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
 from runner_service.executions.execution import Execution
@@ -24,12 +25,20 @@ class Registry:
         self._log = log
         self._writer = writer
         self._in_memory: dict[str, Execution] = {}
+        self.approval_changes = Notifier()
+        """Notifies when a request for approval of any execution is published or decided."""
+        self.is_stopping = False
+        """True once the service stops: whoever watches is to look elsewhere."""
         self.watchers = 0
         """How many callers and watchers there are, of all executions together."""
 
     def in_memory(self) -> Sequence[Execution]:
         """Returns those in memory."""
         return list(self._in_memory.values())
+
+    def get_in_memory(self, execution_id: str) -> Execution | None:
+        """Returns an execution if it is in memory."""
+        return self._in_memory.get(execution_id)
 
     def is_active(self, execution_id: str) -> bool:
         """True for one that runs, or waits in the queue, in this process."""
@@ -84,7 +93,7 @@ class Registry:
         record.create_time.GetCurrentTime()
         stream = EventStream(record.execution_id, self._writer, self._log)
         stream.owner_token = claim.token
-        execution = Execution(record, fingerprint, stream, stored_request, redactor)
+        execution = Execution(record, fingerprint, stream, stored_request, redactor, self.approval_changes.notify_all)
         self._in_memory[execution.id] = execution
         copy = runner_pb2.Execution()
         copy.CopyFrom(record)
@@ -133,4 +142,6 @@ class Registry:
             finished=states.is_final(record.state),
         )
         stream.is_remote = states.is_active(record.state)
-        return Execution(record, stored.fingerprint, stream, stored.request, Redactor([]))
+        return Execution(
+            record, stored.fingerprint, stream, stored.request, Redactor([]), self.approval_changes.notify_all
+        )

@@ -133,6 +133,7 @@ class PreparedRun:
                 self.runner.executor.open(self._sandbox_spec(execution, egress)) as sandbox,
             ):
                 execution.publish_started(await self._started(execution, sandbox.root))
+                self._warn_if_approvals_can_be_evaded(execution)
                 on_started()
                 execution.run = AgentRun(
                     execution_id=execution.id,
@@ -161,6 +162,16 @@ class PreparedRun:
             raise
         except SandboxError as error:
             raise SandboxEnd(execution.redactor.text(str(error)), code=error.code, retryable=error.retryable) from error
+
+    def _warn_if_approvals_can_be_evaded(self, execution: Execution) -> None:
+        """A command on this machine that reaches the service without a token can decide about its own approval."""
+        settings, asks = self.runner.settings, execution.approvals.approver.can_ask
+        if asks and settings.is_local_mode() and not settings.authenticates() and self.confinement.network == "all":
+            text = (
+                "commands of this execution can reach the service, and so approve their own calls: give the service a "
+                "token (AUTH_TOKEN_FILE), or confine its network (confinement.network)"
+            )
+            _publish_notice(execution, "APPROVALS_CAN_BE_EVADED", text, level=event_pb2.Notice.LEVEL_WARNING)
 
     async def _approver(self, execution: Execution) -> Approver:
         granted = execution.approvals.granted_rules
@@ -237,8 +248,14 @@ def _limits(requested: runner_pb2.ExecutionLimits, settings: Settings) -> runner
     return limits
 
 
-def _publish_notice(execution: Execution, code: str, text: str) -> None:
-    execution.stream.publish(event_pb2.Notice(level=event_pb2.Notice.LEVEL_INFO, code=code, text=text))
+def _publish_notice(
+    execution: Execution,
+    code: str,
+    text: str,
+    *,
+    level: "event_pb2.Notice.Level.ValueType" = event_pb2.Notice.LEVEL_INFO,
+) -> None:
+    execution.stream.publish(event_pb2.Notice(level=level, code=code, text=text))
 
 
 def _duration(seconds: float) -> Duration:

@@ -140,11 +140,19 @@ most half of what the machine, the container and the user may have; in cloud mod
 
     approval_policy_file: Path | None = None
     """A YAML file with the operator's approval policy (docs/approvals.md), which holds for every execution."""
+    approval_webhook_url: UrlText | None = None
+    """Where each new request for approval is announced, as a POST of JSON. Unset: nowhere."""
+    approval_webhook_secret: SecretStr | None = None
+    """Signs announcements: `X-Runner-Signature` is `sha256=` and the HMAC-SHA256 of `X-Runner-Timestamp`, `.` and \
+the body, in hexadecimal."""
     approval_hold: SecondsOrZero = 60.0
     """How many seconds a tool call that waits for approval keeps its execution running; then it is parked, WAITING."""
 
     stigmer_backend_endpoint: AddressText | None = None
     """The Stigmer daemon or cloud, `host:port`; TLS when the port is 443. Unset: there is none."""
+    stigmer_unattended: bool = True
+    """Whether nobody can approve tool calls of executions of the Stigmer daemon, which knows no approvals: those that \
+an approval policy asks about are skipped."""
     stigmer_api_key: SecretStr | None = _by_mode(SecretStr(DUMMY_API_KEY), None)
     """The key for STIGMER_BACKEND_ENDPOINT. Required in cloud mode."""
 
@@ -382,6 +390,10 @@ variables hold as well."""
         if provider == self.stigmer_llm_provider:
             return self.stigmer_llm_base_url
         return self.ollama_base_url if provider == "ollama" else None
+
+    def authenticates(self) -> bool:
+        """True if callers need a token or a certificate."""
+        return bool(self.auth_token or self.auth_token_file or self.tls_client_ca_file)
 
     def secrets(self) -> list[str]:
         """Returns every secret value of the service itself, for redaction. Reads AUTH_TOKEN_FILE: some microseconds."""

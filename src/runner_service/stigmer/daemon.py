@@ -17,14 +17,18 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 class Daemon:
     """The Stigmer daemon. Construct it with `stigmer_daemon`."""
 
-    def __init__(self, client: DaemonClient, reporter: Reporter, check: Check) -> None:
+    def __init__(self, client: DaemonClient, reporter: Reporter, check: Check, *, is_unattended: bool) -> None:
         self._client = client
         self._reporter = reporter
         self._check = check
+        self._is_unattended = is_unattended
 
     async def read(self, asked: runner_pb2.ExecuteAgentRequest) -> Found:
         """Reads the execution that `asked` names. Raises CallError."""
-        return await read_execution(self._client, asked, self._check)
+        found = await read_execution(self._client, asked, self._check)
+        if self._is_unattended:
+            found.request.approval_policy.unattended = True
+        return found
 
     @property
     def execution_values(self) -> Mapping[str, bytes]:
@@ -67,4 +71,4 @@ async def stigmer_daemon(
         running_reporter(client, log) as reporter,
     ):
         with metrics.gauges_observed({metrics.DAEMON_UNREACHABLE: lambda: int(client.is_connected is not True)}):
-            yield Daemon(client, reporter, check)
+            yield Daemon(client, reporter, check, is_unattended=settings.stigmer_unattended)

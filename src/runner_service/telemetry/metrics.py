@@ -29,7 +29,7 @@ class Gauge(NamedTuple):
     label: str = ""
 
 
-EXECUTIONS = Gauge("runner.executions", "{execution}", "Executions that are running or queued", "state")
+EXECUTIONS = Gauge("runner.executions", "{execution}", "Executions that run, are queued or wait for approval", "state")
 EXECUTIONS_LIMIT = Gauge("runner.executions.limit", "{execution}", "How many may be running or queued", "state")
 WATCHERS = Gauge("runner.watchers", "{watcher}", "Streams of events that are open")
 LOG_BACKLOG = Gauge("runner.log.backlog", "By", "What was published and waits for its commit")

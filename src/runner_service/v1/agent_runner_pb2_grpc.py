@@ -80,6 +80,11 @@ class AgentRunnerServiceStub:
                 request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsRequest.SerializeToString,
                 response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsResponse.FromString,
                 _registered_method=True)
+        self.WatchApprovals = channel.unary_stream(
+                '/runner_service.v1.AgentRunnerService/WatchApprovals',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsResponse.FromString,
+                _registered_method=True)
 
 
 class AgentRunnerServiceServicer:
@@ -191,6 +196,14 @@ class AgentRunnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchApprovals(self, request, context):
+        """Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
+        added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentRunnerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -233,6 +246,11 @@ def add_AgentRunnerServiceServicer_to_server(servicer, server):
                     servicer.ListApprovals,
                     request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsRequest.FromString,
                     response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsResponse.SerializeToString,
+            ),
+            'WatchApprovals': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchApprovals,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -457,6 +475,33 @@ class AgentRunnerService:
             '/runner_service.v1.AgentRunnerService/ListApprovals',
             runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsRequest.SerializeToString,
             runner__service_dot_v1_dot_agent__runner__pb2.ListApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/WatchApprovals',
+            runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -107,6 +107,10 @@ class AgentRunnerServiceStub:
 
     INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
     """
+    WatchApprovals: _grpc.UnaryStreamMultiCallable[_agent_runner_pb2.WatchApprovalsRequest, _agent_runner_pb2.WatchApprovalsResponse]
+    """Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
+    added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
+    """
 
 @_typing.type_check_only
 class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
@@ -186,6 +190,10 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     """Lists the requests for approval that wait for a decision, those of the newest executions first.
 
     INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
+    """
+    WatchApprovals: _aio.UnaryStreamMultiCallable[_agent_runner_pb2.WatchApprovalsRequest, _agent_runner_pb2.WatchApprovalsResponse]  # type: ignore[assignment]
+    """Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
+    added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
     """
 
 class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -311,6 +319,16 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the requests for approval that wait for a decision, those of the newest executions first.
 
         INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchApprovals(
+        self,
+        request: _agent_runner_pb2.WatchApprovalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_runner_pb2.WatchApprovalsResponse], _abc.AsyncIterator[_agent_runner_pb2.WatchApprovalsResponse]]:
+        """Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
+        added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
         """
 
 def add_AgentRunnerServiceServicer_to_server(servicer: AgentRunnerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

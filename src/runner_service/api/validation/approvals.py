@@ -53,6 +53,11 @@ def check_list_approvals(request: runner_pb2.ListApprovalsRequest) -> int:
     return page_key(filters_of(request)) or 0
 
 
+def check_watch_approvals(request: runner_pb2.WatchApprovalsRequest) -> None:
+    """Validates a WatchApprovals request. Raises InvalidRequestError."""
+    raise_if_any(identifier("session_id", request.session_id) if request.session_id else iter(()))
+
+
 def filters_of(request: runner_pb2.ListApprovalsRequest) -> runner_pb2.ListExecutionsRequest:
     """Returns the listing of executions whose pages these are."""
     return runner_pb2.ListExecutionsRequest(page_token=request.page_token, session_id=request.session_id)
