@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
 GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire
 
-.PHONY: help demo test test-long latest coverage chaos check format proto docs lock bench image release clean
+.PHONY: help demo test test-long latest coverage chaos fuzz check format proto docs lock bench image release clean
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
@@ -35,6 +35,9 @@ coverage: $(DEV) ## Runs the tests and fails when less of the code is covered th
 chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 SEED=1"
 	@$(BIN)/python -m tests.chaos $(ARGS)
 	@$(BIN)/python -m tests.temporal $(ARGS)
+
+fuzz: $(DEV) ## Looks for inputs that break parsers, globs and redaction; ARGS="-k globs"
+	@FUZZ_PROFILE=fuzz $(BIN)/pytest -q tests/fuzz $(ARGS)
 
 check: $(DEV) ## Runs what CI checks: format, lint, types, layers, protos, docs
 	$(BIN)/ruff format --check -q .

@@ -1,6 +1,7 @@
 """Runs the agent of an execution: opens its sandbox, starts its clock, publishes `started`, and runs the agent loop."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from runner_service.storage.event_log import EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
 
 
 class Runner:
@@ -47,7 +50,7 @@ class Runner:
         self.approval_policy = approval_policy
         """The operator's, of APPROVAL_POLICY_FILE."""
 
-    def prepare(self, request: runner_pb2.ExecuteAgentRequest, *, resumes: bool = False) -> "PreparedRun":
+    async def prepare(self, request: runner_pb2.ExecuteAgentRequest, *, resumes: bool = False) -> "PreparedRun":
         """Checks, before anything has happened, that the model and the confinement of a request can be used.
 
         Raises:
@@ -55,7 +58,7 @@ class Runner:
         """
         model = resolve(request.agent.model, self.settings)
         confinement = confinement_of(request, self._minimum)
-        return PreparedRun(self, request, model, self.redactor(request), confinement, resumes)
+        return PreparedRun(self, request, model, await self.redactor(request), confinement, resumes)
 
     def require_same_root(self, execution: Execution) -> None:
         """Refuses to resume an execution where its files are not. Raises PreconditionError."""
@@ -71,10 +74,13 @@ class Runner:
                 f"`runner-service run --root {record.root} --id {execution.id}` and the same message"
             )
 
-    def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
-        """Returns a redactor for the secrets of a request and those of the service."""
+    async def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
+        """Builds a redactor for the secrets of a request and those of the service."""
         secrets = [entry.value for entry in request.environment.values() if entry.is_secret]
-        return Redactor([*self.settings.secrets(), *secrets])
+        redactor = await Redactor.build([*self.settings.secrets(), *secrets])
+        if redactor.omitted_forms:
+            logger.warning("redaction_forms_omitted count=%d", redactor.omitted_forms)
+        return redactor
 
     async def delete_orphaned_state(self, is_active: Callable[[str], bool]) -> None:
         """Deletes what the agent loop still keeps of executions that have ended: cancelled, pruned, or killed then.

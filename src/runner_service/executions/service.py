@@ -180,7 +180,7 @@ class ExecutionService:
                 f"after_sequence is {request.after_sequence}, but there is no execution {request.execution_id} yet, or "
                 "it was pruned; to start it, leave after_sequence out"
             )
-        run = self._runner.prepare(request)
+        run = await self._runner.prepare(request)
         await self._lifecycle.require_room(request.session_id)
         claim = await self._claim(request.execution_id or uuid.uuid4().hex)
         return self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
@@ -188,7 +188,7 @@ class ExecutionService:
     async def _start_by_id(self, request: "Request") -> Execution:
         self._require_readiness()
         found = await self._read_from_daemon(request)
-        stored = stored_request.storable_by_id(found.request, self._runner.redactor(found.request))
+        stored = stored_request.storable_by_id(found.request, await self._runner.redactor(found.request))
         async with self._start_lock:
             # Another call may have been faster.
             if (known := await self._registry.lookup(request.execution_id)) is not None:
@@ -228,7 +228,7 @@ class ExecutionService:
             )
         self._require_readiness()
         self._runner.require_same_root(execution)
-        run = self._runner.prepare(request, resumes=True)
+        run = await self._runner.prepare(request, resumes=True)
         claim = await self._claim(execution.id)
         if execution.can_be_resumed:  # another call may have been faster
             self._lifecycle.resume(execution, run, claim)

@@ -1,0 +1,172 @@
+"""Finds the forms of secrets in text without line ends, in time linear in the text.
+
+A fast search for 8 bytes of each pattern almost always finds nothing. Where it finds something, a second one looks for
+the first 32 bytes of each pattern, and what that finds is compared with the whole.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
+MAX_FORMS = 30_000
+"""How many forms are looked for; further ones are dropped and counted."""
+
+_MAX_WHOLE_BYTES = 256  # a longer form is found by each of its pieces, and from there as far as it goes
+_PIECE_BYTES = 64
+_PIECE_INTERVAL_BYTES = 1024
+_SEED_BYTES = 32
+_ANCHOR_BYTES = 8
+_MAX_FEW = 24  # up to as many patterns, a search for each is faster than one for all
+_PREFIX_BYTES = 4
+_PATTERNS_PER_SEARCH = 1000  # takes some milliseconds to build, in which no other thread runs
+_CONTINUATION = range(0x80, 0xC0)  # bytes within a character of UTF-8
+_MAX_FOR_DFA = 4000
+_DFA, _NFA = Implementation.DFA, Implementation.ContiguousNFA
+_MAX_COMPARISONS = 2000  # in one text; beyond them a seed counts as a whole
+
+
+class Place(NamedTuple):
+    """An offset in a long form."""
+
+    form: bytes
+    offset: int
+
+
+class Match(NamedTuple):
+    """A part of a text; `continued` are the forms that may go on behind the end of the text, and where."""
+
+    start: int
+    end: int
+    continued: Sequence[Place] = ()
+
+
+class Patterns:
+    """All forms of some secrets. Takes long to build: do it in a thread."""
+
+    def __init__(self, forms: Iterable[bytes]) -> None:
+        kept = list(dict.fromkeys(forms))
+        self.omitted = max(0, len(kept) - MAX_FORMS)
+        self._places: dict[bytes, list[Place]] = {}
+        for form in kept[:MAX_FORMS]:
+            for pattern, offset in _patterns_of(form):
+                self._places.setdefault(pattern, []).append(Place(form, offset))
+        self._sorted = sorted(self._places)
+        self._longest = max(map(len, self._sorted), default=0)
+        self._by_seed: dict[bytes, list[bytes]] = {}
+        for pattern in self._sorted:
+            self._by_seed.setdefault(pattern[:_SEED_BYTES], []).append(pattern)
+        self._few = self._sorted if len(self._sorted) <= _MAX_FEW else ()
+        anchors = {seed[-_ANCHOR_BYTES:] for seed in self._by_seed}
+        # A DFA is twice as fast as the NFA, and takes five times as long to build.
+        self._anchors = _searches(anchors, _DFA if len(anchors) < _MAX_FOR_DFA else _NFA)
+        self._seeds = _searches(self._by_seed, _NFA)
+        prefixes = {pattern[:_PREFIX_BYTES] for pattern in self._sorted}
+        self._prefixes = _searches(prefixes, _DFA if len(prefixes) < _MAX_FOR_DFA else _NFA)
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def may_be_in(self, text: bytes) -> bool:
+        """Returns whether it is worth looking for matches."""
+        if self._few:
+            return any(pattern in text for pattern in self._few)
+        return any(search.find_matches_as_indexes(text) for search in self._anchors)
+
+    def matches(self, text: bytes) -> Iterator[Match]:
+        """Yields the leftmost matches, of those that begin at one place the longest."""
+        if not self.may_be_in(text):
+            return
+        end = comparisons = 0
+        for start, negative_end in self._seeds_in(text):
+            if start < end:
+                continue
+            comparisons += 1
+            is_certain = comparisons > _MAX_COMPARISONS
+            match = Match(start, -negative_end) if is_certain else self._match_at(text, start, -negative_end, end)
+            if match:
+                yield match
+                end = match.end
+
+    def open_tail(self, text: bytes, position: int) -> int:
+        """Returns where, from `position` on, a pattern begins that goes on behind the end; the end if none does."""
+        end = len(text)
+        first = max(position, end - self._longest + 1)
+        for start in [*self._prefixes_in(text, first), *range(max(position, end - _PREFIX_BYTES + 1), end)]:
+            rest = text[start:]
+            index = bisect_right(self._sorted, rest)
+            if index < len(self._sorted) and self._sorted[index].startswith(rest):
+                return int(start)
+        return end
+
+    def _seeds_in(self, text: bytes) -> list[tuple[int, int]]:
+        hits = (search.find_matches_as_indexes(text, overlapping=True) for search in self._seeds)
+        return sorted((start, -end) for each in hits for _, start, end in each)
+
+    def _prefixes_in(self, text: bytes, first: int) -> list[int]:
+        tail = text[first:]
+        hits: Iterator[list[tuple[int, int, int]]] = (
+            search.find_matches_as_indexes(tail, overlapping=True) for search in self._prefixes
+        )
+        return sorted(first + start for each in hits for _, start, _ in each)
+
+    def _match_at(self, text: bytes, start: int, end: int, floor: int) -> Match | None:
+        found = [each for each in self._by_seed[text[start:end]] if text.startswith(each, start)]
+        if not found:
+            return None
+        pattern = found[-1]  # sorted, so the last is the longest
+        places = [place for place in self._places[pattern] if len(place.form) > _MAX_WHOLE_BYTES]
+        return extended(text, start, places, floor) if places else Match(start, start + len(pattern))
+
+
+def extended(text: bytes, start: int, places: Sequence[Place], floor: int) -> Match:
+    """Returns how far the forms go along with a text, forward and, down to `floor`, backward."""
+    lengths = [_common_length(text, start, form, offset) for form, offset in places]
+    length = max(lengths)
+    end = start + length
+    continued = [
+        Place(form, offset + length)
+        for (form, offset), each in zip(places, lengths, strict=True)
+        if each == length and end == len(text) and offset + length < len(form)
+    ]
+    before = max(_common_length_before(text, start, place, floor) for place in places)
+    return Match(character_start(text, start - before, floor), character_start(text, end, start), continued)
+
+
+def character_start(text: bytes, index: int, floor: int) -> int:
+    """Returns the start of the character at `index`, not below `floor`."""
+    while floor < index < len(text) and text[index] in _CONTINUATION:
+        index -= 1
+    return index
+
+
+def _patterns_of(form: bytes) -> Iterable[tuple[bytes, int]]:
+    if len(form) <= _MAX_WHOLE_BYTES:
+        return [(form, 0)]
+    offsets = range(0, len(form) - _PIECE_BYTES + 1, _PIECE_INTERVAL_BYTES)
+    return [(form[offset : offset + _PIECE_BYTES], offset) for offset in offsets]
+
+
+def _searches(patterns: Iterable[bytes], implementation: Implementation) -> list[BytesAhoCorasick]:
+    ordered = sorted(patterns)
+    groups = (ordered[at : at + _PATTERNS_PER_SEARCH] for at in range(0, len(ordered), _PATTERNS_PER_SEARCH))
+    return [BytesAhoCorasick(group, matchkind=MatchKind.Standard, implementation=implementation) for group in groups]
+
+
+def _common_length(text: bytes, start: int, form: bytes, offset: int) -> int:
+    same, limit = 0, min(len(text) - start, len(form) - offset)
+    step = limit
+    while same < limit and step:
+        if text[start + same : start + same + step] == form[offset + same : offset + same + step]:
+            same += step
+            step = min(step, limit - same)
+        else:
+            step //= 2
+    return same
+
+
+def _common_length_before(text: bytes, start: int, place: Place, floor: int) -> int:
+    limit = min(start - floor, place.offset, _PIECE_INTERVAL_BYTES)
+    differing = (n for n in range(limit) if text[start - n - 1] != place.form[place.offset - n - 1])
+    return next(differing, limit)
