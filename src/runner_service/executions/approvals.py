@@ -52,9 +52,10 @@ class ApprovalService:
         execution = await self._registry.find(request.execution_id)
         with self._registry.holding(execution):
             await self._load(execution)
+            redactor = await self._redactor(execution)
             if execution.is_final and execution.approvals.decision(request.tool_call_id) is None:
                 raise PreconditionError(f"execution {execution.id} has ended: {states.state_name(execution.state)}")
-            execution.approvals.submit(request, self._redactor(execution).value)
+            execution.approvals.submit(request, redactor.value)
             self._store_session_grant(execution, request)
             await self._act_on_decision(execution)
             return execution.state
@@ -149,11 +150,11 @@ class ApprovalService:
         found = [await self._registry.lookup(record.execution_id) for record in page.executions]
         return [each for each in found if each and each.is_waiting]
 
-    def _redactor(self, execution: Execution) -> Redactor:
+    async def _redactor(self, execution: Execution) -> Redactor:
         if run := self._lifecycle.parked_run(execution.id):
             return run.redactor
         known = execution.request or runner_pb2.ExecuteAgentRequest()
-        return execution.redactor if execution.is_active else self._runner.redactor(known)
+        return execution.redactor if execution.is_active else await self._runner.redactor(known)
 
     def _store_session_grant(self, execution: Execution, request: runner_pb2.SubmitApprovalRequest) -> None:
         session_id = execution.record.session_id

@@ -143,9 +143,10 @@ class ExecutionService:
             if request:
                 await self.resume(execution.id)
             return
+        prepared = await self._runner.prepare(request, resumes=True) if request else None
         claim = await self._claim(execution.id)
-        if execution.is_waiting and request:  # another decision may have been faster
-            self._lifecycle.resume(execution, self._runner.prepare(request, resumes=True), claim)
+        if execution.is_waiting and prepared:  # another decision may have been faster
+            self._lifecycle.resume(execution, prepared, claim)
 
     async def drain(self, timeout_seconds: float) -> None:
         """Lets executions finish for `timeout_seconds`, then interrupts the rest and ends every stream."""
