@@ -104,3 +104,51 @@ async def test_of_a_large_directory_the_model_sees_a_part_and_how_to_find_the_re
     assert "/full/1199" not in listed
     assert "entries more, of 1,200: name a pattern, as glob /full/a*" in listed
     assert "/full/1199" in played.finished("call-1-2").result
+
+
+async def test_a_search_leaves_out_what_is_ignored_unless_the_model_asks_for_it(bench: Bench) -> None:
+    played = await bench.play(
+        turn("", ("execute", {"command": "mkdir dist; echo dist/ > .gitignore; echo needle | tee dist/a.txt > b.txt"})),
+        turn("", ("grep", {"pattern": "needle"}), ("glob", {"pattern": "*.txt"})),
+        turn("", ("grep", {"pattern": "needle", "include_ignored": True})),
+        turn("", ("glob", {"pattern": "*.txt", "include_ignored": True})),
+        turn("Done."),
+    )
+    for call, has_ignored in {"call-2-1": False, "call-2-2": False, "call-3-1": True, "call-4-1": True}.items():
+        assert ("dist/a.txt" in played.finished(call).result) is has_ignored
+        assert "b.txt" in played.finished(call).result
+
+
+async def test_parallel_sub_agents_lose_no_edit_of_each_other(bench: Bench) -> None:
+    words = [f"word-{number}" for number in range(8)]
+    (bench.root).mkdir(exist_ok=True)
+    (bench.root / "shared.txt").write_text("".join(f"{word}\n" for word in words))
+    tasks = [("task", {"subagent_type": "general-purpose", "description": word}) for word in words]
+    edits = [{"file_path": "/shared.txt", "old_string": word, "new_string": word.upper()} for word in words]
+    played = await bench.play(
+        turn("", *tasks),
+        turn("Done."),
+        sub_agents=[
+            {"task": word, "turns": [turn("", ("edit_file", edit)), turn("Edited.")]}
+            for word, edit in zip(words, edits, strict=True)
+        ],
+    )
+    assert played.answer == "Done."
+    assert (bench.root / "shared.txt").read_text() == "".join(f"{word}\n".upper() for word in words)
+
+
+async def test_a_sub_agent_does_not_overwrite_a_change_that_it_has_not_seen(bench: Bench) -> None:
+    """The main agent edits what it has read; the sub-agent had read it before."""
+    read = ("read_file", {"file_path": "/shared.txt"})
+    write = ("write_file", {"file_path": "/shared.txt", "content": "by the sub-agent"})
+    sed = ("execute", {"command": "sed -i s/old/changed/ shared.txt"})
+    bench.root.mkdir(exist_ok=True)
+    (bench.root / "shared.txt").write_text("old")
+    played = await bench.play(
+        turn("", ("task", {"subagent_type": "general-purpose", "description": "write"})),
+        turn("Done."),
+        sub_agents=[{"turns": [turn("", read), turn("", sed), turn("", write), turn("", write), turn("Written.")]}],
+    )
+    results = [each.result for each in played.all("tool_call_finished")]
+    assert any("changed after you read it" in result and "changed\n" in f"{result}\n" for result in results)
+    assert (bench.root / "shared.txt").read_text() == "by the sub-agent"

@@ -20,6 +20,7 @@ from runner_service.agent.tool_texts import DESCRIPTIONS
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
 from runner_service.agent.tools.scope import RunningCall, RunScope, current_call, current_scope, sub_agent_id
+from runner_service.agent.tools.search import with_include_ignored
 from runner_service.agent.usage import count_tool_call
 from runner_service.errors import ExecutionEnd
 from runner_service.models.tool_arguments import UNPARSED_ARGUMENTS
@@ -61,6 +62,7 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             max_execute_timeout=_MAX_REQUESTED_TIMEOUT_SECONDS,
             custom_tool_descriptions=DESCRIPTIONS,
         )
+        self.tools = with_include_ignored(self.tools)
 
     @property
     def name(self) -> str:

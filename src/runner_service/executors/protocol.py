@@ -249,10 +249,16 @@ class Sandbox(Protocol):
     async def delete(self, path: str) -> None:
         """Removes a file, a symlink, or a directory with its content. Raises FileError."""
 
-    async def glob(self, pattern: str, path: str = "/") -> Found[FileEntry]:
-        """Finds regular files. Without `/` in it, `pattern` is matched with names at any depth. Raises FileError."""
+    async def glob(self, pattern: str, path: str = "/", *, include_ignored: bool = False) -> Found[FileEntry]:
+        """Finds regular files. Without `/` in it, `pattern` is matched with names at any depth. Raises FileError.
 
-    async def grep(self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000) -> Found[GrepMatch]:
+        Files that a `.gitignore`, `.ignore`, `.rgignore` or `.git/info/exclude` below the root names are left out,
+        unless `include_ignored`, or `path` itself is ignored.
+        """
+
+    async def grep(
+        self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000, include_ignored: bool = False
+    ) -> Found[GrepMatch]:
         """Finds lines holding the literal `pattern`, in text files that match the glob `include`. Raises FileError."""
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:

@@ -78,7 +78,7 @@ async def test_grep_finds_literal_text_with_its_line(sandbox: Sandbox) -> None:
     ],
 )
 async def test_grep_looks_only_where_it_is_told(sandbox: Sandbox, include: str, path: str, expected: list[str]) -> None:
-    await output(sandbox, "mkdir -p src/c .git; echo src > .gitignore")
+    await output(sandbox, "mkdir -p src/c .git")
     await output(sandbox, "for f in src/a.py src/b.md src/c/d.py .env .git/config; do echo needle > $f; done")
     found = await sandbox.grep("needle", path, include=include)
     assert [match.path.removeprefix(sandbox.root + "/") for match in found.items] == expected
@@ -140,3 +140,44 @@ async def test_a_search_that_is_cancelled_stops(sandbox: Sandbox) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await search
     assert search.cancelled()
+
+
+IGNORING = """
+mkdir -p node_modules/lib .venv/bin target/debug src/gen src/kept sub/logs .git/info
+printf 'node_modules/\\n.venv\\n/target\\n*.log\\n!keep.log\\nsrc/**/*.tmp\\n\\\\#odd\\n# comment\\n' > .gitignore
+printf 'gen/\\n' > src/.gitignore; printf '!logs/a.log\\n' > sub/.ignore; printf 'excluded\\n' > .git/info/exclude
+for file in node_modules/lib/a.js .venv/bin/a target/debug/a src/gen/a src/kept/a.tmp src/a.js a.log keep.log \\
+  sub/logs/a.log sub/logs/b.log sub/target '#odd' excluded .env; do echo needle > "$file"; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "include_ignored", "expected"),
+    [
+        ("/", False, [".env", "keep.log", "src/a.js", "sub/logs/a.log", "sub/target"]),
+        ("/sub", False, ["sub/logs/a.log", "sub/target"]),
+        ("/node_modules/lib", False, ["node_modules/lib/a.js"]),
+        ("/src", True, ["src/a.js", "src/gen/a", "src/kept/a.tmp"]),
+    ],
+)
+async def test_searches_heed_ignore_files_unless_asked_not_to(
+    sandbox: Sandbox, path: str, include_ignored: bool, expected: list[str]
+) -> None:
+    await output(sandbox, IGNORING)
+    found = await sandbox.grep("needle", path, include_ignored=include_ignored)
+    assert [each.path.removeprefix(f"{sandbox.root}/") for each in found.items] == expected
+    globbed = await sandbox.glob("[a-zA-Z.]*", path, include_ignored=include_ignored)
+    names = [each.path.removeprefix(f"{sandbox.root}/") for each in globbed.items]
+    assert [each for each in names if "ignore" not in each] == [each for each in expected if each != ".env"]
+
+
+async def test_everything_is_found_when_asked_for(sandbox: Sandbox) -> None:
+    await output(sandbox, IGNORING)
+    assert len((await sandbox.grep("needle", include_ignored=True)).items) == 14
+
+
+@pytest.mark.parametrize("pattern", ["[", "**/a/" * 45 + "z", "*a" * 400, "!", "/", "\\", "[a-\\]", "x" * 100_000])
+async def test_a_strange_ignore_file_hides_nothing_else(sandbox: Sandbox, pattern: str) -> None:
+    await sandbox.write_text("/.gitignore", f"{pattern}\nhidden\n")
+    await output(sandbox, "mkdir -p a/a/a/a; echo needle > a/a/a/a/file; echo needle > hidden")
+    assert [each.path for each in (await sandbox.grep("needle")).items] == [f"{sandbox.root}/a/a/a/a/file"]

@@ -4,7 +4,7 @@ import tracemalloc
 from pathlib import Path
 
 from runner_service.executors.local.deadline import Search
-from runner_service.executors.local.grep import grep_files
+from runner_service.executors.local.grep import Query, grep_files
 from runner_service.executors.local.paths import Root
 
 
@@ -12,7 +12,7 @@ def test_grep_keeps_no_more_of_a_file_than_it_shows(tmp_path: Path) -> None:
     (tmp_path / "many").write_bytes(b"needle\n" * 200_000)
     tracemalloc.start()
     try:
-        found = grep_files(Root(str(tmp_path)), "needle", "/", "", 3, Search(), None)
+        found = grep_files(Root(str(tmp_path)), Query("needle", "/", "", 3, include_ignored=False), Search(), None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -26,6 +26,6 @@ def test_a_search_that_is_stopped_reads_no_further(tmp_path: Path) -> None:
     search = Search()
     search.stop()
 
-    found = grep_files(Root(str(tmp_path)), "needle", "/file", "", 3, search, None)
+    found = grep_files(Root(str(tmp_path)), Query("needle", "/file", "", 3, include_ignored=False), search, None)
 
     assert (list(found.items), found.truncated) == ([], True)

@@ -20,6 +20,7 @@ from deepagents.backends.protocol import (
 )
 
 from runner_service.agent.tools.excerpt import MAX_WINDOW_CHARACTERS, first_lines
+from runner_service.agent.tools.search import includes_ignored
 from runner_service.executors.protocol import BinaryFile, FileEntry, FileError, Sandbox, TextLines
 from runner_service.redaction import MARK, Redactor
 
@@ -97,7 +98,7 @@ class SandboxFiles(BackendProtocol):
     async def aglob(self, pattern: str, path: str | None = None) -> GlobResult:
         """Finds files by name."""
         try:
-            found = await self.sandbox.glob(pattern, path or "/")
+            found = await self.sandbox.glob(pattern, path or "/", include_ignored=includes_ignored.get())
         except FileError as error:
             return GlobResult(error=error.message)
         return GlobResult(matches=[_file_info(entry) for entry in found.items], truncated=found.truncated)
@@ -108,7 +109,9 @@ class SandboxFiles(BackendProtocol):
         """Finds lines that contain a literal string."""
         limit = max_count or _GREP_LIMIT
         try:
-            found = await self.sandbox.grep(pattern, path or "/", include=glob or "", limit=limit)
+            found = await self.sandbox.grep(
+                pattern, path or "/", include=glob or "", limit=limit, include_ignored=includes_ignored.get()
+            )
         except FileError as error:
             return GrepResult(error=error.message)
         matches = [GrepMatch(path=each.path, line=each.line, text=each.text) for each in found.items]

@@ -40,11 +40,14 @@ async def _delete(sandbox: Sandbox, request: dict[str, Any]) -> Any:
 
 
 async def _glob(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    return dataclasses.asdict(await sandbox.glob(request["pattern"], request["path"]))
+    return dataclasses.asdict(
+        await sandbox.glob(request["pattern"], request["path"], include_ignored=request["include_ignored"])
+    )
 
 
 async def _grep(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    found = await sandbox.grep(request["pattern"], request["path"], include=request["include"], limit=request["limit"])
+    arguments = {name: request[name] for name in ("pattern", "path", "include", "limit", "include_ignored")}
+    found = await sandbox.grep(**arguments)
     return dataclasses.asdict(found)
 
 

@@ -82,14 +82,17 @@ class DaytonaSandbox:
         """Removes a file or a directory."""
         await self._session.file_operation("delete", path=path)
 
-    async def glob(self, pattern: str, path: str = "/") -> Found[FileEntry]:
+    async def glob(self, pattern: str, path: str = "/", *, include_ignored: bool = False) -> Found[FileEntry]:
         """Finds files by name."""
-        found = await self._session.file_operation("glob", pattern=pattern, path=path)
+        found = await self._session.file_operation("glob", pattern=pattern, path=path, include_ignored=include_ignored)
         return Found([FileEntry(**each) for each in found.pop("items")], **found)
 
-    async def grep(self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000) -> Found[GrepMatch]:
+    async def grep(
+        self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000, include_ignored: bool = False
+    ) -> Found[GrepMatch]:
         """Finds lines by text."""
-        found = await self._session.file_operation("grep", pattern=pattern, path=path, include=include, limit=limit)
+        query = {"pattern": pattern, "path": path, "include": include, "limit": limit}
+        found = await self._session.file_operation("grep", **query, include_ignored=include_ignored)
         return Found([GrepMatch(**each) for each in found.pop("items")], **found)
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from runner_service.executors.local import reading, writing
 from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.local.deadline import Deadline, Search
-from runner_service.executors.local.grep import encoded_pattern, grep_files, searched_directory
+from runner_service.executors.local.grep import Query, encoded_pattern, grep_files, searched_directory
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.replacement import Replacement
 from runner_service.executors.local.ripgrep import Ripgrep
@@ -72,17 +72,20 @@ class Files:
         deadline = Deadline()
         await self._run(deadline, partial(writing.delete, self._root, path, deadline))
 
-    async def glob(self, pattern: str, path: str = "/") -> Found[FileEntry]:
+    async def glob(self, pattern: str, path: str = "/", *, include_ignored: bool = False) -> Found[FileEntry]:
         """Finds files by name."""
         search = Search()
-        return await self._run(search, partial(glob_files, self._root, pattern, path, search))
+        find = partial(glob_files, self._root, pattern, path, search, include_ignored=include_ignored)
+        return await self._run(search, find)
 
-    async def grep(self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000) -> Found[GrepMatch]:
+    async def grep(
+        self, pattern: str, path: str = "/", *, include: str = "", limit: int = 1000, include_ignored: bool = False
+    ) -> Found[GrepMatch]:
         """Finds lines by text."""
         search = Search()
-        candidates = await self._candidates(pattern, path)
-        look = partial(grep_files, self._root, pattern, path, include, limit, search, candidates)
-        return await self._run(search, look)
+        query = Query(pattern, path, include, limit, include_ignored)
+        candidates = await self._candidates(query)
+        return await self._run(search, partial(grep_files, self._root, query, search, candidates))
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
         """Writes a file of any size."""
@@ -108,12 +111,14 @@ class Files:
     def _change(self, path: str, agent: str = "") -> writing.Change:
         return writing.Change(self._root, path, Deadline(), self._seen, agent)
 
-    async def _candidates(self, pattern: str, path: str) -> Iterable[str] | None:
-        encoded_pattern(pattern)
+    async def _candidates(self, query: Query) -> Iterable[str] | None:
+        encoded_pattern(query.pattern)
         if self._ripgrep is None:
             return None
-        directory = await self._run(Deadline(), partial(searched_directory, self._root, path))
-        return await self._ripgrep.files_with(pattern, directory) if directory else None
+        directory = await self._run(Deadline(), partial(searched_directory, self._root, query.path))
+        if directory is None:
+            return None
+        return await self._ripgrep.files_with(query.pattern, directory, include_ignored=query.include_ignored)
 
     async def _run(self, deadline: Deadline, work: Callable[[], T]) -> T:
         """Runs blocking work in a thread. Cancellation stops it and waits, so that nothing continues afterwards.

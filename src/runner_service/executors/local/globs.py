@@ -52,7 +52,23 @@ def glob_matcher(pattern: str, deadline: Deadline) -> Matcher:
     return lambda path: _matches_any(compiled, [path.rpartition("/")[2]], deadline)
 
 
-def _compiled(pattern: str, deadline: Deadline) -> list[_Segment]:
+class PathPattern:
+    """A pattern for a whole path, as in ignore files: without braces, and a leading dot is like any other character."""
+
+    def __init__(self, pattern: str, deadline: Deadline) -> None:
+        if not pattern or len(pattern) > MAX_PATTERN_CHARACTERS:
+            raise FileError("invalid", f"a pattern has 1 to {MAX_PATTERN_CHARACTERS} characters")
+        self._plain = pattern if pattern.isidentifier() else ""
+        self._segments = _compiled(pattern, deadline, hides_dots=False)
+
+    def matches(self, names: Sequence[str]) -> bool:
+        """Returns whether the names of a path match."""
+        if self._plain:
+            return len(names) == 1 and names[0] == self._plain
+        return _matches(self._segments, names, hides_dots=False)
+
+
+def _compiled(pattern: str, deadline: Deadline, *, hides_dots: bool = True) -> list[_Segment]:
     deadline.require(pattern)
     texts = [each for each in pattern.split("/") if each not in {"", "."}]
     if pattern.endswith(("/", "/.")) or not texts:  # names a directory, and only files are found
@@ -62,38 +78,38 @@ def _compiled(pattern: str, deadline: Deadline) -> list[_Segment]:
     if len(texts) > MAX_SEGMENTS:
         raise FileError("invalid", f"a glob pattern has at most {MAX_SEGMENTS} names between slashes")
     kept = [each for index, each in enumerate(texts) if each != "**" or texts[index - 1 : index] != ["**"]]
-    return [None if each == "**" else _segment(each) for each in kept]
+    return [None if each == "**" else _segment(each, hides_dots=hides_dots) for each in kept]
 
 
 def _matches_any(alternatives: Sequence[list[_Segment]], names: list[str], deadline: Deadline) -> bool:
     return any(not deadline.has_passed() and _matches(segments, names) for segments in alternatives)
 
 
-def _matches(segments: list[_Segment], names: list[str]) -> bool:
+def _matches(segments: list[_Segment], names: Sequence[str], *, hides_dots: bool = True) -> bool:
     """Simulates all ways to match at once: the set of positions in the pattern that each name can leave."""
     last = segments[-1]  # never `**`: see _compiled
     if last and not last(names[-1]):
         return False
     positions = {0}
     for name in names:
-        positions = set(_next_positions(segments, positions, name))
+        positions = set(_next_positions(segments, positions, name, hides_dots=hides_dots))
         if not positions:
             return False
     return len(segments) in positions
 
 
-def _next_positions(segments: list[_Segment], positions: set[int], name: str) -> Iterator[int]:
+def _next_positions(segments: list[_Segment], positions: set[int], name: str, *, hides_dots: bool) -> Iterator[int]:
     for position in positions:
         at = position
         if at < len(segments) and segments[at] is None:
-            if not name.startswith("."):
+            if not (hides_dots and name.startswith(".")):
                 yield at
             at += 1
         if at < len(segments) and (segment := segments[at]) is not None and segment(name):
             yield at + 1
 
 
-def _segment(text: str) -> Callable[[str], bool]:
+def _segment(text: str, *, hides_dots: bool) -> Callable[[str], bool]:
     """Compiles a pattern for one name.
 
     Between stars the length is fixed, so the leftmost place of each part is always right; the atomic groups keep the
@@ -112,7 +128,7 @@ def _segment(text: str) -> Callable[[str], bool]:
     first, *others = parts
     middle = "".join(f"(?>.*?{part})" for part in others[:-1] if part)
     expression = f"{first}{middle}.*{others[-1]}" if others else first
-    visible = "" if text.startswith((".", r"\.")) else r"(?!\.)"
+    visible = r"(?!\.)" if hides_dots and not text.startswith((".", r"\.")) else ""
     match = re.compile(visible + expression, re.DOTALL).fullmatch
     return lambda name: match(name) is not None
 

@@ -8,10 +8,11 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from runner_service.executors.local.deadline import Search
 from runner_service.executors.local.globs import Matcher, glob_matcher
+from runner_service.executors.local.ignore_files import IgnoredPaths
 from runner_service.executors.local.paths import Place, Root, display_path
 from runner_service.executors.local.reading import open_place
 from runner_service.executors.local.search import SKIPPED_DIRECTORY, sorted_in_steps, walk_files
@@ -20,10 +21,9 @@ from runner_service.executors.protocol import FileError, Found, GrepMatch
 _BLOCK_BYTES = 1024 * 1024
 _MAX_SHOWN_CHARACTERS = 2000
 
-RIPGREP_OPTIONS = (
+_RIPGREP_OPTIONS = (
     "--no-config",
     "--no-messages",
-    "--no-ignore",
     "--hidden",
     f"--glob=!{SKIPPED_DIRECTORY}",
     "--text",
@@ -33,7 +33,12 @@ RIPGREP_OPTIONS = (
     "--files-with-matches",
     "--null",
 )
-"""Makes ripgrep list, NUL-terminated, every file in which `grep_files` may find a match."""
+_HEEDED = ("--no-ignore-global", "--no-ignore-parent", "--no-require-git")  # the ignore files below the root
+
+
+def ripgrep_options(*, include_ignored: bool) -> Sequence[str]:
+    """Returns options that make ripgrep list, NUL-terminated, every file in which `grep_files` may find a match."""
+    return (*_RIPGREP_OPTIONS, *(("--no-ignore",) if include_ignored else _HEEDED))
 
 
 def encoded_pattern(pattern: str) -> bytes:
@@ -50,44 +55,59 @@ def searched_directory(root: Root, path: str) -> str | None:
         return place.path if stat.S_ISDIR(found.st_mode) else None
 
 
-def grep_files(
-    root: Root, pattern: str, path: str, include: str, limit: int, search: Search, candidates: Iterable[str] | None
-) -> Found[GrepMatch]:
-    """Finds lines that hold `pattern`, in those `candidates` (relative to `path`) or in all files when None.
+class Query(NamedTuple):
+    """What to search: lines that contain `pattern`, in files below `path` that match the glob `include`."""
+
+    pattern: str
+    path: str
+    include: str
+    limit: int
+    include_ignored: bool
+
+
+def grep_files(root: Root, query: Query, search: Search, candidates: Iterable[str] | None) -> Found[GrepMatch]:
+    """Finds lines in those `candidates` (relative to the path of the query) or in all files when None.
 
     Raises:
         FileError: the path, the pattern or `include` is wrong.
     """
-    needle = encoded_pattern(pattern)
-    matches = glob_matcher(include, search) if include else None
+    needle = encoded_pattern(query.pattern)
+    matches = glob_matcher(query.include, search) if query.include else None
     found: list[GrepMatch] = []
-    for place in _places(root, path, matches, search, candidates):
+    for place in _places(root, query, matches, search, candidates):
         if search.has_passed():
             break
-        found += _matches_in(place, needle, limit + 1 - len(found), search)
-        if len(found) > limit:
-            return Found(found[:limit], truncated=True, why=f"there are more than {limit} matches")
+        found += _matches_in(place, needle, query.limit + 1 - len(found), search)
+        if len(found) > query.limit:
+            return Found(found[: query.limit], truncated=True, why=f"there are more than {query.limit} matches")
     return search.result(found)
 
 
 def _places(
-    root: Root, path: str, matches: Matcher | None, search: Search, candidates: Iterable[str] | None
+    root: Root, query: Query, matches: Matcher | None, search: Search, candidates: Iterable[str] | None
 ) -> Iterator[Place]:
     """Yields the files to search; each is valid until the next is requested."""
-    if candidates is not None:
-        for candidate in sorted_in_steps(candidates, lambda each: each.split("/")):
-            if search.has_passed():
-                return
-            if matches is None or matches(candidate):
-                yield from _candidate_place(root, f"{path.rstrip('/')}/{candidate}")
-        return
-    with root.locate(path) as place:
+    with root.locate(query.path) as place:
+        if candidates is not None:
+            yield from _candidate_places(root, place, query, matches, search, candidates)
+            return
         if not stat.S_ISDIR(os.stat(place.name, dir_fd=place.directory, follow_symlinks=False).st_mode):
             yield place
             return
-        for file in walk_files(place, search, root.rules):
+        for file in walk_files(root, place, search, include_ignored=query.include_ignored):
             if matches is None or matches(file.relative):
                 yield file.place(place.path)
+
+
+def _candidate_places(  # the parts of one search
+    root: Root, base: Place, query: Query, matches: Matcher | None, search: Search, candidates: Iterable[str]
+) -> Iterator[Place]:
+    ignored = None if query.include_ignored else IgnoredPaths(root, base, search)
+    for candidate in sorted_in_steps(candidates, lambda each: each.split("/")):
+        if search.has_passed():
+            return
+        if (matches is None or matches(candidate)) and not (ignored and candidate in ignored):
+            yield from _candidate_place(root, f"{base.path.rstrip('/')}/{candidate}")
 
 
 def _candidate_place(root: Root, path: str) -> Iterator[Place]:

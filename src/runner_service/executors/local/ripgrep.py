@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from runner_service.executors.local.commands import Commands
 from runner_service.executors.local.deadline import FILE_TIMEOUT_SECONDS
-from runner_service.executors.local.grep import RIPGREP_OPTIONS
+from runner_service.executors.local.grep import ripgrep_options
 from runner_service.executors.protocol import SandboxError, Stream
 
 _MAX_PATTERN_LENGTH = 100_000
@@ -20,12 +20,12 @@ class Ripgrep:
         self._path = path
         self._commands = commands
 
-    async def files_with(self, pattern: str, directory: str) -> Iterable[str] | None:
+    async def files_with(self, pattern: str, directory: str, *, include_ignored: bool) -> Iterable[str] | None:
         """Returns paths relative to `directory`; None when ripgrep cannot tell, so that all files have to be read."""
         if len(pattern) > _MAX_PATTERN_LENGTH:
             return None
         names = _Names()
-        argv = [self._path, *RIPGREP_OPTIONS, "--regexp", pattern, "--", "./"]
+        argv = [self._path, *ripgrep_options(include_ignored=include_ignored), "--regexp", pattern, "--", "./"]
         try:
             result = await self._commands.run_program(argv, cwd=directory, timeout=FILE_TIMEOUT_SECONDS, sink=names)
         except SandboxError:
