@@ -352,3 +352,16 @@ def _recording_proxy(port: int, seen: list[tuple[str, str]]) -> Any:
     from tests.agent.http_mcp import served_over_http
 
     return served_over_http(port, seen)
+
+
+async def test_skills_of_all_sub_agents_have_one_budget_and_equal_ones_are_installed_once(start: StartService) -> None:
+    """64 skills for each of 64 sub-agents are one archive, not 4,096."""
+    zeros = zip_archive({f"{number}.txt": bytes(40_000) for number in range(40)})
+    skills = [runner_pb2.Skill(name=f"s{number}", content=f"text {number}", archive=zeros) for number in range(60)]
+    sub_agents = [runner_pb2.SubAgent(name=f"a{number}", description="d", skills=skills) for number in range(3)]
+    client = await start([turn("", command("ls bin/skills | wc -l; ls bin/skills/*/0.txt | wc -l")), turn("Ok.")])
+
+    events = await client.execute(agent=agent(skills=skills, sub_agents=sub_agents))
+
+    assert stdout_of(events) == b"60\n41\n"
+    assert [code for code, _ in notices(events)].count("SKILL_FILES_MISSING") == 19

@@ -8,8 +8,8 @@ from importlib import import_module
 
 from langchain_core.tools import BaseTool
 
-from runner_service.agent import skills
 from runner_service.agent.interface import AgentRun
+from runner_service.agent.skills import SkillInstaller
 from runner_service.agent.tools.scope import current_scope
 from runner_service.approvals.policy import McpTool
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -46,8 +46,9 @@ async def prepare_agent(run: AgentRun) -> AsyncIterator[AgentPlan]:
     What is unavailable is left out, with a notice.
     """
     agent, redact = run.agent, run.redactor.text
-    own = await skills.install_skills(run, agent.skills)
-    prompts = [await skills.install_skills(run, each.skills) for each in agent.sub_agents]
+    skills = SkillInstaller(run)
+    own = await skills.install(agent.skills)
+    prompts = [await skills.install(each.skills) for each in agent.sub_agents]
     async with _tools(run) as tools:
         sub_agents = [
             SubAgentPlan(

@@ -351,8 +351,9 @@ class Skill(_message.Message):
     content: _builtins.str
     """The text of SKILL.md. At most 1 MiB."""
     archive: _builtins.bytes
-    """A ZIP of the other files. One whose entries would land elsewhere, or that is too large when unpacked (2,000 files,
-    64 MiB), is left out, with a notice.
+    """A ZIP of the other files, stored or deflated. Left out, with a notice, is one whose entries would land elsewhere, that
+    unpacks to more than 100 times its size and 1 MiB, or with which all archives of the request together would have more
+    than 2,000 files or 64 MiB unpacked.
     """
     def __init__(
         self,
