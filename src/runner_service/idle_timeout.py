@@ -36,6 +36,11 @@ class IdleTimeout:
         """Does not expire until armed again."""
         self._due = None
 
+    def expire(self) -> None:
+        """Expires now."""
+        self.expired = True
+        self._on_expiry()
+
     def close(self) -> None:
         """Never expires again."""
         if self._timer:
@@ -52,8 +57,7 @@ class IdleTimeout:
         if self._due > self._loop.time():
             self._schedule(self._due)
         else:
-            self.expired = True
-            self._on_expiry()
+            self.expire()
 
 
 @asynccontextmanager

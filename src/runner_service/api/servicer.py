@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from runner_service import states
+from runner_service.api.unread_pages import UnreadPages, connection_of
 from runner_service.api.validation import requests
 from runner_service.api.validation.approvals import (
     check_list_approvals,
@@ -46,6 +47,7 @@ class AgentRunnerServicer:
         write_timeout: float = _WRITE_TIMEOUT_SECONDS,
     ) -> None:
         self._executions = executions
+        self._unread = UnreadPages()
         self._approvals = approvals
         self._log = log
         self._write_timeout = write_timeout
@@ -172,19 +174,24 @@ class AgentRunnerServicer:
 
     async def _deliver(self, stream: EventStream, after: int, context: Context) -> None:
         """Writes pages until the end. While a write waits for the network, the next page accumulates."""
-        watcher = object()
+        watcher, connection = object(), connection_of(context.peer())
         try:
             async with idle_timeout() as write_limit:
-                while (
-                    page := await stream.page(watcher, after, timeout_seconds=_KEEPALIVE_INTERVAL_SECONDS)
-                ) is not None:
-                    write_limit.arm(self._write_timeout)
-                    await context.write(page.frames)
-                    write_limit.disarm()
-                    after = page.last
+                while True:
+                    with self._unread.lease(connection, write_limit.expire) as lease:
+                        page = await stream.page(
+                            watcher, after, timeout_seconds=_KEEPALIVE_INTERVAL_SECONDS, max_bytes=lease.claim
+                        )
+                        if page is None:
+                            return
+                        await lease.begin_write(len(page.frames))
+                        write_limit.arm(self._write_timeout)
+                        await context.write(page.frames)
+                        write_limit.disarm()
+                        after = page.last
         except TimeoutError:
             raise WriteStalledError(
-                f"nothing was read from this stream for {self._write_timeout:g} s; attach again with after_sequence"
+                f"this stream was not read for up to {self._write_timeout:g} s; attach again with after_sequence"
             ) from None
         finally:
             stream.remove_watcher(watcher)

@@ -5,9 +5,8 @@ executions: it commits everything pending in one batch, and only then are watche
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
@@ -21,9 +20,6 @@ from runner_service.storage.frames import Framer
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +129,18 @@ class EventStream:
         """Reads stored output of a command. Raises LogError."""
         return await self._log.read_output(self.execution_id, tool_call_id, stream, offset, max_bytes) or b""
 
-    async def page(self, watcher: object, after: int, *, timeout_seconds: float) -> Page | None:
+    async def page(
+        self,
+        watcher: object,
+        after: int,
+        *,
+        timeout_seconds: float,
+        max_bytes: Callable[[], int] = lambda: MAX_PAGE_BYTES,
+    ) -> Page | None:
         """Waits for events above `after` and returns them for `watcher`; None at the end of the stream.
 
-        Returns an empty page after `timeout_seconds` without an event.
+        Returns an empty page after `timeout_seconds` without an event. Once there are events, `max_bytes` is asked for
+        the approximate size limit; one event is always returned.
 
         Raises:
             UnavailableError: the service is stopping, or its log cannot be read; attach again later.
@@ -150,7 +154,8 @@ class EventStream:
                 raise self._closed_with
             if not await self._notifier.wait(timeout_seconds):
                 return Page(b"", after)
-        return self._tail.page(after, MAX_PAGE_BYTES) or await self._page_from_log(after)
+        size = max_bytes()
+        return self._tail.page(after, size) or await self._page_from_log(after, size)
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -246,8 +251,8 @@ class EventStream:
         self._enqueue(NewEvent(self.execution_id, sequence, head, output), len(head) + len(output.data))
         self._published_finish = False
 
-    async def _page_from_log(self, after: int) -> Page:
-        page = await self._log.read(self.execution_id, after, MAX_PAGE_BYTES)
+    async def _page_from_log(self, after: int, max_bytes: int) -> Page:
+        page = await self._log.read(self.execution_id, after, max_bytes)
         if not page.frames:
             raise NotFoundError(f"execution {self.execution_id} was pruned from the log")
         return page
