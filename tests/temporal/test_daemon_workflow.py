@@ -126,7 +126,7 @@ async def test_a_cancellation_reaches_the_processes(
     assert daemon.status("aex-1").phase == execution_pb2.EXECUTION_CANCELLED
     assert not sleeping.is_running()
     assert await ended(handle) == ("CANCELED" if how == "cancel" else "TERMINATED")
-    assert daemon.status("aex-1").error == "CANCELLED: cancelled: the workflow was cancelled or terminated"
+    assert daemon.status("aex-1").error == "CANCELLED: Temporal: the workflow was cancelled or terminated"
 
 
 async def test_an_execution_ends_as_timed_out_before_the_time_of_its_activity_is_over(
@@ -222,7 +222,7 @@ async def test_an_attempt_that_temporal_has_given_up_ends_as_the_setting_says(
     phase: int,
 ) -> None:
     daemon.execution("aex-1")
-    variables |= {"TEMPORAL_LOST_ATTEMPT": lost_attempt, "RESUME_ON_START": "true"}
+    variables |= {"TEMPORAL_LOST_ATTEMPT": lost_attempt}
     service = await start_process([turn("", command(GATE)), turn("Done.")], **variables)
     handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=2))
     await until_calls(daemon, "aex-1")
@@ -236,7 +236,7 @@ async def test_an_attempt_that_temporal_has_given_up_ends_as_the_setting_says(
 
     assert daemon.status("aex-1").phase == phase
     if lost_attempt == "fail":
-        assert daemon.status("aex-1").error.startswith("INTERRUPTED: Temporal has given the attempt up")
+        assert daemon.status("aex-1").error.startswith("INTERRUPTED: Temporal: the attempt was given up")
 
 
 async def test_many_executions_at_once_wait_in_the_service_and_all_end_right(

@@ -1,9 +1,7 @@
 """The activities. Each accepts its work in milliseconds, and is completed later by its task token."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
@@ -14,9 +12,9 @@ from runner_service.errors import InvalidRequestError
 from runner_service.executions import stored_request
 from runner_service.settings import Settings
 from runner_service.storage.activities import OpenActivity
-from runner_service.temporal.attempt import margin_seconds
 from runner_service.temporal.attempts import Attempts
 from runner_service.temporal.contracts import AGENT, GRAPHTON
+from runner_service.temporal.deadline import activity_deadline, seconds_of
 from runner_service.temporal.payloads import derived_id, encoding_of, execution_id_of, request_of, text_of
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -24,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 Check = Callable[[runner_pb2.ExecuteAgentRequest], None]
 
-_FOREVER = float(1 << 32)
 _HEARTBEATS_PER_TIMEOUT = 3
 _SUFFIX_LENGTH = 8
 
@@ -97,7 +94,7 @@ class Activities:
             activity_type=activity_type,
             task_token=info.task_token,
             execution_id=request.execution_id,
-            deadline=_deadline(info),
+            deadline=activity_deadline(info),
             heartbeat_interval_seconds=self._heartbeat_interval_seconds(info),
             request=stored.SerializeToString() if stored else b"",
             result_encoding=result_encoding,
@@ -106,27 +103,13 @@ class Activities:
         activity.raise_complete_async()
 
     def _heartbeat_interval_seconds(self, info: activity.Info) -> float:
-        timeout = _seconds(info.heartbeat_timeout, default=_FOREVER)
-        return min(self._settings.temporal_heartbeat_interval, timeout / _HEARTBEATS_PER_TIMEOUT)
+        timeout_seconds = seconds_of(info.heartbeat_timeout)
+        return min(self._settings.temporal_heartbeat_interval, timeout_seconds / _HEARTBEATS_PER_TIMEOUT)
 
 
 def _activity_key(info: activity.Info) -> tuple[str, str, str]:
     """Identifies an activity; the same for each of its attempts."""
     return info.workflow_id or "", info.workflow_run_id or "", info.activity_id
-
-
-def _deadline(info: activity.Info) -> float:
-    """Returns the Unix time at which the execution has to end, so that there is time to complete the activity."""
-    now = time.time()
-    ends = [
-        info.started_time.timestamp() + _seconds(info.start_to_close_timeout, default=_FOREVER),
-        info.scheduled_time.timestamp() + _seconds(info.schedule_to_close_timeout, default=_FOREVER),
-    ]
-    return min(ends) - margin_seconds(min(ends) - now)
-
-
-def _seconds(duration: timedelta | None, *, default: float) -> float:
-    return duration.total_seconds() if duration else default
 
 
 def _invalid(message: str) -> ApplicationError:

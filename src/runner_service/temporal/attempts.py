@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 
 from runner_service.storage.activities import OpenActivity
+from runner_service.storage.event_log import LogError
 from runner_service.temporal.attempt import Attempt, Services
 from runner_service.temporal.contracts import Contract
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -22,6 +23,7 @@ class Attempts:
         self._contracts = contracts
         self._task_group = tasks
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._is_stopped = False
 
     @property
     def count(self) -> int:
@@ -29,9 +31,13 @@ class Attempts:
         return len(self._tasks)
 
     async def accept(self, activity: OpenActivity, request: runner_pb2.ExecuteAgentRequest) -> None:
-        """Stores an attempt and begins it; it survives the death of the process from here on. Raises LogError."""
-        await self._services.store.add(activity)
-        self._begin(activity, request, is_resumed=False)
+        """Stores an attempt and begins it; it survives the death of the process from here on."""
+        try:
+            await self._services.store.add(activity)
+        except LogError as error:  # it may pass; a failed activity would be the end of the execution
+            logger.warning("activity_not_stored execution=%s reason=%s", activity.execution_id, error)
+        if not self._is_stopped:  # or the next process begins it
+            self._begin(activity, request, is_resumed=False)
 
     async def resume_stored(self) -> None:
         """Resumes what earlier processes have left. Raises LogError."""
@@ -47,6 +53,7 @@ class Attempts:
 
     def stop(self) -> None:
         """Stops following; the executions are not touched."""
+        self._is_stopped = True
         for task in self._tasks.values():
             task.cancel()
 

@@ -22,8 +22,8 @@ class Verdict(Enum):
 
     CANCELLED = "the workflow was cancelled or terminated"
     TIMED_OUT = "the time of the workflow is over"
-    LOST = "Temporal has given the attempt up, since no heartbeat came in time"
-    SUPERSEDED = "Temporal has given the attempt up, and may start another one"
+    LOST = "the attempt was given up, since no heartbeat came in time"
+    SUPERSEDED = "the attempt was given up, and another one may follow"
 
 
 class Heartbeats:
@@ -33,21 +33,19 @@ class Heartbeats:
         self._connection = connection
         self._activity = activity
 
-    async def run(self, state_name: Callable[[], str], on_verdict: Callable[[Verdict], None]) -> None:
+    async def run(self, on_verdict: Callable[[Verdict], None]) -> None:
         """Sends one every interval, for ever, or until there is a verdict. An unreachable Temporal is retried."""
-        while (verdict := await self.send(state_name())) is None:  # noqa: ASYNC110  # an interval, not a poll
+        while (verdict := await self.send()) is None:  # noqa: ASYNC110  # an interval, not a poll
             await asyncio.sleep(self._activity.heartbeat_interval_seconds)
         logger.info("activity_closed execution=%s reason=%r", self._activity.execution_id, verdict.value)
         on_verdict(verdict)
 
-    async def send(self, state: str) -> Verdict | None:
-        """Sends one heartbeat, which holds nothing but the id and the state of the execution."""
+    async def send(self) -> Verdict | None:
+        """Sends one heartbeat, which holds nothing but the id of the execution."""
         client = await self._connection.client()
         handle = client.get_async_activity_handle(task_token=self._activity.task_token)
         try:
-            await handle.heartbeat(
-                {"execution_id": self._activity.execution_id, "state": state}, rpc_timeout=_RPC_TIMEOUT
-            )
+            await handle.heartbeat({"execution_id": self._activity.execution_id}, rpc_timeout=_RPC_TIMEOUT)
         except AsyncActivityCancelledError as error:
             is_cancelled = error.details is None or error.details.cancel_requested
             return Verdict.CANCELLED if is_cancelled else None  # a paused activity runs on

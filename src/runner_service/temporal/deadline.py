@@ -1,0 +1,50 @@
+"""When an execution has to end, so that there is time left to report it and to complete its activity."""
+
+import time
+from datetime import timedelta
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from runner_service.storage.activities import OpenActivity
+
+FOREVER_SECONDS = float(1 << 32)
+"""Stands for a time-out that is not set."""
+
+_MARGIN_SHARE = 0.1
+_MAX_MARGIN_SECONDS = 10.0
+_RPC_TIMEOUT = timedelta(seconds=10)
+
+
+def activity_deadline(info: activity.Info) -> float:
+    """Returns the Unix time at which the execution of an activity has to end."""
+    expiry = min(
+        info.started_time.timestamp() + seconds_of(info.start_to_close_timeout),
+        info.scheduled_time.timestamp() + seconds_of(info.schedule_to_close_timeout),
+    )
+    return _before(expiry)
+
+
+async def workflow_deadline(client: Client, opened: OpenActivity) -> float:
+    """Returns the same for the time-out of the workflow. Asks Temporal; without an answer there is none."""
+    if not opened.workflow_id:
+        return FOREVER_SECONDS
+    handle = client.get_workflow_handle(opened.workflow_id, run_id=opened.run_id)
+    try:
+        description = (await handle.describe(rpc_timeout=_RPC_TIMEOUT)).raw_description
+    except RPCError:
+        return FOREVER_SECONDS
+    timeout = description.execution_config.workflow_run_timeout.ToNanoseconds() / 1e9
+    started = description.workflow_execution_info.start_time.ToNanoseconds() / 1e9
+    return _before(started + timeout) if timeout else FOREVER_SECONDS
+
+
+def seconds_of(duration: timedelta | None) -> float:
+    """Returns a time-out in seconds."""
+    return duration.total_seconds() if duration else FOREVER_SECONDS
+
+
+def _before(expiry: float) -> float:
+    left = max(0.0, expiry - time.time())
+    return expiry - min(_MAX_MARGIN_SECONDS, _MARGIN_SHARE * left)
