@@ -28,6 +28,28 @@ async def served_over_http(port: int, seen: list[tuple[str, str]]) -> AsyncItera
 
 
 @asynccontextmanager
+async def failing_once(port: int, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> AsyncIterator[str]:
+    """Serves `add`, whose first call is answered with this status."""
+    server = FastMCP("moody", log_level="ERROR")
+    server.add_tool(add)
+    inner: Any = server.streamable_http_app()
+    failed = False
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal failed
+        message = await receive() if scope["type"] == "http" else {}
+        if failed or b"tools/call" not in message.get("body", b""):
+            await inner(scope, _again(message, receive) if message else receive, send)
+            return
+        failed = True
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async with _serving(app, port) as url:
+        yield url
+
+
+@asynccontextmanager
 async def answering(port: int, body: Iterable[bytes], *headers: tuple[bytes, bytes]) -> AsyncIterator[str]:
     """Serves one tool, `answer`, whose calls are answered so, whatever it means; `@ID@` is the request's."""
     server = FastMCP("strange", log_level="ERROR", json_response=True)

@@ -20,6 +20,8 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "flood": (),
     "length": ("text", "more"),
     "image": ("size",),
+    "raw": ("result",),
+    "echo": ("config", "run_manager", "self", "callbacks", "arguments"),
 }
 TOOLS_OF_A_FILE: list[dict[str, Any]] = []
 
@@ -35,6 +37,8 @@ def call(name: str, arguments: dict[str, Any]) -> str:
             return f"{os.getpid()} {Path.cwd()}"
         case "length":
             return f"{len(arguments['text'] + arguments['more'])} characters"
+        case "echo":
+            return json.dumps(arguments)
         case "execute":
             return f"not run: {arguments['command']}"
     misbehave(name)
@@ -61,18 +65,27 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
     """Answers a request."""
     if method == "initialize":
         about = {"name": "test", "version": "1"}
-        return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
+        version = os.environ.get("MCP_TEST_VERSION") or params["protocolVersion"]
+        return {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": about}
     if method == "tools/list":
         own = [{"name": name, "inputSchema": schema(names)} for name, names in TOOLS.items()]
         return {"tools": TOOLS_OF_A_FILE or own}
-    if params["name"] == "image":
-        data = "A" * int(params["arguments"]["size"])
-        return {"content": [{"type": "image", "data": data, "mimeType": "image/png"}]}
-    if params["name"] == "structured":
-        variable = os.environ.get(params["arguments"]["name"], "")
-        return {"content": [{"type": "text", "text": "see the rest"}], "structuredContent": {"value": variable}}
+    return result_of(params["name"], params["arguments"])
+
+
+def result_of(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The result of a call."""
+    match name:
+        case "raw":
+            result: dict[str, Any] = json.loads(arguments["result"])
+            return result
+        case "image":
+            return {"content": [{"type": "image", "data": "A" * int(arguments["size"]), "mimeType": "image/png"}]}
+        case "structured":
+            variable = os.environ.get(arguments["name"], "")
+            return {"content": [{"type": "text", "text": "see the rest"}], "structuredContent": {"value": variable}}
     try:
-        return {"content": [{"type": "text", "text": call(params["name"], params["arguments"])}]}
+        return {"content": [{"type": "text", "text": call(name, arguments)}]}
     except ValueError as error:
         return {"content": [{"type": "text", "text": str(error)}], "isError": True}
 

@@ -238,13 +238,8 @@ async def test_what_a_tool_adds_for_programs_is_kept_without_secrets(start: Star
     assert b"s3cret-value" not in kept
 
 
-async def test_a_server_that_says_nothing_holds_nobody_up_for_long(
-    start: StartService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from runner_service.agent.mcp import connections
-
-    monkeypatch.setattr(connections, "START_TIMEOUT_SECONDS", 1.0)
-    client = await start([turn("Ok.")])
+async def test_a_server_that_says_nothing_holds_nobody_up_for_long(start: StartService) -> None:
+    client = await start([turn("Ok.")], MCP_START_TIMEOUT="1")
 
     events = await client.execute(agent=agent(mcp_servers=[stdio("silent")]))
 

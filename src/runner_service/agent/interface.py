@@ -43,6 +43,8 @@ class AgentRun:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The request's variables, for MCP servers over HTTP."""
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
+    mcp_start_timeout: float = 30.0
+    """Seconds for an MCP server to start and to list its tools."""
     max_repeated_calls: int = 0
     """How many calls in a row may repeat an earlier call with its result; 0 is unlimited."""
     approval_hold_seconds: float = 60.0

@@ -155,6 +155,7 @@ class PreparedRun:
                     approval_hold_seconds=self.runner.settings.approval_hold,
                     environment=self._environment(),
                     usage=execution.usage,
+                    mcp_start_timeout=self.runner.settings.mcp_start_timeout,
                     max_repeated_calls=self.runner.settings.max_repeated_calls,
                     resumption=resumption,
                     confinement=self.confinement,

@@ -209,6 +209,9 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
     default_max_output_bytes: Count = 1 << 30
     """How many bytes of output of one command are kept when the request does not say."""
 
+    mcp_start_timeout: Seconds = 30.0
+    """How long an MCP server may take to start and to list its tools. One that installs itself first needs minutes."""
+
     max_repeated_calls: Annotated[int, Field(ge=0)] = 10
     """How many tool calls in a row may bring nothing new (same call, same result) before the execution is ended as
     LOOP_DETECTED; after three the model is told. Calls of more than 2 seconds, such as polling, do not count. 0 allows

@@ -2,28 +2,27 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
+import anyio
 from langchain_core.tools import BaseTool
-from langchain_mcp_adapters.interceptors import MCPToolCallRequest
-from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool
-from mcp import ClientSession
-from mcp.types import CallToolResult, TextContent, Tool
+from mcp import ClientSession, McpError
+from mcp.types import CONNECTION_CLOSED, CallToolResult, TextContent, Tool
 
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.mcp.http import http_server
+from runner_service.agent.mcp.http_limits import HttpLimits
 from runner_service.agent.mcp.stdio import ServerOutput, Streams, stdio_server
 from runner_service.agent.mcp.tool_listing import limit_attachments, list_tools, plain_name
+from runner_service.agent.mcp.tools import mcp_tool
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
-
-START_TIMEOUT_SECONDS = 30.0
-"""Limit for starting a server and listing its tools."""
 
 _STOP_TIMEOUT_SECONDS = 5.0
 _HTTP_TIMEOUT_SECONDS = 30.0
@@ -50,28 +49,55 @@ class _Connection:
         self._run = run
         self._server = server
         self._outputs: list[ServerOutput] = []
-        self._closing = asyncio.Event()
+        self._limits = HttpLimits()
+        self._wakes = asyncio.Event()
+        self._is_closing = False
+        self._session: asyncio.Future[ClientSession] = asyncio.get_running_loop().create_future()
         self.tools: asyncio.Future[dict[str, BaseTool]] = asyncio.get_running_loop().create_future()
 
     async def serve(self) -> None:
         """Connects, and stays connected until `close`. Failures become notices, never exceptions."""
         try:
-            async with AsyncExitStack() as parts:
-                async with asyncio.timeout(START_TIMEOUT_SECONDS):
-                    session = await self._open(parts)
-                    self.tools.set_result(await self._load(session))
-                await self._closing.wait()
+            while not self._is_closing:
+                await self._serve_session()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  # the agent works without the server
-            self._publish_failure(error)
+            if not self.tools.done():
+                self._publish_failure(error)
+            self._give_up(error)
         finally:
             if not self.tools.done():
                 self.tools.set_result({})
 
     def close(self) -> None:
         """Lets `serve` end."""
-        self._closing.set()
+        self._is_closing = True
+        self._wakes.set()
+
+    async def _serve_session(self) -> None:
+        """Serves one session, until the server has forgotten it or the connection is closed."""
+        self._wakes.clear()
+        async with AsyncExitStack() as parts:
+            async with asyncio.timeout(self._run.mcp_start_timeout):
+                session = await self._open(parts)
+                if not self.tools.done():
+                    self.tools.set_result(await self._load(session))
+            self._session.set_result(session)
+            await self._wakes.wait()
+
+    def _give_up(self, error: BaseException) -> None:
+        if not self._session.done():
+            self._session.set_exception(ConnectionError(self._reason(error, self._run.mcp_start_timeout)))
+            self._session.exception()
+
+    async def _new_session(self, lost: ClientSession) -> ClientSession:
+        """Returns a session in place of one that the server has forgotten. Raises ConnectionError."""
+        if self._session.done() and self._session.result() is lost:
+            self._session = asyncio.get_running_loop().create_future()
+            self._limits.session_lost = False
+            self._wakes.set()
+        return await asyncio.shield(self._session)
 
     async def _open(self, parts: AsyncExitStack) -> ClientSession:
         streams = await parts.enter_async_context(self._transport())
@@ -85,7 +111,9 @@ class _Connection:
             return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
         if self._run.confinement.network == "none":
             raise PermissionError("the confinement of this execution closes the network")
-        return http_server(self._server.http, self._run.environment, self._call_timeout(), self._run.egress)
+        return http_server(
+            self._server.http, self._run.environment, self._call_timeout(), self._limits, self._run.egress
+        )
 
     def _call_timeout(self) -> float:
         http = self._server.http
@@ -99,29 +127,36 @@ class _Connection:
             self._notice("MCP_TOOL_UNKNOWN", f"has no tool {', '.join(sorted(listing.unknown))}")
         if listing.left_out:
             self._notice("MCP_TOOL_LEFT_OUT", f"has tools that cannot be used: {listing.left_out}")
-        return {name: self._make_tool(session, tool) for name, tool in listing.tools.items()}
+        return {name: self._make_tool(tool) for name, tool in listing.tools.items()}
 
-    def _make_tool(self, session: ClientSession, tool: Tool) -> BaseTool:
-        name = self._server.name
-        made = convert_mcp_tool_to_langchain_tool(session, tool, server_name=name, tool_interceptors=[self._guard])
-        made.name = plain_name(self._run.redactor.text(tool.name))
-        return made
+    def _make_tool(self, tool: Tool) -> BaseTool:
+        return mcp_tool(tool, plain_name(self._run.redactor.text(tool.name)), partial(self._call_tool, tool.name))
 
-    async def _guard(self, request: MCPToolCallRequest, handler: Callable[[MCPToolCallRequest], Awaitable[Any]]) -> Any:
+    async def _call_tool(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
         """Calls a tool. Failures and timeouts of the server become error results."""
         timeout = self._call_timeout()
         try:
             async with asyncio.timeout(timeout):
-                return limit_attachments(await handler(request))
+                return limit_attachments(await self._called(name, arguments))
         except Exception as error:  # noqa: BLE001  # becomes a result for the model
             reason = self._reason(error, timeout)
-            tool = self._run.redactor.text(request.name)
+            tool = self._run.redactor.text(name)
             logger.warning("mcp_call_failed server=%s tool=%s reason=%s", self._server.name, tool, reason)
             text = f"Error: MCP server {self._server.name} failed: {reason}"
             return CallToolResult(isError=True, content=[TextContent(type="text", text=text)])
 
+    async def _called(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
+        """Calls a tool, once more in a new session if the server has forgotten this one: then it has not run."""
+        session = await asyncio.shield(self._session)
+        try:
+            return await session.call_tool(name, arguments)
+        except McpError:
+            if not self._limits.session_lost:
+                raise
+        return await (await self._new_session(session)).call_tool(name, arguments)
+
     def _publish_failure(self, error: BaseException) -> None:
-        self._notice("MCP_SERVER_UNAVAILABLE", f"cannot be used: {self._reason(error, START_TIMEOUT_SECONDS)}")
+        self._notice("MCP_SERVER_UNAVAILABLE", f"cannot be used: {self._reason(error, self._run.mcp_start_timeout)}")
 
     def _notice(self, code: str, text: str) -> None:
         text = self._run.redactor.text(f"MCP server {self._server.name} {text}")
@@ -132,9 +167,17 @@ class _Connection:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else str(error)
-        end, stderr = (self._outputs[0].end, self._outputs[0].stderr) if self._outputs else ("", "")
-        text = f"{end or reason or type(error).__name__}{f'; it said: {stderr}' if stderr else ''}"
+        end, stderr = (self._outputs[-1].end, self._outputs[-1].stderr) if self._outputs else ("", "")
+        # A server that has ended is why the session broke off; what else went wrong has made it end.
+        reason = end or reason if _is_broken_off(error) else reason or end
+        text = f"{reason or type(error).__name__}{f'; it said: {stderr}' if stderr else ''}"
         return self._run.redactor.text(text)[:_MAX_REASON_CHARACTERS]
+
+
+def _is_broken_off(error: BaseException) -> bool:
+    if isinstance(error, McpError):
+        return error.error.code == CONNECTION_CLOSED
+    return isinstance(error, TimeoutError | anyio.ClosedResourceError | anyio.BrokenResourceError | anyio.EndOfStream)
 
 
 @asynccontextmanager

@@ -20,14 +20,17 @@ async def http_server(
     http: runner_pb2.HttpServer,
     environment: Mapping[str, str],
     timeout_seconds: float,
+    limits: HttpLimits,
     egress: EgressPolicy | None = None,
 ) -> AsyncIterator[Streams]:
-    """Opens the transport. A response may take `timeout_seconds`; `egress` limits where it connects to."""
+    """Opens the transport, whose responses are held to `limits`.
+
+    A response may take `timeout_seconds`; `egress` limits where it connects to.
+    """
     # The size of a compressed response is unbounded: it is not requested, and refused.
     headers = {"Accept-Encoding": "identity"}
     headers |= {name: _fill_placeholders(value, environment) for name, value in http.headers.items()}
     query = {name: _fill_placeholders(value, environment) for name, value in http.query.items()}
-    limits = HttpLimits()
     async with (
         httpx.AsyncClient(
             headers=headers,

@@ -16,6 +16,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCMessage, JSONRPCResponse
 
 from runner_service.agent.mcp.messages import MAX_MESSAGE_BYTES, MessageLimitError, MessageParser
+from runner_service.models.failure_texts import provider_words
 
 Received = MemoryObjectReceiveStream[SessionMessage | Exception]
 
@@ -23,6 +24,7 @@ _JSON, _EVENTS = "application/json", "text/event-stream"
 _END_OF_EVENT = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _MAX_END_BYTES = 4
+_MAX_ERROR_BYTES = 16 * 1024
 _SERVER_ERROR = -32000
 _MAX_REPARSED_BYTES = 16 * 1024
 
@@ -37,6 +39,8 @@ class HttpLimits:
     def __init__(self) -> None:
         self.parser = MessageParser()
         self.fault = ""
+        self.session_lost = False
+        """Whether the server has answered that it does not know the session."""
         self._key = f"reference-{token_hex(8)}"
         self._numbers = count()
         self._messages: dict[int, JSONRPCMessage] = {}
@@ -48,6 +52,9 @@ class HttpLimits:
         """
         if not isinstance(response.stream, httpx.AsyncByteStream):
             return
+        if response.status_code >= httpx.codes.BAD_REQUEST and _request_id(response.request) is not None:
+            await self._take_failure(response, response.stream)
+            return
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         response.stream = body = _Body(response.stream, response.request, self, is_events=kind == _EVENTS)
         if (encoding := response.headers.pop("content-encoding", "identity")) != "identity":
@@ -56,10 +63,22 @@ class HttpLimits:
             response.headers["content-type"] = _JSON
             body.fault = f"it answered with {kind or 'something unknown'} instead of JSON or events"
 
+    async def _take_failure(self, response: httpx.Response, stream: httpx.AsyncByteStream) -> None:
+        """Makes an error status the failure of its request alone: the MCP client would close the connection."""
+        body = await _beginning(stream)
+        status, response.status_code = response.status_code, httpx.codes.OK
+        self.session_lost |= status == httpx.codes.NOT_FOUND and "mcp-session-id" in response.request.headers
+        response.headers["content-type"] = _JSON
+        for name in ("content-encoding", "content-length", "transfer-encoding"):
+            response.headers.pop(name, None)
+        response.stream = failed = _Body(stream, response.request, self, is_events=False)
+        failed.fault = self.fault or f"it answered with HTTP {status}: {provider_words(body)}"
+
     def reference(self, message: JSONRPCMessage, text: bytes) -> bytes:
         """Returns JSON for the MCP client to parse: the text of a small message, a reference to a large one."""
         if not isinstance(message.root, JSONRPCResponse) or len(text) <= _MAX_REPARSED_BYTES:
-            return text if text.isascii() else json.dumps(json.loads(text)).encode()
+            is_plain = text.isascii() and b"\\ud" not in text.lower()
+            return text if is_plain else message.model_dump_json(by_alias=True, exclude_none=True).encode()
         number = next(self._numbers)
         self._messages[number] = message
         return json.dumps({"jsonrpc": "2.0", "id": message.root.id, "result": {self._key: number}}).encode()
@@ -179,6 +198,17 @@ class _Body(httpx.AsyncByteStream):
         error = {"code": _SERVER_ERROR, "message": fault}
         text = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
         return (f"event: message\ndata: {text}\n\n" if self._is_events else text).encode()
+
+
+async def _beginning(stream: httpx.AsyncByteStream) -> bytes:
+    """The beginning of the body of an error."""
+    held = bytearray()
+    with suppress(httpx.HTTPError):
+        async for data in stream:
+            held += data
+            if len(held) > _MAX_ERROR_BYTES:
+                break
+    return bytes(held[:_MAX_ERROR_BYTES])
 
 
 def _check_size(held: bytearray) -> None:

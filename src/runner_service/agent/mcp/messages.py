@@ -22,6 +22,7 @@ _MAX_CONSECUTIVE_FAULTS = 200
 _FAULTS_PER_TURN = 20
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _SEPARATORS = (b",", b"[", b"{")
 
 
@@ -77,11 +78,11 @@ def _parsed(data: bytes) -> JSONRPCMessage:
     """Parses a message. Raises ValueError, RecursionError, MessageLimitError."""
     if sum(map(data.count, _SEPARATORS)) > MAX_MESSAGE_VALUES and _counted_values(data) > MAX_MESSAGE_VALUES:
         raise MessageLimitError(f"sent a message of more than {MAX_MESSAGE_VALUES:,} values")
-    if b"\\ud" in data.lower():  # surrogates: only pydantic rejects lone ones
-        message = JSONRPCMessage.model_validate_json(data)
-    else:
-        # pydantic's parser takes several times as long for many small values.
-        message = JSONRPCMessage.model_validate(json.loads(data.decode()))
+    value = json.loads(data.decode("utf-8", "replace"))
+    if b"\\ud" in data.lower():  # halves of surrogate pairs, which nothing behind this can encode
+        value = json.loads(_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", json.dumps(value, ensure_ascii=False)))
+    # pydantic's own parser takes several times as long for many small values.
+    message = JSONRPCMessage.model_validate(value)
     _check_sizes(message, len(data))
     return message
 

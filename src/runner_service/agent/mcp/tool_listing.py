@@ -18,6 +18,7 @@ from mcp.types import (
     Tool,
 )
 
+from runner_service.agent.mcp.schemas import object_schema
 from runner_service.redaction import Redactor
 
 MAX_TOOLS = 128
@@ -111,7 +112,7 @@ def _fault(tool: Tool) -> str:
 
 
 def _clean(tool: Tool, redactor: Redactor) -> Tool:
-    schema = {"type": "object", "properties": {}, **redactor.value(tool.inputSchema)}
+    schema = object_schema(redactor.value(tool.inputSchema))
     hints = tool.annotations and tool.annotations.model_copy(update={"title": None})
     return Tool(
         name=tool.name, description=redactor.text(tool.description or ""), inputSchema=schema, annotations=hints
