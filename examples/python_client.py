@@ -26,6 +26,13 @@ def show(event: event_pb2.ExecutionEvent) -> None:
             print(f"\n{event_pb2.State.Name(event.finished.state)} {event.finished.error.message}")
 
 
+def is_disconnect(error: grpc.aio.AioRpcError) -> bool:
+    """Behind a proxy a killed service is INTERNAL or UNKNOWN. What the service means by them has details."""
+    has_details = any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
+    behind_proxy = error.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN} and not has_details
+    return behind_proxy or error.code() == grpc.StatusCode.UNAVAILABLE
+
+
 async def run(address: str, message: str) -> None:
     # An id of our own makes the call safe to repeat: the same id with the same request attaches instead of starting.
     request = runner_pb2.ExecuteAgentRequest(
@@ -42,7 +49,7 @@ async def run(address: str, message: str) -> None:
                         request.after_sequence = event.sequence  # where to go on after a break
                         finished = event.HasField("finished")
             except grpc.aio.AioRpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                if not is_disconnect(error):
                     raise
                 print("\n(lost the service, attaching again)", file=sys.stderr)
                 await asyncio.sleep(0.5)

@@ -65,7 +65,7 @@ func run(address string, request *runner.ExecuteAgentRequest) (*runner.Finished,
 	for {
 		before := request.AfterSequence
 		finished, err := follow(client, request)
-		if finished != nil || (err != nil && status.Code(err) != codes.Unavailable) {
+		if finished != nil || (err != nil && !isDisconnect(err)) {
 			return finished, err
 		}
 		if request.AfterSequence > before {
@@ -80,6 +80,18 @@ func run(address string, request *runner.ExecuteAgentRequest) (*runner.Finished,
 		}
 		time.Sleep(retryDelay)
 	}
+}
+
+// isDisconnect tells a broken stream from a refused call. Behind a proxy a killed service is Internal or Unknown; what the
+// service itself means by these codes carries details.
+func isDisconnect(err error) bool {
+	switch s := status.Convert(err); s.Code() {
+	case codes.Unavailable:
+		return true
+	case codes.Internal, codes.Unknown:
+		return len(s.Details()) == 0
+	}
+	return false
 }
 
 // follow shows events until the stream ends, and keeps in the request how far it came.

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # has no types
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -30,6 +30,7 @@ OnDisconnect = Callable[[grpc.aio.AioRpcError], Awaitable[None]]
 _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 2.0  # between two attempts to attach again
 _SILENCE_TIMEOUT_SECONDS = 45.0  # seconds; the service sends a keepalive every 15
 _DISCONNECT_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+_PROXY_CODES = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -242,7 +243,7 @@ class _Backoff:
         """Returns the delay after `error`. Raises `error` if it is not retryable, or the timeout is reached."""
         requested = retry_delay(error)
         is_full = error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and requested is not None
-        if not (is_full or error.code() in _DISCONNECT_CODES):
+        if not (is_full or is_disconnect(error)):
             raise error
         now = time.monotonic()
         self._failing_since = self._failing_since or now
@@ -256,15 +257,28 @@ class _Backoff:
 
 def retry_delay(error: grpc.aio.AioRpcError) -> float | None:
     """Returns the retry delay that the service asks for, in seconds; None if it does not."""
+    retry = error_details_pb2.RetryInfo()
+    return float(retry.retry_delay.ToNanoseconds() / 1e9) if _unpack_detail(error, retry) else None
+
+
+def is_disconnect(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the stream broke, rather than the service refused the call.
+
+    Behind a proxy a service that was killed is INTERNAL (Envoy, nginx) or UNKNOWN (HAProxy). What the service itself
+    means by these codes carries its ErrorInfo.
+    """
+    if error.code() in _PROXY_CODES:
+        return not _unpack_detail(error, error_details_pb2.ErrorInfo())
+    return error.code() in _DISCONNECT_CODES
+
+
+def _unpack_detail(error: grpc.aio.AioRpcError, detail: Message) -> bool:
+    """Fills `detail` from the details of the status; False when there is none of its type."""
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads what both kinds of calls have
     except (ValueError, DecodeError):  # from something in between that changed the status
-        return None
-    for detail in status.details if status else ():
-        retry = error_details_pb2.RetryInfo()
-        if detail.Unpack(retry):
-            return float(retry.retry_delay.ToNanoseconds() / 1e9)
-    return None
+        return False
+    return any(each.Unpack(detail) for each in (status.details if status else ()))
 
 
 async def _next_response(call: Call) -> Any:

@@ -51,7 +51,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     settings, problems = _checked_one_by_one(environ)
     if settings is not None:
         wrong = {problem.variable for problem in problems}
-        problems += [problem for problem in _conflicts(settings) if problem.variable not in wrong]
+        found = [*_conflicts(settings), *_proxy_conflicts(settings, environ)]
+        problems += [problem for problem in found if problem.variable not in wrong]
     if problems or settings is None:
         raise SettingsError(problems)
     return settings
@@ -101,6 +102,19 @@ def _conflicts(settings: Settings) -> list[Problem]:
         *_temporal_conflicts(settings),
         *_unreadable_files(settings),
     ]
+
+
+def _proxy_conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """Proxies that the clients of models cannot use, which would fail at the first call."""
+    if settings.stigmer_llm_provider == "scripted":
+        return
+    for name in _PROXY_VARIABLES:
+        for variable in (name, name.lower()):
+            if environ.get(variable, "").strip().lower().startswith("socks"):
+                yield Problem(variable, "names a SOCKS proxy, which calls of models cannot use; name an HTTP proxy")
+
+
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def _mode_conflicts(settings: Settings) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """The types of settings, with their validation errors."""
 
+import unicodedata
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -20,13 +21,34 @@ def _tcp_address(text: str) -> str:
     return text
 
 
+def _trimmed(text: str) -> str:
+    """Returns the text without white space around it. Raises ValueError: quotes or invisible characters are in it."""
+    text = text.strip()
+    if odd := next((each for each in text if not (each.isascii() and each.isprintable())), ""):
+        raise ValueError(f"should be plain ASCII; it holds {unicodedata.name(odd, repr(odd))}, perhaps from a document")
+    if text[:1] in _QUOTES or text[-1:] in _QUOTES:
+        raise ValueError("should not be in quotes")
+    return text
+
+
+_QUOTES = ("'", '"', "`")
+
+
 def _url(text: str) -> str:
+    text = _trimmed(text)
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:  # raises for what is no port
         raise ValueError("should be a URL, http://… or https://…")
     if parts.username or parts.password:
         raise ValueError("should hold no user name or password: there are variables for keys")
     return text.rstrip("/")
+
+
+def _key(secret: SecretStr) -> SecretStr:
+    text = _trimmed(secret.get_secret_value())
+    if " " in text:
+        raise ValueError("should hold no spaces")
+    return SecretStr(text)
 
 
 def _header_value(secret: SecretStr) -> SecretStr:
@@ -60,6 +82,7 @@ PathList = Annotated[str, AfterValidator(_paths)]
 AddressText = Annotated[str, AfterValidator(_address)]
 TcpText = Annotated[str, AfterValidator(_tcp_address)]
 UrlText = Annotated[str, AfterValidator(_url)]
+Key = Annotated[SecretStr, AfterValidator(_key)]
 Token = Annotated[SecretStr, AfterValidator(_header_value)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]

@@ -23,6 +23,7 @@ from runner_service.settings.types import (
     CountOrZero,
     FilesLevel,
     HostList,
+    Key,
     NetworkLevel,
     PathList,
     Port,
@@ -226,11 +227,11 @@ token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 
         lambda data: data["ollama_base_url"] if data["stigmer_llm_provider"] == "ollama" else None
     )
     """Where the provider is. The default is the provider's own."""
-    anthropic_api_key: SecretStr | None = None
+    anthropic_api_key: Key | None = None
     """The key for `anthropic`, unless STIGMER_LLM_API_KEY says it."""
-    openai_api_key: SecretStr | None = None
+    openai_api_key: Key | None = None
     """The key for `openai`, unless STIGMER_LLM_API_KEY says it."""
-    stigmer_llm_api_key: SecretStr | None = _computed(_default_model_key)
+    stigmer_llm_api_key: Key | None = _computed(_default_model_key)
     """The key of STIGMER_LLM_PROVIDER. Without it the service starts, but executions that need it are refused."""
     stigmer_llm_first_token_timeout: Seconds | None = None
     """How many seconds the model may take to its first token. The default is 300 for `ollama` and for endpoints on \
@@ -253,7 +254,7 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """The port of Redis. Cloud mode only."""
     redis_password: SecretStr | None = None
     """The password of Redis. Cloud mode only."""
-    daytona_api_key: SecretStr | None = None
+    daytona_api_key: Key | None = None
     """The key of Daytona. Required in cloud mode, not used in local mode."""
     daytona_dev_tools_snapshot_id: str | None = None
     """The snapshot that sandboxes are created from; it needs bash and Python 3.11. Unset: Daytona's default.

@@ -1,0 +1,3 @@
+from tests.running import start_process
+
+__all__ = ["start_process"]
