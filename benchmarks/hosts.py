@@ -23,6 +23,9 @@ class PlainLoop:
     async def forget(self, execution_id: str, session_id: str) -> None:
         """There is nothing to forget."""
 
+    async def forget_session(self, session_id: str) -> None:
+        """Keeps nothing."""
+
 
 async def serve_with(loop: AgentLoop, ready_fd: int, base: Path) -> None:
     """Serves the service as it is, but for its agent loop; its files are below `base`."""

@@ -180,6 +180,16 @@ class RunnerClient:
                 return
             request.page_token = page.next_page_token
 
+    async def delete(self, execution_id: str) -> None:
+        """Deletes an execution that has ended."""
+        request = runner_pb2.DeleteExecutionRequest(execution_id=execution_id)
+        await self._stub.DeleteExecution(request, metadata=self._metadata)
+
+    async def delete_session(self, session_id: str) -> int:
+        """Deletes a session with all its executions, and returns how many those were."""
+        request = runner_pb2.DeleteSessionRequest(session_id=session_id)
+        return (await self._stub.DeleteSession(request, metadata=self._metadata)).deleted_executions
+
     async def read_output(
         self,
         execution_id: str,

@@ -7,7 +7,21 @@ import sys
 import pytest
 from tests.cli.command_line import CommandLine
 
-COMMANDS = ("run", "serve", "events", "ps", "cancel", "output", "check", "version", "completion")
+COMMANDS = (
+    "run",
+    "serve",
+    "events",
+    "ps",
+    "cancel",
+    "output",
+    "delete",
+    "approvals",
+    "approve",
+    "reject",
+    "check",
+    "version",
+    "completion",
+)
 HEAVY = ("grpc", "pydantic", "rich", "langchain_core", "langgraph", "deepagents", "opentelemetry")
 
 
@@ -71,7 +85,7 @@ def test_ids_of_executions_sessions_and_calls_are_completed_by_the_running_servi
     assert _completed(service, "runner-service events completed-") == ["completed-2", "completed-1"]
     assert _completed(service, "runner-service cancel completed-") == ["completed-2"]
     assert _completed(service, "runner-service output completed-1 ") == ["1"]
-    assert _completed(service, "runner-service run --session compl") == ["completed"]
+    assert _completed(service, "runner-service run --session compl") == ["completed-2", "completed"]
     assert _completed(service, "runner-service ps --server 127.0.0.1:1 --session compl") == []
     service("cancel", "completed-2")
 

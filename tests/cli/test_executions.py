@@ -89,3 +89,14 @@ def test_output_of_a_call_that_was_never_made_says_how_many_there_are(service: C
     done = service("output", told, "2")
     assert done.returncode == 1
     assert "has made 1 tool call so far" in done.stderr
+
+
+def test_delete_takes_ids_or_a_session(service: CommandLine) -> None:
+    service("run", "--id", "doomed-1", "true")
+    service("run", "--id", "doomed-2", "--session", "doomed-session", "true")
+    assert service("delete").returncode == 2
+    assert service("delete", "doomed-1").stdout == "doomed-1 deleted\n"
+    done = service("delete", "--session", "doomed-session")
+    assert done.stdout == "session doomed-session deleted, with 1 execution\n"
+    assert service("events", "doomed-2").returncode == 1
+    assert service("delete", "doomed-1").returncode == 1

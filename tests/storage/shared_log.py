@@ -180,6 +180,9 @@ class SharedLog:
         stored = self._store.executions.get(execution_id)
         return stored.calls.get(tool_call_id) if stored else None
 
+    async def delete(self, execution_id: str) -> bool:
+        return self._store.executions.pop(execution_id, None) is not None
+
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         del max_bytes
         old = [

@@ -107,6 +107,17 @@ async def test_an_id_that_was_pruned_can_be_used_again(log: EventLog) -> None:
     assert await log.find_values("token") == {}
 
 
+async def test_an_execution_is_deleted_alone_and_with_all_that_is_its_own(log: EventLog) -> None:
+    await log.append([execution("a"), NewEvent("a", 1, b"<a>"), NewRun("a", "run"), NewValue("a", "token", b"x")])
+    await log.append([execution("b"), NewEvent("b", 1, b"<b>")])
+    assert await log.delete("a")
+    assert not await log.delete("a")
+    assert await log.get("a") is None
+    assert await log.run_id("a") is None
+    assert await log.find_values("token") == {}
+    assert await log.read("b", 0, 100) == (b"<b>", 1)
+
+
 async def test_a_stream_whose_execution_is_gone_ends_with_the_reason(log: EventLog) -> None:
     ends: list[LogUnavailableEnd] = []
     async with log_writer(log) as writer:

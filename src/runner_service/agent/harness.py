@@ -31,6 +31,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 logger = logging.getLogger(__name__)
 
 _EXECUTION_PREFIX = "execution-"
+_SESSION_PREFIX = "thread-"
 _STEPS_PER_MODEL_CALL = 10
 """Above what a model call with its tools can take: the limits of the request end an agent, not this."""
 
@@ -91,6 +92,12 @@ class AgentHarness:
             await self._storage.scratch_files.delete_thread(thread)
         except (LogError, OSError) as error:
             logger.warning("forgetting_failed execution=%s error=%s", execution_id, error)
+
+    async def forget_session(self, session_id: str) -> None:
+        """Deletes the conversation of a session. Raises LogError, OSError."""
+        thread = f"{_SESSION_PREFIX}{session_id}"
+        await self._checkpoints.delete_thread(thread)
+        await self._storage.scratch_files.delete_thread(thread)
 
     async def _invoke(self, run: AgentRun, plan: AgentPlan) -> str:
         graph = await self._graphs.graph(run.model, plan)
@@ -167,7 +174,7 @@ def _publish_retirement(run: AgentRun) -> None:
 
 
 def _thread_id(run: AgentRun) -> str:
-    return f"thread-{run.session_id}" if run.session_id else f"{_EXECUTION_PREFIX}{run.execution_id}"
+    return f"{_SESSION_PREFIX}{run.session_id}" if run.session_id else f"{_EXECUTION_PREFIX}{run.execution_id}"
 
 
 async def _has_message(graph: Graph, config: RunnableConfig, user_message: HumanMessage) -> bool:

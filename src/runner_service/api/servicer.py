@@ -62,6 +62,8 @@ class AgentRunnerServicer:
                 "GetExecution": _unary(self.get_execution, runner_pb2.GetExecutionRequest),
                 "ListExecutions": _unary(self.list_executions, runner_pb2.ListExecutionsRequest),
                 "CancelExecution": _unary(self.cancel_execution, runner_pb2.CancelExecutionRequest),
+                "DeleteExecution": _unary(self.delete_execution, runner_pb2.DeleteExecutionRequest),
+                "DeleteSession": _unary(self.delete_session, runner_pb2.DeleteSessionRequest),
                 "SubmitApproval": _unary(self.submit_approval, runner_pb2.SubmitApprovalRequest),
                 "WatchApprovals": grpc.unary_stream_rpc_method_handler(
                     self.watch_approvals,
@@ -147,6 +149,22 @@ class AgentRunnerServicer:
                         await context.write(response)
                 except TimeoutError:
                     raise WriteStalledError(f"nothing was read for {self._write_timeout:g} s; call again") from None
+
+    async def delete_execution(
+        self, request: runner_pb2.DeleteExecutionRequest, _: Context
+    ) -> runner_pb2.DeleteExecutionResponse:
+        """Deletes an execution."""
+        requests.check_delete_execution(request)
+        await self._executions.delete_execution(request.execution_id)
+        return runner_pb2.DeleteExecutionResponse()
+
+    async def delete_session(
+        self, request: runner_pb2.DeleteSessionRequest, _: Context
+    ) -> runner_pb2.DeleteSessionResponse:
+        """Deletes a session."""
+        requests.check_delete_session(request)
+        deleted = await self._executions.delete_session(request.session_id)
+        return runner_pb2.DeleteSessionResponse(deleted_executions=deleted)
 
     async def read_tool_output(
         self, request: runner_pb2.ReadToolOutputRequest, _: Context

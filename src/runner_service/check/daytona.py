@@ -23,7 +23,7 @@ _REFUSAL_STATUSES = frozenset({401, 403})
 async def daytona_check(settings: Settings) -> Check:
     """Lists one sandbox, creating none, and compares the versions of SDK and server."""
     if importlib.util.find_spec("daytona") is None:
-        next_step = "pip install 'runner-service[cloud]'"
+        next_step = "install the extra `cloud`: pip install 'runner-service[cloud] @ file:///path/to/the.whl'"
         return Check("MODE", "fail", "cloud mode needs packages that are not installed", next_step)
     url = settings.daytona_api_url
     key = settings.daytona_api_key.get_secret_value() if settings.daytona_api_key else ""

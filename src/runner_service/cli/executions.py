@@ -96,6 +96,26 @@ def cancel(execution_id: str, *, reason: str, target: Target) -> None:
 
 
 @click.command(
+    epilog=help_epilog("runner-service delete 3f9a1c2b7d5e", "runner-service delete --session fix"),
+)
+@click.argument("execution_ids", metavar="[ID]...", nargs=-1, shell_complete=completes("executions"))
+@click.option(
+    "--session", "session_id", default="", metavar="ID", shell_complete=completes("sessions"), help="A session."
+)
+@target_options
+def delete(execution_ids: tuple[str, ...], *, session_id: str, target: Target) -> None:
+    """Deletes executions that have ended, or a session with all of its own: events, output, conversation, sandbox.
+
+    The directory that the agent worked in stays, unless the session had one of its own.
+    """
+    if bool(execution_ids) == bool(session_id):
+        raise click.UsageError("give the IDs of executions, or a --session")
+    from runner_service.cli.actions.delete import delete_executions  # noqa: PLC0415  # gRPC and pydantic, for this only
+
+    delete_executions(execution_ids, session_id, target)
+
+
+@click.command(
     short_help="Writes what a command of an execution wrote.",
     epilog=help_epilog(
         "runner-service output 3f9a1c2b7d5e 2 > build.log",

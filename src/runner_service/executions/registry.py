@@ -125,6 +125,10 @@ class Registry:
             execution.holders -= 1
             self.drop_if_idle(execution)
 
+    def drop(self, execution: Execution) -> None:
+        """Drops an execution that is being deleted."""
+        self._in_memory.pop(execution.id, None)
+
     def drop_if_idle(self, execution: Execution) -> None:
         """Drops from memory what is neither active nor held, as soon as the log has all of it."""
         if execution.holders or execution.is_active:

@@ -5,8 +5,8 @@ An execution belongs to the service, not to a call: callers come and go, and onl
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from runner_service.errors import (
@@ -21,11 +21,13 @@ from runner_service.errors import (
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
+from runner_service.executions.deletion import Deletion
 from runner_service.executions.execution import Execution
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
+from runner_service.executors.protocol import SandboxError
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import Claim, Ownership
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -36,6 +38,14 @@ if TYPE_CHECKING:
     from runner_service.stigmer.resolver import Found
 
     Request = runner_pb2.ExecuteAgentRequest
+
+
+@contextmanager
+def _sandbox_errors_as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (SandboxError, ExecutionEnd) as error:
+        raise UnavailableError(f"not all of it could be deleted: {error}") from error
 
 
 class ExecutionService:
@@ -62,6 +72,7 @@ class ExecutionService:
         self._readiness = readiness
         self._daemon = daemon
         self._start_lock = asyncio.Lock()
+        self._deletion = Deletion(log, registry, runner)
 
     @property
     def is_busy(self) -> bool:
@@ -109,6 +120,18 @@ class ExecutionService:
         return await self.end(
             execution_id, CancelledEnd(f"cancelled: {reason}" if reason else "cancelled by CancelExecution")
         )
+
+    async def delete_execution(self, execution_id: str) -> None:
+        """Deletes an execution. Raises as `Deletion` does; SandboxError as UnavailableError."""
+        async with self._start_lock:
+            with _sandbox_errors_as_unavailable():
+                await self._deletion.delete_execution(execution_id)
+
+    async def delete_session(self, session_id: str) -> int:
+        """Deletes a session, and returns how many executions it had. Raises as `delete_execution` does."""
+        async with self._start_lock:
+            with _sandbox_errors_as_unavailable():
+                return await self._deletion.delete_session(session_id)
 
     async def end(self, execution_id: str, end: ExecutionEnd) -> "event_pb2.State.ValueType":
         """Ends an execution with `end` and returns the state it was in. Raises NotFoundError."""

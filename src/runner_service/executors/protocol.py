@@ -289,6 +289,13 @@ class Executor(Protocol):
     def root_for(self, spec: "SandboxSpec") -> str | None:
         """Returns the path that `open` gives the sandbox as its root; None if it is only known then."""
 
+    async def delete(self, spec: "SandboxSpec") -> None:
+        """Deletes the directory or sandbox that a session, or an execution without one, had of its own, if any.
+
+        Raises:
+            SandboxError: it could not be deleted.
+        """
+
     def skip_grace(self) -> None:
         """From now on ends commands by SIGKILL at once: the service has no time left for a grace period."""
 

@@ -189,6 +189,9 @@ class EventLog(Outputs, Journal, Protocol):
     async def mark_interrupted(self, execution_ids: Collection[str]) -> None:
         """Sets those executions to INTERRUPTED, unless they have ended."""
 
+    async def delete(self, execution_id: str) -> bool:
+        """Deletes an execution with its events and outputs; False when it is not in the log. Not for active ones."""
+
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """Deletes executions that ended over `max_age` seconds ago, then the oldest while the log exceeds `max_bytes`.
 

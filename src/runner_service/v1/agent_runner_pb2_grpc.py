@@ -65,6 +65,16 @@ class AgentRunnerServiceStub:
                 request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.CancelExecutionRequest.SerializeToString,
                 response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.CancelExecutionResponse.FromString,
                 _registered_method=True)
+        self.DeleteExecution = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/DeleteExecution',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.DeleteExecutionRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.DeleteExecutionResponse.FromString,
+                _registered_method=True)
+        self.DeleteSession = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/DeleteSession',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.DeleteSessionRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.DeleteSessionResponse.FromString,
+                _registered_method=True)
         self.ReadToolOutput = channel.unary_unary(
                 '/runner_service.v1.AgentRunnerService/ReadToolOutput',
                 request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputRequest.SerializeToString,
@@ -164,6 +174,31 @@ class AgentRunnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteExecution(self, request, context):
+        """Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
+        directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
+        unknown: its id can be used again.
+
+        NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
+        FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.
+        UNAVAILABLE: the log or the sandbox cannot be reached. Call again later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSession(self, request, context):
+        """Deletes a session: all its executions, its conversation, and the directory (with SANDBOX_SCOPE=session) or cloud sandbox
+        that it had of its own. A directory that all share stays.
+
+        NOT_FOUND: no execution of the session is in the log.
+        FAILED_PRECONDITION: one of its executions has not ended, or somebody follows one; none was deleted.
+        UNAVAILABLE: the log or the sandbox cannot be reached. Call again later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadToolOutput(self, request, context):
         """Reads a byte range of a command's output, while the command runs and afterwards, without replaying events.
 
@@ -231,6 +266,16 @@ def add_AgentRunnerServiceServicer_to_server(servicer, server):
                     servicer.CancelExecution,
                     request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.CancelExecutionRequest.FromString,
                     response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.CancelExecutionResponse.SerializeToString,
+            ),
+            'DeleteExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExecution,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.DeleteExecutionRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.DeleteExecutionResponse.SerializeToString,
+            ),
+            'DeleteSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSession,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.DeleteSessionRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.DeleteSessionResponse.SerializeToString,
             ),
             'ReadToolOutput': grpc.unary_unary_rpc_method_handler(
                     servicer.ReadToolOutput,
@@ -394,6 +439,60 @@ class AgentRunnerService:
             '/runner_service.v1.AgentRunnerService/CancelExecution',
             runner__service_dot_v1_dot_agent__runner__pb2.CancelExecutionRequest.SerializeToString,
             runner__service_dot_v1_dot_agent__runner__pb2.CancelExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/DeleteExecution',
+            runner__service_dot_v1_dot_agent__runner__pb2.DeleteExecutionRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.DeleteExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/DeleteSession',
+            runner__service_dot_v1_dot_agent__runner__pb2.DeleteSessionRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.DeleteSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -87,6 +87,23 @@ class AgentRunnerServiceStub:
 
     NOT_FOUND: the id is not in the log; it never was, or it was pruned.
     """
+    DeleteExecution: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.DeleteExecutionRequest, _agent_runner_pb2.DeleteExecutionResponse]
+    """Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
+    directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
+    unknown: its id can be used again.
+
+    NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
+    FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.
+    UNAVAILABLE: the log or the sandbox cannot be reached. Call again later.
+    """
+    DeleteSession: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.DeleteSessionRequest, _agent_runner_pb2.DeleteSessionResponse]
+    """Deletes a session: all its executions, its conversation, and the directory (with SANDBOX_SCOPE=session) or cloud sandbox
+    that it had of its own. A directory that all share stays.
+
+    NOT_FOUND: no execution of the session is in the log.
+    FAILED_PRECONDITION: one of its executions has not ended, or somebody follows one; none was deleted.
+    UNAVAILABLE: the log or the sandbox cannot be reached. Call again later.
+    """
     ReadToolOutput: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.ReadToolOutputRequest, _agent_runner_pb2.ReadToolOutputResponse]
     """Reads a byte range of a command's output, while the command runs and afterwards, without replaying events.
 
@@ -170,6 +187,23 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     requested; the `finished` event follows when it is complete.
 
     NOT_FOUND: the id is not in the log; it never was, or it was pruned.
+    """
+    DeleteExecution: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.DeleteExecutionRequest, _agent_runner_pb2.DeleteExecutionResponse]  # type: ignore[assignment]
+    """Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
+    directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
+    unknown: its id can be used again.
+
+    NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
+    FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.
+    UNAVAILABLE: the log or the sandbox cannot be reached. Call again later.
+    """
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.DeleteSessionRequest, _agent_runner_pb2.DeleteSessionResponse]  # type: ignore[assignment]
+    """Deletes a session: all its executions, its conversation, and the directory (with SANDBOX_SCOPE=session) or cloud sandbox
+    that it had of its own. A directory that all share stays.
+
+    NOT_FOUND: no execution of the session is in the log.
+    FAILED_PRECONDITION: one of its executions has not ended, or somebody follows one; none was deleted.
+    UNAVAILABLE: the log or the sandbox cannot be reached. Call again later.
     """
     ReadToolOutput: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.ReadToolOutputRequest, _agent_runner_pb2.ReadToolOutputResponse]  # type: ignore[assignment]
     """Reads a byte range of a command's output, while the command runs and afterwards, without replaying events.
@@ -281,6 +315,35 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         requested; the `finished` event follows when it is complete.
 
         NOT_FOUND: the id is not in the log; it never was, or it was pruned.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteExecution(
+        self,
+        request: _agent_runner_pb2.DeleteExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.DeleteExecutionResponse, _abc.Awaitable[_agent_runner_pb2.DeleteExecutionResponse]]:
+        """Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
+        directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
+        unknown: its id can be used again.
+
+        NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
+        FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.
+        UNAVAILABLE: the log or the sandbox cannot be reached. Call again later.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSession(
+        self,
+        request: _agent_runner_pb2.DeleteSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.DeleteSessionResponse, _abc.Awaitable[_agent_runner_pb2.DeleteSessionResponse]]:
+        """Deletes a session: all its executions, its conversation, and the directory (with SANDBOX_SCOPE=session) or cloud sandbox
+        that it had of its own. A directory that all share stays.
+
+        NOT_FOUND: no execution of the session is in the log.
+        FAILED_PRECONDITION: one of its executions has not ended, or somebody follows one; none was deleted.
+        UNAVAILABLE: the log or the sandbox cannot be reached. Call again later.
         """
 
     @_abc_1.abstractmethod

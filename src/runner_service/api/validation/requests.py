@@ -59,6 +59,16 @@ def check_get(request: runner_pb2.GetExecutionRequest) -> None:
     raise_if_any(required_identifier(request.execution_id))
 
 
+def check_delete_execution(request: runner_pb2.DeleteExecutionRequest) -> None:
+    """Validates a DeleteExecution request. Raises InvalidRequestError."""
+    raise_if_any(required_identifier(request.execution_id))
+
+
+def check_delete_session(request: runner_pb2.DeleteSessionRequest) -> None:
+    """Validates a DeleteSession request. Raises InvalidRequestError."""
+    raise_if_any(required_identifier(request.session_id, "session_id"))
+
+
 def check_cancel(request: runner_pb2.CancelExecutionRequest) -> None:
     """Validates a CancelExecution request. Raises InvalidRequestError."""
     raise_if_any(
@@ -219,12 +229,12 @@ def _is_valid_time(time: Timestamp) -> bool:
     return 0 <= time.seconds < _MAX_TIME_SECONDS and 0 <= time.nanos < _NANOSECONDS
 
 
-def required_identifier(value: str) -> Violations:
+def required_identifier(value: str, field: str = "execution_id") -> Violations:
     """Yields a violation unless `execution_id` is set and valid."""
     if value:
-        yield from identifier("execution_id", value)
+        yield from identifier(field, value)
     else:
-        yield FieldViolation("execution_id", "must be set")
+        yield FieldViolation(field, "must be set")
 
 
 def raise_if_any(*checks: Violations) -> None:

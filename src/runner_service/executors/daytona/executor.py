@@ -70,6 +70,12 @@ class DaytonaExecutor:
         del spec
         return None
 
+    async def delete(self, spec: SandboxSpec) -> None:
+        """Implements `Executor`."""
+        self._load_sdk.set()
+        manager = await asyncio.shield(self._manager)
+        await manager.delete(manager.ref_for(spec).name)
+
     def skip_grace(self) -> None:
         """Does nothing: commands in a sandbox outlive the service."""
 

@@ -111,6 +111,11 @@ class LocalExecutor:
         """Implements `Executor`."""
         return os.path.realpath(self._directory(spec))
 
+    async def delete(self, spec: SandboxSpec) -> None:
+        """Implements `Executor`. A directory that all executions share is the user's, and stays."""
+        if self._scope == "session":
+            await asyncio.to_thread(_remove_directory, self._directory(spec))
+
     def skip_grace(self) -> None:
         """Implements `Executor`."""
         self._supervisor.client.skip_grace()
@@ -214,6 +219,15 @@ def _resolve_root(directory: Path) -> Path:
     if nearest != real and not os.access(nearest, os.W_OK | os.X_OK):
         raise SandboxError(f"{directory} cannot be used as a sandbox: {nearest} may not be written")
     return real
+
+
+def _remove_directory(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SandboxError(f"{directory} could not be deleted: {error.strerror}") from error
 
 
 def _create_directory(directory: Path) -> Path:

@@ -202,6 +202,10 @@ class SqliteEventLog:
         with transaction(self._writer):
             self._writer.executemany(query, [(states.INTERRUPTED, each) for each in execution_ids])
 
+    async def delete(self, execution_id: str) -> bool:
+        """Implements `EventLog`."""
+        return await self._as_log_error(self._write_thread.run(lambda: self._pruner.delete(execution_id)))
+
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """Implements `EventLog`."""
 

@@ -40,6 +40,15 @@ class Pruner:
             self._connection.execute("PRAGMA incremental_vacuum").fetchall()
         return deleted
 
+    def delete(self, execution_id: str) -> bool:
+        """Deletes one execution; False when there is no such execution."""
+        row = self._connection.execute("SELECT key FROM executions WHERE execution_id = ?", (execution_id,)).fetchone()
+        if row is None:
+            return False
+        self._delete(row[0])
+        self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+        return True
+
     def _size(self) -> int:
         connection = self._connection
         pages, free, size = (
