@@ -66,9 +66,10 @@ def python_of_peer(package: str) -> str:
     """Returns the Python of the environment that has the package, installing it at the first time."""
     environment = CACHE / package
     python = environment / "bin" / "python"
+    uv = str(Path(sys.executable).with_name("uv"))  # of `make .venv/.dev`: there need be none on the PATH
     if not python.exists():
-        subprocess.run(["uv", "venv", "--quiet", str(environment)], check=True)
-    subprocess.run(["uv", "pip", "install", "--quiet", "--python", str(python), package], check=True, timeout=600)
+        subprocess.run([uv, "venv", "--quiet", str(environment)], check=True)
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), package], check=True, timeout=600)
     return str(python)
 
 

@@ -188,7 +188,7 @@ def _rates(rounds: int) -> dict[str, list[float]]:
         rates.setdefault("swe-rex's server", []).extend(
             peers.or_left_out("swe-rex's server", lambda: peers.swe_rex_rate(16, 400), 1)
         )
-    return rates
+    return {name: values for name, values in rates.items() if values}  # without the peers that are left out
 
 
 def _compared(name: str, title: str, unit: str, found: dict[str, dict[str, list[float]]], *, goal: float) -> Figure:

@@ -22,8 +22,18 @@ async def test_grpcurl_lists_the_services_and_asks_for_health_without_any_proto(
     async with serving() as probe:
         address = probe.server.address
         listed = (await grpcurl(address, "list")).split()
-        assert listed == sorted(["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", SERVICE])
+        reflection = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+        assert listed == sorted(["grpc.health.v1.Health", *reflection, SERVICE])
         assert '"status": "SERVING"' in await grpcurl(address, "grpc.health.v1.Health/Check")
+
+
+async def test_both_versions_of_reflection_are_spoken_and_described() -> None:
+    async with serving() as probe:
+        for version in ("v1", "v1alpha"):
+            name = f"grpc.reflection.{version}.ServerReflection"
+            assert f"service {'ServerReflection'}" in await grpcurl(probe.server.address, "describe", name)
+            asked = ("-d", '{"list_services": ""}', probe.server.address, f"{name}/ServerReflectionInfo")
+            assert SERVICE in await grpcurl(*asked)
 
 
 async def test_reflection_needs_the_token() -> None:

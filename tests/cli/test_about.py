@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.cli.command_line import CommandLine
+from tests.cli.command_line import CommandLine, running
 
 COMMANDS = (
     "run",
@@ -19,6 +19,7 @@ COMMANDS = (
     "approve",
     "reject",
     "check",
+    "health",
     "version",
     "completion",
 )
@@ -131,3 +132,11 @@ def test_check_tells_each_variable_that_is_wrong(alone: CommandLine) -> None:
     assert done.returncode == 78
     assert "LOG_LEVEL" in done.stderr
     assert "LISTEN_ADDRESS" in done.stderr
+
+
+def test_health_tells_by_its_exit_code_whether_a_service_is_there(alone: CommandLine, service: CommandLine) -> None:
+    assert alone("health").returncode == 69
+    assert service("health").returncode == 0
+    with running(alone, LISTEN_ADDRESS="127.0.0.1:0"):
+        done = alone("health")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -154,6 +154,13 @@ def test_ctrl_c_before_there_is_a_service_ends_the_command(alone: CommandLine) -
     assert "Traceback" not in terminal.text
 
 
+def test_the_first_thing_to_be_seen_is_that_the_service_starts_and_it_goes_away(alone: CommandLine) -> None:
+    with Terminal(alone, "run", "echo hello") as terminal:
+        assert terminal.exit_code() == 0
+    assert terminal.text.startswith("starting the service …")
+    assert "starting the service …\r\x1b[K" in terminal.raw
+
+
 def test_a_secret_is_asked_for_without_showing_it(service: CommandLine) -> None:
     with Terminal(service, "run", "--secret", "API_TOKEN", "echo ${#API_TOKEN} $API_TOKEN") as terminal:
         terminal.wait_for("API_TOKEN")

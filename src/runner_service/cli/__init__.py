@@ -9,7 +9,7 @@ import click
 from runner_service.cli.approvals import approvals, approve, reject
 from runner_service.cli.errors import ExitCode, help_epilog, print_message
 from runner_service.cli.executions import cancel, delete, events, output, ps
-from runner_service.cli.information import check, completion, version, version_option
+from runner_service.cli.information import check, completion, health, version, version_option
 from runner_service.cli.run import run
 from runner_service.cli.serve import serve
 
@@ -47,7 +47,22 @@ def commands() -> None:
     """Runs AI agents, and shows what they do."""
 
 
-for command in (run, serve, events, ps, cancel, output, delete, approvals, approve, reject, check, version, completion):
+for command in (
+    run,
+    serve,
+    events,
+    ps,
+    cancel,
+    output,
+    delete,
+    approvals,
+    approve,
+    reject,
+    check,
+    health,
+    version,
+    completion,
+):
     commands.add_command(command)
 
 

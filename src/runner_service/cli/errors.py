@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner_service.cli.progress import clear_progress
+
 if TYPE_CHECKING:
     from runner_service.states import State
 
@@ -77,4 +79,5 @@ class CommandError(click.ClickException):
 
 def print_message(text: str) -> None:
     """Prints a message to stderr, apart from the output of the command."""
+    clear_progress()
     click.echo(f"runner-service: {text}", err=True)

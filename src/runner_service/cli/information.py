@@ -1,4 +1,4 @@
-"""`check`, `version` and `completion`."""
+"""`check`, `health`, `version` and `completion`."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from runner_service.cli.errors import help_epilog
+from runner_service.cli.target import Target, target_options
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -24,6 +25,15 @@ def check() -> int:
     from runner_service.cli.actions.check import print_checks  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     return print_checks()
+
+
+@click.command(epilog=help_epilog("runner-service health", "runner-service health --server localhost:50051"))
+@target_options
+def health(target: Target) -> None:
+    """Tells by its exit code whether the service takes executions; for containers and scripts. It needs no token."""
+    from runner_service.cli.actions.health import check_health  # noqa: PLC0415  # only needed here
+
+    check_health(target)
 
 
 @click.command(epilog=help_epilog("runner-service version", "runner-service version --json"))

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from runner_service.cli.errors import help_epilog
+from runner_service.cli.progress import show_progress
 from runner_service.cli.shell_completion import completes
 from runner_service.cli.target import Target, target_options
 from runner_service.cli.view_options import ViewOptions, view_options
@@ -117,6 +118,8 @@ def run(
 
     if continues and (session_id or execution_id):
         raise click.UsageError("--continue takes the newest session: leave --session and --id out")
+    if target.server is None:
+        show_progress("starting the service")  # the imports below take longer than anybody should look at nothing
     from runner_service.cli.run_request import RunOptions  # noqa: PLC0415  # gRPC and pydantic, for this only
 
     run_options = RunOptions(

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from runner_service.addresses import parse_address
 from runner_service.api.auth import authentication
@@ -17,6 +16,7 @@ from runner_service.executions.readiness import Readiness
 from runner_service.server.binding import BindError, BoundAddresses, bind, require_bindable
 from runner_service.server.metrics_http import serve_metrics
 from runner_service.server.ready_file import ServiceFile, announce_ready, service_file
+from runner_service.server.reflection import add_reflection
 from runner_service.server.signals import StopRequests, stop_signals
 from runner_service.server.tls import TlsError, server_credentials
 from runner_service.server.transport import CHANNEL_OPTIONS
@@ -114,7 +114,7 @@ async def running_server(
     )
     add_services(server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(readiness, frozenset(service_names)), server)
-    reflection.enable_server_reflection((*service_names, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
+    add_reflection(server, (*service_names, HEALTH_SERVICE))
     bound = await bind(server, parse_address(settings.listen_address), server_credentials(settings))
     running = RunningServer(server, readiness, calls, bound)
     try:

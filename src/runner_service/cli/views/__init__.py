@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Protocol
 
+from runner_service.cli.progress import clear_progress
 from runner_service.cli.view_options import ViewOptions
 from runner_service.cli.views.machine import AnswerView, JsonView
 from runner_service.cli.views.plain import PlainView
@@ -30,6 +31,7 @@ async def opened_view(options: ViewOptions, *, after: int = 0, hint: str) -> Asy
 
     `hint` says what keys do.
     """
+    clear_progress()
     match options:
         case ViewOptions.JSON:
             yield JsonView(sys.stdout)
