@@ -23,6 +23,10 @@ class PlainLoop:
     async def forget(self, execution_id: str, session_id: str) -> None:
         """There is nothing to forget."""
 
+    async def kept_sessions(self) -> Collection[str]:
+        """It keeps nothing."""
+        return ()
+
     async def forget_session(self, session_id: str) -> None:
         """Keeps nothing."""
 

@@ -1,5 +1,6 @@
 """What is deleted is gone: from the log, the disk and the conversation."""
 
+import asyncio
 from pathlib import Path
 
 import grpc
@@ -97,3 +98,21 @@ async def test_ids_that_are_none_are_refused(start: StartService) -> None:
     assert await code_of(delete(client, "")) == grpc.StatusCode.INVALID_ARGUMENT
     empty = runner_pb2.DeleteSessionRequest()
     assert await code_of(client.stub.DeleteSession(empty)) == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_conversation_goes_with_the_last_execution_of_its_session(
+    start: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner_service.executions.background._CLEANUP_INTERVAL_SECONDS", 0.05)
+    client = await start([turn("First."), turn("Second.")], LOG_MAX_AGE="0.01")
+    assert "First." in text_of(await client.execute(session_id="s", execution_id="a"))
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await client.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id="a"))
+            except grpc.aio.AioRpcError:
+                break
+            await asyncio.sleep(0.02)
+        # The script plays its first turn where the conversation is empty.
+        while "First." not in text_of(await client.execute(session_id="s")):
+            await asyncio.sleep(0.1)

@@ -89,8 +89,8 @@ type AgentRunnerServiceClient interface {
 	// NOT_FOUND: the id is not in the log; it never was, or it was pruned.
 	CancelExecution(ctx context.Context, in *CancelExecutionRequest, opts ...grpc.CallOption) (*CancelExecutionResponse, error)
 	// Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
-	// directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
-	// unknown: its id can be used again.
+	// directory or cloud sandbox that it had of its own. What belongs to its session stays until the last of its executions
+	// is gone. An execution that was deleted is unknown: its id can be used again.
 	//
 	// NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
 	// FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.
@@ -325,8 +325,8 @@ type AgentRunnerServiceServer interface {
 	// NOT_FOUND: the id is not in the log; it never was, or it was pruned.
 	CancelExecution(context.Context, *CancelExecutionRequest) (*CancelExecutionResponse, error)
 	// Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
-	// directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
-	// unknown: its id can be used again.
+	// directory or cloud sandbox that it had of its own. What belongs to its session stays until the last of its executions
+	// is gone. An execution that was deleted is unknown: its id can be used again.
 	//
 	// NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
 	// FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.

@@ -71,13 +71,20 @@ class AgentHarness:
 
     async def kept(self) -> Collection[str]:
         """Returns the executions of which something is kept, other than the conversation of their session."""
+        return await self._kept_with_prefix(_EXECUTION_PREFIX)
+
+    async def kept_sessions(self) -> Collection[str]:
+        """Returns the sessions whose conversation is kept."""
+        return await self._kept_with_prefix(_SESSION_PREFIX)
+
+    async def _kept_with_prefix(self, prefix: str) -> Collection[str]:
         try:
             checkpointed = await self._checkpoints.thread_ids()
             threads = {*checkpointed, *await self._storage.scratch_files.thread_ids()}
         except (LogError, OSError) as error:
             logger.warning("kept_unknown error=%s", error)
             return ()
-        return {each.removeprefix(_EXECUTION_PREFIX) for each in threads if each.startswith(_EXECUTION_PREFIX)}
+        return {each.removeprefix(prefix) for each in threads if each.startswith(prefix)}
 
     async def forget(self, execution_id: str, session_id: str) -> None:
         """Forgets an execution that is finished for good: its conversation too, unless that is a session's.

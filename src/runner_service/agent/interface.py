@@ -76,6 +76,9 @@ class AgentLoop(Protocol):
     async def forget(self, execution_id: str, session_id: str) -> None:
         """Forgets what it kept to go on with an execution that is finished for good. A session's conversation stays."""
 
+    async def kept_sessions(self) -> Collection[str]:
+        """Returns the sessions whose conversation it keeps."""
+
     async def forget_session(self, session_id: str) -> None:
         """Deletes the conversation of a session. Raises LogError, OSError."""
 

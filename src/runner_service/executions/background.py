@@ -165,6 +165,7 @@ async def _delete_orphaned_state(runner: Runner, registry: Registry) -> None:
     while True:
         try:
             await runner.delete_orphaned_state(registry.is_active)
+            await runner.delete_orphaned_sessions(lambda: {each.record.session_id for each in registry.in_memory()})
         except (LogError, ExecutionEnd) as error:
             logger.warning("delete_orphaned_state_failed error=%s", error)
         await asyncio.sleep(_CLEANUP_INTERVAL_SECONDS)

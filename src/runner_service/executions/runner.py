@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
@@ -21,6 +21,7 @@ from runner_service.models import ModelChoice, resolve
 from runner_service.redaction import Redactor
 from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog
+from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -95,6 +96,14 @@ class Runner:
             # It may have been resumed meanwhile.
             if not is_active(execution_id) and (stored is None or states.is_final(stored.execution.state)):
                 await loop.forget(execution_id, stored.execution.session_id if stored else "")
+
+    async def delete_orphaned_sessions(self, active_sessions: Callable[[], Collection[str]]) -> None:
+        """Deletes conversations of sessions that have no execution in the log. Raises as `delete_orphaned_state`."""
+        loop = await self.agent_loop.once_loaded()
+        for session_id in await loop.kept_sessions():
+            page = await self.log.list_executions(ExecutionFilter(session_id=session_id), limit=1)
+            if not page.executions and session_id not in active_sessions():
+                await loop.forget_session(session_id)
 
 
 @dataclass(frozen=True)

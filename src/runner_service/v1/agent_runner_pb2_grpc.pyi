@@ -89,8 +89,8 @@ class AgentRunnerServiceStub:
     """
     DeleteExecution: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.DeleteExecutionRequest, _agent_runner_pb2.DeleteExecutionResponse]
     """Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
-    directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
-    unknown: its id can be used again.
+    directory or cloud sandbox that it had of its own. What belongs to its session stays until the last of its executions
+    is gone. An execution that was deleted is unknown: its id can be used again.
 
     NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
     FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.
@@ -190,8 +190,8 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     """
     DeleteExecution: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.DeleteExecutionRequest, _agent_runner_pb2.DeleteExecutionResponse]  # type: ignore[assignment]
     """Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
-    directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
-    unknown: its id can be used again.
+    directory or cloud sandbox that it had of its own. What belongs to its session stays until the last of its executions
+    is gone. An execution that was deleted is unknown: its id can be used again.
 
     NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
     FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.
@@ -324,8 +324,8 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_runner_pb2.DeleteExecutionResponse, _abc.Awaitable[_agent_runner_pb2.DeleteExecutionResponse]]:
         """Deletes an execution that has ended or was interrupted: its events, its output, what was kept to resume it, and the
-        directory or cloud sandbox that it had of its own. What belongs to its session stays. An execution that was deleted is
-        unknown: its id can be used again.
+        directory or cloud sandbox that it had of its own. What belongs to its session stays until the last of its executions
+        is gone. An execution that was deleted is unknown: its id can be used again.
 
         NOT_FOUND: the id is not in the log; it never was, or it was pruned or deleted.
         FAILED_PRECONDITION: it has not ended, or somebody follows it. Call CancelExecution, and wait for its end.
