@@ -1,6 +1,7 @@
 """`run`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -87,26 +88,7 @@ from runner_service.cli.view_options import ViewOptions, view_options
 @view_options
 @target_options
 def run(
-    *,
-    root: Path | None,
-    view: ViewOptions,
-    target: Target,
-    message: str,
-    execution_id: str,
-    session_id: str,
-    model: str,
-    instructions: str,
-    variables: tuple[str, ...],
-    secrets: tuple[str, ...],
-    timeout: float | None,
-    labels: tuple[str, ...],
-    detach: bool,
-    asks_about: str | None,
-    approvals: str,
-    continues: bool,
-    agent_file: Path | None,
-    skills: tuple[Path, ...],
-    mcp_servers: tuple[str, ...],
+    *, root: Path | None, view: ViewOptions, target: Target, asks_about: str | None, approvals: str, **options: Any
 ) -> int:
     """Lets an agent do what MESSAGE says (`-`: what standard input says), and shows what happens.
 
@@ -114,30 +96,12 @@ def run(
     by default one of Ollama's. What was started is a session of its own unless --session or --continue names one, and
     goes on where that worked. Ctrl-C cancels; pressed twice, it leaves the agent running.
     """
-    from runner_service.cli.actions.run import run_agent  # noqa: PLC0415  # the same
-
-    if continues and (session_id or execution_id):
+    if options["continues"] and (options["session_id"] or options["execution_id"]):
         raise click.UsageError("--continue takes the newest session: leave --session and --id out")
     if target.server is None:
         show_progress("starting the service")  # the imports below take longer than anybody should look at nothing
-    from runner_service.cli.run_request import RunOptions  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.run import run_agent  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.run_request import RunOptions  # noqa: PLC0415  # the same
 
-    run_options = RunOptions(
-        message=message,
-        execution_id=execution_id,
-        session_id=session_id,
-        model=model,
-        instructions=instructions,
-        variables=variables,
-        secrets=secrets,
-        timeout=timeout,
-        labels=labels,
-        detach=detach,
-        asks_about=asks_about or "",
-        waits_for_approvals=approvals == "wait",
-        continues=continues,
-        agent_file=agent_file,
-        skills=skills,
-        mcp_servers=mcp_servers,
-    )
+    run_options = RunOptions(**options, asks_about=asks_about or "", waits_for_approvals=approvals == "wait")
     return run_agent(run_options, root, view, target)
