@@ -47,6 +47,18 @@ async def test_an_execution_without_a_session_has_a_sandbox_of_its_own_that_goes
     await settled(cloud)
 
 
+async def test_the_sandbox_of_a_session_is_deleted_with_it_and_what_is_not_there_is_no_error(
+    cloud: Cloud, executor: DaytonaExecutor
+) -> None:
+    spec = SandboxSpec("e1", session_id="s")
+    async with executor.open(spec) as sandbox:
+        await sandbox.write_text("/kept", "1")
+    assert cloud.sandboxes
+    for _ in range(2):
+        await executor.delete(SandboxSpec("", session_id="s"))
+        await settled(cloud)
+
+
 async def test_a_session_keeps_its_sandbox(cloud: Cloud, executor: DaytonaExecutor) -> None:
     for number in range(3):
         async with executor.open(SandboxSpec(f"e{number}", session_id="s")) as sandbox:
