@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -89,6 +89,7 @@ class LocalExecutor:
     ) -> None:
         self._supervisor = supervisor
         self._cells = cells
+        self._in_use: set[SupervisorSource] = set()
         self._threads = threads
         self._root = root
         self._scope = scope
@@ -118,7 +119,9 @@ class LocalExecutor:
 
     def skip_grace(self) -> None:
         """Implements `Executor`."""
-        self._supervisor.client.skip_grace()
+        for supervisor in {self._supervisor, *self._in_use}:
+            with suppress(SandboxError):  # a cell that is not open yet
+                supervisor.client.skip_grace()
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[LocalSandbox]:
@@ -132,6 +135,7 @@ class LocalExecutor:
         environment = command_environment(spec.environment, root=root)
         rules = await self._cells.file_rules(spec.confinement, root)
         async with self._supervisor_for(spec, root, environment) as supervisor:
+            self._in_use.add(supervisor)
             commands = Commands(
                 supervisor, shell=self._programs.shell, root=root, environment=environment, notify=spec.notify
             )
@@ -140,6 +144,7 @@ class LocalExecutor:
                 yield LocalSandbox(root, commands, self._threads, ripgrep, rules)
             finally:
                 await commands.close()
+                self._in_use.discard(supervisor)
 
     def _supervisor_for(
         self, spec: SandboxSpec, root: str, environment: dict[str, str]
