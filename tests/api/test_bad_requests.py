@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from grpc_status import rpc_status
 from tests.running import StartService, turn
@@ -121,6 +122,11 @@ def test_the_wrong_field_is_named(field: str) -> None:
         (requests.check_cancel, runner_pb2.CancelExecutionRequest(execution_id="a", reason="r" * 2000), "reason"),
         (requests.check_list, runner_pb2.ListExecutionsRequest(page_size=501), "page_size"),
         (requests.check_list, runner_pb2.ListExecutionsRequest(page_token="%%%"), "page_token"),
+        (requests.check_list, runner_pb2.ListExecutionsRequest(labels={"": "x"}), "labels['']"),
+        (requests.check_list, runner_pb2.ListExecutionsRequest(created_after=Timestamp(seconds=-1)), "created_after"),
+        (requests.check_list, runner_pb2.ListExecutionsRequest(created_before=Timestamp(nanos=-1)), "created_before"),
+        (requests.check_delete_execution, runner_pb2.DeleteExecutionRequest(execution_id="../x"), "execution_id"),
+        (requests.check_delete_session, runner_pb2.DeleteSessionRequest(session_id="a b"), "session_id"),
         (
             requests.check_list,
             runner_pb2.ListExecutionsRequest(page_token="MTE4MDU5MTYyMDcxNzQxMTMwMzQyNDo6"),
@@ -209,6 +215,22 @@ async def test_a_list_comes_in_pages_and_by_state(start: StartService) -> None:
     assert page.executions[-1].usage.model_calls == 1
     failed = runner_pb2.ListExecutionsRequest(states=[event_pb2.STATE_FAILED])
     assert not (await client.stub.ListExecutions(failed)).executions
+
+
+async def test_executions_are_listed_by_labels_and_time_page_by_page(start: StartService) -> None:
+    client = await start([turn("Done.")])
+    for number in range(5):
+        await client.execute(execution_id=str(number), labels={"even": str(number % 2 == 0)})
+    listed: list[str] = []
+    request = runner_pb2.ListExecutionsRequest(page_size=2, labels={"even": "True"})
+    while not listed or request.page_token:
+        page = await client.stub.ListExecutions(request)
+        listed += [each.execution_id for each in page.executions]
+        request.page_token = page.next_page_token
+    assert listed == ["4", "2", "0"]
+    third = await client.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id="3"))
+    since = runner_pb2.ListExecutionsRequest(created_after=third.execution.create_time)
+    assert [each.execution_id for each in (await client.stub.ListExecutions(since)).executions] == ["4", "3"]
 
 
 async def test_a_page_token_of_another_list_is_refused(start: StartService) -> None:
