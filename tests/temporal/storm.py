@@ -44,11 +44,13 @@ class Report:
     interrupted_calls: int = 0
     never_accepted: int = 0
     """Executions whose activity Temporal had handed over, when the service was killed before it could store that."""
+    reasons: list[str] = field(default_factory=list)
+    """What Temporal tells of those."""
 
     def __str__(self) -> str:
         return (
             f"{sum(self.kills.values())} kills {dict(self.kills)}, {self.executions} executions, "
-            f"{self.interrupted_calls} calls interrupted, {self.never_accepted} never accepted"
+            f"{self.interrupted_calls} calls interrupted, {self.never_accepted} never accepted {self.reasons}"
         )
 
 
@@ -180,13 +182,23 @@ class Storm:
             return False
         if status is WorkflowExecutionStatus.FAILED and self._was_never_accepted(name):
             self.report.never_accepted += 1
+            self.report.reasons += await self._failures(client, name)
             return True
         assert status is WorkflowExecutionStatus.COMPLETED, f"{name}: {status} {await self._failures(client, name)}"
         return True
 
     async def _failures(self, client: Client, name: str) -> list[str]:
         history = await client.get_workflow_handle(f"{NAME}/{name}").fetch_history()
-        return [str(event) for event in history.events if "failure" in str(event) or "STARTED" in str(event)]
+        failed = [
+            (event.event_time.ToJsonString(), event.activity_task_timed_out_event_attributes.failure)
+            for event in history.events
+            if event.HasField("activity_task_timed_out_event_attributes")
+        ]
+        return [
+            f"{name}: {time} {failure.message} {failure.timeout_failure_info.timeout_type} "
+            f"{failure.cause.timeout_failure_info.timeout_type}"
+            for time, failure in failed
+        ] or [str(event) for event in history.events if "failure" in str(event)]
 
     def _stored(self, name: str) -> execution_pb2.AgentExecutionStatus:
         found: execution_pb2.AgentExecution = StoredDaemon(self._daemon_directory).resources["execution", name]

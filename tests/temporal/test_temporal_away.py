@@ -1,6 +1,7 @@
 """Temporal is away at the start or in the middle, or has no such namespace: gRPC is served, and executions go on."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,16 @@ async def test_a_daemon_alone_does_not_turn_the_worker_on(start: StartService, d
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
             await stub.Check(health_pb2.HealthCheckRequest(service="temporal"))
     assert unknown.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_without_the_extra_it_is_a_warning_and_grpc_serves(
+    start: StartService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "temporalio", None)  # as if it were not installed
+    address = {"TEMPORAL_SERVICE_ADDRESS": "127.0.0.1:1"}
+
+    client = await start([turn("Done.")], **address)
+
+    assert one(await client.execute(), "finished").output == "Done."
+    assert "temporal_not_installed" in caplog.text
+    assert (await checks_of(tmp_path, **address))["TEMPORAL_SERVICE_ADDRESS"].next_step.startswith("install")
