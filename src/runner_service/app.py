@@ -167,7 +167,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             await daemon.attach(executions.reported)
         if settings.runs_temporal_worker():
             store = await parts.enter_async_context(storage.open_activities())
-            worker_parts = WorkerParts(settings, executions, log, store, daemon, readiness, check_execute)
+            worker_parts = WorkerParts(settings, executions, log, store, daemon, readiness, check_execute, loading)
             await parts.enter_async_context(temporal_in_background(worker_parts, serving))
         if settings.resume_on_start:
             await recovery.resume_interrupted()

@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
+from runner_service.agent.loader import LazyAgentLoop
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.service import ExecutionService
 from runner_service.settings import Settings
@@ -35,6 +36,7 @@ class WorkerParts(NamedTuple):
     daemon: "Daemon | None"
     readiness: Readiness
     check: Callable[[runner_pb2.ExecuteAgentRequest], None]
+    agent_loop: LazyAgentLoop
 
 
 @asynccontextmanager

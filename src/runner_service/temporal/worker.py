@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from temporalio.worker import Worker
 
+from runner_service.errors import ExecutionEnd
 from runner_service.executions.readiness import Readiness, Stage
 from runner_service.telemetry import metrics
 from runner_service.temporal.activities import Activities
@@ -39,7 +40,7 @@ async def temporal_worker(parts: WorkerParts) -> AsyncIterator[None]:
         attempts = Attempts(services, contracts, tasks)
         background = [
             tasks.create_task(connection.run(), name="temporal-connection"),
-            tasks.create_task(_poll(services, Activities(attempts, parts.check, settings)), name="temporal-worker"),
+            tasks.create_task(_poll_when_loaded(parts, services, attempts), name="temporal-worker"),
         ]
         try:
             await attempts.resume_stored()
@@ -49,6 +50,16 @@ async def temporal_worker(parts: WorkerParts) -> AsyncIterator[None]:
             attempts.stop()
             for each in background:
                 each.cancel()
+
+
+async def _poll_when_loaded(parts: WorkerParts, services: Services, attempts: Attempts) -> None:
+    """Polls once the agent loop is loaded: loading it holds up the event loop, and the SDK would poll meanwhile.
+
+    What it has fetched and a killed process has not stored is lost.
+    """
+    with suppress(ExecutionEnd):  # each execution tells why it cannot be loaded
+        await parts.agent_loop.loaded()
+    await _poll(services, Activities(attempts, parts.check, parts.settings))
 
 
 async def _poll(services: Services, activities: Activities) -> None:
