@@ -154,9 +154,9 @@ async def test_a_read_only_state_directory_is_said_at_once(
 ) -> None:
     disk = small_disk(1)
     disk.remount("ro")
-    with pytest.raises(RuntimeError, match="exit code 75"):
+    with pytest.raises(RuntimeError, match="exit code 78"):
         await start_process([turn("Hi.")], STATE_DIR=str(disk.path))
-    assert "choose a writable directory" in capfd.readouterr().err
+    assert "set it to a directory that can be written" in capfd.readouterr().err
 
 
 async def health_of(service: ServiceProcess, name: str = "") -> int:
