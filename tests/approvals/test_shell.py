@@ -259,9 +259,10 @@ def test_the_words_of_a_plain_text_are_those_that_bash_runs(parts: list[str]) ->
     if commands is None:
         return
     # Nothing is found on an empty PATH, so that bash hands every command to this function.
-    handler = "command_not_found_handle() { printf '%s\\0' \"$@\" >&9; printf '\\n' >&9; }; PATH=/nowhere\n"
+    # In one write each, since the commands of a pipeline run at once.
+    handler = "command_not_found_handle() { local IFS=$'\\x01'; printf '\\x02%s\\n' \"$*\" >&9; }; PATH=/nowhere\n"
     ran = subprocess.run(
         ["bash", "-c", f"exec 9>&1; {handler}{text}"], capture_output=True, check=False, stdin=subprocess.DEVNULL
     )
-    for line in [each for each in ran.stdout.decode().split("\n") if "\0" in each]:
-        assert tuple(line.split("\0")[:-1]) in commands, (text, line, commands)
+    for line in [each for each in ran.stdout.decode().split("\n") if each.startswith("\x02")]:
+        assert tuple(line[1:].split("\x01")) in commands, (text, line, commands)
