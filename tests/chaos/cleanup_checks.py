@@ -49,8 +49,10 @@ def check_no_errors_logged(services: Services) -> None:
 
 
 def _kept(services: Services, sessions: AbstractSet[str]) -> list[str]:
+    with closing(sqlite3.connect(services.state / "events.db")) as connection:
+        query = "SELECT DISTINCT execution_id FROM executions JOIN journal ON journal.execution = executions.key"
+        kept = [f"journal of {name}" for (name,) in connection.execute(query)]
     with closing(sqlite3.connect(services.state / "checkpoints.db")) as connection:
-        kept = [f"journal of {name}" for (name,) in connection.execute("SELECT DISTINCT execution_id FROM journal")]
         for table in ("checkpoints", "writes"):
             query = f"SELECT DISTINCT thread_id FROM {table}"  # one of two constants
             kept += [f"{table} of {name}" for (name,) in connection.execute(query)]
