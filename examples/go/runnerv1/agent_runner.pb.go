@@ -518,8 +518,9 @@ type Skill struct {
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The text of SKILL.md. At most 1 MiB.
 	Content string `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
-	// A ZIP of the other files. One whose entries would land elsewhere, or that is too large when unpacked (2,000 files,
-	// 64 MiB), is left out, with a notice.
+	// A ZIP of the other files, stored or deflated. Left out, with a notice, is one whose entries would land elsewhere, that
+	// unpacks to more than 100 times its size and 1 MiB, or with which all archives of the request together would have more
+	// than 2,000 files or 64 MiB unpacked.
 	Archive       []byte `protobuf:"bytes,4,opt,name=archive,proto3" json:"archive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
