@@ -31,6 +31,26 @@ async def test_a_conversation_that_is_too_long_is_summarised_out_of_the_users_si
     assert "step" in history.read_text()
 
 
+async def test_a_summary_that_is_empty_or_breaks_off_is_made_again(bench: Bench) -> None:
+    step = '{"command": "echo step; seq 1 2000"}'
+    deltas = [call_delta(0, step, name="execute", call_id=f"call_{number}") for number in range(6)]
+    calls = [completion(delta, finish="tool_calls") for delta in deltas]
+    too_long = error(400, "the request exceeds the available context size")
+    summaries = (
+        completion(),
+        completion({"content": "HALF A SUMM"}, finish="length"),
+        completion({"content": "SUMMARY"}),
+    )
+    async with serving_provider(*calls, too_long, *summaries, completion({"content": "Done."})) as provider:
+        model = ModelChoice("openai", "tester", f"{provider.base_url}/v1", SecretStr("k" * 9), None, 100)
+        played = await bench.run(model)
+
+    assert played.answer == "Done."
+    sent = str(provider.requests[-1]["messages"])
+    assert "SUMMARY" in sent
+    assert "HALF A SUMM" not in sent
+
+
 async def test_a_very_long_message_of_the_user_stays_out_of_the_users_directory(bench: Bench) -> None:
     played = await bench.play(turn("Read."), message="word " * 60_000)
     assert played.answer == "Read."

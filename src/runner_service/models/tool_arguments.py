@@ -10,7 +10,7 @@ UNPARSED_ARGUMENTS = "unreadable_arguments"
 """The one argument of a call whose arguments are no JSON object: what the model wrote."""
 
 _MAX_UNPARSED_CHARACTERS = 2000
-_MAX_INLINE_CHARACTERS = 64 * 1024  # longer ones are parsed in a thread
+_MAX_INLINE_CHARACTERS = 4 * 1024  # longer ones are parsed in a thread
 _MAX_DEPTH = 100
 _MAX_SAFE_INTEGER = 2**63 - 1
 _SURROGATES = re.compile("[\ud800-\udfff]")
