@@ -15,17 +15,24 @@ from langgraph.errors import GraphBubbleUp
 
 from runner_service.agent.calls_as_text import call_written_as_text
 from runner_service.agent.messages import normalize_message, stop_reason_of
+from runner_service.agent.model_checks import (
+    MAX_REASON_CHARACTERS,
+    check_usable,
+    describe_images,
+    heed_ending,
+    publish_warning,
+    repair_request,
+)
 from runner_service.agent.model_stream import StreamedMessage
 from runner_service.agent.tool_texts import with_short_texts
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
-from runner_service.errors import ExecutionEnd, ModelRejectedEnd, ModelRequestEnd, ModelUnavailableEnd
+from runner_service.errors import ExecutionEnd, ModelRequestEnd, ModelUnavailableEnd
 from runner_service.idle_timeout import IdleTimeout, idle_timeout
 from runner_service.models import ModelChoice
-from runner_service.models.answer import current_text_listener, ending
-from runner_service.models.endings import Ending
+from runner_service.models.answer import current_text_listener
 from runner_service.models.failures import ConversationTooLongError, Failure, StreamBrokenError, classify
-from runner_service.models.history import has_images, repair, without_images
+from runner_service.models.history import has_images
 from runner_service.models.notices import current_notice_listener
 from runner_service.storage.event_log import LogError
 from runner_service.telemetry import chat_span, metrics, record_usage
@@ -38,7 +45,6 @@ _CALL_AS_TEXT = (
 
 logger = logging.getLogger(__name__)
 
-_MAX_REASON_CHARACTERS = 500
 
 Call = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 
@@ -79,7 +85,7 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         _discard_unfinished_message(scope)
         if not sub_agent_id():
             scope.step_results.clear()
-        request = _sendable(scope, request)
+        request = repair_request(scope, request)
         attempt = 1
         while True:
             try:
@@ -87,7 +93,7 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
             except Exception as error:  # classified here, and raised again unless another try may help
                 failure = _failure_of(error, scope)
                 if failure.refuses_content and has_images(request.messages):
-                    request = _without_images(scope, request, failure)
+                    request = describe_images(scope, request, failure)
                     continue
                 if failure.kind != "transient":
                     raise
@@ -101,7 +107,7 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         if attempt >= self._retries.tries or delay > self._retries.max_delay_seconds:
             raise ModelUnavailableEnd(f"the model did not answer in {attempt} tries: {text}") from error
         again = f"trying again in {delay:.1f} s (try {attempt + 1} of {self._retries.tries})"
-        _publish_warning(scope, "RETRYING_MODEL", f"{text}; {again}")
+        publish_warning(scope, "RETRYING_MODEL", f"{text}; {again}")
         await asyncio.sleep(delay)
 
 
@@ -112,23 +118,6 @@ def _discard_unfinished_message(scope: RunScope) -> None:
         scope.run.events.publish(event_pb2.MessageDiscarded(message_id=message_id), sub_agent_id=agent)
 
 
-def _sendable(scope: RunScope, request: ModelRequest[Any]) -> ModelRequest[Any]:
-    """Repairs the conversation where that is necessary; publishes each kind of repair once."""
-    messages, changes = repair(request.messages)
-    for change in changes:
-        if change not in scope.repairs:
-            scope.repairs.add(change)
-            _publish_warning(scope, "HISTORY_REPAIRED", f"the conversation was repaired before it was sent: {change}")
-    return request.override(messages=messages)
-
-
-def _without_images(scope: RunScope, request: ModelRequest[Any], failure: Failure) -> ModelRequest[Any]:
-    """Describes the images of a refused request: most models that refuse one are not given any."""
-    text = f"the images in the conversation were left out, since the provider refused it: {failure.text}"
-    _publish_warning(scope, "IMAGES_LEFT_OUT", scope.run.redactor.text(text))
-    return request.override(messages=without_images(request.messages))
-
-
 def _failure_of(error: Exception, scope: RunScope) -> Failure:
     """Returns what a failed call means. Raises an ExecutionEnd, or the error itself, if it is not the provider's."""
     if isinstance(error, ExecutionEnd | GraphBubbleUp | LogError):
@@ -137,7 +126,7 @@ def _failure_of(error: Exception, scope: RunScope) -> Failure:
         if failure.kind == "overflow" and not isinstance(error, ConversationTooLongError):
             raise ConversationTooLongError(failure) from error
         return failure
-    reason = scope.run.redactor.text(" ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON_CHARACTERS])
+    reason = scope.run.redactor.text(" ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON_CHARACTERS])
     logger.error("model_call_defect", exc_info=error)
     raise ModelRequestEnd(f"the service could not make the call of the model: {reason}") from error
 
@@ -160,29 +149,13 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
         )
     # What comes next puts the message into a checkpoint, and it is never said again: the log has to have it by then.
     await scope.run.events.flush()
-    _heed_ending(scope, message, stop_reason)
+    heed_ending(scope, message, stop_reason)
     settled = normalize_message(message, scope, streamed.message_id)
     if settled.tool_calls:
         check_tokens(scope.run)
     elif name := call_written_as_text(str(settled.text), _tool_names(request)):
         _publish_notice(scope, "TOOL_CALL_AS_TEXT", _CALL_AS_TEXT.format(name), event_pb2.Notice.LEVEL_WARNING)
     return ModelResponse(result=[settled, *response.result[1:]], structured_response=response.structured_response)
-
-
-def _heed_ending(scope: RunScope, message: AIMessage, stop_reason: str) -> None:
-    """Acts on the end of an answer that is not to be asked for again. Raises ModelRejectedEnd."""
-    match ending(message):
-        case Ending.REFUSED:
-            words = scope.run.redactor.text(message.text.strip())[:_MAX_REASON_CHARACTERS] or "it gave no reason"
-            text = f"the model refused to answer ({stop_reason}): {words}"
-            raise ModelRejectedEnd(text, refuses_content=True)
-        case Ending.EXHAUSTED:
-            raise ModelRejectedEnd(
-                f"the model reached its output limit before it answered ({stop_reason}): raise agent.model."
-                "max_output_tokens, or choose a model that reasons less"
-            )
-        case Ending.CUT_SHORT:
-            _publish_warning(scope, "ANSWER_CUT_SHORT", f"the model stopped before it was done: {stop_reason}")
 
 
 def _tool_names(request: ModelRequest[Any]) -> set[str]:
@@ -216,7 +189,7 @@ async def _attempt(
         notice_token = current_notice_listener.set(lambda code, text: _publish_notice(scope, code, text))
         try:
             response = await handler(request.override(tools=with_short_texts(request.tools)))
-            _check_usable(_message_of(response))
+            check_usable(_message_of(response))
         except BaseException:
             streamed.discard()
             raise
@@ -260,19 +233,3 @@ def _message_of(response: ModelResponse[Any]) -> AIMessage:
     if not isinstance(message, AIMessage):
         raise StreamBrokenError("the provider sent no message of its model")
     return message
-
-
-def _check_usable(message: AIMessage) -> None:
-    """Raises StreamBrokenError or ConversationTooLongError for an answer that has to be asked for again."""
-    how, stop_reason = ending(message), stop_reason_of(message) or "no reason given"
-    if how is Ending.OVERFLOWED:
-        raise ConversationTooLongError(
-            Failure("overflow", f"the model's context was full before it had answered: {stop_reason}")
-        )
-    if how is Ending.FAILED:
-        raise StreamBrokenError(f"the model gave no answer ({stop_reason})")
-
-
-def _publish_warning(scope: RunScope, code: str, text: str) -> None:
-    notice = event_pb2.Notice(level=event_pb2.Notice.LEVEL_WARNING, code=code, text=text)
-    scope.run.events.publish(notice, sub_agent_id=sub_agent_id())
