@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from pydantic import SecretStr
 from tests.agent.bench import Bench, command, turn
 from tests.agent.provider import Provider, call_delta, completion, error, serving_provider
+from tests.agent.test_other_providers import anthropic_message, ollama_answer
 from tests.models.strict import problems
 
 from runner_service.errors import ModelRejectedEnd
@@ -94,3 +95,94 @@ async def test_a_call_that_had_ended_when_its_execution_was_cancelled_has_its_re
     results = [message["content"] for message in request["messages"] if message["role"] == "tool"]
     assert "pushed" in results[0]
     assert "did not complete" in results[1]
+
+
+async def test_a_call_without_effects_that_had_ended_has_its_result_too(bench: Bench) -> None:
+    bench.root.mkdir(exist_ok=True)
+    (bench.root / "notes").write_text("the notes")
+    calls = ("read_file", {"file_path": "/notes"}), command("touch begun; sleep 60")
+    [request] = await after_a_cancel(bench, turn("", *calls))
+    results = [message["content"] for message in request["messages"] if message["role"] == "tool"]
+    assert "the notes" in results[0]
+    assert "did not complete" in results[1]
+
+
+async def test_a_sub_agent_that_was_cancelled_is_a_call_that_did_not_complete(bench: Bench) -> None:
+    task = ("task", {"subagent_type": "general-purpose", "description": "Look."})
+    helper = {"turns": [turn("", command("touch begun; sleep 60")), turn("Never.")]}
+    [request] = await after_a_cancel(bench, turn("", task, command("echo quick")), sub_agents=[helper])
+    results = [message["content"] for message in request["messages"] if message["role"] == "tool"]
+    assert "did not complete" in results[0]
+    assert "quick" in results[1]
+
+
+async def test_executions_that_were_cancelled_one_after_the_other_leave_a_conversation(bench: Bench) -> None:
+    [first] = await after_a_cancel(bench, turn("", command("echo one"), command("touch begun; sleep 60")))
+    (bench.root / "begun").unlink()
+    [second] = await after_a_cancel(bench, turn("", command("echo two"), command("touch begun; sleep 60")))
+    results = [message["content"] for message in second["messages"] if message["role"] == "tool"]
+    assert len(first["messages"]) < len(second["messages"])
+    assert ["one" in results[0], "two" in results[2]] == [True, True]
+
+
+async def test_a_limit_in_the_middle_of_a_step_leaves_a_conversation(bench: Bench) -> None:
+    script = bench.script([turn("", command("echo one"), command("echo two"))])
+    await bench.run(script, session="s", limits={"max_tool_calls": 1})
+    async with serving_provider(completion({"content": "Ok."})) as provider:
+        assert (await bench.run(openai(provider), session="s")).answer == "Ok."
+    assert not problems("openai", provider.requests[0])
+
+
+@pytest.mark.parametrize("other", ["openai", "ollama", "anthropic"])
+async def test_a_session_goes_on_with_a_model_of_another_provider(bench: Bench, other: str) -> None:
+    thought = {
+        "start": {"type": "thinking", "thinking": ""},
+        "deltas": [{"type": "thinking_delta", "thinking": "Hm."}, {"type": "signature_delta", "signature": "s"}],
+    }
+    arguments = {"command": "echo hi"}
+    use = {"start": {"type": "tool_use", "id": "toolu_1", "name": "execute", "input": arguments}, "deltas": []}
+    text = {"start": {"type": "text", "text": ""}, "deltas": [{"type": "text_delta", "text": "Done."}]}
+    replies = anthropic_message(thought, use, stop="tool_use"), anthropic_message(text)
+    last = {"openai": completion({"content": "Ok."}), "ollama": ollama_answer({"content": "Ok."})}
+    async with serving_provider(*replies, last.get(other, anthropic_message(text))) as provider:
+        claude = ModelChoice("anthropic", "claude-test", provider.base_url, SecretStr("k" * 9), None, 99)
+        choices = {"openai": openai(provider), "ollama": ModelChoice("ollama", "m", provider.base_url)}
+        await bench.run(claude, session="s")
+        played = await bench.run(choices.get(other, claude), session="s")
+
+    assert played.answer in {"Ok.", "Done."}
+    request = next(each for each in reversed(provider.requests) if each.get("messages"))
+    assert not problems(other, request)
+    assert ("Hm." in str(request)) is (other == "anthropic")
+
+
+@pytest.mark.parametrize(
+    "name", ["General-Purpose", "", 7, None, ["general-purpose"], {"name": "general-purpose"}, "../x", "a" * 10_000]
+)
+async def test_a_sub_agent_that_there_is_not_is_a_failed_call(bench: Bench, name: object) -> None:
+    played = await bench.play(turn("", ("task", {"subagent_type": name, "description": "Look."})), turn("I see."))
+
+    assert played.answer == "I see."
+    assert played.finished("call-1-1").outcome == event_pb2.TOOL_OUTCOME_FAILED
+    assert "general-purpose" in played.finished("call-1-1").result
+    assert not played.all("sub_agent_started")
+
+
+async def after_a_cancel(bench: Bench, first: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    """Cancels an execution whose second call has begun, and returns the request of the session's next one."""
+    script = bench.script([first] * 9, options.get("sub_agents", ()))
+    ended = asyncio.Event()
+
+    def watch(event: Message) -> None:
+        if isinstance(event, event_pb2.ToolCallFinished):
+            ended.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        playing = tasks.create_task(bench.run(script, session="s", watch=watch))
+        await bench.appears("begun")
+        await ended.wait()
+        playing.cancel()
+    async with serving_provider(completion({"content": "Ok."})) as provider:
+        assert (await bench.run(openai(provider), session="s", message="Go on.")).answer == "Ok."
+    assert not problems("openai", provider.requests[0])
+    return provider.requests

@@ -156,7 +156,8 @@ def _agent_name() -> str:
 
 def _unknown_sub_agent(run: AgentRun, arguments: Mapping[str, Any]) -> str:
     name, known = arguments.get("subagent_type"), sub_agent_names(run)
-    return "" if name in known else f"there is no sub-agent {name}; those there are: {', '.join(sorted(known))}"
+    is_known = isinstance(name, str) and name in known
+    return "" if is_known else f"there is no sub-agent {name}; those there are: {', '.join(sorted(known))}"
 
 
 def _failed(request: ToolCallRequest, reason: str) -> ToolMessage:
