@@ -9,7 +9,7 @@ DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
 ACK = 1
 MAX_CONCURRENT_STREAMS = 3
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _END_HEADERS = 4
 
 
@@ -63,7 +63,7 @@ class Connection:
 async def connected(address: str) -> AsyncIterator[Connection]:
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    writer.write(_PREFACE + frame(SETTINGS))
+    writer.write(PREFACE + frame(SETTINGS))
     try:
         async with asyncio.timeout(20):
             yield Connection(reader, writer)

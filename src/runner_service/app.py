@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.addresses import TcpAddress, parse_address
 from runner_service.agent.loader import LazyAgentLoop, loading_agent_loop
+from runner_service.api.auth import authentication
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.approvals.validation import read_policy_file
@@ -162,6 +163,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             )
         )
         metrics_address = await _serve_metrics(parts, settings)
+        runner.mcp_addresses.own_ports |= _ports([*server.addresses, server.health_address, metrics_address])
         readiness.set_serving()
         if daemon:
             await daemon.attach(executions.reported)
@@ -249,7 +251,13 @@ async def _serve_metrics(parts: AsyncExitStack, settings: Settings) -> str:
     wanted = parse_address(settings.metrics_address) if settings.metrics_address else None
     if not isinstance(wanted, TcpAddress):
         return ""
-    return str(await parts.enter_async_context(serve_metrics(wanted, scrape_metrics)))
+    token = await asyncio.to_thread(authentication, settings)
+    return str(await parts.enter_async_context(serve_metrics(wanted, scrape_metrics, token)))
+
+
+def _ports(addresses: Iterable[str]) -> set[int]:
+    parsed = [parse_address(each) for each in addresses if each]
+    return {each.port for each in parsed if isinstance(each, TcpAddress)}
 
 
 def _root(settings: Settings) -> Path:

@@ -7,14 +7,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests import http2
 from tests.probe import SERVICE, Context, failure_of, serving
 
 from runner_service.api.health import MAX_WATCHES
-from runner_service.server import CHANNEL_OPTIONS
-from runner_service.server.transport import CONCURRENT_STREAMS
+from runner_service.server import CHANNEL_OPTIONS, BindError
+from runner_service.server.transport import CONCURRENT_STREAMS, channel_options, health_channel_options
 
 
 async def test_without_a_token_a_call_is_refused_before_its_request_has_come() -> None:
@@ -95,13 +96,69 @@ async def test_streams_beyond_what_a_connection_may_have_wait_for_others_to_end(
 
 async def test_connections_beyond_the_bound_are_closed_and_leave_half_of_the_descriptors() -> None:
     name = "grpc.max_allowed_incoming_connections"
-    assert 0 < dict(CHANNEL_OPTIONS)[name] <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    assert 0 < dict(channel_options(listeners=2))[name] * 2 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
     async with _scaled(None, (name, 2)) as address, AsyncExitStack() as connections:
         for _ in range(2):
             connection = await connections.enter_async_context(http2.connected(address))
             assert await connection.next(http2.SETTINGS)
         third = await connections.enter_async_context(http2.connected(address))
         assert await third.next(http2.SETTINGS) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "sends_settings"), [("grpc.server_handshake_timeout_ms", False), ("grpc.max_connection_idle_ms", True)]
+)
+async def test_a_connection_that_makes_no_call_is_closed_after_a_while(option: str, sends_settings: bool) -> None:
+    """With the times scaled down; each is kept without its option."""
+    assert 0 < dict(CHANNEL_OPTIONS)[option] <= 300_000
+
+    async def is_closed(*options: tuple[str, int]) -> bool:
+        async with _scaled(None, *options) as address:
+            host, _, port = address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            if sends_settings:
+                writer.write(http2.PREFACE + http2.frame(http2.SETTINGS))
+            try:
+                async with asyncio.timeout(1.5):
+                    while await reader.read(1024):
+                        pass
+                    return True
+            except TimeoutError:
+                return False
+            finally:
+                writer.close()
+
+    assert await is_closed((option, 300))
+    assert not await is_closed()
+
+
+async def test_probes_have_an_address_of_their_own_that_callers_cannot_fill() -> None:
+    async with serving(HEALTH_ADDRESS="127.0.0.1:0", AUTH_TOKEN="0123456789abcdef") as probe:
+        assert (
+            sum(
+                dict(options(listeners=1))["grpc.max_allowed_incoming_connections"]
+                for options in (channel_options, health_channel_options)
+            )
+            < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        )
+        async with grpc.aio.insecure_channel(probe.server.health_address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Call")
+            call = method(b"")
+            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            await probe.server.stop()
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_an_address_for_probes_that_is_taken_is_named() -> None:
+    async with serving() as probe:
+        with pytest.raises(BindError, match=r"HEALTH_ADDRESS: .* is taken"):
+            async with serving(HEALTH_ADDRESS=probe.server.addresses[0]):
+                pass
 
 
 async def test_a_peer_that_no_longer_answers_is_cut_off_by_these_options_and_no_fewer() -> None:

@@ -9,7 +9,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
-from tests.probe import Context, failure_of, serving
+from tests.probe import SERVICE, Context, failure_of, serving
 
 from runner_service.errors import UnavailableError
 from runner_service.executions.readiness import Readiness, Stage
@@ -124,3 +124,16 @@ async def test_while_draining_calls_pass() -> None:
     async with serving() as probe:
         probe.readiness.set_draining()
         assert await probe.call("x") == StringValue(value="x")
+
+
+async def test_all_services_are_listed_with_their_status() -> None:
+    async with serving() as probe:
+        probe.readiness.set_neighbour("neighbour", is_there=False)
+        request: Any = health_pb2.HealthListRequest()  # type: ignore[attr-defined]  # stubs are older
+        listed = (await probe.health.List(request)).statuses
+        assert {name: status.status for name, status in listed.items()} == {
+            "": SERVING,
+            SERVICE: SERVING,
+            "liveness": SERVING,
+            "neighbour": NOT_SERVING,
+        }

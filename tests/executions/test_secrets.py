@@ -120,3 +120,14 @@ async def test_a_short_secret_is_refused_without_showing_it(start: StartService)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await client.execute(environment={"PIN": runner_pb2.EnvironmentValue(value="99137", is_secret=True)})
     assert "99137" not in (refused.value.details() or "")
+
+
+async def test_whether_a_secret_was_guessed_is_not_told(start: StartService) -> None:
+    client = await start([turn("Done.")])
+    await client.execute(execution_id="e1", environment=environment())
+    guessed = {"TOKEN": runner_pb2.EnvironmentValue(value="another-guess", is_secret=True)}
+    assert text_of(await client.execute(execution_id="e1", environment=guessed)) == "Done."
+    public = {"TOKEN": runner_pb2.EnvironmentValue(value="another-guess")}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.execute(execution_id="e1", environment=public)
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from runner_service.addresses import TcpAddress
+from runner_service.api.auth import Authentication, TokenSource
 from runner_service.server import BindError, serve_metrics
 
 
 @asynccontextmanager
-async def page_of(text: str) -> AsyncIterator[TcpAddress]:
-    async with serve_metrics(TcpAddress("127.0.0.1", 0), text.encode) as address:
+async def page_of(text: str, token: TokenSource | None = None) -> AsyncIterator[TcpAddress]:
+    async with serve_metrics(TcpAddress("127.0.0.1", 0), text.encode, Authentication(token)) as address:
         yield address
 
 
@@ -24,6 +25,19 @@ async def ask(address: TcpAddress, request: bytes) -> bytes:
     writer.close()
     await writer.wait_closed()
     return answer
+
+
+async def test_with_a_token_the_page_needs_it() -> None:
+    async with page_of("numbers", lambda: b"0123456789abcdef") as address:
+        for token, answer in {
+            "0123456789abcdef": b"200 OK",
+            "wrong": b"401 Unauthorized",
+            "": b"401 Unauthorized",
+        }.items():
+            field = f"authorization: Bearer {token}\r\n" if token else ""
+            found = await ask(address, f"GET /metrics HTTP/1.1\r\nHost: a\r\n{field}\r\n".encode())
+            assert found.startswith(b"HTTP/1.1 " + answer)
+            assert (b"numbers" in found) is (answer == b"200 OK")
 
 
 @pytest.mark.parametrize(
@@ -70,5 +84,5 @@ async def test_leaving_does_not_wait_for_who_is_connected() -> None:
 async def test_an_address_that_is_taken_is_told() -> None:
     async with page_of("") as address:
         with pytest.raises(BindError, match=f"METRICS_ADDRESS {address}"):
-            async with serve_metrics(address, lambda: b""):
+            async with serve_metrics(address, lambda: b"", Authentication(None)):
                 pass

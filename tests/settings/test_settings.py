@@ -330,7 +330,7 @@ def test_settings_are_frozen() -> None:
     [
         ({"STIGMER_LLM_PROVIDER": "anthropic"}, "STIGMER_LLM_API_KEY"),
         ({"STIGMER_LLM_PROVIDER": "openai", "STIGMER_LLM_API_KEY": "k"}, "STIGMER_LLM_MODEL"),
-        ({"LISTEN_ADDRESS": "0.0.0.0:1", "AUTH_TOKEN": "t"}, "TLS_CERT_FILE"),
+        ({"LISTEN_ADDRESS": "0.0.0.0:1", "AUTH_TOKEN": "0123456789abcdef"}, "TLS_CERT_FILE"),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "OTEL_EXPORTER_OTLP_PROTOCOL",
@@ -350,3 +350,25 @@ def test_every_variable_is_described_with_its_value_where_it_is_from_and_its_mea
     assert (rows["DRAIN_TIMEOUT"].value, rows["DRAIN_TIMEOUT"].source) == ("2.5", "env")
     assert (rows["LISTEN_ADDRESS"].value, rows["LISTEN_ADDRESS"].source) == ("localhost:50052", "default")
     assert rows["REDIS_HOST"].value == ""
+
+
+def test_secrets_that_are_weak_or_open_to_others_are_named(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("short")
+    (tmp_path / "token").chmod(0o644)
+    (tmp_path / "strong").write_text("0123456789abcdef")
+    (tmp_path / "strong").chmod(0o600)
+
+    def warned(**environ: str) -> dict[str, str]:
+        settings = load_settings({"MODE": "local", "STIGMER_LLM_PROVIDER": "scripted", **environ})
+        return {each.variable: each.text for each in warnings_about(settings)}
+
+    assert "shorter than 16" in warned(AUTH_TOKEN="short")["AUTH_TOKEN"]
+    assert "mode 0644" in warned(AUTH_TOKEN_FILE=str(tmp_path / "token"))["AUTH_TOKEN_FILE"]
+    assert "AUTH_TOKEN_FILE" not in warned(AUTH_TOKEN_FILE=str(tmp_path / "strong"))
+    assert "in the clear" in warned(AUTH_TOKEN="0123456789abcdef", LISTEN_ADDRESS="0.0.0.0:1")["TLS_CERT_FILE"]
+
+
+def test_two_listeners_at_one_address_are_refused() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({"MODE": "local", "LISTEN_ADDRESS": "localhost:1", "HEALTH_ADDRESS": "127.0.0.1:1"})
+    assert [each.variable for each in refused.value.problems] == ["HEALTH_ADDRESS"]

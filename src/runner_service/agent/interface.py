@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from runner_service.approvals.requests import Approvals
 from runner_service.executors.confinement import Confinement
+from runner_service.executors.egress.mcp_addresses import McpAddresses
 from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.protocol import Sandbox
 from runner_service.redaction import Redactor
@@ -54,7 +55,9 @@ class AgentRun:
     confinement: Confinement = Confinement()  # noqa: RUF009  # frozen
     """What the tools may do; the sandbox enforces it for its own."""
     egress: EgressPolicy | None = None
-    """Where the service itself may connect to for this run; None: anywhere."""
+    """Where the service itself may connect to for this run, by its confinement; None: anywhere."""
+    mcp_addresses: McpAddresses = field(default_factory=lambda: McpAddresses(allows_private=True))
+    """Where HTTP MCP servers may be, in any run."""
     is_interrupted: Callable[[], bool] = lambda: False
     """Whether a cancellation is an interruption, after which the execution can be resumed."""
 

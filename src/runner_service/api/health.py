@@ -1,6 +1,6 @@
 """The standard gRPC health service, based on `Readiness`."""
 
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -44,6 +44,12 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         if status == SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return health_pb2.HealthCheckResponse(status=status)
+
+    async def List(self, _: Any, __: WatchContext) -> Any:  # noqa: N802  # the name in the proto
+        """Returns the status of every service."""
+        names = sorted({*self._names, LIVENESS, *self._readiness.neighbours()})
+        statuses = {name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in names}
+        return health_pb2.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]  # stubs are older
 
     async def Watch(  # noqa: N802  # the name in the proto
         self, request: health_pb2.HealthCheckRequest, context: WatchContext

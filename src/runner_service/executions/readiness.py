@@ -1,6 +1,7 @@
 """Readiness of the service: its stage, and what keeps it from starting executions."""
 
 import asyncio
+from collections.abc import Collection
 from enum import Enum
 
 from runner_service.errors import UnavailableError
@@ -84,6 +85,10 @@ class Readiness:
     def neighbour(self, name: str) -> bool | None:
         """Tells whether something is there; None when there is nothing of that name."""
         return self._neighbours.get(name)
+
+    def neighbours(self) -> Collection[str]:
+        """Returns the names of everything that `set_neighbour` was called for."""
+        return self._neighbours
 
     async def changed(self) -> None:
         """Waits for the next change of anything that health shows."""

@@ -15,6 +15,7 @@ from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
 from runner_service.executions.confinement import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
 from runner_service.executors.confinement import Confinement
+from runner_service.executors.egress.mcp_addresses import McpAddresses, parse_networks
 from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
 from runner_service.models import ModelChoice, resolve
@@ -48,6 +49,9 @@ class Runner:
         self.executor = executor
         self.agent_loop = agent_loop
         self._minimum = operator_minimum(settings)
+        self.mcp_addresses = McpAddresses(
+            allows_private=settings.is_local_mode(), networks=parse_networks(settings.mcp_allowed_networks)
+        )
         self.approval_policy = approval_policy
         """The operator's, of APPROVAL_POLICY_FILE."""
 
@@ -169,6 +173,7 @@ class PreparedRun:
                     resumption=resumption,
                     confinement=self.confinement,
                     egress=egress,
+                    mcp_addresses=self.runner.mcp_addresses,
                     is_interrupted=lambda: execution.is_interrupted,
                 )
                 return await loop.run(execution.run)

@@ -9,8 +9,14 @@ _MAX_STORED_BYTES = 1024 * 1024
 
 
 def fingerprint(request: runner_pb2.ExecuteAgentRequest, key: bytes) -> bytes:
-    """Returns a keyed hash, 32 bytes, of what makes two requests the same: all but how they want to be watched."""
+    """Returns a keyed hash, 32 bytes, of what makes two requests the same: all but how they want to be watched.
+
+    Nor do the values of secrets decide it: ALREADY_EXISTS would tell whether one was guessed.
+    """
     same = _copy(request)
+    for entry in same.environment.values():
+        if entry.is_secret:
+            entry.ClearField("value")
     same.ClearField("after_sequence")
     same.ClearField("disconnect_policy")
     return hashlib.blake2b(same.SerializeToString(deterministic=True), key=key, digest_size=32).digest()

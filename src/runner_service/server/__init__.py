@@ -9,17 +9,17 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from runner_service.addresses import parse_address
-from runner_service.api.auth import authentication
+from runner_service.api.auth import Authentication, authentication
 from runner_service.api.health import HEALTH_SERVICE, HealthServicer
 from runner_service.api.interceptors import OpenCalls, interceptors
 from runner_service.executions.readiness import Readiness
-from runner_service.server.binding import BindError, BoundAddresses, bind, require_bindable
+from runner_service.server.binding import BindError, BoundAddresses, bind, count_listeners, require_bindable
 from runner_service.server.metrics_http import serve_metrics
 from runner_service.server.ready_file import ServiceFile, announce_ready, service_file
 from runner_service.server.reflection import add_reflection
 from runner_service.server.signals import StopRequests, stop_signals
 from runner_service.server.tls import TlsError, server_credentials
-from runner_service.server.transport import CHANNEL_OPTIONS
+from runner_service.server.transport import CHANNEL_OPTIONS, channel_options, health_channel_options
 from runner_service.settings import Settings
 
 __all__ = [
@@ -49,8 +49,15 @@ _CLEANUP_TIMEOUT_SECONDS = 0.2  # for the handlers of cancelled calls
 class RunningServer:
     """A listening server."""
 
-    def __init__(self, server: grpc.aio.Server, readiness: Readiness, calls: OpenCalls, bound: BoundAddresses) -> None:
-        self._server = server
+    def __init__(
+        self,
+        servers: Sequence[grpc.aio.Server],
+        readiness: Readiness,
+        calls: OpenCalls,
+        bound: BoundAddresses,
+        health: BoundAddresses | None,
+    ) -> None:
+        self._servers = servers
         self._readiness = readiness
         self._calls = calls
         self._stopped = False
@@ -58,6 +65,8 @@ class RunningServer:
         """The address to connect to, in the form of LISTEN_ADDRESS, with the real port."""
         self.addresses = [str(address) for address in bound.addresses]
         """Every address that the server listens on."""
+        self.health_address = str(health.address) if health else ""
+        """HEALTH_ADDRESS with the real port; empty without one."""
 
     async def serve_until_stopped(
         self, requests: StopRequests, drain: Drain, *, lame_duck: float, drain_timeout: float
@@ -86,7 +95,7 @@ class RunningServer:
             return
         self._stopped = True
         self._readiness.set_stopped()
-        await self._server.stop(_STOP_TIMEOUT_SECONDS)
+        await asyncio.gather(*(server.stop(_STOP_TIMEOUT_SECONDS) for server in self._servers))
         try:
             async with asyncio.timeout(_CLEANUP_TIMEOUT_SECONDS):
                 await self._calls.all_ended()
@@ -107,22 +116,44 @@ async def running_server(
         BindError: one of the resolved addresses cannot be bound.
         TlsError: the certificate files cannot be used.
     """
-    calls = OpenCalls()
+    calls, wanted = OpenCalls(), parse_address(settings.listen_address)
+    health = HealthServicer(readiness, frozenset(service_names))
     server = grpc.aio.server(
         interceptors=interceptors(await asyncio.to_thread(authentication, settings), readiness, calls),
-        options=CHANNEL_OPTIONS,
+        options=channel_options(listeners=await count_listeners(wanted)),
     )
     add_services(server)
-    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(readiness, frozenset(service_names)), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     add_reflection(server, (*service_names, HEALTH_SERVICE))
-    bound = await bind(server, parse_address(settings.listen_address), server_credentials(settings))
-    running = RunningServer(server, readiness, calls, bound)
+    bound = await bind(server, wanted, server_credentials(settings))
+    servers, bound_health = [server], None
+    if settings.health_address:
+        health_server, bound_health = await _health_server(settings.health_address, health, readiness, calls)
+        servers.append(health_server)
+    running = RunningServer(servers, readiness, calls, bound, bound_health)
     try:
-        await server.start()
+        for each in servers:
+            await each.start()
         logger.info("listening addresses=%s", ",".join(running.addresses))
         yield running
     finally:
         await running.stop()
+
+
+async def _health_server(
+    address: str, health: HealthServicer, readiness: Readiness, calls: OpenCalls
+) -> tuple[grpc.aio.Server, BoundAddresses]:
+    """Returns a server for probes: health alone, without token and TLS, with connections that callers cannot use up."""
+    wanted = parse_address(address)
+    try:
+        server = grpc.aio.server(
+            interceptors=interceptors(Authentication(None), readiness, calls),
+            options=health_channel_options(listeners=await count_listeners(wanted)),
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        return server, await bind(server, wanted, None)
+    except BindError as error:
+        raise BindError(str(error).replace("LISTEN_ADDRESS", "HEALTH_ADDRESS")) from error
 
 
 async def _run_unless_signalled(signal: Awaitable[None], work: Awaitable[None]) -> bool:

@@ -58,6 +58,11 @@ async def _create(credentials: Credentials | None) -> grpc.ServerCredentials | N
     return None if credentials is None else await asyncio.to_thread(credentials)
 
 
+async def count_listeners(wanted: Address) -> int:
+    """Returns at how many addresses `bind` would listen. Raises BindError as it does."""
+    return 1 if isinstance(wanted, UnixAddress) else len(await _resolve(wanted))
+
+
 async def require_bindable(wanted: Address) -> None:
     """Checks that `wanted` could be bound now.
 

@@ -1,10 +1,12 @@
 """HTTP server for Prometheus scrapes: one GET per connection."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from runner_service.addresses import TcpAddress
+from runner_service.api.auth import Authentication
+from runner_service.errors import UnauthenticatedError
 from runner_service.server.binding import BindError
 
 _PATH = "/metrics"
@@ -17,13 +19,15 @@ Render = Callable[[], bytes]
 
 
 @asynccontextmanager
-async def serve_metrics(wanted: TcpAddress, render: Render) -> AsyncIterator[TcpAddress]:
+async def serve_metrics(
+    wanted: TcpAddress, render: Render, authentication: Authentication
+) -> AsyncIterator[TcpAddress]:
     """Serves the result of `render`, called in a thread. Yields the address with its real port.
 
     Raises:
         BindError: it cannot be listened on.
     """
-    page = _MetricsServer(render)
+    page = _MetricsServer(render, authentication)
     try:
         server = await asyncio.start_server(page.answer, wanted.host, wanted.port, limit=_MAX_REQUEST_BYTES)
     except OSError as error:
@@ -38,8 +42,9 @@ async def serve_metrics(wanted: TcpAddress, render: Render) -> AsyncIterator[Tcp
 class _MetricsServer:
     """Answers one request per connection, and tracks the open connections."""
 
-    def __init__(self, render: Render) -> None:
+    def __init__(self, render: Render, authentication: Authentication) -> None:
         self._render = render
+        self._authentication = authentication
         self._rendering = asyncio.Lock()
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -74,11 +79,21 @@ class _MetricsServer:
             return _http("404 Not Found", f"metrics are at {_PATH}\n".encode())
         if method not in {b"GET", b"HEAD"}:
             return _http("405 Method Not Allowed", b"")
+        try:
+            self._authentication.check(_fields(head))
+        except UnauthenticatedError as error:
+            return _http("401 Unauthorized", f"{error.message}\n".encode(), more="WWW-Authenticate: Bearer\r\n")
         async with self._rendering:
             body = await asyncio.to_thread(self._render)
         return _http("200 OK", body, with_body=method == b"GET")
 
 
-def _http(status: str, body: bytes, *, with_body: bool = True) -> bytes:
-    fields = f"Content-Type: {_CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+def _fields(head: bytes) -> Iterator[tuple[str, str]]:
+    for line in head.decode("latin-1").split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        yield name.strip().lower(), value.strip()
+
+
+def _http(status: str, body: bytes, *, with_body: bool = True, more: str = "") -> bytes:
+    fields = f"{more}Content-Type: {_CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
     return f"HTTP/1.1 {status}\r\n{fields}\r\n".encode() + (body if with_body else b"")

@@ -86,7 +86,9 @@ def _write_to_descriptor(fd: int, line: str) -> None:
 def _replace(file: Path, line: str) -> None:
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    with draft.open("x") as stream:  # in a world-writable directory, another user could have planted a link
+    with os.fdopen(
+        os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "w"
+    ) as stream:  # in a world-writable directory, another user could have planted a link
         stream.write(line)
     draft.replace(file)
 

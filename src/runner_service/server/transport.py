@@ -4,9 +4,17 @@ Bounded by default: metadata (8 KiB soft, 16 KiB hard limit) and messages (4 MiB
 """
 
 import resource
+from collections.abc import Sequence
 
 CONCURRENT_STREAMS = 2048
 """Concurrent calls per connection. Further calls wait silently in the client."""
+
+HEALTH_CONNECTIONS = 64
+"""Connections to HEALTH_ADDRESS, beside those to LISTEN_ADDRESS."""
+
+HANDSHAKE_TIMEOUT_SECONDS = 10
+IDLE_TIMEOUT_SECONDS = 300
+"""A connection without a call is closed after it; clients reconnect by themselves with their next call."""
 
 
 def _connections() -> int:
@@ -24,6 +32,17 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),  # … and those that ping between calls; also lets the server ping
     ("grpc.keepalive_time_ms", 60_000),  # by default a vanished peer is detected after two hours
     ("grpc.http2.ping_timeout_ms", 30_000),  # `keepalive_timeout_ms` alone closes nothing
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_SECONDS * 1000),  # for HTTP/2 settings; by default 2 min
+    ("grpc.max_connection_idle_ms", IDLE_TIMEOUT_SECONDS * 1000),  # by default for ever
     ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),  # unlimited by default
-    ("grpc.max_allowed_incoming_connections", _connections()),  # per address; unlimited by default
 )
+
+
+def channel_options(*, listeners: int) -> Sequence[tuple[str, int]]:
+    """Returns the options of a server that listens on so many addresses, each of which has its share of connections."""
+    return (*CHANNEL_OPTIONS, ("grpc.max_allowed_incoming_connections", _connections() // listeners))
+
+
+def health_channel_options(*, listeners: int) -> Sequence[tuple[str, int]]:
+    """Returns the options of the server at HEALTH_ADDRESS."""
+    return (*CHANNEL_OPTIONS, ("grpc.max_allowed_incoming_connections", HEALTH_CONNECTIONS // listeners))

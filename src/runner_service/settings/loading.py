@@ -1,6 +1,7 @@
 """Loads and validates the settings; reports all problems at once, without secrets."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -19,6 +20,8 @@ _FILES = (
     "temporal_tls_client_cert_path",
     "temporal_tls_client_key_path",
 )
+
+_MIN_TOKEN_CHARACTERS = 16
 
 EXIT_CONFIG = 78
 """The exit code of a wrong environment, EX_CONFIG of sysexits(3)."""
@@ -64,6 +67,7 @@ def warnings_about(settings: Settings) -> list[Problem]:
         *_mode_warnings(settings),
         *_model_warnings(settings),
         *_exposure_warnings(settings),
+        *_secret_warnings(settings),
         *_export_warnings(settings),
     ]
 
@@ -96,7 +100,7 @@ def _conflicts(settings: Settings) -> list[Problem]:
         *_mode_conflicts(settings),
         *_confinement_conflicts(settings),
         *_address_conflicts(settings),
-        *_metrics_conflicts(settings),
+        *_listener_conflicts(settings),
         *_token_conflicts(settings),
         *_tls_conflicts(settings),
         *_temporal_conflicts(settings),
@@ -159,10 +163,15 @@ def _address_conflicts(settings: Settings) -> Iterator[Problem]:
         )
 
 
-def _metrics_conflicts(settings: Settings) -> Iterator[Problem]:
-    metrics, listen = settings.metrics_address, settings.listen_address
-    if metrics is not None and overlap(parse_address(metrics), parse_address(listen)):
-        yield Problem("METRICS_ADDRESS", f"{metrics} is where LISTEN_ADDRESS says that calls are taken")
+def _listener_conflicts(settings: Settings) -> Iterator[Problem]:
+    taken = [("LISTEN_ADDRESS", settings.listen_address)]
+    for name, address in (("HEALTH_ADDRESS", settings.health_address), ("METRICS_ADDRESS", settings.metrics_address)):
+        if address is None:
+            continue
+        for other, where in taken:
+            if overlap(parse_address(address), parse_address(where)):
+                yield Problem(name, f"{address} is taken by {other}, {where}: choose another port")
+        taken.append((name, address))
 
 
 def _token_conflicts(settings: Settings) -> Iterator[Problem]:
@@ -220,6 +229,23 @@ def _model_warnings(settings: Settings) -> Iterator[Problem]:
 def _exposure_warnings(settings: Settings) -> Iterator[Problem]:
     if not is_loopback(parse_address(settings.listen_address)) and settings.tls_cert_file is None:
         yield Problem("TLS_CERT_FILE", "is not set: the token and everything else crosses the network in the clear")
+
+
+def _secret_warnings(settings: Settings) -> Iterator[Problem]:
+    token = settings.auth_token.get_secret_value() if settings.auth_token else ""
+    if token and len(token) < _MIN_TOKEN_CHARACTERS:
+        yield Problem("AUTH_TOKEN", f"is shorter than {_MIN_TOKEN_CHARACTERS} characters: it can be guessed")
+    if (path := settings.auth_token_file) is not None:
+        with suppress(OSError):
+            if len(path.read_bytes().strip()) < _MIN_TOKEN_CHARACTERS:
+                yield Problem(
+                    "AUTH_TOKEN_FILE", f"{path} holds fewer than {_MIN_TOKEN_CHARACTERS} characters: it can be guessed"
+                )
+    for name in ("auth_token_file", "tls_key_file", "temporal_tls_client_key_path"):
+        path = getattr(settings, name)
+        with suppress(OSError):
+            if path is not None and (mode := path.stat().st_mode & 0o077):
+                yield Problem(name.upper(), f"{path} has mode {mode | 0o600:04o}: others can read it; chmod 600 it")
 
 
 def _export_warnings(settings: Settings) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """The types of settings, with their validation errors."""
 
+import ipaddress
 import unicodedata
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -70,11 +71,19 @@ def _paths(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> str:
+    for each in text.split(","):
+        if each.strip():
+            ipaddress.ip_network(each.strip())
+    return text
+
+
 def _hosts(text: str) -> str:
     parse_hosts(text.split(","))
     return text
 
 
+NetworkList = Annotated[str, AfterValidator(_networks)]
 HostList = Annotated[str, AfterValidator(_hosts)]
 FilesLevel = Literal["none", "workspace", "read_only", "strict"]
 NetworkLevel = Literal["all", "proxy", "none"]

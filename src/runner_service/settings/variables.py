@@ -25,6 +25,7 @@ from runner_service.settings.types import (
     HostList,
     Key,
     NetworkLevel,
+    NetworkList,
     PathList,
     Port,
     Seconds,
@@ -160,6 +161,12 @@ an approval policy asks about are skipped."""
     listen_address: AddressText = _computed(_default_listen_address)
     """Where to listen: `host:port`, `[IPv6]:port` or `unix:PATH`; port 0 takes a free one. Beyond loopback it needs a \
 token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 when the daemon is at 50051."""
+    mcp_allowed_networks: NetworkList = ""
+    """Private networks that HTTP MCP servers may be in when MODE is cloud, as `10.1.0.0/16`, separated by commas. \
+Public addresses are always allowed, link-local and metadata addresses never; with MODE=local private ones are, too."""
+    health_address: AddressText | None = None
+    """Where else health can be asked for, in the form of LISTEN_ADDRESS: by probes, without TLS and token, over \
+connections that callers cannot use up. Unset: only at LISTEN_ADDRESS."""
     auth_token: Token | None = None
     """The bearer token that callers must send. Health checks need none."""
     auth_token_file: Path | None = None
@@ -313,7 +320,7 @@ FAILED, or runs on and is reported to the daemon."""
     """Log lines for people, or one JSON object each."""
     metrics_address: TcpText | None = None
     """Where Prometheus reads metrics, `host:port`, at the path /metrics; port 0 takes a free one. Unset: nowhere. It \
-needs no token: whoever reaches it can read numbers and the names of models and tools, but no content."""
+needs the token if the service has one. There are numbers and the names of models and tools, but no content."""
     otel_sdk_disabled: bool = False
     """Turns tracing and metrics off, whatever else is set."""
     otel_traces_exporter: str = "otlp"

@@ -42,7 +42,7 @@ class AgentRunnerServiceStub:
     ExecuteAgent: _grpc.UnaryStreamMultiCallable[_agent_runner_pb2.ExecuteAgentRequest, _agent_runner_pb2.ExecuteAgentResponse]
     """Starts an execution, or attaches to it if its id is known, and streams its events until it ends.
 
-    Starting twice is safe: the same id with the same request attaches. To follow an execution over any number of
+    Starting twice is safe: the same id with the same request attaches; the values of secrets are not compared. To follow an execution over any number of
     disconnects, call again with the same request and the last sequence seen as `after_sequence`: every event arrives
     exactly once. A finished execution replays its events and the stream ends. To attach, the id alone is enough.
     Until the first event a failure is a gRPC status; from then on it is the `finished` event, and the stream ends OK.
@@ -143,7 +143,7 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     ExecuteAgent: _aio.UnaryStreamMultiCallable[_agent_runner_pb2.ExecuteAgentRequest, _agent_runner_pb2.ExecuteAgentResponse]  # type: ignore[assignment]
     """Starts an execution, or attaches to it if its id is known, and streams its events until it ends.
 
-    Starting twice is safe: the same id with the same request attaches. To follow an execution over any number of
+    Starting twice is safe: the same id with the same request attaches; the values of secrets are not compared. To follow an execution over any number of
     disconnects, call again with the same request and the last sequence seen as `after_sequence`: every event arrives
     exactly once. A finished execution replays its events and the stream ends. To attach, the id alone is enough.
     Until the first event a failure is a gRPC status; from then on it is the `finished` event, and the stream ends OK.
@@ -247,7 +247,7 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_agent_runner_pb2.ExecuteAgentResponse], _abc.AsyncIterator[_agent_runner_pb2.ExecuteAgentResponse]]:
         """Starts an execution, or attaches to it if its id is known, and streams its events until it ends.
 
-        Starting twice is safe: the same id with the same request attaches. To follow an execution over any number of
+        Starting twice is safe: the same id with the same request attaches; the values of secrets are not compared. To follow an execution over any number of
         disconnects, call again with the same request and the last sequence seen as `after_sequence`: every event arrives
         exactly once. A finished execution replays its events and the stream ends. To attach, the id alone is enough.
         Until the first event a failure is a gRPC status; from then on it is the `finished` event, and the stream ends OK.

@@ -19,6 +19,7 @@ from runner_service.agent.mcp.http_limits import HttpLimits
 from runner_service.agent.mcp.stdio import ServerOutput, Streams, stdio_server
 from runner_service.agent.mcp.tool_listing import limit_attachments, list_tools, plain_name
 from runner_service.agent.mcp.tools import mcp_tool
+from runner_service.executors.egress.mcp_addresses import EgressAddresses
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -111,8 +112,14 @@ class _Connection:
             return stdio_server(self._run.sandbox, self._server.stdio, self._outputs, self._run.redactor)
         if self._run.confinement.network == "none":
             raise PermissionError("the confinement of this execution closes the network")
+        addresses = EgressAddresses(self._run.mcp_addresses, self._run.egress)
         return http_server(
-            self._server.http, self._run.environment, self._call_timeout(), self._limits, self._run.egress
+            self._server.http,
+            self._run.environment,
+            self._call_timeout(),
+            self._limits,
+            addresses,
+            may_use_proxy=self._run.egress is None,
         )
 
     def _call_timeout(self) -> float:

@@ -1,4 +1,4 @@
-"""Connections of the service itself for a confined execution: to hosts that its policy allows, and nowhere else."""
+"""Connections of the service itself for an execution: to addresses that a policy allows, and nowhere else."""
 
 import ssl
 from collections.abc import Iterable
@@ -7,13 +7,14 @@ from typing import Any
 import httpcore
 import httpx
 
-from runner_service.executors.egress.policy import EgressDeniedError, EgressPolicy
+from runner_service.executors.egress.mcp_addresses import Addresses
+from runner_service.executors.egress.policy import EgressDeniedError
 
 
 class PolicyTransport(httpx.AsyncHTTPTransport):
     """A transport that connects to the very addresses that a policy has looked up, for each redirect anew."""
 
-    def __init__(self, policy: EgressPolicy) -> None:
+    def __init__(self, policy: Addresses) -> None:
         super().__init__(trust_env=False)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.create_default_context(), network_backend=_PolicyBackend(policy)
@@ -21,7 +22,7 @@ class PolicyTransport(httpx.AsyncHTTPTransport):
 
 
 class _PolicyBackend(httpcore.AsyncNetworkBackend):
-    def __init__(self, policy: EgressPolicy) -> None:
+    def __init__(self, policy: Addresses) -> None:
         self._policy = policy
         self._backend = httpcore.AnyIOBackend()
 

@@ -1,5 +1,6 @@
 """Streamable HTTP transport for MCP servers, with bounded responses."""
 
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -11,7 +12,7 @@ from runner_service.agent.mcp.egress import PolicyTransport
 from runner_service.agent.mcp.http_limits import HttpLimits
 from runner_service.agent.mcp.placeholders import PLACEHOLDER
 from runner_service.agent.mcp.stdio import Streams
-from runner_service.executors.egress.policy import EgressPolicy
+from runner_service.executors.egress.mcp_addresses import Addresses
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
@@ -21,11 +22,14 @@ async def http_server(
     environment: Mapping[str, str],
     timeout_seconds: float,
     limits: HttpLimits,
-    egress: EgressPolicy | None = None,
+    addresses: Addresses,
+    *,
+    may_use_proxy: bool,
 ) -> AsyncIterator[Streams]:
-    """Opens the transport, whose responses are held to `limits`.
+    """Opens the transport, whose responses are held to `limits`; `addresses` decides where it connects to.
 
-    A response may take `timeout_seconds`; `egress` limits where it connects to.
+    A response may take `timeout_seconds`. Where the environment names a proxy and it may be used, the proxy decides
+    where it connects to.
     """
     # The size of a compressed response is unbounded: it is not requested, and refused.
     headers = {"Accept-Encoding": "identity"}
@@ -36,8 +40,9 @@ async def http_server(
             headers=headers,
             timeout=httpx.Timeout(timeout_seconds),
             event_hooks={"response": [limits.limit_response]},
-            transport=PolicyTransport(egress) if egress else None,
-            trust_env=egress is None,
+            transport=PolicyTransport(addresses),
+            mounts=_proxy_mounts() if may_use_proxy else None,
+            trust_env=False,
         ) as client,
         streamable_http_client(_with_query(http.url, query), http_client=client) as (read, write, _),
         limits.resolved(read) as resolved,
@@ -54,3 +59,17 @@ def _with_query(url: str, query: Mapping[str, str]) -> str:
 
 def _fill_placeholders(value: str, environment: Mapping[str, str]) -> str:
     return PLACEHOLDER.sub(lambda found: environment[found[1]], value)
+
+
+def _proxy_mounts() -> Mapping[str, httpx.AsyncBaseTransport | None]:
+    """Returns the transports of the proxies that the environment names. A proxy decides itself where it connects to."""
+    proxies = urllib.request.getproxies()
+    mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
+    for scheme in ("http", "https", "all"):
+        if proxy := proxies.get(scheme):
+            mounts[f"{scheme}://"] = httpx.AsyncHTTPTransport(proxy=proxy if "://" in proxy else f"http://{proxy}")
+    if mounts:
+        for host in proxies.get("no", "").split(","):
+            if name := host.strip().lstrip("."):
+                mounts[f"all://*{name}" if name != "*" else "all://"] = None
+    return mounts

@@ -44,7 +44,7 @@ class EgressPolicy:
             raise self._denied(name, port, "not among the allowed hosts of this execution")
         if address:
             return [str(address)]
-        found = await _look_up(name, port)
+        found = await look_up(name, port)
         public = [str(each) for each in found if _is_public(each)]
         if not public:
             raise self._denied(name, port, "its name leads to a private address, which must be allowed as an address")
@@ -65,7 +65,8 @@ class EgressPolicy:
         return EgressDeniedError(f"{host}:{port} cannot be reached: {reason}")
 
 
-async def _look_up(name: str, port: int) -> Sequence[IpAddress]:
+async def look_up(name: str, port: int) -> Sequence[IpAddress]:
+    """Returns the addresses of a name. Raises OSError."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
         found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM)
@@ -75,10 +76,11 @@ async def _look_up(name: str, port: int) -> Sequence[IpAddress]:
 
 def _is_public(address: IpAddress) -> bool:
     """Returns whether an address, or the IPv4 address that it stands for, is one of the public internet."""
-    return all(each.is_global and not each.is_multicast for each in (address, *_embedded(address)))
+    return all(each.is_global and not each.is_multicast for each in (address, *embedded_addresses(address)))
 
 
-def _embedded(address: IpAddress) -> Sequence[IpAddress]:
+def embedded_addresses(address: IpAddress) -> Sequence[IpAddress]:
+    """Returns the IPv4 addresses that an IPv6 address stands for."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]

@@ -23,7 +23,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from runner_service.storage.event_log import LogError
-from runner_service.storage.sqlite.database import require_intact
+from runner_service.storage.sqlite.database import create_private, require_intact
 from runner_service.storage.sqlite.schema import CHECKPOINTS
 from runner_service.storage.state_serializer import StateSerializer
 
@@ -170,6 +170,7 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
     # Used on the event loop's thread only; the check would prevent closing it elsewhere. timeout=0: a lock must not
     # block the loop, `retry_while_locked` waits instead.
     require_intact(path)
+    create_private(path)
     with closing(sqlite3.connect(path, timeout=0, check_same_thread=False)) as connection:
         path.chmod(0o600)
         connection.execute("PRAGMA journal_mode=WAL")

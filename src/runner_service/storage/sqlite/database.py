@@ -1,8 +1,9 @@
 """SQLite files: checks before opening, connections, transactions."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _MAGIC = b"SQLite format 3\0"
@@ -30,8 +31,15 @@ def require_intact(path: Path) -> None:
         raise sqlite3.DatabaseError(f"{path.name} is truncated")
 
 
+def create_private(path: Path) -> None:
+    """Creates the file, for its owner alone, if it is missing; what SQLite puts beside it has the same mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Opens the file, with explicit transactions. Raises sqlite3.Error."""
+    create_private(path)
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
