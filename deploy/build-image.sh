@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the image with what is there. BASE names another base image, TAG another tag.
+# Builds the image with what is there. BASE names another base image, best by digest (NAME@sha256:…), TAG another tag.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 arguments=(--file deploy/Dockerfile --tag "${TAG:-runner-service:latest}" ${BASE:+--build-arg "BASE=$BASE"} .)
