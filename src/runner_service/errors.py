@@ -128,6 +128,12 @@ class LimitExceededEnd(ExecutionEnd):
         super().__init__(f"limits.{field} = {value} was reached; raise it, or give the agent a smaller task")
 
 
+class DiskLimitEnd(ExecutionEnd):
+    """The execution stored more than it may, or most while the disk became full."""
+
+    code = "LIMIT_EXCEEDED"
+
+
 class RepetitionEnd(ExecutionEnd):
     """The agent repeated the same calls with the same results."""
 

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from runner_service.errors import CallError, LogUnavailableEnd, NotFoundError, UnavailableError
 from runner_service.events.notifier import Notifier
+from runner_service.events.quota import DiskQuota
 from runner_service.events.tail import Tail
 from runner_service.events.writer import EventRun, LogWriter
 from runner_service.executors.protocol import Stream
@@ -61,6 +62,7 @@ class EventStream:
         self._positions: dict[object, int] = {}
         self._notifier = Notifier()
         self._closed_with: CallError | None = None
+        self.quota = DiskQuota()
         self.broken: LogUnavailableEnd | None = None
         self.on_break: Callable[[LogUnavailableEnd], None] = lambda _: None
 
@@ -228,9 +230,11 @@ class EventStream:
         self._run = None
         self._enqueued_entries += 1
         self._writer.enqueue(self, entry, size)
+        self.quota.count(size)
 
     def _enqueue_frame(self, sequence: int, frame: bytes) -> None:
         """Appends an event to the current run, or starts one."""
+        self.quota.count(len(frame))
         run = self._run
         if run is None or run.size > _MAX_RUN_BYTES:
             run = self._run = EventRun(self.execution_id, [frame], sequence, len(frame))

@@ -10,6 +10,7 @@ from runner_service.errors import CallError, ExecutionEnd, UnavailableError
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
 from runner_service.executions.approvals import ApprovalService
+from runner_service.executions.disk_guard import guard_disk
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.queue import ExecutionQueue
 from runner_service.executions.readiness import Readiness
@@ -70,6 +71,9 @@ async def running_executions(
         recovery = Recovery(service, registry, tasks=tasks)
         cleanups = [
             tasks.create_task(_prune_log(settings, storage.log, registry), name="prune-log"),
+            tasks.create_task(
+                guard_disk(settings.state_dir, settings.state_min_free_bytes, registry), name="guard-disk"
+            ),
             tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
             tasks.create_task(approvals.expire_forever(), name="expire-approvals"),
         ]

@@ -61,6 +61,7 @@ class Execution:
         self._interrupted = False
         self._started_at = 0.0
         stream.on_break = self.stop
+        stream.quota.on_exceeded = self.stop
 
     @property
     def id(self) -> str:
@@ -128,6 +129,11 @@ class Execution:
         if self._end is None and not self._interrupted:
             self._end = end
             self._cancel_task()
+
+    @property
+    def is_stopping(self) -> bool:
+        """True from `stop` on."""
+        return self._end is not None
 
     def interrupt(self) -> None:
         """Cancels its task without ending it: a later process may continue."""

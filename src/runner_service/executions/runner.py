@@ -146,6 +146,7 @@ class PreparedRun:
         limits = _limits(self.request.limits, self.runner.settings)
         timeout_seconds = limits.timeout.ToNanoseconds() / 1e9
         egress = self._egress(execution)
+        execution.stream.quota.set_limit(self.runner.settings.execution_max_bytes)
         try:
             async with (
                 asyncio.timeout(max(0.0, timeout_seconds - execution.elapsed_before_seconds)) as clock,

@@ -186,6 +186,12 @@ connections that callers cannot use up. Unset: only at LISTEN_ADDRESS."""
     """The directory of the event log, outputs and checkpoints. The default follows XDG."""
     log_max_age: Seconds = 7 * 24 * 3600.0
     """How many seconds finished executions are kept in the event log."""
+    execution_max_bytes: CountOrZero = 1 << 30
+    """How many bytes of events and output one execution may store; output beyond it is dropped, with further events \
+it ends as LIMIT_EXCEEDED. 0 means no limit."""
+    state_min_free_bytes: CountOrZero = 64 << 20
+    """How many bytes should stay free on the disk of STATE_DIR, at most a twentieth of it: below that the running \
+execution that has stored most ends as LIMIT_EXCEEDED. 0 means any number."""
     log_max_bytes: Count = 2 << 30
     """The maximum size of the event log in bytes; the oldest finished executions are deleted first."""
 

@@ -55,7 +55,8 @@ class CommandOutput:
             return
         if not self._ended:
             self.excerpt.add(stream, data)
-        kept = data[: self._room]
+        room = self._events.quota.output_room()
+        kept = data[: self._room if room is None else min(self._room, room)]
         self.dropped += len(data) - len(kept)
         self._room -= len(kept)
         self.kept[stream] += len(kept)

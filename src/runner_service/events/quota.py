@@ -1,0 +1,44 @@
+"""How much an execution may store: its events, and the output of its commands."""
+
+from typing import TYPE_CHECKING
+
+from runner_service.errors import DiskLimitEnd, ExecutionEnd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_RESERVE_BYTES = 1024 * 1024
+"""What output leaves, of the second half of the quota, to the results and events that follow it."""
+
+
+class DiskQuota:
+    """Counts what an execution stores. Without `set_limit` there is no limit."""
+
+    def __init__(self) -> None:
+        self.stored = 0
+        """Bytes of events and output, in this process."""
+        self.on_exceeded: Callable[[ExecutionEnd], None] = lambda _: None
+        self._limit = 0
+        self._is_exceeded = False
+
+    def set_limit(self, limit: int) -> None:
+        """Sets the limit in bytes; 0 is none."""
+        self._limit = limit
+
+    def output_room(self) -> int | None:
+        """Returns how many bytes of output may still be stored; None for any number."""
+        if not self._limit:
+            return None
+        return max(0, max(self._limit // 2, self._limit - _RESERVE_BYTES) - self.stored)
+
+    def count(self, size: int) -> None:
+        """Counts what is stored. Once that is over the limit, the execution is ended; its end is still stored."""
+        self.stored += size
+        if self._limit and self.stored > self._limit and not self._is_exceeded:
+            self._is_exceeded = True
+            self.on_exceeded(
+                DiskLimitEnd(
+                    f"EXECUTION_MAX_BYTES = {self._limit} was reached by the events and output of this execution: "
+                    "raise it, or give the agent a smaller task"
+                )
+            )
