@@ -136,3 +136,30 @@ async def test_text_in_latin_1_is_edited_in_latin_1(sandbox: Sandbox) -> None:
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
+
+
+KEPT = [
+    ("mode", "chmod 751 f", "stat -c %a f", "751\n"),
+    ("set-gid", "chmod 2755 f", "stat -c %a f", "2755\n"),
+    (
+        'python3 -c \'import os; os.setxattr("f", "user.acl", b"x")\'',
+        "getfattr -d f | grep -c user.acl || echo 1",
+        "1\n",
+    ),
+    ("a relative symlink", "mkdir d; mv f d/g; ln -s d/g f", "readlink f", "d/g\n"),
+    ("an absolute symlink", 'mkdir d; mv f d/g; ln -s "$PWD/d/g" f', 'readlink f | sed "s|$PWD/||"', "d/g\n"),
+    ("a chain of symlinks", "mv f g; ln -s g h; ln -s h f", "readlink f h", "h\ng\n"),
+    ("three hard links", "ln f g; ln f h", "stat -c %h f; cat g h", "3\nnew\nnew\n"),
+    ("a hard link to a symlink's target", "ln f g; ln -s g s", "cat s", "new\n"),
+    ("a name with a newline", "mv f 'a\nb'; ln -s 'a\nb' f", "cat 'a\nb'", "new\n"),
+    ("a very long name", "n=$(printf %0250d 0); mv f $n; ln -s $n f", "cat $(printf %0250d 0)", "new\n"),
+    ("no final newline", "printf old > f", "wc -c < f", "3\n"),
+    ("a file that was empty before", "mv f g; : > f; printf old > f", "cat f", "new"),
+]
+
+
+@pytest.mark.parametrize(("what", "before", "asked", "answer"), KEPT, ids=[each[0] for each in KEPT])
+async def test_an_edit_keeps_what_a_file_is(sandbox: Sandbox, what: str, before: str, asked: str, answer: str) -> None:
+    await output(sandbox, f"echo old > f; {before}")
+    await sandbox.edit_text("/f", "old", "new")
+    assert await output(sandbox, asked) == answer
