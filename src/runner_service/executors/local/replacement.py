@@ -10,6 +10,7 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
+from runner_service.executors.local.file_metadata import copy_metadata
 from runner_service.executors.local.paths import Place, Root, file_errors
 from runner_service.executors.protocol import FileError
 
@@ -65,7 +66,7 @@ class Replacement:
             self._require_no_unfinished_copy(self._place)
             self._open_temporary(self._place)
             if self._old:
-                keeps_all = self._old.st_nlink == 1 and _copy_metadata(self._place, self._old, self._descriptor)
+                keeps_all = self._old.st_nlink == 1 and copy_metadata(self._place, self._old, self._descriptor)
                 self._in_place |= not keeps_all
             elif self._mode is not None:
                 os.fchmod(self._descriptor, stat.S_IMODE(self._mode))
@@ -240,39 +241,3 @@ def _replaceable(place: Place) -> os.stat_result | None:
     if not os.access(place.name, os.W_OK, dir_fd=place.directory):
         raise FileError("permission_denied", f"{place.path}: permission denied; the file is read-only")
     return old
-
-
-def _copy_metadata(place: Place, old: os.stat_result, descriptor: int) -> bool:
-    """Copies owner, mode, ACL and extended attributes of the old file; returns False if some cannot be."""
-    new = os.fstat(descriptor)
-    try:
-        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-            os.fchown(descriptor, old.st_uid, old.st_gid)
-        if hasattr(os, "listxattr"):
-            _copy_attributes(place, descriptor)
-    except OSError:
-        return False
-    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-    return True
-
-
-def _copy_attributes(place: Place, descriptor: int) -> None:
-    source = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
-    try:
-        for name in _attributes(source):
-            value = os.getxattr(source, name)
-            with suppress(OSError):
-                if os.getxattr(descriptor, name) == value:
-                    continue
-            os.setxattr(descriptor, name, value)
-    finally:
-        os.close(source)
-
-
-def _attributes(descriptor: int) -> list[str]:
-    try:
-        return os.listxattr(descriptor)
-    except OSError as error:
-        if error.errno == errno.ENOTSUP:
-            return []
-        raise
