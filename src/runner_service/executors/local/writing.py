@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import NamedTuple
 
 from runner_service.executors.local.deadline import Deadline
@@ -28,15 +29,17 @@ class SeenFiles:
     """Which version of a file each agent has read or written last, by agent and real path."""
 
     _versions: dict[tuple[str, str], Version] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
 
     def record(self, root: Root, path: str, agent: str) -> None:
         """Records that an agent knows the file as it is now."""
         if found := _status(root, path):
             key = agent, found[0]
-            self._versions.pop(key, None)
-            self._versions[key] = file_version(found[1])
-            if len(self._versions) > _MAX_SEEN_FILES:
-                del self._versions[next(iter(self._versions))]
+            with self._lock:
+                self._versions.pop(key, None)
+                self._versions[key] = file_version(found[1])
+                if len(self._versions) > _MAX_SEEN_FILES:
+                    del self._versions[next(iter(self._versions))]
 
     def is_outdated(self, root: Root, path: str, agent: str) -> bool:
         """Returns whether the file exists and is not the one that the agent has read."""
