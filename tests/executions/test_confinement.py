@@ -109,7 +109,9 @@ async def test_a_level_that_cannot_be_had_ends_the_execution_before_any_tool_and
     which = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "bwrap" else which(name))
     client = await start([turn("", command("touch ran")), turn("Done.")])
-    events = await client.execute(confinement=WORKSPACE)
+    # A restricted thread might hold WORKSPACE, but not this.
+    level = runner_pb2.Confinement(network=event_pb2.NETWORK_CONFINEMENT_PROXY, allowed_hosts=["example.com"])
+    events = await client.execute(confinement=level)
     end = one(events, "finished")
     assert (end.state, end.error.code, end.error.retryable) == (event_pb2.STATE_FAILED, "SANDBOX_UNAVAILABLE", False)
     assert "install bubblewrap" in end.error.message

@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,8 +53,9 @@ async def test_without_bubblewrap_a_level_is_refused_with_what_to_do(
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "bwrap" else f"/bin/{name}")
     async with opened_locally(tmp_path) as executor:
+        level = Confinement(files="workspace", network="proxy")  # which no restricted thread can hold
         with pytest.raises(ConfinementError, match="bwrap is not on the PATH; install bubblewrap") as refused:
-            async with cell(executor):
+            async with cell(executor, level):
                 pass
         assert not refused.value.retryable
         async with executor.open(SandboxSpec("e")) as sandbox:
@@ -145,3 +147,123 @@ def cmdline(pid: int) -> bytes:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+STRICT = Confinement(files="strict")
+
+
+async def test_a_git_directory_that_is_a_link_shows_nothing_of_outside(executor: Executor, root: Path) -> None:
+    (root / ".git").symlink_to("/etc")
+    async with cell(executor, STRICT) as sandbox:
+        assert await output(sandbox, "ls /etc/shadow .git/shadow 2>/dev/null | wc -l") == "0\n"
+
+
+async def test_git_hooks_that_are_a_link_show_nothing_of_outside_and_cannot_be_replaced(
+    executor: Executor, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").touch()
+    (root / ".git").mkdir()
+    (root / ".git" / "config").write_text("[core]")
+    (root / ".git" / "hooks").symlink_to(tmp_path / "outside")
+    async with cell(executor, STRICT) as sandbox:
+        assert await output(sandbox, "ls .git/hooks/ 2>/dev/null | wc -l; rm .git/hooks || echo kept") == "0\nkept\n"
+
+
+async def test_a_git_file_that_is_a_pipe_keeps_nobody_waiting(executor: Executor, root: Path) -> None:
+    os.mkfifo(root / ".git")
+    async with asyncio.timeout(20), cell(executor) as sandbox:
+        assert await output(sandbox, "echo open") == "open\n"
+
+
+async def test_a_linked_worktree_can_commit_and_its_repository_keeps_its_hooks(
+    executor: Executor, root: Path, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(root.rmdir)
+    prepare = (
+        f"git init -q {tmp_path}/main && cd {tmp_path}/main && git config user.email a@b && git config user.name c "
+        f"&& git commit -q --allow-empty -m first && git worktree add -q {root} > /dev/null 2>&1"
+    )
+    assert await (await asyncio.create_subprocess_shell(prepare)).wait() == 0
+    async with cell(executor) as sandbox:
+        assert await output(sandbox, "git commit -q --allow-empty -m second && git log --oneline | wc -l") == "2\n"
+        hook = f"echo x > {tmp_path}/main/.git/hooks/post-commit || echo held"
+        assert await output(sandbox, hook) == "held\n"
+
+
+async def test_links_in_a_private_directory_lead_no_mount_elsewhere(executor: Executor, tmp_path: Path) -> None:
+    """The root lies below /tmp here, so its mount point is in the session's private /tmp, which its commands write."""
+    first = tmp_path.relative_to("/tmp").parts[0]
+    async with cell(executor, session="s") as sandbox:
+        await output(sandbox, f"cd /tmp; mv {first} aside; ln -s ../../../../var/tmp {first}; echo moved")
+    async with cell(executor, session="s") as sandbox:
+        assert await output(sandbox, f"pwd; [ -L /tmp/{first} ] || echo real") == f"{sandbox.root}\nreal\n"
+
+
+async def test_a_path_that_leads_through_a_link_is_not_opened(executor: Executor, root: Path) -> None:
+    (root / "out").symlink_to("/etc")
+    level = Confinement(files="workspace", writable_paths=(str(root / "out"),))
+    async with cell(executor, level) as sandbox:
+        with pytest.raises(ConfinementError, match="through a symlink to /etc"):
+            await run(sandbox, "true")
+
+
+async def test_what_belongs_to_the_service_is_never_shown(executor: Executor, tmp_path: Path) -> None:
+    level = Confinement(files="workspace", readable_paths=(str(tmp_path / "state" / "private"),))
+    async with cell(executor, level) as sandbox:
+        with pytest.raises(ConfinementError, match="belongs to the service"):
+            await run(sandbox, "true")
+
+
+async def test_a_path_below_what_is_hidden_can_be_shown(executor: Executor, tmp_path: Path) -> None:
+    async with executor.open(SandboxSpec("free")) as free:
+        await output(free, "mkdir -p ../kept/shown; printf seen > ../kept/shown/file; echo unseen > ../kept/other")
+    level = Confinement(
+        files="workspace",
+        hidden_paths=(str(tmp_path / "kept"),),
+        readable_paths=(str(tmp_path / "kept" / "shown"),),
+    )
+    async with cell(executor, level) as sandbox:
+        text = f"cat {tmp_path}/kept/shown/file; cat {tmp_path}/kept/other 2>/dev/null || echo hidden"
+        assert await output(sandbox, text) == "seenhidden\n"
+
+
+SERVICE = """
+import asyncio, sys
+from pathlib import Path
+from runner_service.executors.confinement import Confinement
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import Command, SandboxSpec
+
+class Printing:
+    async def write(self, stream, data):
+        print(data.decode(), end="", flush=True)
+
+async def main(base):
+    async with local_executor(root=base / "root", state_dir=base / "state") as executor:
+        async with executor.open(SandboxSpec("e", confinement=Confinement(files="workspace"))) as sandbox:
+            text = "setsid -f sleep 76.03; env -i setsid -f sleep 76.03; echo up; sleep 76.03"
+            await sandbox.run(Command(text, 600, Printing()))
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+async def test_the_death_of_the_service_ends_all_in_its_cells(executor: Executor, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVICE, str(tmp_path / "service"), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    async with executor.open(SandboxSpec("watcher")) as watcher, asyncio.timeout(40):
+        assert await process.stdout.readline() == b"up\n"
+        await appeared(watcher, "76.03", 3)
+        process.kill()
+        await process.wait()
+        while not await all_gone(watcher, "76.03"):
+            await asyncio.sleep(0.02)

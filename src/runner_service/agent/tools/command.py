@@ -1,6 +1,7 @@
 """Runs a command for the agent: streams its output to the log, returns an excerpt to the model."""
 
 from runner_service.agent.tools.command_output import CommandOutput
+from runner_service.agent.tools.confinement_hint import confinement_hint
 from runner_service.agent.tools.scope import RunningCall, RunScope
 from runner_service.errors import SandboxEnd
 from runner_service.executors.protocol import Command, CommandResult, SandboxError
@@ -29,7 +30,9 @@ async def run_command(scope: RunScope, call: RunningCall, text: str, requested: 
     finally:
         output.end(result)
     call.interrupted = bool(result.lost)
-    return output.excerpt.text(_gap(call, output)) + _remark(result, timeout), result.exit_code
+    excerpt = output.excerpt.text(_gap(call, output))
+    hint = confinement_hint(scope.run.confinement, scope.run.sandbox.root, excerpt) if result.exit_code else ""
+    return excerpt + _remark(result, timeout) + hint, result.exit_code
 
 
 async def _result(scope: RunScope, call: RunningCall, command: Command) -> CommandResult:

@@ -41,8 +41,12 @@ class SupervisorSource(Protocol):
     def client(self) -> SupervisorClient:
         """The current supervisor, after `started` has returned once."""
 
-    async def started(self) -> SupervisorClient:
-        """Waits until commands can be started. Raises SandboxError."""
+    async def started(self, execution: int) -> SupervisorClient:
+        """Waits until commands of an execution, by its number, can be started. Raises SandboxError."""
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether commands are started from a restricted thread."""
 
     async def terminate(self, children: Sequence[Child]) -> Sequence[KilledProcess]:
         """Ends children and all their descendants, and returns what had to be killed."""
@@ -95,7 +99,7 @@ class Commands:
         """Runs a program at an absolute path, in the same way. Raises SandboxError."""
         if self._is_closed:
             raise SandboxError("the sandbox is closed")
-        await self._supervisor.started()
+        await self._supervisor.started(self._execution_number)
         started = self._loop.time()
         try:
             result = await self._run_with(Pipes(sink, stdin), argv, cwd, timeout)
@@ -146,6 +150,7 @@ class Commands:
                 cwd=cwd,
                 environment=self._environment,
                 streams=pipes.command_ends,
+                confined=self._supervisor.is_restricted,
             )
         except BaseException:
             pipes.close_service_ends()

@@ -199,7 +199,9 @@ async def local_executor(
                 root=real_root,
                 scope=scope,
                 programs=programs,
-                cells=Cells(Confiner(place, grace=terminate_grace, quota=quota), state_dir, cache_bounds),
+                cells=Cells(
+                    Confiner(place, grace=terminate_grace, quota=quota, shared=supervisor), state_dir, cache_bounds
+                ),
             )
         finally:
             threads.shutdown()

@@ -88,6 +88,7 @@ class SupervisorClient:
         self._decoder = wire.Decoder()
         self._descriptors: list[int] = []
         self._exits: dict[int, asyncio.Future[Exit]] = {}
+        self._confinements: dict[int, asyncio.Future[str]] = {}
         self._children: WeakValueDictionary[int, Child] = WeakValueDictionary()
         self._terminations: dict[int, tuple[asyncio.Future[list[KilledProcess]], list[int]]] = {}
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
@@ -103,10 +104,11 @@ class SupervisorClient:
         cwd: str,
         environment: Mapping[str, str],
         streams: Sequence[int],
+        confined: bool = False,
     ) -> Child:
         """Has a program started. `streams` are descriptors, which stay the caller's: stdout, stderr, perhaps stdin.
 
-        Programs with one `execution` share what they may use.
+        Programs with one `execution` share what they may use. `confined` ones start only from its restricted thread.
 
         Raises:
             SandboxError: the supervisor is gone.
@@ -117,10 +119,31 @@ class SupervisorClient:
         number = next(_numbers)
         exited = self._exits[number] = self._loop.create_future()
         message = {"do": "start", "id": number, "execution": execution, "argv": argv, "cwd": cwd}
-        more = {"environment": dict(environment), "asked": time.monotonic(), "streams": len(copies)}
+        more = {
+            "environment": dict(environment),
+            "asked": time.monotonic(),
+            "streams": len(copies),
+            "confined": confined,
+        }
         self._send({**message, **more}, copies)
         child = self._children[number] = Child(number, exited)
         return child
+
+    async def confine(self, execution: int, rules: Mapping[str, object]) -> str:
+        """Has a restricted thread made for an execution; returns why that is not possible, or nothing.
+
+        Raises:
+            SandboxError: the supervisor is gone.
+        """
+        self._require_supervisor()
+        number = next(_numbers)
+        done = self._confinements[number] = self._loop.create_future()
+        self._send({"do": "confine", "id": number, "execution": execution, **rules})
+        return str(await done)
+
+    def release(self, execution: int) -> None:
+        """Has the restricted thread of an execution ended."""
+        self._send({"do": "release", "execution": execution})
 
     def request_termination(self, children: Sequence[Child]) -> asyncio.Future[list[KilledProcess]]:
         """Requests the end of these children and their descendants; the future gives what had to be killed.
@@ -216,6 +239,8 @@ class SupervisorClient:
                 _resolve(self._exits.pop(message["id"], None), exited)
             case "fail":
                 _reject(self._exits.pop(message["id"], None), _start_failure(message))
+            case "confine":
+                _resolve(self._confinements.pop(message["id"], None), message["error"])
             case "exceed":
                 self._handle_limit_exceeded(message)
             case "end":
@@ -245,6 +270,9 @@ class SupervisorClient:
     def _fail_waiting(self) -> None:
         lost = SandboxError("the process supervisor was lost, and with it every running command")
         _reject(self.ready, lost)
+        for waiting in self._confinements.values():
+            _reject(waiting, lost)
+        self._confinements.clear()
         for exited in self._exits.values():
             _reject(exited, lost)
         for ended, _ in self._terminations.values():

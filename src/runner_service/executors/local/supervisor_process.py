@@ -5,7 +5,7 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,8 @@ run(sys.argv[1:])
 class SupervisorProcess:
     """Owns the supervisor process and the client of it, and restarts it when it is lost."""
 
+    is_restricted = False
+
     def __init__(self, orphan_record: OrphanRecord, grace: float, quota: Quota) -> None:
         self._orphan_record = orphan_record
         self._grace = grace
@@ -41,7 +43,7 @@ class SupervisorProcess:
         self.client: SupervisorClient
         self.control = ""
 
-    async def started(self) -> SupervisorClient:
+    async def started(self, execution: int) -> SupervisorClient:  # noqa: ARG002  # as the Protocol has it
         """Returns the current client at once; while the supervisor is being restarted it refuses commands."""
         return self.client
 
@@ -113,6 +115,8 @@ class Program(NamedTuple):
     wrapper: Sequence[str] = ()
     descriptors: Sequence[int] = ()
     stderr: int | None = None
+    environment: Mapping[str, str] | None = None
+    """None: that of the service, which the supervisor hides from its commands."""
 
 
 def start_supervisor(program: Program, arguments: Sequence[str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -131,6 +135,7 @@ def start_supervisor(program: Program, arguments: Sequence[str]) -> tuple[socket
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=program.stderr,
+            env=program.environment,
             start_new_session=True,
             pass_fds=[theirs.fileno(), *program.descriptors],
         )

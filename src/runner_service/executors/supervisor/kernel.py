@@ -21,16 +21,15 @@ _SECCOMP_FILTER_FLAG_SPEC_ALLOW = 1 << 2
 _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
 _LOAD_WORD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_OFFSET_NUMBER, _OFFSET_ARCHITECTURE, _OFFSET_ARGUMENT_0 = 0, 4, 16
+_OFFSET_NUMBER, _OFFSET_ARCHITECTURE = 0, 4
 _X32_BIT = 0x40000000
-AF_UNIX = 1
 
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
 
-_ARCHITECTURES: Mapping[str, int] = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_NUMBERS: Mapping[str, Mapping[str, int]] = {
+ARCHITECTURES: Mapping[str, int] = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+NUMBERS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {
         "socket": 41,
         "socketpair": 53,
@@ -98,12 +97,9 @@ def join_new_keyring() -> None:
     _libc.syscall(_number("keyctl"), _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
-def deny_system_calls(names: Iterable[str], *, unix_sockets_only: bool = False) -> None:
-    """Refuses system calls with EPERM, io_uring and foreign architectures with ENOSYS.
-
-    With `unix_sockets_only` the family of a new socket has to be AF_UNIX, else EACCES.
-    """
-    program = _filter_program(list(names), unix_sockets_only=unix_sockets_only)
+def deny_system_calls(names: Iterable[str]) -> None:
+    """Refuses system calls with EPERM, io_uring and foreign architectures with ENOSYS."""
+    program = _filter_program(list(names))
     instructions = ctypes.create_string_buffer(b"".join(program))
     fprog = struct.pack("HxxxxxxP", len(program), ctypes.addressof(instructions))
     _check(
@@ -149,14 +145,14 @@ def _ruleset_bytes() -> int:
     return 24 if abi >= 6 else 16 if abi >= 4 else 8  # noqa: PLR2004  # versions that added a field
 
 
-def _filter_program(names: Sequence[str], *, unix_sockets_only: bool) -> list[bytes]:
+def _filter_program(names: Sequence[str]) -> list[bytes]:
     machine = platform.machine()
-    if machine not in _ARCHITECTURES:
+    if machine not in ARCHITECTURES:
         raise UnsupportedError(f"seccomp filters for {machine} are not known")
     refuse_unknown = _instruction(_RETURN, 0, 0, _RET_ERRNO | errno.ENOSYS)
     program = [
         _instruction(_LOAD_WORD, 0, 0, _OFFSET_ARCHITECTURE),
-        _instruction(_JUMP_EQUAL, 1, 0, _ARCHITECTURES[machine]),
+        _instruction(_JUMP_EQUAL, 1, 0, ARCHITECTURES[machine]),
         refuse_unknown,
         _instruction(_LOAD_WORD, 0, 0, _OFFSET_NUMBER),
         _instruction(_JUMP_AT_LEAST, 0, 1, _X32_BIT),
@@ -167,13 +163,6 @@ def _filter_program(names: Sequence[str], *, unix_sockets_only: bool) -> list[by
         program += [
             _instruction(_JUMP_EQUAL, 0, 1, _number(name)),
             _instruction(_RETURN, 0, 0, _RET_ERRNO | code),
-        ]
-    if unix_sockets_only:
-        program += [
-            _instruction(_JUMP_EQUAL, 0, 3, _number("socket")),
-            _instruction(_LOAD_WORD, 0, 0, _OFFSET_ARGUMENT_0),
-            _instruction(_JUMP_EQUAL, 1, 0, AF_UNIX),
-            _instruction(_RETURN, 0, 0, _RET_ERRNO | errno.EACCES),
         ]
     return [*program, _instruction(_RETURN, 0, 0, _RET_ALLOW)]
 
@@ -186,9 +175,9 @@ def _number(name: str) -> int:
     if name in _NUMBERS_EVERYWHERE:
         return _NUMBERS_EVERYWHERE[name]
     machine = platform.machine()
-    if machine not in _NUMBERS:
+    if machine not in NUMBERS:
         raise UnsupportedError(f"system calls of {machine} are not known")
-    return _NUMBERS[machine][name]
+    return NUMBERS[machine][name]
 
 
 def _check(what: str, result: int) -> int:

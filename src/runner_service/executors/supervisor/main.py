@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.executors.supervisor import spawn, wire
 from runner_service.executors.supervisor.dumpable import make_undumpable
@@ -19,6 +19,9 @@ from runner_service.executors.supervisor.ownership import create_ownership, kill
 from runner_service.executors.supervisor.tags import Span, Zone
 from runner_service.executors.supervisor.termination import MAX_NAMED_PROCESSES, Termination
 from runner_service.executors.supervisor.watchdog import Quota, QuotaViolation, Watchdog
+
+if TYPE_CHECKING:
+    from runner_service.executors.supervisor.restrict import RestrictedThread
 
 _READ_BYTES = 65536
 _DESCRIPTORS_PER_READ = 64
@@ -48,6 +51,7 @@ class Supervisor:
         self._terminations: list[tuple[int, Termination]] = []
         self._shutdown: Termination | None = None
         self._spawn_times: dict[int, float] = {}
+        self._restricted: dict[int, RestrictedThread] = {}
         self._children_changed, wake = os.pipe()
         for descriptor in (self._children_changed, wake):
             os.set_blocking(descriptor, False)
@@ -114,6 +118,11 @@ class Supervisor:
                 self._terminations.append(
                     (message["id"], Termination(self._ownership, message["commands"], self._grace))
                 )
+            case "confine":
+                self._confine(message)
+            case "release":
+                if thread := self._restricted.pop(message["execution"], None):
+                    thread.close()
             case "skip_grace":
                 self._grace = 0.0
                 for _, termination in self._terminations:
@@ -127,7 +136,7 @@ class Supervisor:
         del self._descriptors[: message["streams"]]
         try:
             with self._ownership.marking(command), self._score.raised():
-                pid = spawn.spawn(message["argv"], message["cwd"], message["environment"], stdout, stderr, *stdin)
+                pid = self._spawn(message, stdout, stderr, *stdin)
             self._spawn_times[command] = monotonic() - message["asked"]
             self._ownership.started(command, pid)
             self._watchdog.started(command, message["execution"])
@@ -137,6 +146,26 @@ class Supervisor:
         finally:
             for descriptor in streams:
                 os.close(descriptor)
+
+    def _spawn(self, message: wire.Message, *streams: int) -> int:
+        argv, cwd, environment = message["argv"], message["cwd"], message["environment"]
+        if not message["confined"]:
+            return spawn.spawn(argv, cwd, environment, *streams)
+        thread = self._restricted.get(message["execution"])
+        if thread is None:
+            raise OSError("the thread of this execution is not restricted")
+        return thread.run(lambda: spawn.spawn(argv, cwd, environment, *streams))
+
+    def _confine(self, message: wire.Message) -> None:
+        from runner_service.executors.supervisor.restrict import RestrictedThread, Rules  # noqa: PLC0415  # slow, rarely used
+
+        error = ""
+        try:
+            rules = Rules(message["paths"], message["has_network"])
+            self._restricted[message["execution"]] = RestrictedThread(rules)
+        except Exception as failure:  # noqa: BLE001  # whatever it is, nothing runs
+            error = str(failure) or type(failure).__name__
+        self._send({"did": "confine", "id": message["id"], "error": error})
 
     def _send_failed(self, command: int, error: Exception) -> None:
         is_root = isinstance(error, spawn.RootGoneError)

@@ -58,8 +58,8 @@ def children(pid: int) -> list[int]:
 
 
 def adopted_and_own() -> list[int]:
-    """Returns the children of this single-threaded process, adopted orphans included."""
-    return _children_of_thread(os.getpid(), str(os.getpid()))
+    """Returns the children of this process, of all its threads, adopted orphans included."""
+    return children(os.getpid())
 
 
 def _children_of_thread(pid: int, thread: str) -> list[int]:

@@ -3,8 +3,10 @@
 import errno
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import IO
 
 # The kernel's bound for one argument, with its final NUL.
 _MAX_ARGUMENT_BYTES = 128 * 1024 - 1
@@ -86,10 +88,17 @@ def _shortened(argv: Sequence[str]) -> Iterator[Sequence[str]]:
     if len(text) < _MAX_ARGUMENT_BYTES or argv[1:2] != ["-c"]:
         yield argv
         return
-    import tempfile  # noqa: PLC0415  # would double the time that the supervisor takes to start
-
-    with tempfile.TemporaryFile() as file:
+    with _unnamed_file() as file:
         file.write(text)
         file.flush()
         os.set_inheritable(file.fileno(), True)
         yield [*argv[:-1], f". /dev/fd/{file.fileno()}"]
+
+
+def _unnamed_file() -> IO[bytes]:
+    """Opens a file in memory, since a confined command may have no directory to write to; else one on disk."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("command"), "w+b")
+    import tempfile  # noqa: PLC0415  # would double the time that the supervisor takes to start
+
+    return tempfile.TemporaryFile()

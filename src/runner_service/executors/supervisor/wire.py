@@ -1,17 +1,22 @@
 """Messages between service and supervisor: JSON with a four-byte length prefix, file descriptors as ancillary data.
 
 To the supervisor:
-    {"do": "start", "id", "execution", "argv", "cwd", "environment", "asked", "streams"}
+    {"do": "start", "id", "execution", "argv", "cwd", "environment", "asked", "streams", "confined"}
                                                           with `streams` descriptors: where stdout and stderr go and,
                                                           if it is fed, where stdin comes from; `asked` is when, by the
                                                           clock that all processes share; commands with one `execution`
                                                           are limited together
+    {"do": "confine", "id", "execution", "paths", "has_network"}
+                                                          makes a restricted thread, from which the commands of this
+                                                          execution that say `confined` are started
+    {"do": "release", "execution"}                        ends that thread
     {"do": "end", "id", "commands"}                       ends the trees of these commands, SIGTERM first
     {"do": "close"}                                       ends everything, then the supervisor
 
 To the service:
     {"did": "ready", "control", "zone"}                   once, first; from a cell also "gaps" and, with a descriptor
                                                           of the listener for the egress proxy, "proxy_port"
+    {"did": "confine", "id", "error"}                     the thread is restricted, or why not
     {"did": "exit", "id", "status", "spawn_time", "cpu_time", "peak_memory", "left_behind"}
     {"did": "fail", "id", "code", "text", "root_is_gone"} the command could not be started; `code` is 126 or 127
     {"did": "exceed", "id", "limit", "allowed", "end"}    the command uses too much and is being ended; an `end` with

@@ -49,6 +49,8 @@ class Cell:
     `on_open` is awaited with the client and the message by which the supervisor said that it is ready.
     """
 
+    is_restricted = False
+
     def __init__(
         self, spec: CellSpec, on_open: Callable[[SupervisorClient, dict[str, object]], Awaitable[None]]
     ) -> None:
@@ -74,7 +76,7 @@ class Cell:
         """Begins to open the cell, in the background; `started` tells how it went."""
         self._opening = asyncio.create_task(self._open(), name="cell-opening")
 
-    async def started(self) -> SupervisorClient:
+    async def started(self, execution: int = 0) -> SupervisorClient:  # noqa: ARG002  # as the Protocol has it
         """Waits until the cell is open, and opens it again when it was lost, with nothing of what ran in it.
 
         Raises:
@@ -143,6 +145,7 @@ class Cell:
             wrapper=[self._spec.bwrap, "--args", str(arguments), "--"],
             descriptors=[arguments],
             stderr=errors,
+            environment={},  # bubblewrap's own would be readable in the cell
         )
         channel, process = start_supervisor(program, [str(self._spec.grace), *map(str, self._spec.quota)])
         client = SupervisorClient(channel)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.proxy import egress_proxy, proxy_environment
+from runner_service.executors.local.commands import SupervisorSource
 from runner_service.executors.local.confinement.cell import Cell
 from runner_service.executors.local.confinement.confiner import Confiner
 from runner_service.executors.local.confinement.file_rules import FileRules
-from runner_service.executors.local.confinement.mounts import environment_for, visible_cache
+from runner_service.executors.local.confinement.mounts import environment_for, thread_environment, visible_cache
 from runner_service.executors.local.confinement.private import PrivateStore
 from runner_service.executors.local.supervisor_client import SupervisorClient
 from runner_service.executors.protocol import SandboxSpec
@@ -44,10 +45,23 @@ class Cells:
     @asynccontextmanager
     async def open(
         self, spec: SandboxSpec, *, root: str, scope_root: str, environment: dict[str, str]
-    ) -> AsyncIterator[Cell]:
+    ) -> AsyncIterator[SupervisorSource]:
         """Begins to open a cell for the block, in the background. `environment` gets the variables that it needs."""
         name = plain_name(spec.session_id) if spec.session_id else f"+{plain_name(spec.execution_id)}"
         private = await asyncio.to_thread(self._private.acquire, name)
+        if (await self.confiner.ability()).is_thread:
+            try:
+                environment.update({**thread_environment(spec.confinement, private), **spec.environment})
+                thread = await asyncio.to_thread(
+                    lambda: self.confiner.thread(spec.confinement, root=root, scope_root=scope_root, private=private)
+                )
+                try:
+                    yield thread
+                finally:
+                    thread.close()
+            finally:
+                await asyncio.to_thread(self._private.release, name, keep=bool(spec.session_id))
+            return
         cache = await asyncio.to_thread(visible_cache, spec.confinement, environment["HOME"])
         environment.update({**environment_for(cache), **spec.environment})
         async with AsyncExitStack() as proxies:

@@ -13,13 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner_service.executors.confinement import Confinement, ConfinementInForce
-from runner_service.executors.local.commands import Commands
+from runner_service.executors.local.commands import Commands, SupervisorSource
 from runner_service.executors.local.confinement import probe
 from runner_service.executors.local.confinement.cell import INTERPRETER, Cell, CellSpec
 from runner_service.executors.local.confinement.file_rules import FileRules, file_rules
 from runner_service.executors.local.confinement.git import GitPaths, git_paths
 from runner_service.executors.local.confinement.hidden import hidden_paths
-from runner_service.executors.local.confinement.mounts import PrivateDirectories, plan
+from runner_service.executors.local.confinement.landlock import (
+    ThreadSource,
+    gaps_of_thread,
+    landlock_mechanism,
+    thread_rules,
+)
+from runner_service.executors.local.confinement.mounts import Mounts, PrivateDirectories, plan
 from runner_service.executors.local.confinement.remedies import remedy_for, remedy_for_missing
 from runner_service.executors.local.supervisor_client import SupervisorClient
 from runner_service.executors.protocol import ConfinementError, SandboxError, Stream
@@ -30,6 +36,8 @@ _PROBE_TIMEOUT_SECONDS = 20.0
 _PROBE_PROGRAM = os.path.realpath(probe.__file__)
 _PROBE_LEVEL = Confinement(files="workspace", network="none")
 _GAPS_WITH_NETWORK = ("loopback",)
+_GAPS_WITHOUT_STRICT = ("unix-sockets-elsewhere",)
+"""Sockets outside /run, /tmp and what is hidden: a read-only mount does not keep anybody from connecting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +57,16 @@ class Ability:
     gaps: tuple[str, ...] = ()
     reason: str = ""
     remedy: str = ""
+    is_thread: bool = False
+    """Whether it is a restricted thread; `reason` then says why it is no cell."""
 
 
 class Confiner:
     """Opens the cells of one service. Its own probe has to have succeeded first."""
 
-    def __init__(self, place: Place, *, grace: float, quota: Quota) -> None:
+    def __init__(self, place: Place, *, grace: float, quota: Quota, shared: SupervisorSource | None = None) -> None:
         self._place = place
+        self._shared = shared
         self._grace = grace
         self._quota = quota
         self._probing: asyncio.Task[Ability] | None = None
@@ -74,7 +85,15 @@ class Confiner:
         ability = await self.ability()
         if ability.mechanism == "none":
             raise ConfinementError(f"confinement {asked.files} cannot be had here: {ability.reason}; {ability.remedy}")
+        if ability.is_thread:
+            try:
+                gaps = await asyncio.to_thread(gaps_of_thread, asked)
+            except ConfinementError as error:
+                raise ConfinementError(f"{error}, and there are none: {ability.reason}") from error
+            return ConfinementInForce(asked.files, asked.network, ability.mechanism, gaps)
         gaps = (*ability.gaps, *_GAPS_WITH_NETWORK) if asked.network == "all" else ()
+        if asked.files != "strict":
+            gaps += _GAPS_WITHOUT_STRICT
         return ConfinementInForce(asked.files, asked.network, ability.mechanism, gaps)
 
     def file_rules(self, asked: Confinement, root: str) -> FileRules:
@@ -95,25 +114,53 @@ class Confiner:
         """Returns a cell, not open yet. `root` and `scope_root` are real paths."""
 
         def mounts() -> Sequence[str]:
-            secrets = self._secrets()
-            return plan(
-                asked,
-                root=root,
-                scope_root=scope_root,
-                home=os.path.realpath(self._place.home),
-                hidden=hidden_paths(self._place.home, secrets),
-                secrets=secrets,
-                private=private,
-                home_cache=home_cache,
-                git=git_paths(root) if asked.files != "read_only" else GitPaths(),
-            ).arguments()
+            return self._plan(asked, root, scope_root, private, home_cache).arguments()
 
         return Cell(CellSpec(self._bwrap, mounts, asked.network, self._grace, self._quota), on_open)
+
+    def thread(self, asked: Confinement, *, root: str, scope_root: str, private: PrivateDirectories) -> ThreadSource:
+        """Returns a restricted thread, not made yet. Blocks on the file system.
+
+        Raises:
+            ConfinementError: it cannot hold the level.
+        """
+        if self._shared is None:
+            raise ConfinementError("there is no supervisor to start a restricted thread in")
+        mounts = self._plan(asked, root, scope_root, private, "")
+        paths = thread_rules(mounts, root, [private.temporary, private.cache])
+        return ThreadSource(self._shared, {"paths": paths, "has_network": asked.network == "all"})
+
+    def _plan(
+        self, asked: Confinement, root: str, scope_root: str, private: PrivateDirectories, home_cache: str
+    ) -> Mounts:
+        secrets = self._secrets()
+        return plan(
+            asked,
+            root=root,
+            scope_root=scope_root,
+            home=os.path.realpath(self._place.home),
+            hidden=hidden_paths(self._place.home, secrets),
+            secrets=secrets,
+            private=private,
+            home_cache=home_cache,
+            git=git_paths(root) if asked.files != "read_only" else GitPaths(),
+        )
 
     def _secrets(self) -> list[str]:
         return [os.path.realpath(path) for path in (str(self._place.state_dir), *self._place.secrets)]
 
     async def _probe(self) -> Ability:
+        cell = await self._probe_cell()
+        mechanism = landlock_mechanism()
+        if cell.mechanism != "none" or not mechanism or self._shared is None:
+            return cell
+        why = f"{cell.reason}; {cell.remedy}"
+        thread = await self._try(self._try_thread_in)
+        if thread.reason:
+            return replace(cell, reason=f"{cell.reason}; nor can a restricted thread: {thread.reason}")
+        return Ability(mechanism=mechanism, reason=why, is_thread=True)
+
+    async def _probe_cell(self) -> Ability:
         found = await asyncio.to_thread(shutil.which, "bwrap") if sys.platform == "linux" else None
         if found is None:
             reason = "bwrap is not on the PATH" if sys.platform == "linux" else f"{sys.platform} has no namespaces"
@@ -122,17 +169,30 @@ class Confiner:
         version = await _version(found)
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_BWRAP:
             return Ability(reason=f"bubblewrap {version} is too old", remedy=remedy_for_missing())
-        return replace(await self._try_cell(), mechanism=f"bwrap {version}")
+        found_out = await self._try(self._try_cell_in)
+        return found_out if found_out.reason else replace(found_out, mechanism=f"bwrap {version}")
 
-    async def _try_cell(self) -> Ability:
+    async def _try(self, attempt: Callable[[Path], Awaitable[Ability]]) -> Ability:
         directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".confinement-probe-", dir=_outside()))
         try:
-            return await self._try_cell_in(directory)
+            return await attempt(directory)
         except SandboxError as error:
             reason = str(error)
             return Ability(reason=reason, remedy=await asyncio.to_thread(remedy_for, reason))
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _try_thread_in(self, directory: Path) -> Ability:
+        private = await asyncio.to_thread(_prepare, directory, self._place.state_dir)
+        root = str(directory / "root")
+        thread = await asyncio.to_thread(lambda: self.thread(_PROBE_LEVEL, root=root, scope_root=root, private=private))
+        try:
+            _require_held(
+                await _tried_everything(thread, root, str(directory), str(self._place.state_dir / _PROBE_FILE))
+            )
+        finally:
+            thread.close()
+        return Ability()
 
     async def _try_cell_in(self, directory: Path) -> Ability:
         said: dict[str, object] = {}
@@ -151,11 +211,9 @@ class Confiner:
             on_open=on_open,
         )
         try:
-            found = await _tried_everything(cell, root, str(directory), str(self._place.state_dir / _PROBE_FILE))
+            _require_held(await _tried_everything(cell, root, str(directory), str(self._place.state_dir / _PROBE_FILE)))
         finally:
             await cell.close()
-        if wrong := sorted(name for name, expected in probe.EXPECTED.items() if found.get(name) is not expected):
-            raise ConfinementError(f"the cell does not hold: {', '.join(wrong)}")
         gaps = said.get("gaps")
         return Ability(gaps=tuple(map(str, gaps)) if isinstance(gaps, list) else ())
 
@@ -178,7 +236,12 @@ def _prepare(directory: Path, state_dir: Path) -> PrivateDirectories:
     return PrivateDirectories(str(directory / "tmp"), str(directory / "cache"))
 
 
-async def _tried_everything(cell: Cell, root: str, outside: str, secret: str) -> Mapping[str, object]:
+def _require_held(found: Mapping[str, object]) -> None:
+    if wrong := sorted(name for name, expected in probe.EXPECTED.items() if found.get(name) is not expected):
+        raise ConfinementError(f"it does not hold: {', '.join(wrong)}")
+
+
+async def _tried_everything(cell: SupervisorSource, root: str, outside: str, secret: str) -> Mapping[str, object]:
     output = _Output()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         commands = Commands(cell, shell="", root=root, environment={}, notify=lambda _code, _text: None)

@@ -4,9 +4,12 @@
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from runner_service.executors.confinement import is_below
 
 PROTECTED = ("config", "config.worktree", "hooks")
 """Names in a git directory that can make git run a program."""
@@ -31,7 +34,9 @@ def git_paths(root: str) -> GitPaths:
     found = GitPaths()
     for entry in _git_entries(root):
         if os.path.islink(entry):
-            found.read_only.append(os.path.realpath(entry))
+            # An earlier command may have made it: what lies outside is not shown for it.
+            if is_below(target := os.path.realpath(entry), root) and os.path.isdir(target):
+                _protect(target, found)
         elif os.path.isdir(entry):
             _protect(entry, found)
         else:
@@ -114,8 +119,10 @@ def _read_line(path: str) -> str:
 
 
 def _read(path: str, limit: int) -> bytes:
+    """Reads the beginning of a regular file; nothing of anything else, such as a pipe that nobody writes to."""
     try:
-        with open(path, "rb") as file:
-            return file.read(limit)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return b""
+    with open(descriptor, "rb") as file:
+        return file.read(limit) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""

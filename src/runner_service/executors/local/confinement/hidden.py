@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,17 @@ NAME_SERVICE_FILES = ("/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/localtime"
 CERTIFICATE_STORES = ("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr/share/ca-certificates")
 """What name resolution and TLS need; wherever their links lead, the targets stay visible."""
 
+_SOCKET_VARIABLES = (
+    "XDG_RUNTIME_DIR",
+    "DOCKER_HOST",
+    "CONTAINER_HOST",
+    "SSH_AUTH_SOCK",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DBUS_SYSTEM_BUS_ADDRESS",
+)
+"""Variables of the service that hold paths of sockets, or addresses with such paths."""
+
+_SOCKET_PATH = re.compile(r"(?:^|unix:(?://)?(?:path=)?)(/[^,;]+)")
 _FIRST_ORDINARY_UID = 1000
 _NOBODY_UID = 65534
 _SHARED_HOMES = ("/", "/bin", "/dev", "/etc", "/nonexistent", "/tmp", "/usr", "/var")  # noqa: S108  # names, not used
@@ -47,7 +59,9 @@ def name_service_targets() -> list[str]:
 
 def _runtime_sockets() -> list[str]:
     """Returns where sockets of the system and of sessions are: docker, D-Bus, ssh-agent, Wayland."""
-    return ["/run", os.environ.get("XDG_RUNTIME_DIR", "/run")]
+    named = [os.environ.get(name, "") for name in _SOCKET_VARIABLES]
+    paths = [path for text in named for path in _SOCKET_PATH.findall(text)]
+    return ["/run", *paths]
 
 
 def _other_homes(home: str) -> Iterator[str]:

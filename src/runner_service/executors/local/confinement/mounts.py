@@ -15,7 +15,7 @@ from runner_service.executors.local.confinement.hidden import (
     name_service_targets,
 )
 from runner_service.executors.local.supervisor_process import PACKAGES
-from runner_service.executors.protocol import SandboxError
+from runner_service.executors.protocol import ConfinementError
 
 View = Literal["hidden", "read_only", "writable"]
 
@@ -64,7 +64,15 @@ class Mounts:
 
     def arguments(self) -> list[str]:
         """Returns bubblewrap's arguments. Blocks on the file system."""
+        self._make_mount_points()
         return [*self._base(), *self._views(), *_processes(), *self._seal()]
+
+    def _make_mount_points(self) -> None:
+        """Makes the directories above what is seen below a private one, where a command may have left links."""
+        for seen, source in self.sources.items():
+            for path in self.views:
+                if path != seen and is_below(path, seen):
+                    _make_directories(source, path.removeprefix(f"{seen}/").split("/")[:-1])
 
     def _base(self) -> Iterator[str]:
         if self.is_strict:
@@ -115,7 +123,7 @@ def plan(
     are of the service and never shown. `home_cache` is where the private cache is seen. Blocks on the file system.
 
     Raises:
-        SandboxError: a path is to be shown that lies in one of `secrets`.
+        ConfinementError: a path is to be shown that lies in one of `secrets`, or leads through a symlink.
     """
     is_writable = confinement.files != "read_only"
     mounts = Mounts(is_strict=confinement.files == "strict")
@@ -151,11 +159,18 @@ def visible_cache(confinement: Confinement, home: str) -> str:
     return cache
 
 
-def environment_for(home_cache: str) -> Mapping[str, str]:
+def thread_environment(confinement: Confinement, private: PrivateDirectories) -> Mapping[str, str]:
+    """Returns the variables for a restricted thread, where private directories are seen where they are."""
+    # What may not be read is no reason for a program to go on without it, as what is not there would be.
+    home = {"HOME": private.temporary, "GIT_CONFIG_NOSYSTEM": "1"} if confinement.files == "strict" else {}
+    return {**environment_for(private.cache, private.temporary), **home}
+
+
+def environment_for(home_cache: str, temporary: str = "/tmp") -> Mapping[str, str]:  # noqa: S108  # of the cell
     """Returns the variables that point tools to the private cache."""
     cache = home_cache or "/tmp/.cache"  # noqa: S108  # of the cell
     return {
-        "TMPDIR": "/tmp",  # noqa: S108  # of the cell
+        "TMPDIR": temporary,
         "XDG_CACHE_HOME": cache,
         "PIP_CACHE_DIR": f"{cache}/pip",
         "UV_CACHE_DIR": f"{cache}/uv",
@@ -175,13 +190,26 @@ def _show_needed(mounts: Mounts) -> None:
 
 
 def _show_listed(mounts: Mounts, paths: Iterable[str], view: View) -> None:
-    mounts.show([os.path.realpath(path) for path in paths if os.path.lexists(path)], view)
+    """Shows what an operator or a request names; no link may lead elsewhere, since a command may have made it."""
+    for path in paths:
+        if (real := os.path.realpath(path)) != path:
+            raise ConfinementError(f"confinement: {path} leads through a symlink to {real}; name that, if it is meant")
+    mounts.show([path for path in paths if os.path.lexists(path)], view)
+
+
+def _make_directories(base: str, names: Sequence[str]) -> None:
+    for name in names:
+        base = f"{base}/{name}"
+        if os.path.islink(base) or not os.path.isdir(base):
+            if os.path.lexists(base):
+                os.unlink(base)
+            os.mkdir(base, 0o755)
 
 
 def _refuse_secrets(paths: Iterable[str], secrets: Sequence[str]) -> None:
     for path in map(os.path.realpath, paths):
         if any(is_below(path, secret) for secret in secrets):
-            raise SandboxError(f"confinement: {path} belongs to the service and cannot be shown")
+            raise ConfinementError(f"confinement: {path} belongs to the service and cannot be shown")
 
 
 def _pin_ancestors_of_hidden(mounts: Mounts, root: str) -> None:

@@ -1,0 +1,174 @@
+"""Tries every escape, as whoever runs this, and prints what came of each as JSON: true when something got out.
+
+Usage: python escape_program.py DIRECTORY [control]. With `control` there is no cell: what gets out then shows that the
+scripts are good. Standard library only, since an ordinary user runs it with the system's Python.
+"""
+
+import asyncio
+import ctypes
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from tests.executors.confinement.escapes import ESCAPES, Escape  # needs the path
+from tests.executors.recorder import run
+
+from runner_service.allowed_hosts import parse_hosts
+from runner_service.executors.confinement import Confinement
+from runner_service.executors.egress.policy import EgressPolicy
+from runner_service.executors.local.executor import local_executor
+from runner_service.executors.protocol import SandboxSpec
+
+MARKER = f"escape-{os.getpid()}"
+IS_CONTROL = "control" in sys.argv[2:]
+ALLOWED = parse_hosts(["localhost:1", "localhost"])
+
+
+def prepare(base: Path) -> None:
+    """Builds the place: a root with repositories, a home with credentials, and what lies outside."""
+    for name in ("root/deep/below/hidden", "home/.ssh", "home/.config/gh", "home/.cache", "home/plain", "outside"):
+        (base / name).mkdir(parents=True)
+    (base / "runtime").mkdir()
+    (base / "sessions" / "other").mkdir(parents=True)
+    for name in (
+        "root/deep/below/hidden/file",
+        "home/.ssh/id",
+        "home/.netrc",
+        "home/.config/gh/hosts",
+        "outside/file",
+        "outside/token",
+        "sessions/other/file",
+    ):
+        (base / name).write_text("secret")
+    for repository in ("root", "root/sub", "outside/repository"):
+        git("init", "-q", str(base / repository))
+    part = base / "root" / ".git" / "modules" / "part"
+    part.mkdir(parents=True)
+    (part / "HEAD").write_text("ref: refs/heads/main")
+    (part / "config").write_text("[core]")
+    forged = base / "forged"
+    forged.mkdir()
+    target = base / "outside" / "repository" / ".git" / "worktrees" / "x"
+    target.mkdir(parents=True)
+    (target / "commondir").write_text("../..")
+    (target / "gitdir").write_text("/elsewhere/.git")
+    (forged / ".git").write_text(f"gitdir: {target}")
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True, env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"})
+
+
+@contextmanager
+def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
+    """Runs what there is to be reached: listeners, a process with a secret, shared memory, a key."""
+    with ExitStack() as parts:
+        tcp = parts.enter_context(socket.create_server(("127.0.0.1", 0)))
+        everywhere = parts.enter_context(socket.create_server(("0.0.0.0", 0)))
+        port6 = "1"
+        if socket.has_ipv6:
+            six = parts.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
+            port6 = str(six.getsockname()[1])
+        udp = parts.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        udp.bind(("127.0.0.1", 0))
+        temporary = f"/tmp/{MARKER}.sock"
+        for name in (str(base / "runtime" / "socket"), str(base / "outside" / "socket"), temporary, f"\0{MARKER}"):
+            unix = parts.enter_context(socket.socket(socket.AF_UNIX))
+            unix.bind(name)
+            unix.listen()
+        shared = Path("/dev/shm") / MARKER
+        shared.write_text("shared")
+        parts.callback(shared.unlink)
+        parts.callback(Path(temporary).unlink)
+        # Not a pipe of ours to hold, in case that this process is killed.
+        victim = subprocess.Popen(["python3", "-c", "import time; time.sleep(120)", MARKER], stdout=subprocess.DEVNULL)
+        parts.callback(victim.kill)
+        number = {"x86_64": 248, "aarch64": 217}[platform.machine()]
+        ctypes.CDLL(None).syscall(number, b"user", MARKER.encode(), b"secret", 6, -3)
+        yield {
+            "PORT": str(tcp.getsockname()[1]),
+            "PORT6": port6,
+            "UDP_PORT": str(udp.getsockname()[1]),
+            "ANY_PORT": str(everywhere.getsockname()[1]),
+            "ADDRESS": socket.gethostbyname(socket.gethostname()),
+            "VICTIM": str(victim.pid),
+            "MARKER": MARKER,
+            "KEY": MARKER,
+            "SOCKET": str(base / "runtime" / "socket"),
+            "TMP_SOCKET": temporary,
+            "OUTSIDE": str(base / "outside"),
+            "STATE": str(base / "state"),
+            "TOKEN": str(base / "outside" / "token"),
+        }
+
+
+async def main(base: Path) -> None:
+    prepare(base)
+    os.environ.update(HOME=str(base / "home"), XDG_RUNTIME_DIR=str(base / "runtime"), SERVICE_SECRET="secret")
+    outcomes: dict[str, bool] = {}
+    with neighbours(base) as variables:
+        for root, escapes in groupby(sorted(ESCAPES, key=lambda each: each.root), key=lambda each: each.root):
+            outcomes |= await try_in(base, root, list(escapes), variables)
+    print(json.dumps(outcomes))
+
+
+async def try_in(base: Path, root: str, escapes: list[Escape], variables: Mapping[str, str]) -> dict[str, bool]:
+    """Tries escapes in cells of one root, a cell for each level."""
+    directory = base / ("sessions" if root == "session" else root)
+    opened = local_executor(
+        root=directory,
+        state_dir=base / "state",
+        scope="session" if root == "session" else "shared",
+        terminate_grace=0.25,
+        secrets=[base / "outside" / "token"],
+    )
+    outcomes: dict[str, bool] = {}
+    async with opened as executor:
+        (base / "state" / "secret").write_text("secret")
+        for level, each in groupby(sorted(escapes, key=level_of), key=level_of):
+            outcomes |= await try_at(base, executor, level, list(each), variables)
+    return outcomes
+
+
+async def try_at(
+    base: Path, executor: object, level: tuple[str, str], escapes: list[Escape], variables: Mapping[str, str]
+) -> dict[str, bool]:
+    files, network = level
+    hosts = ALLOWED if network == "proxy" else ()
+    hidden = (str(base / "root" / "deep" / "below" / "hidden"),)
+    confinement = Confinement(files=files, network=network, allowed_hosts=hosts, hidden_paths=hidden)  # type: ignore[arg-type]  # levels
+    if IS_CONTROL:
+        confinement = Confinement()
+    spec = SandboxSpec(
+        "e",
+        "own",
+        environment=variables,
+        confinement=confinement,
+        egress=EgressPolicy(hosts, lambda *_: None) if network == "proxy" else None,
+    )
+    outcomes = {}
+    async with executor.open(spec) as sandbox:  # type: ignore[attr-defined]  # an executor
+        first = await run(sandbox, "touch /tmp/inside && echo reached")
+        if first[1] != b"reached\n":
+            raise SystemExit(f"commands do not run at {level}: {first}")
+        for escape in escapes:
+            _, stdout, _ = await run(sandbox, f'ROOT="{sandbox.root}"; cd "$ROOT"; {escape.script}')
+            outcomes[escape.name] = b"ESCAPED" in stdout
+    return outcomes
+
+
+def level_of(escape: Escape) -> tuple[str, str]:
+    return escape.files, escape.network
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]).resolve()))

@@ -1,0 +1,335 @@
+"""Ways out of a cell: what a command may try, in which level, and what keeps it in.
+
+Each is a script for bash that prints ESCAPED when it got somewhere. The variables that it uses are set by the program
+`escape_program.py`, which builds the place, as root or as an ordinary user. Standard library only.
+"""
+
+from typing import NamedTuple
+
+PTRACE = "import ctypes, sys; sys.exit(ctypes.CDLL(None, use_errno=True).ptrace(16, int(sys.argv[1]), None, None) != 0)"
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)"
+UNIX = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1].replace('@', chr(0)))"
+UDP = (
+    "import socket, sys, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+    "s.connect((sys.argv[1], int(sys.argv[2]))); s.send(b'x'); time.sleep(.2); s.send(b'x')"
+)
+SYSCALL = "import ctypes, sys; sys.exit(ctypes.CDLL(None).syscall(*map(int, sys.argv[1:])) < 0)"
+REQUEST_KEY = (
+    "import ctypes, platform, sys; number = {'x86_64': 249, 'aarch64': 218}[platform.machine()]; "
+    "sys.exit(ctypes.CDLL(None).syscall(number, b'user', sys.argv[1].encode(), None, 0) < 0)"
+)
+BPF = "$([ $(uname -m) = x86_64 ] && echo 321 || echo 280)"
+PERF = "$([ $(uname -m) = x86_64 ] && echo 298 || echo 241)"
+FD_LEAK = (
+    "import os; found = [each for each in os.listdir('/proc/self/fd') "
+    "if os.path.isdir('/proc/self/fd/' + each) and not os.readlink('/proc/self/fd/' + each).startswith('/proc')]; "
+    "raise SystemExit(not found)"
+)
+CHROOT = (
+    "import os; os.mkdir('x') if not os.path.isdir('x') else None; os.chroot('x'); "
+    "[os.chdir('..') for _ in range(64)]; os.chroot('.'); print(open(os.environ['STATE'] + '/secret').read())"
+)
+
+
+class Escape(NamedTuple):
+    """A way out. `files` and `network` are the level; `kept_by` is what holds, for the docs."""
+
+    group: str
+    name: str
+    script: str
+    kept_by: str
+    files: str = "workspace"
+    network: str = "all"
+    root: str = "root"
+    """Which directory of the place is the sandbox's: `root`, `forged` (a worktree that is none), `session`."""
+
+
+def python(code: str, *arguments: str) -> str:
+    return f'{PYTHON} -c "{code}" {" ".join(arguments)} 2>/dev/null && echo ESCAPED'
+
+
+PYTHON = "python3 -I -S"
+WRITE = 'echo x > "$OUTSIDE/new" && echo ESCAPED'
+SECRET = 'grep -q secret "$STATE/secret" && echo ESCAPED'
+
+ESCAPES = [
+    Escape("Files", "write a file outside the root", WRITE, "read-only mount"),
+    Escape("Files", "append to a file outside", 'echo x >> "$OUTSIDE/file" && echo ESCAPED', "read-only mount"),
+    Escape(
+        "Files", "change the mode of a file outside", 'chmod 777 "$OUTSIDE/file" && echo ESCAPED', "read-only mount"
+    ),
+    Escape("Files", "change the times of a file outside", 'touch "$OUTSIDE/file" && echo ESCAPED', "read-only mount"),
+    Escape("Files", "read STATE_DIR", SECRET, "hidden by an empty mount"),
+    Escape("Files", "list STATE_DIR", '[ -n "$(ls -A "$STATE")" ] && echo ESCAPED', "hidden by an empty mount"),
+    Escape("Files", "write into the mount that hides", 'touch "$STATE/x" && echo ESCAPED', "the mount is read-only"),
+    Escape("Files", "read an SSH key", 'cat "$HOME/.ssh/id" && echo ESCAPED', "hidden"),
+    Escape("Files", "read ~/.netrc", '[ -s "$HOME/.netrc" ] && cat "$HOME/.netrc" && echo ESCAPED', "hidden"),
+    Escape("Files", "read credentials below ~/.config", 'cat "$HOME/.config/gh/hosts" && echo ESCAPED', "hidden"),
+    Escape("Files", "read the token file of the service", '[ -s "$TOKEN" ] && cat "$TOKEN" && echo ESCAPED', "hidden"),
+    Escape("Files", "read what the request hides", 'cat "$ROOT/deep/below/hidden/file" && echo ESCAPED', "hidden"),
+    Escape(
+        "Files",
+        "move a directory above what is hidden in the root",
+        'mv "$ROOT/deep" "$ROOT/deeper" && echo ESCAPED',
+        "each directory above is a mount point",
+    ),
+    Escape(
+        "Files", "write through a symlink", 'ln -sf "$OUTSIDE" l; echo x > l/new && echo ESCAPED', "read-only mount"
+    ),
+    Escape(
+        "Files", "hard-link a file of outside", 'ln "$OUTSIDE/file" h && echo x >> h && echo ESCAPED', "another mount"
+    ),
+    Escape("Files", "move a file of outside in", 'mv "$OUTSIDE/file" here && echo ESCAPED', "read-only mount"),
+    Escape(
+        "Files",
+        "read another session's directory",
+        'cat "$ROOT/../other/file" && echo ESCAPED',
+        "hidden",
+        root="session",
+    ),
+    Escape(
+        "Files", "write the root at READ_ONLY", "echo x > new && echo ESCAPED", "read-only mount", files="read_only"
+    ),
+    Escape("Files", "read outside at STRICT", 'cat "$OUTSIDE/file" && echo ESCAPED', "not there", files="strict"),
+    Escape("Files", "read the home at STRICT", 'ls "$HOME/plain" && echo ESCAPED', "not there", files="strict"),
+    Escape("Files", "read /etc/shadow at STRICT", "ls /etc/shadow && echo ESCAPED", "not there", files="strict"),
+    Escape("Files", "write / at STRICT", "touch /new && echo ESCAPED", "read-only mount", files="strict"),
+    Escape("Files", "write the shell's start files", 'echo x >> "$HOME/.bashrc" && echo ESCAPED', "read-only mount"),
+    Escape("Files", "fill /dev", "head -c 1000000 /dev/zero > /dev/x && echo ESCAPED", "read-only mount"),
+    Escape("Mounts", "remount / writable", f"mount -o remount,bind,rw / && {WRITE}", "no capabilities"),
+    Escape("Mounts", "unmount what hides STATE_DIR", f'umount "$STATE" && {SECRET}', "no capabilities"),
+    Escape("Mounts", "detach what hides STATE_DIR", f'umount -l "$STATE" && {SECRET}', "no capabilities"),
+    Escape("Mounts", "mount something", "mount -t tmpfs none /mnt && echo ESCAPED", "no capabilities"),
+    Escape(
+        "Mounts",
+        "bind outside into the root",
+        'mkdir -p b; mount --bind "$OUTSIDE" b && echo ESCAPED',
+        "no capabilities",
+    ),
+    Escape(
+        "Mounts",
+        "remount in a user namespace",
+        f"unshare -Urm sh -c 'mount -o remount,bind,rw / && {WRITE}'",
+        "the kernel locks mounts that a namespace inherits",
+    ),
+    Escape(
+        "Mounts",
+        "unmount in a user namespace",
+        f"unshare -Urm sh -c 'umount \"$STATE\" && {SECRET}'",
+        "the kernel locks mounts that a namespace inherits",
+    ),
+    Escape(
+        "Mounts",
+        "make another bind of / in a user namespace",
+        f"mkdir -p b; unshare -Urm sh -c 'mount --bind / b && {SECRET.replace('$STATE', 'b/$STATE')}'",
+        "mounts below come along, or none does",
+    ),
+    Escape(
+        "Mounts",
+        "leave by chroot in a user namespace",
+        f'unshare -Ur {PYTHON} -c "{CHROOT}" && echo ESCAPED',
+        "the root is the cell's",
+    ),
+    Escape(
+        "Mounts",
+        "the root directory of the cell's first process",
+        f"{SECRET.replace('$STATE', '/proc/1/root/$STATE')}",
+        "it sees the same",
+    ),
+    Escape("Mounts", "an inherited directory descriptor", python(FD_LEAK), "none is passed on"),
+    Escape(
+        "Mounts",
+        "join the mount namespace of another process",
+        "nsenter -t 1 -m true && echo ESCAPED",
+        "no capabilities",
+    ),
+    Escape(
+        "Kernel",
+        "write kernel settings",
+        "cat /proc/sys/vm/swappiness > /proc/sys/vm/swappiness && echo ESCAPED",
+        "read-only mount",
+    ),
+    Escape("Kernel", "write /proc/sysrq-trigger", ": >> /proc/sysrq-trigger && echo ESCAPED", "read-only mount"),
+    Escape(
+        "Kernel", "write /sys", ": >> /sys/kernel/mm/transparent_hugepage/enabled && echo ESCAPED", "read-only mount"
+    ),
+    Escape("Kernel", "write control groups", ": >> /sys/fs/cgroup/cgroup.procs && echo ESCAPED", "read-only mount"),
+    Escape(
+        "Kernel", "make a device", "mknod d b 254 0 && head -c 1 d && echo ESCAPED", "no capabilities, nodev mounts"
+    ),
+    Escape(
+        "Kernel",
+        "find a block device",
+        "ls /dev | grep -E '^(vd|sd|nvme|loop|dm-|kvm|mem|fuse)' && echo ESCAPED",
+        "a /dev of its own",
+    ),
+    Escape("Kernel", "read kernel memory", "head -c 1 /proc/kcore && echo ESCAPED", "no capabilities"),
+    Escape("Kernel", "read the kernel's log", "dmesg && echo ESCAPED", "no capabilities"),
+    Escape(
+        "Kernel",
+        "open a file by its handle",
+        python(SYSCALL, "$([ $(uname -m) = x86_64 ] && echo 304 || echo 265)", "-100", "0", "0"),
+        "seccomp",
+    ),
+    Escape("Kernel", "load BPF", python(SYSCALL, BPF, "0", "0", "0"), "seccomp"),
+    Escape("Kernel", "use performance events", python(SYSCALL, PERF, "0", "0", "-1", "-1", "0"), "seccomp"),
+    Escape(
+        "Kernel",
+        "find a key in the service's keyring",
+        python(REQUEST_KEY, '"$KEY"'),
+        "seccomp, a session keyring of its own",
+    ),
+    Escape(
+        "Privileges",
+        "hold capabilities",
+        "grep CapEff /proc/self/status | grep -vq 0000000000000000 && echo ESCAPED",
+        "dropped",
+    ),
+    Escape(
+        "Privileges", "gain by setuid", "grep -q 'NoNewPrivs:.0' /proc/self/status && echo ESCAPED", "no new privileges"
+    ),
+    Escape("Privileges", "type into the terminal", "(: > /dev/tty) && echo ESCAPED", "no terminal"),
+    Escape(
+        "Processes",
+        "see a process outside",
+        '[ -n "$(grep -las "$MARKER" /proc/[0-9]*/cmdline)" ] && echo ESCAPED',
+        "PID namespace",
+    ),
+    Escape(
+        "Processes",
+        "read another process's environment",
+        'cat "/proc/$VICTIM/environ" && echo ESCAPED',
+        "PID namespace",
+    ),
+    Escape("Processes", "signal a process outside", 'kill -0 "$VICTIM" && echo ESCAPED', "PID namespace"),
+    Escape("Processes", "trace a process outside", python(PTRACE, "$VICTIM"), "PID namespace"),
+    Escape(
+        "Processes",
+        "read the supervisor's environment",
+        "grep -qa SERVICE_SECRET /proc/$PPID/environ && echo ESCAPED",
+        "not dumpable, and empty",
+    ),
+    Escape(
+        "Processes",
+        "read the environment of the cell's first process",
+        "grep -qa SERVICE_SECRET /proc/1/environ && echo ESCAPED",
+        "started without",
+    ),
+    Escape("Processes", "trace the supervisor", python(PTRACE, "$PPID"), "not dumpable"),
+    Escape("Processes", "shared memory of outside", 'ls "/dev/shm/$MARKER" && echo ESCAPED', "a /dev/shm of its own"),
+    Escape("Processes", "System V memory of outside", "ipcs -m | grep -q 0x && echo ESCAPED", "IPC namespace"),
+    Escape("Sockets", "a socket in the runtime directory", python(UNIX, '"$SOCKET"'), "hidden"),
+    Escape("Sockets", "a socket in /tmp", python(UNIX, '"$TMP_SOCKET"'), "a /tmp of its own"),
+    Escape("Sockets", "docker.sock", "ls /run/docker.sock /var/run/docker.sock && echo ESCAPED", "/run is hidden"),
+    Escape("Sockets", "the bus of the system", "ls /run/dbus/system_bus_socket && echo ESCAPED", "/run is hidden"),
+    Escape("Sockets", "an abstract socket", python(UNIX, '"@$MARKER"'), "Landlock scope, or the network namespace"),
+    Escape("Sockets", "a socket elsewhere, at STRICT", python(UNIX, '"$OUTSIDE/socket"'), "not there", files="strict"),
+    Escape(
+        "Network",
+        "the loopback of the machine",
+        python(CONNECT, "127.0.0.1", "$PORT"),
+        "network namespace",
+        network="none",
+    ),
+    Escape("Network", "the loopback by IPv6", python(CONNECT, "::1", "$PORT6"), "network namespace", network="none"),
+    Escape(
+        "Network", "the loopback by UDP", python(UDP, "127.0.0.1", "$UDP_PORT"), "network namespace", network="none"
+    ),
+    Escape(
+        "Network",
+        "the machine by its address",
+        python(CONNECT, "$ADDRESS", "$ANY_PORT"),
+        "network namespace",
+        network="none",
+    ),
+    Escape(
+        "Network",
+        "DNS by UDP",
+        python(UDP, "$(awk '/^nameserver/{print $2; exit}' /etc/resolv.conf)", "53"),
+        "network namespace",
+        network="none",
+    ),
+    Escape(
+        "Network",
+        "see the machine's interfaces",
+        "tail -n +3 /proc/net/dev | grep -v ' lo:' && echo ESCAPED",
+        "network namespace",
+        network="none",
+    ),
+    Escape(
+        "Network",
+        "an abstract socket, without network",
+        python(UNIX, '"@$MARKER"'),
+        "network namespace",
+        network="none",
+    ),
+    Escape(
+        "Network",
+        "the loopback past the proxy",
+        python(CONNECT, "127.0.0.1", "$PORT"),
+        "network namespace",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "the loopback through the proxy",
+        'curl -sf --noproxy "" "http://127.0.0.1:$PORT/" && echo ESCAPED',
+        "not allowed",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "the loopback by another way to write it",
+        'for host in 2130706433 0x7f.1 127.1 "[::ffff:127.0.0.1]" 0; '
+        'do curl -sf --noproxy "" "http://$host:$PORT/" && echo ESCAPED; done',
+        "not allowed",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "the loopback by an allowed name",
+        'curl -sf --noproxy "" "http://localhost:$PORT/" && echo ESCAPED',
+        "private addresses need to be named",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "link-local by CONNECT",
+        'curl -sf --noproxy "" -p http://169.254.169.254/ && echo ESCAPED',
+        "not allowed",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "the loopback by IPv6 and CONNECT",
+        'curl -sf --noproxy "" -p "http://[::1]:$PORT6/" && echo ESCAPED',
+        "not allowed",
+        network="proxy",
+    ),
+    Escape("Git", "write a hook", 'echo "touch pwned" > .git/hooks/post-commit && echo ESCAPED', "read-only mount"),
+    Escape("Git", "set core.hooksPath", "git config core.hooksPath /tmp && echo ESCAPED", "read-only mount"),
+    Escape("Git", "append to .git/config", "echo x >> .git/config && echo ESCAPED", "read-only mount"),
+    Escape("Git", "move .git aside", "mv .git .git2 && echo ESCAPED", ".git is a mount point"),
+    Escape("Git", "move the hooks aside", "mv .git/hooks .git/hooks2 && echo ESCAPED", "hooks is a mount point"),
+    Escape(
+        "Git",
+        "write a hook of a repository below",
+        "echo x > sub/.git/hooks/post-commit && echo ESCAPED",
+        "read-only mount",
+    ),
+    Escape(
+        "Git",
+        "write the settings of a submodule",
+        "echo x >> .git/modules/part/config && echo ESCAPED",
+        "read-only mount",
+    ),
+    Escape("Git", "remove .git", "rm -rf .git 2>/dev/null; [ -d .git ] || echo ESCAPED", ".git is a mount point"),
+    Escape(
+        "Git",
+        "open another repository by a forged link",
+        'echo x > "$OUTSIDE/repository/.git/x" && echo ESCAPED',
+        "it does not name the root as its worktree",
+        root="forged",
+    ),
+]
+"""Every way out that is tried. All have to fail."""
