@@ -73,13 +73,22 @@ REAL: Mapping[str, Open] = {"real-daytona": real}
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out the second loop for executors whose pipes are elsewhere, and what was not asked for."""
-    unwanted = ["[asyncio-daytona", "[asyncio-real-daytona"]
+    unwanted = ["[asyncio-daytona", "[asyncio-real-daytona", "[asyncio-cell"]
     if "real_daytona" not in config.getoption("-m"):
         unwanted.append("real-daytona")
     items[:] = [item for item in items if not any(each in item.name for each in unwanted)]
 
 
-@pytest.fixture(params=[*EXECUTORS, *(pytest.param(name, marks=pytest.mark.real_daytona) for name in REAL)])
+LONG = {"daytona"}
+"""A call takes a second in the emulator, which starts a Python for each."""
+
+
+@pytest.fixture(
+    params=[
+        *(pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in EXECUTORS),
+        *(pytest.param(name, marks=pytest.mark.real_daytona) for name in REAL),
+    ]
+)
 async def executor(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Executor]:
     openings = {**EXECUTORS, **REAL}
     async with openings[request.param](tmp_path) as opened:

@@ -3,11 +3,9 @@
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from contextvars import Context
 from functools import partial
 from typing import Any
 
-import langsmith
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
@@ -16,6 +14,7 @@ from runner_service.agent.failures import end_for
 from runner_service.agent.graphs import Graph, GraphCache, build_graph
 from runner_service.agent.interface import AgentRun, ParkedError
 from runner_service.agent.journal import Journal
+from runner_service.agent.langsmith_threads import run_langsmith_inline
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.sessions import keep_results, leave_out_last_messages, unrecorded_results
 from runner_service.agent.tools.scope import RunScope, current_scope
@@ -147,7 +146,7 @@ async def agent_harness(
     storage: Storage, open_checkpoints: OpenCheckpoints, *, retries: RetryPolicy | None = None
 ) -> AsyncIterator[AgentHarness]:
     """Opens the harness with its checkpoints. Raises LogError."""
-    langsmith.set_runtime_overrides(aio_to_thread=_inline)
+    run_langsmith_inline()
     async with open_checkpoints() as checkpoints, model_clients() as clients:
         graphs = GraphCache(clients, checkpoints.saver, retries or RetryPolicy())
         yield AgentHarness(graphs, checkpoints, storage)
@@ -156,12 +155,6 @@ async def agent_harness(
 def warm_up() -> None:
     """Compiles and discards an agent: the first compilation takes three times as long as later ones."""
     build_graph(ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), None, RetryPolicy())
-
-
-async def _inline(default: Any, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Replaces the thread hops of langsmith, 15 per step, which happen even with tracing disabled."""
-    del default
-    return context.run(function, *args, **kwargs)
 
 
 def _publish_warning(run: AgentRun, code: str, text: str) -> None:

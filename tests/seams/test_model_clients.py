@@ -1,0 +1,106 @@
+"""What the models use of LangChain's provider packages and of the providers' clients."""
+
+import json
+from typing import Any
+
+import aiohttp
+import anthropic
+import httpx
+import httpx2
+import pytest
+from anthropic.resources.messages import messages as anthropic_models
+from langchain_anthropic import ChatAnthropic
+from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_ollama import ChatOllama
+from langchain_openai import ChatOpenAI
+from openai import AsyncStream, DefaultAioHttpClient
+
+TOOL = {"name": "t", "description": "d", "parameters": {"type": "object", "properties": {}}}
+
+
+def openai(http: httpx2.AsyncClient | None = None) -> ChatOpenAI:
+    return ChatOpenAI(model="m", api_key="k", base_url="http://provider/v1", max_retries=0, http_async_client=http)  # type: ignore[arg-type]  # a key
+
+
+def test_langchain_openai_makes_a_request_without_messages_to_which_ours_are_added() -> None:
+    request = openai()._get_request_payload([], stop=["end"], tools=[{"type": "function", "function": TOOL}])
+    assert request["model"] == "m"
+    assert request["stop"] == ["end"]
+    assert request["tools"][0]["function"]["name"] == "t"
+    assert request["messages"] == []
+    json.dumps(request)
+
+
+async def test_openai_posts_what_it_is_given_and_hands_out_the_response_unread() -> None:
+    seen: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=b"data: anything\n\n")
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        stream = await openai(http).root_async_client.post(
+            "/chat/completions", body={"any": "body"}, cast_to=object, stream=True, stream_cls=AsyncStream[object]
+        )
+        assert [line async for line in stream.response.aiter_lines()] == ["data: anything", ""]
+    assert str(seen[0].url) == "http://provider/v1/chat/completions"
+    assert json.loads(seen[0].content) == {"any": "body"}
+    assert seen[0].headers["authorization"] == "Bearer k"
+
+
+async def test_openais_adapter_for_aiohttp_reports_a_refused_connection_as_a_timeout_with_its_cause() -> None:
+    """If it no longer does, `aiohttp_connections` has nothing left to mend."""
+    async with DefaultAioHttpClient() as http:
+        with pytest.raises(httpx2.TimeoutException) as failure:
+            await http.get("http://127.0.0.1:9/")
+    assert isinstance(failure.value.__cause__, aiohttp.ClientConnectionError)
+
+
+def claude(**fields: Any) -> ChatAnthropic:
+    return ChatAnthropic.model_validate({"model": "claude-x", "api_key": "k", "base_url": "http://provider", **fields})
+
+
+def test_langchain_anthropic_makes_requests_in_anthropics_form() -> None:
+    request = claude(max_tokens=5)._get_request_payload(
+        [SystemMessage("s"), HumanMessage("hi")], stop=["end"], tools=[{"name": "t", "input_schema": {}}]
+    )
+    assert request["model"] == "claude-x"
+    assert request["max_tokens"] == 5
+    assert request["messages"] == [{"role": "user", "content": "hi"}]
+    assert request["system"] == "s"
+    assert request["stop_sequences"] == ["end"]
+    assert request["tools"][0]["name"] == "t"
+
+
+async def test_langchain_anthropic_has_the_parameters_of_a_client_and_uses_the_one_it_is_given() -> None:
+    assert "_async_client" in vars(ChatAnthropic), "SharedChatAnthropic replaces nothing any more"
+    model = claude(max_retries=0)
+    assert {"api_key", "base_url", "max_retries", "timeout"} <= model._client_params.keys()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=b"data: x\n\n")
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        client = anthropic.AsyncClient(**model._client_params, http_client=http)
+        stream = await client.post(
+            "/v1/messages", body={}, cast_to=object, stream=True, stream_cls=anthropic.AsyncStream[object]
+        )
+        assert await stream.response.aread() == b"data: x\n\n"
+
+
+def test_anthropics_client_says_when_models_are_retired() -> None:
+    days = anthropic_models.DEPRECATED_MODELS
+    assert days
+    assert all(isinstance(name, str) and isinstance(day, str) for name, day in days.items())
+
+
+def test_langchain_ollama_makes_options_and_has_a_client_of_httpx() -> None:
+    model = ChatOllama(model="m", base_url="http://provider", temperature=0.5, num_predict=7)
+    request = model._chat_params([], ["end"], tools=[{"type": "function", "function": TOOL}])
+    assert request["model"] == "m"
+    assert request["options"]["temperature"] == 0.5
+    assert request["options"]["num_predict"] == 7
+    assert request["options"]["stop"] == ["end"]
+    assert request["tools"][0]["function"]["name"] == "t"
+    assert isinstance(model._async_client._client, httpx.AsyncClient)
+    assert str(model._async_client._client.base_url).rstrip("/") == "http://provider"

@@ -1,0 +1,85 @@
+"""What is used of pydantic-settings, the Daytona SDK, httpx, mcp and grpc."""
+
+import inspect
+from collections.abc import AsyncIterator
+
+import grpc
+import httpcore
+import httpx
+import pytest
+from daytona import AsyncDaytona, DaytonaConfig
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # has no types
+from grpc_status import rpc_status
+from mcp.client.streamable_http import streamable_http_client
+from pydantic_settings import BaseSettings
+
+from runner_service.settings import Settings
+
+
+def test_pydantic_settings_takes_its_sources_as_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "_build_sources" in inspect.signature(BaseSettings.__init__).parameters
+    monkeypatch.setenv("LISTEN_ADDRESS", "localhost:1")
+    settings = Settings.from_environment({"MODE": "local", "LISTEN_ADDRESS": "localhost:2"})
+    assert settings.listen_address == "localhost:2"
+    assert Settings.from_environment({"MODE": "local"}).listen_address != "localhost:1"
+
+
+async def test_the_daytona_sdk_traces_by_one_method_and_keeps_its_target_in_one_attribute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DAYTONA_OTEL_ENABLED", "true")
+    begun: list[str] = []
+
+    class Watched(AsyncDaytona):
+        def _init_otel(self, sdk_version: str) -> None:
+            begun.append(sdk_version)
+
+    client = Watched(DaytonaConfig(api_key="k", api_url="http://127.0.0.1:9", target="somewhere"))
+    try:
+        assert len(begun) == 1, "the SDK begins to trace elsewhere: see QuietDaytona"
+        assert client._target == "somewhere", "the SDK keeps its target elsewhere: see `sdk._client`"
+    finally:
+        await client.close()  # type: ignore[no-untyped-call]  # the SDK has not typed it
+
+
+def test_httpx_has_a_pool_of_httpcore_that_a_transport_can_replace() -> None:
+    assert isinstance(httpx.AsyncHTTPTransport()._pool, httpcore.AsyncConnectionPool)
+
+
+async def test_httpx_reads_a_body_that_a_hook_has_replaced() -> None:
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"replaced"
+
+    async def replace(response: httpx.Response) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = Body()
+
+    async def original() -> AsyncIterator[bytes]:
+        yield b"original"
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=original()))
+    async with (
+        httpx.AsyncClient(transport=transport, event_hooks={"response": [replace]}) as client,
+        client.stream("GET", "http://server/") as response,
+    ):
+        assert await response.aread() == b"replaced"
+
+
+def test_mcps_transport_takes_a_client_of_ours() -> None:
+    assert "http_client" in inspect.signature(streamable_http_client).parameters
+
+
+def test_grpc_status_encodes_details_and_reads_them_from_asynchronous_errors() -> None:
+    status = status_pb2.Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="later")
+    packed = AnyMessage()
+    packed.Pack(error_details_pb2.ErrorInfo(reason="R"))
+    status.details.append(packed)
+
+    sent = rpc_status.to_status(status)
+    assert sent.code == grpc.StatusCode.UNAVAILABLE
+    error = grpc.aio.AioRpcError(
+        sent.code, grpc.aio.Metadata(), grpc.aio.Metadata(*sent.trailing_metadata), details=sent.details
+    )
+    assert rpc_status.from_call(error) == status  # type: ignore[arg-type]  # as the client calls it

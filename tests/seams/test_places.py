@@ -1,0 +1,81 @@
+"""What is used of a library beyond its documented interface is in one module, which these tables name.
+
+When a library moves, only that module changes, and the test of its name says what has moved.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[2] / "src" / "runner_service"
+
+ONLY_IN = {
+    "langchain_openai": {"models/openai.py"},
+    "langchain_anthropic": {"models/anthropic.py"},
+    "anthropic": {"models/anthropic.py"},
+    "langchain_ollama": {"models/ollama.py"},
+    "openai": {"models/openai.py", "models/aiohttp_connections.py"},
+    "langsmith": {"agent/langsmith_threads.py"},
+    "deepagents.middleware.filesystem": {"agent/tool_calls.py"},
+    "langgraph.checkpoint.sqlite": {"storage/sqlite/checkpoints.py"},
+    "langgraph.checkpoint.serde.jsonplus": {"storage/state_serializer.py"},
+    "langchain_mcp_adapters": {"agent/mcp/connections.py"},
+    "mcp.client": {"agent/mcp/http.py"},
+    "httpcore": {"agent/mcp/egress.py"},
+    "pydantic_settings": {"settings/variables.py"},
+    "grpc_status": {"api/error_details.py", "client.py"},
+    "google.rpc": {"api/error_details.py", "client.py"},
+}
+"""By library, or the part of it that is used in such a way: the modules that may import it, when they run."""
+
+PRIVATE = {
+    "models/openai.py": {"_get_request_payload", "_agenerate"},
+    "models/anthropic.py": {"_get_request_payload", "_agenerate", "_async_client", "_client_params"},
+    "models/ollama.py": {"_chat_params", "_agenerate", "_async_client", "_client"},
+    "executors/daytona/sdk.py": {"_init_otel", "_target"},
+    "settings/variables.py": {"_build_sources"},
+    "agent/mcp/egress.py": {"_pool"},
+}
+"""By module: the private names of a library that it uses, each with a test beside this one."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that are imported when the code runs, not for types alone."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def test_each_library_is_used_in_its_place_alone() -> None:
+    strays = {
+        f"{path.relative_to(SOURCE)} imports {name}; move what it needs to {sorted(places)}"
+        for path in SOURCE.rglob("*.py")
+        for name in imports(path)
+        for library, places in ONLY_IN.items()
+        if (name == library or name.startswith(f"{library}."))
+        if str(path.relative_to(SOURCE)) not in places
+    }
+    assert not strays
+
+
+def test_the_tables_name_what_is_there() -> None:
+    for library, places in ONLY_IN.items():
+        for place in places:
+            assert any(name == library or name.startswith(f"{library}.") for name in imports(SOURCE / place)), (
+                f"{place} does not import {library} any more"
+            )
+    for place, names in PRIVATE.items():
+        text = (SOURCE / place).read_text()
+        assert {name for name in names if name not in text} == set(), f"{place} does not use these any more"
