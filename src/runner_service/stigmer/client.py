@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from runner_service.retries import exponential_backoff, retry
 from runner_service.settings import Settings
 from runner_service.stigmer.failures import detail_of, reason_of, refusal_of, undecodable, version_mismatch
 from runner_service.stigmer.methods import GET_EXECUTION, UPDATE_STATUS, M, Method
@@ -67,15 +68,22 @@ class DaemonClient:
             NotFoundError, PermissionDeniedError, PreconditionError: the daemon says so.
             UnavailableError: no answer in three attempts.
         """
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            try:
-                answer = await self._call(method.path, request.SerializeToString(), CALL_TIMEOUT_SECONDS)
-                break
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in _TRANSIENT or attempt == _MAX_ATTEMPTS:
-                    raise refusal_of(error, self.endpoint, what) from error
-                logger.info("daemon_call_retried what=%s code=%s attempt=%d", what, error.code().name, attempt)
-            await asyncio.sleep(_INITIAL_BACKOFF_SECONDS * 2 ** (attempt - 1))
+
+        def delay_after(error: Exception, attempt: int) -> float | None:
+            if (
+                not isinstance(error, grpc.aio.AioRpcError)
+                or error.code() not in _TRANSIENT
+                or attempt == _MAX_ATTEMPTS
+            ):
+                return None
+            logger.info("daemon_call_retried what=%s code=%s attempt=%d", what, error.code().name, attempt)
+            return exponential_backoff(attempt, initial=_INITIAL_BACKOFF_SECONDS, maximum=CALL_TIMEOUT_SECONDS)
+
+        data = request.SerializeToString()
+        try:
+            answer = await retry(lambda: self._call(method.path, data, CALL_TIMEOUT_SECONDS), delay_after)
+        except grpc.aio.AioRpcError as error:
+            raise refusal_of(error, self.endpoint, what) from error
         try:
             if len(answer) <= _INLINE_DECODE_BYTES:
                 return method.response.FromString(answer)

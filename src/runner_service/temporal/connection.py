@@ -12,6 +12,7 @@ from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
+from runner_service.retries import exponential_backoff, retry
 from runner_service.settings import Settings
 from runner_service.telemetry.spans import current_tracer
 
@@ -47,17 +48,15 @@ class Connection:
 
     async def run(self) -> None:
         """Connects, retrying for ever, and then finds out every few seconds whether Temporal still answers."""
-        delay = _INITIAL_BACKOFF_SECONDS
-        while not self._client.done():
-            try:
-                client = await connect(self._settings)
-            except (RPCError, RuntimeError, OSError, ValueError) as error:
-                self._set_connected(False, why=str(error))
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
-            else:
-                self._client.set_result(client)
-        client = self._client.result()
+
+        def delay_after(error: Exception, attempt: int) -> float | None:
+            if not isinstance(error, RPCError | RuntimeError | OSError | ValueError):
+                return None
+            self._set_connected(False, why=str(error))
+            return exponential_backoff(attempt, initial=_INITIAL_BACKOFF_SECONDS, maximum=_MAX_BACKOFF_SECONDS)
+
+        client = await retry(lambda: connect(self._settings), delay_after)
+        self._client.set_result(client)
         while True:
             try:
                 await probe(client)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from runner_service.executors.daytona.failures import Failure, FailureKind, as_sandbox_error, classify, retry_delay
+from runner_service.retries import retry as retry_call
 
 T = TypeVar("T")
 
@@ -45,23 +46,32 @@ async def retry(
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + total_timeout
-    number = refusals = 0
-    while True:
-        try:
-            async with asyncio.timeout(max(0.1, min(attempt_timeout, end - loop.time()))):
-                return await attempt()
-        except Exception as error:  # the SDK's classes are not loaded here; `classify` knows them
-            failure = classify(error)
-            if failure is None:
-                raise
-            if failure.kind in handled:
-                raise CallFailedError(failure) from error
-            refusals = refusals + 1 if failure.kind is FailureKind.UNAUTHENTICATED else 0
-            passes = failure.kind in retryable or 0 < refusals < _MAX_KEY_REFUSALS
-            delay = retry_delay(number, failure)
-            if not passes or loop.time() + delay > end:
-                # The original text may hold a URL with a token.
-                raise as_sandbox_error(failure, operation) from None
+    refusals = 0
+
+    async def bounded_attempt() -> T:
+        async with asyncio.timeout(max(0.1, min(attempt_timeout, end - loop.time()))):
+            return await attempt()
+
+    def delay_after(error: Exception, number: int) -> float | None:
+        nonlocal refusals
+        failure = classify(error)
+        if failure is None or failure.kind in handled:
+            return None
+        refusals = refusals + 1 if failure.kind is FailureKind.UNAUTHENTICATED else 0
+        passes = failure.kind in retryable or 0 < refusals < _MAX_KEY_REFUSALS
+        delay = retry_delay(number - 1, failure)
+        if not passes or loop.time() + delay > end:
+            return None
         logger.info("daytona_retries operation=%s failure=%s attempt=%d", operation.replace(" ", "_"), failure, number)
-        number += 1
-        await asyncio.sleep(delay)
+        return delay
+
+    try:
+        return await retry_call(bounded_attempt, delay_after)
+    except Exception as error:  # the SDK's classes are not loaded here; `classify` knows them
+        failure = classify(error)
+        if failure is None:
+            raise
+        if failure.kind in handled:
+            raise CallFailedError(failure) from error
+        # The original text may hold a URL with a token.
+        raise as_sandbox_error(failure, operation) from None
