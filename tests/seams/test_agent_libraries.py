@@ -7,7 +7,7 @@ from typing import Any
 
 import langsmith
 import pytest
-from deepagents.middleware.filesystem import FilesystemMiddleware
+from deepagents.middleware.filesystem import FilesystemMiddleware, GlobSchema, GrepSchema
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import empty_checkpoint
@@ -30,6 +30,11 @@ def test_deepagents_takes_our_file_tools_instead_of_its_own_by_their_name() -> N
     ours = {tool.name: tool for tool in SandboxTools().tools}
     assert {"execute", "read_file", "write_file", "edit_file", "ls", "glob", "grep"} <= ours.keys() <= tools.keys()
     assert all(tools[name].description == tool.description for name, tool in ours.items())
+
+
+def test_deepagents_search_tools_take_the_arguments_that_ours_add_to() -> None:
+    assert {"pattern", "path"} <= GlobSchema.model_fields.keys()
+    assert {"pattern", "path", "glob"} <= GrepSchema.model_fields.keys()
 
 
 async def test_langgraphs_saver_has_the_synchronous_methods_that_are_called_on_the_loop(tmp_path: Path) -> None:
