@@ -1,15 +1,17 @@
 """What MCP servers answer, in the form that each provider takes, and servers that fail for a moment."""
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.agent.capabilities import agent, notices, results, stdio
-from tests.agent.http_mcp import failing_once
+from tests.agent.http_mcp import failing_once, served_over_http
 from tests.agent.provider import Reply, call_delta, completion, serving_provider
 from tests.agent.test_other_providers import anthropic_message, ollama_answer
 from tests.models.strict import problems
-from tests.running import StartService, one, turn
+from tests.running import StartService, command, one, turn
 
 from runner_service.agent.mcp.schemas import object_schema
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -146,6 +148,62 @@ async def test_a_session_that_the_server_forgot_is_begun_again(start: StartServi
         events = await client.execute(agent=agent(mcp_servers=[server]))
 
     assert results(events) == ["the sum is 3", "the sum is 7"]
+
+
+async def test_an_http_server_that_was_away_is_used_again(
+    start: StartService, unused_tcp_port: int, tmp_path: Path
+) -> None:
+    wait = "touch {0}; until [ -e {0}-done ]; do sleep 0.02; done"
+    client = await start(
+        [
+            turn("", ("add", {"a": 1, "b": 2})),
+            turn("", command(wait.format("first"))),
+            turn("", ("add", {"a": 1, "b": 2})),
+            turn("", command(wait.format("second"))),
+            turn("", ("add", {"a": 3, "b": 4})),
+            turn("Ok."),
+        ]
+    )
+    root = tmp_path / "workspace"
+
+    async def restart() -> None:
+        async with served_over_http(unused_tcp_port, []):
+            await appears(root / "first")
+        (root / "first-done").touch()
+        await appears(root / "second")
+        async with served_over_http(unused_tcp_port, []):
+            (root / "second-done").touch()
+            await ended.wait()
+
+    ended = asyncio.Event()
+    restarting = asyncio.create_task(restart())
+    await accepts(unused_tcp_port)
+    http = runner_pb2.HttpServer(url=f"http://127.0.0.1:{unused_tcp_port}/mcp")
+    events = await client.execute(agent=agent(mcp_servers=[runner_pb2.McpServer(name="web", http=http)]))
+    ended.set()
+    await restarting
+
+    assert results(events)[0] == "the sum is 3"
+    assert "MCP server web failed" in results(events)[2]
+    assert results(events)[4] == "the sum is 7"
+
+
+async def appears(path: Path) -> None:
+    """Waits for a file."""
+    while not path.exists():  # noqa: ASYNC240  # one stat of a local file
+        await asyncio.sleep(0.02)
+
+
+async def accepts(port: int) -> None:
+    """Waits for somebody to listen."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            return
 
 
 async def test_an_http_server_that_refuses_is_told_with_its_words(start: StartService, unused_tcp_port: int) -> None:

@@ -52,7 +52,7 @@ class _Connection:
         self._outputs: list[ServerOutput] = []
         self._limits = HttpLimits()
         self._wakes = asyncio.Event()
-        self._is_closing = False
+        self._is_closing = self._is_broken = False
         self._session: asyncio.Future[ClientSession] = asyncio.get_running_loop().create_future()
         self.tools: asyncio.Future[dict[str, BaseTool]] = asyncio.get_running_loop().create_future()
 
@@ -60,13 +60,13 @@ class _Connection:
         """Connects, and stays connected until `close`. Failures become notices, never exceptions."""
         try:
             while not self._is_closing:
-                await self._serve_session()
+                await self._serve_until_broken()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  # the agent works without the server
             if not self.tools.done():
                 self._publish_failure(error)
-            self._give_up(error)
+            self._end_session(error)
         finally:
             if not self.tools.done():
                 self.tools.set_result({})
@@ -75,6 +75,20 @@ class _Connection:
         """Lets `serve` end."""
         self._is_closing = True
         self._wakes.set()
+
+    async def _serve_until_broken(self) -> None:
+        """Serves a session. One over HTTP that breaks later on is followed by another, once a call needs it."""
+        try:
+            await self._serve_session()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if not self.tools.done() or self._server.HasField("stdio"):
+                raise
+            self._wakes.clear()
+            self._end_session(error)
+            if not self._is_closing:
+                await self._wakes.wait()
 
     async def _serve_session(self) -> None:
         """Serves one session, until the server has forgotten it or the connection is closed."""
@@ -87,16 +101,19 @@ class _Connection:
             self._session.set_result(session)
             await self._wakes.wait()
 
-    def _give_up(self, error: BaseException) -> None:
-        if not self._session.done():
+    def _end_session(self, error: BaseException) -> None:
+        if self._session.done():
+            self._is_broken = True
+        else:
             self._session.set_exception(ConnectionError(self._reason(error, self._run.mcp_start_timeout)))
             self._session.exception()
 
-    async def _new_session(self, lost: ClientSession) -> ClientSession:
-        """Returns a session in place of one that the server has forgotten. Raises ConnectionError."""
-        if self._session.done() and self._session.result() is lost:
+    async def _current_session(self, lost: ClientSession | None = None) -> ClientSession:
+        """Returns the session, or another one if it broke, or is the one that was `lost`. Raises ConnectionError."""
+        ended = self._session.done() and (self._session.exception() or self._session.result() is lost)
+        if self._server.HasField("http") and (ended or self._is_broken):
             self._session = asyncio.get_running_loop().create_future()
-            self._limits.session_lost = False
+            self._is_broken = self._limits.session_lost = False
             self._wakes.set()
         return await asyncio.shield(self._session)
 
@@ -154,13 +171,13 @@ class _Connection:
 
     async def _called(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
         """Calls a tool, once more in a new session if the server has forgotten this one: then it has not run."""
-        session = await asyncio.shield(self._session)
+        session = await self._current_session()
         try:
             return await session.call_tool(name, arguments)
         except McpError:
             if not self._limits.session_lost:
                 raise
-        return await (await self._new_session(session)).call_tool(name, arguments)
+        return await (await self._current_session(session)).call_tool(name, arguments)
 
     def _publish_failure(self, error: BaseException) -> None:
         self._notice("MCP_SERVER_UNAVAILABLE", f"cannot be used: {self._reason(error, self._run.mcp_start_timeout)}")
