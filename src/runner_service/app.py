@@ -138,7 +138,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             log_writer(log, on_change=lambda broken: readiness.set_held_up("log", is_held_up=broken))
         )
         serving = asyncio.Event()
-        executor = await _enter_executor(parts, settings, serving)
+        executor = await _enter_executor(parts, settings, serving, readiness)
         await parts.enter_async_context(_proven(executor, operator_minimum(settings), readiness))
         loading = await parts.enter_async_context(loading_agent_loop(storage))
         runner = Runner(
@@ -176,7 +176,9 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         yield RunningService(server, executions, approvals, loading, serving, metrics_address)
 
 
-async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: asyncio.Event) -> Executor:
+async def _enter_executor(
+    parts: AsyncExitStack, settings: Settings, serving: asyncio.Event, readiness: Readiness
+) -> Executor:
     match settings.mode:
         case "local":
             from runner_service.executors.local.confinement.cells import CacheBounds  # noqa: PLC0415  # as below
@@ -190,6 +192,7 @@ async def _enter_executor(parts: AsyncExitStack, settings: Settings, serving: as
                     terminate_grace=settings.kill_grace,
                     quota=_quota(settings),
                     secrets=settings.secret_files(),
+                    on_supervisor_change=lambda is_there: readiness.set_held_up("supervisor", is_held_up=not is_there),
                     cache_bounds=CacheBounds(settings.sandbox_cache_max_age, settings.sandbox_cache_max_bytes),
                 )
             )

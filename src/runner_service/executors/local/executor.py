@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -172,6 +172,7 @@ async def local_executor(
     quota: Quota = _NO_QUOTA,
     secrets: Sequence[Path] = (),
     cache_bounds: CacheBounds = _DEFAULT_CACHE_BOUNDS,
+    on_supervisor_change: Callable[[bool], None] = lambda _: None,
 ) -> AsyncIterator[LocalExecutor]:
     """Opens the executor of this machine, and ends every process that it started in the end.
 
@@ -182,6 +183,7 @@ async def local_executor(
         terminate_grace: seconds between SIGTERM and SIGKILL.
         quota: what the commands of each sandbox may use.
         secrets: files of the service that no confined execution may see, beside `state_dir`.
+        on_supervisor_change: called with False when the supervisor is lost, with True when there is another.
         cache_bounds: how much the private directories of confined sessions may take, and for how long.
 
     Raises:
@@ -190,7 +192,7 @@ async def local_executor(
     programs = await asyncio.to_thread(_find_programs)
     real_root = await asyncio.to_thread(_resolve_root, root)
     place = Place(state_dir, os.environ.get("HOME") or str(real_root), tuple(map(str, secrets)))
-    async with supervisor_process(state_dir, terminate_grace, quota) as supervisor:
+    async with supervisor_process(state_dir, terminate_grace, quota, on_supervisor_change) as supervisor:
         threads = FileThreads(_FILE_THREADS)
         try:
             yield LocalExecutor(

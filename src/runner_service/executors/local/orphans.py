@@ -2,12 +2,18 @@
 
 import fcntl
 import json
+import logging
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner_service.executors.protocol import SandboxError
+from runner_service.executors.supervisor.tags import Span
 
+logger = logging.getLogger(__name__)
+
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -23,12 +29,18 @@ class OrphanRecord:
 
     def __init__(self, state_dir: Path) -> None:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._descriptor = os.open(state_dir / "supervisor.json", os.O_RDWR | os.O_CREAT, 0o600)
+        path = state_dir / "supervisor.json"
         try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._descriptor)
             raise SandboxError(f"{state_dir} is in use by another service; give each its own STATE_DIR") from error
+        except OSError as error:
+            raise SandboxError(f"{path} cannot be used: {error.strerror}; remove it") from error
+        if not _is_private(os.fstat(self._descriptor)):
+            os.close(self._descriptor)
+            raise SandboxError(f"{path} is no file of this user alone: see who can write there, and remove it")
 
     def recorded_zone(self) -> Sequence[int]:
         """Returns the bounds of the zone last recorded in this boot; empty when there is none."""
@@ -36,10 +48,13 @@ class OrphanRecord:
             record = json.loads(os.pread(self._descriptor, 4096, 0))
             if record["boot_id"] != _boot_id():
                 return ()
-            low, high = record["zone"]
-            return (int(low), int(high))
+            span = Span(*map(int, record["zone"]))
         except (ValueError, KeyError, TypeError):
             return ()
+        if not span.is_valid:
+            logger.error("orphan_record_ignored reason=%s", "no supervisor has taken such a zone")
+            return ()
+        return span
 
     def record_zone(self, zone: Sequence[int] | None) -> None:
         """Records the zone in use; None once nothing is left."""
@@ -50,6 +65,13 @@ class OrphanRecord:
     def release(self) -> None:
         """Releases the lock on the directory."""
         os.close(self._descriptor)
+
+
+def _is_private(found: os.stat_result) -> bool:
+    mode = found.st_mode
+    return (
+        stat.S_ISREG(mode) and found.st_uid == os.geteuid() and found.st_nlink == 1 and not mode & _WRITABLE_BY_OTHERS
+    )
 
 
 def _boot_id() -> str:

@@ -94,6 +94,8 @@ class SupervisorClient:
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self.ready: asyncio.Future[wire.Message] = self._loop.create_future()
         self.lost = asyncio.Event()
+        self.messages_received = 0
+        self._loss = ""
         self._loop.add_reader(channel, self._receive)
 
     def start(
@@ -164,6 +166,11 @@ class SupervisorClient:
         """Returns the listener that came with `ready`, for the caller to close."""
         return socket.socket(fileno=self._descriptors.pop())
 
+    def ping(self) -> None:
+        """Requests a sign of life, which `messages_received` counts as it does all messages."""
+        if not self.lost.is_set() and not self._unsent:
+            self._send({"do": "ping"})
+
     def skip_grace(self) -> None:
         """Requests that from now on processes are killed without a grace period."""
         if not self.lost.is_set():
@@ -174,10 +181,11 @@ class SupervisorClient:
         if not self.lost.is_set():
             self._send({"do": "close"})
 
-    def disconnect(self) -> None:
+    def disconnect(self, reason: str = "") -> None:
         """Closes the channel, at which the supervisor ends everything, and fails all pending calls."""
         if self.lost.is_set():
             return
+        self._loss = reason
         self.lost.set()
         self._loop.remove_reader(self._channel)
         self._loop.remove_writer(self._channel)
@@ -222,6 +230,7 @@ class SupervisorClient:
             data, descriptors = b"", []
         self._descriptors += descriptors
         for message in self._decoder.feed(data):
+            self.messages_received += 1
             self._handle(message)
         if not data:
             self.disconnect()
@@ -268,7 +277,8 @@ class SupervisorClient:
         self._unsent.clear()
 
     def _fail_waiting(self) -> None:
-        lost = SandboxError("the process supervisor was lost, and with it every running command")
+        reason = f": {self._loss}" if self._loss else ""
+        lost = SandboxError(f"the process supervisor was lost, and with it every running command{reason}")
         _reject(self.ready, lost)
         for waiting in self._confinements.values():
             _reject(waiting, lost)

@@ -5,13 +5,14 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from runner_service.executors.local.orphans import OrphanRecord
 from runner_service.executors.local.supervisor_client import Child, SupervisorClient
+from runner_service.executors.local.supervisor_heartbeat import kill_with_descendants, silence
 from runner_service.executors.protocol import KilledProcess, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
 
@@ -35,7 +36,10 @@ class SupervisorProcess:
 
     is_restricted = False
 
-    def __init__(self, orphan_record: OrphanRecord, grace: float, quota: Quota) -> None:
+    def __init__(
+        self, orphan_record: OrphanRecord, grace: float, quota: Quota, on_change: Callable[[bool], None]
+    ) -> None:
+        self._on_change = on_change
         self._orphan_record = orphan_record
         self._grace = grace
         self._quota = quota
@@ -65,10 +69,27 @@ class SupervisorProcess:
 
     async def _restart_when_lost(self) -> None:
         while True:
-            await self.client.lost.wait()
+            await self._lost()
+            self._on_change(False)
             logger.error("supervisor_lost pid=%d", self._process.pid)
             await asyncio.to_thread(self._process.wait)
             await self._relaunch()
+            self._on_change(True)
+
+    async def _lost(self) -> None:
+        """Waits until the supervisor is lost; one that does not answer is killed."""
+        silent = asyncio.create_task(silence(self.client, self._process.pid), name="supervisor-heartbeat")
+        lost = asyncio.create_task(self.client.lost.wait(), name="supervisor-lost")
+        try:
+            await asyncio.wait([silent, lost], return_when=asyncio.FIRST_COMPLETED)
+            if not lost.done():
+                logger.error("supervisor_killed pid=%d reason=%s", self._process.pid, silent.result())
+                await asyncio.to_thread(kill_with_descendants, self._process.pid)
+                self.client.disconnect(silent.result())
+        finally:
+            silent.cancel()
+            lost.cancel()
+            await asyncio.wait([silent, lost])
 
     async def _relaunch(self) -> None:
         while self.client.lost.is_set():
@@ -81,7 +102,7 @@ class SupervisorProcess:
     async def _close(self) -> None:
         try:
             self.client.request_close()
-            await self.client.lost.wait()
+            await self._lost()
         finally:
             self.client.disconnect()
             await asyncio.to_thread(self._process.wait)
@@ -148,17 +169,23 @@ def start_supervisor(program: Program, arguments: Sequence[str]) -> tuple[socket
 
 
 @asynccontextmanager
-async def supervisor_process(state_dir: Path, grace: float, quota: Quota) -> AsyncIterator[SupervisorProcess]:
+async def supervisor_process(
+    state_dir: Path,
+    grace: float,
+    quota: Quota,
+    on_change: Callable[[bool], None] = lambda _: None,
+) -> AsyncIterator[SupervisorProcess]:
     """Runs a supervisor during the block. `grace` is how many seconds a process gets between SIGTERM and SIGKILL.
 
-    `quota` is what the commands of each sandbox may use.
+    `quota` is what the commands of each sandbox may use. `on_change` is told when the supervisor is lost (False) and
+    when there is another (True).
 
     Raises:
         SandboxError: another service uses `state_dir`, or the supervisor does not start.
     """
     orphan_record = await asyncio.to_thread(OrphanRecord, state_dir)
     try:
-        supervisor = SupervisorProcess(orphan_record, grace, quota)
+        supervisor = SupervisorProcess(orphan_record, grace, quota, on_change)
         async with supervisor.running():
             yield supervisor
     finally:

@@ -123,6 +123,8 @@ class Supervisor:
             case "release":
                 if thread := self._restricted.pop(message["execution"], None):
                     thread.close()
+            case "ping":
+                self._send({"did": "pong"})
             case "skip_grace":
                 self._grace = 0.0
                 for _, termination in self._terminations:

@@ -237,11 +237,12 @@ def create_ownership() -> Ownership:
 
 def kill_tagged(zone: Zone) -> None:
     """Kills every process tagged within `zone`: the orphans of an earlier supervisor."""
+    spared = process_table.ancestors()
     for _ in range(200):
         tagged = [
             process_table.process(pid)
             for pid in process_table.all_pids()
-            if zone.span.holds(process_table.limits_of(pid))
+            if pid not in spared and zone.span.holds(process_table.limits_of(pid))
         ]
         living = [each for each in tagged if each and each.is_alive]
         for each in living:

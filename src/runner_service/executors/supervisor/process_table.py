@@ -46,6 +46,26 @@ def process(pid: int) -> Process | None:
     )
 
 
+def is_stopped(pid: int) -> bool:
+    """Returns whether `pid` was stopped by a signal or a tracer."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # as above
+            return file.read().rpartition(b")")[2].split()[0] in {b"T", b"t"}
+    except OSError:
+        return False
+
+
+def ancestors() -> frozenset[int]:
+    """Returns this process and all that it descends from, and the numbers that are no single process."""
+    found = {-1, 0, 1}
+    pid = os.getpid()
+    while pid not in found:
+        found.add(pid)
+        seen = process(pid)
+        pid = seen.parent if seen else 0
+    return frozenset(found)
+
+
 def children(pid: int) -> list[int]:
     """Returns the children of all threads of `pid`."""
     found: list[int] = []
@@ -125,8 +145,11 @@ def _limits_of_another_user(pid: int) -> Limits:
 
 
 def send(target: Process, *signals: signal.Signals) -> bool:
-    """Signals exactly this process, never one that reused its pid. False if not permitted."""
-    if sys.platform != "linux":
+    """Signals exactly this process, never one that reused its pid. False if not permitted.
+
+    Never signals this process, its parent, or pid 1, 0 or -1.
+    """
+    if sys.platform != "linux" or target.pid in {-1, 0, 1, os.getpid(), os.getppid()}:
         return False
     try:
         handle = os.pidfd_open(target.pid)

@@ -26,6 +26,12 @@ class Span(NamedTuple):
     low: int
     high: int
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether a supervisor can have taken these numbers: not what somebody else has written into a file."""
+        size = self.high - self.low
+        return size in {_SLOTS, _OUTER_SLOT * _SLOTS} and self.low >= 0 and self.high <= _TOP and self.low % size == 0
+
     def holds(self, limits: Limits) -> bool:
         """Returns whether the soft or the hard limit lies within."""
         return any(self.low < limit <= self.high for limit in limits)

@@ -11,6 +11,7 @@ To the supervisor:
                                                           execution that say `confined` are started
     {"do": "release", "execution"}                        ends that thread
     {"do": "end", "id", "commands"}                       ends the trees of these commands, SIGTERM first
+    {"do": "ping"}                                        asks for a `pong`
     {"do": "close"}                                       ends everything, then the supervisor
 
 To the service:
@@ -21,6 +22,7 @@ To the service:
     {"did": "fail", "id", "code", "text", "root_is_gone"} the command could not be started; `code` is 126 or 127
     {"did": "exceed", "id", "limit", "allowed", "end"}    the command uses too much and is being ended; an `end` with
                                                           that id follows
+    {"did": "pong"}
     {"did": "end", "id", "killed"}                        [pid, name] of each process that had to be ended
 """
 

@@ -34,6 +34,7 @@ from runner_service.storage.sqlite import queries
 from runner_service.storage.sqlite.appender import Appender
 from runner_service.storage.sqlite.database import connect, require_intact, transaction
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
+from runner_service.storage.sqlite.private_directory import require_private
 from runner_service.storage.sqlite.pruning import Pruner
 from runner_service.storage.sqlite.schema import EVENTS, EVENTS_FILE, OUTPUTS_DIRECTORY, PENDING_REPORTS_1, RUN_ID
 from runner_service.storage.sqlite.writer_thread import WriterThread
@@ -68,7 +69,8 @@ async def sqlite_event_log(state_dir: Path) -> AsyncIterator["SqliteEventLog"]:
 def _open(state_dir: Path) -> "SqliteEventLog":
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        require_private(state_dir)
+        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StateDirError(
             f"STATE_DIR {state_dir} cannot be used: {error.strerror}; set it to a directory that can be written"
