@@ -117,3 +117,14 @@ async def test_live_output_stays_live_while_secrets_are_looked_for(bench: Bench)
     waits = "echo s3cr3t; touch asked; until [ -e go ]; do sleep 0.01; done; echo on"
     played, _ = await asyncio.gather(play(bench, turn("", command(waits)), ECHO), answer())
     assert played.all("tool_output")[0].stdout == b"s3cr3t\n"
+
+
+async def test_names_ids_and_reasons_of_a_model_are_redacted_everywhere(bench: Bench) -> None:
+    secret = "correct-horse-battery"
+    call = {"name": secret, "args": {}, "id": secret}
+    odd = {"tool_calls": [call], "stop_reason": secret}
+    played = await bench.play(odd, turn("Done."), secrets=[secret], environment={}, session="kept")
+    text = b"".join(event.SerializeToString() for event in played.events)
+    assert secret.encode() not in text
+    for path in bench.state_dir.rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path

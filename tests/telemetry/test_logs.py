@@ -1,5 +1,6 @@
 """Log lines: whose they are, in which form, and what is never in them."""
 
+import base64
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runner_service.redaction import MARK
 from runner_service.settings import Settings
 from runner_service.telemetry import execution_id_var, execution_span, logs, redact_with, server_span
 
@@ -67,8 +69,8 @@ def test_no_secret_of_the_service_or_of_the_execution_is_in_a_line(form: str) ->
             failing(SECRET + "execution-secret", stack_info=True)
 
     told = "\n".join(lines_of(work, LOG_FORMAT=form, AUTH_TOKEN=SECRET))
-    assert "[REDACTED] and ***" in told
-    assert "ValueError: [REDACTED]***" in told
+    assert f"{MARK} and ***" in told
+    assert f"ValueError: {MARK}***" in told
     assert SECRET not in told
     assert "execution-secret" not in told.replace('"execution-secret"', "")  # the source line in the traceback
 
@@ -95,7 +97,9 @@ def test_the_level_is_that_of_the_service_and_libraries_speak_only_of_trouble() 
         logging.getLogger("httpx").info("request")
         logging.getLogger("httpx").warning("trouble")
 
-    assert [line.rpartition(" ")[2] for line in lines_of(work, LOG_LEVEL="DEBUG")] == ["shown", "trouble"]
+    shown, trouble = lines_of(work, LOG_LEVEL="DEBUG")
+    assert shown.endswith(" shown")
+    assert "WARNING httpx library_message module=test_logs line=" in trouble
     assert len(lines_of(lambda: logger.info("hidden"), LOG_LEVEL="warning")) == 0
 
 
@@ -130,3 +134,46 @@ def test_a_stream_that_was_closed_breaks_nothing() -> None:
     with logs(settings(), stream):
         stream.close()
         logger.info("nobody listens")
+
+
+class LibraryError(Exception):
+    __module__ = "some_library.errors"
+
+
+def test_what_a_library_quotes_of_a_secret_is_not_in_a_line() -> None:
+    """It shortens it, so no redactor knows it."""
+
+    def work() -> None:
+        error = LibraryError(f"bad input {SECRET[:10]}...")
+        logging.getLogger("some_library").error("cannot take %s...", SECRET[:10], exc_info=error)
+        own = RuntimeError("our own")
+        own.__cause__ = error
+        logger.error("thing_failed", exc_info=own)
+
+    told = "\n".join(lines_of(work))
+    assert SECRET[:10] not in told.replace("SECRET[:10]", "")
+    assert "library_message module=test_logs line=" in told
+    assert "error=some_library.errors.LibraryError" in told
+    assert "RuntimeError: our own" in told
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_key_of_the_service_is_found_in_the_forms_that_programs_print(form: str) -> None:
+    encoded = base64.b64encode(f"user:{SECRET}".encode()).decode()
+    told = "\n".join(lines_of(lambda: logger.warning("said header=%s", encoded), LOG_FORMAT=form, AUTH_TOKEN=SECRET))
+    assert MARK in told
+    assert encoded[8:-4] not in told
+
+
+def test_a_flood_of_one_cause_is_cut_and_counted_and_hides_no_other() -> None:
+    def work() -> None:
+        for number in range(1000):
+            logger.warning("thing_refused number=%d", number)
+        logger.warning("other_thing")
+        with execution_span("exec-1"):
+            logger.warning("thing_refused number=%d", 1)
+
+    lines = lines_of(work)
+    assert len([line for line in lines if "thing_refused number=" in line]) == 51
+    assert any(line.endswith("other_thing") for line in lines)
+    assert "log_lines_suppressed logger=runner_service.somewhere event=thing_refused count=950" in lines[-1]

@@ -136,7 +136,7 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
     with chat_span(model.name, provider=model.provider) as span, _metered(model):
         streamed, response = await _attempt(scope, request, handler)
         message = _message_of(response)
-        stop_reason = stop_reason_of(message)
+        stop_reason = scope.run.redactor.text(stop_reason_of(message))[:MAX_REASON_CHARACTERS]
         streamed.finish(stop_reason)
         usage = count_usage(scope.run, message)
         metrics.tokens_used(model.provider, model.name, usage)

@@ -38,6 +38,7 @@ _MAX_RESULT_CHARACTERS = 32_000
 _MAX_ARGUMENT_CHARACTERS = 16_000
 _MAX_ITEMS = 200
 _MAX_DEPTH = 20
+_UNKNOWN_TOOL = "unknown"
 _MAX_ARGUMENTS_BYTES = 192 * 1024
 _GENERAL_PURPOSE = "general-purpose"
 
@@ -134,7 +135,9 @@ class ToolCallReporter:
         if self._ended:  # published by an earlier process
             return
         self._ended = True
-        metrics.tool_called(self._call.name, event.outcome, self.elapsed_seconds)
+        metrics.tool_called(
+            self._call.name if self._call.is_known else _UNKNOWN_TOOL, event.outcome, self.elapsed_seconds
+        )
         if self._call.output and (ran := self._call.output.result) and ran.spawn_time:
             metrics.command_spawned(ran.spawn_time)
         if self._sub_agent in self._sub_agents:

@@ -145,7 +145,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
 def _running_call(request: ToolCallRequest) -> RunningCall:
     name = request.tool_call["name"]
     sub_agent = str(request.tool_call["args"].get("subagent_type", "")) if name == "task" else ""
-    return RunningCall(str(request.tool_call["id"]), name, sub_agent_id(), sub_agent=sub_agent)
+    known = request.tool is not None
+    return RunningCall(str(request.tool_call["id"]), name, sub_agent_id(), sub_agent=sub_agent, is_known=known)
 
 
 def _agent_name() -> str:

@@ -3,7 +3,6 @@
 import json
 import logging
 import queue
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,10 @@ from typing import TextIO
 
 from opentelemetry import trace
 
+from runner_service.redaction import Redactor
 from runner_service.settings import Settings
+from runner_service.telemetry.log_causes import CauseLimit, is_own
+from runner_service.telemetry.log_errors import describe_type, format_error
 
 Redact = Callable[[str], str]
 
@@ -23,8 +25,6 @@ execution_id_var: ContextVar[str] = ContextVar("execution_id", default="")
 
 _redact_var: ContextVar[Redact | None] = ContextVar("redact", default=None)
 
-_MARK = "[REDACTED]"
-_MIN_SECRET_CHARACTERS = 6  # anything shorter is found in innocent words too
 _MAX_QUEUED_LINES = 10_000  # lines
 _CLOSE_TIMEOUT_SECONDS = 2.0
 
@@ -56,6 +56,7 @@ def logs(settings: Settings, stream: TextIO | None = None) -> Iterator[None]:
         yield
     finally:
         root.handlers[:], root.level, own.level = before
+        handler.close()
         lines.close()
 
 
@@ -65,23 +66,30 @@ def _formatter(settings: Settings) -> logging.Formatter:
 
 
 class _SafeFormatter(logging.Formatter):
-    """Redacts the secrets of the service and of the current execution."""
+    """Redacts the secrets of the service and of the current execution, and leaves out what libraries say.
+
+    A library shortens what it quotes, and of a secret that was cut no redactor knows.
+    """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__()
-        longest_first = sorted(
-            (secret for secret in secrets if len(secret) >= _MIN_SECRET_CHARACTERS), key=len, reverse=True
-        )
-        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._redactor = Redactor(secrets)
 
     def _safe(self, text: str) -> str:
-        if self._secrets is not None:
-            text = self._secrets.sub(_MARK, text)
+        text = self._redactor.text(text)
         redact = _redact_var.get()
         return text if redact is None else redact(text)
 
+    def _safe_message(self, record: logging.LogRecord) -> str:
+        if is_own(record):
+            return self._safe(record.getMessage())
+        error = record.exc_info[1] if record.exc_info else None
+        kind = f" error={describe_type(error)}" if error else ""
+        return f"library_message module={record.module} line={record.lineno}{kind}"
+
     def _safe_traceback(self, record: logging.LogRecord) -> str:
-        parts = [self.formatException(record.exc_info)] if record.exc_info else []
+        error = record.exc_info[1] if record.exc_info and is_own(record) else None
+        parts = [format_error(error)] if error else []
         return self._safe("\n".join([*parts, self.formatStack(record.stack_info)] if record.stack_info else parts))
 
 
@@ -90,7 +98,7 @@ class TextFormatter(_SafeFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns `time LEVEL logger message execution=… trace=…`."""
-        message = _on_one_line(self._safe(record.getMessage()))  # or a caller could forge a line
+        message = _on_one_line(self._safe_message(record))  # or a caller could forge a line
         ids = "".join(f" {name}={value}" for name, value in _ids().items())
         line = f"{_time(record)} {record.levelname} {record.name} {message}{ids}"
         traceback = self._safe_traceback(record)
@@ -107,7 +115,7 @@ class JsonFormatter(_SafeFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """Returns an object: `time`, `level`, `logger`, `message`; where known `execution_id`, `trace_id`, `error`."""
         line = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
-        line["message"] = self._safe(record.getMessage())
+        line["message"] = self._safe_message(record)
         line |= {f"{name}_id": value for name, value in _ids().items()}
         if traceback := self._safe_traceback(record):
             line["error"] = traceback
@@ -135,12 +143,27 @@ class _Handler(logging.Handler):
         super().__init__()
         self.setFormatter(formatter)
         self._lines = lines
+        self._limit = CauseLimit()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.enqueue(self.format(record))
+            self._write_summaries()
+            if self._limit.admits(record, execution_id_var.get()):
+                self._lines.enqueue(self.format(record))
         except Exception:  # noqa: BLE001  # logging must never break what logs
             self.handleError(record)
+
+    def close(self) -> None:
+        self._write_summaries(is_last=True)
+        super().close()
+
+    def _write_summaries(self, *, is_last: bool = False) -> None:
+        for text in self._limit.due_summaries(is_last=is_last):
+            self._lines.enqueue(
+                self.format(
+                    logging.makeLogRecord({"name": __name__, "msg": text, "levelno": 30, "levelname": "WARNING"})
+                )
+            )
 
 
 class _LineWriter:

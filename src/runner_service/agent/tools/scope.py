@@ -66,6 +66,8 @@ class RunningCall:
     output: CommandOutput | None = None
     sub_agent: str = ""
     """The sub-agent that a `task` call runs."""
+    is_known: bool = True
+    """There is a tool of that name."""
     rejected: bool = False
     """A policy or a person refused it."""
     interrupted: bool = False
