@@ -54,3 +54,14 @@ def test_the_grpcurl_example_runs_an_agent_and_looks_at_it(tmp_path: Path, token
     assert "runner_service.v1.AgentRunnerService.ExecuteAgent" in done.stdout
     assert '"state": "STATE_SUCCEEDED"' in done.stdout
     assert '"sequence": "3"' in done.stdout.partition("from the third event on")[2].partition("where it stands")[0]
+
+
+@pytest.mark.parametrize(("answer", "told"), [("y", "hi"), ("n", "the user refused this: not now")])
+def test_the_example_of_approvals_asks_before_a_command_runs(service: CommandLine, answer: str, told: str) -> None:
+    command = [sys.executable, str(EXAMPLES / "approvals.py"), service.environ["RUNNER_SERVICE_ADDRESS"], "echo hi"]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, input=f"{answer}\n", timeout=TIMEOUT_SECONDS
+    )
+    assert "run `echo hi`? [y/n]" in done.stdout
+    assert told in done.stdout
+    assert "STATE_SUCCEEDED" in done.stdout

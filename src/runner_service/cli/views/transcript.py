@@ -36,6 +36,16 @@ class Kind(Enum):
 _CHANGE_KINDS = {"+": Kind.ADDED, "-": Kind.REMOVED, ".": Kind.HIDDEN}
 
 
+_DECISIONS = {
+    event_pb2.APPROVAL_ACTION_APPROVE: "approved",
+    event_pb2.APPROVAL_ACTION_SKIP: "skipped",
+    event_pb2.APPROVAL_ACTION_REJECT: "refused",
+    event_pb2.APPROVAL_ACTION_EXPIRED: "not approved in time",
+    event_pb2.APPROVAL_ACTION_WITHDRAWN: "no longer asked for",
+    event_pb2.APPROVAL_ACTION_GRANTED: "approved by an earlier decision",
+}
+
+
 class Line(NamedTuple):
     """A line. `agent` is the sub-agent's label, empty for the main agent; `call` the number of the tool call, or 0."""
 
@@ -222,10 +232,9 @@ def _network_denied(denied: event_pb2.NetworkDenied, agent: str) -> Iterator[Lin
 
 
 def _decided(decided: event_pb2.ApprovalDecided, agent: str) -> Iterator[Line]:
-    action = event_pb2.ApprovalAction.Name(decided.action).removeprefix("APPROVAL_ACTION_").lower()
     by = f" by {wording.one_line(decided.decided_by, 60)}" if decided.decided_by else ""
     comment = f": {wording.one_line(decided.comment, 300)}" if decided.comment else ""
-    yield Line(Kind.NOTE, f"approval {action}{by}{comment}", agent)
+    yield Line(Kind.NOTE, f"{_DECISIONS.get(decided.action, 'decided')}{by}{comment}", agent)
 
 
 def _notice(notice: event_pb2.Notice, agent: str) -> Iterator[Line]:
