@@ -9,7 +9,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from runner_service.executors.protocol import Command, Sandbox, SandboxError, Sa
 
 TEN_MEGABYTES = "head -c 10000000 /dev/zero | tr '\\0' x | fold -w 79"
 LINES = "seq 100000"
+LATENCY_SECONDS = 0.03
+START_SECONDS = 1.5
 
 
 class Clocked:
@@ -64,7 +66,7 @@ async def bare(handle: Any, text: str) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-async def commands(handle: Any, text: str) -> tuple[float, float]:
+async def sdk_log(handle: Any, text: str) -> tuple[float, float]:
     """The SDK's own live output: a session's log by WebSocket."""
     from daytona import SessionExecuteRequest
 
@@ -104,22 +106,65 @@ async def compare(rounds: int) -> None:
                 await note("true", ours(sandbox, "true"))
                 await note("true, one bare exec", bare(handle, "true"))
             await note("first output", ours(sandbox, "echo x; sleep 0.2"), 1)
-            await note("first output, SDK's log", commands(handle, "echo x; sleep 0.2"), 1)
+            await note("first output, SDK's log", sdk_log(handle, "echo x; sleep 0.2"), 1)
+            await note("10 MB, one bare exec", bare(handle, TEN_MEGABYTES))
             for name, text in (("10 MB", TEN_MEGABYTES), ("100,000 lines", LINES)):
                 await note(name, ours(sandbox, text))
-                await note(f"{name}, SDK's log", commands(handle, text))
+                await note(f"{name}, SDK's log", sdk_log(handle, text))
     show(found)
 
 
 def show(found: dict[str, list[float]]) -> None:
-    pairs = {"true": "true, one bare exec"} | {
-        name: f"{name}, SDK's log" for name in ("first output", "10 MB", "100,000 lines")
-    }
+    logs = {name: f"{name}, SDK's log" for name in ("first output", "10 MB", "100,000 lines")}
+    pairs = [("true", "true, one bare exec"), ("10 MB", "10 MB, one bare exec"), *logs.items()]
     print("| | ours, ms | theirs, ms | × |\n| --- | --- | --- | --- |")
-    for mine, theirs in pairs.items():
+    for mine, theirs in pairs:
         cells = (theirs, spread(found[mine]), spread(found[theirs]), ratio(found[mine], found[theirs]))
         print(f"| {' | '.join(cells)} |")
     print(f"\nloop: {statistics.median(found['true']):.1f} ms a tool call")
+
+
+async def trips(rounds: int) -> None:
+    """Counts and times the requests of common things, with 30 ms for each and 1.5 s for a new sandbox."""
+    print("\n| what, 30 ms a request | requests | ms |\n| --- | --- | --- |")
+    async with there(SandboxConfig()) as (cloud, executor):
+        async with executor.open(SandboxSpec("trips", session_id="s")) as sandbox:
+            await ours(sandbox, "true")
+            cloud.faults.latency = LATENCY_SECONDS
+            await _count("`true`", cloud, rounds, lambda _: ours(sandbox, "true"))
+            await _count("write a small file", cloud, rounds, lambda _: sandbox.write_text("/a", "x" * 1000))
+            await _count("read it", cloud, rounds, lambda _: sandbox.read_text("/a"))
+            await _count("upload 100 KB", cloud, rounds, lambda _: sandbox.upload("/b", _chunk(b"x" * 100_000)))
+        cloud.faults.start_seconds = START_SECONDS
+        await _count("first command of a session, new sandbox", cloud, rounds, lambda n: _first(executor, f"new-{n}"))
+    async with there(SandboxConfig(warm=rounds)) as (cloud, executor):
+        async with executor.open(SandboxSpec("load the SDK")):
+            while executor.warm_sandboxes() < rounds:  # noqa: ASYNC110  # nothing else tells that the pool is full
+                await asyncio.sleep(0.05)
+        cloud.faults.latency, cloud.faults.start_seconds = LATENCY_SECONDS, 3600.0
+        await _count("the same, warm pool", cloud, rounds, lambda n: _first(executor, f"warm-{n}"))
+
+
+async def _count(name: str, cloud: Cloud, rounds: int, work: Callable[[int], Awaitable[object]]) -> None:
+    counts, times = [], []
+    for number in range(rounds):
+        await asyncio.sleep(0.5)  # the long poll is under way again
+        before, began = len(cloud.requests), time.perf_counter()
+        await work(number)
+        times.append((time.perf_counter() - began) * 1000)
+        counts.append(len([each for each in cloud.requests[before:] if "socket.io" not in each]))
+    print(f"| {name} | {statistics.median(counts):g} | {spread(times)} |")
+
+
+async def _first(executor: DaytonaExecutor, session_id: str) -> None:
+    """Opens a session's sandbox, and leaves it when its first command has ended."""
+    spec = SandboxSpec(session_id, session_id=session_id, is_interrupted=lambda: True)  # its close is not counted
+    async with executor.open(spec) as sandbox:
+        await ours(sandbox, "true")
+
+
+async def _chunk(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def leaks(runs: int, *, at_once: int = 8) -> None:
@@ -164,6 +209,7 @@ def main() -> None:
     parser.add_argument("--leaks", type=int, default=0, metavar="RUNS", help="runs with random faults")
     arguments = parser.parse_args()
     asyncio.run(compare(arguments.rounds))
+    asyncio.run(trips(arguments.rounds))
     if arguments.leaks:
         asyncio.run(leaks(arguments.leaks))
     print(f"\n{machine()}")

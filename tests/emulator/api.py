@@ -93,6 +93,7 @@ def described(cloud: Cloud, sandbox: Sandbox) -> dict[str, Any]:
         "labels": sandbox.labels,
         "public": False,
         "networkBlockAll": sandbox.parameters.get("networkBlockAll", False),
+        "networkAllowList": sandbox.parameters.get("networkAllowList"),
         "kvm": False,
         "target": sandbox.parameters.get("target", "local"),
         "cpu": 1,

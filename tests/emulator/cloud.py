@@ -92,6 +92,7 @@ class Cloud:
         self.volumes = {"cache": "volume-1"}
         self.quota = 1000
         self.requests: list[str] = []
+        self.in_flight: list[str] = []
         self.connections: set[object] = set()
         self.targets: list[str | None] = []
         self._tasks: set[asyncio.Task[None]] = set()

@@ -65,7 +65,11 @@ async def _noted(request: web.Request, handler: Handler) -> web.StreamResponse:
     cloud.connections.add(request.transport)
     if request.path != _PUBLIC and request.headers.get("Authorization") != f"Bearer {API_KEY}":
         return refusal(request, 401, "Unauthorized")
-    return await handler(request)
+    cloud.in_flight.append(request.path)
+    try:
+        return await handler(request)
+    finally:
+        cloud.in_flight.remove(request.path)
 
 
 @web.middleware

@@ -19,6 +19,7 @@ from runner_service.settings.machine import (
 )
 from runner_service.settings.types import (
     AddressText,
+    CidrList,
     Count,
     CountOrZero,
     FilesLevel,
@@ -33,6 +34,7 @@ from runner_service.settings.types import (
     TcpText,
     Token,
     UrlText,
+    VolumeList,
     lower,
 )
 from runner_service.state_dir import default_state_dir
@@ -286,7 +288,16 @@ this machine, which load the model first and read long prompts slowly, else 60."
     daytona_session_days: Count = 7
     """How many days after it was stopped Daytona deletes the sandbox of a session."""
     daytona_start_timeout: Seconds = 300.0
-    """How many seconds a sandbox may take to be created or started."""
+    """How many seconds may pass until a sandbox is ready for commands, whether it is created, started or there."""
+    daytona_warm_sandboxes: Annotated[int, Field(ge=0, le=100)] = 0
+    """How many sandboxes each replica keeps started for sessions to come. They cost as much as those in use."""
+    daytona_network_block_all: bool = False
+    """Whether sandboxes have no network. A sandbox of which Daytona reports otherwise is not used."""
+    daytona_network_allow_list: CidrList = ""
+    """The only networks that sandboxes reach, such as `10.0.0.0/8,192.0.2.7/32`. Unset: all that Daytona allows. A
+    sandbox of which Daytona reports otherwise is not used."""
+    daytona_volumes: VolumeList = ""
+    """Volumes of Daytona, and where they are mounted in new sandboxes: `name:/path,other:/other/path`."""
 
     temporal_service_address: AddressText = "localhost:7233"
     """The address of Temporal. The worker runs when this variable or TASK_QUEUE is set. Needs the extra `temporal`."""

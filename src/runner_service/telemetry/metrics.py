@@ -39,7 +39,9 @@ DAEMON_UNREACHABLE = Gauge("runner.daemon.unreachable", "{failure}", "1 while th
 TEMPORAL_UNREACHABLE = Gauge("runner.temporal.unreachable", "{failure}", "1 while Temporal does not answer, else 0")
 TEMPORAL_ACTIVITIES = Gauge("runner.temporal.activities", "{activity}", "Activities that are not completed yet")
 
+WARM_SANDBOXES = Gauge("runner.sandboxes.warm", "{sandbox}", "Cloud sandboxes that are started and wait for a session")
 _GAUGES = (
+    WARM_SANDBOXES,
     TEMPORAL_UNREACHABLE,
     TEMPORAL_ACTIVITIES,
     EXECUTIONS,
@@ -61,6 +63,7 @@ class _Instruments:
         counter, histogram = meter.create_counter, meter.create_histogram
         self.finished = counter("runner.executions.finished", "{execution}", "Executions that ended")
         self.refused = counter("runner.executions.refused", "{execution}", "Executions refused: the queue was full")
+        self.sandboxes = counter("runner.sandboxes.opened", "{sandbox}", "Cloud sandboxes, by where they came from")
         self.tokens = counter("runner.model.tokens", "{token}", "Tokens sent to models, written by them, and cached")
         self.output = counter("runner.output", "By", "What commands wrote")
         self.duration = histogram(
@@ -133,6 +136,12 @@ def queue_wait_ended(waited: float) -> None:
     """An execution left the queue after `waited` seconds."""
     if instruments := _Current.instruments:
         instruments.waited.record(waited)
+
+
+def sandbox_opened(origin: str) -> None:
+    """A cloud sandbox was opened: a `new` one, an `existing` one, or a `warm` one."""
+    if instruments := _Current.instruments:
+        instruments.sandboxes.add(1, {"origin": origin})
 
 
 def execution_refused() -> None:

@@ -47,7 +47,8 @@ async def test_a_sandbox_that_stopped_is_started_again_with_its_files_and_a_noti
     await asyncio.sleep(0)
     if not stop_seconds:
         await stopping
-    assert await output(sandbox, "cat kept") == "kept"
+    assert await sandbox.edit_text("/kept", "kept", "still kept") == 1
+    assert await output(sandbox, "cat kept") == "still kept"
     assert notices.count("SANDBOX_RESTARTED") == 1
     await stopping
 

@@ -52,8 +52,10 @@ async def _grep(sandbox: Sandbox, request: dict[str, Any]) -> Any:
 
 
 async def _upload(sandbox: Sandbox, request: dict[str, Any]) -> Any:
-    """Joins uploaded parts into the destination file."""
-    await sandbox.upload(request["path"], _chunks(request["transfers"]), mode=request["mode"])
+    """Writes a file: the data of a small one is in the request, of a large one in parts that were uploaded."""
+    data = request.get("data")
+    chunks = _chunks(request["transfers"]) if data is None else _chunk(base64.b64decode(data))
+    await sandbox.upload(request["path"], chunks, mode=request["mode"])
 
 
 async def _download(sandbox: Sandbox, request: dict[str, Any]) -> Any:
@@ -89,9 +91,9 @@ OPERATIONS: dict[str, Operation] = {
     "delete": _delete,
     "glob": _glob,
     "grep": _grep,
-    "take_in": _upload,
-    "hand_out": _download,
-    "drop": _discard,
+    "upload": _upload,
+    "download": _download,
+    "discard": _discard,
 }
 """Handlers by operation name; arguments are named as in the Protocol."""
 
@@ -101,6 +103,10 @@ def _transfer(name: str) -> Path:
     if transfer.parent.name != "transfers":
         raise FileError("invalid", "a transfer must be in the directory of transfers")
     return transfer
+
+
+async def _chunk(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def _chunks(names: list[str]) -> AsyncIterator[bytes]:

@@ -1,14 +1,15 @@
 """Buffers the output of a command in files until the service has read it, and longer, since reads may repeat."""
 
 import asyncio
-import base64
 import os
 from pathlib import Path
-from typing import Any
 
 from runner_service.executors.protocol import Stream
 
 STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
+
+Offsets = dict[Stream, int]
+"""How far each stream was read, in bytes."""
 
 _MAX_UNREAD_BYTES = 4 * 1024 * 1024
 _COMPACT_BYTES = 16 * 1024 * 1024
@@ -16,7 +17,6 @@ _ALWAYS_ACCEPTED_BYTES = 1024 * 1024
 _DISK_RESERVE_BYTES = 64 * 1024 * 1024
 _DISK_RESERVE_FRACTION = 20
 _DISK_POLL_INTERVAL_SECONDS = 0.2
-_MAX_RESPONSE_BYTES = 576 * 1024
 
 
 class Notifier:
@@ -92,19 +92,21 @@ class OutputBuffer:
         self.acknowledged = dict(self.sizes)
         self._acknowledged_more.notify()
 
-    def has_output_after(self, offsets: dict[Stream, int]) -> bool:
+    def has_output_after(self, offsets: Offsets) -> bool:
         """Whether there is output after `offsets`."""
         return any(self.sizes[stream] > offsets[stream] for stream in STREAMS)
 
-    def read(self, offsets: dict[Stream, int], ends: dict[Stream, int] | None = None) -> dict[str, Any]:
-        """Returns the next output of each stream in base64, up to `ends`."""
-        return {stream: self._read(stream, offsets[stream], (ends or self.sizes)[stream]) for stream in STREAMS}
+    def acknowledge_all_before(self, offsets: Offsets) -> None:
+        """Records how far the service has read each stream."""
+        for stream in STREAMS:
+            self.acknowledge(stream, offsets[stream])
 
-    def _read(self, stream: Stream, offset: int, end: int) -> str:
-        size = max(0, min(_MAX_RESPONSE_BYTES, end - offset))
+    def read(self, stream: Stream, offset: int, end: int) -> bytes:
+        """Returns the output of a stream from `offset` to `end`, if so much is there."""
         if offset < self._file_start[stream]:
-            return ""  # a late duplicate of an old request: nobody waits for its response
-        return base64.b64encode(os.pread(self._files[stream], size, offset - self._file_start[stream])).decode()
+            return b""  # a late duplicate of an old request: nobody waits for its response
+        size = max(0, min(end, self.sizes[stream]) - offset)
+        return os.pread(self._files[stream], size, offset - self._file_start[stream])
 
     async def _wait_for_disk_space(self, stream: Stream) -> None:
         waited = 0.0

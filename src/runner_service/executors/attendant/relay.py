@@ -1,7 +1,9 @@
 """Relays one request to the attendant of this sandbox, starting it if necessary. Runs as a script.
 
-The request is in `RUNNER_REQUEST`, or in the file named by `RUNNER_REQUEST_FILE`, never on the command line, which
-every process can read. The response is the line of stdout that begins with `ANSWER`.
+The request is in variables, never on the command line, which every process can read: in parts in `RUNNER_REQUEST_0`
+and so on, or, if it is too long for that, in the file named by `RUNNER_REQUEST_FILE`, which is removed when it is read.
+With `RUNNER_REQUEST_CWD`, it is told where this was started. The response is the line of stdout that begins with
+`ANSWER`.
 """
 
 import os
@@ -12,6 +14,8 @@ from _socket import AF_UNIX, socket  # importing `socket` takes as long as start
 ANSWER = "runner-service-answer:"
 OLDEST_PYTHON = (3, 11)
 SOCKET = "socket"
+VARIABLE = "RUNNER_REQUEST"
+MAX_VARIABLES = 8
 
 _HOME = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # importing pathlib would double the cost of a call
 _START_TIMEOUT_SECONDS = 20.0
@@ -27,6 +31,9 @@ def main() -> None:
         return
     os.chdir(_HOME)  # socket paths are limited in length
     request = _request()
+    if not request:
+        sys.stdout.write("\n" + ANSWER + '{"request_missing": true}\n')
+        return
     attendant = _connected()
     attendant.sendall(request + b"\n")
     answer = bytearray(ANSWER.encode())
@@ -37,11 +44,22 @@ def main() -> None:
 
 
 def _request() -> bytes:
-    path = os.environ.get("RUNNER_REQUEST_FILE")
-    if not path:
-        return os.environ["RUNNER_REQUEST"].encode()
-    with open(path, "rb") as file:  # noqa: PTH123  # as above
-        return file.read()
+    """Returns the request; empty if somebody else has read it from its file."""
+    if path := os.environ.get(f"{VARIABLE}_FILE"):
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123  # as above
+                request = file.read()
+            os.unlink(path)  # noqa: PTH108  # as above
+        except FileNotFoundError:
+            return b""
+        return request
+    parts = (os.environ.get(f"{VARIABLE}_{number}", "") for number in range(MAX_VARIABLES))
+    request = "".join(parts).encode()
+    if cwd := os.environ.get(f"{VARIABLE}_CWD"):
+        import json  # noqa: PLC0415  # only the first call of an execution needs it
+
+        request = b'{"working_directory":' + json.dumps(cwd).encode() + b"," + request[1:]
+    return request
 
 
 def _connected() -> socket:
@@ -103,7 +121,7 @@ def _exec_attendant() -> None:
     for target, source in enumerate((nothing, log, log)):
         os.dup2(source, target)
     os.closerange(3, 1024)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNNER_REQUEST")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(VARIABLE)}
     program = _PROGRAM.format(os.path.join(_HOME, "code"), _HOME)  # noqa: PTH118  # as above
     os.execve(sys.executable, [sys.executable, "-I", "-S", "-X", "utf8", "-c", program], environment)  # noqa: S606  # ours
 

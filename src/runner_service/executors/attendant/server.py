@@ -19,9 +19,8 @@ from runner_service.executors.attendant.responses import (
     Request,
     Response,
     encode_response,
-    late_output,
-    output_response,
-    with_offset_names,
+    poll_response,
+    start_response,
 )
 from runner_service.executors.attendant.sessions import Session
 from runner_service.executors.attendant.stdin_buffer import StdinBuffer
@@ -59,16 +58,15 @@ class Attendant:
         self._session_lock = asyncio.Lock()
         self._responses: OrderedDict[str, asyncio.Task[Response]] = OrderedDict()
         self._handlers: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "nothing": self._nothing,
+            "ping": self._ping,
             "open": self._open,
             "run": self._run,
-            "run_fed": self._run_fed,
-            "feed": self._feed,
-            "follow": self._follow,
+            "run_with_stdin": self._run_with_stdin,
+            "stdin": self._stdin,
+            "poll": self._poll,
             "end": self._end,
-            "late": self._late,
             "close": self._close,
-            "forget": self._forget,
+            "remove": self._remove,
             "file": self._file,
         }
         self._active_requests = 0
@@ -93,7 +91,7 @@ class Attendant:
         try:
             request = json.loads(await reader.readline())
             response = await self._respond(request)
-            writer.write(encode_response(response))
+            writer.write(await encode_response(response))
             await writer.drain()
         except (ConnectionError, ValueError):
             logger.warning("caller_gone")
@@ -105,9 +103,9 @@ class Attendant:
                 await writer.wait_closed()
 
     async def _respond(self, request: Request) -> Response:
-        """Responses a request; a repeated number gets the cached response. Runs on if the caller disconnects."""
+        """Answers a request; a repeated number gets the cached response. Runs on if the caller disconnects."""
         number = request.get("number")
-        if number is None:
+        if number is None or request.get("session") not in self._sessions:  # that it is unknown is not to be cached
             return await self._dispatch(request)
         if number not in self._responses:
             self._responses[number] = asyncio.create_task(self._dispatch(request))
@@ -121,7 +119,7 @@ class Attendant:
         try:
             return await self._handlers[request["do"]](request)
         except UnknownSessionError:
-            return {"unknown_opening": True}
+            return {"unknown_session": True}
         except FileError as error:
             return {"file_error": {"code": error.code, "message": error.message}}
         except SandboxError as error:
@@ -130,25 +128,28 @@ class Attendant:
             logger.exception("request_failed do=%s", request.get("do"))
             return {"defect": True}
 
-    async def _nothing(self, request: Request) -> Response:
+    async def _ping(self, request: Request) -> Response:
         del request  # only shows that the attendant is installed
         return {}
 
     async def _open(self, request: Request) -> Response:
         async with self._session_lock:
-            executor = self._executor = self._executor or await self._enter_executor(request)
-            name = request["opening"]
+            if self._executor is None:
+                if not (above := request.get("root") or request.get("working_directory")):
+                    return {"unknown_root": True}
+                self._executor = await self._enter_executor(request, Path(above, request["below_root"]))
+            executor, name = self._executor, request["session"]
             if name not in self._sessions:
                 given = {**_own_environment(), **request["environment"]}
-                session = Session(self._directory / "openings" / request["directory"])
+                session = Session(self._directory / "sessions" / request["directory"])
                 await session.enter(executor, SandboxSpec(name, environment=given, notify=session.notify))
                 self._sessions[name] = session
         return {"root": self._sessions[name].sandbox.root, "process_control": executor.process_control}
 
-    async def _enter_executor(self, request: Request) -> Executor:
+    async def _enter_executor(self, request: Request, root: Path) -> Executor:
         return await self._parts.enter_async_context(
             local_executor(
-                root=Path(request["root"]),
+                root=root,
                 state_dir=self._directory / "state",
                 terminate_grace=request["terminate_grace"],
                 quota=_quota(request),
@@ -156,18 +157,21 @@ class Attendant:
         )
 
     async def _run(self, request: Request) -> Response:
-        session = self._known_open(request)
-        run = session.start_command(request["name"], request["text"], request["timeout"])
-        return await output_response(session, run, request)
+        session, name = self._known_open(request), request["name"]
+        run = session.start_command(name, request["text"], request["timeout"])
+        return await start_response(session, name, run, request["wait"])
 
-    async def _run_fed(self, request: Request) -> Response:
-        """Starts a command with stdin; it ends after `forsaken_after` seconds without a request."""
-        session = self._known_open(request)
-        feed = StdinBuffer(session.notifier, request["forsaken_after"])
-        run = session.start_command(request["name"], request["text"], request["timeout"], feed)
-        return await output_response(session, run, request)
+    async def _run_with_stdin(self, request: Request) -> Response:
+        """Starts a command with stdin; it ends after `idle_timeout` seconds without a request."""
+        session, name = self._known_open(request), request["name"]
+        stdin = StdinBuffer(session.notifier, request["idle_timeout"])
+        run = session.start_command(name, request["text"], request["timeout"], stdin)
+        return await start_response(session, name, run, request["wait"])
 
-    async def _feed(self, request: Request) -> Response:
+    async def _poll(self, request: Request) -> Response:
+        return await poll_response(self._known(request), request)
+
+    async def _stdin(self, request: Request) -> Response:
         """Accepts a chunk of input, then waits until there is room for the next."""
         session = self._known(request)
         run = session.find_command(request["name"])
@@ -181,10 +185,6 @@ class Attendant:
                     await session.notifier.wait()
         return {"has_ended": run.ended.is_set(), "has_room": run.stdin.has_room}
 
-    async def _follow(self, request: Request) -> Response:
-        session = self._known(request)
-        return await output_response(session, session.find_command(request["name"]), request)
-
     async def _end(self, request: Request) -> Response:
         session = self._known(request)
         if run := session.find_command(request["name"]):
@@ -193,26 +193,12 @@ class Attendant:
             await run.end()
         return {}
 
-    async def _late(self, request: Request) -> Response:
-        """Waits for late output after `offsets`, which are by command, or for a notice."""
-        session = self._known(request)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(request["wait"]):
-                while not (late_output(session, request["offsets"]) or session.notices[request.get("notices", 0) :]):
-                    await session.notifier.wait()
-                    self._known(request)
-        late = late_output(session, request["offsets"])
-        pieces = {
-            name: {**run.output.read(offsets), **with_offset_names(offsets)} for name, (run, offsets) in late.items()
-        }
-        return {"late": pieces, "notices": session.notices[request.get("notices", 0) :]}
-
     async def _close(self, request: Request) -> Response:
         await self._known(request).close()
         return {}
 
-    async def _forget(self, request: Request) -> Response:
-        if session := self._sessions.pop(request["opening"], None):
+    async def _remove(self, request: Request) -> Response:
+        if session := self._sessions.pop(request["session"], None):
             await session.close()
             session.remove()
         return {}
@@ -228,7 +214,7 @@ class Attendant:
 
     def _known(self, request: Request) -> Session:
         try:
-            return self._sessions[request["opening"]]
+            return self._sessions[request["session"]]
         except KeyError:
             raise UnknownSessionError from None
 
@@ -249,7 +235,7 @@ def _own_environment() -> dict[str, str]:
 
 
 async def _serve_until_idle(directory: Path) -> None:
-    for name in ("transfers", "openings"):
+    for name in ("transfers", "sessions"):
         (directory / name).mkdir(mode=0o700, exist_ok=True)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from runner_service.executors.attendant.output_buffer import STREAMS, DiskFullError, Notifier, OutputBuffer
+from runner_service.executors.attendant.output_buffer import STREAMS, DiskFullError, Notifier, Offsets, OutputBuffer
 from runner_service.executors.attendant.stdin_buffer import StdinBuffer
 from runner_service.executors.protocol import (
     Command,
@@ -18,7 +18,6 @@ from runner_service.executors.protocol import (
     Sandbox,
     SandboxError,
     SandboxSpec,
-    Stream,
 )
 
 RESULT = "result.json"
@@ -41,7 +40,7 @@ class CommandRun:
         self._notifier = notifier
         self.ended = asyncio.Event()
         self.result: dict[str, Any] | None = None
-        self.late_from: dict[Stream, int] = {}
+        self.late_from: Offsets = {}
         self._task: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_abandoned = False
@@ -112,6 +111,7 @@ class Session:
         self.notices: list[tuple[str, str]] = []
         self.sandbox: Sandbox
         self.is_closed = False
+        self._latest_poll = ("", 0)
 
     async def enter(self, executor: Executor, spec: SandboxSpec) -> None:
         """Opens the sandbox. Raises SandboxError."""
@@ -122,6 +122,17 @@ class Session:
         """Queues a notice for the service."""
         self.notices.append((code, text))
         self.notifier.notify()
+
+    def begin_poll(self, poll: tuple[str, int]) -> None:
+        """Lets a poll, known by its client and number, take the place of the one before."""
+        client, number = self._latest_poll
+        if poll[0] != client or poll[1] > number:
+            self._latest_poll = poll
+            self.notifier.notify()
+
+    def is_superseded(self, poll: tuple[str, int]) -> bool:
+        """Whether a newer poll of the same client, or any of another client, has come."""
+        return poll != self._latest_poll
 
     def start_command(
         self, name: str, text: str, seconds: float, stdin: StdinBuffer | None = None
@@ -182,6 +193,6 @@ def _file_name(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def offsets_in(request: dict[str, Any]) -> dict[Stream, int]:
+def offsets_in(request: dict[str, Any]) -> Offsets:
     """Returns the offsets that the service has read to."""
     return {stream: int(request[stream]) for stream in STREAMS}

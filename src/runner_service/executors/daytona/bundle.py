@@ -14,7 +14,7 @@ _ROOTS = ("attendant", "local", "supervisor")
 """The packages below `executors` that run in a sandbox; what they import goes along."""
 
 _RELAY = _PACKAGE / "executors" / "attendant" / "relay.py"
-WIRE = "runner-service-1"
+WIRE = "runner-service-2"
 """Protocol version; prefix of the names of all bundles that understand the same requests."""
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -37,7 +37,7 @@ def bundle() -> Bundle:
     """Builds the archive once. Blocks on the file system."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as into:
-        _put(into, "client.py", _RELAY)
+        _put(into, "relay.py", _RELAY)
         for path in sorted(_sources()):
             _put(into, f"code/{_PACKAGE.name}/{path.relative_to(_PACKAGE)}", path)
     data = archive.getvalue()

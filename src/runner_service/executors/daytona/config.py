@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 OWNER, KIND, LEASE = "runner-service-owner", "runner-service-kind", "runner-service-lease"
-"""Labels: owner, kind (session or execution), and the end of the lease in Unix seconds."""
+"""Labels: owner, kind (session, execution or warm), and the end of the lease in Unix seconds."""
+
+NAME = "runner-service-name"
+"""Label: the name by which a sandbox is looked for, which is another than its own if it comes from the warm pool."""
 
 MINUTES_PER_DAY = 24 * 60
 
@@ -22,7 +25,9 @@ class SandboxConfig:
     `start_timeout` bounds the wait for a sandbox, `outage_timeout` how long an API that is away is waited for in the
     middle of an execution. A request waits in the sandbox for at most `poll_interval`, and its response takes at most
     `response_margin` more. A command with stdin ends when its sandbox has not heard from the service for
-    `stdin_idle_timeout` after that. `directory` is the root, below the working directory of the snapshot.
+    `stdin_idle_timeout` after that. `directory` is the root, below the working directory of the snapshot. `warm` is how
+    many sandboxes are started in advance. `network_allow_list` are CIDR ranges, `volumes` names and mount
+    paths.
     """
 
     owner: str = "runner-service"
@@ -37,11 +42,15 @@ class SandboxConfig:
     response_margin: int = 10
     stdin_idle_timeout: float = 60.0
     directory: str = ""
+    warm: int = 0
+    network_block_all: bool = False
+    network_allow_list: str = ""
+    volumes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class SandboxRef:
-    """Identifies a sandbox: of a session, which keeps it, or of a single execution."""
+    """Identifies a sandbox: of a session, which keeps it, of a single execution, or of nobody yet."""
 
     name: str
-    kind: Literal["session", "execution"]
+    kind: Literal["session", "execution", "warm"]

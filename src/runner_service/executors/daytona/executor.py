@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import posixpath
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
@@ -15,7 +15,7 @@ from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.daytona.attendant_client import AttendantClient
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.commands import CommandRunner
-from runner_service.executors.daytona.config import SandboxConfig, SandboxRef
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.manager import SandboxManager
 from runner_service.executors.daytona.raw_api import RawApi
 from runner_service.executors.daytona.reaper import run_reaper
@@ -23,11 +23,17 @@ from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
 from runner_service.executors.daytona.sandbox import DaytonaSandbox
 from runner_service.executors.daytona.sdk import daytona_client
 from runner_service.executors.daytona.session import CommandLimits, ExecutionSession, session_directory_name
+from runner_service.executors.daytona.warm_pool import WarmPool
 from runner_service.executors.protocol import ConfinementError, SandboxError, SandboxSpec
+from runner_service.telemetry.metrics import WARM_SANDBOXES, gauges_observed, sandbox_opened
+
+if TYPE_CHECKING:
+    from daytona import AsyncSandbox
 
 logger = logging.getLogger(__name__)
 
 _RENEWALS_PER_LEASE = 4
+_NO_SESSION = "none"
 _DEFAULT_LIMITS = CommandLimits()
 
 
@@ -52,6 +58,7 @@ class DaytonaExecutor:
         self._load_sdk = begin
         self._manager: asyncio.Future[SandboxManager] = asyncio.get_running_loop().create_future()
         self._held: set[str] = set()
+        self._pool: WarmPool | None = None
         self._deletions: set[asyncio.Task[None]] = set()
         self.process_control = ""
 
@@ -74,7 +81,7 @@ class DaytonaExecutor:
         """Implements `Executor`."""
         self._load_sdk.set()
         manager = await asyncio.shield(self._manager)
-        await manager.delete(manager.ref_for(spec).name)
+        await manager.delete_for(manager.ref_for(spec))
 
     def skip_grace(self) -> None:
         """Does nothing: commands in a sandbox outlive the service."""
@@ -99,22 +106,40 @@ class DaytonaExecutor:
                 poll_interval=self._config.poll_interval,
                 stdin_idle_timeout=self._config.stdin_idle_timeout,
             )
+            await parts.enter_async_context(_background_task(commands.poll()))
             parts.push_async_callback(_closed, commands, spec)
-            await parts.enter_async_context(_background_task(commands.forward_late_output()))
             await parts.enter_async_context(_background_task(self._renew(remote)))
             yield DaytonaSandbox(remote, session, commands, spec.is_interrupted)
 
     async def _open_session(self, remote: RemoteSandbox, spec: SandboxSpec, end: float) -> ExecutionSession:
         sent = (await asyncio.to_thread(bundle)).for_limits(self._limits)
-        client = AttendantClient(remote, sent, session_directory=session_directory_name(spec), config=self._config)
+        client = AttendantClient(
+            remote,
+            sent,
+            session_directory=session_directory_name(spec),
+            config=self._config,
+            installs=remote.is_new,
+        )
         try:
             async with asyncio.timeout_at(end):
-                root = posixpath.join(await remote.working_directory(), self._config.directory)
-                session = ExecutionSession(client, spec, root=root, limits=self._limits)
+                session = ExecutionSession(
+                    client, spec, remote.working_directory, config=self._config, limits=self._limits
+                )
                 await session.open()
         except TimeoutError:
             raise SandboxError(f"the sandbox did not start within {self._config.start_timeout:g} s") from None
         return session
+
+    async def _install(self, manager: SandboxManager, handle: "AsyncSandbox") -> None:
+        """Installs the attendant in a sandbox of the warm pool. Raises SandboxError."""
+        remote = RemoteSandbox(manager, handle, lambda code, text: None)  # noqa: ARG005  # nobody uses it yet
+        sent = (await asyncio.to_thread(bundle)).for_limits(self._limits)
+        client = AttendantClient(remote, sent, session_directory=_NO_SESSION, config=self._config, installs=True)
+        await client.request({"do": "ping"}, response_timeout=self._config.start_timeout)
+
+    def warm_sandboxes(self) -> float:
+        """Returns how many sandboxes are started and wait for somebody."""
+        return len(self._pool) if self._pool else 0
 
     async def work(self) -> None:
         """Loads the SDK when needed and reaps abandoned sandboxes, until cancelled."""
@@ -125,8 +150,12 @@ class DaytonaExecutor:
             ) as client:
                 raw_api = RawApi(self._account.api_url, self._account.api_key)
                 manager = SandboxManager(client, raw_api, self._config)
-                self._manager.set_result(manager)
-                await run_reaper(client, manager, self._held)
+                async with asyncio.TaskGroup() as tasks:
+                    if self._config.warm:
+                        self._pool = WarmPool(manager, self._config.warm, partial(self._install, manager))
+                        tasks.create_task(self._pool.run())
+                    self._manager.set_result(manager)
+                    tasks.create_task(run_reaper(manager, self._held))
         except Exception as error:  # executions fail with it instead of waiting forever
             logger.exception("daytona_failed")
             if not self._manager.done():
@@ -140,23 +169,27 @@ class DaytonaExecutor:
     async def _remote_sandbox(self, manager: SandboxManager, spec: SandboxSpec) -> AsyncIterator[RemoteSandbox]:
         ref = manager.ref_for(spec)
         self._held.add(ref.name)
-        deletes = ref.kind == "execution"
+        deletes, reference = ref.kind == "execution", ref.name
         try:
-            yield RemoteSandbox(manager, await manager.obtain(ref, spec.notify), spec.notify)
+            claim = self._pool.claim if self._pool else None
+            handle, origin = await manager.obtain(ref, spec.notify, claim)
+            sandbox_opened(origin)
+            reference = handle.id  # one of the warm pool has another name
+            yield RemoteSandbox(manager, handle, spec.notify, is_new=origin == "new")
         except SandboxError:
             if deletes and not spec.is_interrupted():
                 deletes = False
-                self._delete_later(manager, ref)  # may take long when Daytona fails, and nothing depends on it
+                self._delete_later(manager, reference)  # may take long when Daytona fails, and nothing depends on it
             raise
         finally:
             try:
                 if deletes and not spec.is_interrupted():
-                    await run_to_completion(_delete(manager, ref))
+                    await run_to_completion(_delete(manager, reference))
             finally:
                 self._held.discard(ref.name)
 
-    def _delete_later(self, manager: SandboxManager, ref: SandboxRef) -> None:
-        deletion = asyncio.create_task(_delete(manager, ref))
+    def _delete_later(self, manager: SandboxManager, reference: str) -> None:
+        deletion = asyncio.create_task(_delete(manager, reference))
         self._deletions.add(deletion)
         deletion.add_done_callback(self._deletions.discard)
 
@@ -193,16 +226,17 @@ async def daytona_executor(
     executor = DaytonaExecutor(account, config, begin or asyncio.Event(), limits)
     async with _background_task(executor.work()):
         try:
-            yield executor
+            with gauges_observed({WARM_SANDBOXES: executor.warm_sandboxes}):
+                yield executor
         finally:
             await run_to_completion(executor.finish_deletions())
 
 
-async def _delete(manager: SandboxManager, ref: SandboxRef) -> None:
+async def _delete(manager: SandboxManager, reference: str) -> None:
     try:
-        await manager.delete(ref.name)
+        await manager.delete(reference)
     except SandboxError as error:
-        logger.warning("sandbox_not_deleted name=%s reason=%s", ref.name, error)
+        logger.warning("sandbox_not_deleted name=%s reason=%s", reference, error)
 
 
 async def _closed(commands: CommandRunner, spec: SandboxSpec) -> None:

@@ -1,6 +1,7 @@
 """Builds the Daytona executor from the settings."""
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 
 from pydantic import SecretStr
@@ -25,6 +26,10 @@ def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncConte
         ttl_minutes=settings.daytona_ttl_minutes,
         session_days=settings.daytona_session_days,
         start_timeout=settings.daytona_start_timeout,
+        warm=settings.daytona_warm_sandboxes,
+        network_block_all=settings.daytona_network_block_all,
+        network_allow_list=settings.daytona_network_allow_list,
+        volumes=tuple(_volumes(settings.daytona_volumes)),
     )
     given = settings.model_fields_set  # the defaults fit this machine, not the sandbox
     limits = CommandLimits(
@@ -34,3 +39,9 @@ def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncConte
         cpu_time=settings.sandbox_max_cpu_seconds,
     )
     return daytona_executor(account, config, begin=serving, limits=limits)
+
+
+def _volumes(text: str) -> Iterator[tuple[str, str]]:
+    for each in filter(None, text.split(",")):
+        name, _, path = each.partition(":")
+        yield name, path

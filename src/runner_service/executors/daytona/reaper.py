@@ -1,4 +1,4 @@
-"""Deletes execution sandboxes with an expired lease: their owner crashed."""
+"""Deletes sandboxes of executions and of warm pools with an expired lease: their service crashed."""
 
 import asyncio
 import logging
@@ -11,26 +11,26 @@ from runner_service.executors.daytona.manager import SandboxManager
 from runner_service.executors.protocol import SandboxError
 
 if TYPE_CHECKING:
-    from daytona import AsyncDaytona, AsyncSandbox
+    from daytona import AsyncSandbox
 
 logger = logging.getLogger(__name__)
 
-_LIST_TIMEOUT_SECONDS = 60.0
+_KINDS = ("execution", "warm")
 
 
-async def run_reaper(client: "AsyncDaytona", manager: SandboxManager, held: Collection[str]) -> None:
+async def run_reaper(manager: SandboxManager, held: Collection[str]) -> None:
     """Reaps now and once per lease. `held` are the names of the sandboxes in use by this process."""
     while True:
         try:
-            await reap_once(client, manager, held)
+            await reap_once(manager, held)
         except SandboxError as error:
             logger.warning("reaper_failed reason=%s", error)
         await asyncio.sleep(manager.config.lease)
 
 
-async def reap_once(client: "AsyncDaytona", manager: SandboxManager, held: Collection[str]) -> None:
+async def reap_once(manager: SandboxManager, held: Collection[str]) -> None:
     """Reaps once. Lists are eventually consistent, so each sandbox is read by id before it is deleted."""
-    for listed in await _listed(client, manager):
+    for listed in [each for kind in _KINDS for each in await manager.list_by_labels({KIND: kind})]:
         if listed.name in held or not _is_abandoned(listed, manager.config.owner):
             continue
         sandbox = await manager.find(listed.id)
@@ -39,25 +39,10 @@ async def reap_once(client: "AsyncDaytona", manager: SandboxManager, held: Colle
             await manager.delete(sandbox.id)
 
 
-async def _listed(client: "AsyncDaytona", manager: SandboxManager) -> "list[AsyncSandbox]":
-    from daytona import ListSandboxesQuery  # noqa: PLC0415  # see `sdk`
-
-    async def attempt() -> "list[AsyncSandbox]":
-        query = ListSandboxesQuery(labels={OWNER: manager.config.owner, KIND: "execution"})
-        return [sandbox async for sandbox in client.list(query, request_timeout=15.0)]
-
-    return await manager.call(
-        "the list of sandboxes",
-        attempt,
-        attempt_timeout=_LIST_TIMEOUT_SECONDS,
-        total_timeout=2 * _LIST_TIMEOUT_SECONDS,
-    )
-
-
 def _is_abandoned(sandbox: "AsyncSandbox", owner: str) -> bool:
-    """Whether it is an execution sandbox of ours with an expired lease. Without a lease label: false."""
+    """Whether it is a sandbox of ours that no session keeps, with an expired lease. Without a lease label: false."""
     labels = sandbox.labels
-    if labels.get(OWNER) != owner or labels.get(KIND) != "execution":
+    if labels.get(OWNER) != owner or labels.get(KIND) not in _KINDS:
         return False
     try:
         return int(labels.get(LEASE, "")) < time.time()

@@ -36,28 +36,39 @@ _ABOUT_THE_DISK = frozenset({FailureKind.NO_SPACE, FailureKind.NOT_PERMITTED})
 class RemoteSandbox:
     """One Daytona sandbox. What the toolbox or its proxy refuses is checked against the state of the sandbox."""
 
-    def __init__(self, manager: SandboxManager, handle: "AsyncSandbox", notify: Notify) -> None:
+    def __init__(
+        self, manager: SandboxManager, handle: "AsyncSandbox", notify: Notify, *, is_new: bool = False
+    ) -> None:
         self._manager = manager
         self._handle = handle
         self._notify = notify
         self._reviving = asyncio.Lock()
         self.name = handle.name
         self.id = handle.id
+        self.is_new = is_new
 
     async def execute(
-        self, operation: str, script: str, variables: dict[str, str], seconds: int, *, margin: int, total_timeout: float
+        self,
+        operation: str,
+        script: str,
+        variables: dict[str, str],
+        seconds: int,
+        *,
+        margin: int,
+        total_timeout: float,
+        cwd: str = "/",
     ) -> str:
         """Runs a short script, possibly more than once, and returns its output.
 
-        Not in the working directory, which may be gone. The server ends it after `seconds`, and its answer may take
-        `margin` more.
+        It runs in `cwd`; empty is the working directory of the snapshot, which may be gone. The server ends it after
+        `seconds`, and its answer may take `margin` more.
 
         Raises:
             SandboxError: it could not be run within `total_timeout` seconds.
         """
 
         async def attempt() -> str:
-            answer = await self._handle.process.exec(script, cwd="/", env=variables, timeout=seconds)
+            answer = await self._handle.process.exec(script, cwd=cwd or None, env=variables, timeout=seconds)
             return str(answer.result)
 
         return await self._call(operation, attempt, attempt_timeout=seconds + margin, total_timeout=total_timeout)
@@ -122,8 +133,7 @@ class RemoteSandbox:
 
     async def renew_lease(self) -> None:
         """Renews the lease and postpones auto-stop. Raises SandboxError."""
-        await self._manager.renew_lease(self._handle, self._handle.labels)
-        await self._manager.call("a sign of life", self._handle.refresh_activity)
+        await self._manager.renew_lease(self._handle)
 
     async def _call(
         self, operation: str, attempt: Callable[[], Awaitable[T]], *, attempt_timeout: float, total_timeout: float

@@ -20,6 +20,7 @@ from runner_service.executors.protocol import (
 )
 
 _PART_BYTES = 8 * 1024 * 1024
+_INLINE_BYTES = 256 * 1024
 
 
 class DaytonaSandbox:
@@ -97,48 +98,56 @@ class DaytonaSandbox:
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
         """Uploads a file of any size, in parts that are safe to resend, joined in the sandbox."""
-        transfer = await self._session.transfer_path(secrets.token_hex(8))
-        parts: list[str] = []
+        transfer = self._session.transfer_path(secrets.token_hex(8))
+        uploaded: list[str] = []
         try:
-            async for data in _parts(chunks):
-                parts.append(f"{transfer}.{len(parts)}")
-                await self._remote_sandbox.upload(parts[-1], data)
-            await self._session.file_operation("take_in", path=path, transfers=parts, mode=mode)
+            async for part, is_all in _parts(chunks):
+                if is_all and len(part) <= _INLINE_BYTES:
+                    data = base64.b64encode(part).decode()
+                    await self._session.file_operation("upload", path=path, data=data, mode=mode)
+                    return
+                uploaded.append(f"{transfer}.{len(uploaded)}")
+                await self._remote_sandbox.upload(uploaded[-1], part)
+            await self._session.file_operation("upload", path=path, transfers=uploaded, mode=mode)
         finally:
-            await self._drop(parts)
+            if uploaded:
+                await self._discard(uploaded)
 
     async def download(self, path: str) -> AsyncIterator[bytes]:
         """Downloads a file of any size, from a copy made when called."""
-        transfer = await self._session.transfer_path(secrets.token_hex(8))
+        transfer = self._session.transfer_path(secrets.token_hex(8))
+        is_inline = False
         try:
-            answer = await self._session.file_operation("hand_out", path=path, transfer=transfer)
-            if "data" in answer:
+            answer = await self._session.file_operation("download", path=path, transfer=transfer)
+            if is_inline := "data" in answer:
                 for chunk in _chunks(base64.b64decode(answer["data"])):
                     yield chunk
                 return
             async for chunk in self._remote_sandbox.download(transfer, answer["size"]):
                 yield chunk
         finally:
-            await self._drop([transfer])
+            if not is_inline:
+                await self._discard([transfer])
 
     async def _run(self, command: Command, *, resumes: bool) -> CommandResult:
         return await self._followed.run(command, keep=self._is_interrupted, resumes=resumes)
 
-    async def _drop(self, transfers: Sequence[str]) -> None:
+    async def _discard(self, transfers: Sequence[str]) -> None:
         with suppress(SandboxError):
-            await self._session.file_operation("drop", transfers=list(transfers))
+            await self._session.file_operation("discard", transfers=list(transfers))
 
 
-async def _parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Joins chunks into parts."""
-    pending = bytearray()
+async def _parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[bytes, bool]]:
+    """Joins chunks into parts, of which there is at least one; says of each whether it is all there is."""
+    gathered = bytearray()
+    is_first = True
     async for chunk in chunks:
-        pending += chunk
-        while len(pending) >= _PART_BYTES:
-            yield bytes(pending[:_PART_BYTES])
-            del pending[:_PART_BYTES]
-    if pending:
-        yield bytes(pending)
+        gathered += chunk
+        while len(gathered) > _PART_BYTES:
+            yield bytes(gathered[:_PART_BYTES]), False
+            del gathered[:_PART_BYTES]
+            is_first = False
+    yield bytes(gathered), is_first
 
 
 def _chunks(data: bytes) -> Sequence[bytes]:

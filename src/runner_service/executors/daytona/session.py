@@ -2,9 +2,11 @@
 
 import hashlib
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from runner_service.executors.daytona.attendant_client import AttendantClient
+from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.protocol import FileError, SandboxError, SandboxSpec
 
 CLOSE_TIMEOUT_SECONDS = 30.0
@@ -25,26 +27,38 @@ class CommandLimits(NamedTuple):
 class ExecutionSession:
     """Sends requests on behalf of one execution."""
 
-    def __init__(self, client: AttendantClient, spec: SandboxSpec, *, root: str, limits: CommandLimits) -> None:
+    def __init__(
+        self,
+        client: AttendantClient,
+        spec: SandboxSpec,
+        working_directory: Callable[[], Awaitable[str]],
+        *,
+        config: SandboxConfig,
+        limits: CommandLimits,
+    ) -> None:
         self._client = client
         self._spec = spec
-        self._requested_root = root
+        self._working_directory = working_directory
+        self._below_root = config.directory
+        self._open_timeout = config.start_timeout
         self._limits = limits
         self.root = ""
         self.process_control = ""
 
     async def open(self) -> None:
         """Opens the session, or attaches to the one an earlier process of the service left. Raises SandboxError."""
-        response = await self._client.request(
-            {
-                "do": "open",
-                "opening": self._spec.execution_id,
-                "directory": session_directory_name(self._spec),
-                "root": self._requested_root,
-                "environment": dict(self._spec.environment),
-                **self._limits._asdict(),
-            }
-        )
+        message = {
+            "do": "open",
+            "session": self._spec.execution_id,
+            "directory": session_directory_name(self._spec),
+            "below_root": self._below_root,
+            "environment": dict(self._spec.environment),
+            **self._limits._asdict(),
+        }
+        response = await self._client.request(message, response_timeout=self._open_timeout, cwd="")
+        if "unknown_root" in response:
+            root = await self._working_directory()
+            response = await self._client.request({**message, "root": root}, response_timeout=self._open_timeout)
         _raise_errors(response)
         self.root, self.process_control = str(response["root"]), str(response["process_control"])
 
@@ -57,9 +71,9 @@ class ExecutionSession:
             FileError: a file operation failed.
             SandboxError: the sandbox is lost or refuses.
         """
-        message = {"do": do, "opening": self._spec.execution_id, "wait": wait, **fields}
+        message = {"do": do, "session": self._spec.execution_id, "wait": wait, **fields}
         response = await self._client.request(message, wait=wait, response_timeout=response_timeout)
-        if "unknown_opening" in response:
+        if "unknown_session" in response:
             await self.open()
             response = await self._client.request(message, wait=wait, response_timeout=response_timeout)
         _raise_errors(response)
@@ -70,9 +84,9 @@ class ExecutionSession:
         response = await self.request("file", number=secrets.token_hex(16), operation=operation, **fields)
         return response["result"]
 
-    async def transfer_path(self, name: str) -> str:
-        """Returns the path of a temporary file for a transfer."""
-        return f"{await self._client.directory()}/transfers/{name}"
+    def transfer_path(self, name: str) -> str:
+        """Returns the path of a temporary file for a transfer. Only known in an open session."""
+        return f"{self._client.directory}/transfers/{name}"
 
 
 def session_directory_name(spec: SandboxSpec) -> str:
@@ -87,5 +101,5 @@ def _raise_errors(response: dict[str, Any]) -> None:
         raise SandboxError(str(response["sandbox_error"]))
     if "unknown_request" in response:
         raise SandboxError("the sandbox runs an older version of the service for this execution, which cannot do this")
-    if "defect" in response or "unknown_opening" in response:
+    if "defect" in response or "unknown_session" in response:
         raise SandboxError("the attendant of the sandbox failed; its log in the sandbox says why")

@@ -22,6 +22,7 @@ class StartWait:
         self._sent: set[str] = set()
         self._attempts = 0
         self._failed_starts = 0
+        self.has_created = False
 
     def left(self) -> float:
         """Returns the seconds left."""

@@ -31,7 +31,7 @@ async def send_stdin(
             is_last = pending.is_drained and has_room
             data = base64.b64encode(chunk).decode()
             response = await session.request(
-                "feed", wait=keepalive_interval, name=name, offset=offset, data=data, is_last=is_last
+                "stdin", wait=keepalive_interval, name=name, offset=offset, data=data, is_last=is_last
             )
             if "unknown_command" in response or response["has_ended"]:
                 return
