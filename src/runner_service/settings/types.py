@@ -83,6 +83,15 @@ def _hosts(text: str) -> str:
     return text
 
 
+def _volumes(text: str) -> str:
+    for each in filter(None, text.split(",")):
+        name, _, path = each.strip().partition(":")
+        if not name or not path.startswith("/"):
+            raise ValueError(f"{each.strip()} is not a name and an absolute path, such as cache:/cache")
+    return ",".join(each.strip() for each in text.split(",") if each.strip())
+
+
+VolumeList = Annotated[str, AfterValidator(_volumes)]
 NetworkList = Annotated[str, AfterValidator(_networks)]
 HostList = Annotated[str, AfterValidator(_hosts)]
 FilesLevel = Literal["none", "workspace", "read_only", "strict"]
@@ -98,27 +107,3 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-def _networks(text: str) -> str:
-    for each in filter(None, text.split(",")):
-        try:
-            ipaddress.ip_network(each.strip())
-        except ValueError:
-            raise ValueError(f"{each.strip()} is no network such as 10.0.0.0/8") from None
-    return ",".join(each.strip() for each in text.split(",") if each.strip())
-
-
-def _volumes(text: str) -> str:
-    for each in filter(None, text.split(",")):
-        name, _, path = each.strip().partition(":")
-        if not name or not path.startswith("/"):
-            raise ValueError(f"{each.strip()} is not a name and an absolute path, such as cache:/cache")
-    return ",".join(each.strip() for each in text.split(",") if each.strip())
-
-
-CidrList = Annotated[str, AfterValidator(_networks)]
-"""Networks, separated by commas."""
-
-VolumeList = Annotated[str, AfterValidator(_volumes)]
-"""Names and paths, separated by commas."""

@@ -19,7 +19,6 @@ from runner_service.settings.machine import (
 )
 from runner_service.settings.types import (
     AddressText,
-    CidrList,
     Count,
     CountOrZero,
     FilesLevel,
@@ -293,7 +292,7 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """How many sandboxes each replica keeps started for sessions to come. They cost as much as those in use."""
     daytona_network_block_all: bool = False
     """Whether sandboxes have no network. A sandbox of which Daytona reports otherwise is not used."""
-    daytona_network_allow_list: CidrList = ""
+    daytona_network_allow_list: NetworkList = ""
     """The only networks that sandboxes reach, such as `10.0.0.0/8,192.0.2.7/32`. Unset: all that Daytona allows. A
     sandbox of which Daytona reports otherwise is not used."""
     daytona_volumes: VolumeList = ""

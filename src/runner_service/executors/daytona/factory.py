@@ -28,7 +28,7 @@ def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncConte
         start_timeout=settings.daytona_start_timeout,
         warm=settings.daytona_warm_sandboxes,
         network_block_all=settings.daytona_network_block_all,
-        network_allow_list=settings.daytona_network_allow_list,
+        network_allow_list=settings.daytona_network_allow_list.replace(" ", ""),
         volumes=tuple(_volumes(settings.daytona_volumes)),
     )
     given = settings.model_fields_set  # the defaults fit this machine, not the sandbox
