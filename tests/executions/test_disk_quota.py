@@ -53,7 +53,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_when_the_disk_becomes_full_the_one_that_stores_most_ends_and_the_others_go_on(
-    start: StartService, small_disk: Path
+    start: StartService, small_disk: Path, tmp_path: Path
 ) -> None:
     client = await start(
         {
@@ -62,10 +62,12 @@ async def test_when_the_disk_becomes_full_the_one_that_stores_most_ends_and_the_
         STATE_DIR=str(small_disk / "state"),
         STATE_MIN_FREE_BYTES=str(3 << 20),
     )
-    (small_disk / "other").write_bytes(bytes(44 << 20))
-    small = asyncio.create_task(client.execute("head -c 2000000 /dev/zero; sleep 6; echo over", execution_id="small"))
+    (small_disk / "other").write_bytes(bytes(52 << 20))
+    waiting = "head -c 2000000 /dev/zero; until [ -e go ]; do sleep 0.1; done"
+    small = asyncio.create_task(client.execute(waiting, execution_id="small"))
     await client.started("small")
-    large = await client.execute("while true; do head -c 500000 /dev/zero; sleep 0.1; done", execution_id="large")
+    large = await client.execute("while true; do head -c 50000 /dev/zero; sleep 0.1; done", execution_id="large")
+    (tmp_path / "workspace" / "go").touch()
     finished = one(large, "finished")
     assert (finished.state, finished.error.code) == (event_pb2.STATE_FAILED, "LIMIT_EXCEEDED")
     assert "nearly full" in finished.error.message

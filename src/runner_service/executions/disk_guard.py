@@ -11,7 +11,7 @@ from runner_service.executions.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-_CHECK_INTERVAL_SECONDS = 0.25
+_CHECK_INTERVAL_SECONDS = 0.1  # what is written meanwhile has to fit into what is kept free
 _MIN_STORED_BYTES = 1024 * 1024  # to end an execution that has stored less would not help
 _MAX_SHARE = 20  # of a disk, that is kept free
 _STEPS = 4  # how often an execution ends while what is kept free is used up
