@@ -192,7 +192,7 @@ ESCAPES = [
     Escape(
         "Processes",
         "see a process outside",
-        '[ -n "$(grep -las "$MARKER" /proc/[0-9]*/cmdline)" ] && echo ESCAPED',
+        '[ -n "$(grep -las "[${MARKER:0:1}]${MARKER:1}" /proc/[0-9]*/cmdline)" ] && echo ESCAPED',
         "PID namespace",
     ),
     Escape(
