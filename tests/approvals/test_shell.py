@@ -49,6 +49,27 @@ grep -rn "def main" src
 echo é
 wc -l a.txt
 test -d src && ls src
+git diff -- src/a.py
+git diff HEAD~1 2> /dev/null
+git status --porcelain=v1
+git diff HEAD^ HEAD~2
+ls -la /usr/share
+ls "a b" 'c d'
+ls a=b
+cat /etc/hostname | wc -l
+grep "a|b" src/x.py
+grep 'x*' a.txt
+echo "a;b&c"
+echo '$(rm x)'
+echo '`rm x`'
+(git status; (ls))
+git status | cat | wc -l
+test a = b || echo different
+! grep -q x a.txt
+python -m pytest -k "a and b"
+cd "my dir" && ls
+ls; ls; ls
+ls\\nls\\ngit status
 """
 
 NOT_PLAIN = r"""
@@ -171,6 +192,117 @@ set -e
 shopt -s x
 kill 1
 rm x
+git diff --output=x > y
+git log
+git status --help | less
+git status ; : > x
+git status >&2 > x
+git status 1> x
+git status 2>> x
+git status &>> x
+git status <> x
+git status 2>&1 > x
+git status >/dev/null; rm x
+git status ||rm x
+git status|sh
+git status|tee x
+git status\ttail
+ls -la;rm x
+ls && eval "rm x"
+ls && source /tmp/x
+ls $@
+ls $*
+ls $1
+ls $?
+ls $!
+ls $-
+ls ${HOME}
+ls ${x//a/b}
+ls ${!x}
+ls "${x}"
+ls "$x"y
+ls x"$(y)"
+ls `echo x`
+ls <(echo x)
+ls =(echo x)
+ls !(x)
+ls @(a|b)
+ls +(a)
+ls **/*.py
+ls {1..3}
+ls ~/x
+ls a=~/x
+ls x:~/y
+ls a{b,c}d
+echo ${x:=rm}
+echo ${x@P}
+echo $[1+1]
+echo $((x=1))
+let x=1
+(( x = 1 ))
+[[ -n $(rm x) ]]
+test -n "$(rm x)"
+test -n `rm x`
+if ls; then rm x; fi
+if ls; then ls; else rm x; fi
+ls && while :; do rm x; done
+for ((;;)); do ls; done
+case $x in a) ls;; *) rm x;; esac
+f() ( rm x ); f
+function f() { ls; }
+ls && f() { rm x; }
+time -p ls
+! (rm x)
+exec 3> x
+exec > x
+ls 2>&-
+ls <&3
+ls 0< x
+cat <<'E'\nx\nE
+cat <<-E\nx\nE
+cat <<E | sh\nrm x\nE
+cat <<< "$(rm x)"
+export -f f
+declare -f f
+typeset -i x=1
+env -i ls
+sudo -u root ls
+doas ls
+su -c ls
+nice ls
+stdbuf -o0 ls
+setsid ls
+xargs -a x rm
+find -name x -delete
+find . -exec ls {} +
+parallel ls
+watch ls
+ssh host ls
+docker run x ls
+busybox ls
+perl -e x
+ruby -e x
+php -r x
+awk 'BEGIN{system("rm x")}'
+sed -i s/a/b/ x
+make
+tclsh x
+vim -c x
+git diff --ext-diff bash
+grep -r x . && python -c x
+cat x | python
+cat x | bash -s
+python -mpytest
+python -m  pytestx
+python3 -m pytest
+./ls
+/bin/ls
+bin/ls
+~/bin/ls
+LS
+lS
+ls<newline>rm x
+ls # \nrm x
 """
 
 
@@ -247,7 +379,7 @@ def test_what_bash_refuses_is_never_plain(parts: list[str]) -> None:
         assert checked.returncode == 0, text
 
 
-_WORDS = ["aa", "bb", "-c", "'x y'", '"x y"', 'a"b"c', "a'b'c", "/x/y", "a=b", "1", "+", "é", "''", '""']
+_WORDS = ["aa", "bb", "-c", "'x y'", '"x y"', 'a"b"c', "a'b'c", "/x/y", "a=b", "1", "+", "a~1", "b^", "é", "''", '""']
 _BETWEEN = [" ", " && ", " || ", "; ", " | ", "\n", " > /dev/null ", " 2>&1 ", " # ", "! ", "(", ")"]
 
 

@@ -24,7 +24,8 @@ _MAX_COMMANDS = 100
 _STRUCTURE = frozenset({"program", "list", "pipeline", "subshell", "negated_command", "redirected_statement"})
 _TOKENS = frozenset({"&&", "||", ";", "|", "(", ")", "!", "\n", "comment"})
 
-_PLAIN_WORD = re.compile(r"[\w@%+=:,./-]+")
+# A tilde behind a letter or digit, as in `HEAD~1`, is itself; elsewhere it may become a directory.
+_PLAIN_WORD = re.compile(r"(?:[\w@%+=:,./^-]|(?<=\w)~)+")
 _NOT_LITERAL_IN_QUOTES = re.compile(r"[$`\\!]")
 _NULL_REDIRECT = re.compile(r"(?:[012]?>{1,2}|&>{1,2}|[012]?<)\s*/dev/null|[012]?>&[12]")
 _TOKEN = re.compile(r"[^\s;&|()<>`'\"$\\{}]+")
