@@ -6,6 +6,8 @@ import pytest
 from tests.hostile.conftest import Attack
 from tests.running import turn
 
+pytestmark = pytest.mark.long
+
 SPARSE = "seq 100000 > big && truncate -s 2T big"
 DEEP = "for i in $(seq 30); do d=$(printf 'd/%.0s' $(seq 40)); mkdir -p $d; cd $d; done"
 MANY = "mkdir many && cd many && seq 150000 | xargs touch"

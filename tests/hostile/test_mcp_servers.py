@@ -11,6 +11,8 @@ from tests.running import turn
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
+pytestmark = pytest.mark.long
+
 SERVER = str(Path(mcp_server.__file__))
 STDIO = (
     "pattern", "pattern of names", "objects", "numbers", "contents", "depth", "endless lines", "endless blank lines",

@@ -30,6 +30,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_a_command_that_signals_the_supervisor_keeps_nobody_waiting(attack: Attack, name: str) -> None:
     async with attack([turn("", command(ATTACKS[name]))]) as target:
