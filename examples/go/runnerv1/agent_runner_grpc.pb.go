@@ -47,7 +47,7 @@ const (
 type AgentRunnerServiceClient interface {
 	// Starts an execution, or attaches to it if its id is known, and streams its events until it ends.
 	//
-	// Starting twice is safe: the same id with the same request attaches. To follow an execution over any number of
+	// Starting twice is safe: the same id with the same request attaches; the values of secrets are not compared. To follow an execution over any number of
 	// disconnects, call again with the same request and the last sequence seen as `after_sequence`: every event arrives
 	// exactly once. A finished execution replays its events and the stream ends. To attach, the id alone is enough.
 	// Until the first event a failure is a gRPC status; from then on it is the `finished` event, and the stream ends OK.
@@ -283,7 +283,7 @@ type AgentRunnerService_WatchApprovalsClient = grpc.ServerStreamingClient[WatchA
 type AgentRunnerServiceServer interface {
 	// Starts an execution, or attaches to it if its id is known, and streams its events until it ends.
 	//
-	// Starting twice is safe: the same id with the same request attaches. To follow an execution over any number of
+	// Starting twice is safe: the same id with the same request attaches; the values of secrets are not compared. To follow an execution over any number of
 	// disconnects, call again with the same request and the last sequence seen as `after_sequence`: every event arrives
 	// exactly once. A finished execution replays its events and the stream ends. To attach, the id alone is enough.
 	// Until the first event a failure is a gRPC status; from then on it is the `finished` event, and the stream ends OK.
