@@ -25,8 +25,10 @@ test-long: $(DEV) ## Runs the long tests: storms of kills, many repetitions, rea
 	@$(PYTEST) -m long $(ARGS)
 
 latest: $(DEV) ## Runs the tests with the newest versions of all dependencies, in an environment of its own
-	@rm -rf .venv-latest && $(BIN)/uv venv -q .venv-latest && VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q --upgrade \
-	  -e .[cloud,temporal] --group dev --prerelease if-necessary-or-explicit
+	@rm -rf .venv-latest && $(BIN)/uv venv -q .venv-latest
+	@$(BIN)/uv pip compile -q --no-annotate --no-header pyproject.toml --all-extras --group install --group dev -o .venv-latest/newest.txt
+	@VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q -r .venv-latest/newest.txt
+	@VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	@$(subst $(BIN),.venv-latest/bin,$(PYTEST)) -m "not long" $(ARGS)
 
 coverage: $(DEV) ## Runs the tests and fails when less of the code is covered than before
