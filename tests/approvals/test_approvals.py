@@ -419,3 +419,22 @@ async def test_a_webhook_hears_of_each_request_signed_and_again_after_a_failure(
     signed = f"{headers['X-Runner-Timestamp']}.".encode() + body
     mac = hmac.new(b"a-secret-of-the-webhook", signed, hashlib.sha256).hexdigest()
     assert headers["X-Runner-Signature"] == f"sha256={mac}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mode: NO_SUCH_MODE", "is not an approval policy"),
+        ("rules: [{verdict: APPROVAL_VERDICT_DENY}]", "rules[0]: must have one of tool, command, path and mcp"),
+        ("rule: []", 'has no field named "rule"'),
+        ("[", "is not an approval policy"),
+    ],
+)
+async def test_a_policy_file_that_cannot_be_used_keeps_the_service_from_starting(
+    start_process: StartProcess, tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(text)
+    with pytest.raises(RuntimeError, match="exit code 78"):
+        await start_process(ONE_COMMAND, APPROVAL_POLICY_FILE=str(policy))
+    assert said in capfd.readouterr().err

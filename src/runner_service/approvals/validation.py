@@ -64,14 +64,14 @@ def read_policy_file(path: Path) -> policy_pb2.ApprovalPolicy:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise PolicyFileError(f"{path} cannot be read: {error.strerror}") from error
+        raise PolicyFileError(f"APPROVAL_POLICY_FILE {path} cannot be read: {error.strerror}") from error
     if len(data) > _MAX_FILE_BYTES:
-        raise PolicyFileError(f"{path} is larger than {_MAX_FILE_BYTES:,} bytes")
+        raise PolicyFileError(f"APPROVAL_POLICY_FILE {path} is larger than {_MAX_FILE_BYTES:,} bytes")
     try:
         policy = ParseDict(yaml.safe_load(data) or {}, policy_pb2.ApprovalPolicy())
     except (yaml.YAMLError, ParseError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
-        raise PolicyFileError(f"{path} is not an approval policy: {error}") from error
+        raise PolicyFileError(f"APPROVAL_POLICY_FILE {path} is not an approval policy: {error}") from error
     if violations := list(policy_violations("policy", policy)):
         text = "; ".join(f"{each.field}: {each.description}" for each in violations)
-        raise PolicyFileError(f"{path} is not a valid approval policy: {text}")
+        raise PolicyFileError(f"APPROVAL_POLICY_FILE {path} is not a valid approval policy: {text}")
     return policy

@@ -33,7 +33,7 @@ async def test_for_an_ordinary_user_nothing_gets_out() -> None:
 async def test_without_a_cell_most_of_them_get_out() -> None:
     """The control: a script that gets nowhere by itself would prove nothing."""
     outcomes = await outcomes_of(as_ordinary_user=True, with_cell=False)
-    assert sum(outcomes.values()) > len(NAMES) * 0.6
+    assert sum(outcomes.values()) > len(NAMES) * 0.5
 
 
 def test_the_record_for_the_page_is_of_these_escapes() -> None:
