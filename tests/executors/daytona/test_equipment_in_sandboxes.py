@@ -66,7 +66,9 @@ async def test_a_server_over_http_is_called_by_the_service_and_not_from_the_sand
     start: StartService, cloud: Cloud, unused_tcp_port: int
 ) -> None:
     seen: list[tuple[str, str]] = []
-    client = await start([turn("", ("add", {"a": 20, "b": 22})), turn("Ok.")], **in_cloud(cloud))
+    client = await start(
+        [turn("", ("add", {"a": 20, "b": 22})), turn("Ok.")], **in_cloud(cloud, MCP_ALLOWED_NETWORKS="127.0.0.0/8")
+    )
     async with served_over_http(unused_tcp_port, seen) as url:
         http = runner_pb2.HttpServer(url=f"{url}/mcp", headers={"X-Key": "${KEY}"})
         events = await client.execute(
