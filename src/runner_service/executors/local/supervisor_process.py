@@ -84,8 +84,8 @@ class SupervisorProcess:
             await asyncio.wait([silent, lost], return_when=asyncio.FIRST_COMPLETED)
             if not lost.done():
                 logger.error("supervisor_killed pid=%d reason=%s", self._process.pid, silent.result())
+                self.client.disconnect(silent.result())  # first: the end of the channel would give no reason
                 await asyncio.to_thread(kill_with_descendants, self._process.pid)
-                self.client.disconnect(silent.result())
         finally:
             silent.cancel()
             lost.cancel()
