@@ -1,4 +1,4 @@
-"""The composition root: builds the service from its settings. The only module that reads the mode."""
+"""The composition root: builds the service from its settings. The only module that chooses an executor by the mode."""
 
 import asyncio
 import logging
@@ -14,9 +14,9 @@ from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.approvals.validation import read_policy_file
 from runner_service.events.writer import log_writer
-from runner_service.executions.approvals import ApprovalService
+from runner_service.executions.approval_service import ApprovalService
 from runner_service.executions.background import running_executions
-from runner_service.executions.confinement import operator_minimum
+from runner_service.executions.confinement_mapping import operator_minimum
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService

@@ -12,7 +12,7 @@ from langchain_core.tools import tool
 from tests.agent.bench import Bench
 from tests.running import turn
 
-from runner_service.agent.tool_texts import DESCRIPTIONS, with_short_texts
+from runner_service.agent.tool_descriptions import DESCRIPTIONS, with_short_texts
 from runner_service.models.scripted import ScriptedChatModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompt.md"

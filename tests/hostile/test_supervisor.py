@@ -15,7 +15,7 @@ from tests.hostile.conftest import Attack
 from tests.running import StartProcess, command, turn
 
 from runner_service.executors.local.executor import local_executor
-from runner_service.executors.local.orphans import OrphanRecord
+from runner_service.executors.local.orphan_record import OrphanRecord
 from runner_service.executors.protocol import SandboxError, SandboxSpec
 from runner_service.storage.event_log import StateDirError
 from runner_service.storage.sqlite import event_log

@@ -103,7 +103,7 @@ def test_the_end_of_a_line_is_not_held_back_for_the_beginning_of_a_secret() -> N
 
 
 def test_forms_beyond_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner_service.redaction.patterns.MAX_FORMS", 3)
+    monkeypatch.setattr("runner_service.redaction.matcher.MAX_FORMS", 3)
     redactor = Redactor(["hunter2-hunter2", "correct horse battery staple"])
     assert redactor.omitted_forms > 3
     assert redactor.text("hunter2-hunter2") == MARK

@@ -16,7 +16,7 @@ ONLY_IN = {
     "langchain_ollama": {"models/ollama.py"},
     "openai": {"models/openai.py", "models/aiohttp_connections.py"},
     "langsmith": {"agent/langsmith_threads.py"},
-    "deepagents.middleware.filesystem": {"agent/tool_calls.py", "agent/tools/search.py"},
+    "deepagents.middleware.filesystem": {"agent/tool_calls.py", "agent/tools/include_ignored.py"},
     "langgraph.checkpoint.sqlite": {"storage/sqlite/checkpoints.py"},
     "langgraph.checkpoint.serde.jsonplus": {"storage/state_serializer.py"},
     "mcp.client": {"agent/mcp/http.py"},

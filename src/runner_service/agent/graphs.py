@@ -15,7 +15,7 @@ from runner_service.agent.capabilities import AgentPlan, SubAgentPlan
 from runner_service.agent.model_calls import ModelCalls, RetryPolicy
 from runner_service.agent.model_stream import SummaryUsage
 from runner_service.agent.tool_calls import SandboxTools
-from runner_service.agent.tool_texts import DESCRIPTIONS
+from runner_service.agent.tool_descriptions import DESCRIPTIONS
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models import ModelChoice
 from runner_service.models.clients import ModelClients

@@ -16,7 +16,7 @@ from runner_service.agent.interface import AgentRun, ParkedError
 from runner_service.agent.journal import Journal
 from runner_service.agent.langsmith_threads import run_langsmith_inline
 from runner_service.agent.model_calls import RetryPolicy
-from runner_service.agent.sessions import keep_results, leave_out_last_messages, unrecorded_results
+from runner_service.agent.session_handover import keep_results, leave_out_last_messages, unrecorded_results
 from runner_service.agent.tools.scope import RunScope, current_scope
 from runner_service.errors import ExecutionEnd, ModelRejectedEnd
 from runner_service.models.clients import model_clients, retirement_date

@@ -1,4 +1,4 @@
-"""Every call of a model by an agent: limits, events, a span, and trying again."""
+"""Every call of a model by an agent: limits, events, a span, and retries."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from runner_service.agent.model_checks import (
     repair_request,
 )
 from runner_service.agent.model_stream import StreamedMessage
-from runner_service.agent.tool_texts import with_short_texts
+from runner_service.agent.tool_descriptions import with_short_texts
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
 from runner_service.errors import ExecutionEnd, ModelRequestEnd, ModelUnavailableEnd

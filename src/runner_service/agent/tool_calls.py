@@ -16,11 +16,11 @@ from runner_service.agent.failures import end_for
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import CallEnd
 from runner_service.agent.tool_call_events import Outcome, ToolCallReporter, sub_agent_names
-from runner_service.agent.tool_texts import DESCRIPTIONS
+from runner_service.agent.tool_descriptions import DESCRIPTIONS
 from runner_service.agent.tools.backend import SandboxBackend
+from runner_service.agent.tools.include_ignored import with_include_ignored
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
 from runner_service.agent.tools.scope import RunningCall, RunScope, current_call, current_scope, sub_agent_id
-from runner_service.agent.tools.search import with_include_ignored
 from runner_service.agent.usage import count_tool_call
 from runner_service.errors import ExecutionEnd
 from runner_service.models.tool_arguments import UNPARSED_ARGUMENTS

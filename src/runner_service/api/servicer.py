@@ -18,7 +18,7 @@ from runner_service.api.validation.approvals import (
 )
 from runner_service.errors import NotFoundError, WriteStalledError
 from runner_service.events.stream import EventStream
-from runner_service.executions.approvals import ApprovalService
+from runner_service.executions.approval_service import ApprovalService
 from runner_service.executions.service import ExecutionService
 from runner_service.executors.protocol import Stream
 from runner_service.idle_timeout import idle_timeout

@@ -1,4 +1,7 @@
-"""The command line. Parsing imports little; what a command does is imported when it runs."""
+"""The command line. The modules here declare commands and options; `actions` does what they say.
+
+Parsing imports little; what a command does is imported when it runs.
+"""
 
 import os
 import sys
@@ -7,9 +10,9 @@ from typing import Any
 import click
 
 from runner_service.cli.approvals import approvals, approve, reject
+from runner_service.cli.diagnostics import check, completion, health, version, version_option
 from runner_service.cli.errors import ExitCode, help_epilog, print_message
 from runner_service.cli.executions import cancel, delete, events, output, ps
-from runner_service.cli.information import check, completion, health, version, version_option
 from runner_service.cli.run import run
 from runner_service.cli.serve import serve
 

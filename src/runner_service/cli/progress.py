@@ -1,4 +1,4 @@
-"""A line at a terminal while nothing else is there to be seen, which goes away again."""
+"""A temporary progress line at the terminal."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What goes on beside the executions of a process: resuming interrupted ones at the start, pruning, cleaning up."""
+"""Background work: resumes interrupted executions at start, prunes the log, cleans up."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runner_service.errors import CallError, ExecutionEnd, UnavailableError
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
-from runner_service.executions.approvals import ApprovalService
+from runner_service.executions.approval_service import ApprovalService
 from runner_service.executions.disk_guard import guard_disk
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.queue import ExecutionQueue

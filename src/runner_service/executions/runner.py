@@ -12,7 +12,7 @@ from runner_service.agent.interface import AgentLoopLoading, AgentRun
 from runner_service.agent.resume import Resumption, read_resumption
 from runner_service.approvals.policy import Approver
 from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
-from runner_service.executions.confinement import confinement_info, confinement_of, operator_minimum
+from runner_service.executions.confinement_mapping import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.mcp_addresses import McpAddresses, parse_networks

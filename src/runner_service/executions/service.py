@@ -1,4 +1,4 @@
-"""Starts executions, attaches to them, resumes and cancels them. What callers can do is here; who they are is not.
+"""Starts executions, attaches to them, resumes and ends them for callers. Who the callers are is not known here.
 
 An execution belongs to the service, not to a call: callers come and go, and only their absence can matter to it.
 """

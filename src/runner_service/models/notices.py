@@ -1,4 +1,4 @@
-"""What a model's client has to tell watchers."""
+"""Lets a model client publish notices to the watchers of the current call."""
 
 from collections.abc import Callable
 from contextvars import ContextVar

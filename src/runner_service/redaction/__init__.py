@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from runner_service.redaction.forms import ENCODING, MIN_SECRET_BYTES, forms_of
-from runner_service.redaction.patterns import Patterns
+from runner_service.redaction.matcher import Patterns
 from runner_service.redaction.stream import MARK, StreamRedactor
 from runner_service.redaction.unbroken import without_line_ends
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runner_service.redaction.patterns import Match, Patterns, Place, character_start, extended
+from runner_service.redaction.matcher import Match, Patterns, Place, character_start, extended
 from runner_service.redaction.unbroken import Unbroken
 
 if TYPE_CHECKING:

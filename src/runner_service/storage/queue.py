@@ -1,4 +1,4 @@
-"""The queue of executions, which several processes may share."""
+"""The Protocol of the queue of executions; `executions.queue` implements it."""
 
 from collections.abc import Callable
 from types import TracebackType

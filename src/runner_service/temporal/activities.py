@@ -12,9 +12,9 @@ from runner_service.errors import InvalidRequestError
 from runner_service.executions import stored_request
 from runner_service.settings import Settings
 from runner_service.storage.activities import OpenActivity
-from runner_service.temporal.attempts import Attempts
 from runner_service.temporal.contracts import AGENT, GRAPHTON
 from runner_service.temporal.deadline import activity_deadline, seconds_of
+from runner_service.temporal.open_attempts import Attempts
 from runner_service.temporal.payloads import derived_id, encoding_of, execution_id_of, request_of, text_of
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 

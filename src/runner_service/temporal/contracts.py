@@ -1,4 +1,4 @@
-"""What the activities promise: where their execution comes from, and what their caller gets."""
+"""How each kind of activity is completed: ExecuteGraphton and ExecuteAgent."""
 
 from typing import Any, Protocol
 

@@ -13,10 +13,10 @@ from runner_service.executions.readiness import Readiness, Stage
 from runner_service.telemetry import metrics
 from runner_service.temporal.activities import Activities
 from runner_service.temporal.attempt import Services
-from runner_service.temporal.attempts import Attempts
 from runner_service.temporal.background import TEMPORAL_HEALTH, WorkerParts
 from runner_service.temporal.connection import Connection
 from runner_service.temporal.contracts import AGENT, GRAPHTON, AgentContract, Contract, GraphtonContract
+from runner_service.temporal.open_attempts import Attempts
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from runner_service.executors.local.deadline import Deadline, Search
+from runner_service.executors.local.glob_search import glob_files
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.reading import list_directory, read_text
-from runner_service.executors.local.search import glob_files
 from runner_service.executors.local.writing import Change, SeenFiles, write_text
 from runner_service.executors.protocol import FileError
 

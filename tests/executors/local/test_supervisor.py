@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runner_service.executors.supervisor import process_table, wire
-from runner_service.executors.supervisor.ownership import Groups
+from runner_service.executors.supervisor.process_ownership import Groups
 from runner_service.executors.supervisor.spawn import spawn
 from runner_service.executors.supervisor.tags import RLIMIT_LOCKS, Slots, Zone, zone_below
 from runner_service.executors.supervisor.termination import Termination

@@ -1,4 +1,4 @@
-"""A line for the model when a command seems to have failed for the confinement of its execution."""
+"""A line for the model when a command seems to have failed because of the confinement of its execution."""
 
 import re
 

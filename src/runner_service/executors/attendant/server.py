@@ -1,4 +1,4 @@
-"""The attendant's server: responses requests on a Unix socket and exits when idle."""
+"""The attendant's server: answers requests on a Unix socket, and exits when idle."""
 
 import asyncio
 import base64

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from runner_service.executors.daytona.config import LEASE, OWNER, SandboxConfig
+from runner_service.executors.daytona.create_parameters import SandboxParameters
 from runner_service.executors.daytona.failures import FailureKind, IncompatibleServerError
-from runner_service.executors.daytona.parameters import SandboxParameters
 from runner_service.executors.daytona.raw_api import RawApi
 from runner_service.executors.daytona.retries import RETRYABLE, CallFailedError, retry
 

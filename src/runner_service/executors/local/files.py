@@ -10,11 +10,11 @@ from typing import TypeVar
 from runner_service.executors.local import reading, writing
 from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.local.deadline import Deadline, Search
+from runner_service.executors.local.glob_search import glob_files
 from runner_service.executors.local.grep import Query, encoded_pattern, grep_files, searched_directory
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.replacement import Replacement
 from runner_service.executors.local.ripgrep import Ripgrep
-from runner_service.executors.local.search import glob_files
 from runner_service.executors.local.threads import FileThreads
 from runner_service.executors.protocol import BinaryFile, FileEntry, Found, GrepMatch, TextLines
 

@@ -11,11 +11,11 @@ from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 from runner_service.executors.local.deadline import Search
+from runner_service.executors.local.glob_search import SKIPPED_DIRECTORY, sorted_in_steps, walk_files
 from runner_service.executors.local.globs import Matcher, glob_matcher
 from runner_service.executors.local.ignore_files import IgnoredPaths
 from runner_service.executors.local.paths import Place, Root, display_path
 from runner_service.executors.local.reading import open_place
-from runner_service.executors.local.search import SKIPPED_DIRECTORY, sorted_in_steps, walk_files
 from runner_service.executors.protocol import FileError, Found, GrepMatch
 
 _BLOCK_BYTES = 1024 * 1024

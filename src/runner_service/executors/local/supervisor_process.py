@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runner_service.executors.local.orphans import OrphanRecord
+from runner_service.executors.local.orphan_record import OrphanRecord
 from runner_service.executors.local.supervisor_client import Child, SupervisorClient
 from runner_service.executors.local.supervisor_heartbeat import kill_with_descendants, silence
 from runner_service.executors.protocol import KilledProcess, SandboxError

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from runner_service.executors.supervisor import spawn, wire
 from runner_service.executors.supervisor.dumpable import make_undumpable
 from runner_service.executors.supervisor.oom_score import OomScore
-from runner_service.executors.supervisor.ownership import create_ownership, kill_tagged
+from runner_service.executors.supervisor.process_ownership import create_ownership, kill_tagged
 from runner_service.executors.supervisor.tags import Span, Zone
 from runner_service.executors.supervisor.termination import MAX_NAMED_PROCESSES, Termination
 from runner_service.executors.supervisor.watchdog import Quota, QuotaViolation, Watchdog

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Collection
 from time import monotonic
 
-from runner_service.executors.supervisor.ownership import Ownership
+from runner_service.executors.supervisor.process_ownership import Ownership
 from runner_service.executors.supervisor.process_table import Process
 
 MAX_NAMED_PROCESSES = 100

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from runner_service.executors.supervisor import process_table
-from runner_service.executors.supervisor.ownership import Ownership, Tree
+from runner_service.executors.supervisor.process_ownership import Ownership, Tree
 from runner_service.executors.supervisor.process_table import Process
 
 _CHECK_INTERVAL_SECONDS = 0.1

@@ -1,1 +1,1 @@
-"""The daemon's messages, generated from `proto/runner_service/stigmer/wire`: those that we speak, and of them what we use."""
+"""Generated: the subset of the daemon's messages and fields that we use."""

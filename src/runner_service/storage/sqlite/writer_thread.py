@@ -1,4 +1,4 @@
-"""A jober thread that runs functions for the event loop, in order."""
+"""A worker thread that runs functions for the event loop, in order."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Maps processes to commands: by tag and ancestry on Linux, by process group elsewhere."""
+"""Finds which command each process belongs to, escaped and orphaned ones included."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What sandboxes are created with."""
+"""Builds Daytona's parameters for a new sandbox."""
 
 import asyncio
 import time

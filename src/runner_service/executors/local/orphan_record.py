@@ -1,4 +1,4 @@
-"""State file for finding processes orphaned by a crash of the service."""
+"""Records which process tags are in use, so that the next start can end what a crash left behind."""
 
 import fcntl
 import json

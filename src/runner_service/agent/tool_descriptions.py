@@ -1,4 +1,4 @@
-"""What models are told about their tools, in fewer words than the libraries use: every call of a model pays for it.
+"""Tool descriptions for the model, short since every call pays for them.
 
 docs/prompt.md lists what each part of the first prompt costs; `tests/agent/test_prompt_size.py` holds it to that.
 """

@@ -1,4 +1,4 @@
-"""Finds the forms of secrets in text without line ends, in time linear in the text.
+"""The matcher: finds all forms of all secrets in bytes and text, by Aho-Corasick.
 
 A fast search for 8 bytes of each pattern almost always finds nothing. Where it finds something, a second one looks for
 the first 32 bytes of each pattern, and what that finds is compared with the whole.

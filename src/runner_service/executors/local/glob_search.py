@@ -1,4 +1,4 @@
-"""Glob search below a root. All functions block on the file system.
+"""Finds files by name below a root: globs and the walk of the tree. All functions block on the file system.
 
 As in `grep`, symlinks are not followed, `.git` is skipped, ignore files are heeded unless the search includes what is
 ignored, and results are sorted by path, name by name. The result is truncated after 20 s, and where a directory has

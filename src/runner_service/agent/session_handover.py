@@ -1,4 +1,4 @@
-"""What an execution leaves to the next one of its session: all results, and nothing that a provider refuses."""
+"""Carries tool results over to the session's next execution, and drops messages that a provider refused."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Maps confinement between settings, requests, and the `started` event."""
+"""Maps the confinement of requests, settings and events to that of executors."""
 
 from runner_service.allowed_hosts import parse_hosts
 from runner_service.errors import FieldViolation, InvalidRequestError

@@ -1,4 +1,4 @@
-"""A parameter of the search tools that deepagents does not have: whether to search what ignore files name."""
+"""Adds the parameter `include_ignored` to deepagents' glob and grep."""
 
 from collections.abc import Sequence
 from contextvars import ContextVar
