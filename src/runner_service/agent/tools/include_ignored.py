@@ -12,10 +12,7 @@ from pydantic import Field
 includes_ignored: ContextVar[bool] = ContextVar("includes_ignored", default=False)
 """Whether the current search includes files that ignore files name."""
 
-_DESCRIPTION = (
-    "Also search files that .gitignore or .ignore files name, such as dependencies and build output. Without it they "
-    "are left out, unless `path` is in such a directory."
-)
+_DESCRIPTION = "Search what ignore files such as .gitignore leave out, too."
 
 
 class _GlobArguments(GlobSchema):
