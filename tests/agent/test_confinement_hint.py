@@ -56,7 +56,9 @@ def test_a_host_that_cannot_be_reached_is_told_with_those_that_can() -> None:
     closed = Confinement(files="workspace", network="none")
     assert "no host can be reached" in confinement_hint(closed, ROOT, "curl: (6) Could not resolve host: x")
     some = Confinement(files="workspace", network="proxy", allowed_hosts=parse_hosts(["api.example.com"]))
-    assert "only api.example.com" in confinement_hint(some, ROOT, "socket.gaierror: Temporary failure in name resolution")
+    assert "only api.example.com" in confinement_hint(
+        some, ROOT, "socket.gaierror: Temporary failure in name resolution"
+    )
     assert confinement_hint(WORKSPACE, ROOT, "curl: (6) Could not resolve host: x") == ""
 
 
