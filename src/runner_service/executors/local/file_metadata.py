@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 from contextlib import suppress
 
 from runner_service.executors.local.paths import Place
@@ -14,8 +15,7 @@ def copy_metadata(place: Place, old: os.stat_result, descriptor: int) -> bool:
     try:
         if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
             os.fchown(descriptor, old.st_uid, old.st_gid)
-        if hasattr(os, "listxattr"):
-            _copy_attributes(place, descriptor)
+        _copy_attributes(place, descriptor)
     except OSError:
         return False
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
@@ -23,6 +23,8 @@ def copy_metadata(place: Place, old: os.stat_result, descriptor: int) -> bool:
 
 
 def _copy_attributes(place: Place, descriptor: int) -> None:
+    if sys.platform != "linux":
+        return
     source = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
     try:
         for name in _attributes(source):
@@ -36,6 +38,8 @@ def _copy_attributes(place: Place, descriptor: int) -> None:
 
 
 def _attributes(descriptor: int) -> list[str]:
+    if sys.platform != "linux":
+        return []
     try:
         return os.listxattr(descriptor)
     except OSError as error:

@@ -8,6 +8,7 @@ import errno
 import os
 import platform
 import struct
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -129,6 +130,8 @@ def restrict_by_landlock(access: int, network: int, scopes: int, rules: Sequence
 
 
 def _add_rule(ruleset: int, path: str, allowed: int) -> None:
+    if sys.platform != "linux":
+        raise NotImplementedError
     try:
         directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:

@@ -170,6 +170,8 @@ class Cell:
 @contextmanager
 def _memory_file(name: str, content: bytes = b"") -> Iterator[int]:
     """Opens a file that has no name, with its offset at the beginning."""
+    if sys.platform != "linux":
+        raise NotImplementedError
     descriptor = os.memfd_create(name)
     try:
         os.write(descriptor, content)
