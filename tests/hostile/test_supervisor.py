@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.executors.recorder import output
 from tests.hostile.conftest import Attack
-from tests.running import StartProcess, command, turn
+from tests.running import StartProcess, command, stdout_of, turn
 
 from runner_service.executors.local.executor import local_executor
 from runner_service.executors.local.orphan_record import OrphanRecord
@@ -45,13 +45,10 @@ async def test_a_command_that_signals_the_supervisor_keeps_nobody_waiting(attack
 
 async def test_a_stopped_supervisor_is_continued_once_and_replaced_after_that(start_process: StartProcess) -> None:
     service = await start_process([turn("", command("echo $PPID; sleep 60")), turn("Done.")])
-    watching = asyncio.create_task(service.client.execute(execution_id="e"))
-    await service.client.started("e")
-    pid = 0
-    async with asyncio.timeout(20):
-        while not pid:
-            pids = await asyncio.to_thread(_children_of, service.process.pid)
-            pid = pids[0] if pids else 0
+    call = service.stub.ExecuteAgent(service.client.request(execution_id="e"))
+    seen = await service.client.collect(call, until=lambda event: event.HasField("tool_output"))
+    pid = int(stdout_of(seen))
+    watching = asyncio.create_task(service.client.collect(call))
     health: Any = health_pb2_grpc.HealthStub(service.channel)
     states: list[int] = []
 
@@ -62,6 +59,8 @@ async def test_a_stopped_supervisor_is_continued_once_and_replaced_after_that(st
     readiness = asyncio.create_task(watch())
     os.kill(pid, signal.SIGSTOP)
     async with asyncio.timeout(30):
+        while _state_of(pid) != "T":  # it stops a moment after `kill` returns; until then a second SIGSTOP is lost
+            await asyncio.sleep(0.01)
         while _state_of(pid) == "T":
             await asyncio.sleep(0.05)
     assert not watching.done()
@@ -72,10 +71,6 @@ async def test_a_stopped_supervisor_is_continued_once_and_replaced_after_that(st
         while states[-2:] != [health_pb2.HealthCheckResponse.NOT_SERVING, health_pb2.HealthCheckResponse.SERVING]:
             await asyncio.sleep(0.05)
     readiness.cancel()
-
-
-def _children_of(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _state_of(pid: int) -> str:
