@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.executors.recorder import output
 from tests.hostile.conftest import Attack
-from tests.running import StartProcess, command, stdout_of, turn
+from tests.running import StartProcess, command, one, stdout_of, turn
 
 from runner_service.executors.local.executor import local_executor
 from runner_service.executors.local.orphan_record import OrphanRecord
@@ -66,7 +66,8 @@ async def test_a_stopped_supervisor_is_continued_once_and_replaced_after_that(st
     assert not watching.done()
     os.kill(pid, signal.SIGSTOP)
     events = await asyncio.wait_for(watching, 60)
-    assert "it was stopped again by a signal" in str(events)
+    assert "it was stopped again by a signal" in one(events, "tool_call_finished").result
+    assert "it was stopped again by a signal" in one(events, "finished").error.message
     async with asyncio.timeout(30):
         while states[-2:] != [health_pb2.HealthCheckResponse.NOT_SERVING, health_pb2.HealthCheckResponse.SERVING]:
             await asyncio.sleep(0.05)

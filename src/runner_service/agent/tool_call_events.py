@@ -121,15 +121,20 @@ class ToolCallReporter:
             self._publish_todos()
         self._end(outcome.event)
 
-    def cancel(self) -> None:
-        """Publishes that the call was cancelled or interrupted, unless it has ended or its command continues."""
+    def cancel(self, reason: str = "") -> None:
+        """Publishes that the call was cancelled or interrupted, unless it has ended or its command continues.
+
+        `reason` is redacted.
+        """
         run = self._scope.run
         interrupted = run.is_interrupted()
         continues = interrupted and self._call.name == "execute" and run.sandbox.keeps_commands
         if not (self._ended or continues):
-            self._end(
-                self._finished(event_pb2.TOOL_OUTCOME_INTERRUPTED if interrupted else event_pb2.TOOL_OUTCOME_CANCELLED)
+            event = self._finished(
+                event_pb2.TOOL_OUTCOME_INTERRUPTED if interrupted else event_pb2.TOOL_OUTCOME_CANCELLED
             )
+            event.result = shorten(reason, _MAX_RESULT_CHARACTERS)
+            self._end(event)
 
     def _end(self, event: event_pb2.ToolCallFinished) -> None:
         if self._ended:  # published by an earlier process

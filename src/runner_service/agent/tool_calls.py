@@ -22,7 +22,7 @@ from runner_service.agent.tools.include_ignored import with_include_ignored
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
 from runner_service.agent.tools.scope import RunningCall, RunScope, current_call, current_scope, sub_agent_id
 from runner_service.agent.usage import count_tool_call
-from runner_service.errors import ExecutionEnd
+from runner_service.errors import ExecutionEnd, SandboxEnd
 from runner_service.models.tool_arguments import UNPARSED_ARGUMENTS
 from runner_service.telemetry import tool_span
 
@@ -89,6 +89,9 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
                 call.name, request.tool_call["args"], outcome.event.result, report.elapsed_seconds
             )
         except GraphBubbleUp:  # a sub-agent is parked: the call goes on when the execution is resumed
+            raise
+        except SandboxEnd as end:
+            report.cancel(end.message)
             raise
         except BaseException:
             report.cancel()

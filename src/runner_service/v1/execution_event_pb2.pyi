@@ -796,7 +796,7 @@ class ToolCallFinished(_message.Message):
     outcome: Global___ToolOutcome.ValueType
     """The outcome."""
     result: _builtins.str
-    """The result given to the model, truncated in the middle when long."""
+    """The result given to the model, truncated in the middle when long. Of a call that ended because the sandbox was lost: why."""
     exit_code: _builtins.int
     """A command's exit code: its own, 128 + n when signal n ended it, 124 when it ran out of time. Unset for other tools."""
     truncated: _builtins.bool
