@@ -17,7 +17,7 @@ class SmallDisk:
     def __init__(self, path: Path, megabytes: int) -> None:
         self.path = path
         path.mkdir()
-        _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(path))
+        _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "none", str(path))
 
     def fill(self) -> None:
         """Takes all the room that is left."""
