@@ -33,6 +33,7 @@ async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
         yield opened
 
 
+@pytest.mark.timeout(300)  # the pool starts another one, whose end is waited for
 @pytest.mark.parametrize("session_id", ["", "s"])
 async def test_a_first_command_finds_a_sandbox_that_is_started(
     cloud: Cloud, executor: DaytonaExecutor, session_id: str
