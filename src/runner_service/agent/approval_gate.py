@@ -67,21 +67,23 @@ async def pass_gate(scope: RunScope, call: RunningCall, request: ToolCallRequest
 async def _wait(
     run: AgentRun, call: RunningCall, request: ToolCallRequest, asked_call: Call, verdict: Verdict
 ) -> Passage:
-    while True:
-        asked = run.approvals.asked(call.id)
-        remaining = asked.request.expire_time.ToNanoseconds() / 1e9 - time.time() if asked else 0.0
-        if asked is None or (remaining <= 0 and not run.approvals.decision(call.id)):
+    while asked := run.approvals.asked(call.id):
+        remaining = asked.request.expire_time.ToNanoseconds() / 1e9 - time.time()
+        if remaining <= 0 and not run.approvals.decision(call.id):
             run.approvals.expire(call.id)
         if await run.approvals.wait(call.id, min(max(0.0, remaining), run.approval_hold_seconds)) is None:
             if remaining > run.approval_hold_seconds:
                 interrupt(call.id)
             continue
         passage = _decided(run, call, request)
+        if passage.refusal:
+            return passage
         change = await describe_change(run, asked_call)
-        if passage.refusal or asked is None or change.sha256 == asked.request.file_sha256:
+        if change.sha256 == asked.request.file_sha256:
             return passage
         # What was approved is not what would happen.
         _ask(run, call, request, asked_call, verdict, change)
+    raise RuntimeError("a call waits for a decision only once it was asked about")
 
 
 def _decided(run: AgentRun, call: RunningCall, request: ToolCallRequest) -> Passage:
