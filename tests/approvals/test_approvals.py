@@ -136,6 +136,20 @@ async def test_edited_arguments_run_in_place_of_the_models_and_the_model_is_told
     assert "The user changed the arguments of this call" in output
 
 
+async def test_edited_arguments_that_a_policy_forbids_do_not_run(start: StartService, tmp_path: Path) -> None:
+    policy = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_COMMANDS)
+    policy.rules.add(verdict=policy_pb2.APPROVAL_VERDICT_DENY, reason="no files").command.words.append("touch")
+    asking = Asking(await start(ONE_COMMAND), approval_policy=policy)
+    await asking.asked()
+    arguments = Struct()
+    arguments.update({"command": "touch forbidden"})
+
+    await asking.decide(arguments=arguments)
+
+    assert "this is not allowed here (no files)" in (await asking.end()).output
+    assert not (tmp_path / "workspace" / "forbidden").exists()
+
+
 async def test_a_call_is_parked_and_a_decision_resumes_it(start: StartService, tmp_path: Path) -> None:
     asking = Asking(await start(ONE_COMMAND, **PARKS_AT_ONCE))
     await asking.asked()

@@ -6,7 +6,7 @@ when the execution is resumed, and finds the decision in the log.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.json_format import MessageToDict
 from langchain.agents.middleware import ToolCallRequest
@@ -76,6 +76,9 @@ async def _wait(
                 interrupt(call.id)
             continue
         passage = _decided(run, call, request)
+        final = _with_arguments(asked_call, passage.request, run.sandbox.root)
+        if not passage.refusal and (forbidden := run.approvals.approver.decide(final)).verdict == DENY:
+            return Passage(request, _FORBIDDEN.format(reason=forbidden.reason))
         if passage.refusal:
             return passage
         change = await describe_change(run, asked_call)
@@ -137,12 +140,12 @@ def _notify_skipped(run: AgentRun, call: RunningCall, verdict: Verdict) -> None:
 
 
 def _call(scope: RunScope, call: RunningCall, request: ToolCallRequest, sub_agent: str) -> Call:
+    named = Call(name=call.name, arguments={}, sub_agent=sub_agent, mcp=scope.mcp_tools.get(call.name))
+    return _with_arguments(named, request, scope.run.sandbox.root)
+
+
+def _with_arguments(call: Call, request: ToolCallRequest, root: str) -> Call:
+    """Returns the call with the arguments of a request: the model's, or those that a person put in their place."""
     arguments = request.tool_call["args"]
     path = str(arguments.get(_PATH_ARGUMENT, ""))
-    return Call(
-        name=call.name,
-        arguments=arguments,
-        sub_agent=sub_agent,
-        mcp=scope.mcp_tools.get(call.name),
-        path=normalised_path(path, scope.run.sandbox.root) if path else "",
-    )
+    return replace(call, arguments=arguments, path=normalised_path(path, root) if path else "")
