@@ -8,7 +8,7 @@ RUNTIME := .venv/.runtime
 DEV := .venv/.dev
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
-GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire
+GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire examples/go/runnerv1
 
 .PHONY: help demo test test-long latest coverage chaos fuzz check format proto docs lock bench image release clean
 
@@ -55,9 +55,10 @@ check: $(DEV) ## Runs what CI checks: format, lint, types, layers, protos, docs
 format: $(DEV) ## Formats the code and the protos
 	$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . && $(BIN)/buf format -w
 
-proto: $(DEV) ## Generates the Python of the protos
+proto: $(DEV) ## Generates the Python of the protos, and the Go of the example where Go is installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=src --mypy_out=quiet:src $(PROTOS)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=src --mypy_grpc_out=quiet:src $$(grep -l ^service $(PROTOS))
+	@if command -v go >/dev/null; then cd examples/go && PATH="$(CURDIR)/$(BIN):$$PATH" buf generate; fi
 
 docs: $(DEV) ## Generates the generated pages of docs/
 	@for each in docs/generate_*.py; do $(BIN)/python $$each || exit 1; done

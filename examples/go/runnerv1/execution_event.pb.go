@@ -1711,7 +1711,7 @@ type ToolCallFinished struct {
 	ToolCallId string `protobuf:"bytes,1,opt,name=tool_call_id,json=toolCallId,proto3" json:"tool_call_id,omitempty"`
 	// The outcome.
 	Outcome ToolOutcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=runner_service.v1.ToolOutcome" json:"outcome,omitempty"`
-	// The result given to the model, truncated in the middle when long.
+	// The result given to the model, truncated in the middle when long. Of a call that ended because the sandbox was lost: why.
 	Result string `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
 	// A command's exit code: its own, 128 + n when signal n ended it, 124 when it ran out of time. Unset for other tools.
 	ExitCode *int32 `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
