@@ -189,6 +189,14 @@ def test_a_new_file_shows_its_lines_and_of_a_long_one_the_first() -> None:
     assert story.lines[-2] == "[1] ... 60 more lines changed"
 
 
+def test_an_edit_that_would_take_long_to_compare_is_shown_as_a_whole() -> None:
+    # Each line is a little like each other line: to pair them all takes minutes.
+    old, new = ("\n".join(f"{number % 7}{'ab' * 100}{number * start}" for number in range(3000)) for start in (1, 7919))
+    story = _write("edit_file", file_path="/a", old_string=f"keep\n{old}", new_string=f"keep\n{new}")
+    assert story.lines[2].startswith("[1] - 1ababab")
+    assert story.lines[-2] == "[1] ... 5,958 more lines changed"
+
+
 def test_an_edit_that_failed_shows_no_change_and_the_whole_point_of_its_error() -> None:
     story = Story()
     call = _call("c", "edit_file", event_pb2.TOOL_KIND_WRITE, file_path="/a", old_string="x", new_string="y")

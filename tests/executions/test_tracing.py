@@ -4,11 +4,13 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
 from tests.running import StartProcess, command, one, turn
+from tests.scraping import metrics_url, scrape
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -112,3 +114,24 @@ async def test_a_call_that_was_refused_and_an_execution_that_failed_say_so(
     (refused,) = collector.named("runner_service.v1.AgentRunnerService/GetExecution")
     assert attributes(refused)["rpc.response.status_code"] == "NOT_FOUND"
     assert refused.status.code == 0
+
+
+async def test_a_secret_in_the_name_of_a_model_is_in_no_event_span_or_metric(
+    start_process: StartProcess, collector: Collector, tmp_path: Path
+) -> None:
+    secret = "s3cr3t-v4lue-0f-the-caller"
+    service = await start_process(
+        [turn("Done.")], OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, METRICS_ADDRESS="127.0.0.1:0"
+    )
+    agent = runner_pb2.Agent(name="tester", instructions="Do it.", model=runner_pb2.Model(name=f"my-{secret}"))
+    environment = {"TOKEN": runner_pb2.EnvironmentValue(value=secret, is_secret=True)}
+    events = await service.client.execute(agent=agent, environment=environment)
+    shown = await scrape(metrics_url(tmp_path / "state"))
+    service.process.send_signal(signal.SIGTERM)
+    await service.ended()
+    await collector.until("invoke_agent", "chat")
+
+    assert one(events, "started").model.name == "my-[redacted:secret]"
+    assert shown.value("runner_model_call_duration_seconds_count", model="my-[redacted:secret]") == 1
+    for each in (events, collector.spans, shown.samples):
+        assert secret not in "".join(map(str, each))

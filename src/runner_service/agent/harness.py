@@ -167,7 +167,7 @@ def _config(thread_id: str, recursion_limit: int = 100) -> RunnableConfig:
 
 def _publish_retirement(run: AgentRun) -> None:
     if day := retirement_date(run.model):
-        model = f"{run.model.provider}/{run.model.name}"
+        model = f"{run.model.provider}/{run.model_name}"
         logger.warning("model_retires model=%s day=%s", model, day)
         text = f"{model} is out of service after {day}; name another model, or change the default, STIGMER_LLM_MODEL"
         _publish_warning(run, "MODEL_RETIRES", text)

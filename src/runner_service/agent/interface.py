@@ -61,6 +61,11 @@ class AgentRun:
     is_interrupted: Callable[[], bool] = lambda: False
     """Whether a cancellation is an interruption, after which the execution can be resumed."""
 
+    @property
+    def model_name(self) -> str:
+        """The model's name as spans, metrics and notices show it: a caller may have put a secret into it."""
+        return self.redactor.text(self.model.name)
+
 
 class AgentLoop(Protocol):
     """Runs agents."""

@@ -132,14 +132,14 @@ def _failure_of(error: Exception, scope: RunScope) -> Failure:
 
 
 async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> ModelResponse[Any]:
-    model = scope.run.model
-    with chat_span(model.name, provider=model.provider) as span, _metered(model):
+    provider, model = scope.run.model.provider, scope.run.model_name
+    with chat_span(model, provider=provider) as span, _metered(provider, model):
         streamed, response = await _attempt(scope, request, handler)
         message = _message_of(response)
         stop_reason = scope.run.redactor.text(stop_reason_of(message))[:MAX_REASON_CHARACTERS]
         streamed.finish(stop_reason)
         usage = count_usage(scope.run, message)
-        metrics.tokens_used(model.provider, model.name, usage)
+        metrics.tokens_used(provider, model, usage)
         record_usage(
             span,
             input_tokens=usage.input_tokens,
@@ -163,7 +163,7 @@ def _tool_names(request: ModelRequest[Any]) -> set[str]:
 
 
 @contextmanager
-def _metered(model: ModelChoice) -> Iterator[None]:
+def _metered(provider: str, model: str) -> Iterator[None]:
     """Measures a try, and how it ended."""
     began, outcome = time.monotonic(), "succeeded"
     try:
@@ -176,7 +176,7 @@ def _metered(model: ModelChoice) -> Iterator[None]:
         outcome = "cancelled"
         raise
     finally:
-        metrics.model_called(model.provider, model.name, outcome, time.monotonic() - began)
+        metrics.model_called(provider, model, outcome, time.monotonic() - began)
 
 
 async def _attempt(

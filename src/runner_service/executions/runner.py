@@ -214,7 +214,7 @@ class PreparedRun:
                 process_control=executor.process_control,
                 confinement=await self._confinement_info(),
             ),
-            model=event_pb2.ModelInfo(provider=model.provider, name=model.name),
+            model=event_pb2.ModelInfo(provider=model.provider, name=execution.redactor.text(model.name)),
             resumed=self.resumes and execution.has_started,
         )
 

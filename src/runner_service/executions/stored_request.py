@@ -38,7 +38,7 @@ def storable_by_id(request: runner_pb2.ExecuteAgentRequest, redactor: Redactor) 
         execution_id=request.execution_id,
         message=redactor.text(request.message),
         limits=request.limits if request.HasField("limits") else None,
-        labels=request.labels,
+        labels={redactor.text(key): redactor.text(value) for key, value in request.labels.items()},
     )
 
 

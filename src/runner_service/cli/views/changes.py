@@ -1,7 +1,8 @@
 """What a file tool changed, as lines of a diff."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from google.protobuf.json_format import MessageToDict
@@ -11,6 +12,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _MAX_LINES = 60
 _HEAD_LINES = 40
+_MAX_COMPARED_LINES = 1000  # the time of a comparison grows with the product of both lengths
 _MOUNTS = ("/tool_output/", "/large_tool_results/", "/conversation_history/", "/skills/")
 """Directories of the file tools that are not below the root."""
 
@@ -43,9 +45,27 @@ def _changes(call: event_pb2.ToolCallStarted) -> Iterator[tuple[str, str]]:
         before, after = "", content
     else:
         before, after = str(arguments.get("old_string", "")), str(arguments.get("new_string", ""))
-    for line in difflib.ndiff(_lines(before), _lines(after)):
-        if line[0] in "+-":
-            yield line[0], line[2:]
+    yield from _difference(_lines(before), _lines(after))
+
+
+def _difference(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields the removed lines of each change, then the added ones. Long texts are not compared line by line."""
+    same = _common_length(before, after)
+    before, after = before[same:], after[same:]
+    if same := _common_length(before[::-1], after[::-1]):
+        before, after = before[:-same], after[:-same]
+    matcher = difflib.SequenceMatcher(None, before, after)
+    is_short = max(len(before), len(after)) <= _MAX_COMPARED_LINES
+    changes = matcher.get_opcodes() if is_short else [("replace", 0, len(before), 0, len(after))]
+    for kind, start, end, new_start, new_end in changes:
+        if kind != "equal":
+            yield from (("-", line) for line in before[start:end])
+            yield from (("+", line) for line in after[new_start:new_end])
+
+
+def _common_length(before: Sequence[str], after: Sequence[str]) -> int:
+    pairs = zip(before, after, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _lines(text: str) -> list[str]:
