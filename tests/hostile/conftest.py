@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import Any
 
 import grpc
@@ -29,6 +30,7 @@ class Target:
     def __init__(self, service: ServiceProcess, attacker: "asyncio.Task[list[Event]]") -> None:
         self.service = service
         self.attacker = attacker
+        self._numbers = count(1)
 
     async def answers(self) -> None:
         """Fails unless health, liveness and another execution are served while the attack goes on."""
@@ -38,7 +40,8 @@ class Target:
             answer = await health.Check(request, timeout=PROBE_TIMEOUT_SECONDS)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING, name
         async with asyncio.timeout(END_TIMEOUT_SECONDS):
-            events = await self.service.client.execute(**_fields("bystander", "echo unharmed"))
+            # A new one each time: an id that is known would only replay its events.
+            events = await self.service.client.execute(**_fields(f"bystander-{next(self._numbers)}", "echo unharmed"))
         assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
 
     async def cancel(self) -> None:

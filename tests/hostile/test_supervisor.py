@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,16 @@ from runner_service.executors.local.orphan_record import OrphanRecord
 from runner_service.executors.protocol import SandboxError, SandboxSpec
 from runner_service.storage.event_log import StateDirError
 from runner_service.storage.sqlite import event_log
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+ATTACKING = [turn("", command('eval "${ATTACK-:}"'))]
+"""All executions play the same turns; only the one that is given an attack attacks."""
+
+
+def attacking(text: str, **fields: Any) -> dict[str, Any]:
+    return {"environment": {"ATTACK": runner_pb2.EnvironmentValue(value=text)}, **fields}
+
 
 ATTACKS = {
     "stopped once": "kill -STOP $PPID; sleep 3",
@@ -33,13 +44,39 @@ ATTACKS = {
 @pytest.mark.long
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_a_command_that_signals_the_supervisor_keeps_nobody_waiting(attack: Attack, name: str) -> None:
-    async with attack([turn("", command(ATTACKS[name]))]) as target:
+    async with attack(ATTACKING, fields=attacking(ATTACKS[name])) as target:
         for _ in range(100):  # other commands are refused while the supervisor is replaced, and run again soon after
             try:
                 await target.answers()
                 break
             except AssertionError:
                 await asyncio.sleep(0.3)
+        else:
+            await target.answers()
+        await target.cancel()
+
+
+IN_A_CELL = {
+    "stopped once": "kill -STOP $PPID; sleep 3",
+    "stopped again and again": "for i in 1 2 3 4 5 6; do kill -STOP $PPID; sleep 1.5; done",
+    "stopped by a process that has left": "setsid -f sh -c 'sleep 1; kill -STOP '$PPID'; sleep 3; kill -STOP '$PPID",
+    "stopped with its first process": "kill -STOP 1; kill -STOP $PPID; sleep 3",
+    "killed": "kill -KILL $PPID; sleep 30",
+    "killed with its first process": "kill -KILL 1; kill -KILL $PPID; sleep 30",
+}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+@pytest.mark.parametrize("name", IN_A_CELL)
+async def test_a_command_that_signals_the_supervisor_of_its_cell_hurts_its_own_execution_only(
+    attack: Attack, name: str
+) -> None:
+    confinement = runner_pb2.Confinement(files=event_pb2.FILES_CONFINEMENT_WORKSPACE)
+    async with attack(ATTACKING, fields=attacking(IN_A_CELL[name], confinement=confinement)) as target:
+        for _ in range(5):  # for longer than a stopped supervisor is let be; not one other command is refused
+            await target.answers()
+            await asyncio.sleep(0.5)
         await target.cancel()
 
 

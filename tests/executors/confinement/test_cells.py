@@ -137,6 +137,23 @@ async def test_a_stopped_supervisor_does_not_keep_a_cell_from_closing(executor: 
                 await asyncio.sleep(0.02)
 
 
+async def test_a_supervisor_that_its_cell_stops_is_continued_once_then_killed_and_nobody_else_is(
+    executor: Executor,
+) -> None:
+    async with executor.open(SandboxSpec("watcher")) as watcher, cell(executor) as sandbox:
+        shared = int(await output(watcher, "echo $PPID"))
+        other = asyncio.create_task(run(watcher, "while [ ! -e end ]; do sleep 0.05; done; echo $PPID"))
+        # It cannot report its own exit before it is continued.
+        assert await output(sandbox, "kill -STOP $PPID; echo continued") == "continued\n"
+        with pytest.raises(SandboxError, match="it was stopped again by a signal"):
+            await run(sandbox, "kill -STOP $PPID; sleep 76.03")
+        assert await output(sandbox, "test -w /etc || echo confined; touch end") == "confined\n"
+        assert (await other)[1] == b"%d\n" % shared
+        async with asyncio.timeout(20):
+            while not await all_gone(watcher, "76.03"):
+                await asyncio.sleep(0.02)
+
+
 async def test_a_cell_that_is_never_used_closes(executor: Executor) -> None:
     async with cell(executor):
         pass

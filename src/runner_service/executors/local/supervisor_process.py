@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from runner_service.executors.local.orphan_record import OrphanRecord
 from runner_service.executors.local.supervisor_client import Child, SupervisorClient
-from runner_service.executors.local.supervisor_heartbeat import kill_with_descendants, silence
+from runner_service.executors.local.supervisor_heartbeat import kill_with_descendants, until_lost
 from runner_service.executors.protocol import KilledProcess, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
 
@@ -78,18 +78,11 @@ class SupervisorProcess:
 
     async def _lost(self) -> None:
         """Waits until the supervisor is lost; one that does not answer is killed."""
-        silent = asyncio.create_task(silence(self.client, self._process.pid), name="supervisor-heartbeat")
-        lost = asyncio.create_task(self.client.lost.wait(), name="supervisor-lost")
-        try:
-            await asyncio.wait([silent, lost], return_when=asyncio.FIRST_COMPLETED)
-            if not lost.done():
-                logger.error("supervisor_killed pid=%d reason=%s", self._process.pid, silent.result())
-                self.client.disconnect(silent.result())  # first: the end of the channel would give no reason
-                await asyncio.to_thread(kill_with_descendants, self._process.pid)
-        finally:
-            silent.cancel()
-            lost.cancel()
-            await asyncio.wait([silent, lost])
+        pid = self._process.pid
+        if reason := await until_lost(self.client, lambda: [pid]):
+            logger.error("supervisor_killed pid=%d reason=%s", pid, reason)
+            self.client.disconnect(reason)  # first: the end of the channel would give no reason
+            await asyncio.to_thread(kill_with_descendants, pid)
 
     async def _relaunch(self) -> None:
         while self.client.lost.is_set():

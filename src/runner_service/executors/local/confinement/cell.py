@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from runner_service.executors.completion import run_to_completion
 from runner_service.executors.confinement import NetworkLevel
 from runner_service.executors.local.supervisor_client import Child, SupervisorClient
+from runner_service.executors.local.supervisor_heartbeat import until_lost
 from runner_service.executors.local.supervisor_process import Program, start_supervisor
 from runner_service.executors.protocol import ConfinementError, KilledProcess, SandboxError
+from runner_service.executors.supervisor import process_table
 from runner_service.executors.supervisor.watchdog import Quota
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Cell:
         self._opening: asyncio.Task[SupervisorClient] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._current: SupervisorClient | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
         self._is_closed = False
 
     @property
@@ -116,6 +119,10 @@ class Cell:
         await self._end_process()
 
     async def _end_process(self) -> None:
+        if self._heartbeat:
+            self._heartbeat.cancel()
+            await asyncio.wait([self._heartbeat])
+            self._heartbeat = None
         if self._current:
             self._current.disconnect()
         if self._process:
@@ -134,6 +141,8 @@ class Cell:
         with _memory_file("arguments", self._arguments(mounts)) as arguments, _memory_file("errors") as errors:
             client, ready = await self._start(arguments, errors)
         self._current = client
+        assert self._process  # noqa: S101  # set by _start
+        self._heartbeat = asyncio.create_task(_kill_when_silent(client, self._process), name="cell-heartbeat")
         await self._on_open(client, ready)
         return client
 
@@ -165,6 +174,20 @@ class Cell:
     def _arguments(self, mounts: Sequence[str]) -> bytes:
         network = () if self._spec.network == "all" else ("--unshare-net",)
         return b"".join(os.fsencode(each) + b"\0" for each in (*_NAMESPACES, *network, *_GUARDS, *mounts))
+
+
+async def _kill_when_silent(client: SupervisorClient, process: "subprocess.Popen[bytes]") -> None:
+    """Kills a cell whose supervisor does not answer; what waits for its commands is told why."""
+    if reason := await until_lost(client, lambda: _supervisor_and_parents(process.pid)):
+        logger.error("cell_killed pid=%d reason=%s", process.pid, reason)
+        client.disconnect(reason)
+        process.kill()
+
+
+def _supervisor_and_parents(pid: int) -> list[int]:
+    """Returns bubblewrap, the first process of the namespace, and its children: the supervisor."""
+    first = process_table.children(pid)
+    return [pid, *first, *(each for parent in first for each in process_table.children(parent))]
 
 
 @contextmanager
