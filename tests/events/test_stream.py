@@ -21,6 +21,7 @@ class Disk:
     def __init__(self, log: SqliteEventLog) -> None:
         self._log = log
         self.full = False
+        self.defect: Exception | None = None
         self.room_for_output = 1 << 30
         self.batches: list[int] = []
 
@@ -28,6 +29,8 @@ class Disk:
         return getattr(self._log, name)
 
     async def append(self, entries: Sequence[Entry], owners: Mapping[str, int]) -> Mapping[str, Rejection]:
+        if self.defect:
+            raise self.defect
         output = sum(len(entry.output.data) for entry in entries if isinstance(entry, NewEvent) and entry.output)
         if self.full or output > self.room_for_output:
             raise LogError("database or disk is full")
@@ -274,6 +277,26 @@ async def test_a_log_that_falls_behind_holds_up_whoever_publishes(disk: Disk, st
 
     disk.full = False
     await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_defect_of_the_writer_leaves_nobody_waiting_and_ends_whoever_runs_it(disk: Disk) -> None:
+    noticed: list[bool] = []
+    ends: list[LogUnavailableEnd] = []
+    disk.defect = RuntimeError("a defect")
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a defect")):
+        async with log_writer(disk, on_change=noticed.append) as writer:  # type: ignore[arg-type]  # as above
+            stream = new_stream("e1", disk, writer)
+            stream.on_break = ends.append
+            say(stream, "one")
+            with pytest.raises(UnavailableError, match="writer of the event log has failed"):
+                await stream.page(object(), 0, timeout_seconds=60)
+            await stream.flush()
+            late = new_stream("e2", disk, writer)
+            with pytest.raises(LogUnavailableEnd):
+                await late.wait_for_capacity()
+            await asyncio.sleep(60)
+    assert noticed == [True]
+    assert len(ends) == 1
 
 
 async def test_closing_the_writer_commits_what_is_left(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ async def test_an_execution_is_deleted_alone_and_with_all_that_is_its_own(log: E
     await log.append([execution("b"), NewEvent("b", 1, b"<b>")])
     assert await log.delete("a")
     assert not await log.delete("a")
+    assert await log.append([NewEvent("a", 2, b"<late>")]) == {"a": Rejection.DELETED}
     assert await log.get("a") is None
     assert await log.run_id("a") is None
     assert await log.find_values("token") == {}

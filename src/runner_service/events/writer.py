@@ -6,7 +6,7 @@ There are no timers: an idle writer commits an event at once, and under load the
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -111,7 +111,10 @@ class LogWriter:
             self.has_capacity.clear()
 
     async def run(self) -> None:
-        """Commits batches until `close` is called and nothing is pending."""
+        """Commits batches until `close` is called and nothing is pending.
+
+        A defect is raised once the streams that wait have been notified: no commit would come for them.
+        """
         while self._pending or not self._closing:
             await self._arrived.wait()
             self._arrived.clear()
@@ -123,18 +126,16 @@ class LogWriter:
         self._arrived.set()
 
     async def _commit_pending(self) -> None:
-        await self._append(self._take_pending())
-        if self._pending_bytes <= _MAX_BACKLOG_BYTES:
-            self.has_capacity.set()
-
-    def _take_pending(self) -> _Batch:
         taken, self._pending = self._pending, []
         self._pending_bytes = 0
-        batch: _Batch = []
-        for stream, entry in taken:
-            stream.close_run()
-            batch.append((stream, entry.to_entry() if isinstance(entry, EventRun) else entry))
-        return batch
+        try:
+            await self._append(_to_batch(taken))
+        except Exception:
+            logger.exception("log_writer_failed consequence=the_service_ends")
+            self._break([stream for stream, _ in taken], LogUnavailableEnd("the writer of the event log has failed"))
+            raise
+        if self._pending_bytes <= _MAX_BACKLOG_BYTES:
+            self.has_capacity.set()
 
     async def _append(self, batch: _Batch) -> None:
         """Appends a batch, retrying without limit: its events have happened and must not be lost.
@@ -149,7 +150,9 @@ class LogWriter:
                 rejected = await self._log.append([entry for _, entry in parts[0]], _owners(parts[0]))
             except LogError as error:
                 if not self._broken and time.monotonic() - began > _WRITE_TIMEOUT_SECONDS:
-                    self._break(batch, error)
+                    logger.error("log_write_failed error=%s", error)  # noqa: TRY400  # its text says all
+                    end = LogUnavailableEnd(f"the event log cannot be written: {error}")
+                    self._break([stream for stream, _ in batch], end)
                     parts = list(_in_parts(batch))
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
@@ -160,12 +163,11 @@ class LogWriter:
                     self._recover(batch)
                 _publish(part, rejected)
 
-    def _break(self, batch: _Batch, error: LogError) -> None:
-        logger.error("log_write_failed error=%s", error)
-        self._broken = LogUnavailableEnd(f"the event log cannot be written: {error}")
+    def _break(self, streams: Sequence[LogSubscriber], end: LogUnavailableEnd) -> None:
+        self._broken = end
         self._on_change(True)
-        for stream in {stream: None for stream, _ in [*batch, *self._pending]}:
-            stream.fail(self._broken)
+        for stream in dict.fromkeys([*streams, *(stream for stream, _ in self._pending)]):
+            stream.fail(end)
 
     def _recover(self, batch: _Batch) -> None:
         if self._broken:
@@ -174,6 +176,15 @@ class LogWriter:
             self._on_change(False)
             for stream, _ in batch:
                 stream.recover()
+
+
+def _to_batch(pending: Sequence[tuple[LogSubscriber, Entry | EventRun]]) -> _Batch:
+    """Closes the runs of events, and returns everything as entries."""
+    batch: _Batch = []
+    for stream, entry in pending:
+        stream.close_run()
+        batch.append((stream, entry.to_entry() if isinstance(entry, EventRun) else entry))
+    return batch
 
 
 def _in_parts(batch: _Batch) -> Iterator[_Batch]:
@@ -215,23 +226,28 @@ def _publish(part: _Batch, rejected: Mapping[str, Rejection]) -> None:
 async def log_writer(log: EventLog, *, on_change: Callable[[bool], None] = lambda _: None) -> AsyncIterator[LogWriter]:
     """Runs the writer of `log`. On exit everything published has been appended, if the log can be written.
 
-    `on_change` is called with True when the log can no longer be written, and with False when it can again.
+    `on_change` is called with True when the log can no longer be written, and with False when it can again. A defect of
+    the writer cancels the caller, and leaves the context as an exception group: without a writer nothing can be served.
     """
     writer = LogWriter(log, on_change)
     readings: dict[metrics.Gauge, metrics.Reading] = {
         metrics.LOG_BACKLOG: lambda: writer.backlog,
         metrics.LOG_UNAVAILABLE: lambda: int(writer.broken is not None),
     }
-    task = asyncio.create_task(writer.run(), name="log-writer")
-    try:
-        with metrics.gauges_observed(readings):
-            yield writer
-    finally:
-        writer.close()
-        _, unfinished = await asyncio.wait(
-            [task], timeout=_CLOSE_TIMEOUT_WHEN_BROKEN_SECONDS if writer.broken else 2 * _WRITE_TIMEOUT_SECONDS
-        )
-        for abandoned in unfinished:
-            logger.error("log_write_abandoned error=%s", writer.broken)
-            abandoned.cancel()
-            await asyncio.wait(unfinished)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(writer.run(), name="log-writer")
+        try:
+            with metrics.gauges_observed(readings):
+                yield writer
+        finally:
+            writer.close()
+            await _wait_for_last_commit(task, writer)
+
+
+async def _wait_for_last_commit(task: asyncio.Task[None], writer: LogWriter) -> None:
+    timeout = _CLOSE_TIMEOUT_WHEN_BROKEN_SECONDS if writer.broken else 2 * _WRITE_TIMEOUT_SECONDS
+    _, unfinished = await asyncio.wait([task], timeout=timeout)
+    if unfinished:
+        logger.error("log_write_abandoned error=%s", writer.broken)
+        task.cancel()
+        await asyncio.wait(unfinished)

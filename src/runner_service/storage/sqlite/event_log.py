@@ -206,7 +206,13 @@ class SqliteEventLog:
 
     async def delete(self, execution_id: str) -> bool:
         """Implements `EventLog`."""
-        return await self._as_log_error(self._write_thread.run(lambda: self._pruner.delete(execution_id)))
+
+        def delete() -> bool:
+            is_deleted = self._pruner.delete(execution_id)
+            self._appender.clear_cache()
+            return is_deleted
+
+        return await self._as_log_error(self._write_thread.run(delete))
 
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """Implements `EventLog`."""
