@@ -65,7 +65,7 @@ class UnauthenticatedError(CallError):
 
 
 class PermissionDeniedError(CallError):
-    """The Stigmer daemon denies the service access to what the request refers to; an operator has to act."""
+    """The caller has no role for the method, or the Stigmer daemon denies access; an operator has to act."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
@@ -113,6 +113,8 @@ class ExecutionEnd(Exception):  # noqa: N818  # an end, not always an error
     state: "event_pb2.State.ValueType" = event_pb2.STATE_FAILED
     code = "INTERNAL"
     retryable = False
+    caller: event_pb2.Caller | None = None
+    """Who ended it, if somebody did."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -58,7 +58,7 @@ async def test_without_the_token_nothing_but_health_answers(metadata: Metadata) 
 
 
 def test_bytes_that_are_no_ascii_are_a_wrong_token_like_any_other() -> None:
-    check = authentication(Settings.from_environment({"AUTH_TOKEN": TOKEN})).check
+    check = authentication(Settings.from_environment({"AUTH_TOKEN": TOKEN})).caller
     with pytest.raises(UnauthenticatedError):
         check([("authorization", "Bearer tökén")])
     with pytest.raises(UnauthenticatedError):

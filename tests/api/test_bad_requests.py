@@ -1,6 +1,7 @@
 """A wrong request is refused at once and whole, and says what to do."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -12,8 +13,11 @@ from tests.running import StartService, turn
 
 from runner_service.api.validation import requests
 from runner_service.errors import InvalidRequestError
+from runner_service.identity import OPERATOR
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_check_list = partial(requests.check_list, caller=OPERATOR)
 
 
 def execute(**fields: Any) -> runner_pb2.ExecuteAgentRequest:
@@ -120,11 +124,11 @@ def test_the_wrong_field_is_named(field: str) -> None:
         (requests.check_get, runner_pb2.GetExecutionRequest(), "execution_id"),
         (requests.check_watch, runner_pb2.WatchExecutionRequest(execution_id="a", after_sequence=-1), "after_sequence"),
         (requests.check_cancel, runner_pb2.CancelExecutionRequest(execution_id="a", reason="r" * 2000), "reason"),
-        (requests.check_list, runner_pb2.ListExecutionsRequest(page_size=501), "page_size"),
-        (requests.check_list, runner_pb2.ListExecutionsRequest(page_token="%%%"), "page_token"),
-        (requests.check_list, runner_pb2.ListExecutionsRequest(labels={"": "x"}), "labels['']"),
-        (requests.check_list, runner_pb2.ListExecutionsRequest(created_after=Timestamp(seconds=-1)), "created_after"),
-        (requests.check_list, runner_pb2.ListExecutionsRequest(created_before=Timestamp(nanos=-1)), "created_before"),
+        (_check_list, runner_pb2.ListExecutionsRequest(page_size=501), "page_size"),
+        (_check_list, runner_pb2.ListExecutionsRequest(page_token="%%%"), "page_token"),
+        (_check_list, runner_pb2.ListExecutionsRequest(labels={"": "x"}), "labels['']"),
+        (_check_list, runner_pb2.ListExecutionsRequest(created_after=Timestamp(seconds=-1)), "created_after"),
+        (_check_list, runner_pb2.ListExecutionsRequest(created_before=Timestamp(nanos=-1)), "created_before"),
         (requests.check_delete_execution, runner_pb2.DeleteExecutionRequest(execution_id="../x"), "execution_id"),
         (requests.check_delete_session, runner_pb2.DeleteSessionRequest(session_id="a b"), "session_id"),
         (
@@ -132,7 +136,7 @@ def test_the_wrong_field_is_named(field: str) -> None:
             runner_pb2.ListExecutionsRequest(page_token="MTE4MDU5MTYyMDcxNzQxMTMwMzQyNDo6"),
             "page_token",
         ),
-        (requests.check_list, runner_pb2.ListExecutionsRequest(states=[event_pb2.STATE_RUNNING] * 100), "states"),
+        (_check_list, runner_pb2.ListExecutionsRequest(states=[event_pb2.STATE_RUNNING] * 100), "states"),
         (requests.check_read, runner_pb2.ReadToolOutputRequest(execution_id="a", tool_call_id="c"), "stream"),
         (
             requests.check_read,

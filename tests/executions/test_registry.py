@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runner_service.events.writer import log_writer
 from runner_service.executions.registry import Registry
+from runner_service.identity import OwnerKey
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import Entry, EventLog, LogError, Rejection
 from runner_service.storage.ownership import Claim
@@ -48,13 +49,13 @@ async def test_an_execution_stays_in_memory_until_the_log_has_all_of_it(tmp_path
             for change in changes:
                 change()
                 registry.drop_if_idle(execution)
-                assert await registry.lookup("a") is execution
+                assert await registry.lookup(OwnerKey("a")) is execution
 
             disk.has_room = True
             await execution.stream.flush()
             registry.drop_if_idle(execution)
 
-            restored = await registry.lookup("a")
+            restored = await registry.lookup(OwnerKey("a"))
             assert restored is not execution
             assert restored
             assert restored.is_final
@@ -78,5 +79,5 @@ async def test_a_changed_record_without_an_event_keeps_an_execution_in_memory_to
             execution._store_record()
             registry.drop_if_idle(execution)
 
-            assert await registry.lookup("a") is execution
+            assert await registry.lookup(OwnerKey("a")) is execution
             disk.has_room = True

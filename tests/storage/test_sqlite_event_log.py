@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner_service.identity import OwnerKey
 from runner_service.storage.event_log import LogError, NewEvent, NewExecution, NewOutput, NewState, NewValue
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.ownership import interrupt_abandoned
@@ -151,7 +152,7 @@ async def test_executions_are_listed_newest_first_page_by_page_with_filters(log:
 
     first = await log.list_executions(ExecutionFilter(), limit=4)
     second = await log.list_executions(ExecutionFilter(), limit=4, before_key=first.next_key)
-    even = await log.list_executions(ExecutionFilter(session_id="even"), limit=9)
+    even = await log.list_executions(ExecutionFilter(session_id=OwnerKey("even")), limit=9)
     finished = await log.list_executions(ExecutionFilter([event_pb2.STATE_SUCCEEDED]), limit=9)
 
     assert [e.execution_id for e in [*first.executions, *second.executions]] == [f"e{n}" for n in range(6, -1, -1)]

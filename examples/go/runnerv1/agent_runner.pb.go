@@ -1419,6 +1419,10 @@ type Execution struct {
 	Usage *Usage `protobuf:"bytes,11,opt,name=usage,proto3" json:"usage,omitempty"`
 	// How many of its tool calls wait for a decision.
 	PendingApprovals int32 `protobuf:"varint,12,opt,name=pending_approvals,json=pendingApprovals,proto3" json:"pending_approvals,omitempty"`
+	// The tenant that owns it.
+	Tenant string `protobuf:"bytes,13,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Who started it. Unset for one that is older than this field.
+	Caller *Caller `protobuf:"bytes,14,opt,name=caller,proto3" json:"caller,omitempty"`
 	// The path of the directory that its tools work in, in its sandbox or on the service's machine, symlinks resolved.
 	// Empty before it started, and of executions older than this field.
 	Root string `protobuf:"bytes,16,opt,name=root,proto3" json:"root,omitempty"`
@@ -1542,6 +1546,20 @@ func (x *Execution) GetPendingApprovals() int32 {
 	return 0
 }
 
+func (x *Execution) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Execution) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
 func (x *Execution) GetRoot() string {
 	if x != nil {
 		return x.Root
@@ -1573,6 +1591,9 @@ type ListExecutionsRequest struct {
 	CreatedAfter *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created_after,json=createdAfter,proto3" json:"created_after,omitempty"`
 	// Only executions that were accepted before this time. Unset: all.
 	CreatedBefore *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_before,json=createdBefore,proto3" json:"created_before,omitempty"`
+	// The tenant whose executions to list, or `*` for those of all tenants. Only for the role `operate`. Empty: the tenant
+	// that the caller acts for.
+	Tenant        string `protobuf:"bytes,8,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1654,6 +1675,13 @@ func (x *ListExecutionsRequest) GetCreatedBefore() *timestamppb.Timestamp {
 		return x.CreatedBefore
 	}
 	return nil
+}
+
+func (x *ListExecutionsRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
 }
 
 // A page of executions.
@@ -2540,7 +2568,9 @@ type PendingApproval struct {
 	// When it was asked.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// What is asked.
-	Request       *ApprovalRequested `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	Request *ApprovalRequested `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	// The tenant of the execution.
+	Tenant        string `protobuf:"bytes,7,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2615,6 +2645,13 @@ func (x *PendingApproval) GetRequest() *ApprovalRequested {
 		return x.Request
 	}
 	return nil
+}
+
+func (x *PendingApproval) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
 }
 
 var File_runner_service_v1_agent_runner_proto protoreflect.FileDescriptor
@@ -2729,7 +2766,7 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x13GetExecutionRequest\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\"R\n" +
 	"\x14GetExecutionResponse\x12:\n" +
-	"\texecution\x18\x01 \x01(\v2\x1c.runner_service.v1.ExecutionR\texecution\"\xb1\x05\n" +
+	"\texecution\x18\x01 \x01(\v2\x1c.runner_service.v1.ExecutionR\texecution\"\xfc\x05\n" +
 	"\tExecution\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x1d\n" +
 	"\n" +
@@ -2748,12 +2785,14 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x05error\x18\n" +
 	" \x01(\v2!.runner_service.v1.ExecutionErrorR\x05error\x12.\n" +
 	"\x05usage\x18\v \x01(\v2\x18.runner_service.v1.UsageR\x05usage\x12+\n" +
-	"\x11pending_approvals\x18\f \x01(\x05R\x10pendingApprovals\x12\x12\n" +
+	"\x11pending_approvals\x18\f \x01(\x05R\x10pendingApprovals\x12\x16\n" +
+	"\x06tenant\x18\r \x01(\tR\x06tenant\x121\n" +
+	"\x06caller\x18\x0e \x01(\v2\x19.runner_service.v1.CallerR\x06caller\x12\x12\n" +
 	"\x04root\x18\x10 \x01(\tR\x04root\x12\x12\n" +
 	"\x04mode\x18\x11 \x01(\tR\x04mode\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc9\x03\n" +
 	"\x15ListExecutionsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -2763,7 +2802,8 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"session_id\x18\x04 \x01(\tR\tsessionId\x12L\n" +
 	"\x06labels\x18\x05 \x03(\v24.runner_service.v1.ListExecutionsRequest.LabelsEntryR\x06labels\x12?\n" +
 	"\rcreated_after\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fcreatedAfter\x12A\n" +
-	"\x0ecreated_before\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rcreatedBefore\x1a9\n" +
+	"\x0ecreated_before\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rcreatedBefore\x12\x16\n" +
+	"\x06tenant\x18\b \x01(\tR\x06tenant\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
@@ -2828,7 +2868,7 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\"x\n" +
 	"\x16WatchApprovalsResponse\x12@\n" +
 	"\tapprovals\x18\x01 \x03(\v2\".runner_service.v1.PendingApprovalR\tapprovals\x12\x1c\n" +
-	"\tkeepalive\x18\x02 \x01(\bR\tkeepalive\"\x91\x02\n" +
+	"\tkeepalive\x18\x02 \x01(\bR\tkeepalive\"\xa9\x02\n" +
 	"\x0fPendingApproval\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x1d\n" +
 	"\n" +
@@ -2839,7 +2879,8 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"subAgentId\x12;\n" +
 	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12>\n" +
-	"\arequest\x18\x06 \x01(\v2$.runner_service.v1.ApprovalRequestedR\arequest*q\n" +
+	"\arequest\x18\x06 \x01(\v2$.runner_service.v1.ApprovalRequestedR\arequest\x12\x16\n" +
+	"\x06tenant\x18\a \x01(\tR\x06tenant*q\n" +
 	"\x10DisconnectPolicy\x12!\n" +
 	"\x1dDISCONNECT_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18DISCONNECT_POLICY_CANCEL\x10\x01\x12\x1c\n" +
@@ -2931,11 +2972,12 @@ var file_runner_service_v1_agent_runner_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),   // 51: google.protobuf.Timestamp
 	(*ExecutionError)(nil),          // 52: runner_service.v1.ExecutionError
 	(*Usage)(nil),                   // 53: runner_service.v1.Usage
-	(ApprovalAction)(0),             // 54: runner_service.v1.ApprovalAction
-	(*structpb.Struct)(nil),         // 55: google.protobuf.Struct
-	(ApprovalGrant)(0),              // 56: runner_service.v1.ApprovalGrant
-	(*ApprovalRule)(nil),            // 57: runner_service.v1.ApprovalRule
-	(*ApprovalRequested)(nil),       // 58: runner_service.v1.ApprovalRequested
+	(*Caller)(nil),                  // 54: runner_service.v1.Caller
+	(ApprovalAction)(0),             // 55: runner_service.v1.ApprovalAction
+	(*structpb.Struct)(nil),         // 56: google.protobuf.Struct
+	(ApprovalGrant)(0),              // 57: runner_service.v1.ApprovalGrant
+	(*ApprovalRule)(nil),            // 58: runner_service.v1.ApprovalRule
+	(*ApprovalRequested)(nil),       // 59: runner_service.v1.ApprovalRequested
 }
 var file_runner_service_v1_agent_runner_proto_depIdxs = []int32{
 	5,  // 0: runner_service.v1.ExecuteAgentRequest.agent:type_name -> runner_service.v1.Agent
@@ -2971,51 +3013,52 @@ var file_runner_service_v1_agent_runner_proto_depIdxs = []int32{
 	43, // 30: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
 	52, // 31: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
 	53, // 32: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
-	50, // 33: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
-	44, // 34: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
-	51, // 35: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
-	51, // 36: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
-	19, // 37: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
-	50, // 38: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
-	1,  // 39: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
-	54, // 40: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
-	55, // 41: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
-	56, // 42: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
-	57, // 43: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
-	50, // 44: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
-	36, // 45: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	36, // 46: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	51, // 47: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
-	58, // 48: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
-	13, // 49: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
-	11, // 50: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
-	2,  // 51: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
-	15, // 52: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
-	17, // 53: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
-	20, // 54: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
-	22, // 55: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
-	23, // 56: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
-	25, // 57: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
-	28, // 58: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
-	30, // 59: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
-	32, // 60: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
-	34, // 61: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
-	4,  // 62: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
-	16, // 63: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
-	18, // 64: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
-	21, // 65: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
-	27, // 66: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
-	24, // 67: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
-	26, // 68: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
-	29, // 69: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
-	31, // 70: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
-	33, // 71: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
-	35, // 72: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
-	62, // [62:73] is the sub-list for method output_type
-	51, // [51:62] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	54, // 33: runner_service.v1.Execution.caller:type_name -> runner_service.v1.Caller
+	50, // 34: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
+	44, // 35: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
+	51, // 36: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
+	51, // 37: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
+	19, // 38: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
+	50, // 39: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
+	1,  // 40: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
+	55, // 41: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
+	56, // 42: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
+	57, // 43: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
+	58, // 44: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
+	50, // 45: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
+	36, // 46: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
+	36, // 47: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
+	51, // 48: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
+	59, // 49: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
+	13, // 50: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
+	11, // 51: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
+	2,  // 52: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
+	15, // 53: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
+	17, // 54: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
+	20, // 55: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
+	22, // 56: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
+	23, // 57: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
+	25, // 58: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
+	28, // 59: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
+	30, // 60: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
+	32, // 61: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
+	34, // 62: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
+	4,  // 63: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
+	16, // 64: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
+	18, // 65: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
+	21, // 66: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
+	27, // 67: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
+	24, // 68: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
+	26, // 69: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
+	29, // 70: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
+	31, // 71: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
+	33, // 72: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
+	35, // 73: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
+	63, // [63:74] is the sub-list for method output_type
+	52, // [52:63] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_agent_runner_proto_init() }

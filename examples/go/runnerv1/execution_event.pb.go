@@ -547,7 +547,7 @@ func (x Todo_Status) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Todo_Status.Descriptor instead.
 func (Todo_Status) EnumDescriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{15, 0}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Severity.
@@ -600,7 +600,7 @@ func (x Notice_Level) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Notice_Level.Descriptor instead.
 func (Notice_Level) EnumDescriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{20, 0}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{21, 0}
 }
 
 // An event of an execution.
@@ -995,7 +995,9 @@ type Started struct {
 	// The model in use.
 	Model *ModelInfo `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
 	// True if this resumes an execution that an earlier process of the service had started.
-	Resumed       bool `protobuf:"varint,4,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	Resumed bool `protobuf:"varint,4,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	// Who started the execution. Unset for one that is older than this field.
+	Caller        *Caller `protobuf:"bytes,6,opt,name=caller,proto3" json:"caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1058,6 +1060,77 @@ func (x *Started) GetResumed() bool {
 	return false
 }
 
+func (x *Started) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+// Names whoever made a call.
+type Caller struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name: of CALLERS_FILE, `operator` with AUTH_TOKEN or without any, `temporal` for activities of Temporal.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The tenant that the caller belongs to.
+	HomeTenant string `protobuf:"bytes,2,opt,name=home_tenant,json=homeTenant,proto3" json:"home_tenant,omitempty"`
+	// The tenant that it acts for, and that owns what it does.
+	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Caller) Reset() {
+	*x = Caller{}
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Caller) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Caller) ProtoMessage() {}
+
+func (x *Caller) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Caller.ProtoReflect.Descriptor instead.
+func (*Caller) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Caller) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Caller) GetHomeTenant() string {
+	if x != nil {
+		return x.HomeTenant
+	}
+	return ""
+}
+
+func (x *Caller) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
 // Describes a sandbox.
 type SandboxInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1076,7 +1149,7 @@ type SandboxInfo struct {
 
 func (x *SandboxInfo) Reset() {
 	*x = SandboxInfo{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[2]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1161,7 @@ func (x *SandboxInfo) String() string {
 func (*SandboxInfo) ProtoMessage() {}
 
 func (x *SandboxInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[2]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1174,7 @@ func (x *SandboxInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SandboxInfo.ProtoReflect.Descriptor instead.
 func (*SandboxInfo) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{2}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SandboxInfo) GetType() string {
@@ -1149,7 +1222,7 @@ type ConfinementInfo struct {
 
 func (x *ConfinementInfo) Reset() {
 	*x = ConfinementInfo{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[3]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1234,7 @@ func (x *ConfinementInfo) String() string {
 func (*ConfinementInfo) ProtoMessage() {}
 
 func (x *ConfinementInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[3]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1247,7 @@ func (x *ConfinementInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfinementInfo.ProtoReflect.Descriptor instead.
 func (*ConfinementInfo) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{3}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ConfinementInfo) GetFiles() FilesConfinement {
@@ -1220,7 +1293,7 @@ type NetworkDenied struct {
 
 func (x *NetworkDenied) Reset() {
 	*x = NetworkDenied{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[4]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1305,7 @@ func (x *NetworkDenied) String() string {
 func (*NetworkDenied) ProtoMessage() {}
 
 func (x *NetworkDenied) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[4]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1318,7 @@ func (x *NetworkDenied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDenied.ProtoReflect.Descriptor instead.
 func (*NetworkDenied) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{4}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NetworkDenied) GetHost() string {
@@ -1282,7 +1355,7 @@ type ModelInfo struct {
 
 func (x *ModelInfo) Reset() {
 	*x = ModelInfo{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[5]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1367,7 @@ func (x *ModelInfo) String() string {
 func (*ModelInfo) ProtoMessage() {}
 
 func (x *ModelInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[5]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1380,7 @@ func (x *ModelInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelInfo.ProtoReflect.Descriptor instead.
 func (*ModelInfo) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{5}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ModelInfo) GetProvider() string {
@@ -1337,7 +1410,7 @@ type TextDelta struct {
 
 func (x *TextDelta) Reset() {
 	*x = TextDelta{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[6]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1422,7 @@ func (x *TextDelta) String() string {
 func (*TextDelta) ProtoMessage() {}
 
 func (x *TextDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[6]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1435,7 @@ func (x *TextDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextDelta.ProtoReflect.Descriptor instead.
 func (*TextDelta) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{6}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TextDelta) GetMessageId() string {
@@ -1392,7 +1465,7 @@ type ReasoningDelta struct {
 
 func (x *ReasoningDelta) Reset() {
 	*x = ReasoningDelta{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[7]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1404,7 +1477,7 @@ func (x *ReasoningDelta) String() string {
 func (*ReasoningDelta) ProtoMessage() {}
 
 func (x *ReasoningDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[7]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1417,7 +1490,7 @@ func (x *ReasoningDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReasoningDelta.ProtoReflect.Descriptor instead.
 func (*ReasoningDelta) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{7}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReasoningDelta) GetMessageId() string {
@@ -1447,7 +1520,7 @@ type MessageFinished struct {
 
 func (x *MessageFinished) Reset() {
 	*x = MessageFinished{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[8]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1532,7 @@ func (x *MessageFinished) String() string {
 func (*MessageFinished) ProtoMessage() {}
 
 func (x *MessageFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[8]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1545,7 @@ func (x *MessageFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageFinished.ProtoReflect.Descriptor instead.
 func (*MessageFinished) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{8}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MessageFinished) GetMessageId() string {
@@ -1500,7 +1573,7 @@ type MessageDiscarded struct {
 
 func (x *MessageDiscarded) Reset() {
 	*x = MessageDiscarded{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[9]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1585,7 @@ func (x *MessageDiscarded) String() string {
 func (*MessageDiscarded) ProtoMessage() {}
 
 func (x *MessageDiscarded) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[9]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1598,7 @@ func (x *MessageDiscarded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageDiscarded.ProtoReflect.Descriptor instead.
 func (*MessageDiscarded) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{9}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MessageDiscarded) GetMessageId() string {
@@ -1552,7 +1625,7 @@ type ToolCallStarted struct {
 
 func (x *ToolCallStarted) Reset() {
 	*x = ToolCallStarted{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[10]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1637,7 @@ func (x *ToolCallStarted) String() string {
 func (*ToolCallStarted) ProtoMessage() {}
 
 func (x *ToolCallStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[10]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1650,7 @@ func (x *ToolCallStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolCallStarted.ProtoReflect.Descriptor instead.
 func (*ToolCallStarted) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{10}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ToolCallStarted) GetToolCallId() string {
@@ -1626,7 +1699,7 @@ type ToolOutput struct {
 
 func (x *ToolOutput) Reset() {
 	*x = ToolOutput{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[11]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1711,7 @@ func (x *ToolOutput) String() string {
 func (*ToolOutput) ProtoMessage() {}
 
 func (x *ToolOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[11]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1724,7 @@ func (x *ToolOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolOutput.ProtoReflect.Descriptor instead.
 func (*ToolOutput) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{11}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ToolOutput) GetToolCallId() string {
@@ -1731,7 +1804,7 @@ type ToolCallFinished struct {
 
 func (x *ToolCallFinished) Reset() {
 	*x = ToolCallFinished{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[12]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +1816,7 @@ func (x *ToolCallFinished) String() string {
 func (*ToolCallFinished) ProtoMessage() {}
 
 func (x *ToolCallFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[12]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +1829,7 @@ func (x *ToolCallFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolCallFinished.ProtoReflect.Descriptor instead.
 func (*ToolCallFinished) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{12}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ToolCallFinished) GetToolCallId() string {
@@ -1839,7 +1912,7 @@ type ToolResources struct {
 
 func (x *ToolResources) Reset() {
 	*x = ToolResources{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[13]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1924,7 @@ func (x *ToolResources) String() string {
 func (*ToolResources) ProtoMessage() {}
 
 func (x *ToolResources) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[13]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1937,7 @@ func (x *ToolResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolResources.ProtoReflect.Descriptor instead.
 func (*ToolResources) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{13}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ToolResources) GetCpuTime() *durationpb.Duration {
@@ -1906,7 +1979,7 @@ type TodosUpdated struct {
 
 func (x *TodosUpdated) Reset() {
 	*x = TodosUpdated{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[14]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +1991,7 @@ func (x *TodosUpdated) String() string {
 func (*TodosUpdated) ProtoMessage() {}
 
 func (x *TodosUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[14]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2004,7 @@ func (x *TodosUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TodosUpdated.ProtoReflect.Descriptor instead.
 func (*TodosUpdated) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{14}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TodosUpdated) GetTodos() []*Todo {
@@ -1954,7 +2027,7 @@ type Todo struct {
 
 func (x *Todo) Reset() {
 	*x = Todo{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[15]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +2039,7 @@ func (x *Todo) String() string {
 func (*Todo) ProtoMessage() {}
 
 func (x *Todo) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[15]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +2052,7 @@ func (x *Todo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Todo.ProtoReflect.Descriptor instead.
 func (*Todo) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{15}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Todo) GetContent() string {
@@ -2011,7 +2084,7 @@ type SubAgentStarted struct {
 
 func (x *SubAgentStarted) Reset() {
 	*x = SubAgentStarted{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[16]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2096,7 @@ func (x *SubAgentStarted) String() string {
 func (*SubAgentStarted) ProtoMessage() {}
 
 func (x *SubAgentStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[16]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2109,7 @@ func (x *SubAgentStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubAgentStarted.ProtoReflect.Descriptor instead.
 func (*SubAgentStarted) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{16}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SubAgentStarted) GetToolCallId() string {
@@ -2071,7 +2144,7 @@ type SubAgentFinished struct {
 
 func (x *SubAgentFinished) Reset() {
 	*x = SubAgentFinished{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[17]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2156,7 @@ func (x *SubAgentFinished) String() string {
 func (*SubAgentFinished) ProtoMessage() {}
 
 func (x *SubAgentFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[17]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2169,7 @@ func (x *SubAgentFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubAgentFinished.ProtoReflect.Descriptor instead.
 func (*SubAgentFinished) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{17}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SubAgentFinished) GetToolCallId() string {
@@ -2125,7 +2198,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[18]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2210,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[18]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2223,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{18}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Usage) GetInputTokens() int64 {
@@ -2199,7 +2272,7 @@ type UsageUpdated struct {
 
 func (x *UsageUpdated) Reset() {
 	*x = UsageUpdated{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[19]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2284,7 @@ func (x *UsageUpdated) String() string {
 func (*UsageUpdated) ProtoMessage() {}
 
 func (x *UsageUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[19]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2297,7 @@ func (x *UsageUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageUpdated.ProtoReflect.Descriptor instead.
 func (*UsageUpdated) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{19}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UsageUpdated) GetUsage() *Usage {
@@ -2249,7 +2322,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[20]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2334,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[20]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2347,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{20}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Notice) GetLevel() Notice_Level {
@@ -2334,7 +2407,7 @@ type ApprovalRequested struct {
 
 func (x *ApprovalRequested) Reset() {
 	*x = ApprovalRequested{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[21]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2419,7 @@ func (x *ApprovalRequested) String() string {
 func (*ApprovalRequested) ProtoMessage() {}
 
 func (x *ApprovalRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[21]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2432,7 @@ func (x *ApprovalRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalRequested.ProtoReflect.Descriptor instead.
 func (*ApprovalRequested) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{21}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ApprovalRequested) GetToolCallId() string {
@@ -2478,7 +2551,7 @@ type ApprovalDecided struct {
 
 func (x *ApprovalDecided) Reset() {
 	*x = ApprovalDecided{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[22]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2563,7 @@ func (x *ApprovalDecided) String() string {
 func (*ApprovalDecided) ProtoMessage() {}
 
 func (x *ApprovalDecided) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[22]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2576,7 @@ func (x *ApprovalDecided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalDecided.ProtoReflect.Descriptor instead.
 func (*ApprovalDecided) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{22}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ApprovalDecided) GetToolCallId() string {
@@ -2574,14 +2647,16 @@ type Finished struct {
 	// The usage of the whole execution.
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The run time, from `started`.
-	Elapsed       *durationpb.Duration `protobuf:"bytes,5,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	Elapsed *durationpb.Duration `protobuf:"bytes,5,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	// Who cancelled it by CancelExecution. Unset otherwise.
+	Caller        *Caller `protobuf:"bytes,8,opt,name=caller,proto3" json:"caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[23]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2668,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[23]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2681,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{23}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Finished) GetState() State {
@@ -2644,6 +2719,13 @@ func (x *Finished) GetElapsed() *durationpb.Duration {
 	return nil
 }
 
+func (x *Finished) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
 // The reason why an execution ended without an answer.
 type ExecutionError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2659,7 +2741,7 @@ type ExecutionError struct {
 
 func (x *ExecutionError) Reset() {
 	*x = ExecutionError{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[24]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2753,7 @@ func (x *ExecutionError) String() string {
 func (*ExecutionError) ProtoMessage() {}
 
 func (x *ExecutionError) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[24]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2766,7 @@ func (x *ExecutionError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutionError.ProtoReflect.Descriptor instead.
 func (*ExecutionError) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{24}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExecutionError) GetCode() string {
@@ -2740,12 +2822,18 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x12approval_requested\x18\x13 \x01(\v2$.runner_service.v1.ApprovalRequestedH\x00R\x11approvalRequested\x12O\n" +
 	"\x10approval_decided\x18\x14 \x01(\v2\".runner_service.v1.ApprovalDecidedH\x00R\x0fapprovalDecided\x12I\n" +
 	"\x0enetwork_denied\x18\x15 \x01(\v2 .runner_service.v1.NetworkDeniedH\x00R\rnetworkDeniedB\a\n" +
-	"\x05event\"\xa5\x01\n" +
+	"\x05event\"\xd8\x01\n" +
 	"\aStarted\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x128\n" +
 	"\asandbox\x18\x02 \x01(\v2\x1e.runner_service.v1.SandboxInfoR\asandbox\x122\n" +
 	"\x05model\x18\x03 \x01(\v2\x1c.runner_service.v1.ModelInfoR\x05model\x12\x18\n" +
-	"\aresumed\x18\x04 \x01(\bR\aresumed\"\xa4\x01\n" +
+	"\aresumed\x18\x04 \x01(\bR\aresumed\x121\n" +
+	"\x06caller\x18\x06 \x01(\v2\x19.runner_service.v1.CallerR\x06caller\"U\n" +
+	"\x06Caller\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vhome_tenant\x18\x02 \x01(\tR\n" +
+	"homeTenant\x12\x16\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\"\xa4\x01\n" +
 	"\vSandboxInfo\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12'\n" +
@@ -2880,13 +2968,14 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x05grant\x18\x06 \x01(\x0e2 .runner_service.v1.ApprovalGrantR\x05grant\x12D\n" +
 	"\rgranted_rules\x18\a \x03(\v2\x1f.runner_service.v1.ApprovalRuleR\fgrantedRules\x12\x1d\n" +
 	"\n" +
-	"decided_by\x18\b \x01(\tR\tdecidedBy\"\xf0\x01\n" +
+	"decided_by\x18\b \x01(\tR\tdecidedBy\"\xa3\x02\n" +
 	"\bFinished\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.runner_service.v1.StateR\x05state\x127\n" +
 	"\x05error\x18\x02 \x01(\v2!.runner_service.v1.ExecutionErrorR\x05error\x12\x16\n" +
 	"\x06output\x18\x03 \x01(\tR\x06output\x12.\n" +
 	"\x05usage\x18\x04 \x01(\v2\x18.runner_service.v1.UsageR\x05usage\x123\n" +
-	"\aelapsed\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\"\\\n" +
+	"\aelapsed\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x121\n" +
+	"\x06caller\x18\b \x01(\v2\x19.runner_service.v1.CallerR\x06caller\"\\\n" +
 	"\x0eExecutionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
@@ -2957,7 +3046,7 @@ func file_runner_service_v1_execution_event_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_service_v1_execution_event_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_runner_service_v1_execution_event_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_runner_service_v1_execution_event_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_runner_service_v1_execution_event_proto_goTypes = []any{
 	(State)(0),                    // 0: runner_service.v1.State
 	(FilesConfinement)(0),         // 1: runner_service.v1.FilesConfinement
@@ -2970,87 +3059,90 @@ var file_runner_service_v1_execution_event_proto_goTypes = []any{
 	(Notice_Level)(0),             // 8: runner_service.v1.Notice.Level
 	(*ExecutionEvent)(nil),        // 9: runner_service.v1.ExecutionEvent
 	(*Started)(nil),               // 10: runner_service.v1.Started
-	(*SandboxInfo)(nil),           // 11: runner_service.v1.SandboxInfo
-	(*ConfinementInfo)(nil),       // 12: runner_service.v1.ConfinementInfo
-	(*NetworkDenied)(nil),         // 13: runner_service.v1.NetworkDenied
-	(*ModelInfo)(nil),             // 14: runner_service.v1.ModelInfo
-	(*TextDelta)(nil),             // 15: runner_service.v1.TextDelta
-	(*ReasoningDelta)(nil),        // 16: runner_service.v1.ReasoningDelta
-	(*MessageFinished)(nil),       // 17: runner_service.v1.MessageFinished
-	(*MessageDiscarded)(nil),      // 18: runner_service.v1.MessageDiscarded
-	(*ToolCallStarted)(nil),       // 19: runner_service.v1.ToolCallStarted
-	(*ToolOutput)(nil),            // 20: runner_service.v1.ToolOutput
-	(*ToolCallFinished)(nil),      // 21: runner_service.v1.ToolCallFinished
-	(*ToolResources)(nil),         // 22: runner_service.v1.ToolResources
-	(*TodosUpdated)(nil),          // 23: runner_service.v1.TodosUpdated
-	(*Todo)(nil),                  // 24: runner_service.v1.Todo
-	(*SubAgentStarted)(nil),       // 25: runner_service.v1.SubAgentStarted
-	(*SubAgentFinished)(nil),      // 26: runner_service.v1.SubAgentFinished
-	(*Usage)(nil),                 // 27: runner_service.v1.Usage
-	(*UsageUpdated)(nil),          // 28: runner_service.v1.UsageUpdated
-	(*Notice)(nil),                // 29: runner_service.v1.Notice
-	(*ApprovalRequested)(nil),     // 30: runner_service.v1.ApprovalRequested
-	(*ApprovalDecided)(nil),       // 31: runner_service.v1.ApprovalDecided
-	(*Finished)(nil),              // 32: runner_service.v1.Finished
-	(*ExecutionError)(nil),        // 33: runner_service.v1.ExecutionError
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 35: google.protobuf.Struct
-	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
-	(*ApprovalRule)(nil),          // 37: runner_service.v1.ApprovalRule
-	(ApprovalGrant)(0),            // 38: runner_service.v1.ApprovalGrant
+	(*Caller)(nil),                // 11: runner_service.v1.Caller
+	(*SandboxInfo)(nil),           // 12: runner_service.v1.SandboxInfo
+	(*ConfinementInfo)(nil),       // 13: runner_service.v1.ConfinementInfo
+	(*NetworkDenied)(nil),         // 14: runner_service.v1.NetworkDenied
+	(*ModelInfo)(nil),             // 15: runner_service.v1.ModelInfo
+	(*TextDelta)(nil),             // 16: runner_service.v1.TextDelta
+	(*ReasoningDelta)(nil),        // 17: runner_service.v1.ReasoningDelta
+	(*MessageFinished)(nil),       // 18: runner_service.v1.MessageFinished
+	(*MessageDiscarded)(nil),      // 19: runner_service.v1.MessageDiscarded
+	(*ToolCallStarted)(nil),       // 20: runner_service.v1.ToolCallStarted
+	(*ToolOutput)(nil),            // 21: runner_service.v1.ToolOutput
+	(*ToolCallFinished)(nil),      // 22: runner_service.v1.ToolCallFinished
+	(*ToolResources)(nil),         // 23: runner_service.v1.ToolResources
+	(*TodosUpdated)(nil),          // 24: runner_service.v1.TodosUpdated
+	(*Todo)(nil),                  // 25: runner_service.v1.Todo
+	(*SubAgentStarted)(nil),       // 26: runner_service.v1.SubAgentStarted
+	(*SubAgentFinished)(nil),      // 27: runner_service.v1.SubAgentFinished
+	(*Usage)(nil),                 // 28: runner_service.v1.Usage
+	(*UsageUpdated)(nil),          // 29: runner_service.v1.UsageUpdated
+	(*Notice)(nil),                // 30: runner_service.v1.Notice
+	(*ApprovalRequested)(nil),     // 31: runner_service.v1.ApprovalRequested
+	(*ApprovalDecided)(nil),       // 32: runner_service.v1.ApprovalDecided
+	(*Finished)(nil),              // 33: runner_service.v1.Finished
+	(*ExecutionError)(nil),        // 34: runner_service.v1.ExecutionError
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 36: google.protobuf.Struct
+	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
+	(*ApprovalRule)(nil),          // 38: runner_service.v1.ApprovalRule
+	(ApprovalGrant)(0),            // 39: runner_service.v1.ApprovalGrant
 }
 var file_runner_service_v1_execution_event_proto_depIdxs = []int32{
-	34, // 0: runner_service.v1.ExecutionEvent.create_time:type_name -> google.protobuf.Timestamp
-	15, // 1: runner_service.v1.ExecutionEvent.text_delta:type_name -> runner_service.v1.TextDelta
-	16, // 2: runner_service.v1.ExecutionEvent.reasoning_delta:type_name -> runner_service.v1.ReasoningDelta
-	20, // 3: runner_service.v1.ExecutionEvent.tool_output:type_name -> runner_service.v1.ToolOutput
-	17, // 4: runner_service.v1.ExecutionEvent.message_finished:type_name -> runner_service.v1.MessageFinished
-	18, // 5: runner_service.v1.ExecutionEvent.message_discarded:type_name -> runner_service.v1.MessageDiscarded
-	19, // 6: runner_service.v1.ExecutionEvent.tool_call_started:type_name -> runner_service.v1.ToolCallStarted
-	21, // 7: runner_service.v1.ExecutionEvent.tool_call_finished:type_name -> runner_service.v1.ToolCallFinished
+	35, // 0: runner_service.v1.ExecutionEvent.create_time:type_name -> google.protobuf.Timestamp
+	16, // 1: runner_service.v1.ExecutionEvent.text_delta:type_name -> runner_service.v1.TextDelta
+	17, // 2: runner_service.v1.ExecutionEvent.reasoning_delta:type_name -> runner_service.v1.ReasoningDelta
+	21, // 3: runner_service.v1.ExecutionEvent.tool_output:type_name -> runner_service.v1.ToolOutput
+	18, // 4: runner_service.v1.ExecutionEvent.message_finished:type_name -> runner_service.v1.MessageFinished
+	19, // 5: runner_service.v1.ExecutionEvent.message_discarded:type_name -> runner_service.v1.MessageDiscarded
+	20, // 6: runner_service.v1.ExecutionEvent.tool_call_started:type_name -> runner_service.v1.ToolCallStarted
+	22, // 7: runner_service.v1.ExecutionEvent.tool_call_finished:type_name -> runner_service.v1.ToolCallFinished
 	10, // 8: runner_service.v1.ExecutionEvent.started:type_name -> runner_service.v1.Started
-	32, // 9: runner_service.v1.ExecutionEvent.finished:type_name -> runner_service.v1.Finished
-	29, // 10: runner_service.v1.ExecutionEvent.notice:type_name -> runner_service.v1.Notice
-	28, // 11: runner_service.v1.ExecutionEvent.usage_updated:type_name -> runner_service.v1.UsageUpdated
-	23, // 12: runner_service.v1.ExecutionEvent.todos_updated:type_name -> runner_service.v1.TodosUpdated
-	25, // 13: runner_service.v1.ExecutionEvent.sub_agent_started:type_name -> runner_service.v1.SubAgentStarted
-	26, // 14: runner_service.v1.ExecutionEvent.sub_agent_finished:type_name -> runner_service.v1.SubAgentFinished
-	30, // 15: runner_service.v1.ExecutionEvent.approval_requested:type_name -> runner_service.v1.ApprovalRequested
-	31, // 16: runner_service.v1.ExecutionEvent.approval_decided:type_name -> runner_service.v1.ApprovalDecided
-	13, // 17: runner_service.v1.ExecutionEvent.network_denied:type_name -> runner_service.v1.NetworkDenied
-	11, // 18: runner_service.v1.Started.sandbox:type_name -> runner_service.v1.SandboxInfo
-	14, // 19: runner_service.v1.Started.model:type_name -> runner_service.v1.ModelInfo
-	12, // 20: runner_service.v1.SandboxInfo.confinement:type_name -> runner_service.v1.ConfinementInfo
-	1,  // 21: runner_service.v1.ConfinementInfo.files:type_name -> runner_service.v1.FilesConfinement
-	2,  // 22: runner_service.v1.ConfinementInfo.network:type_name -> runner_service.v1.NetworkConfinement
-	3,  // 23: runner_service.v1.ToolCallStarted.kind:type_name -> runner_service.v1.ToolKind
-	35, // 24: runner_service.v1.ToolCallStarted.arguments:type_name -> google.protobuf.Struct
-	4,  // 25: runner_service.v1.ToolCallFinished.outcome:type_name -> runner_service.v1.ToolOutcome
-	36, // 26: runner_service.v1.ToolCallFinished.elapsed:type_name -> google.protobuf.Duration
-	22, // 27: runner_service.v1.ToolCallFinished.resources:type_name -> runner_service.v1.ToolResources
-	36, // 28: runner_service.v1.ToolResources.cpu_time:type_name -> google.protobuf.Duration
-	24, // 29: runner_service.v1.TodosUpdated.todos:type_name -> runner_service.v1.Todo
-	7,  // 30: runner_service.v1.Todo.status:type_name -> runner_service.v1.Todo.Status
-	27, // 31: runner_service.v1.UsageUpdated.usage:type_name -> runner_service.v1.Usage
-	8,  // 32: runner_service.v1.Notice.level:type_name -> runner_service.v1.Notice.Level
-	3,  // 33: runner_service.v1.ApprovalRequested.kind:type_name -> runner_service.v1.ToolKind
-	35, // 34: runner_service.v1.ApprovalRequested.arguments:type_name -> google.protobuf.Struct
-	5,  // 35: runner_service.v1.ApprovalRequested.source:type_name -> runner_service.v1.ApprovalSource
-	37, // 36: runner_service.v1.ApprovalRequested.suggested_rules:type_name -> runner_service.v1.ApprovalRule
-	34, // 37: runner_service.v1.ApprovalRequested.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 38: runner_service.v1.ApprovalDecided.action:type_name -> runner_service.v1.ApprovalAction
-	35, // 39: runner_service.v1.ApprovalDecided.arguments:type_name -> google.protobuf.Struct
-	38, // 40: runner_service.v1.ApprovalDecided.grant:type_name -> runner_service.v1.ApprovalGrant
-	37, // 41: runner_service.v1.ApprovalDecided.granted_rules:type_name -> runner_service.v1.ApprovalRule
-	0,  // 42: runner_service.v1.Finished.state:type_name -> runner_service.v1.State
-	33, // 43: runner_service.v1.Finished.error:type_name -> runner_service.v1.ExecutionError
-	27, // 44: runner_service.v1.Finished.usage:type_name -> runner_service.v1.Usage
-	36, // 45: runner_service.v1.Finished.elapsed:type_name -> google.protobuf.Duration
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	33, // 9: runner_service.v1.ExecutionEvent.finished:type_name -> runner_service.v1.Finished
+	30, // 10: runner_service.v1.ExecutionEvent.notice:type_name -> runner_service.v1.Notice
+	29, // 11: runner_service.v1.ExecutionEvent.usage_updated:type_name -> runner_service.v1.UsageUpdated
+	24, // 12: runner_service.v1.ExecutionEvent.todos_updated:type_name -> runner_service.v1.TodosUpdated
+	26, // 13: runner_service.v1.ExecutionEvent.sub_agent_started:type_name -> runner_service.v1.SubAgentStarted
+	27, // 14: runner_service.v1.ExecutionEvent.sub_agent_finished:type_name -> runner_service.v1.SubAgentFinished
+	31, // 15: runner_service.v1.ExecutionEvent.approval_requested:type_name -> runner_service.v1.ApprovalRequested
+	32, // 16: runner_service.v1.ExecutionEvent.approval_decided:type_name -> runner_service.v1.ApprovalDecided
+	14, // 17: runner_service.v1.ExecutionEvent.network_denied:type_name -> runner_service.v1.NetworkDenied
+	12, // 18: runner_service.v1.Started.sandbox:type_name -> runner_service.v1.SandboxInfo
+	15, // 19: runner_service.v1.Started.model:type_name -> runner_service.v1.ModelInfo
+	11, // 20: runner_service.v1.Started.caller:type_name -> runner_service.v1.Caller
+	13, // 21: runner_service.v1.SandboxInfo.confinement:type_name -> runner_service.v1.ConfinementInfo
+	1,  // 22: runner_service.v1.ConfinementInfo.files:type_name -> runner_service.v1.FilesConfinement
+	2,  // 23: runner_service.v1.ConfinementInfo.network:type_name -> runner_service.v1.NetworkConfinement
+	3,  // 24: runner_service.v1.ToolCallStarted.kind:type_name -> runner_service.v1.ToolKind
+	36, // 25: runner_service.v1.ToolCallStarted.arguments:type_name -> google.protobuf.Struct
+	4,  // 26: runner_service.v1.ToolCallFinished.outcome:type_name -> runner_service.v1.ToolOutcome
+	37, // 27: runner_service.v1.ToolCallFinished.elapsed:type_name -> google.protobuf.Duration
+	23, // 28: runner_service.v1.ToolCallFinished.resources:type_name -> runner_service.v1.ToolResources
+	37, // 29: runner_service.v1.ToolResources.cpu_time:type_name -> google.protobuf.Duration
+	25, // 30: runner_service.v1.TodosUpdated.todos:type_name -> runner_service.v1.Todo
+	7,  // 31: runner_service.v1.Todo.status:type_name -> runner_service.v1.Todo.Status
+	28, // 32: runner_service.v1.UsageUpdated.usage:type_name -> runner_service.v1.Usage
+	8,  // 33: runner_service.v1.Notice.level:type_name -> runner_service.v1.Notice.Level
+	3,  // 34: runner_service.v1.ApprovalRequested.kind:type_name -> runner_service.v1.ToolKind
+	36, // 35: runner_service.v1.ApprovalRequested.arguments:type_name -> google.protobuf.Struct
+	5,  // 36: runner_service.v1.ApprovalRequested.source:type_name -> runner_service.v1.ApprovalSource
+	38, // 37: runner_service.v1.ApprovalRequested.suggested_rules:type_name -> runner_service.v1.ApprovalRule
+	35, // 38: runner_service.v1.ApprovalRequested.expire_time:type_name -> google.protobuf.Timestamp
+	6,  // 39: runner_service.v1.ApprovalDecided.action:type_name -> runner_service.v1.ApprovalAction
+	36, // 40: runner_service.v1.ApprovalDecided.arguments:type_name -> google.protobuf.Struct
+	39, // 41: runner_service.v1.ApprovalDecided.grant:type_name -> runner_service.v1.ApprovalGrant
+	38, // 42: runner_service.v1.ApprovalDecided.granted_rules:type_name -> runner_service.v1.ApprovalRule
+	0,  // 43: runner_service.v1.Finished.state:type_name -> runner_service.v1.State
+	34, // 44: runner_service.v1.Finished.error:type_name -> runner_service.v1.ExecutionError
+	28, // 45: runner_service.v1.Finished.usage:type_name -> runner_service.v1.Usage
+	37, // 46: runner_service.v1.Finished.elapsed:type_name -> google.protobuf.Duration
+	11, // 47: runner_service.v1.Finished.caller:type_name -> runner_service.v1.Caller
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_execution_event_proto_init() }
@@ -3078,18 +3170,18 @@ func file_runner_service_v1_execution_event_proto_init() {
 		(*ExecutionEvent_ApprovalDecided)(nil),
 		(*ExecutionEvent_NetworkDenied)(nil),
 	}
-	file_runner_service_v1_execution_event_proto_msgTypes[11].OneofWrappers = []any{
+	file_runner_service_v1_execution_event_proto_msgTypes[12].OneofWrappers = []any{
 		(*ToolOutput_Stdout)(nil),
 		(*ToolOutput_Stderr)(nil),
 	}
-	file_runner_service_v1_execution_event_proto_msgTypes[12].OneofWrappers = []any{}
+	file_runner_service_v1_execution_event_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_service_v1_execution_event_proto_rawDesc), len(file_runner_service_v1_execution_event_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

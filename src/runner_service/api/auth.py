@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from runner_service.errors import UnauthenticatedError
+from runner_service.identity import OPERATOR, Caller
 from runner_service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -19,24 +20,25 @@ _FILE_CHECK_INTERVAL_SECONDS = 1.0
 
 
 class Authentication:
-    """Checks the bearer token of calls. Without `token`, every call passes."""
+    """Finds out who calls. Without `token`, everybody is the operator."""
 
     def __init__(self, token: TokenSource | None) -> None:
         self._token = token
 
-    def check(self, metadata: Metadata) -> None:
-        """Checks a call's metadata.
+    def caller(self, metadata: Metadata) -> Caller:
+        """Returns the caller that a call's metadata names.
 
         Raises:
             UnauthenticatedError: the token is missing or wrong.
         """
         if self._token is None:
-            return
+            return OPERATOR
         presented = _bearer_token(metadata)
         if presented is None:
             raise UnauthenticatedError("no token: send the metadata `authorization: Bearer <token>`")
         if not hmac.compare_digest(presented, self._token()):
             raise UnauthenticatedError("wrong token")
+        return OPERATOR
 
 
 def authentication(settings: Settings) -> Authentication:

@@ -1,4 +1,4 @@
-"""Server interceptors, outermost first: tracing, error guard, access control (token and health gate).
+"""Server interceptors, outermost first: tracing, error guard, access control (caller, role and health gate).
 
 grpc.aio accepts only coroutine functions as asynchronous handlers, and does not close async generators when a call
 ends. So each interceptor wraps the handler in a coroutine function that exhausts or closes the generator itself.
@@ -14,9 +14,12 @@ from typing import Any, cast
 import grpc
 
 from runner_service.api.auth import Authentication
+from runner_service.api.callers.delegation import acting
+from runner_service.api.callers.roles import require_role
 from runner_service.api.error_details import abort_with, end_abandoned_call, require_decodable, tolerant_deserializer
-from runner_service.errors import CallError, UnauthenticatedError
+from runner_service.errors import CallError
 from runner_service.executions.readiness import Readiness
+from runner_service.identity import current_caller
 from runner_service.telemetry import record_call_status, server_span
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -148,7 +151,7 @@ class ErrorGuard(_HandlerInterceptor):
 
 
 class AccessControl(_HandlerInterceptor):
-    """Requires the token, and refuses calls once the service has stopped. Health checks always pass."""
+    """Finds out who calls, and whether they may; refuses calls once the service has stopped. Health checks pass."""
 
     def __init__(self, authentication: Authentication, readiness: Readiness) -> None:
         super().__init__()
@@ -166,9 +169,12 @@ class AccessControl(_HandlerInterceptor):
         if handler is None or handler_call_details.method.startswith(_HEALTH_PREFIX):
             return handler
         try:
-            self._authentication.check(handler_call_details.invocation_metadata or ())
-        except UnauthenticatedError as error:
+            metadata = handler_call_details.invocation_metadata or ()
+            caller = acting(self._authentication.caller(metadata), metadata)
+            require_role(caller, handler_call_details.method)
+        except CallError as error:
             return _refusing(error)
+        current_caller.set(caller)
         return handler
 
     async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:

@@ -19,8 +19,10 @@ from runner_service.api.validation.approvals import (
 from runner_service.errors import NotFoundError, WriteStalledError
 from runner_service.events.stream import EventStream
 from runner_service.executions.approval_service import ApprovalService
+from runner_service.executions.registry import not_in_log
 from runner_service.executions.service import ExecutionService
 from runner_service.executors.protocol import Stream
+from runner_service.identity import NO_KEY, OwnerKey, current_caller, ids_to_keys, keys_to_ids, owner_key
 from runner_service.idle_timeout import idle_timeout
 from runner_service.storage.event_log import EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -78,13 +80,14 @@ class AgentRunnerServicer:
     async def execute_agent(self, request: runner_pb2.ExecuteAgentRequest, context: Context) -> None:
         """Starts or attaches to an execution, then streams its events."""
         requests.check_execute(request)
+        ids_to_keys(request, current_caller.get().tenant)
         async with self._executions.started_or_attached(request) as stream:
             await self._deliver(stream, request.after_sequence, context)
 
     async def watch_execution(self, request: runner_pb2.WatchExecutionRequest, context: Context) -> None:
         """Streams the events of an execution, without becoming its caller."""
         requests.check_watch(request)
-        async with self._executions.watched(request.execution_id, request.after_sequence) as stream:
+        async with self._executions.watched(_own(request.execution_id), request.after_sequence) as stream:
             await self._deliver(stream, request.after_sequence, context)
 
     async def get_execution(
@@ -92,20 +95,20 @@ class AgentRunnerServicer:
     ) -> runner_pb2.GetExecutionResponse:
         """Returns the current state of an execution."""
         requests.check_get(request)
-        return runner_pb2.GetExecutionResponse(execution=await self._stored(request.execution_id))
+        return runner_pb2.GetExecutionResponse(execution=keys_to_ids(await self._stored(_own(request.execution_id))))
 
     async def list_executions(
         self, request: runner_pb2.ListExecutionsRequest, _: Context
     ) -> runner_pb2.ListExecutionsResponse:
         """Returns a page of executions."""
-        key = requests.check_list(request)
+        key = requests.check_list(request, current_caller.get())
         page = await self._log.list_executions(
-            requests.execution_filter(request),
+            requests.execution_filter(request, current_caller.get().tenant),
             limit=request.page_size or requests.DEFAULT_PAGE_SIZE,
             before_key=key,
         )
         token = requests.page_token(request, page.next_key)
-        return runner_pb2.ListExecutionsResponse(executions=page.executions, next_page_token=token)
+        return runner_pb2.ListExecutionsResponse(executions=map(keys_to_ids, page.executions), next_page_token=token)
 
     async def cancel_execution(
         self, request: runner_pb2.CancelExecutionRequest, _: Context
@@ -113,7 +116,7 @@ class AgentRunnerServicer:
         """Cancels an execution."""
         requests.check_cancel(request)
         return runner_pb2.CancelExecutionResponse(
-            state=await self._executions.cancel(request.execution_id, request.reason)
+            state=await self._executions.cancel(_own(request.execution_id), request.reason)
         )
 
     async def submit_approval(
@@ -121,6 +124,7 @@ class AgentRunnerServicer:
     ) -> runner_pb2.SubmitApprovalResponse:
         """Decides about a tool call."""
         check_submit_approval(request)
+        request.execution_id = _own(request.execution_id)
         return runner_pb2.SubmitApprovalResponse(state=await self._approvals.submit(request))
 
     async def list_approvals(
@@ -131,8 +135,9 @@ class AgentRunnerServicer:
         pending, next_key = await self._approvals.pending(
             limit=request.page_size or requests.DEFAULT_PAGE_SIZE,
             before_key=key,
-            execution_id=request.execution_id,
-            session_id=request.session_id,
+            tenant=current_caller.get().tenant,
+            execution_id=_own(request.execution_id),
+            session_id=_own(request.session_id),
         )
         return runner_pb2.ListApprovalsResponse(
             approvals=pending, next_page_token=requests.page_token(filters_of(request), next_key)
@@ -141,7 +146,7 @@ class AgentRunnerServicer:
     async def watch_approvals(self, request: runner_pb2.WatchApprovalsRequest, context: Context) -> None:
         """Streams what waits for a decision."""
         check_watch_approvals(request)
-        async with aclosing(self._approvals.changes(request.session_id)) as changes:
+        async with aclosing(self._approvals.changes(current_caller.get().tenant, _own(request.session_id))) as changes:
             async for pending in changes:
                 response = runner_pb2.WatchApprovalsResponse(approvals=pending or (), keepalive=pending is None)
                 try:
@@ -155,7 +160,7 @@ class AgentRunnerServicer:
     ) -> runner_pb2.DeleteExecutionResponse:
         """Deletes an execution."""
         requests.check_delete_execution(request)
-        await self._executions.delete_execution(request.execution_id)
+        await self._executions.delete_execution(_own(request.execution_id))
         return runner_pb2.DeleteExecutionResponse()
 
     async def delete_session(
@@ -163,7 +168,7 @@ class AgentRunnerServicer:
     ) -> runner_pb2.DeleteSessionResponse:
         """Deletes a session."""
         requests.check_delete_session(request)
-        deleted = await self._executions.delete_session(request.session_id)
+        deleted = await self._executions.delete_session(_own(request.session_id))
         return runner_pb2.DeleteSessionResponse(deleted_executions=deleted)
 
     async def read_tool_output(
@@ -171,11 +176,10 @@ class AgentRunnerServicer:
     ) -> runner_pb2.ReadToolOutputResponse:
         """Returns a byte range of a command's output."""
         requests.check_read(request)
-        execution = await self._stored(request.execution_id)
+        key = _own(request.execution_id)
+        execution = await self._stored(key)
         limit = request.max_bytes or requests.DEFAULT_READ_BYTES
-        data = await self._log.read_output(
-            request.execution_id, request.tool_call_id, _STREAMS[request.stream], request.offset, limit
-        )
+        data = await self._log.read_output(key, request.tool_call_id, _STREAMS[request.stream], request.offset, limit)
         if data is None:
             raise NotFoundError(f"tool call {request.tool_call_id} is not in the log of {request.execution_id}")
         return runner_pb2.ReadToolOutputResponse(
@@ -184,10 +188,10 @@ class AgentRunnerServicer:
             complete=states.is_final(execution.state) and len(data) < limit,
         )
 
-    async def _stored(self, execution_id: str) -> runner_pb2.Execution:
-        stored = await self._log.get(execution_id)
+    async def _stored(self, key: OwnerKey) -> runner_pb2.Execution:
+        stored = await self._log.get(key)
         if stored is None:
-            raise NotFoundError(f"execution {execution_id} is not in the log; it never was, or it was pruned")
+            raise not_in_log(key)
         return stored.execution
 
     async def _deliver(self, stream: EventStream, after: int, context: Context) -> None:
@@ -213,6 +217,11 @@ class AgentRunnerServicer:
             ) from None
         finally:
             stream.remove_watcher(watcher)
+
+
+def _own(name: str) -> OwnerKey:
+    """Returns the key of one of the caller's own executions or sessions; empty for none."""
+    return owner_key(current_caller.get().tenant, name) if name else NO_KEY
 
 
 def _stream(method: Callable[[Any, Context], Awaitable[None]], request: type[Any]) -> Handler:

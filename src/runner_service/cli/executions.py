@@ -70,11 +70,15 @@ def ps(
     """Lists the executions that have not ended, the newest first."""
     from runner_service import states  # noqa: PLC0415  # protobuf, for this only
     from runner_service.cli.actions.ps import list_executions  # noqa: PLC0415  # the same
+    from runner_service.identity import OwnerKey  # noqa: PLC0415  # the same
     from runner_service.storage.execution_filter import ExecutionFilter  # noqa: PLC0415  # the same
 
     created_after = None if since is None else time.time_ns() - int(since * 1e9)
     wanted = ExecutionFilter(
-        () if with_ended else states.OPEN_STATES, session_id, dict(key_value_pairs("--label", labels)), created_after
+        () if with_ended else states.OPEN_STATES,
+        OwnerKey(session_id),
+        dict(key_value_pairs("--label", labels)),
+        created_after,
     )
     list_executions(wanted, as_json=as_json, target=target)
 

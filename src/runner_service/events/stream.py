@@ -16,6 +16,7 @@ from runner_service.events.quota import DiskQuota
 from runner_service.events.tail import Tail
 from runner_service.events.writer import EventRun, LogWriter
 from runner_service.executors.protocol import Stream
+from runner_service.identity import bare_id
 from runner_service.storage.event_log import Entry, EventLog, NewEvent, NewOutput, NewState, NewValue, Page, Rejection
 from runner_service.storage.frames import Framer
 from runner_service.telemetry import metrics
@@ -51,7 +52,7 @@ class EventStream:
         self._published_finish = finished
         self._writer = writer
         self._log = log
-        self._framer = Framer(execution_id)
+        self._framer = Framer(bare_id(execution_id))
         self.is_remote = False
         """Set when another process publishes these events."""
         self.owner_token = 0
@@ -258,5 +259,5 @@ class EventStream:
     async def _page_from_log(self, after: int, max_bytes: int) -> Page:
         page = await self._log.read(self.execution_id, after, max_bytes)
         if not page.frames:
-            raise NotFoundError(f"execution {self.execution_id} was pruned from the log")
+            raise NotFoundError(f"execution {bare_id(self.execution_id)} was pruned from the log")
         return page

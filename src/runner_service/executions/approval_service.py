@@ -14,6 +14,7 @@ from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner, grants_name
 from runner_service.executions.service import ExecutionService
+from runner_service.identity import NO_KEY, OwnerKey, bare_id, tenant_of
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, LogError
 from runner_service.storage.execution_filter import ExecutionFilter
@@ -49,34 +50,39 @@ class ApprovalService:
         Raises:
             CallError: NOT_FOUND, ABORTED, FAILED_PRECONDITION or INVALID_ARGUMENT, as SubmitApproval's contract says.
         """
-        execution = await self._registry.find(request.execution_id)
+        execution = await self._registry.find(OwnerKey(request.execution_id))
         with self._registry.holding(execution):
             await self._load(execution)
             redactor = await self._redactor(execution)
             if execution.is_final and execution.approvals.decision(request.tool_call_id) is None:
-                raise PreconditionError(f"execution {execution.id} has ended: {states.state_name(execution.state)}")
+                raise PreconditionError(f"execution {execution.name} has ended: {states.state_name(execution.state)}")
             execution.approvals.submit(request, redactor.value)
             self._store_session_grant(execution, request)
             await self._act_on_decision(execution)
             return execution.state
 
     async def pending(
-        self, *, limit: int, before_key: int, execution_id: str, session_id: str
+        self, *, limit: int, before_key: int, tenant: str, execution_id: OwnerKey, session_id: OwnerKey
     ) -> tuple[list[runner_pb2.PendingApproval], int]:
-        """Returns what waits for a decision in the next `limit` executions, and the key of the next page. LogError."""
+        """Returns what waits for a decision in the next `limit` executions, and the key of the next page. LogError.
+
+        `tenant` is whose, or ANY_TENANT.
+        """
         if execution_id:
             return await self._pending_of(await self._registry.find(execution_id)), 0
         page = await self._log.list_executions(
-            ExecutionFilter(_ASKING_STATES, session_id), limit=limit, before_key=before_key
+            ExecutionFilter(_ASKING_STATES, tenant=tenant, session_id=session_id), limit=limit, before_key=before_key
         )
         found: list[runner_pb2.PendingApproval] = []
         for record in page.executions:
             current = self._registry.get_in_memory(record.execution_id)
             if (current.record if current else record).pending_approvals:
-                found += await self._pending_of(current or await self._registry.find(record.execution_id))
+                found += await self._pending_of(current or await self._registry.find(OwnerKey(record.execution_id)))
         return found, page.next_key
 
-    async def changes(self, session_id: str) -> AsyncGenerator[list[runner_pb2.PendingApproval] | None, None]:
+    async def changes(
+        self, tenant: str, session_id: OwnerKey
+    ) -> AsyncGenerator[list[runner_pb2.PendingApproval] | None, None]:
         """Yields what waits for a decision, now and after each change; None after a while without one. Raises LogError.
 
         Changes that come within `_COALESCE_SECONDS` of each other are one.
@@ -86,7 +92,10 @@ class ApprovalService:
             try:
                 if self._registry.is_stopping:
                     raise UnavailableError("the service is stopping; call again")
-                yield (await self.pending(limit=_MAX_WATCHED, before_key=0, execution_id="", session_id=session_id))[0]
+                pending, _ = await self.pending(
+                    limit=_MAX_WATCHED, before_key=0, tenant=tenant, execution_id=NO_KEY, session_id=session_id
+                )
+                yield pending
                 while not await waiting:
                     yield None
                     waiting = asyncio.ensure_future(self._registry.approval_changes.wait(_KEEPALIVE_SECONDS))
@@ -147,7 +156,7 @@ class ApprovalService:
 
     async def _waiting(self) -> Sequence[Execution]:
         page = await self._log.list_executions(ExecutionFilter([states.WAITING]), limit=_MAX_WAITING, before_key=0)
-        found = [await self._registry.lookup(record.execution_id) for record in page.executions]
+        found = [await self._registry.lookup(OwnerKey(record.execution_id)) for record in page.executions]
         return [each for each in found if each and each.is_waiting]
 
     async def _redactor(self, execution: Execution) -> Redactor:
@@ -169,8 +178,9 @@ def _is_due(asked: Asked) -> bool:
 
 def _describe(execution: Execution, asked: Asked) -> runner_pb2.PendingApproval:
     return runner_pb2.PendingApproval(
-        execution_id=execution.id,
-        session_id=execution.record.session_id,
+        execution_id=execution.name,
+        session_id=bare_id(execution.session),
+        tenant=tenant_of(execution.id),
         agent_name=execution.record.agent_name,
         sub_agent_id=asked.sub_agent_id,
         create_time=asked.create_time,

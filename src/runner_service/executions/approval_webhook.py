@@ -12,6 +12,7 @@ from typing import Protocol
 
 import aiohttp
 
+from runner_service.identity import ANY_TENANT, NO_KEY, OwnerKey
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 logger = logging.getLogger(__name__)
@@ -26,15 +27,17 @@ Key = tuple[str, str, int]
 class Changes(Protocol):
     """Yields what waits for approval, as `ApprovalService.changes` does."""
 
-    def __call__(self, session_id: str) -> AsyncGenerator[list[runner_pb2.PendingApproval] | None, None]:
+    def __call__(
+        self, tenant: str, session_id: OwnerKey
+    ) -> AsyncGenerator[list[runner_pb2.PendingApproval] | None, None]:
         """Yields for ever."""
 
 
 class ApprovalWebhook:
     """Sends a POST for each request that is new. After a restart what still waits is sent again.
 
-    The body is JSON: `execution_id`, `session_id`, `agent_name`, `tool_call_id`, `generation`, `tool`, `reason`,
-    `expire_time`. Arguments are not in it: who wants them asks ListApprovals.
+    The body is JSON: `execution_id`, `session_id`, `tenant`, `agent_name`, `tool_call_id`, `generation`, `tool`,
+    `reason`, `expire_time`. Arguments are not in it: who wants them asks ListApprovals.
     """
 
     def __init__(self, url: str, secret: str | None, changes: Changes) -> None:
@@ -47,7 +50,7 @@ class ApprovalWebhook:
         """Announces until cancelled, or until the service stops."""
         async with (
             aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-            aclosing(self._changes("")) as changes,
+            aclosing(self._changes(ANY_TENANT, NO_KEY)) as changes,
         ):
             async for pending in changes:
                 if pending is None:
@@ -85,7 +88,7 @@ class ApprovalWebhook:
 
 
 def _key(approval: runner_pb2.PendingApproval) -> Key:
-    return approval.execution_id, approval.request.tool_call_id, approval.request.generation
+    return f"{approval.tenant}~{approval.execution_id}", approval.request.tool_call_id, approval.request.generation
 
 
 def _body(approval: runner_pb2.PendingApproval) -> bytes:
@@ -93,6 +96,7 @@ def _body(approval: runner_pb2.PendingApproval) -> bytes:
         {
             "execution_id": approval.execution_id,
             "session_id": approval.session_id,
+            "tenant": approval.tenant,
             "agent_name": approval.agent_name,
             "tool_call_id": approval.request.tool_call_id,
             "generation": approval.request.generation,

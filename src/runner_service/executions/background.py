@@ -17,6 +17,7 @@ from runner_service.executions.readiness import Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
+from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
 from runner_service.storage.backend import Storage
 from runner_service.storage.event_log import EventLog, LogError
@@ -109,7 +110,7 @@ class Recovery:
 
         Those whose secrets the Stigmer daemon has follow when it answers.
         """
-        by_id: list[str] = []
+        by_id: list[OwnerKey] = []
         for execution in reversed(await self._registry.interrupted()):
             if stored_request.is_reference(execution.request):
                 by_id.append(execution.id)
@@ -123,12 +124,12 @@ class Recovery:
         if self._waiting_for_daemon:
             self._waiting_for_daemon.cancel()
 
-    async def _resume_all_by_id(self, execution_ids: Sequence[str]) -> None:
+    async def _resume_all_by_id(self, execution_ids: Sequence[OwnerKey]) -> None:
         for execution_id in execution_ids:
             while error := await self._resume(execution_id):  # noqa: ASYNC110  # nothing tells when it is possible
                 await asyncio.sleep(error.retry_delay)
 
-    async def _resume(self, execution_id: str) -> UnavailableError | None:
+    async def _resume(self, execution_id: OwnerKey) -> UnavailableError | None:
         """Resumes an execution if possible; returns why it is not now, when it may be later."""
         try:
             await self._service.resume(execution_id)

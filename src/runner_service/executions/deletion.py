@@ -8,6 +8,7 @@ from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
 from runner_service.executors.protocol import SandboxSpec
+from runner_service.identity import OwnerKey, bare_id
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.execution_filter import ExecutionFilter
 
@@ -24,7 +25,7 @@ class Deletion:
         self._registry = registry
         self._runner = runner
 
-    async def delete_execution(self, execution_id: str) -> None:
+    async def delete_execution(self, execution_id: OwnerKey) -> None:
         """Deletes an execution; what a session shares stays with the session.
 
         Raises:
@@ -38,7 +39,7 @@ class Deletion:
         if not execution.record.session_id:
             await self._runner.executor.delete(SandboxSpec(execution_id))
 
-    async def delete_session(self, session_id: str) -> int:
+    async def delete_session(self, session_id: OwnerKey) -> int:
         """Deletes a session: its executions, its conversation, and its own directory or sandbox. Returns how many.
 
         Raises:
@@ -47,9 +48,11 @@ class Deletion:
             LogError, SandboxError: it could not be deleted.
         """
         page = await self._log.list_executions(ExecutionFilter(session_id=session_id), limit=_MAX_SESSION_EXECUTIONS)
-        executions = [await self._registry.find(record.execution_id) for record in page.executions]
+        executions = [await self._registry.find(OwnerKey(record.execution_id)) for record in page.executions]
         if not executions:
-            raise NotFoundError(f"no execution of session {session_id} is in the log; it never was, or it was pruned")
+            raise NotFoundError(
+                f"no execution of session {bare_id(session_id)} is in the log; it never was, or it was pruned"
+            )
         for execution in executions:
             self._require_deletable(execution)
         for execution in executions:
@@ -68,8 +71,8 @@ class Deletion:
     def _require_deletable(self, execution: Execution) -> None:
         if not (execution.is_final or execution.can_be_resumed):
             raise PreconditionError(
-                f"execution {execution.id} is {states.state_name(execution.state).removeprefix('STATE_')}: "
+                f"execution {execution.name} is {states.state_name(execution.state).removeprefix('STATE_')}: "
                 "cancel it first, and wait for its end"
             )
         if execution.holders:
-            raise PreconditionError(f"somebody follows execution {execution.id}: delete it when they have left")
+            raise PreconditionError(f"somebody follows execution {execution.name}: delete it when they have left")

@@ -12,6 +12,7 @@ from runner_service.agent.interface import ParkedError
 from runner_service.approvals.requests import Approvals
 from runner_service.errors import CallError, ExecutionEnd
 from runner_service.events.stream import EventStream
+from runner_service.identity import OwnerKey, bare_id
 from runner_service.redaction import Redactor
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -64,9 +65,19 @@ class Execution:
         stream.quota.on_exceeded = self.stop
 
     @property
-    def id(self) -> str:
-        """Its execution_id."""
-        return self.record.execution_id
+    def id(self) -> OwnerKey:
+        """Its key."""
+        return OwnerKey(self.record.execution_id)
+
+    @property
+    def name(self) -> str:
+        """Its execution_id as its callers know it, for texts that they see."""
+        return bare_id(self.record.execution_id)
+
+    @property
+    def session(self) -> OwnerKey:
+        """The key of its session; empty for none."""
+        return OwnerKey(self.record.session_id)
 
     @property
     def state(self) -> "event_pb2.State.ValueType":
@@ -173,6 +184,8 @@ class Execution:
             self.record.error.code = finished.error.code = end.code
             self.record.error.message = finished.error.message = self.redactor.text(end.message)
             self.record.error.retryable = finished.error.retryable = end.retryable
+            if end.caller:
+                finished.caller.CopyFrom(end.caller)
         metrics.execution_finished(self.state, finished.error.code, elapsed)
         self.stream.publish(finished)
         self._store_record()

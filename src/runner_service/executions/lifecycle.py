@@ -13,6 +13,7 @@ from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import PreparedRun
 from runner_service.executors.protocol import Executor
+from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
 from runner_service.storage.ownership import Claim, Ownership
 from runner_service.storage.queue import Queue, Slot
@@ -211,10 +212,10 @@ class Lifecycle:
     async def _run_when_admitted(self, execution: Execution, slot: Slot, run: PreparedRun) -> str:
         await slot.admitted()
         if run.request.session_id and not execution.has_started:
-            await self._end_superseded(run.request.session_id, execution)
+            await self._end_superseded(execution.session, execution)
         return await run.run(execution, on_started=lambda: self.cancel_if_abandoned(execution))
 
-    async def _end_superseded(self, session_id: str, successor: Execution) -> None:
+    async def _end_superseded(self, session_id: OwnerKey, successor: Execution) -> None:
         """Ends what was interrupted in a session that now goes on without it, also what was resumed too late."""
         end = InterruptedEnd("it was interrupted, and its session has gone on with another execution")
         for execution in self._registry.in_memory():

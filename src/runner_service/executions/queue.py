@@ -10,6 +10,7 @@ from collections import deque
 from types import TracebackType
 
 from runner_service.errors import QueueFullError
+from runner_service.identity import bare_id
 from runner_service.storage.queue import Notify
 from runner_service.telemetry import metrics
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -104,7 +105,7 @@ class ExecutionQueue:
         self.queued += 1
         if session_id in self._session_waiters:
             self._session_waiters[session_id].append(slot)
-            slot.notify(_notice("SESSION_BUSY", f"waits for another execution of session {session_id} to end"))
+            slot.notify(_notice("SESSION_BUSY", f"waits for another execution of session {bare_id(session_id)} to end"))
             return slot
         if session_id:
             self._session_waiters[session_id] = deque()

@@ -9,6 +9,7 @@ from runner_service.events.notifier import Notifier
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
 from runner_service.executions.execution import Execution
+from runner_service.identity import NO_KEY, OwnerKey, bare_id, current_caller
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, NewExecution, StoredExecution
 from runner_service.storage.execution_filter import ExecutionFilter
@@ -16,6 +17,11 @@ from runner_service.storage.ownership import Claim
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _MAX_INTERRUPTED = 10_000
+
+
+def not_in_log(key: OwnerKey) -> NotFoundError:
+    """Returns the error for an id that the caller's tenant does not have, whoever else may."""
+    return NotFoundError(f"execution {bare_id(key)} is not in the log; it never was, or it was pruned")
 
 
 class Registry:
@@ -45,14 +51,14 @@ class Registry:
         execution = self._in_memory.get(execution_id)
         return execution is not None and execution.is_active
 
-    async def find(self, execution_id: str) -> Execution:
+    async def find(self, execution_id: OwnerKey) -> Execution:
         """Returns an execution. Raises NotFoundError, LogError."""
         execution = await self.lookup(execution_id)
         if execution is None:
-            raise NotFoundError(f"execution {execution_id} is not in the log; it never was, or it was pruned")
+            raise not_in_log(execution_id)
         return execution
 
-    async def lookup(self, execution_id: str) -> Execution | None:
+    async def lookup(self, execution_id: OwnerKey) -> Execution | None:
         """Returns an execution, from memory or from the log; None when neither has it. Raises LogError."""
         if execution_id not in self._in_memory:
             stored = await self._log.get(execution_id)
@@ -62,12 +68,12 @@ class Registry:
                 self._in_memory[execution_id] = self._restore(stored)
         return self._in_memory[execution_id]
 
-    async def interrupted(self, session_id: str = "") -> Sequence[Execution]:
+    async def interrupted(self, session_id: OwnerKey = NO_KEY) -> Sequence[Execution]:
         """Returns those that were interrupted, of one session or of all, the newest first. Raises LogError."""
         page = await self._log.list_executions(
-            ExecutionFilter([states.INTERRUPTED], session_id), limit=_MAX_INTERRUPTED
+            ExecutionFilter([states.INTERRUPTED], session_id=session_id), limit=_MAX_INTERRUPTED
         )
-        found = [await self.lookup(record.execution_id) for record in page.executions]
+        found = [await self.lookup(OwnerKey(record.execution_id)) for record in page.executions]
         # One that was dropped while the next was looked up is in memory again, or the one that has taken its place.
         current = [self._in_memory.setdefault(each.id, each) for each in found if each]
         return [each for each in current if each.can_be_resumed]
@@ -90,6 +96,8 @@ class Registry:
             agent_name=redactor.text(request.agent.name),
             labels={redactor.text(key): redactor.text(value) for key, value in request.labels.items()},
         )
+        if caller := current_caller.get(None):
+            record.caller.CopyFrom(caller.message())
         record.create_time.GetCurrentTime()
         stream = EventStream(record.execution_id, self._writer, self._log)
         stream.owner_token = claim.token

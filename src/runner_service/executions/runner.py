@@ -18,6 +18,7 @@ from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.mcp_addresses import McpAddresses, parse_networks
 from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
+from runner_service.identity import OwnerKey
 from runner_service.models import ModelChoice, resolve
 from runner_service.redaction import Redactor
 from runner_service.settings import Settings
@@ -74,9 +75,9 @@ class Runner:
         if record.mode != self.mode or root not in {None, record.root}:
             here = f"MODE={self.mode}" if record.mode != self.mode else f"in {root}"
             raise PreconditionError(
-                f"execution {execution.id} worked in {record.root} with MODE={record.mode}, and this service works "
+                f"execution {execution.name} worked in {record.root} with MODE={record.mode}, and this service works "
                 f"{here}: resume it in a service with that MODE and SANDBOX_ROOT_DIR, or on the command line with "
-                f"`runner-service run --root {record.root} --id {execution.id}` and the same message"
+                f"`runner-service run --root {record.root} --id {execution.name}` and the same message"
             )
 
     async def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
@@ -105,7 +106,7 @@ class Runner:
         """Deletes conversations of sessions that have no execution in the log. Raises as `delete_orphaned_state`."""
         loop = await self.agent_loop.once_loaded()
         for session_id in await loop.kept_sessions():
-            page = await self.log.list_executions(ExecutionFilter(session_id=session_id), limit=1)
+            page = await self.log.list_executions(ExecutionFilter(session_id=OwnerKey(session_id)), limit=1)
             if not page.executions and session_id not in active_sessions():
                 await loop.forget_session(session_id)
 
@@ -216,6 +217,7 @@ class PreparedRun:
             ),
             model=event_pb2.ModelInfo(provider=model.provider, name=execution.redactor.text(model.name)),
             resumed=self.resumes and execution.has_started,
+            caller=execution.record.caller if execution.record.HasField("caller") else None,
         )
 
     async def _confinement_info(self) -> event_pb2.ConfinementInfo | None:

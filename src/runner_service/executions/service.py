@@ -28,6 +28,7 @@ from runner_service.executions.readiness import Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
 from runner_service.executors.protocol import SandboxError
+from runner_service.identity import OPERATOR, OwnerKey, bare_id, current_caller, owner_key, tenant_of
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import Claim, Ownership
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -104,43 +105,44 @@ class ExecutionService:
             self._lifecycle.cancel_if_abandoned(execution)
 
     @asynccontextmanager
-    async def watched(self, execution_id: str, after_sequence: int) -> AsyncIterator[EventStream]:
+    async def watched(self, execution_id: OwnerKey, after_sequence: int) -> AsyncIterator[EventStream]:
         """Finds an execution to watch until the context ends. Raises NotFoundError, SequenceOutOfRangeError."""
         with self._registry.watching(await self._registry.find(execution_id), after_sequence) as stream:
             yield stream
 
     @asynccontextmanager
-    async def reported(self, execution_id: str) -> AsyncIterator[EventStream]:
+    async def reported(self, execution_id: OwnerKey) -> AsyncIterator[EventStream]:
         """Finds an execution to report it to the daemon, which does not count as watching. Raises NotFoundError."""
         with self._registry.holding(await self._registry.find(execution_id)) as stream:
             yield stream
 
-    async def cancel(self, execution_id: str, reason: str) -> "event_pb2.State.ValueType":
+    async def cancel(self, execution_id: OwnerKey, reason: str) -> "event_pb2.State.ValueType":
         """Ends an execution and returns the state it was in. Raises NotFoundError."""
-        return await self.end(
-            execution_id, CancelledEnd(f"cancelled: {reason}" if reason else "cancelled by CancelExecution")
-        )
+        end = CancelledEnd(f"cancelled: {reason}" if reason else "cancelled by CancelExecution")
+        if caller := current_caller.get(None):
+            end.caller = caller.message()
+        return await self.end(execution_id, end)
 
-    async def delete_execution(self, execution_id: str) -> None:
+    async def delete_execution(self, execution_id: OwnerKey) -> None:
         """Deletes an execution. Raises as `Deletion` does; SandboxError as UnavailableError."""
         async with self._start_lock:
             with _sandbox_errors_as_unavailable():
                 await self._deletion.delete_execution(execution_id)
 
-    async def delete_session(self, session_id: str) -> int:
+    async def delete_session(self, session_id: OwnerKey) -> int:
         """Deletes a session, and returns how many executions it had. Raises as `delete_execution` does."""
         async with self._start_lock:
             with _sandbox_errors_as_unavailable():
                 return await self._deletion.delete_session(session_id)
 
-    async def end(self, execution_id: str, end: ExecutionEnd) -> "event_pb2.State.ValueType":
+    async def end(self, execution_id: OwnerKey, end: ExecutionEnd) -> "event_pb2.State.ValueType":
         """Ends an execution with `end` and returns the state it was in. Raises NotFoundError."""
         execution = await self._registry.find(execution_id)
         found = execution.state
         self._lifecycle.end(execution, end)
         return found
 
-    async def resume(self, execution_id: str) -> None:
+    async def resume(self, execution_id: OwnerKey) -> None:
         """Resumes an interrupted execution with what is stored of its request. It no longer depends on callers.
 
         Raises:
@@ -178,15 +180,16 @@ class ExecutionService:
 
     async def _start_or_attach(self, request: "Request") -> Execution:
         fingerprint = self._fingerprint(request)
+        key = OwnerKey(request.execution_id)
         async with self._start_lock:
-            execution = await self._registry.lookup(request.execution_id) if request.execution_id else None
-            if execution is None and (request.HasField("agent") or self._daemon is None):
+            execution = await self._registry.lookup(key) if key else None
+            if execution is None and (request.HasField("agent") or not self._may_be_at_daemon(key)):
                 return await self._start(request, fingerprint, stored_request.storable(request), {})
         if execution is None:
             return await self._start_by_id(request)
         if request.HasField("agent") and execution.fingerprint != fingerprint:
             raise AlreadyExistsError(
-                f"execution {execution.id} exists with another request; choose another execution_id, "
+                f"execution {execution.name} exists with another request; choose another execution_id, "
                 "or leave out agent to attach to the one that exists"
             )
         with self._registry.holding(execution):
@@ -197,16 +200,19 @@ class ExecutionService:
         self, request: "Request", fingerprint: bytes, stored: "Request | None", values: Mapping[str, bytes]
     ) -> Execution:
         if not request.HasField("agent"):
-            raise NotFoundError(f"execution {request.execution_id} is not in the log; send the agent to start it")
+            raise NotFoundError(
+                f"execution {bare_id(request.execution_id)} is not in the log; send the agent to start it"
+            )
         self._require_readiness()
         if request.after_sequence:
             raise SequenceOutOfRangeError(
-                f"after_sequence is {request.after_sequence}, but there is no execution {request.execution_id} yet, or "
+                f"after_sequence is {request.after_sequence}, but there is no execution "
+                f"{bare_id(request.execution_id)} yet, or "
                 "it was pruned; to start it, leave after_sequence out"
             )
         run = await self._runner.prepare(request)
         await self._lifecycle.require_room(request.session_id)
-        claim = await self._claim(request.execution_id or uuid.uuid4().hex)
+        claim = await self._claim(OwnerKey(request.execution_id) or _new_key())
         return self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
 
     async def _start_by_id(self, request: "Request") -> Execution:
@@ -215,7 +221,7 @@ class ExecutionService:
         stored = stored_request.storable_by_id(found.request, await self._runner.redactor(found.request))
         async with self._start_lock:
             # Another call may have been faster.
-            if (known := await self._registry.lookup(request.execution_id)) is not None:
+            if (known := await self._registry.lookup(OwnerKey(request.execution_id))) is not None:
                 return known
             values = self._daemon.execution_values if self._daemon else {}
             execution = await self._start(found.request, self._fingerprint(found.request), stored, values)
@@ -224,7 +230,7 @@ class ExecutionService:
 
     async def _resume_if_interrupted(self, execution: Execution, request: "Request | None") -> None:
         if execution.can_be_resumed and not execution.has_started:
-            await self._resume_predecessors(execution.record.session_id)
+            await self._resume_predecessors(execution.session)
         if not execution.can_be_resumed:
             return
         if request and stored_request.is_reference(request):
@@ -232,7 +238,7 @@ class ExecutionService:
         else:
             await self._resume(execution, request)
 
-    async def _resume_predecessors(self, session_id: str) -> None:
+    async def _resume_predecessors(self, session_id: OwnerKey) -> None:
         """Resumes what was running in a session, if possible, before an execution that was waiting for it."""
         for earlier in await self._registry.interrupted(session_id) if session_id else ():
             if earlier.has_started and stored_request.is_complete(earlier.request):
@@ -247,7 +253,7 @@ class ExecutionService:
     async def _resume(self, execution: Execution, request: "Request | None") -> None:
         if request is None:
             raise PreconditionError(
-                f"execution {execution.id} was interrupted, and it had secrets, which are never stored: "
+                f"execution {execution.name} was interrupted, and it had secrets, which are never stored: "
                 "to resume it, send the whole request again; to end it, call CancelExecution"
             )
         self._require_readiness()
@@ -257,19 +263,23 @@ class ExecutionService:
         if execution.can_be_resumed:  # another call may have been faster
             self._lifecycle.resume(execution, run, claim)
 
-    async def _claim(self, execution_id: str) -> Claim:
+    async def _claim(self, execution_id: OwnerKey) -> Claim:
         claim = await self._ownership.claim(execution_id)
         if claim is None:
-            raise UnavailableError(f"execution {execution_id} was just started elsewhere; attach again")
+            raise UnavailableError(f"execution {bare_id(execution_id)} was just started elsewhere; attach again")
         return claim
 
     async def _read_from_daemon(self, request: "Request") -> "Found":
         if self._daemon is None:
             raise PreconditionError(
-                f"execution {request.execution_id} came from a Stigmer daemon, which has its secrets: "
+                f"execution {bare_id(request.execution_id)} came from a Stigmer daemon, which has its secrets: "
                 "set STIGMER_BACKEND_ENDPOINT to resume it, or call CancelExecution to end it"
             )
         return await self._daemon.read(request)
+
+    def _may_be_at_daemon(self, key: OwnerKey) -> bool:
+        """What the daemon has is read with the service's own key, so it is there for one tenant alone."""
+        return self._daemon is not None and tenant_of(key) == self._daemon.tenant
 
     def _report_to_daemon(self, execution: Execution, found: "Found") -> None:
         for notice in found.notices:
@@ -284,3 +294,7 @@ class ExecutionService:
 
     def _fingerprint(self, request: "Request") -> bytes:
         return stored_request.fingerprint(request, self._log.fingerprint_key)
+
+
+def _new_key() -> OwnerKey:
+    return owner_key(current_caller.get(OPERATOR).tenant, uuid.uuid4().hex)

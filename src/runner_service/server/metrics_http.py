@@ -80,7 +80,7 @@ class _MetricsServer:
         if method not in {b"GET", b"HEAD"}:
             return _http("405 Method Not Allowed", b"")
         try:
-            self._authentication.check(_fields(head))
+            self._authentication.caller(_fields(head))
         except UnauthenticatedError as error:
             return _http("401 Unauthorized", f"{error.message}\n".encode(), more="WWW-Authenticate: Bearer\r\n")
         async with self._rendering:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from runner_service.addresses import UnixAddress, parse_address
 from runner_service.allowed_hosts import parse_hosts
+from runner_service.identity import TENANT
 
 
 def _address(text: str) -> str:
@@ -91,6 +92,13 @@ def _volumes(text: str) -> str:
     return ",".join(each.strip() for each in text.split(",") if each.strip())
 
 
+def _tenant(text: str) -> str:
+    if not TENANT.fullmatch(text):
+        raise ValueError("should be at most 40 lower-case letters, digits and '-', not beginning with '-'")
+    return text
+
+
+TenantText = Annotated[str, AfterValidator(_tenant)]
 VolumeList = Annotated[str, AfterValidator(_volumes)]
 NetworkList = Annotated[str, AfterValidator(_networks)]
 HostList = Annotated[str, AfterValidator(_hosts)]

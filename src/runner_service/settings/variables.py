@@ -12,6 +12,7 @@ from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, Sec
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from runner_service.addresses import overlap, parse_address
+from runner_service.identity import DEFAULT_TENANT
 from runner_service.settings.machine import (
     default_command_memory,
     default_command_processes,
@@ -31,6 +32,7 @@ from runner_service.settings.types import (
     Seconds,
     SecondsOrZero,
     TcpText,
+    TenantText,
     Token,
     UrlText,
     VolumeList,
@@ -153,6 +155,8 @@ the body, in hexadecimal."""
 
     stigmer_backend_endpoint: AddressText | None = None
     """The Stigmer daemon or cloud, `host:port`; TLS when the port is 443. Unset: there is none."""
+    stigmer_tenant: TenantText = DEFAULT_TENANT
+    """The tenant of what the daemon has, and of what comes through Temporal: others' ids are never looked up there."""
     stigmer_unattended: bool = True
     """Whether nobody can approve tool calls of executions of the Stigmer daemon, which knows no approvals: those that \
 an approval policy asks about are skipped."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+from runner_service.identity import OwnerKey, bare_id, ids_to_keys
 from runner_service.settings import Settings
 from runner_service.stigmer.client import DaemonClient, OnConnectionChange, daemon_client
 from runner_service.stigmer.formatting import refusal_status
@@ -17,15 +18,24 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 class Daemon:
     """The Stigmer daemon. Construct it with `stigmer_daemon`."""
 
-    def __init__(self, client: DaemonClient, reporter: Reporter, check: Check, *, is_unattended: bool) -> None:
+    def __init__(
+        self, client: DaemonClient, reporter: Reporter, check: Check, *, tenant: str, is_unattended: bool
+    ) -> None:
         self._client = client
         self._reporter = reporter
         self._check = check
+        self.tenant = tenant
+        """Whose executions the daemon has."""
         self._is_unattended = is_unattended
 
     async def read(self, asked: runner_pb2.ExecuteAgentRequest) -> Found:
         """Reads the execution that `asked` names. Raises CallError."""
-        found = await read_execution(self._client, asked, self._check)
+        key = asked.execution_id
+        named = runner_pb2.ExecuteAgentRequest()
+        named.CopyFrom(asked)
+        named.execution_id = bare_id(key)
+        found = await read_execution(self._client, named, self._check)
+        ids_to_keys(found.request, self.tenant)
         if self._is_unattended:
             found.request.approval_policy.unattended = True
         return found
@@ -35,7 +45,7 @@ class Daemon:
         """To be stored with an execution that was read by id, so that it is reported even after a crash."""
         return PENDING_REPORT
 
-    def follow(self, execution_id: str) -> None:
+    def follow(self, execution_id: OwnerKey) -> None:
         """Starts reporting an execution that is in the log."""
         self._reporter.follow(execution_id)
 
@@ -71,4 +81,6 @@ async def stigmer_daemon(
         running_reporter(client, log) as reporter,
     ):
         with metrics.gauges_observed({metrics.DAEMON_UNREACHABLE: lambda: int(client.is_connected is not True)}):
-            yield Daemon(client, reporter, check, is_unattended=settings.stigmer_unattended)
+            yield Daemon(
+                client, reporter, check, tenant=settings.stigmer_tenant, is_unattended=settings.stigmer_unattended
+            )

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import TYPE_CHECKING
 
 from runner_service.errors import CallError, NotFoundError
+from runner_service.identity import OwnerKey, bare_id
 from runner_service.stigmer.client import DaemonClient, ReportRefusedError
 from runner_service.stigmer.pending_reports import add_pending_report, pending_reports, remove_pending_report
 from runner_service.stigmer.report_throttle import ReportThrottle
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OpenStream = Callable[[str], "AbstractAsyncContextManager[EventStream]"]
+OpenStream = Callable[[OwnerKey], "AbstractAsyncContextManager[EventStream]"]
 
 _PAGE_TIMEOUT_SECONDS = 60.0
 _INLINE_PAGE_BYTES = 16 * 1024
@@ -50,9 +51,9 @@ class Reporter:
         """Resumes the pending reports of earlier processes. `open_stream` opens the events of an execution."""
         self._open_stream = open_stream
         for execution_id in await pending_reports(self._log):
-            self.follow(execution_id)
+            self.follow(OwnerKey(execution_id))
 
-    def follow(self, execution_id: str) -> None:
+    def follow(self, execution_id: OwnerKey) -> None:
         """Starts reporting an execution that is in the log, until its end."""
         if execution_id not in self._following:
             task = self._tasks.create_task(self._follow(execution_id), name=f"report-{execution_id}")
@@ -68,7 +69,7 @@ class Reporter:
         """Reports that an execution was never started. Returns when the report has arrived or was refused."""
         delay = _INITIAL_BACKOFF_SECONDS
         try:
-            while not await self._client.update_status(execution_id, status):
+            while not await self._client.update_status(bare_id(execution_id), status):
                 await self._client.wait_before_retry(delay)
                 delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
         except ReportRefusedError as refusal:
@@ -83,7 +84,7 @@ class Reporter:
             if late:
                 logger.info("reports_left count=%d", len(late))
 
-    async def _follow(self, execution_id: str) -> None:
+    async def _follow(self, execution_id: OwnerKey) -> None:
         if self._open_stream is None:
             raise RuntimeError("follow was called before attach")
         try:
@@ -117,7 +118,7 @@ class _Report:
     """Reports one execution: one task reads its events, another sends the status."""
 
     def __init__(self, execution_id: str, client: DaemonClient, stream: "EventStream", builder: StatusBuilder) -> None:
-        self._execution_id = execution_id
+        self._execution_id = bare_id(execution_id)
         self._client = client
         self._stream = stream
         self._builder = builder

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from runner_service.identity import ANY_TENANT, NO_KEY, OwnerKey
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -12,13 +13,14 @@ class ExecutionFilter:
     """Conditions that all must hold; one that is empty or None always does."""
 
     states: Sequence["event_pb2.State.ValueType"] = ()
-    session_id: str = ""
+    session_id: OwnerKey = NO_KEY
     labels: Mapping[str, str] = field(default_factory=dict)
     """All of these labels, with these values."""
     created_after: int | None = None
     """Nanoseconds since the epoch; at this time or later."""
     created_before: int | None = None
     """Nanoseconds since the epoch; earlier than this."""
+    tenant: str = ANY_TENANT
 
     @property
     def needs_record(self) -> bool:

@@ -10,6 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from runner_service.errors import InvalidRequestError
 from runner_service.executions import stored_request
+from runner_service.identity import ids_to_keys
 from runner_service.settings import Settings
 from runner_service.storage.activities import OpenActivity
 from runner_service.temporal.contracts import AGENT, GRAPHTON
@@ -84,6 +85,7 @@ class Activities:
         self, request: runner_pb2.ExecuteAgentRequest, activity_type: str, *, result_encoding: str = ""
     ) -> None:
         info = activity.info()
+        ids_to_keys(request, self._settings.stigmer_tenant)
         stored = stored_request.storable(request) if request.HasField("agent") else None
         request.disconnect_policy = runner_pb2.DISCONNECT_POLICY_DETACH
         workflow_id, run_id, activity_id = _activity_key(info)

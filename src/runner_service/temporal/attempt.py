@@ -20,6 +20,7 @@ from runner_service.errors import (
 )
 from runner_service.executions.readiness import Readiness, Stage
 from runner_service.executions.service import ExecutionService
+from runner_service.identity import TEMPORAL, Caller, OwnerKey, current_caller
 from runner_service.settings import Settings
 from runner_service.storage.activities import ActivityStore, OpenActivity
 from runner_service.storage.event_log import EventLog
@@ -69,7 +70,7 @@ class Attempt:
         self._services = services
         self._contract = contract
         self._activity = activity
-        self._execution_id = activity.execution_id
+        self._execution_id = OwnerKey(activity.execution_id)
         self._request = request
         self._is_resumed = is_resumed
         self._heartbeats = Heartbeats(services.connection, activity)
@@ -79,6 +80,8 @@ class Attempt:
 
     async def run(self) -> None:
         """Returns when the activity is completed, is no longer wanted, or the service stops. Raises nothing else."""
+        tenant = self._services.settings.stigmer_tenant
+        current_caller.set(Caller(TEMPORAL, tenant, tenant))
         try:
             if self._is_resumed:
                 await self._probe()

@@ -9,6 +9,7 @@ from enum import Enum
 from temporalio.client import AsyncActivityCancelledError, Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
+from runner_service.identity import bare_id
 from runner_service.storage.activities import OpenActivity
 from runner_service.temporal.connection import Connection
 
@@ -45,7 +46,7 @@ class Heartbeats:
         client = await self._connection.client()
         handle = client.get_async_activity_handle(task_token=self._activity.task_token)
         try:
-            await handle.heartbeat({"execution_id": self._activity.execution_id}, rpc_timeout=_RPC_TIMEOUT)
+            await handle.heartbeat({"execution_id": bare_id(self._activity.execution_id)}, rpc_timeout=_RPC_TIMEOUT)
         except AsyncActivityCancelledError as error:
             is_cancelled = error.details is None or error.details.cancel_requested
             return Verdict.CANCELLED if is_cancelled else None  # a paused activity runs on

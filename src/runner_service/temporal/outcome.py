@@ -5,6 +5,7 @@ from typing import NamedTuple
 from runner_service import states
 from runner_service.errors import CallError, ExecutionEnd
 from runner_service.events.stream import EventStream
+from runner_service.identity import bare_id
 from runner_service.storage.event_log import EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -38,7 +39,7 @@ def refused(execution_id: str, reason: CallError | ExecutionEnd) -> Outcome:
     finished.error.code = code_of(reason)
     finished.error.message = reason.message
     finished.error.retryable = retryable
-    event = event_pb2.ExecutionEvent(execution_id=execution_id, finished=finished)
+    event = event_pb2.ExecutionEvent(execution_id=bare_id(execution_id), finished=finished)
     event.create_time.GetCurrentTime()
     record = runner_pb2.Execution(execution_id=execution_id, state=state, error=finished.error)
     return Outcome(record, event, reason)

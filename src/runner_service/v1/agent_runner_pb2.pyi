@@ -897,6 +897,8 @@ class Execution(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     PENDING_APPROVALS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     ROOT_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
@@ -911,6 +913,8 @@ class Execution(_message.Message):
     """The agent's name."""
     pending_approvals: _builtins.int
     """How many of its tool calls wait for a decision."""
+    tenant: _builtins.str
+    """The tenant that owns it."""
     root: _builtins.str
     """The path of the directory that its tools work in, in its sandbox or on the service's machine, symlinks resolved.
     Empty before it started, and of executions older than this field.
@@ -941,6 +945,10 @@ class Execution(_message.Message):
     def usage(self) -> _execution_event_pb2.Usage:
         """Its usage. Unset before its end."""
 
+    @_builtins.property
+    def caller(self) -> _execution_event_pb2.Caller:
+        """Who started it. Unset for one that is older than this field."""
+
     def __init__(
         self,
         *,
@@ -956,12 +964,14 @@ class Execution(_message.Message):
         error: _execution_event_pb2.ExecutionError | None = ...,
         usage: _execution_event_pb2.Usage | None = ...,
         pending_approvals: _builtins.int = ...,
+        tenant: _builtins.str = ...,
+        caller: _execution_event_pb2.Caller | None = ...,
         root: _builtins.str = ...,
         mode: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_time", b"create_time", "error", b"error", "execution_id", b"execution_id", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "mode", b"mode", "pending_approvals", b"pending_approvals", "root", b"root", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "caller", b"caller", "create_time", b"create_time", "error", b"error", "execution_id", b"execution_id", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "mode", b"mode", "pending_approvals", b"pending_approvals", "root", b"root", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1000,12 +1010,17 @@ class ListExecutionsRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The page size. 0: 50. At most 500."""
     page_token: _builtins.str
     """The `next_page_token` of the previous page, with the same filters. Empty: the first page."""
     session_id: _builtins.str
     """Only executions of this session. Empty: all."""
+    tenant: _builtins.str
+    """The tenant whose executions to list, or `*` for those of all tenants. Only for the role `operate`. Empty: the tenant
+    that the caller acts for.
+    """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_execution_event_pb2.State.ValueType]:
         """Only executions in one of these states. Empty: all."""
@@ -1032,10 +1047,11 @@ class ListExecutionsRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         created_after: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1472,6 +1488,7 @@ class PendingApproval(_message.Message):
     SUB_AGENT_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The execution."""
     session_id: _builtins.str
@@ -1480,6 +1497,8 @@ class PendingApproval(_message.Message):
     """The agent's name."""
     sub_agent_id: _builtins.str
     """The sub-agent that made the call, as in events. Empty: the main agent."""
+    tenant: _builtins.str
+    """The tenant of the execution."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
@@ -1497,10 +1516,11 @@ class PendingApproval(_message.Message):
         sub_agent_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         request: _execution_event_pb2.ApprovalRequested | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_time", b"create_time", "execution_id", b"execution_id", "request", b"request", "session_id", b"session_id", "sub_agent_id", b"sub_agent_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_time", b"create_time", "execution_id", b"execution_id", "request", b"request", "session_id", b"session_id", "sub_agent_id", b"sub_agent_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,6 +31,9 @@ class AgentRunnerServiceStub:
 
     Every rpc may also return these statuses, which its own comment does not repeat:
     UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    PERMISSION_DENIED: the caller has no role for the rpc, or may not act for the tenant in the metadata `x-runner-tenant`.
+    It depends on caller, rpc and tenant alone, never on what exists. Ids belong to the tenant that the caller acts for;
+    those of other tenants are unknown.
     UNAVAILABLE: the service is stopping or cannot be reached. Retry after the delay in `google.rpc.RetryInfo`.
     INTERNAL: a defect of the service. The message contains an id, under which the service's log has the details.
     """
@@ -135,6 +138,9 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
 
     Every rpc may also return these statuses, which its own comment does not repeat:
     UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    PERMISSION_DENIED: the caller has no role for the rpc, or may not act for the tenant in the metadata `x-runner-tenant`.
+    It depends on caller, rpc and tenant alone, never on what exists. Ids belong to the tenant that the caller acts for;
+    those of other tenants are unknown.
     UNAVAILABLE: the service is stopping or cannot be reached. Retry after the delay in `google.rpc.RetryInfo`.
     INTERNAL: a defect of the service. The message contains an id, under which the service's log has the details.
     """
@@ -235,6 +241,9 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every rpc may also return these statuses, which its own comment does not repeat:
     UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    PERMISSION_DENIED: the caller has no role for the rpc, or may not act for the tenant in the metadata `x-runner-tenant`.
+    It depends on caller, rpc and tenant alone, never on what exists. Ids belong to the tenant that the caller acts for;
+    those of other tenants are unknown.
     UNAVAILABLE: the service is stopping or cannot be reached. Retry after the delay in `google.rpc.RetryInfo`.
     INTERNAL: a defect of the service. The message contains an id, under which the service's log has the details.
     """

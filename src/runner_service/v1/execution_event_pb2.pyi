@@ -450,6 +450,7 @@ class Started(_message.Message):
     SANDBOX_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
     """Where tools run: `local` or `cloud`."""
     resumed: _builtins.bool
@@ -462,6 +463,10 @@ class Started(_message.Message):
     def model(self) -> Global___ModelInfo:
         """The model in use."""
 
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who started the execution. Unset for one that is older than this field."""
+
     def __init__(
         self,
         *,
@@ -469,14 +474,45 @@ class Started(_message.Message):
         sandbox: Global___SandboxInfo | None = ...,
         model: Global___ModelInfo | None = ...,
         resumed: _builtins.bool = ...,
+        caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "sandbox", b"sandbox"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "model", b"model", "sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "model", b"model", "resumed", b"resumed", "sandbox", b"sandbox"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "mode", b"mode", "model", b"model", "resumed", b"resumed", "sandbox", b"sandbox"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Started: _TypeAlias = Started  # noqa: Y015
+
+@_typing.final
+class Caller(_message.Message):
+    """Names whoever made a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOME_TENANT_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name: of CALLERS_FILE, `operator` with AUTH_TOKEN or without any, `temporal` for activities of Temporal."""
+    home_tenant: _builtins.str
+    """The tenant that the caller belongs to."""
+    tenant: _builtins.str
+    """The tenant that it acts for, and that owns what it does."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        home_tenant: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["home_tenant", b"home_tenant", "name", b"name", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Caller: _TypeAlias = Caller  # noqa: Y015
 
 @_typing.final
 class SandboxInfo(_message.Message):
@@ -1261,6 +1297,7 @@ class Finished(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     state: Global___State.ValueType
     """One of the final states."""
     output: _builtins.str
@@ -1277,6 +1314,10 @@ class Finished(_message.Message):
     def elapsed(self) -> _duration_pb2.Duration:
         """The run time, from `started`."""
 
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who cancelled it by CancelExecution. Unset otherwise."""
+
     def __init__(
         self,
         *,
@@ -1285,10 +1326,11 @@ class Finished(_message.Message):
         output: _builtins.str = ...,
         usage: Global___Usage | None = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "elapsed", b"elapsed", "error", b"error", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "output", b"output", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "elapsed", b"elapsed", "error", b"error", "output", b"output", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,6 +21,7 @@ from runner_service.api.validation.fields import (
 )
 from runner_service.approvals.validation import policy_violations
 from runner_service.errors import FieldViolation, InvalidRequestError
+from runner_service.identity import ANY_TENANT, NO_KEY, TENANT, Caller, owner_key
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -92,7 +93,7 @@ def check_read(request: runner_pb2.ReadToolOutputRequest) -> None:
     raise_if_any(required_identifier(request.execution_id), violations())
 
 
-def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
+def check_list(request: runner_pb2.ListExecutionsRequest, caller: Caller) -> int:
     """Validates a ListExecutions request and returns the key at which its page begins, 0 for the first page.
 
     Raises:
@@ -106,6 +107,7 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
         if request.session_id:
             yield from identifier("session_id", request.session_id)
         yield from _label_violations(request.labels)
+        yield from _tenant_violations(request, caller)
         for field, value in request.ListFields():
             if field.name in _TIMES and not _is_valid_time(value):
                 yield FieldViolation(field.name, "must be a time between the years 1970 and 2261")
@@ -118,11 +120,17 @@ def check_list(request: runner_pb2.ListExecutionsRequest) -> int:
     return page_key(request) or 0
 
 
-def execution_filter(request: runner_pb2.ListExecutionsRequest) -> ExecutionFilter:
-    """Returns the filters of a valid request."""
+def execution_filter(request: runner_pb2.ListExecutionsRequest, tenant: str) -> ExecutionFilter:
+    """Returns the filters of a valid request of a caller that acts for `tenant`."""
+    tenant = request.tenant or tenant
     times = {field.name: value.ToNanoseconds() for field, value in request.ListFields() if field.name in _TIMES}
     return ExecutionFilter(
-        request.states, request.session_id, request.labels, times.get("created_after"), times.get("created_before")
+        request.states,
+        tenant=tenant,
+        session_id=owner_key(tenant, request.session_id) if request.session_id else NO_KEY,
+        labels=request.labels,
+        created_after=times.get("created_after"),
+        created_before=times.get("created_before"),
     )
 
 
@@ -223,6 +231,18 @@ def _label_violations(labels: Mapping[str, str]) -> Violations:
                 f"must have a key of 1 to {MAX_LABEL_KEY_CHARACTERS} characters "
                 f"and a value of at most {MAX_LABEL_VALUE_CHARACTERS}",
             )
+
+
+def _tenant_violations(request: runner_pb2.ListExecutionsRequest, caller: Caller) -> Violations:
+    if request.tenant in {"", caller.tenant}:
+        return
+    if not caller.is_operator:
+        yield FieldViolation("tenant", "must be empty: only operators list the executions of other tenants")
+    elif request.tenant == ANY_TENANT:
+        if request.session_id:
+            yield FieldViolation("session_id", "must be empty with the tenant '*': each tenant has sessions of its own")
+    elif not TENANT.fullmatch(request.tenant):
+        yield FieldViolation("tenant", "must be the name of a tenant, or '*' for all")
 
 
 def _is_valid_time(time: Timestamp) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from runner_service.cli.errors import CommandError, ExitCode
 from runner_service.cli.local_log import NoLogError, opened_local_log
 from runner_service.cli.target import Target
+from runner_service.identity import OwnerKey
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -42,7 +43,7 @@ def stored_root(target: Target, execution_id: str, session_id: str) -> Path | No
                 return None
             known = log.get(execution_id) if execution_id else None
             if known is None and session_id:
-                known = next(log.list(ExecutionFilter(session_id=session_id)), None)
+                known = next(log.list(ExecutionFilter(session_id=OwnerKey(session_id))), None)
     except NoLogError:
         return None
     return Path(known.root) if known and known.mode == "local" and Path(known.root).is_dir() else None

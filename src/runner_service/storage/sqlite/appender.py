@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from runner_service.executors.protocol import Stream
+from runner_service.identity import tenant_of
 from runner_service.states import is_final
 from runner_service.storage.event_log import (
     Entry,
@@ -97,10 +98,11 @@ class Appender:
     def _insert_execution(self, entry: NewExecution) -> None:
         execution = entry.execution
         inserted = self._connection.execute(
-            "INSERT INTO executions (execution_id, session_id, state, changed, fingerprint, request, record) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO executions (execution_id, tenant, session_id, state, changed, fingerprint, request, record) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 execution.execution_id,
+                tenant_of(execution.execution_id),
                 execution.session_id,
                 execution.state,
                 time.time(),

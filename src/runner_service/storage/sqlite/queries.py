@@ -3,6 +3,7 @@
 import sqlite3
 from typing import NamedTuple
 
+from runner_service.identity import ANY_TENANT
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.frames import skip_frames
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
@@ -36,6 +37,9 @@ def list_executions(
     """Returns a page, newest first, and the key that continues it, 0 at the end."""
     conditions = ["(? = 0 OR key < ?)"]
     values: list[int | str] = [before_key, before_key]
+    if wanted.tenant != ANY_TENANT:
+        conditions.append("tenant = ?")
+        values.append(wanted.tenant)
     if wanted.session_id:
         conditions.append("session_id = ?")
         values.append(wanted.session_id)

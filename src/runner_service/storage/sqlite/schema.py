@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from runner_service.identity import DEFAULT_TENANT
 from runner_service.storage.sqlite.migrations import Schema, statements
 
 EVENTS_FILE = "events.db"
@@ -104,12 +105,19 @@ def _upgrade_to_2(connection: sqlite3.Connection, state_dir: Path) -> None:
     _import_pending_reports(connection, state_dir)
 
 
+_add_tenants = statements(f"""
+ALTER TABLE executions ADD COLUMN tenant TEXT NOT NULL DEFAULT '{DEFAULT_TENANT}';
+CREATE INDEX executions_by_tenant ON executions (tenant, key);
+CREATE INDEX executions_by_tenant_state ON executions (tenant, state, key)
+""")
+
+
 def _create_events(connection: sqlite3.Connection, state_dir: Path) -> None:
     _create_event_tables(connection, state_dir)
     connection.execute("INSERT INTO meta VALUES ('fingerprint_key', ?)", (secrets.token_bytes(32),))
 
 
-EVENTS = Schema([_create_events, _upgrade_to_2])
+EVENTS = Schema([_create_events, _upgrade_to_2, _add_tenants])
 
 CHECKPOINTS = Schema(
     [statements("DROP TABLE IF EXISTS journal")],  # copied by the upgrade of `events.db`, which is opened before

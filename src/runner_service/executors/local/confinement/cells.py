@@ -19,7 +19,7 @@ from runner_service.executors.local.confinement.private import PrivateStore
 from runner_service.executors.local.supervisor_client import SupervisorClient
 from runner_service.executors.protocol import SandboxSpec
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_PLAIN_NAME = re.compile(r"([a-z0-9][a-z0-9-]{0,39}~)?[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class CacheBounds(NamedTuple):

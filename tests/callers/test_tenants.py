@@ -1,0 +1,137 @@
+"""Executions belong to tenants: other tenants' ids are not there."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from tests.probe import failure_of
+from tests.running import Client, StartService, command, one, turn
+
+from runner_service.api.callers.roles import ROLE_OF_RPC, may_call, require_role
+from runner_service.errors import PermissionDeniedError
+from runner_service.identity import OPERATOR, Caller, Role, bare_id, owner_key, tenant_of
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+SERVICE = runner_pb2.DESCRIPTOR.services_by_name["AgentRunnerService"]
+
+
+def tenant(name: str) -> tuple[tuple[str, str], ...]:
+    return (("x-runner-tenant", name),)
+
+
+def test_every_rpc_has_a_role() -> None:
+    assert set(ROLE_OF_RPC) == set(SERVICE.methods_by_name)
+
+
+@pytest.mark.parametrize("rpc", sorted(SERVICE.methods_by_name))
+def test_a_role_opens_what_the_table_says_and_an_rpc_that_is_not_in_it_is_open_to_nobody(rpc: str) -> None:
+    allowed = {role for role in Role if may_call(Caller("c", roles=frozenset({role})), rpc)}
+    assert Role.OPERATE in allowed
+    assert (Role.WATCH in allowed) is (ROLE_OF_RPC[rpc] is Role.WATCH)
+    with pytest.raises(PermissionDeniedError):
+        require_role(OPERATOR, f"/{SERVICE.full_name}/{rpc}Next")
+    with pytest.raises(PermissionDeniedError):
+        require_role(Caller("nobody"), f"/{SERVICE.full_name}/{rpc}")
+
+
+@pytest.mark.parametrize(("owner", "key"), [("default", "chat"), ("acme", "acme~chat")])
+def test_a_key_tells_its_tenant_and_its_id(owner: str, key: str) -> None:
+    assert owner_key(owner, "chat") == key
+    assert (tenant_of(key), bare_id(key)) == (owner, "chat")
+
+
+async def ended(client: Client, execution_id: str, metadata: Any, **fields: Any) -> list[Any]:
+    request = client.request(execution_id=execution_id, **fields)
+    return await client.collect(client.stub.ExecuteAgent(request, metadata=metadata))
+
+
+async def test_the_same_ids_in_three_tenants_are_three_executions_with_directories_of_their_own(
+    start: StartService, tmp_path: Path
+) -> None:
+    client = await start(
+        [turn("", command("pwd; echo x >> mine; wc -l < mine")), turn("done")], SANDBOX_SCOPE="session"
+    )
+    roots, outputs = set(), []
+    for name in ("default", "acme", "globex"):
+        events = await ended(client, "nightly", tenant(name), session_id="chat")
+        started = one(events, "started")
+        roots.add(started.sandbox.root)
+        outputs.append(b"".join(each.tool_output.stdout for each in events).split()[-1])
+        assert started.caller.tenant == name
+        assert {each.execution_id for each in events} == {"nightly"}
+    assert len(roots) == 3
+    assert outputs == [b"1"] * 3
+    for name in ("acme", "globex"):
+        page = await client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(), metadata=tenant(name))
+        assert [(each.execution_id, each.session_id, each.tenant) for each in page.executions] == [
+            ("nightly", "chat", name)
+        ]
+    page = await client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(tenant="*"))
+    assert {each.tenant for each in page.executions} == {"default", "acme", "globex"}
+
+
+async def test_a_session_of_default_cannot_be_named_like_the_directory_of_another_tenant(start: StartService) -> None:
+    client = await start([turn("", command("pwd")), turn("done")], SANDBOX_SCOPE="session")
+    theirs = one(await ended(client, "1", tenant("acme"), session_id="chat"), "started").sandbox.root
+    for guess in ("session-4d83fdfb36377cdafd4fa73ad8dce1d2", "acme", Path(theirs).name.replace("~", "-")):
+        mine = one(await ended(client, "", (), session_id=guess), "started").sandbox.root
+        assert mine != theirs
+    with pytest.raises(grpc.aio.AioRpcError, match="session_id"):
+        await ended(client, "", (), session_id=Path(theirs).name)
+
+
+def requests_for(execution_id: str) -> dict[str, Any]:
+    """A valid request of every rpc that names an execution or a session."""
+    session = {"session_id": "chat"} if execution_id == "theirs" else {"session_id": "none"}
+    return {
+        "ExecuteAgent": runner_pb2.ExecuteAgentRequest(execution_id=execution_id),
+        "WatchExecution": runner_pb2.WatchExecutionRequest(execution_id=execution_id),
+        "GetExecution": runner_pb2.GetExecutionRequest(execution_id=execution_id),
+        "CancelExecution": runner_pb2.CancelExecutionRequest(execution_id=execution_id),
+        "DeleteExecution": runner_pb2.DeleteExecutionRequest(execution_id=execution_id),
+        "DeleteSession": runner_pb2.DeleteSessionRequest(**session),
+        "ReadToolOutput": runner_pb2.ReadToolOutputRequest(
+            execution_id=execution_id, tool_call_id="c", stream=runner_pb2.OUTPUT_STREAM_STDOUT
+        ),
+        "SubmitApproval": runner_pb2.SubmitApprovalRequest(
+            execution_id=execution_id, tool_call_id="c", action=event_pb2.APPROVAL_ACTION_SKIP
+        ),
+        "ListApprovals": runner_pb2.ListApprovalsRequest(execution_id=execution_id),
+    }
+
+
+async def refusal(call: Any) -> tuple[Any, str, Any]:
+    error = await failure_of(call)
+    trailers = {key: value for key, value in error.trailing_metadata() or () if key == "grpc-status-details-bin"}
+    return error.code(), error.details() or "", trailers.get("grpc-status-details-bin")
+
+
+@pytest.mark.parametrize("rpc", sorted(requests_for("x")))
+async def test_what_another_tenant_has_is_refused_as_what_never_was(start: StartService, rpc: str) -> None:
+    client = await start([turn("done")])
+    await ended(client, "theirs", tenant("acme"), session_id="chat")
+    answers = []
+    for name in ("theirs", "neverw"):
+        method = getattr(client.stub, rpc)
+        code, text, details = await refusal(method(requests_for(name)[rpc], metadata=tenant("globex")))
+        blank = text.replace(name, "ID").replace("chat", "SESSION").replace("none", "SESSION")
+        answers.append((code, blank, details and details.replace(name.encode(), b"theirs").replace(b"none", b"chat")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] is grpc.StatusCode.NOT_FOUND
+    assert "~" not in answers[0][1]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code"),
+    [
+        ((*tenant("acme"), *tenant("globex")), grpc.StatusCode.INVALID_ARGUMENT),
+        (tenant("ACME"), grpc.StatusCode.INVALID_ARGUMENT),
+        (tenant(""), grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_a_call_names_one_tenant_or_none(start: StartService, metadata: Any, code: grpc.StatusCode) -> None:
+    client = await start([turn("done")])
+    error = await failure_of(client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(), metadata=metadata))
+    assert error.code() is code
