@@ -130,7 +130,7 @@ async def test_a_start_that_takes_too_long_is_given_up_and_its_sandbox_deleted(c
 
     cloud.faults.start_seconds = 2.0
     cloud.faults.add(r"GET /api/sandbox/", "502")  # ends the SDK's own wait
-    async with daytona_executor(account(cloud), replace(CONFIG, start_timeout=0.3)) as executor:
+    async with daytona_executor(account(cloud), replace(CONFIG, start_timeout=0.3, close_timeout=20.0)) as executor:
         assert "did not start within" in str(await refusal(executor))
     await settled(cloud)
 

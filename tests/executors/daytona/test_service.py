@@ -87,8 +87,7 @@ async def test_the_key_is_in_no_event_no_log_and_no_sandbox(
     assert "[redacted:secret]" in one(events, "finished").output
 
 
-@pytest.mark.timeout(300)
-async def test_a_key_that_is_refused_ends_executions_by_name(start: StartService, cloud: Cloud) -> None:
+async def test_a_key_that_is_refused_ends_executions_by_name(cloud: Cloud, start: StartService) -> None:
     client = await start([turn("Hi.")], **in_cloud(cloud, DAYTONA_API_KEY="dtn_another_key"))
     events = await client.execute()
     error = one(events, "finished").error

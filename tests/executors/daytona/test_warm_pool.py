@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,20 @@ from tests.executors.daytona.executors import LIMITS, account
 from tests.executors.daytona.test_sandboxes import refusal, settled
 from tests.executors.recorder import output
 
-from runner_service.executors.daytona.config import KIND, SandboxConfig
+from runner_service.executors.daytona.config import KIND, LEASE, SandboxConfig
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
 from runner_service.executors.protocol import SandboxSpec
 
 WARM = replace(CONFIG, warm=2)
+
+
+@asynccontextmanager
+async def filling(cloud: Cloud, config: SandboxConfig) -> AsyncIterator[DaytonaExecutor]:
+    """An executor that begins at once to fill its pool."""
+    begin = asyncio.Event()
+    begin.set()
+    async with daytona_executor(account(cloud), config, begin=begin, limits=LIMITS) as executor:
+        yield executor
 
 
 async def filled(executor: DaytonaExecutor, count: int) -> None:
@@ -26,14 +36,11 @@ async def filled(executor: DaytonaExecutor, count: int) -> None:
 
 @pytest.fixture
 async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    begin = asyncio.Event()
-    begin.set()
-    async with daytona_executor(account(cloud), WARM, begin=begin, limits=LIMITS) as opened:
+    async with filling(cloud, replace(WARM, close_timeout=1.0)) as opened:
         await filled(opened, 2)
         yield opened
 
 
-@pytest.mark.timeout(300)  # the pool starts another one, whose end is waited for
 @pytest.mark.parametrize("session_id", ["", "s"])
 async def test_a_first_command_finds_a_sandbox_that_is_started(
     cloud: Cloud, executor: DaytonaExecutor, session_id: str
@@ -73,14 +80,38 @@ async def test_a_session_finds_its_sandbox_again_also_from_another_process(
 
 
 async def test_the_pool_is_filled_up_again_and_leaves_nothing(cloud: Cloud) -> None:
-    begin = asyncio.Event()
-    begin.set()
-    async with daytona_executor(account(cloud), WARM, begin=begin, limits=LIMITS) as executor:
+    async with filling(cloud, WARM) as executor:
         await filled(executor, 2)
         async with executor.open(SandboxSpec("e")):
             await filled(executor, 2)
             assert len(cloud.sandboxes) == 3
     await settled(cloud)
+
+
+async def created(cloud: Cloud) -> None:
+    """Waits until a sandbox is being created."""
+    async with asyncio.timeout(20):
+        while not cloud.created:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_sandbox_that_is_being_created_at_the_end_is_deleted(cloud: Cloud) -> None:
+    cloud.faults.start_seconds = 1.0
+    async with filling(cloud, replace(WARM, close_timeout=20.0)):
+        await created(cloud)
+    await settled(cloud)
+
+
+async def test_the_end_does_not_wait_for_a_sandbox_that_does_not_start_and_the_reaper_deletes_it(cloud: Cloud) -> None:
+    cloud.faults.start_seconds = 3600.0
+    async with asyncio.timeout(8):
+        async with filling(cloud, replace(WARM, close_timeout=0.5)):
+            await created(cloud)
+    [left] = cloud.sandboxes.values()
+    left.state, left.labels[LEASE] = "started", "1"
+    async with asyncio.timeout(20), filling(cloud, CONFIG):
+        while cloud.sandboxes:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_warm_sandbox_that_is_gone_is_not_handed_out(cloud: Cloud, executor: DaytonaExecutor) -> None:

@@ -23,11 +23,11 @@ class SandboxConfig:
     `owner` is shared by all replicas of a service. `auto_stop_minutes` stops an unused sandbox; `ttl_minutes` deletes
     an execution's sandbox in any case; `session_days` deletes a session's sandbox that long after it stopped.
     `start_timeout` bounds the wait for a sandbox, `outage_timeout` how long an API that is away is waited for in the
-    middle of an execution. A request waits in the sandbox for at most `poll_interval`, and its response takes at most
-    `response_margin` more. A command with stdin ends when its sandbox has not heard from the service for
-    `stdin_idle_timeout` after that. `directory` is the root, below the working directory of the snapshot. `warm` is how
-    many sandboxes are started in advance. `network_allow_list` are CIDR ranges, `volumes` names and mount
-    paths.
+    middle of an execution, `close_timeout` how long the end of the service waits for deletions. A request waits in the
+    sandbox for at most `poll_interval`, and its response takes at most `response_margin` more. A command with stdin
+    ends when its sandbox has not heard from the service for `stdin_idle_timeout` after that. `directory` is the root,
+    below the working directory of the snapshot. `warm` is how many sandboxes are started in advance.
+    `network_allow_list` are CIDR ranges, `volumes` names and mount paths.
     """
 
     owner: str = "runner-service"
@@ -38,6 +38,7 @@ class SandboxConfig:
     start_timeout: float = 300.0
     outage_timeout: float = 300.0
     lease: float = 600.0
+    close_timeout: float = 5.0
     poll_interval: float = 20.0
     response_margin: int = 10
     stdin_idle_timeout: float = 60.0

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import SecretStr
 
@@ -16,6 +16,7 @@ from runner_service.executors.daytona.attendant_client import AttendantClient
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.commands import CommandRunner
 from runner_service.executors.daytona.config import SandboxConfig
+from runner_service.executors.daytona.deletions import Deletions
 from runner_service.executors.daytona.manager import SandboxManager
 from runner_service.executors.daytona.raw_api import RawApi
 from runner_service.executors.daytona.reaper import run_reaper
@@ -46,6 +47,14 @@ class Account:
     target: str = ""
 
 
+class _Sandboxes(NamedTuple):
+    """What the SDK's client is needed for."""
+
+    manager: SandboxManager
+    deletions: Deletions
+    pool: WarmPool
+
+
 class DaytonaExecutor:
     """Opens sandboxes. Loads the SDK in the background once `begin` is set or the first sandbox is opened."""
 
@@ -56,10 +65,8 @@ class DaytonaExecutor:
         self._config = config
         self._limits = limits
         self._load_sdk = begin
-        self._manager: asyncio.Future[SandboxManager] = asyncio.get_running_loop().create_future()
+        self._sandboxes: asyncio.Future[_Sandboxes] = asyncio.get_running_loop().create_future()
         self._held: set[str] = set()
-        self._pool: WarmPool | None = None
-        self._deletions: set[asyncio.Task[None]] = set()
         self.process_control = ""
 
     async def confinement_for(self, asked: Confinement) -> ConfinementInForce | None:
@@ -80,7 +87,7 @@ class DaytonaExecutor:
     async def delete(self, spec: SandboxSpec) -> None:
         """Implements `Executor`."""
         self._load_sdk.set()
-        manager = await asyncio.shield(self._manager)
+        manager = (await asyncio.shield(self._sandboxes)).manager
         await manager.delete_for(manager.ref_for(spec))
 
     def skip_grace(self) -> None:
@@ -95,9 +102,9 @@ class DaytonaExecutor:
         """
         await self.confinement_for(spec.confinement)
         self._load_sdk.set()
-        manager = await asyncio.shield(self._manager)
+        sandboxes = await asyncio.shield(self._sandboxes)
         end = asyncio.get_running_loop().time() + self._config.start_timeout
-        async with self._remote_sandbox(manager, spec) as remote, AsyncExitStack() as parts:
+        async with self._remote_sandbox(sandboxes, spec) as remote, AsyncExitStack() as parts:
             session = await self._open_session(remote, spec, end)
             self.process_control = session.process_control
             commands = CommandRunner(
@@ -139,64 +146,60 @@ class DaytonaExecutor:
 
     def warm_sandboxes(self) -> float:
         """Returns how many sandboxes are started and wait for somebody."""
-        return len(self._pool) if self._pool else 0
+        is_there = self._sandboxes.done() and not self._sandboxes.exception()
+        return len(self._sandboxes.result().pool) if is_there else 0
 
     async def work(self) -> None:
-        """Loads the SDK when needed and reaps abandoned sandboxes, until cancelled."""
+        """Loads the SDK when needed, fills the warm pool and reaps abandoned sandboxes, until cancelled."""
         await self._load_sdk.wait()
         try:
             async with daytona_client(
                 api_key=self._account.api_key, api_url=self._account.api_url, target=self._account.target
             ) as client:
-                raw_api = RawApi(self._account.api_url, self._account.api_key)
-                manager = SandboxManager(client, raw_api, self._config)
-                async with asyncio.TaskGroup() as tasks:
-                    if self._config.warm:
-                        self._pool = WarmPool(manager, self._config.warm, partial(self._install, manager))
-                        tasks.create_task(self._pool.run())
-                    self._manager.set_result(manager)
-                    tasks.create_task(run_reaper(manager, self._held))
+                manager = SandboxManager(client, RawApi(self._account.api_url, self._account.api_key), self._config)
+                await self._work(manager, Deletions(manager))
         except Exception as error:  # executions fail with it instead of waiting forever
             logger.exception("daytona_failed")
-            if not self._manager.done():
+            if not self._sandboxes.done():
                 handled = error if isinstance(error, SandboxError) else None
-                self._manager.set_exception(
+                self._sandboxes.set_exception(
                     handled or SandboxError("the Daytona SDK cannot be loaded; the log says why")
                 )
-                self._manager.exception()
+                self._sandboxes.exception()
+
+    async def _work(self, manager: SandboxManager, deletions: Deletions) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                pool = WarmPool(manager, deletions, self._config.warm, partial(self._install, manager))
+                self._sandboxes.set_result(_Sandboxes(manager, deletions, pool))
+                tasks.create_task(pool.run())
+                tasks.create_task(run_reaper(manager, self._held))
+        finally:
+            await deletions.finish()
+            await manager.close()
 
     @asynccontextmanager
-    async def _remote_sandbox(self, manager: SandboxManager, spec: SandboxSpec) -> AsyncIterator[RemoteSandbox]:
+    async def _remote_sandbox(self, sandboxes: _Sandboxes, spec: SandboxSpec) -> AsyncIterator[RemoteSandbox]:
+        manager, deletions, pool = sandboxes
         ref = manager.ref_for(spec)
         self._held.add(ref.name)
-        deletes, reference = ref.kind == "execution", ref.name
+        reference, awaits_deletion = ref.name, False
         try:
-            claim = self._pool.claim if self._pool else None
-            handle, origin = await manager.obtain(ref, spec.notify, claim)
+            handle, origin = await manager.obtain(ref, spec.notify, pool.claim if self._config.warm else None)
             sandbox_opened(origin)
-            reference = handle.id  # one of the warm pool has another name
+            reference, awaits_deletion = handle.id, True  # one of the warm pool has another name
             yield RemoteSandbox(manager, handle, spec.notify, is_new=origin == "new")
         except SandboxError:
-            if deletes and not spec.is_interrupted():
-                deletes = False
-                self._delete_later(manager, reference)  # may take long when Daytona fails, and nothing depends on it
+            awaits_deletion = False  # it may take long when Daytona fails, and nothing depends on it
             raise
         finally:
             try:
-                if deletes and not spec.is_interrupted():
-                    await run_to_completion(_delete(manager, reference))
+                if ref.kind == "execution" and not spec.is_interrupted():
+                    deletion = deletions.begin(reference)
+                    if awaits_deletion:
+                        await run_to_completion(deletion)
             finally:
                 self._held.discard(ref.name)
-
-    def _delete_later(self, manager: SandboxManager, reference: str) -> None:
-        deletion = asyncio.create_task(_delete(manager, reference))
-        self._deletions.add(deletion)
-        deletion.add_done_callback(self._deletions.discard)
-
-    async def finish_deletions(self) -> None:
-        """Waits for the deletions that no execution waits for; each has a time limit."""
-        if self._deletions:
-            await asyncio.wait(self._deletions)
 
     async def _renew(self, remote: RemoteSandbox) -> None:
         while True:
@@ -225,18 +228,8 @@ async def daytona_executor(
     """
     executor = DaytonaExecutor(account, config, begin or asyncio.Event(), limits)
     async with _background_task(executor.work()):
-        try:
-            with gauges_observed({WARM_SANDBOXES: executor.warm_sandboxes}):
-                yield executor
-        finally:
-            await run_to_completion(executor.finish_deletions())
-
-
-async def _delete(manager: SandboxManager, reference: str) -> None:
-    try:
-        await manager.delete(reference)
-    except SandboxError as error:
-        logger.warning("sandbox_not_deleted name=%s reason=%s", reference, error)
+        with gauges_observed({WARM_SANDBOXES: executor.warm_sandboxes}):
+            yield executor
 
 
 async def _closed(commands: CommandRunner, spec: SandboxSpec) -> None:

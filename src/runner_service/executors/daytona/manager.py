@@ -55,6 +55,14 @@ class SandboxManager(SandboxApi):
     def __init__(self, client: "AsyncDaytona", raw_api: RawApi, config: SandboxConfig) -> None:
         super().__init__(client, raw_api, config)
         self._claimed: dict[str, str] = {}
+        self._abandoned: dict[asyncio.Task[AsyncSandbox], str] = {}
+
+    async def close(self) -> None:
+        """Gives up the attempts to create a sandbox whose callers were cancelled."""
+        for attempt in self._abandoned:
+            attempt.cancel()
+        if self._abandoned:
+            await asyncio.wait(self._abandoned)
 
     def ref_for(self, spec: SandboxSpec) -> SandboxRef:
         """Returns the sandbox of an execution or its session."""
@@ -100,6 +108,12 @@ class SandboxManager(SandboxApi):
         self._claimed[ref.name] = sandbox.id
         while len(self._claimed) > _MAX_REMEMBERED_CLAIMS:
             del self._claimed[next(iter(self._claimed))]
+
+    async def delete(self, name_or_id: str) -> None:
+        """Deletes a sandbox as `SandboxApi` does, after an attempt to create it whose caller was cancelled."""
+        if attempts := [attempt for attempt, name in self._abandoned.items() if name == name_or_id]:
+            await asyncio.wait(attempts)
+        await super().delete(name_or_id)
 
     async def delete_for(self, ref: SandboxRef) -> None:
         """Deletes the sandbox of a session or execution, wherever it came from. Raises SandboxError."""
@@ -168,7 +182,7 @@ class SandboxManager(SandboxApi):
             await wait.back_off(error)
 
     async def _create(self, ref: SandboxRef, wait: StartWait) -> "AsyncSandbox | None":
-        """Tries once; the caller looks for it if this returns None. Cancellation waits for the end of the attempt."""
+        """Tries once; the caller looks for it if this returns None. An attempt whose caller is cancelled goes on."""
         attempt = asyncio.create_task(self._attempt_create(ref, wait))
         try:
             await asyncio.wait([attempt], timeout=_SLOW_START_NOTICE_SECONDS)
@@ -176,8 +190,7 @@ class SandboxManager(SandboxApi):
                 wait.notify_slow("it is being created")
             new = await asyncio.shield(attempt)
         except asyncio.CancelledError:
-            await asyncio.wait([attempt])
-            attempt.exception()
+            self._abandon(attempt, ref.name)
             raise
         except IncompatibleServerError:
             await self._raw_api.delete(ref.name)  # it was created, and nobody will find it in the SDK's way
@@ -188,6 +201,17 @@ class SandboxManager(SandboxApi):
         wait.has_created = True
         self._parameters.check(new)
         return new if state_of(new) == "started" else None
+
+    def _abandon(self, attempt: "asyncio.Task[AsyncSandbox]", name: str) -> None:
+        """Remembers an attempt, since only after its end it can be told whether there is a sandbox to delete."""
+
+        def forget(ended: "asyncio.Task[AsyncSandbox]") -> None:
+            del self._abandoned[ended]
+            if not ended.cancelled():
+                ended.exception()  # marks it as retrieved
+
+        self._abandoned[attempt] = name
+        attempt.add_done_callback(forget)
 
     async def _attempt_create(self, ref: SandboxRef, wait: StartWait) -> "AsyncSandbox":
         parameters = await self._parameters.of(ref)

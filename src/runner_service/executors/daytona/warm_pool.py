@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from runner_service.executors.daytona.config import SandboxRef
+from runner_service.executors.daytona.deletions import Deletions
 from runner_service.executors.daytona.manager import SandboxManager
 from runner_service.executors.protocol import SandboxError
 
@@ -27,9 +28,14 @@ class WarmPool:
     """
 
     def __init__(
-        self, manager: SandboxManager, size: int, prepare: Callable[["AsyncSandbox"], Awaitable[None]]
+        self,
+        manager: SandboxManager,
+        deletions: Deletions,
+        size: int,
+        prepare: Callable[["AsyncSandbox"], Awaitable[None]],
     ) -> None:
         self._manager = manager
+        self._deletions = deletions
         self._size = size
         self._prepare = prepare
         self._ready: deque[AsyncSandbox] = deque()
@@ -57,14 +63,14 @@ class WarmPool:
         return None
 
     async def run(self) -> None:
-        """Fills the pool and renews the leases, until cancelled; then deletes what is in it."""
+        """Fills the pool and renews the leases, until cancelled; then begins to delete what is in it."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._fill())
                 tasks.create_task(self._renew())
         finally:
-            names = list(self._names)
-            await asyncio.gather(*(self._delete(name) for name in names))
+            for name in list(self._names):
+                self._delete(name)
 
     async def _fill(self) -> None:
         while True:
@@ -82,7 +88,7 @@ class WarmPool:
             await self._prepare(sandbox)
         except SandboxError as error:
             logger.warning("warm_sandbox_failed reason=%s", error)
-            await self._delete(ref.name)
+            self._delete(ref.name)
             return False
         self._ready.append(sandbox)
         return True
@@ -97,12 +103,9 @@ class WarmPool:
                     logger.warning("warm_sandbox_lost name=%s reason=%s", sandbox.name, error)
                     if sandbox in self._ready:
                         self._ready.remove(sandbox)
-                        await self._delete(sandbox.name)
+                        self._delete(sandbox.name)
                         self._wanted.set()
 
-    async def _delete(self, name: str) -> None:
-        try:
-            await self._manager.delete(name)
-        except SandboxError as error:
-            logger.warning("sandbox_not_deleted name=%s reason=%s", name, error)
+    def _delete(self, name: str) -> None:
         self._names.discard(name)
+        self._deletions.begin(name)
