@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from runner_service import states
 from runner_service.executors.protocol import Stream
+from runner_service.storage.changes import StoredChangeSet
 from runner_service.storage.event_log import (
     Entry,
     ExecutionPage,
     NewCall,
+    NewChangeSet,
     NewEvent,
     NewExecution,
     NewOutput,
@@ -44,6 +46,7 @@ class Stored:
     run_id: str | None = None
     calls: dict[str, JournaledCall] = field(default_factory=dict)
     outputs: dict[tuple[str, Stream], bytes] = field(default_factory=dict)
+    change_sets: list[StoredChangeSet] = field(default_factory=list)
 
 
 class SharedStore:
@@ -104,6 +107,8 @@ class SharedLog:
                 stored.run_id = entry.run_id
             case NewCall():
                 stored.calls[entry.tool_call_id] = JournaledCall(entry.result)
+            case NewChangeSet():
+                stored.change_sets.append(StoredChangeSet(entry.sequence, entry.data))
 
     def _notify_others(self, name: str) -> None:
         stored = self._store.executions[name]
@@ -179,6 +184,10 @@ class SharedLog:
     async def find_call(self, execution_id: str, tool_call_id: str) -> JournaledCall | None:
         stored = self._store.executions.get(execution_id)
         return stored.calls.get(tool_call_id) if stored else None
+
+    async def change_sets(self, execution_id: str) -> Sequence[StoredChangeSet]:
+        stored = self._store.executions.get(execution_id)
+        return list(stored.change_sets) if stored else []
 
     async def delete(self, execution_id: str) -> bool:
         return self._store.executions.pop(execution_id, None) is not None

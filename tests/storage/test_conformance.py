@@ -14,6 +14,7 @@ from runner_service.storage.event_log import (
     Entry,
     EventLog,
     NewCall,
+    NewChangeSet,
     NewEvent,
     NewExecution,
     NewOutput,
@@ -117,6 +118,16 @@ async def test_an_execution_is_deleted_alone_and_with_all_that_is_its_own(log: E
     assert await log.run_id("a") is None
     assert await log.find_values("token") == {}
     assert await log.read("b", 0, 100) == (b"<b>", 1)
+
+
+async def test_change_sets_come_back_in_order_and_go_with_their_execution(log: EventLog) -> None:
+    await log.append([execution("a"), NewEvent("a", 1, b"<1>"), NewChangeSet("a", 1, b"first")])
+    await log.append([NewChangeSet("a", 9, b"second"), NewChangeSet("a", 9, b"third"), execution("b")])
+    assert await log.change_sets("a") == [(1, b"first"), (9, b"second"), (9, b"third")]
+    assert await log.change_sets("b") == await log.change_sets("none") == []
+    assert await log.append([NewChangeSet("gone", 1, b"late")]) == {"gone": Rejection.DELETED}
+    await log.delete("a")
+    assert await log.change_sets("a") == []
 
 
 async def test_a_stream_whose_execution_is_gone_ends_with_the_reason(log: EventLog) -> None:

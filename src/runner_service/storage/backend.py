@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from runner_service.storage.activities import ActivityStore
+from runner_service.storage.changes import ContentStore
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import Ownership
@@ -16,6 +17,10 @@ class Storage(Protocol):
     @property
     def log(self) -> EventLog:
         """Executions, events, outputs and the journal."""
+
+    @property
+    def contents(self) -> ContentStore:
+        """Contents of files that executions changed."""
 
     @property
     def ownership(self) -> Ownership:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from runner_service.errors import UnavailableError
 from runner_service.executors.protocol import Stream
+from runner_service.storage.changes import ChangeSets
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.journal import CallResult, Journal
 from runner_service.storage.outputs import Outputs
@@ -113,7 +114,16 @@ class NewCall:
     result: CallResult | None = None
 
 
-Entry = NewExecution | NewEvent | NewOutput | NewState | NewValue | NewRun | NewCall
+@dataclass(frozen=True, slots=True)
+class NewChangeSet:
+    """A set of changes of files, as of `StoredChangeSet`; appended right after its event."""
+
+    execution_id: str
+    sequence: int
+    data: bytes
+
+
+Entry = NewExecution | NewEvent | NewOutput | NewState | NewValue | NewRun | NewCall | NewChangeSet
 
 
 class Rejection(StrEnum):
@@ -145,8 +155,10 @@ class ExecutionPage(NamedTuple):
     next_key: int
 
 
-class EventLog(Outputs, Journal, Protocol):
-    """Stores executions, their events, outputs and journal, which are committed together. All methods raise LogError.
+class EventLog(Outputs, Journal, ChangeSets, Protocol):
+    """Stores executions, their events, outputs, journal and change sets, which are committed together.
+
+    All methods raise LogError.
 
     `append` has one caller at a time; the other methods may be called concurrently.
     """

@@ -10,6 +10,7 @@ from runner_service.states import is_final
 from runner_service.storage.event_log import (
     Entry,
     NewCall,
+    NewChangeSet,
     NewEvent,
     NewExecution,
     NewOutput,
@@ -80,7 +81,7 @@ class Appender:
             self._update_execution(state.execution)
         return rejected
 
-    def _append_record(self, entry: NewOutput | NewValue | NewRun | NewCall) -> None:
+    def _append_record(self, entry: NewOutput | NewValue | NewRun | NewCall | NewChangeSet) -> None:
         match entry:
             case NewOutput():
                 self._store_output(entry)
@@ -90,6 +91,8 @@ class Appender:
                 self._store_journal(entry.execution_id, RUN_ID, (entry.run_id, None, None))
             case NewCall():
                 self._store_journal(entry.execution_id, entry.tool_call_id, entry.result or (None, None, None))
+            case NewChangeSet():
+                self._store_change_set(self._key(entry.execution_id), entry)
 
     def _row(self, events: NewEvent) -> _Row:
         key = self._key(events.execution_id)
@@ -136,6 +139,11 @@ class Appender:
     def _store_journal(self, execution_id: str, tool_call_id: str, columns: Sequence[str | bytes | None]) -> None:
         query = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?)"
         self._connection.execute(query, (self._key(execution_id), tool_call_id, *columns))
+
+    def _store_change_set(self, key: int, entry: NewChangeSet) -> None:
+        next_number = "SELECT ?1, IFNULL(MAX(number), 0) + 1, ?2, ?3 FROM change_sets WHERE execution = ?1"
+        query = f"INSERT INTO change_sets {next_number}"  # constants
+        self._connection.execute(query, (key, entry.sequence, entry.data))
 
     def _start_call(self, entry: NewEvent) -> None:
         key = self._key(entry.execution_id)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.sqlite.activities import SqliteActivityStore, sqlite_activity_store
+from runner_service.storage.sqlite.content_files import ContentFiles
 from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
 from runner_service.storage.sqlite.ownership import SoleOwnership
 from runner_service.storage.sqlite.scratch_files import DirectoryScratchFiles
+
+_DEFAULT_CHANGES_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class SqliteStorage:
 
     state_dir: Path
     log: SqliteEventLog
+    contents: ContentFiles
     ownership: SoleOwnership
     scratch_files: DirectoryScratchFiles
 
@@ -34,7 +38,10 @@ class SqliteStorage:
 
 
 @asynccontextmanager
-async def sqlite_storage(state_dir: Path) -> AsyncIterator[SqliteStorage]:
+async def sqlite_storage(
+    state_dir: Path, *, changes_max_bytes: int = _DEFAULT_CHANGES_MAX_BYTES
+) -> AsyncIterator[SqliteStorage]:
     """Opens the storage below `state_dir`, which is created with mode 0700. Raises LogError."""
-    async with sqlite_event_log(state_dir) as log:
-        yield SqliteStorage(state_dir, log, SoleOwnership(), DirectoryScratchFiles(state_dir / "agents"))
+    contents = ContentFiles(state_dir / "contents", changes_max_bytes)
+    async with sqlite_event_log(state_dir, on_deleted=contents.remove) as log:
+        yield SqliteStorage(state_dir, log, contents, SoleOwnership(), DirectoryScratchFiles(state_dir / "agents"))

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from runner_service import states
 from runner_service.executors.protocol import Stream
+from runner_service.storage.changes import StoredChangeSet
 from runner_service.storage.event_log import (
     Entry,
     ExecutionPage,
@@ -53,20 +54,24 @@ _JOURNAL = (
 
 
 @asynccontextmanager
-async def sqlite_event_log(state_dir: Path) -> AsyncIterator["SqliteEventLog"]:
+async def sqlite_event_log(
+    state_dir: Path, *, on_deleted: Callable[[str], None] = lambda _: None
+) -> AsyncIterator["SqliteEventLog"]:
     """Opens the log below `state_dir`, which is created with mode 0700.
+
+    `on_deleted` is called, in a thread, with the id of each execution that was deleted.
 
     Raises:
         LogError: the directory cannot be written, another process holds it, or the file is not an intact log.
     """
-    log = await asyncio.to_thread(_open, state_dir)
+    log = await asyncio.to_thread(_open, state_dir, on_deleted)
     try:
         yield log
     finally:
         await log.close()
 
 
-def _open(state_dir: Path) -> "SqliteEventLog":
+def _open(state_dir: Path, on_deleted: Callable[[str], None]) -> "SqliteEventLog":
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_private(state_dir)
@@ -77,7 +82,7 @@ def _open(state_dir: Path) -> "SqliteEventLog":
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return SqliteEventLog(state_dir, lock)
+        return SqliteEventLog(state_dir, lock, on_deleted)
     except BlockingIOError:
         os.close(lock)
         raise LogError(
@@ -102,7 +107,7 @@ def _set_aside_outputs(outputs: Path) -> None:
 class SqliteEventLog:
     """The `EventLog` in a directory. Construct it with `sqlite_event_log`."""
 
-    def __init__(self, state_dir: Path, lock: int) -> None:
+    def __init__(self, state_dir: Path, lock: int, on_deleted: Callable[[str], None]) -> None:
         self._path = state_dir / EVENTS_FILE
         self._lock = lock
         require_intact(self._path)
@@ -117,7 +122,7 @@ class SqliteEventLog:
             "SELECT value FROM meta WHERE name = 'fingerprint_key'"
         ).fetchone()[0]
         self._appender = Appender(self._writer, self._outputs)
-        self._pruner = Pruner(self._writer, self._outputs)
+        self._pruner = Pruner(self._writer, self._outputs, on_deleted)
         self._readers: list[sqlite3.Connection] = []
         self._write_thread = WriterThread("event-log-writer")
         self._read_threads = ThreadPoolExecutor(_READ_THREADS, "event-log-reader")
@@ -198,6 +203,10 @@ class SqliteEventLog:
         if row is None:
             return None
         return JournaledCall(CallResult(*row) if row[0] is not None else None)
+
+    async def change_sets(self, execution_id: str) -> Sequence[StoredChangeSet]:
+        """Implements `ChangeSets`."""
+        return await self._read(lambda connection: queries.find_change_sets(connection, execution_id))
 
     def _mark_interrupted(self, execution_ids: Collection[str]) -> None:
         query = f"UPDATE executions SET state = ? WHERE execution_id = ? AND state IN ({_ACTIVE})"  # noqa: S608  # constants

@@ -1,6 +1,7 @@
 """Retention by age, then by size."""
 
 import sqlite3
+from collections.abc import Callable
 
 from runner_service.states import FINAL_STATES, INTERRUPTED
 from runner_service.storage.sqlite.database import transaction
@@ -12,8 +13,9 @@ _MAX_PRUNED_PER_CALL = 200
 class Pruner:
     """Deletes executions. Belongs to the log's writer thread."""
 
-    def __init__(self, connection: sqlite3.Connection, outputs: OutputFiles) -> None:
+    def __init__(self, connection: sqlite3.Connection, outputs: OutputFiles, on_deleted: Callable[[str], None]) -> None:
         self._connection = connection
+        self._on_deleted = on_deleted
         self._outputs = outputs
 
     def prune(self, ended_before: float, max_bytes: int) -> int:
@@ -62,7 +64,10 @@ class Pruner:
         with transaction(self._connection):
             query = "SELECT IFNULL(SUM(LENGTH(frame) + 16), 0) FROM events WHERE execution = ?"
             size = self._connection.execute(query, (key,)).fetchone()[0]
-            for table in ("events", "tool_calls", "execution_values", "journal"):
+            query = "SELECT execution_id FROM executions WHERE key = ?"
+            execution_id = self._connection.execute(query, (key,)).fetchone()[0]
+            for table in ("events", "tool_calls", "execution_values", "journal", "change_sets"):
                 self._connection.execute(f"DELETE FROM {table} WHERE execution = ?", (key,))  # noqa: S608  # constants
             self._connection.execute("DELETE FROM executions WHERE key = ?", (key,))
+        self._on_deleted(execution_id)
         return int(size) + self._outputs.remove(key)

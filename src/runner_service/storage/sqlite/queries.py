@@ -4,6 +4,7 @@ import sqlite3
 from typing import NamedTuple
 
 from runner_service.identity import ANY_TENANT
+from runner_service.storage.changes import StoredChangeSet
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.frames import skip_frames
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
@@ -56,6 +57,15 @@ def list_executions(
     rows = connection.execute(query, [*values, limit + 1]).fetchall()
     next_key = rows[limit - 1][3] if len(rows) > limit else 0
     return [_execution(*row[:3]) for row in rows[:limit]], next_key
+
+
+def find_change_sets(connection: sqlite3.Connection, execution_id: str) -> list[StoredChangeSet]:
+    """Returns the change sets of an execution, the oldest first."""
+    query = (
+        "SELECT sequence, data FROM change_sets "
+        "WHERE execution = (SELECT key FROM executions WHERE execution_id = ?) ORDER BY number"
+    )
+    return [StoredChangeSet(*row) for row in connection.execute(query, (execution_id,))]
 
 
 def find_output(connection: sqlite3.Connection, execution_id: str, tool_call_id: str) -> tuple[int, int] | None:

@@ -68,6 +68,16 @@ CREATE TABLE journal (
 ) WITHOUT ROWID
 """)
 
+_create_change_sets = statements("""
+CREATE TABLE change_sets (
+    execution INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (execution, number)
+) WITHOUT ROWID
+""")
+
 PENDING_REPORTS_1 = "reports-owed"
 """The directory of version 1 with a file for each pending report. To be deleted after the upgrade."""
 
@@ -117,7 +127,7 @@ def _create_events(connection: sqlite3.Connection, state_dir: Path) -> None:
     connection.execute("INSERT INTO meta VALUES ('fingerprint_key', ?)", (secrets.token_bytes(32),))
 
 
-EVENTS = Schema([_create_events, _upgrade_to_2, _add_tenants])
+EVENTS = Schema([_create_events, _upgrade_to_2, _add_tenants, _create_change_sets])
 
 CHECKPOINTS = Schema(
     [statements("DROP TABLE IF EXISTS journal")],  # copied by the upgrade of `events.db`, which is opened before
