@@ -28,7 +28,9 @@ async def daytona_client(*, api_key: SecretStr, api_url: str, target: str) -> As
     try:
         await asyncio.to_thread(_import)
     except ImportError as error:
-        raise SandboxError("MODE=cloud needs the extra `cloud` of runner-service, which has the Daytona SDK: install it") from error
+        raise SandboxError(
+            "MODE=cloud needs the extra `cloud` of runner-service, which has the Daytona SDK: install it"
+        ) from error
     client = await asyncio.to_thread(_client, api_key, api_url, target)
     try:
         yield client
