@@ -1,9 +1,12 @@
 // Command go lets an agent work and shows what it does, through any number of broken connections:
 //
 //	go run . -address localhost:50051 "Find the primes up to 15"
+//
+// With -ask it asks at the terminal before each command of the agent.
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -33,6 +36,7 @@ func main() {
 	log.SetFlags(0)
 	address := flag.String("address", "localhost:50051", "where the service is")
 	id := flag.String("id", fmt.Sprintf("go-%d", time.Now().UnixNano()), "the execution's name; known already: attach to it")
+	ask := flag.Bool("ask", false, "ask before each command of the agent")
 	flag.Parse()
 
 	// With an id of our own the request is safe to repeat. It keeps running while we are disconnected.
@@ -41,6 +45,9 @@ func main() {
 		Agent:            &runner.Agent{Name: "go", Instructions: "You write short programs."},
 		Message:          strings.Join(flag.Args(), " "),
 		DisconnectPolicy: runner.DisconnectPolicy_DISCONNECT_POLICY_DETACH,
+	}
+	if *ask {
+		request.ApprovalPolicy = &runner.ApprovalPolicy{Mode: runner.ApprovalMode_APPROVAL_MODE_ASK_COMMANDS}
 	}
 	finished, err := run(*address, request)
 	if err != nil {
@@ -113,11 +120,40 @@ func follow(client runner.AgentRunnerServiceClient, request *runner.ExecuteAgent
 		for _, event := range response.Events {
 			request.AfterSequence = event.Sequence
 			show(event)
+			if asked := event.GetApprovalRequested(); asked != nil {
+				if err := decide(ctx, client, event.ExecutionId, asked); err != nil {
+					return nil, err
+				}
+			}
 			if finished := event.GetFinished(); finished != nil {
 				return finished, nil
 			}
 		}
 	}
+}
+
+var answers = bufio.NewReader(os.Stdin)
+
+// decide asks at the terminal about a call that waits, and sends the answer. A call that somebody else has decided about
+// meanwhile, as when events are replayed, is FailedPrecondition: the decision that is there counts.
+func decide(ctx context.Context, client runner.AgentRunnerServiceClient, id string, asked *runner.ApprovalRequested) error {
+	fmt.Printf("\n%s %v\nrun it? [y/n] ", asked.Name, asked.Arguments.AsMap())
+	answer, _ := answers.ReadString('\n') // no terminal is a no
+	decision := &runner.SubmitApprovalRequest{
+		ExecutionId: id,
+		ToolCallId:  asked.ToolCallId,
+		Generation:  asked.Generation,
+		Action:      runner.ApprovalAction_APPROVAL_ACTION_REJECT,
+	}
+	if strings.TrimSpace(answer) == "y" {
+		decision.Action = runner.ApprovalAction_APPROVAL_ACTION_APPROVE
+	}
+	_, err := client.SubmitApproval(ctx, decision)
+	switch status.Code(err) {
+	case codes.FailedPrecondition, codes.Aborted: // decided elsewhere, or asked again
+		return nil
+	}
+	return err
 }
 
 func show(event *runner.ExecutionEvent) {

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
+import psutil
 import pytest
 from aiohttp import web
 from google.protobuf.struct_pb2 import Struct
 from tests.running import Client, Event, StartProcess, StartService, command, kinds, one, turn
 
+from runner_service.storage.event_log import NewEvent
+from runner_service.storage.frames import Framer
+from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -313,6 +317,52 @@ async def test_a_file_that_has_changed_since_it_was_shown_is_asked_about_again(
     assert file.read_text() == "two more\n"
 
 
+async def test_what_is_decided_but_was_not_resumed_goes_on_when_the_service_starts(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    service = await start_process(ONE_COMMAND, **PARKS_AT_ONCE)
+    asking = Asking(service.client)
+    await asking.asked()
+    await asking.reaches(event_pb2.STATE_WAITING)
+    await service.kill()
+    decided = event_pb2.ApprovalDecided(
+        tool_call_id=asking.first_call, generation=1, action=event_pb2.APPROVAL_ACTION_APPROVE
+    )
+    async with sqlite_storage(tmp_path / "state") as storage:  # as if it was killed right after the commit
+        sequence = asking.events[-1].sequence + 1
+        await storage.log.append([NewEvent("a", sequence, Framer("a").frame(sequence, decided))])
+
+    later = await start_process(**PARKS_AT_ONCE)
+    asking.call = later.stub.ExecuteAgent(
+        runner_pb2.ExecuteAgentRequest(execution_id="a", after_sequence=len(asking.events))
+    )
+
+    assert (await asking.end()).state == event_pb2.STATE_SUCCEEDED
+    assert (tmp_path / "workspace" / "effects").read_text() == "once\n"
+
+
+async def test_a_call_waits_longer_while_a_command_has_left_processes_and_parking_ends_them_with_a_notice(
+    start: StartService, tmp_path: Path
+) -> None:
+    left = "sleep 71.5 > /dev/null 2>&1 & echo $! > pid"
+    policy = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_COMMANDS)
+    policy.rules.add(verdict=policy_pb2.APPROVAL_VERDICT_ASK).command.words.append("rm")
+    turns = [turn("", command(left)), turn("", command("rm -f x")), turn("Done.")]
+    longer = {"APPROVAL_HOLD": "0", "APPROVAL_HOLD_BACKGROUND": "1"}
+    asking = Asking(await start(turns, **longer), approval_policy=policy)
+    await asking.asked()
+    await asking.decide()
+    _, second = await asking.asked(2)
+    assert psutil.pid_exists(int((tmp_path / "workspace" / "pid").read_text()))
+
+    await asking.reaches(event_pb2.STATE_WAITING)
+
+    assert not psutil.pid_exists(int((tmp_path / "workspace" / "pid").read_text()))
+    await asking.decide(tool_call_id=second.tool_call_id)
+    await asking.end()
+    assert [each.notice.code for each in asking.events if each.HasField("notice")].count("BACKGROUND_ENDED") == 1
+
+
 async def test_others_of_a_session_wait_behind_a_parked_one(start: StartService) -> None:
     client = await start(ONE_COMMAND, **PARKS_AT_ONCE)
     asking = Asking(client, session_id="s")
@@ -336,6 +386,44 @@ async def test_nobody_there_means_skipped_with_a_notice(start: StartService) -> 
 
     assert "APPROVAL_SKIPPED" in [each.notice.code for each in events if each.HasField("notice")]
     assert one(events, "tool_call_finished").outcome == event_pb2.TOOL_OUTCOME_REJECTED
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_five_hundred_waiting_executions_with_secrets_take_little_memory(start_process: StartProcess) -> None:
+    service = await start_process(ONE_COMMAND, **PARKS_AT_ONCE)
+    environment = {"TOKEN": runner_pb2.EnvironmentValue(value="hunter2-hunter2", is_secret=True)}
+
+    async def park(first: int, last: int) -> int:
+        """Parks some executions, 10 at once; returns the memory of the service in bytes."""
+        for number in range(first, last, 10):
+            calls = [
+                service.stub.ExecuteAgent(
+                    service.client.request(
+                        execution_id=f"w{each}",
+                        environment=environment,
+                        approval_policy=ASK,
+                        disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH,
+                    )
+                )
+                for each in range(number, number + 10)
+            ]
+            await asyncio.gather(*(service.client.collect(each, until=_is_request) for each in calls))
+            for each in calls:
+                each.cancel()
+        while (await service.stub.ListExecutions(still_running)).executions:
+            await asyncio.sleep(0.05)
+        return psutil.Process(service.process.pid).memory_info().rss
+
+    still_running = runner_pb2.ListExecutionsRequest(states=[event_pb2.STATE_RUNNING], page_size=1)
+    before = await park(0, 100)
+    each_kib = (await park(100, 600) - before) / 500 / 1024
+    print(f"{each_kib:.0f} KiB for each waiting execution")
+    assert each_kib < 300
+
+
+def _is_request(event: Event) -> bool:
+    return event.HasField("approval_requested")
 
 
 async def test_what_nobody_decides_in_time_does_not_run(start: StartService) -> None:

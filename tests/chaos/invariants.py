@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.caller import expected_action
 from tests.chaos.scenario import CALLS, EXPECTED_FAILURE, OUTPUT_LINES, main_agent_texts, sub_agent_texts
 from tests.running import Event, kinds
 
@@ -13,7 +14,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _EFFECT = re.compile(r"echo '([^']*)' >> effects")
 _SUCCEEDED, _FAILED = event_pb2.TOOL_OUTCOME_SUCCEEDED, event_pb2.TOOL_OUTCOME_FAILED
-_INTERRUPTED = event_pb2.TOOL_OUTCOME_INTERRUPTED
+_INTERRUPTED, _REJECTED = event_pb2.TOOL_OUTCOME_INTERRUPTED, event_pb2.TOOL_OUTCOME_REJECTED
 _LARGE_OUTPUT = "".join(f"{number}\n" for number in range(1, OUTPUT_LINES + 1)).encode()
 
 
@@ -35,11 +36,16 @@ class ExecutionTrace:
         """Asserts all invariants."""
         self._check_ends()
         self._check_calls()
+        self._check_approvals()
         self._check_texts()
         for call in self.started.values():
             if call.name == "execute":
                 self._check_command(call, effects)
         self._check_file(workspace)
+
+    def decisions(self) -> int:
+        """How many requests for approval were decided."""
+        return len(self._all("approval_decided"))
 
     def interrupted_calls(self) -> int:
         """How many calls ended as interrupted."""
@@ -71,6 +77,21 @@ class ExecutionTrace:
             helpers = [each.tool_call_id for each in self._all(kind)]
             assert sorted(helpers) == sorted(each for each, call in self.started.items() if call.name == "task")
 
+    def _check_approvals(self) -> None:
+        """Every request was decided once, before its call; what was rejected did not run."""
+        requested = {(each.tool_call_id, each.generation): each for each in self._all("approval_requested")}
+        assert len(requested) == len(self._all("approval_requested")), f"{self.name}: asked twice"
+        decided = Counter((each.tool_call_id, each.generation) for each in self._all("approval_decided"))
+        assert decided == Counter(requested.keys()), f"{self.name}: {decided} of {requested.keys()}"
+        for each in self._all("approval_decided"):
+            assert each.action == expected_action(requested[each.tool_call_id, each.generation])
+        begun: set[str] = set()
+        for event in self.events:
+            if event.HasField("tool_call_started"):
+                begun.add(event.tool_call_started.tool_call_id)
+            elif event.HasField("approval_decided"):
+                assert event.approval_decided.tool_call_id not in begun, f"{self.name}: decided after it began"
+
     def _check_texts(self) -> None:
         said: dict[str, dict[str, str]] = defaultdict(dict)
         gone: set[str] = set()
@@ -99,12 +120,22 @@ class ExecutionTrace:
         if end.outcome == _INTERRUPTED:
             assert effects[line] <= 1, f"{self.name}: {line} happened {effects[line]} times"
             return
+        if end.outcome == _REJECTED:
+            assert expected_action(self._asked(call.tool_call_id)) == event_pb2.APPROVAL_ACTION_REJECT
+            assert effects[line] == 0, f"{self.name}: {line} happened, and was rejected"
+            return
         wanted = _FAILED if line.endswith(f" {EXPECTED_FAILURE}") else _SUCCEEDED
         assert end.outcome == wanted, f"{self.name}: {line} ended {end}"
         assert end.exit_code == (3 if wanted == _FAILED else 0), f"{self.name}: {line} ended {end}"
         assert effects[line] == 1, f"{self.name}: {line} happened {effects[line]} times"
         if text.startswith("seq"):
             assert self.output_of(call.tool_call_id) == _LARGE_OUTPUT, f"{self.name}: the output of {line} is not whole"
+
+    def _asked(self, call: str) -> event_pb2.ApprovalRequested:
+        found: event_pb2.ApprovalRequested = next(
+            each for each in self._all("approval_requested") if each.tool_call_id == call
+        )
+        return found
 
     def output_of(self, call: str) -> bytes:
         """The standard output of a command, from its events."""

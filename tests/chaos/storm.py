@@ -20,6 +20,8 @@ _MOMENTS = (
     "text_delta",
     "message_finished",
     "message_discarded",
+    "approval_requested",
+    "approval_decided",
     "tool_call_started",
     "tool_output",
     "tool_call_finished",
@@ -41,12 +43,13 @@ class Report:
     executions: int = 0
     processes_of_executions: int = 0
     interrupted_calls: int = 0
+    decisions: int = 0
     moments: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         return (
             f"{self.kills} kills, {self.executions} executions in {self.processes_of_executions} processes, "
-            f"{self.interrupted_calls} calls interrupted; {dict(self.moments)}"
+            f"{self.interrupted_calls} calls interrupted, {self.decisions} decided; {dict(self.moments)}"
         )
 
 
@@ -153,7 +156,8 @@ class Storm:
         return service.kill_with_supervisor if chance < 0.2 else lambda: service.signal(signal.SIGKILL)
 
     def _variables(self) -> dict[str, str]:
-        return {"RESUME_ON_START": "true"} if self._choices.random() < 0.3 else {}
+        variables = {"RESUME_ON_START": "true"} if self._choices.random() < 0.3 else {}
+        return variables | {"APPROVAL_HOLD": self._choices.choice(("0", "0.02", "60"))}
 
     def _active_callers(self) -> list[Caller]:
         """Returns unfinished callers, topped up to `at_once`."""
@@ -195,6 +199,7 @@ class Storm:
             self.report.executions += 1
             self.report.processes_of_executions += trace.process_count()
             self.report.interrupted_calls += trace.interrupted_calls()
+            self.report.decisions += trace.decisions()
 
 
 async def storm(directory: Path, *, seed: int, kills: int, at_once: int = 5) -> Report:

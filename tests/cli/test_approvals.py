@@ -61,6 +61,19 @@ def test_ctrl_c_at_a_question_leaves_it_waiting_and_says_how_to_come_back(servic
     assert "the user refused this: no longer" in followed.stdout
 
 
+def test_continuing_a_session_asks_first_about_what_waits_in_it(service: CommandLine) -> None:
+    with Terminal(service, "run", "--ask", "commands", "--session", "open", "--id", "before", "echo one") as terminal:
+        terminal.wait_for("run it? [y/")
+        terminal.type(CTRL_C)
+        assert terminal.exit_code() == 130
+    with Terminal(service, "run", "--session", "open", "echo two") as terminal:
+        terminal.wait_for("The agent wants to run: $ echo one")
+        terminal.type("y\n")
+        assert terminal.exit_code() == 0
+    assert "STATE_SUCCEEDED" in service("ps", "--all", "--json", "--session", "open").stdout
+    assert service("events", "before").returncode == 0
+
+
 def test_without_a_terminal_calls_that_ask_are_refused(service: CommandLine) -> None:
     done = service("run", "--ask", "commands", "echo x")
     assert "nobody is there to approve this" in done.stdout

@@ -32,10 +32,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def running(client: Path, address: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(client: Path, address: str, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         client,
-        *("-address", address, "hello"),
+        *("-address", address, *flags, "hello"),
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={"PATH": os.environ["PATH"]},
@@ -56,6 +57,20 @@ async def test_the_go_client_shows_what_an_agent_says_and_runs(client: Path, sta
 
     assert process.returncode == 0, errors.decode()
     assert output.decode() == "You said hello.\n[execute]\nfrom the tool\nThe end.\nSTATE_SUCCEEDED\n"
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [("y", "there"), ("n", "Error: the user refused this")])
+async def test_the_go_client_asks_before_a_command(
+    client: Path, start_process: StartProcess, answer: str, outcome: str
+) -> None:
+    service = await start_process([turn("", command("echo there")), turn("I was told: {{last_tool_result}}")])
+
+    async with running(client, service.address, "-ask") as process:
+        output, errors = await process.communicate(f"{answer}\n".encode())
+
+    assert process.returncode == 0, errors.decode()
+    assert "run it? [y/n]" in output.decode()
+    assert f"I was told: {outcome}" in output.decode()
 
 
 async def test_the_go_client_goes_on_when_the_service_was_killed(

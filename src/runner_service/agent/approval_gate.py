@@ -54,10 +54,10 @@ async def pass_gate(scope: RunScope, call: RunningCall, request: ToolCallRequest
     asked_call = _call(scope, call, request, sub_agent)
     verdict = run.approvals.approver.decide(asked_call)
     if verdict.verdict != DENY and run.approvals.asked(call.id):
-        return await _wait(run, call, request, asked_call, verdict)
+        return await _wait(scope, call, request, asked_call, verdict)
     if verdict.verdict == ASK and not verdict.skip:
         _ask(run, call, request, asked_call, verdict, await describe_change(run, asked_call))
-        return await _wait(run, call, request, asked_call, verdict)
+        return await _wait(scope, call, request, asked_call, verdict)
     if verdict.skip:
         _notify_skipped(run, call, verdict)
     refusals = {ASK: _SKIPPED, DENY: _FORBIDDEN.format(reason=verdict.reason)}
@@ -65,14 +65,16 @@ async def pass_gate(scope: RunScope, call: RunningCall, request: ToolCallRequest
 
 
 async def _wait(
-    run: AgentRun, call: RunningCall, request: ToolCallRequest, asked_call: Call, verdict: Verdict
+    scope: RunScope, call: RunningCall, request: ToolCallRequest, asked_call: Call, verdict: Verdict
 ) -> Passage:
+    run = scope.run
     while asked := run.approvals.asked(call.id):
         remaining = asked.request.expire_time.ToNanoseconds() / 1e9 - time.time()
         if remaining <= 0 and not run.approvals.decision(call.id):
             run.approvals.expire(call.id)
-        if await run.approvals.wait(call.id, min(max(0.0, remaining), run.approval_hold_seconds)) is None:
-            if remaining > run.approval_hold_seconds:
+        hold = _hold_seconds(scope)
+        if await run.approvals.wait(call.id, min(max(0.0, remaining), hold)) is None:
+            if remaining > hold >= _hold_seconds(scope):  # a sibling may have left processes running meanwhile
                 interrupt(call.id)
             continue
         passage = _decided(run, call, request)
@@ -87,6 +89,11 @@ async def _wait(
         # What was approved is not what would happen.
         _ask(run, call, request, asked_call, verdict, change)
     raise RuntimeError("a call waits for a decision only once it was asked about")
+
+
+def _hold_seconds(scope: RunScope) -> float:
+    background = scope.run.approval_hold_background_seconds if scope.has_background_processes else 0.0
+    return max(scope.run.approval_hold_seconds, background)
 
 
 def _decided(run: AgentRun, call: RunningCall, request: ToolCallRequest) -> Passage:

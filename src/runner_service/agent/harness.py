@@ -35,6 +35,9 @@ _STEPS_PER_MODEL_CALL = 10
 """Above what a model call with its tools can take: the limits of the request end an agent, not this."""
 
 
+_BACKGROUND_ENDED = (
+    "processes that commands had left running are ended, since the execution now waits for approval without any"
+)
 _LEFT_OUT = "what the provider refused is left out of the session, which can go on without it"
 
 
@@ -125,6 +128,8 @@ class AgentHarness:
                 raise
             raise end from error
         if "__interrupt__" in state:
+            if current_scope.get().has_background_processes:
+                _publish_warning(run, "BACKGROUND_ENDED", _BACKGROUND_ENDED)
             raise ParkedError
         return _answer(state)
 

@@ -50,6 +50,8 @@ class AgentRun:
     """How many calls in a row may repeat an earlier call with its result; 0 is unlimited."""
     approval_hold_seconds: float = 60.0
     """How long a call waits for a decision before it is parked."""
+    approval_hold_background_seconds: float = 900.0
+    """The same, while a command may have left processes running, which parking ends."""
     resumption: "Resumption | None" = None
     """The progress of an earlier process; None for a new execution."""
     confinement: Confinement = Confinement()  # noqa: RUF009  # frozen

@@ -59,6 +59,11 @@ class Approvals:
         return set(self._asked)
 
     @property
+    def decided_call_ids(self) -> set[str]:
+        """The tool calls whose newest request is decided."""
+        return set(self._decided)
+
+    @property
     def granted_rules(self) -> list[policy_pb2.ApprovalRule]:
         """The rules that decisions of this execution have added."""
         return [rule for each in self._decided.values() for rule in each.granted_rules]
@@ -77,8 +82,13 @@ class Approvals:
         """Returns the decision about the newest request for a call."""
         return self._decided.get(tool_call_id)
 
-    def apply_event(self, event: event_pb2.ExecutionEvent) -> None:
-        """Takes over what an earlier process, or an earlier part of this one, has published."""
+    def restore(self, events: Sequence[event_pb2.ExecutionEvent]) -> None:
+        """Takes over what an earlier process has published, unless that, or more, is known already."""
+        if not self._asked:
+            for event in events:
+                self._apply_event(event)
+
+    def _apply_event(self, event: event_pb2.ExecutionEvent) -> None:
         if event.HasField("approval_requested"):
             asked = Asked(event.approval_requested, event.sub_agent_id, event.create_time)
             self._asked[asked.request.tool_call_id] = asked

@@ -55,9 +55,15 @@ class ApprovalPrompt:
             await self._arrived.wait()
             self._arrived.clear()
             while self._open:
-                await self._ask_about(self._open.popleft())
+                await self._ask_about(self._open.popleft(), self._execution_id)
 
-    async def _ask_about(self, request: event_pb2.ApprovalRequested) -> None:
+    async def ask_about_session(self, session_id: str) -> None:
+        """Asks about what already waits in a session, since an execution that is new waits behind it."""
+        async for pending in self._client.list_approvals(session_id=session_id):
+            if pending.execution_id != self._execution_id:  # its own requests come with its events
+                await self._ask_about(pending.request, pending.execution_id)
+
+    async def _ask_about(self, request: event_pb2.ApprovalRequested, execution_id: str) -> None:
         self._asked_about = request.tool_call_id
         with self._view.paused():
             self._question = asyncio.ensure_future(_question(request))
@@ -71,10 +77,10 @@ class ApprovalPrompt:
             finally:
                 self._question = None
         if decision is None:
-            self._view.show_message(f"left waiting; to decide: runner-service approve {self._execution_id}, or reject")
+            self._view.show_message(f"left waiting; to decide: runner-service approve {execution_id}, or reject")
             return
         try:
-            await submit(self._client, self._execution_id, request, decision)
+            await submit(self._client, execution_id, request, decision)
         except grpc.aio.AioRpcError as error:
             self._view.show_message(str(error.details()))
 

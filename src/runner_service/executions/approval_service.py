@@ -52,7 +52,7 @@ class ApprovalService:
         """
         execution = await self._registry.find(OwnerKey(request.execution_id))
         with self._registry.holding(execution):
-            await self._load(execution)
+            await self._registry.load_approvals(execution)
             redactor = await self._redactor(execution)
             if execution.is_final and execution.approvals.decision(request.tool_call_id) is None:
                 raise PreconditionError(f"execution {execution.name} has ended: {states.state_name(execution.state)}")
@@ -110,22 +110,28 @@ class ApprovalService:
             self._registry.drop_if_idle(execution)
 
     async def expire_forever(self) -> None:
-        """Decides, once a minute, what nobody has decided in time."""
+        """Decides what nobody has decided in time, and resumes what waits although it is decided.
+
+        The latter happens when the service is killed, or refuses, between a decision and the resumption. Now and once
+        a minute.
+        """
         while True:
-            await asyncio.sleep(_EXPIRY_INTERVAL_SECONDS)
             try:
-                await self._expire_due()
+                await self._resume_decided()
             except (LogError, CallError) as error:
                 logger.warning("approval_expiry_failed error=%s", error)
+            await asyncio.sleep(_EXPIRY_INTERVAL_SECONDS)
 
-    async def _expire_due(self) -> None:
+    async def _resume_decided(self) -> None:
         for execution in await self._waiting():
             with self._registry.holding(execution):
-                await self._load(execution)
-                due = [each for each in execution.approvals.pending if _is_due(each)]
-                for asked in due:
-                    execution.approvals.expire(asked.request.tool_call_id)
-                if due:
+                resumption = await read_resumption(self._log, execution.id)
+                await self._registry.load_approvals(execution)
+                for asked in execution.approvals.pending:
+                    if _is_due(asked):
+                        execution.approvals.expire(asked.request.tool_call_id)
+                decided = execution.approvals.decided_call_ids
+                if execution.is_waiting and not decided <= resumption.started_calls:
                     await self._act_on_decision(execution)
 
     async def _act_on_decision(self, execution: Execution) -> None:
@@ -143,15 +149,9 @@ class ApprovalService:
             except CallError as error:  # the decision counts all the same
                 logger.warning("resume_refused execution=%s reason=%s", execution.id, error)
 
-    async def _load(self, execution: Execution) -> None:
-        """Loads the approvals of an execution that another process, or an earlier part of this one, has run."""
-        if not execution.is_active and not execution.approvals.call_ids:
-            for event in (await read_resumption(self._log, execution.id)).approval_events:
-                execution.approvals.apply_event(event)
-
     async def _pending_of(self, execution: Execution) -> list[runner_pb2.PendingApproval]:
         with self._registry.holding(execution):
-            await self._load(execution)
+            await self._registry.load_approvals(execution)
             return [_describe(execution, each) for each in execution.approvals.pending if not execution.is_final]
 
     async def _waiting(self) -> Sequence[Execution]:

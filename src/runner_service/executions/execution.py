@@ -57,6 +57,8 @@ class Execution:
         """How long it ran in earlier processes."""
         self._on_approvals_changed = on_approvals_changed
         self.approvals = Approvals(stream.publish, self._record_pending_approvals)
+        self.is_parked = False
+        """True once its agent has stopped for approvals."""
         self._task: asyncio.Task[str] | None = None
         self._end: ExecutionEnd | None = None
         self._interrupted = False
@@ -155,7 +157,7 @@ class Execution:
     def requeue(self, redactor: Redactor) -> None:
         """Makes an interrupted or waiting execution PENDING again."""
         self._change_state(states.PENDING)
-        self._interrupted = False
+        self._interrupted = self.is_parked = False
         self._end = None
         self.redactor = redactor
         self._store_record()

@@ -12,7 +12,7 @@ from runner_service.errors import CancelledEnd, ExecutionEnd, InterruptedEnd, Un
 from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import PreparedRun
-from runner_service.executors.protocol import Executor
+from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
 from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
 from runner_service.storage.ownership import Claim, Ownership
@@ -57,6 +57,7 @@ class Lifecycle:
         self._slots: dict[str, Slot] = {}
         self._parked: dict[str, Parked] = {}
         self._running_tasks: set[asyncio.Task[None]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
 
     @property
     def is_busy(self) -> bool:
@@ -129,6 +130,9 @@ class Lifecycle:
         elif not execution.is_final:
             execution.finish(end)
             self._release_parked(execution)
+            release = self._task_group.create_task(self._release_sandbox(execution), name=f"release-{execution.id}")
+            self._releases.add(release)
+            release.add_done_callback(self._releases.discard)
         self._registry.drop_if_idle(execution)
 
     def cancel_if_abandoned(self, execution: Execution) -> None:
@@ -155,6 +159,8 @@ class Lifecycle:
     async def interrupt_all(self) -> None:
         """Interrupts what runs and what is queued, to be resumed by a later process, and ends every stream."""
         self._queue.close()
+        for release in self._releases:
+            release.cancel()  # the sandboxes have an end of their own
         for execution in self._registry.in_memory():
             if execution.is_active:
                 execution.interrupt()
@@ -208,6 +214,12 @@ class Lifecycle:
     def _release_parked(self, execution: Execution) -> None:
         if parked := self._parked.pop(execution.id, None):
             parked.slot.release()
+
+    async def _release_sandbox(self, execution: Execution) -> None:
+        try:
+            await self._executor.release_parked(SandboxSpec(execution.id, execution.record.session_id))
+        except SandboxError as error:
+            logger.warning("sandbox_not_released execution=%s reason=%s", execution.id, error)
 
     async def _run_when_admitted(self, execution: Execution, slot: Slot, run: PreparedRun) -> str:
         await slot.admitted()

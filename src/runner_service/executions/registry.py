@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from runner_service import states
+from runner_service.agent.resume import read_resumption
 from runner_service.errors import NotFoundError, SequenceOutOfRangeError
 from runner_service.events.notifier import Notifier
 from runner_service.events.stream import EventStream
@@ -67,6 +68,11 @@ class Registry:
             if execution_id not in self._in_memory:
                 self._in_memory[execution_id] = self._restore(stored)
         return self._in_memory[execution_id]
+
+    async def load_approvals(self, execution: Execution) -> None:
+        """Loads the approvals of an execution that an earlier process has run. Raises LogError."""
+        if not execution.approvals.call_ids and execution.has_started:
+            execution.approvals.restore((await read_resumption(self._log, execution.id)).approval_events)
 
     async def interrupted(self, session_id: OwnerKey = NO_KEY) -> Sequence[Execution]:
         """Returns those that were interrupted, of one session or of all, the newest first. Raises LogError."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from google.protobuf.duration_pb2 import Duration
 
 from runner_service import states
-from runner_service.agent.interface import AgentLoopLoading, AgentRun
+from runner_service.agent.interface import AgentLoop, AgentLoopLoading, AgentRun, ParkedError
 from runner_service.agent.resume import Resumption, read_resumption
 from runner_service.approvals.policy import Approver
 from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
@@ -132,8 +132,7 @@ class PreparedRun:
         if resumption:
             execution.usage.CopyFrom(resumption.usage)
             execution.elapsed_before_seconds = resumption.elapsed
-            for event in resumption.approval_events:
-                execution.approvals.apply_event(event)
+            execution.approvals.restore(resumption.approval_events)
         execution.approvals.approver = await self._approver(execution)
         return await self._run(execution, resumption, on_started)
 
@@ -168,6 +167,7 @@ class PreparedRun:
                     redactor=execution.redactor,
                     approvals=execution.approvals,
                     approval_hold_seconds=self.runner.settings.approval_hold,
+                    approval_hold_background_seconds=self.runner.settings.approval_hold_background,
                     environment=self._environment(),
                     usage=execution.usage,
                     mcp_start_timeout=self.runner.settings.mcp_start_timeout,
@@ -178,13 +178,20 @@ class PreparedRun:
                     mcp_addresses=self.runner.mcp_addresses,
                     is_interrupted=lambda: execution.is_interrupted,
                 )
-                return await loop.run(execution.run)
+                return await self._run_agent(loop, execution, execution.run)
         except TimeoutError:
             if clock.expired():
                 raise TimedOutEnd(f"limits.timeout = {timeout_seconds:g} s was reached") from None
             raise
         except SandboxError as error:
             raise SandboxEnd(execution.redactor.text(str(error)), code=error.code, retryable=error.retryable) from error
+
+    async def _run_agent(self, loop: AgentLoop, execution: Execution, run: AgentRun) -> str:
+        try:
+            return await loop.run(run)
+        except ParkedError:
+            execution.is_parked = True  # before its sandbox closes
+            raise
 
     def _warn_if_approvals_can_be_evaded(self, execution: Execution) -> None:
         """A command on this machine that reaches the service without a token can decide about its own approval."""
@@ -244,6 +251,7 @@ class PreparedRun:
             egress=egress,
             notify=lambda code, text: _publish_notice(execution, code, text),
             is_interrupted=lambda: execution.is_interrupted,
+            is_parked=lambda: execution.is_parked,
             environment=self._environment(),
         )
 

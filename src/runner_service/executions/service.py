@@ -138,8 +138,11 @@ class ExecutionService:
     async def end(self, execution_id: OwnerKey, end: ExecutionEnd) -> "event_pb2.State.ValueType":
         """Ends an execution with `end` and returns the state it was in. Raises NotFoundError."""
         execution = await self._registry.find(execution_id)
-        found = execution.state
-        self._lifecycle.end(execution, end)
+        with self._registry.holding(execution):
+            if execution.record.pending_approvals:
+                await self._registry.load_approvals(execution)  # they are withdrawn
+            found = execution.state
+            self._lifecycle.end(execution, end)
         return found
 
     async def resume(self, execution_id: OwnerKey) -> None:

@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 Stream = Literal["stdout", "stderr"]
 
+MAX_PARKED_DAYS = 31
+"""How long the sandbox of a parked execution is kept: longer than an approval is waited for."""
+
 TIMED_OUT_EXIT_CODE = 124
 """Exit code of a command that timed out, as of `timeout(1)`."""
 
@@ -68,9 +71,10 @@ FileErrorCode = Literal[
 class SandboxSpec:
     """Parameters of a sandbox. `environment` goes to its commands, on top of the executor's short allow-list.
 
-    `notify` receives notices for watchers: a code in UPPER_SNAKE and a text. `is_interrupted` is called when the
-    sandbox closes: true if the execution will be resumed. Executors whose sandboxes outlive the service then leave
-    commands running.
+    `notify` receives notices for watchers: a code in UPPER_SNAKE and a text. `is_interrupted` and `is_parked` are
+    called when the sandbox closes: true if the execution will be resumed. Executors whose sandboxes outlive the service
+    leave commands of an interrupted execution running, and keep the sandbox of a parked one, stopped, for up to
+    `MAX_PARKED_DAYS`.
     """
 
     execution_id: str
@@ -80,6 +84,7 @@ class SandboxSpec:
     egress: EgressPolicy | None = None
     notify: Callable[[str, str], None] = field(default=lambda code, text: None, repr=False)  # noqa: ARG005  # ignores them
     is_interrupted: Callable[[], bool] = field(default=lambda: False, repr=False)
+    is_parked: Callable[[], bool] = field(default=lambda: False, repr=False)
 
 
 class OutputSink(Protocol):
@@ -125,7 +130,8 @@ class CommandResult:
 
     `exit_code` is its own, 128 + n when signal n ended it, `TIMED_OUT_EXIT_CODE` when `timed_out`. `elapsed` and
     `cpu_time` are in seconds; `cpu_time` and `peak_memory` (bytes) are of the command and the children it waited for.
-    `spawn_time` is the duration of its start in seconds, 0 if not measured.
+    `spawn_time` is the duration of its start in seconds, 0 if not measured. `left_processes` says that its shell ended
+    before other processes of the command.
     `start_error` is set, with exit code 126 or 127, if it could not be started. `lost` is set if its outcome is
     unknown; the exit code is then meaningless. `exceeded` is set if it was ended because the commands of the sandbox
     exceeded a limit.
@@ -140,6 +146,7 @@ class CommandResult:
     start_error: str = ""
     lost: str = ""
     spawn_time: float = 0.0
+    left_processes: bool = False
     exceeded: ExceededLimit | None = None
 
 
@@ -291,6 +298,13 @@ class Executor(Protocol):
 
     async def delete(self, spec: "SandboxSpec") -> None:
         """Deletes the directory or sandbox that a session, or an execution without one, had of its own, if any.
+
+        Raises:
+            SandboxError: it could not be deleted.
+        """
+
+    async def release_parked(self, spec: "SandboxSpec") -> None:
+        """Gives up what was kept of a parked execution that will not be resumed; its session's sandbox stays.
 
         Raises:
             SandboxError: it could not be deleted.

@@ -152,6 +152,9 @@ most half of what the machine, the container and the user may have; in cloud mod
 the body, in hexadecimal."""
     approval_hold: SecondsOrZero = 60.0
     """How many seconds a tool call that waits for approval keeps its execution running; then it is parked, WAITING."""
+    approval_hold_background: SecondsOrZero = 900.0
+    """The same, if longer, once a command of the execution has left processes running: parking ends them, with the \
+notice BACKGROUND_ENDED."""
 
     stigmer_backend_endpoint: AddressText | None = None
     """The Stigmer daemon or cloud, `host:port`; TLS when the port is 443. Unset: there is none."""

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests.emulator import API_KEY, Cloud
 from tests.executors.daytona.test_sandboxes import settled
 from tests.running import (
+    Client,
     Event,
     ServiceProcess,
     StartProcess,
@@ -24,6 +26,7 @@ from tests.running import (
 )
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
@@ -166,6 +169,64 @@ async def test_a_command_whose_sandbox_was_stopped_meanwhile_is_called_unknown(
     assert "SANDBOX_RESTARTED" in [event.notice.code for event in events]
     assert "how far it came is not known" in one(events, "finished").output
     assert (remote.work / "effects").read_text() == "once\n"
+
+
+ASK = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_COMMANDS)
+
+
+async def parked(client: Client, **fields: Any) -> tuple[Any, str]:
+    """Starts execution `a`, whose command is asked about; returns its call and the tool call, once it is WAITING."""
+    call = client.stub.ExecuteAgent(client.request(execution_id="a", approval_policy=ASK, **fields))
+    events = await client.collect(call, until=lambda event: event.HasField("approval_requested"))
+    async with asyncio.timeout(60):
+        while await client.state("a") != event_pb2.STATE_WAITING:
+            await asyncio.sleep(0.02)
+    return call, events[-1].approval_requested.tool_call_id
+
+
+@pytest.mark.parametrize("session_id", ["", "s"])
+async def test_the_sandbox_of_an_execution_that_waits_for_approval_is_stopped_and_started_again_on_the_decision(
+    start: StartService, cloud: Cloud, session_id: str
+) -> None:
+    turns = [
+        turn("", ("write_file", {"file_path": "/a.txt", "content": "kept"})),
+        turn("", command("cat a.txt")),
+        turn("It says {{last_tool_result}}"),
+    ]
+    client = await start(turns, **in_cloud(cloud, APPROVAL_HOLD="0"))
+    call, tool_call_id = await parked(client, session_id=session_id)
+    (sandbox,) = cloud.sandboxes.values()
+    assert (sandbox.state, sandbox.parameters["autoDeleteInterval"], sandbox.parameters["ttlMinutes"]) == (
+        "stopped",
+        31 * 24 * 60,
+        0,
+    )
+    assert float(sandbox.labels["runner-service-lease"]) > time.time() + 30 * 86_400
+
+    await client.stub.SubmitApproval(
+        runner_pb2.SubmitApprovalRequest(
+            execution_id="a", tool_call_id=tool_call_id, action=event_pb2.APPROVAL_ACTION_APPROVE
+        )
+    )
+
+    assert "kept" in one(await client.collect(call), "finished").output
+    assert cloud.created == 1
+    if session_id:
+        assert sandbox.parameters["autoDeleteInterval"] == 7 * 24 * 60
+        assert "runner-service-parked" not in sandbox.labels
+    else:
+        await settled(cloud)
+
+
+async def test_the_sandbox_of_an_execution_that_is_cancelled_while_it_waits_is_deleted(
+    start: StartService, cloud: Cloud
+) -> None:
+    client = await start([turn("", command("true")), turn("Done.")], **in_cloud(cloud, APPROVAL_HOLD="0"))
+    await parked(client)
+
+    await client.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="a"))
+
+    await settled(cloud)
 
 
 async def test_a_cancel_leaves_no_process_and_no_sandbox(start: StartService, cloud: Cloud) -> None:

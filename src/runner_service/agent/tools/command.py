@@ -30,6 +30,7 @@ async def run_command(scope: RunScope, call: RunningCall, text: str, requested: 
     finally:
         output.end(result)
     call.interrupted = bool(result.lost)
+    scope.has_background_processes |= result.left_processes
     excerpt = output.excerpt.text(_gap(call, output))
     hint = confinement_hint(scope.run.confinement, scope.run.sandbox.root, excerpt) if result.exit_code else ""
     return excerpt + _remark(result, timeout) + hint, result.exit_code

@@ -43,6 +43,8 @@ class RunScope:
     """What the calls of the main agent's current step ended with, by call id, until a checkpoint has it."""
     repairs: set[str] = field(default_factory=set)
     """What was published of repairs of the conversation."""
+    has_background_processes: bool = False
+    """True once a command has left processes running; whether they still do is not known."""
 
     def __post_init__(self) -> None:
         if self.run.resumption:

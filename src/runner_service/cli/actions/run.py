@@ -134,6 +134,8 @@ async def _run_in_view(
     ):
         prompt = ApprovalPrompt(connection.client, request.execution_id, view) if is_interactive() else None
         run = Run(connection, request, view, prompt, waits_for_approvals=waits)
+        if prompt and request.session_id:
+            await prompt.ask_about_session(request.session_id)
         with counting_interrupts() as interrupts, _explained_conflict(request.execution_id, target):
             ways = [run.follow(), run.handle_interrupts(interrupts)]
             return await _first_completed(*ways, *([prompt.ask_forever()] if prompt else []))

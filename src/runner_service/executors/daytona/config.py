@@ -10,6 +10,9 @@ OWNER, KIND, LEASE = "runner-service-owner", "runner-service-kind", "runner-serv
 NAME = "runner-service-name"
 """Label: the name by which a sandbox is looked for, which is another than its own if it comes from the warm pool."""
 
+PARKED = "runner-service-parked"
+"""Label: set while the sandbox is kept, stopped, for an execution that waits for approval."""
+
 MINUTES_PER_DAY = 24 * 60
 
 Notify = Callable[[str, str], None]

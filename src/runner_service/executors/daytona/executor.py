@@ -90,6 +90,11 @@ class DaytonaExecutor:
         manager = (await asyncio.shield(self._sandboxes)).manager
         await manager.delete_for(manager.ref_for(spec))
 
+    async def release_parked(self, spec: SandboxSpec) -> None:
+        """Implements `Executor`."""
+        if not spec.session_id:
+            await self.delete(spec)
+
     def skip_grace(self) -> None:
         """Does nothing: commands in a sandbox outlive the service."""
 
@@ -188,13 +193,17 @@ class DaytonaExecutor:
             handle, origin = await manager.obtain(ref, spec.notify, pool.claim if self._config.warm else None)
             sandbox_opened(origin)
             reference, awaits_deletion = handle.id, True  # one of the warm pool has another name
+            if origin == "existing":
+                await manager.unpark(handle, ref)
             yield RemoteSandbox(manager, handle, spec.notify, is_new=origin == "new")
         except SandboxError:
             awaits_deletion = False  # it may take long when Daytona fails, and nothing depends on it
             raise
         finally:
             try:
-                if ref.kind == "execution" and not spec.is_interrupted():
+                if spec.is_parked():
+                    await run_to_completion(_park(manager, reference))
+                elif ref.kind == "execution" and not spec.is_interrupted():
                     deletion = deletions.begin(reference)
                     if awaits_deletion:
                         await run_to_completion(deletion)
@@ -230,6 +239,13 @@ async def daytona_executor(
     async with _background_task(executor.work()):
         with gauges_observed({WARM_SANDBOXES: executor.warm_sandboxes}):
             yield executor
+
+
+async def _park(manager: SandboxManager, reference: str) -> None:
+    try:
+        await manager.park(reference)
+    except SandboxError as error:
+        logger.warning("sandbox_not_parked name=%s reason=%s", reference, error)
 
 
 async def _closed(commands: CommandRunner, spec: SandboxSpec) -> None:

@@ -7,13 +7,17 @@ looked up by name and adopted or deleted.
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from runner_service.executors.daytona.api import DELETED_STATES, SandboxApi, state_of
 from runner_service.executors.daytona.config import (
+    LEASE,
     MINUTES_PER_DAY,
     NAME,
+    PARKED,
     Notify,
     SandboxConfig,
     SandboxRef,
@@ -26,7 +30,7 @@ from runner_service.executors.daytona.failures import (
 from runner_service.executors.daytona.raw_api import RawApi
 from runner_service.executors.daytona.retries import RETRYABLE, CallFailedError
 from runner_service.executors.daytona.start_wait import StartWait
-from runner_service.executors.protocol import SandboxSpec
+from runner_service.executors.protocol import MAX_PARKED_DAYS, SandboxSpec
 
 if TYPE_CHECKING:
     from daytona import AsyncDaytona, AsyncSandbox
@@ -120,6 +124,43 @@ class SandboxManager(SandboxApi):
         found = await self._find_by_label_too(ref, _DELETE_TIMEOUT_SECONDS)
         await self.delete(found.id if found else ref.name)
         self._claimed.pop(ref.name, None)
+
+    async def park(self, reference: str) -> None:
+        """Stops a sandbox, which is then kept for `MAX_PARKED_DAYS`, whatever its kind. Raises SandboxError."""
+        sandbox = await self.find(reference)
+        if sandbox is None:
+            return
+        lease_end = str(int(time.time() + MAX_PARKED_DAYS * 86_400))
+        await self._set_labels(sandbox, {**sandbox.labels, LEASE: lease_end, PARKED: "true"})
+        await self._set_intervals(sandbox, auto_delete_minutes=MAX_PARKED_DAYS * MINUTES_PER_DAY, ttl_minutes=0)
+        with suppress(CallFailedError):  # it has stopped by itself
+            await self.call(
+                "the stop of a sandbox",
+                lambda: sandbox.stop(timeout=_CREATE_ATTEMPT_TIMEOUT_SECONDS),
+                attempt_timeout=2 * _CREATE_ATTEMPT_TIMEOUT_SECONDS,
+                handled=(FailureKind.REFUSED, FailureKind.MISSING),
+            )
+        logger.info("sandbox_parked name=%s", sandbox.name)
+
+    async def unpark(self, sandbox: "AsyncSandbox", ref: SandboxRef) -> None:
+        """Gives a sandbox that was parked the lifetime of its kind again. Raises SandboxError."""
+        if PARKED not in sandbox.labels:
+            return
+        is_session = ref.kind == "session"
+        await self._set_labels(sandbox, self._parameters.labels(ref))
+        await self._set_intervals(
+            sandbox,
+            auto_delete_minutes=self.config.session_days * MINUTES_PER_DAY if is_session else 0,
+            ttl_minutes=0 if is_session else self.config.ttl_minutes,
+        )
+
+    async def _set_labels(self, sandbox: "AsyncSandbox", labels: dict[str, str]) -> None:
+        sandbox.labels = await self.call("the labels of a sandbox", lambda: sandbox.set_labels(labels)) or labels
+
+    async def _set_intervals(self, sandbox: "AsyncSandbox", *, auto_delete_minutes: int, ttl_minutes: int) -> None:
+        await self.call("an interval of a sandbox", lambda: sandbox.set_auto_delete_interval(auto_delete_minutes))
+        if set_ttl := getattr(sandbox, "set_ttl", None):  # not in early versions of the SDK
+            await self.call("the lifetime of a sandbox", lambda: set_ttl(ttl_minutes))
 
     async def revive(self, sandbox_id: str, notify: Notify) -> "AsyncSandbox":
         """Returns an existing sandbox, started if it was stopped; waits for an API that is away.

@@ -213,6 +213,7 @@ def _result(
         cpu_time=ended.cpu_time,
         peak_memory=ended.peak_memory,
         spawn_time=ended.spawn_time,
+        left_processes=ended.left_behind,
         killed=killed,
         exceeded=exceeded,
     )

@@ -117,6 +117,9 @@ class LocalExecutor:
         if self._scope == "session":
             await asyncio.to_thread(_remove_directory, self._directory(spec))
 
+    async def release_parked(self, spec: SandboxSpec) -> None:
+        """Implements `Executor`: files stay where they are."""
+
     def skip_grace(self) -> None:
         """Implements `Executor`."""
         for supervisor in {self._supervisor, *self._in_use}:
