@@ -21,7 +21,7 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Takes all the room that is left."""
-        with (self.path / "filler").open("wb", buffering=0) as file:
+        with (self.path / "filler").open("ab", buffering=0) as file:
             try:
                 while file.write(bytes(4096)):
                     pass

@@ -72,7 +72,9 @@ async def test_output_that_fills_the_disk_of_the_log_ends_the_execution_and_noth
 ) -> None:
     disk = small_disk(4)
     client = await start(
-        [turn("", command("echo $$; head -c 30000000 /dev/zero; sleep 60")), turn("Done.")], STATE_DIR=str(disk.path)
+        [turn("", command("echo $$; head -c 30000000 /dev/zero; sleep 60")), turn("Done.")],
+        STATE_DIR=str(disk.path),
+        STATE_MIN_FREE_BYTES="0",
     )
     seen, broken = await seen_until_it_breaks(client, "a")
     assert broken.code() == grpc.StatusCode.UNAVAILABLE
@@ -93,6 +95,16 @@ async def test_output_that_fills_the_disk_of_the_log_ends_the_execution_and_noth
     assert len(stdout_of(events)) > 1_000_000
 
 
+async def fill_with_reserve(disk: SmallDisk) -> None:
+    """Fills a disk, and what the service then gives back of it."""
+    reserve = disk.path / "reserve"
+    for is_held in (True, False):
+        async with asyncio.timeout(20):
+            while reserve.exists() is not is_held:
+                await asyncio.sleep(0.02)
+        disk.fill()
+
+
 async def test_a_disk_that_is_full_at_a_checkpoint_ends_the_execution_and_says_so(
     start: StartService, small_disk: MakeDisk, tmp_path: Path
 ) -> None:
@@ -101,7 +113,7 @@ async def test_a_disk_that_is_full_at_a_checkpoint_ends_the_execution_and_says_s
     client = await start([turn("", command(f"echo up; {WAIT}")), turn("Done.")], STATE_DIR=str(disk.path))
     call = client.stub.ExecuteAgent(client.request(execution_id="a"))
     seen = await client.collect(call, until=lambda event: event.HasField("tool_output"))
-    disk.fill()
+    await fill_with_reserve(disk)
     (tmp_path / "workspace" / "go").touch()
     with pytest.raises(grpc.aio.AioRpcError) as broken:
         await client.collect(call)

@@ -189,6 +189,12 @@ class SharedLog:
         stored = self._store.executions.get(execution_id)
         return list(stored.change_sets) if stored else []
 
+    async def stored_bytes(self, execution_id: str) -> int:
+        stored = self._store.executions.get(execution_id)
+        if stored is None:
+            return 0
+        return sum(len(each.frame) for each in stored.events) + sum(map(len, stored.outputs.values()))
+
     async def delete(self, execution_id: str) -> bool:
         return self._store.executions.pop(execution_id, None) is not None
 

@@ -130,6 +130,14 @@ async def test_change_sets_come_back_in_order_and_go_with_their_execution(log: E
     assert await log.change_sets("a") == []
 
 
+async def test_what_an_execution_stores_is_measured_with_output_that_has_no_event(log: EventLog) -> None:
+    call = NewEvent("a", 1, b"<call>", tool_call_id="c")
+    output = NewEvent("a", 2, b"<out>", NewOutput("a", "c", "stdout", b"in time"))
+    await log.append([execution("a"), call, output, NewOutput("a", "c", "stderr", b"late"), execution("b")])
+    assert await log.stored_bytes("a") == len(b"<call><out>in timelate")
+    assert await log.stored_bytes("b") == await log.stored_bytes("unknown") == 0
+
+
 async def test_a_stream_whose_execution_is_gone_ends_with_the_reason(log: EventLog) -> None:
     ends: list[LogUnavailableEnd] = []
     async with log_writer(log) as writer:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,6 +183,47 @@ async def test_pruning_by_size_takes_the_oldest_first_and_removes_their_output(
     assert await log.get("old") is None
     assert len(await log.read_output("new", "call", "stdout", 0, 1 << 20) or b"") == 300_000
     assert sum(path.stat().st_size for path in (tmp_path / "state" / "outputs").rglob("*.stdout")) == 300_000
+
+
+async def add_large(log: SqliteEventLog, name: str) -> None:
+    for sequence in range(1, 41):
+        await log.append([*([execution(name)] if sequence == 1 else []), NewEvent(name, sequence, b"x" * 250_000)])
+    await log.append([ended(name)])
+
+
+async def test_the_others_go_on_while_a_large_execution_is_deleted(log: SqliteEventLog) -> None:
+    """An append waits for one step of the deletion, not for all of them."""
+    await add_large(log, "large")
+    await log.append([execution("other")])
+    deleting = asyncio.create_task(log.delete("large"))
+    appended = 0
+    while not deleting.done():
+        appended += 1
+        await log.append([NewEvent("other", appended, b"<x>")])
+    assert await deleting
+    assert appended > 10
+
+
+async def test_what_a_killed_service_has_half_deleted_is_deleted_by_the_next(tmp_path: Path) -> None:
+    def left() -> list[int]:
+        with closing(sqlite3.connect(tmp_path / "events.db")) as connection:
+            tables = ("events", "execution_values")
+            return [connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables]
+
+    async with sqlite_event_log(tmp_path) as log:
+        await add_large(log, "large")
+        deleting = asyncio.create_task(log.delete("large"))
+        while await log.get("large"):
+            await asyncio.sleep(0)
+        deleting.cancel()
+        with suppress(asyncio.CancelledError):
+            await deleting
+    assert left()[1] == 1
+    async with sqlite_event_log(tmp_path) as log:
+        assert await log.get("large") is None
+        assert (await log.list_executions(ExecutionFilter(), limit=9)).executions == []
+        await log.prune(max_age=3600.0, max_bytes=1 << 30)
+    assert left() == [0, 0]
 
 
 async def test_a_second_service_on_the_same_state_directory_is_refused(tmp_path: Path) -> None:

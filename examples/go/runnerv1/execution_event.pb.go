@@ -2179,7 +2179,7 @@ func (x *SubAgentFinished) GetToolCallId() string {
 	return ""
 }
 
-// Counts tokens over all model calls, sub-agents included.
+// What an execution has used: tokens over all model calls, calls, and storage; sub-agents included.
 type Usage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Input tokens.
@@ -2191,7 +2191,9 @@ type Usage struct {
 	// The number of model calls.
 	ModelCalls int32 `protobuf:"varint,4,opt,name=model_calls,json=modelCalls,proto3" json:"model_calls,omitempty"`
 	// The number of tool calls.
-	ToolCalls     int32 `protobuf:"varint,5,opt,name=tool_calls,json=toolCalls,proto3" json:"tool_calls,omitempty"`
+	ToolCalls int32 `protobuf:"varint,5,opt,name=tool_calls,json=toolCalls,proto3" json:"tool_calls,omitempty"`
+	// The bytes of events and command output that the service has stored for the execution, before this event.
+	StoredBytes   int64 `protobuf:"varint,6,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2257,6 +2259,13 @@ func (x *Usage) GetModelCalls() int32 {
 func (x *Usage) GetToolCalls() int32 {
 	if x != nil {
 		return x.ToolCalls
+	}
+	return 0
+}
+
+func (x *Usage) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
 	}
 	return 0
 }
@@ -2915,7 +2924,7 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\"4\n" +
 	"\x10SubAgentFinished\x12 \n" +
 	"\ftool_call_id\x18\x01 \x01(\tR\n" +
-	"toolCallId\"\xb4\x01\n" +
+	"toolCallId\"\xd7\x01\n" +
 	"\x05Usage\x12!\n" +
 	"\finput_tokens\x18\x01 \x01(\x03R\vinputTokens\x12#\n" +
 	"\routput_tokens\x18\x02 \x01(\x03R\foutputTokens\x12#\n" +
@@ -2923,7 +2932,8 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\vmodel_calls\x18\x04 \x01(\x05R\n" +
 	"modelCalls\x12\x1d\n" +
 	"\n" +
-	"tool_calls\x18\x05 \x01(\x05R\ttoolCalls\">\n" +
+	"tool_calls\x18\x05 \x01(\x05R\ttoolCalls\x12!\n" +
+	"\fstored_bytes\x18\x06 \x01(\x03R\vstoredBytes\">\n" +
 	"\fUsageUpdated\x12.\n" +
 	"\x05usage\x18\x01 \x01(\v2\x18.runner_service.v1.UsageR\x05usage\"\xaa\x01\n" +
 	"\x06Notice\x125\n" +

@@ -8,7 +8,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
 def count_usage(run: AgentRun, message: BaseMessage) -> event_pb2.Usage:
-    """Counts a model call and its tokens, publishes the totals, and returns the usage of this call."""
+    """Counts a model call and its tokens, publishes the totals, and returns the usage of this call alone."""
     usage = event_pb2.Usage(model_calls=1)
     if isinstance(message, AIMessage) and (reported := message.usage_metadata):
         usage.input_tokens = reported["input_tokens"]
@@ -18,6 +18,7 @@ def count_usage(run: AgentRun, message: BaseMessage) -> event_pb2.Usage:
     run.usage.output_tokens += usage.output_tokens
     run.usage.cached_tokens += usage.cached_tokens
     run.usage.model_calls += 1
+    run.usage.stored_bytes = run.events.quota.stored
     run.events.publish(event_pb2.UsageUpdated(usage=run.usage))
     return usage
 

@@ -16,7 +16,7 @@ class DiskQuota:
 
     def __init__(self) -> None:
         self.stored = 0
-        """Bytes of events and output, in this process."""
+        """Bytes of events and output."""
         self.on_exceeded: Callable[[ExecutionEnd], None] = lambda _: None
         self._limit = 0
         self._is_exceeded = False
@@ -24,6 +24,10 @@ class DiskQuota:
     def set_limit(self, limit: int) -> None:
         """Sets the limit in bytes; 0 is none."""
         self._limit = limit
+
+    def restore(self, stored: int) -> None:
+        """Counts what earlier processes stored, beside which the little that this one has stored does not matter."""
+        self.stored = max(self.stored, stored)
 
     def output_room(self) -> int | None:
         """Returns how many bytes of output may still be stored; None for any number."""

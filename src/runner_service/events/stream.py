@@ -231,7 +231,8 @@ class EventStream:
         self._run = None
         self._enqueued_entries += 1
         self._writer.enqueue(self, entry, size)
-        self.quota.count(size)
+        if isinstance(entry, NewEvent | NewOutput):
+            self.quota.count(size)
 
     def _enqueue_frame(self, sequence: int, frame: bytes) -> None:
         """Appends an event to the current run, or starts one."""

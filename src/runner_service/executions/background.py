@@ -10,10 +10,10 @@ from runner_service.errors import CallError, ExecutionEnd, UnavailableError
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
 from runner_service.executions.approval_service import ApprovalService
-from runner_service.executions.disk_guard import guard_disk
+from runner_service.executions.disk_guard import DiskGuard
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.queue import ExecutionQueue
-from runner_service.executions.readiness import Readiness
+from runner_service.executions.readiness import DISK, Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
@@ -70,11 +70,15 @@ async def running_executions(
         approvals = ApprovalService(storage.log, runner, service, registry=registry, lifecycle=lifecycle)
         await approvals.reserve_waiting()
         recovery = Recovery(service, registry, tasks=tasks)
+        guard = DiskGuard(
+            settings.state_dir,
+            settings.state_min_free_bytes,
+            registry,
+            lambda is_full: readiness.set_held_up(DISK, is_held_up=is_full),
+        )
         cleanups = [
             tasks.create_task(_prune_log(settings, storage.log, registry), name="prune-log"),
-            tasks.create_task(
-                guard_disk(settings.state_dir, settings.state_min_free_bytes, registry), name="guard-disk"
-            ),
+            tasks.create_task(guard.run(), name="guard-disk"),
             tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
             tasks.create_task(approvals.expire_forever(), name="expire-approvals"),
         ]

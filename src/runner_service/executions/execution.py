@@ -178,6 +178,7 @@ class Execution:
         self.approvals.withdraw()
         self._change_state(end.state if end else states.SUCCEEDED)
         self.record.finish_time.GetCurrentTime()
+        self.usage.stored_bytes = self.stream.quota.stored
         self.record.usage.CopyFrom(self.usage)
         finished = event_pb2.Finished(state=self.state, output=output, usage=self.usage)
         elapsed = self.elapsed_before_seconds + (time.monotonic() - self._started_at if self._started_at else 0.0)

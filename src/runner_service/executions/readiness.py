@@ -6,7 +6,11 @@ from enum import Enum
 
 from runner_service.errors import UnavailableError
 
+DISK = "disk"
+"""Holds the service up while its disk is full: see `disk_guard`."""
+
 _RETRY_DELAY_SECONDS = 1.0  # by then a load balancer has seen NOT_SERVING, or a successor listens
+_RETRY_DELAY_WHEN_FULL_SECONDS = 5.0
 
 
 class Stage(Enum):
@@ -58,10 +62,14 @@ class Readiness:
         """Lets something new start.
 
         Raises:
-            UnavailableError: the service has not started yet, or is about to stop.
+            UnavailableError: the service has not started yet, is about to stop, or has a full disk.
         """
         if self._stage is not Stage.SERVING:
             raise self.unavailable()
+        if DISK in self._held_up:
+            raise UnavailableError(
+                "the disk of STATE_DIR is full: make room", retry_delay=_RETRY_DELAY_WHEN_FULL_SECONDS
+            )
 
     def require_not_stopped(self) -> None:
         """Lets a call in.

@@ -133,6 +133,7 @@ class PreparedRun:
             execution.usage.CopyFrom(resumption.usage)
             execution.elapsed_before_seconds = resumption.elapsed
             execution.approvals.restore(resumption.approval_events)
+            execution.stream.quota.restore(await self.runner.log.stored_bytes(execution.id))
         execution.approvals.approver = await self._approver(execution)
         return await self._run(execution, resumption, on_started)
 

@@ -199,7 +199,8 @@ connections that callers cannot use up. Unset: only at LISTEN_ADDRESS."""
 it ends as LIMIT_EXCEEDED. 0 means no limit."""
     state_min_free_bytes: CountOrZero = 64 << 20
     """How many bytes should stay free on the disk of STATE_DIR, at most a twentieth of it: below that the running \
-execution that has stored most ends as LIMIT_EXCEEDED. 0 means any number."""
+execution that has stored most ends as LIMIT_EXCEEDED. 0 means any number. Beside it a reserve of 16 MiB is held, in \
+which ends are stored when other programs fill the disk."""
     log_max_bytes: Count = 2 << 30
     """The maximum size of the event log in bytes; the oldest finished executions are deleted first."""
 

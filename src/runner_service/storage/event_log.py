@@ -201,6 +201,9 @@ class EventLog(Outputs, Journal, ChangeSets, Protocol):
     async def mark_interrupted(self, execution_ids: Collection[str]) -> None:
         """Sets those executions to INTERRUPTED, unless they have ended."""
 
+    async def stored_bytes(self, execution_id: str) -> int:
+        """Returns the size of an execution's events and output; 0 when it is not in the log."""
+
     async def delete(self, execution_id: str) -> bool:
         """Deletes an execution with its events and outputs; False when it is not in the log. Not for active ones."""
 

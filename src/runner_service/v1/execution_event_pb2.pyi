@@ -1041,7 +1041,7 @@ Global___SubAgentFinished: _TypeAlias = SubAgentFinished  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """Counts tokens over all model calls, sub-agents included."""
+    """What an execution has used: tokens over all model calls, calls, and storage; sub-agents included."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1050,6 +1050,7 @@ class Usage(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     MODEL_CALLS_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Input tokens."""
     output_tokens: _builtins.int
@@ -1060,6 +1061,8 @@ class Usage(_message.Message):
     """The number of model calls."""
     tool_calls: _builtins.int
     """The number of tool calls."""
+    stored_bytes: _builtins.int
+    """The bytes of events and command output that the service has stored for the execution, before this event."""
     def __init__(
         self,
         *,
@@ -1068,10 +1071,11 @@ class Usage(_message.Message):
         cached_tokens: _builtins.int = ...,
         model_calls: _builtins.int = ...,
         tool_calls: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "input_tokens", b"input_tokens", "model_calls", b"model_calls", "output_tokens", b"output_tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "input_tokens", b"input_tokens", "model_calls", b"model_calls", "output_tokens", b"output_tokens", "stored_bytes", b"stored_bytes", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -122,9 +122,10 @@ class SqliteEventLog:
             "SELECT value FROM meta WHERE name = 'fingerprint_key'"
         ).fetchone()[0]
         self._appender = Appender(self._writer, self._outputs)
-        self._pruner = Pruner(self._writer, self._outputs, on_deleted)
         self._readers: list[sqlite3.Connection] = []
         self._write_thread = WriterThread("event-log-writer")
+        self._on_deleted = on_deleted
+        self._pruner = Pruner(self._writer, self._outputs, self._write_thread.run, self._forget)
         self._read_threads = ThreadPoolExecutor(_READ_THREADS, "event-log-reader")
 
     @property
@@ -213,25 +214,27 @@ class SqliteEventLog:
         with transaction(self._writer):
             self._writer.executemany(query, [(states.INTERRUPTED, each) for each in execution_ids])
 
-    async def delete(self, execution_id: str) -> bool:
+    async def stored_bytes(self, execution_id: str) -> int:
         """Implements `EventLog`."""
 
-        def delete() -> bool:
-            is_deleted = self._pruner.delete(execution_id)
-            self._appender.clear_cache()
-            return is_deleted
+        def measure(connection: sqlite3.Connection) -> int:
+            query = "SELECT key, (SELECT IFNULL(SUM(LENGTH(frame)), 0) FROM events WHERE execution = key) "
+            row = connection.execute(query + "FROM executions WHERE execution_id = ?", (execution_id,)).fetchone()
+            return int(row[1]) + self._outputs.size(row[0]) if row else 0
 
-        return await self._as_log_error(self._write_thread.run(delete))
+        return await self._read(measure)
+
+    async def delete(self, execution_id: str) -> bool:
+        """Implements `EventLog`."""
+        return await self._as_log_error(self._pruner.delete(execution_id))
 
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """Implements `EventLog`."""
+        return await self._as_log_error(self._pruner.prune(time.time() - max_age, max_bytes))
 
-        def prune() -> int:
-            pruned = self._pruner.prune(time.time() - max_age, max_bytes)
-            self._appender.clear_cache()
-            return pruned
-
-        return await self._as_log_error(self._write_thread.run(prune))
+    def _forget(self, execution_id: str) -> None:
+        self._appender.clear_cache()
+        self._on_deleted(execution_id)
 
     async def close(self) -> None:
         """Waits for running operations and closes the files."""

@@ -1,7 +1,6 @@
 """Output files of commands: one for each stream of a call, with the raw bytes."""
 
 import os
-import shutil
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -64,19 +63,19 @@ class OutputFiles:
         finally:
             os.close(descriptor)
 
-    def remove(self, execution: int) -> int:
-        """Deletes the files of an execution and returns their size in bytes."""
+    def close_files_of(self, execution: int) -> None:
+        """Closes the files of an execution that is being deleted."""
         for key in [key for key in self._open if key.execution == execution]:
             os.close(self._open.pop(key))
-        directory = self._directory / str(execution)
-        size = self.size(execution)
-        shutil.rmtree(directory, ignore_errors=True)
-        return size
+
+    def directory(self, execution: int) -> Path:
+        """Returns the directory of an execution's files."""
+        return self._directory / str(execution)
 
     def size(self, execution: int) -> int:
         """Returns the size of an execution's files in bytes."""
         try:
-            with os.scandir(self._directory / str(execution)) as entries:
+            with os.scandir(self.directory(execution)) as entries:
                 return sum(entry.stat().st_size for entry in entries)
         except FileNotFoundError:
             return 0
@@ -98,4 +97,4 @@ class OutputFiles:
         return self._open[key]
 
     def _path(self, key: OutputKey) -> Path:
-        return self._directory / str(key.execution) / f"{key.call}.{key.stream}"
+        return self.directory(key.execution) / f"{key.call}.{key.stream}"
