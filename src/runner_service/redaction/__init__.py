@@ -90,7 +90,11 @@ class TextStreamRedactor:
     def feed(self, text: str) -> str:
         """Adds text; returns what can be passed on, perhaps nothing."""
         # A secret never begins or ends within a character, so the result can always be decoded.
-        return self._stream.feed(text.encode(*ENCODING)).decode(*ENCODING) if self._stream else text
+        if not self._stream:
+            return text
+        data = text.encode(*ENCODING)
+        ready = self._stream.feed(data)
+        return text if ready is data else ready.decode(*ENCODING)
 
     def flush(self) -> str:
         """Ends the stream; returns what was held back."""

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from runner_service.redaction.unbroken import without_line_ends
+
 MIN_SECRET_BYTES = 6
 """The shortest value that is redacted."""
 
@@ -17,10 +19,9 @@ _MAX_LINES = 128  # a key of 8192 bits has a hundred
 _LINE_END = re.compile(r"\r\n|\n|\r|\\n")  # also those that JSON has escaped: programs print keys from within JSON
 _PEM_BOUNDARY = re.compile(r"-----(BEGIN|END) [A-Z0-9 ]+-----")
 _SHELL_SPECIAL = re.compile(r"[^A-Za-z0-9_./:=@%+,-]", re.ASCII)
-_UNSAFE, _UNSAFE_OR_SLASH = re.compile(rb"[^A-Za-z0-9_.~/-]"), re.compile(rb"[^A-Za-z0-9_.~-]")
-_CODE = re.compile("%..")
-_ANSI_C = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\x1b": r"\E", "\\": r"\\", "'": r"\'"}
-_ANSI_C_SPECIAL = re.compile(r"[\n\r\t\x1b\\']")
+_SAFE_IN_SHELL = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:=@%+,-")
+_SAFE_IN_URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-"
+_ANSI_C = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\x1b": r"\E", "'": r"\'"}  # the backslash first
 _ANSI_C_CONTROL = re.compile(r"[\x00-\x1f]")
 _OCTAL = str.maketrans({chr(byte): f"\\{byte:03o}" for byte in range(0x80, 0x100)})
 
@@ -30,15 +31,16 @@ Encoder = Callable[[str], set[str]]
 def forms_of(secret: str) -> Iterator[bytes]:
     """Yields the forms of a secret, the most likely first."""
     values = _values(secret)
-    for value in values:
-        yield from (_squeezed(value), *map(_squeezed, _lines(value)))
+    if values:  # they differ in line ends only, which do not count here
+        yield from (_squeezed(values[0]), *map(_squeezed, _lines(values[0])))
+        yield from map(_squeezed, _unquoted(values[0]))
     for encoder in (_json, _base64, _shell, _url, _hexadecimal, _html, _python):
         for value in values:
             yield from map(_squeezed, encoder(value))
 
 
 def _squeezed(text: str) -> bytes:
-    return text.encode(*ENCODING).translate(None, b"\r\n")
+    return without_line_ends(text.encode(*ENCODING))
 
 
 def _values(secret: str) -> list[str]:
@@ -81,12 +83,20 @@ def _shell(value: str) -> set[str]:
     """As `set -x`, `export -p` and `printf %q` write it."""
     quoted = value.replace("'", r"'\''")
     exported = re.sub(r'["$`\\]', r"\\\g<0>", value)
-    escaped = _SHELL_SPECIAL.sub(r"\\\g<0>", value)
+    escaped = _backslashed(value)
+    return {quoted, exported, escaped, _ansi_c(value), _ansi_c(value, octal=True)}
+
+
+def _unquoted(value: str) -> set[str]:
+    """As `echo $VALUE` and `set -x` write it."""
     words = value.split()
-    return {
-        *(quoted, exported, escaped, _ansi_c(value), _ansi_c(value, octal=True)),
-        *(" ".join(words), " ".join(map(_traced, words))),  # of an unquoted variable
-    }
+    return {" ".join(words), " ".join(map(_traced, words))}
+
+
+def _backslashed(value: str) -> str:
+    for character in ("\\", *(set(value) - _SAFE_IN_SHELL - {"\\"})):
+        value = value.replace(character, "\\" + character)
+    return value
 
 
 def _traced(word: str) -> str:
@@ -98,7 +108,9 @@ def _traced(word: str) -> str:
 
 def _ansi_c(value: str, *, octal: bool = False) -> str:
     r"""As in `$'...'`, where bytes beyond ASCII may be octal, such as `\303`."""
-    text = _ANSI_C_SPECIAL.sub(lambda found: _ANSI_C[found[0]], value)
+    text = value
+    for character, escaped in _ANSI_C.items():
+        text = text.replace(character, escaped)
     if not octal or text.isascii():
         return text
     return text.encode(*ENCODING).decode("latin-1").translate(_OCTAL)
@@ -106,14 +118,24 @@ def _ansi_c(value: str, *, octal: bool = False) -> str:
 
 def _url(value: str) -> set[str]:
     raw = value.encode(*ENCODING)
-    quoted = {_UNSAFE.sub(_percent, raw), _UNSAFE_OR_SLASH.sub(_percent, raw)}
-    quoted.add(_UNSAFE_OR_SLASH.sub(_percent, raw.replace(b" ", b"\0")).replace(b"%00", b"+"))
-    texts = {text.decode() for text in quoted}
-    return texts | {_CODE.sub(lambda code: code[0].lower(), text) for text in texts}
+    plus = raw.replace(b" ", b"\0")
+    return {
+        text.decode()
+        for code in (b"%%%02X", b"%%%02x")
+        for text in (
+            _percent_encoded(raw, code, safe=_SAFE_IN_URL),
+            _percent_encoded(raw, code, safe=_SAFE_IN_URL + b"/"),
+            _percent_encoded(plus, code, safe=_SAFE_IN_URL).replace(b"%00", b"+"),
+        )
+    }
 
 
-def _percent(found: re.Match[bytes]) -> bytes:
-    return b"%%%02X" % found[0][0]
+def _percent_encoded(raw: bytes, code: bytes, *, safe: bytes) -> bytes:
+    # A pass for each byte that occurs, of which keys have few, is faster than one that looks at each byte.
+    unsafe = set(raw.translate(None, safe))
+    for byte in (b"%"[0], *(unsafe - {b"%"[0]})):
+        raw = raw.replace(bytes([byte]), code % byte)
+    return raw
 
 
 def _hexadecimal(value: str) -> set[str]:

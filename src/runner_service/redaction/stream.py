@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from runner_service.redaction.matcher import Match, Patterns, Place, character_start, extended
-from runner_service.redaction.unbroken import Unbroken
+from runner_service.redaction.unbroken import Unbroken, without_line_ends
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,11 @@ class StreamRedactor:
 
     def feed(self, data: bytes) -> bytes:
         """Adds bytes; returns those that can be passed on."""
-        return self._redacted(data, is_last=False) if self._patterns else data
+        if not self._patterns:
+            return data
+        if not (self._held or self._continued) and self._patterns.is_absent(without_line_ends(data)):
+            return data
+        return self._redacted(data, is_last=False)
 
     def flush(self) -> bytes:
         """Ends the stream; returns what was held back."""
