@@ -23,6 +23,7 @@ from runner_service.executions.service import ExecutionService
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.protocol import Executor, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
+from runner_service.models.prices import Prices, read_prices_file
 from runner_service.server import (
     RunningServer,
     ServiceFile,
@@ -148,6 +149,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             executor=executor,
             agent_loop=loading,
             approval_policy=await _approval_policy(settings),
+            prices=await _prices(settings),
         )
         daemon = await _enter_daemon(parts, settings, log, readiness)
         executions, approvals, recovery = await parts.enter_async_context(
@@ -230,6 +232,11 @@ async def _proven(executor: Executor, minimum: Confinement, readiness: Readiness
 async def _approval_policy(settings: Settings) -> ApprovalPolicy | None:
     path = settings.approval_policy_file
     return await asyncio.to_thread(read_policy_file, path) if path else None
+
+
+async def _prices(settings: Settings) -> Prices | None:
+    path = settings.prices_file
+    return await asyncio.to_thread(read_prices_file, path) if path else None
 
 
 async def _enter_daemon(

@@ -1423,6 +1423,8 @@ type Execution struct {
 	Tenant string `protobuf:"bytes,13,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Who started it. Unset for one that is older than this field.
 	Caller *Caller `protobuf:"bytes,14,opt,name=caller,proto3" json:"caller,omitempty"`
+	// What its model calls cost. Unset before its end, and where the operator has no prices.
+	Cost *Cost `protobuf:"bytes,15,opt,name=cost,proto3" json:"cost,omitempty"`
 	// The path of the directory that its tools work in, in its sandbox or on the service's machine, symlinks resolved.
 	// Empty before it started, and of executions older than this field.
 	Root string `protobuf:"bytes,16,opt,name=root,proto3" json:"root,omitempty"`
@@ -1556,6 +1558,13 @@ func (x *Execution) GetTenant() string {
 func (x *Execution) GetCaller() *Caller {
 	if x != nil {
 		return x.Caller
+	}
+	return nil
+}
+
+func (x *Execution) GetCost() *Cost {
+	if x != nil {
+		return x.Cost
 	}
 	return nil
 }
@@ -2766,7 +2775,7 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x13GetExecutionRequest\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\"R\n" +
 	"\x14GetExecutionResponse\x12:\n" +
-	"\texecution\x18\x01 \x01(\v2\x1c.runner_service.v1.ExecutionR\texecution\"\xfc\x05\n" +
+	"\texecution\x18\x01 \x01(\v2\x1c.runner_service.v1.ExecutionR\texecution\"\xa9\x06\n" +
 	"\tExecution\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x1d\n" +
 	"\n" +
@@ -2787,7 +2796,8 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x05usage\x18\v \x01(\v2\x18.runner_service.v1.UsageR\x05usage\x12+\n" +
 	"\x11pending_approvals\x18\f \x01(\x05R\x10pendingApprovals\x12\x16\n" +
 	"\x06tenant\x18\r \x01(\tR\x06tenant\x121\n" +
-	"\x06caller\x18\x0e \x01(\v2\x19.runner_service.v1.CallerR\x06caller\x12\x12\n" +
+	"\x06caller\x18\x0e \x01(\v2\x19.runner_service.v1.CallerR\x06caller\x12+\n" +
+	"\x04cost\x18\x0f \x01(\v2\x17.runner_service.v1.CostR\x04cost\x12\x12\n" +
 	"\x04root\x18\x10 \x01(\tR\x04root\x12\x12\n" +
 	"\x04mode\x18\x11 \x01(\tR\x04mode\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
@@ -2973,11 +2983,12 @@ var file_runner_service_v1_agent_runner_proto_goTypes = []any{
 	(*ExecutionError)(nil),          // 52: runner_service.v1.ExecutionError
 	(*Usage)(nil),                   // 53: runner_service.v1.Usage
 	(*Caller)(nil),                  // 54: runner_service.v1.Caller
-	(ApprovalAction)(0),             // 55: runner_service.v1.ApprovalAction
-	(*structpb.Struct)(nil),         // 56: google.protobuf.Struct
-	(ApprovalGrant)(0),              // 57: runner_service.v1.ApprovalGrant
-	(*ApprovalRule)(nil),            // 58: runner_service.v1.ApprovalRule
-	(*ApprovalRequested)(nil),       // 59: runner_service.v1.ApprovalRequested
+	(*Cost)(nil),                    // 55: runner_service.v1.Cost
+	(ApprovalAction)(0),             // 56: runner_service.v1.ApprovalAction
+	(*structpb.Struct)(nil),         // 57: google.protobuf.Struct
+	(ApprovalGrant)(0),              // 58: runner_service.v1.ApprovalGrant
+	(*ApprovalRule)(nil),            // 59: runner_service.v1.ApprovalRule
+	(*ApprovalRequested)(nil),       // 60: runner_service.v1.ApprovalRequested
 }
 var file_runner_service_v1_agent_runner_proto_depIdxs = []int32{
 	5,  // 0: runner_service.v1.ExecuteAgentRequest.agent:type_name -> runner_service.v1.Agent
@@ -3014,51 +3025,52 @@ var file_runner_service_v1_agent_runner_proto_depIdxs = []int32{
 	52, // 31: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
 	53, // 32: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
 	54, // 33: runner_service.v1.Execution.caller:type_name -> runner_service.v1.Caller
-	50, // 34: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
-	44, // 35: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
-	51, // 36: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
-	51, // 37: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
-	19, // 38: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
-	50, // 39: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
-	1,  // 40: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
-	55, // 41: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
-	56, // 42: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
-	57, // 43: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
-	58, // 44: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
-	50, // 45: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
-	36, // 46: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	36, // 47: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	51, // 48: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
-	59, // 49: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
-	13, // 50: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
-	11, // 51: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
-	2,  // 52: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
-	15, // 53: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
-	17, // 54: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
-	20, // 55: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
-	22, // 56: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
-	23, // 57: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
-	25, // 58: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
-	28, // 59: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
-	30, // 60: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
-	32, // 61: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
-	34, // 62: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
-	4,  // 63: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
-	16, // 64: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
-	18, // 65: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
-	21, // 66: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
-	27, // 67: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
-	24, // 68: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
-	26, // 69: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
-	29, // 70: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
-	31, // 71: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
-	33, // 72: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
-	35, // 73: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
-	63, // [63:74] is the sub-list for method output_type
-	52, // [52:63] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	55, // 34: runner_service.v1.Execution.cost:type_name -> runner_service.v1.Cost
+	50, // 35: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
+	44, // 36: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
+	51, // 37: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
+	51, // 38: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
+	19, // 39: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
+	50, // 40: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
+	1,  // 41: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
+	56, // 42: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
+	57, // 43: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
+	58, // 44: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
+	59, // 45: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
+	50, // 46: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
+	36, // 47: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
+	36, // 48: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
+	51, // 49: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
+	60, // 50: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
+	13, // 51: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
+	11, // 52: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
+	2,  // 53: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
+	15, // 54: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
+	17, // 55: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
+	20, // 56: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
+	22, // 57: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
+	23, // 58: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
+	25, // 59: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
+	28, // 60: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
+	30, // 61: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
+	32, // 62: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
+	34, // 63: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
+	4,  // 64: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
+	16, // 65: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
+	18, // 66: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
+	21, // 67: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
+	27, // 68: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
+	24, // 69: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
+	26, // 70: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
+	29, // 71: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
+	31, // 72: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
+	33, // 73: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
+	35, // 74: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
+	64, // [64:75] is the sub-list for method output_type
+	53, // [53:64] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_agent_runner_proto_init() }

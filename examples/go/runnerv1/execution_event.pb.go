@@ -600,7 +600,7 @@ func (x Notice_Level) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Notice_Level.Descriptor instead.
 func (Notice_Level) EnumDescriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{21, 0}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{22, 0}
 }
 
 // An event of an execution.
@@ -2274,7 +2274,9 @@ func (x *Usage) GetStoredBytes() int64 {
 type UsageUpdated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The totals so far.
-	Usage         *Usage `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *Usage `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	// What these model calls cost. Unset where the operator has no prices.
+	Cost          *Cost `protobuf:"bytes,2,opt,name=cost,proto3" json:"cost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2316,6 +2318,77 @@ func (x *UsageUpdated) GetUsage() *Usage {
 	return nil
 }
 
+func (x *UsageUpdated) GetCost() *Cost {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
+// What model calls cost, by the prices of the operator's PRICES_FILE.
+type Cost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The currency, as PRICES_FILE names it, for example `USD`.
+	Currency string `protobuf:"bytes,1,opt,name=currency,proto3" json:"currency,omitempty"`
+	// The amount, in billionths of the currency.
+	Nanos int64 `protobuf:"varint,2,opt,name=nanos,proto3" json:"nanos,omitempty"`
+	// How many model calls are not in the amount, because PRICES_FILE has no price for their model.
+	UnpricedModelCalls int32 `protobuf:"varint,3,opt,name=unpriced_model_calls,json=unpricedModelCalls,proto3" json:"unpriced_model_calls,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Cost) Reset() {
+	*x = Cost{}
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cost) ProtoMessage() {}
+
+func (x *Cost) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cost.ProtoReflect.Descriptor instead.
+func (*Cost) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Cost) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *Cost) GetNanos() int64 {
+	if x != nil {
+		return x.Nanos
+	}
+	return 0
+}
+
+func (x *Cost) GetUnpricedModelCalls() int32 {
+	if x != nil {
+		return x.UnpricedModelCalls
+	}
+	return 0
+}
+
 // Information for people who watch the execution.
 type Notice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2331,7 +2404,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[21]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2416,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[21]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2429,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{21}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Notice) GetLevel() Notice_Level {
@@ -2416,7 +2489,7 @@ type ApprovalRequested struct {
 
 func (x *ApprovalRequested) Reset() {
 	*x = ApprovalRequested{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[22]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2501,7 @@ func (x *ApprovalRequested) String() string {
 func (*ApprovalRequested) ProtoMessage() {}
 
 func (x *ApprovalRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[22]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2514,7 @@ func (x *ApprovalRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalRequested.ProtoReflect.Descriptor instead.
 func (*ApprovalRequested) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{22}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ApprovalRequested) GetToolCallId() string {
@@ -2560,7 +2633,7 @@ type ApprovalDecided struct {
 
 func (x *ApprovalDecided) Reset() {
 	*x = ApprovalDecided{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[23]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2645,7 @@ func (x *ApprovalDecided) String() string {
 func (*ApprovalDecided) ProtoMessage() {}
 
 func (x *ApprovalDecided) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[23]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2658,7 @@ func (x *ApprovalDecided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovalDecided.ProtoReflect.Descriptor instead.
 func (*ApprovalDecided) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{23}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ApprovalDecided) GetToolCallId() string {
@@ -2657,6 +2730,8 @@ type Finished struct {
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The run time, from `started`.
 	Elapsed *durationpb.Duration `protobuf:"bytes,5,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	// What its model calls cost. Unset where the operator has no prices.
+	Cost *Cost `protobuf:"bytes,7,opt,name=cost,proto3" json:"cost,omitempty"`
 	// Who cancelled it by CancelExecution. Unset otherwise.
 	Caller        *Caller `protobuf:"bytes,8,opt,name=caller,proto3" json:"caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2665,7 +2740,7 @@ type Finished struct {
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[24]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2752,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[24]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2765,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{24}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Finished) GetState() State {
@@ -2728,6 +2803,13 @@ func (x *Finished) GetElapsed() *durationpb.Duration {
 	return nil
 }
 
+func (x *Finished) GetCost() *Cost {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
 func (x *Finished) GetCaller() *Caller {
 	if x != nil {
 		return x.Caller
@@ -2750,7 +2832,7 @@ type ExecutionError struct {
 
 func (x *ExecutionError) Reset() {
 	*x = ExecutionError{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[25]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +2844,7 @@ func (x *ExecutionError) String() string {
 func (*ExecutionError) ProtoMessage() {}
 
 func (x *ExecutionError) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[25]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +2857,7 @@ func (x *ExecutionError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutionError.ProtoReflect.Descriptor instead.
 func (*ExecutionError) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{25}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExecutionError) GetCode() string {
@@ -2933,9 +3015,14 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"modelCalls\x12\x1d\n" +
 	"\n" +
 	"tool_calls\x18\x05 \x01(\x05R\ttoolCalls\x12!\n" +
-	"\fstored_bytes\x18\x06 \x01(\x03R\vstoredBytes\">\n" +
+	"\fstored_bytes\x18\x06 \x01(\x03R\vstoredBytes\"k\n" +
 	"\fUsageUpdated\x12.\n" +
-	"\x05usage\x18\x01 \x01(\v2\x18.runner_service.v1.UsageR\x05usage\"\xaa\x01\n" +
+	"\x05usage\x18\x01 \x01(\v2\x18.runner_service.v1.UsageR\x05usage\x12+\n" +
+	"\x04cost\x18\x02 \x01(\v2\x17.runner_service.v1.CostR\x04cost\"j\n" +
+	"\x04Cost\x12\x1a\n" +
+	"\bcurrency\x18\x01 \x01(\tR\bcurrency\x12\x14\n" +
+	"\x05nanos\x18\x02 \x01(\x03R\x05nanos\x120\n" +
+	"\x14unpriced_model_calls\x18\x03 \x01(\x05R\x12unpricedModelCalls\"\xaa\x01\n" +
 	"\x06Notice\x125\n" +
 	"\x05level\x18\x01 \x01(\x0e2\x1f.runner_service.v1.Notice.LevelR\x05level\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x12\n" +
@@ -2978,13 +3065,14 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x05grant\x18\x06 \x01(\x0e2 .runner_service.v1.ApprovalGrantR\x05grant\x12D\n" +
 	"\rgranted_rules\x18\a \x03(\v2\x1f.runner_service.v1.ApprovalRuleR\fgrantedRules\x12\x1d\n" +
 	"\n" +
-	"decided_by\x18\b \x01(\tR\tdecidedBy\"\xa3\x02\n" +
+	"decided_by\x18\b \x01(\tR\tdecidedBy\"\xd0\x02\n" +
 	"\bFinished\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.runner_service.v1.StateR\x05state\x127\n" +
 	"\x05error\x18\x02 \x01(\v2!.runner_service.v1.ExecutionErrorR\x05error\x12\x16\n" +
 	"\x06output\x18\x03 \x01(\tR\x06output\x12.\n" +
 	"\x05usage\x18\x04 \x01(\v2\x18.runner_service.v1.UsageR\x05usage\x123\n" +
-	"\aelapsed\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x121\n" +
+	"\aelapsed\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12+\n" +
+	"\x04cost\x18\a \x01(\v2\x17.runner_service.v1.CostR\x04cost\x121\n" +
 	"\x06caller\x18\b \x01(\v2\x19.runner_service.v1.CallerR\x06caller\"\\\n" +
 	"\x0eExecutionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -3056,7 +3144,7 @@ func file_runner_service_v1_execution_event_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_service_v1_execution_event_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_runner_service_v1_execution_event_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_runner_service_v1_execution_event_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_runner_service_v1_execution_event_proto_goTypes = []any{
 	(State)(0),                    // 0: runner_service.v1.State
 	(FilesConfinement)(0),         // 1: runner_service.v1.FilesConfinement
@@ -3088,19 +3176,20 @@ var file_runner_service_v1_execution_event_proto_goTypes = []any{
 	(*SubAgentFinished)(nil),      // 27: runner_service.v1.SubAgentFinished
 	(*Usage)(nil),                 // 28: runner_service.v1.Usage
 	(*UsageUpdated)(nil),          // 29: runner_service.v1.UsageUpdated
-	(*Notice)(nil),                // 30: runner_service.v1.Notice
-	(*ApprovalRequested)(nil),     // 31: runner_service.v1.ApprovalRequested
-	(*ApprovalDecided)(nil),       // 32: runner_service.v1.ApprovalDecided
-	(*Finished)(nil),              // 33: runner_service.v1.Finished
-	(*ExecutionError)(nil),        // 34: runner_service.v1.ExecutionError
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 36: google.protobuf.Struct
-	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
-	(*ApprovalRule)(nil),          // 38: runner_service.v1.ApprovalRule
-	(ApprovalGrant)(0),            // 39: runner_service.v1.ApprovalGrant
+	(*Cost)(nil),                  // 30: runner_service.v1.Cost
+	(*Notice)(nil),                // 31: runner_service.v1.Notice
+	(*ApprovalRequested)(nil),     // 32: runner_service.v1.ApprovalRequested
+	(*ApprovalDecided)(nil),       // 33: runner_service.v1.ApprovalDecided
+	(*Finished)(nil),              // 34: runner_service.v1.Finished
+	(*ExecutionError)(nil),        // 35: runner_service.v1.ExecutionError
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 37: google.protobuf.Struct
+	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
+	(*ApprovalRule)(nil),          // 39: runner_service.v1.ApprovalRule
+	(ApprovalGrant)(0),            // 40: runner_service.v1.ApprovalGrant
 }
 var file_runner_service_v1_execution_event_proto_depIdxs = []int32{
-	35, // 0: runner_service.v1.ExecutionEvent.create_time:type_name -> google.protobuf.Timestamp
+	36, // 0: runner_service.v1.ExecutionEvent.create_time:type_name -> google.protobuf.Timestamp
 	16, // 1: runner_service.v1.ExecutionEvent.text_delta:type_name -> runner_service.v1.TextDelta
 	17, // 2: runner_service.v1.ExecutionEvent.reasoning_delta:type_name -> runner_service.v1.ReasoningDelta
 	21, // 3: runner_service.v1.ExecutionEvent.tool_output:type_name -> runner_service.v1.ToolOutput
@@ -3109,14 +3198,14 @@ var file_runner_service_v1_execution_event_proto_depIdxs = []int32{
 	20, // 6: runner_service.v1.ExecutionEvent.tool_call_started:type_name -> runner_service.v1.ToolCallStarted
 	22, // 7: runner_service.v1.ExecutionEvent.tool_call_finished:type_name -> runner_service.v1.ToolCallFinished
 	10, // 8: runner_service.v1.ExecutionEvent.started:type_name -> runner_service.v1.Started
-	33, // 9: runner_service.v1.ExecutionEvent.finished:type_name -> runner_service.v1.Finished
-	30, // 10: runner_service.v1.ExecutionEvent.notice:type_name -> runner_service.v1.Notice
+	34, // 9: runner_service.v1.ExecutionEvent.finished:type_name -> runner_service.v1.Finished
+	31, // 10: runner_service.v1.ExecutionEvent.notice:type_name -> runner_service.v1.Notice
 	29, // 11: runner_service.v1.ExecutionEvent.usage_updated:type_name -> runner_service.v1.UsageUpdated
 	24, // 12: runner_service.v1.ExecutionEvent.todos_updated:type_name -> runner_service.v1.TodosUpdated
 	26, // 13: runner_service.v1.ExecutionEvent.sub_agent_started:type_name -> runner_service.v1.SubAgentStarted
 	27, // 14: runner_service.v1.ExecutionEvent.sub_agent_finished:type_name -> runner_service.v1.SubAgentFinished
-	31, // 15: runner_service.v1.ExecutionEvent.approval_requested:type_name -> runner_service.v1.ApprovalRequested
-	32, // 16: runner_service.v1.ExecutionEvent.approval_decided:type_name -> runner_service.v1.ApprovalDecided
+	32, // 15: runner_service.v1.ExecutionEvent.approval_requested:type_name -> runner_service.v1.ApprovalRequested
+	33, // 16: runner_service.v1.ExecutionEvent.approval_decided:type_name -> runner_service.v1.ApprovalDecided
 	14, // 17: runner_service.v1.ExecutionEvent.network_denied:type_name -> runner_service.v1.NetworkDenied
 	12, // 18: runner_service.v1.Started.sandbox:type_name -> runner_service.v1.SandboxInfo
 	15, // 19: runner_service.v1.Started.model:type_name -> runner_service.v1.ModelInfo
@@ -3125,34 +3214,36 @@ var file_runner_service_v1_execution_event_proto_depIdxs = []int32{
 	1,  // 22: runner_service.v1.ConfinementInfo.files:type_name -> runner_service.v1.FilesConfinement
 	2,  // 23: runner_service.v1.ConfinementInfo.network:type_name -> runner_service.v1.NetworkConfinement
 	3,  // 24: runner_service.v1.ToolCallStarted.kind:type_name -> runner_service.v1.ToolKind
-	36, // 25: runner_service.v1.ToolCallStarted.arguments:type_name -> google.protobuf.Struct
+	37, // 25: runner_service.v1.ToolCallStarted.arguments:type_name -> google.protobuf.Struct
 	4,  // 26: runner_service.v1.ToolCallFinished.outcome:type_name -> runner_service.v1.ToolOutcome
-	37, // 27: runner_service.v1.ToolCallFinished.elapsed:type_name -> google.protobuf.Duration
+	38, // 27: runner_service.v1.ToolCallFinished.elapsed:type_name -> google.protobuf.Duration
 	23, // 28: runner_service.v1.ToolCallFinished.resources:type_name -> runner_service.v1.ToolResources
-	37, // 29: runner_service.v1.ToolResources.cpu_time:type_name -> google.protobuf.Duration
+	38, // 29: runner_service.v1.ToolResources.cpu_time:type_name -> google.protobuf.Duration
 	25, // 30: runner_service.v1.TodosUpdated.todos:type_name -> runner_service.v1.Todo
 	7,  // 31: runner_service.v1.Todo.status:type_name -> runner_service.v1.Todo.Status
 	28, // 32: runner_service.v1.UsageUpdated.usage:type_name -> runner_service.v1.Usage
-	8,  // 33: runner_service.v1.Notice.level:type_name -> runner_service.v1.Notice.Level
-	3,  // 34: runner_service.v1.ApprovalRequested.kind:type_name -> runner_service.v1.ToolKind
-	36, // 35: runner_service.v1.ApprovalRequested.arguments:type_name -> google.protobuf.Struct
-	5,  // 36: runner_service.v1.ApprovalRequested.source:type_name -> runner_service.v1.ApprovalSource
-	38, // 37: runner_service.v1.ApprovalRequested.suggested_rules:type_name -> runner_service.v1.ApprovalRule
-	35, // 38: runner_service.v1.ApprovalRequested.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 39: runner_service.v1.ApprovalDecided.action:type_name -> runner_service.v1.ApprovalAction
-	36, // 40: runner_service.v1.ApprovalDecided.arguments:type_name -> google.protobuf.Struct
-	39, // 41: runner_service.v1.ApprovalDecided.grant:type_name -> runner_service.v1.ApprovalGrant
-	38, // 42: runner_service.v1.ApprovalDecided.granted_rules:type_name -> runner_service.v1.ApprovalRule
-	0,  // 43: runner_service.v1.Finished.state:type_name -> runner_service.v1.State
-	34, // 44: runner_service.v1.Finished.error:type_name -> runner_service.v1.ExecutionError
-	28, // 45: runner_service.v1.Finished.usage:type_name -> runner_service.v1.Usage
-	37, // 46: runner_service.v1.Finished.elapsed:type_name -> google.protobuf.Duration
-	11, // 47: runner_service.v1.Finished.caller:type_name -> runner_service.v1.Caller
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	30, // 33: runner_service.v1.UsageUpdated.cost:type_name -> runner_service.v1.Cost
+	8,  // 34: runner_service.v1.Notice.level:type_name -> runner_service.v1.Notice.Level
+	3,  // 35: runner_service.v1.ApprovalRequested.kind:type_name -> runner_service.v1.ToolKind
+	37, // 36: runner_service.v1.ApprovalRequested.arguments:type_name -> google.protobuf.Struct
+	5,  // 37: runner_service.v1.ApprovalRequested.source:type_name -> runner_service.v1.ApprovalSource
+	39, // 38: runner_service.v1.ApprovalRequested.suggested_rules:type_name -> runner_service.v1.ApprovalRule
+	36, // 39: runner_service.v1.ApprovalRequested.expire_time:type_name -> google.protobuf.Timestamp
+	6,  // 40: runner_service.v1.ApprovalDecided.action:type_name -> runner_service.v1.ApprovalAction
+	37, // 41: runner_service.v1.ApprovalDecided.arguments:type_name -> google.protobuf.Struct
+	40, // 42: runner_service.v1.ApprovalDecided.grant:type_name -> runner_service.v1.ApprovalGrant
+	39, // 43: runner_service.v1.ApprovalDecided.granted_rules:type_name -> runner_service.v1.ApprovalRule
+	0,  // 44: runner_service.v1.Finished.state:type_name -> runner_service.v1.State
+	35, // 45: runner_service.v1.Finished.error:type_name -> runner_service.v1.ExecutionError
+	28, // 46: runner_service.v1.Finished.usage:type_name -> runner_service.v1.Usage
+	38, // 47: runner_service.v1.Finished.elapsed:type_name -> google.protobuf.Duration
+	30, // 48: runner_service.v1.Finished.cost:type_name -> runner_service.v1.Cost
+	11, // 49: runner_service.v1.Finished.caller:type_name -> runner_service.v1.Caller
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_execution_event_proto_init() }
@@ -3191,7 +3282,7 @@ func file_runner_service_v1_execution_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_service_v1_execution_event_proto_rawDesc), len(file_runner_service_v1_execution_event_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

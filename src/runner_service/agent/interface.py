@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runner_service.agent.resume import Resumption
     from runner_service.events.stream import EventStream
     from runner_service.models import ModelChoice
+    from runner_service.models.prices import Prices
 
 
 class ParkedError(Exception):
@@ -44,6 +45,10 @@ class AgentRun:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The request's variables, for MCP servers over HTTP."""
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
+    prices: "Prices | None" = None
+    """What model calls cost; None: not known."""
+    cost: event_pb2.Cost = field(default_factory=event_pb2.Cost)
+    """What they have cost; updated in place, and empty without prices."""
     mcp_start_timeout: float = 30.0
     """Seconds for an MCP server to start and to list its tools."""
     max_repeated_calls: int = 0

@@ -138,7 +138,7 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
         message = _message_of(response)
         stop_reason = scope.run.redactor.text(stop_reason_of(message))[:MAX_REASON_CHARACTERS]
         streamed.finish(stop_reason)
-        usage = count_usage(scope.run, message)
+        usage = count_usage(scope.run, message, model)
         metrics.tokens_used(provider, model, usage)
         record_usage(
             span,

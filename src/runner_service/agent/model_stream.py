@@ -68,4 +68,5 @@ class SummaryUsage(AsyncCallbackHandler):
         del kwargs
         generation = response.generations[0][0]
         if current_text_listener.get() is None and isinstance(generation, ChatGeneration):
-            count_usage(current_scope.get().run, generation.message)
+            scope = current_scope.get()
+            count_usage(scope.run, generation.message, scope.run.model.name)

@@ -16,6 +16,8 @@ class Resumption:
 
     usage: event_pb2.Usage = field(default_factory=event_pb2.Usage)
     """Its usage so far, which counts against its limits."""
+    cost: event_pb2.Cost = field(default_factory=event_pb2.Cost)
+    """Its cost so far."""
     elapsed: float = 0.0
     """Seconds that it has run."""
     unfinished_messages: dict[str, str] = field(default_factory=dict)
@@ -43,6 +45,7 @@ class Resumption:
                 self.approval_events.append(event)
             case "usage_updated":
                 self.usage.CopyFrom(event.usage_updated.usage)
+                self.cost.CopyFrom(event.usage_updated.cost)
 
 
 async def read_resumption(log: EventLog, execution_id: str) -> Resumption:

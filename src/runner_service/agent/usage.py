@@ -4,11 +4,12 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from runner_service.agent.interface import AgentRun
 from runner_service.errors import LimitExceededEnd
+from runner_service.telemetry import metrics
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
-def count_usage(run: AgentRun, message: BaseMessage) -> event_pb2.Usage:
-    """Counts a model call and its tokens, publishes the totals, and returns the usage of this call alone."""
+def count_usage(run: AgentRun, message: BaseMessage, model: str) -> event_pb2.Usage:
+    """Counts a call of a model, its tokens and cost, publishes the totals, and returns the usage of this call."""
     usage = event_pb2.Usage(model_calls=1)
     if isinstance(message, AIMessage) and (reported := message.usage_metadata):
         usage.input_tokens = reported["input_tokens"]
@@ -19,7 +20,11 @@ def count_usage(run: AgentRun, message: BaseMessage) -> event_pb2.Usage:
     run.usage.cached_tokens += usage.cached_tokens
     run.usage.model_calls += 1
     run.usage.stored_bytes = run.events.quota.stored
-    run.events.publish(event_pb2.UsageUpdated(usage=run.usage))
+    updated = event_pb2.UsageUpdated(usage=run.usage)
+    if run.prices:
+        metrics.cost_added(run.model.provider, model, run.prices.add(run.cost, run.model.provider, model, usage))
+        updated.cost.CopyFrom(run.cost)
+    run.events.publish(updated)
     return usage
 
 

@@ -46,6 +46,8 @@ class Execution:
         self.stream = stream
         self.redactor = redactor
         self.usage = event_pb2.Usage()
+        self.cost = event_pb2.Cost()
+        """What it has cost; empty without prices."""
         self.run: AgentRun | None = None
         """What its agent was given; None until the agent begins."""
         self.policy: runner_pb2.DisconnectPolicy.ValueType = runner_pb2.DISCONNECT_POLICY_CANCEL
@@ -181,6 +183,9 @@ class Execution:
         self.usage.stored_bytes = self.stream.quota.stored
         self.record.usage.CopyFrom(self.usage)
         finished = event_pb2.Finished(state=self.state, output=output, usage=self.usage)
+        if self.cost.currency:
+            self.record.cost.CopyFrom(self.cost)
+            finished.cost.CopyFrom(self.cost)
         elapsed = self.elapsed_before_seconds + (time.monotonic() - self._started_at if self._started_at else 0.0)
         finished.elapsed.FromNanoseconds(int(elapsed * 1e9))
         if end:

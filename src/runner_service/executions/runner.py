@@ -20,6 +20,7 @@ from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
 from runner_service.identity import OwnerKey
 from runner_service.models import ModelChoice, resolve
+from runner_service.models.prices import Prices
 from runner_service.redaction import Redactor
 from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog
@@ -43,6 +44,7 @@ class Runner:
         executor: Executor,
         agent_loop: AgentLoopLoading,
         approval_policy: policy_pb2.ApprovalPolicy | None = None,
+        prices: Prices | None = None,
     ) -> None:
         self.settings = settings
         self.log = log
@@ -55,6 +57,7 @@ class Runner:
         )
         self.approval_policy = approval_policy
         """The operator's, of APPROVAL_POLICY_FILE."""
+        self.prices = prices
 
     async def prepare(self, request: runner_pb2.ExecuteAgentRequest, *, resumes: bool = False) -> "PreparedRun":
         """Checks, before anything has happened, that the model and the confinement of a request can be used.
@@ -131,6 +134,7 @@ class PreparedRun:
         resumption = await read_resumption(self.runner.log, execution.id) if self.resumes else None
         if resumption:
             execution.usage.CopyFrom(resumption.usage)
+            execution.cost.CopyFrom(resumption.cost)
             execution.elapsed_before_seconds = resumption.elapsed
             execution.approvals.restore(resumption.approval_events)
             execution.stream.quota.restore(await self.runner.log.stored_bytes(execution.id))
@@ -171,6 +175,8 @@ class PreparedRun:
                     approval_hold_background_seconds=self.runner.settings.approval_hold_background,
                     environment=self._environment(),
                     usage=execution.usage,
+                    prices=self.runner.prices,
+                    cost=execution.cost,
                     mcp_start_timeout=self.runner.settings.mcp_start_timeout,
                     max_repeated_calls=self.runner.settings.max_repeated_calls,
                     resumption=resumption,

@@ -145,6 +145,9 @@ most half of what the machine, the container and the user may have; in cloud mod
 
     approval_policy_file: Path | None = None
     """A YAML file with the operator's approval policy (docs/approvals.md), which holds for every execution."""
+    prices_file: Path | None = None
+    """Prices of models, in YAML, by which `finished`, `GetExecution` and the metrics tell what executions cost. See \
+docs/operations.md."""
     approval_webhook_url: UrlText | None = None
     """Where each new request for approval is announced, as a POST of JSON. Unset: nowhere."""
     approval_webhook_secret: SecretStr | None = None

@@ -65,6 +65,7 @@ class _Instruments:
         self.refused = counter("runner.executions.refused", "{execution}", "Executions refused: the queue was full")
         self.sandboxes = counter("runner.sandboxes.opened", "{sandbox}", "Cloud sandboxes, by where they came from")
         self.tokens = counter("runner.model.tokens", "{token}", "Tokens sent to models, written by them, and cached")
+        self.cost = counter("runner.model.cost", "{unit}", "What model calls cost, in the currency of PRICES_FILE")
         self.output = counter("runner.output", "By", "What commands wrote")
         self.duration = histogram(
             "runner.execution.duration",
@@ -172,6 +173,13 @@ def tokens_used(provider: str, model: str, usage: event_pb2.Usage) -> None:
         instruments.tokens.add(usage.input_tokens, {**source, "type": "input"})
         instruments.tokens.add(usage.output_tokens, {**source, "type": "output"})
         instruments.tokens.add(usage.cached_tokens, {**source, "type": "cached"})
+
+
+def cost_added(provider: str, model: str, cost: event_pb2.Cost) -> None:
+    """A model call has cost something."""
+    if (instruments := _Current.instruments) and cost.nanos:
+        source = {"provider": provider, "model": instruments.models.bounded(model), "currency": cost.currency}
+        instruments.cost.add(cost.nanos / 1e9, source)
 
 
 def tool_called(tool: str, outcome: "event_pb2.ToolOutcome.ValueType", elapsed: float) -> None:

@@ -899,6 +899,7 @@ class Execution(_message.Message):
     PENDING_APPROVALS_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     ROOT_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
@@ -949,6 +950,10 @@ class Execution(_message.Message):
     def caller(self) -> _execution_event_pb2.Caller:
         """Who started it. Unset for one that is older than this field."""
 
+    @_builtins.property
+    def cost(self) -> _execution_event_pb2.Cost:
+        """What its model calls cost. Unset before its end, and where the operator has no prices."""
+
     def __init__(
         self,
         *,
@@ -966,12 +971,13 @@ class Execution(_message.Message):
         pending_approvals: _builtins.int = ...,
         tenant: _builtins.str = ...,
         caller: _execution_event_pb2.Caller | None = ...,
+        cost: _execution_event_pb2.Cost | None = ...,
         root: _builtins.str = ...,
         mode: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cost", b"cost", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "caller", b"caller", "create_time", b"create_time", "error", b"error", "execution_id", b"execution_id", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "mode", b"mode", "pending_approvals", b"pending_approvals", "root", b"root", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "caller", b"caller", "cost", b"cost", "create_time", b"create_time", "error", b"error", "execution_id", b"execution_id", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "mode", b"mode", "pending_approvals", b"pending_approvals", "root", b"root", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1088,22 +1088,58 @@ class UsageUpdated(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def usage(self) -> Global___Usage:
         """The totals so far."""
+
+    @_builtins.property
+    def cost(self) -> Global___Cost:
+        """What these model calls cost. Unset where the operator has no prices."""
 
     def __init__(
         self,
         *,
         usage: Global___Usage | None = ...,
+        cost: Global___Cost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageUpdated: _TypeAlias = UsageUpdated  # noqa: Y015
+
+@_typing.final
+class Cost(_message.Message):
+    """What model calls cost, by the prices of the operator's PRICES_FILE."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    NANOS_FIELD_NUMBER: _builtins.int
+    UNPRICED_MODEL_CALLS_FIELD_NUMBER: _builtins.int
+    currency: _builtins.str
+    """The currency, as PRICES_FILE names it, for example `USD`."""
+    nanos: _builtins.int
+    """The amount, in billionths of the currency."""
+    unpriced_model_calls: _builtins.int
+    """How many model calls are not in the amount, because PRICES_FILE has no price for their model."""
+    def __init__(
+        self,
+        *,
+        currency: _builtins.str = ...,
+        nanos: _builtins.int = ...,
+        unpriced_model_calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "nanos", b"nanos", "unpriced_model_calls", b"unpriced_model_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cost: _TypeAlias = Cost  # noqa: Y015
 
 @_typing.final
 class Notice(_message.Message):
@@ -1301,6 +1337,7 @@ class Finished(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     state: Global___State.ValueType
     """One of the final states."""
@@ -1319,6 +1356,10 @@ class Finished(_message.Message):
         """The run time, from `started`."""
 
     @_builtins.property
+    def cost(self) -> Global___Cost:
+        """What its model calls cost. Unset where the operator has no prices."""
+
+    @_builtins.property
     def caller(self) -> Global___Caller:
         """Who cancelled it by CancelExecution. Unset otherwise."""
 
@@ -1330,11 +1371,12 @@ class Finished(_message.Message):
         output: _builtins.str = ...,
         usage: Global___Usage | None = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        cost: Global___Cost | None = ...,
         caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "elapsed", b"elapsed", "error", b"error", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cost", b"cost", "elapsed", b"elapsed", "error", b"error", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "elapsed", b"elapsed", "error", b"error", "output", b"output", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cost", b"cost", "elapsed", b"elapsed", "error", b"error", "output", b"output", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from runner_service.cli.errors import CommandError, ExitCode, print_message
 from runner_service.cli.secret_variables import pop_secrets, prompt_for_missing_key, read_secrets
 from runner_service.executors.protocol import SandboxError
 from runner_service.executors.supervisor.dumpable import make_undumpable
+from runner_service.models.prices import PricesFileError
 from runner_service.server import BindError
 from runner_service.settings import Settings, warnings_about
 from runner_service.storage.event_log import LogError, StateDirError
@@ -69,7 +70,7 @@ async def _serve(settings: Settings, options: app.ServeOptions) -> float:
     try:
         return await app.serve(settings, options)
     except BaseException as error:
-        if texts := _reasons(error, (StateDirError, PolicyFileError)):
+        if texts := _reasons(error, (StateDirError, PolicyFileError, PricesFileError)):
             raise CommandError("\n".join(texts), ExitCode.CONFIG) from error
         if texts := _reasons(error, (LogError,)):
             raise CommandError("\n".join(texts), ExitCode.LOG_UNAVAILABLE) from error

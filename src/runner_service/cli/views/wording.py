@@ -93,6 +93,8 @@ def end_summary(finished: event_pb2.Finished) -> str:
     if reason := _reason(finished):
         parts[0] += f": {reason}"
     parts.append(tokens(usage))
+    if finished.HasField("cost"):
+        parts.append(cost(finished.cost))
     parts.append(f"{counted(usage.model_calls, 'model call')}, {counted(usage.tool_calls, 'tool call')}")
     return "; ".join(parts)
 
@@ -108,6 +110,13 @@ def tokens(usage: event_pb2.Usage) -> str:
     """Returns how many tokens were used."""
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
     return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
+
+
+def cost(spent: event_pb2.Cost) -> str:
+    """Returns what model calls cost."""
+    calls = spent.unpriced_model_calls
+    unknown = f" and {counted(calls, 'model call')} without a price" if calls else ""
+    return f"{spent.nanos / 1e9:.4f} {one_line(spent.currency, _MAX_ARGUMENT_LENGTH)}{unknown}"
 
 
 def state_name(state: "event_pb2.State.ValueType") -> str:
