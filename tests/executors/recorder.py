@@ -52,8 +52,11 @@ async def output(sandbox: Sandbox, text: str) -> str:
 
 
 async def living(sandbox: Sandbox, marker: str) -> list[str]:
-    """Returns the processes of the sandbox's machine with `marker` in an argument; a zombie has no arguments."""
-    pattern = f"[{marker[0]}]{marker[1:]}"
+    """Returns the processes of the sandbox's machine with `marker` in an argument; a zombie has no arguments.
+
+    Each test has a marker of its own: another one may run at the same time.
+    """
+    pattern = f"[{marker[0]}]{marker[1:]}".replace(".", r"\.")  # any longer number may have the digits
     _, stdout, _ = await run(sandbox, f"grep -las -- '{pattern}' /proc/[0-9]*/cmdline")
     return stdout.decode().split()
 

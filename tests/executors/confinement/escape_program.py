@@ -12,8 +12,9 @@ import platform
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -68,16 +69,31 @@ def git(*arguments: str) -> None:
     subprocess.run(["git", *arguments], check=True, env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"})
 
 
+def answer(listener: socket.socket) -> None:
+    """Answers every HTTP request with success, or whoever gets out to it would wait."""
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(1)  # some only connect
+            with suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
 @contextmanager
 def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
     """Runs what there is to be reached: listeners, a process with a secret, shared memory, a key."""
     with ExitStack() as parts:
         tcp = parts.enter_context(socket.create_server(("127.0.0.1", 0)))
         everywhere = parts.enter_context(socket.create_server(("0.0.0.0", 0)))
+        listeners = [tcp]
         port6 = "1"
         if socket.has_ipv6:
             six = parts.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
+            listeners.append(six)
             port6 = str(six.getsockname()[1])
+        for listener in listeners:
+            threading.Thread(target=answer, args=(listener,), daemon=True).start()
         udp = parts.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         udp.bind(("127.0.0.1", 0))
         temporary = f"/tmp/{MARKER}.sock"

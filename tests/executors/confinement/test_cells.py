@@ -265,7 +265,7 @@ class Printing:
 async def main(base):
     async with local_executor(root=base / "root", state_dir=base / "state") as executor:
         async with executor.open(SandboxSpec("e", confinement=Confinement(files="workspace"))) as sandbox:
-            text = "setsid -f sleep 76.03; env -i setsid -f sleep 76.03; echo up; sleep 76.03"
+            text = "setsid -f sleep 76.04; env -i setsid -f sleep 76.04; echo up; sleep 76.04"
             await sandbox.run(Command(text, 600, Printing()))
 
 asyncio.run(main(Path(sys.argv[1])))
@@ -279,8 +279,8 @@ async def test_the_death_of_the_service_ends_all_in_its_cells(executor: Executor
     assert process.stdout
     async with executor.open(SandboxSpec("watcher")) as watcher, asyncio.timeout(40):
         assert await process.stdout.readline() == b"up\n"
-        await appeared(watcher, "76.03", 3)
+        await appeared(watcher, "76.04", 3)
         process.kill()
         await process.wait()
-        while not await all_gone(watcher, "76.03"):
+        while not await all_gone(watcher, "76.04"):
             await asyncio.sleep(0.02)

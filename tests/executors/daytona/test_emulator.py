@@ -46,7 +46,7 @@ async def test_by_hand_it_says_how_to_be_used_and_killed_it_leaves_nothing(tmp_p
     config = SandboxConfig(start_timeout=5.0, poll_interval=1.0, response_margin=1)
     spec = SandboxSpec("e", session_id="s", is_interrupted=lambda: True)  # nothing is asked for in the end
     async with daytona_executor(Account(SecretStr(key), url), config) as executor, executor.open(spec) as sandbox:
-        await output(sandbox, "setsid -f sleep 75.01")
+        await output(sandbox, "setsid -f sleep 85.01")
         (remote,) = await asyncio.to_thread(lambda: list(tmp_path.glob("daytona-*/*")))
         mark = f"DAYTONA_SANDBOX_ID={remote.name}"
         assert await asyncio.to_thread(marked, mark)

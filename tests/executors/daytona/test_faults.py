@@ -76,7 +76,7 @@ async def test_a_large_transfer_survives_what_breaks_off(cloud: Cloud, sandbox: 
 async def test_a_cancel_kills_although_the_calls_fail(cloud: Cloud, sandbox: Sandbox) -> None:
     recorder = Recorder()
     command = asyncio.create_task(
-        sandbox.run(Command("echo started; setsid -f sleep 72.01; sleep 72.01", 60, recorder))
+        sandbox.run(Command("echo started; setsid -f sleep 82.01; sleep 82.01", 60, recorder))
     )
     await recorder.arrived(b"started\n")
     cloud.faults.add(EXEC, "502", 2)
@@ -85,15 +85,15 @@ async def test_a_cancel_kills_although_the_calls_fail(cloud: Cloud, sandbox: San
     with contextlib.suppress(asyncio.CancelledError):
         await command
     assert command.cancelled()
-    assert await all_gone(sandbox, "72.01")
+    assert await all_gone(sandbox, "82.01")
 
 
 async def test_a_time_out_comes_although_nobody_can_ask(cloud: Cloud, sandbox: Sandbox) -> None:
-    command = asyncio.create_task(run(sandbox, "echo partial; sleep 72.02", timeout=0.5))
+    command = asyncio.create_task(run(sandbox, "echo partial; sleep 82.02", timeout=0.5))
     cloud.faults.add(EXEC, "502", 4, skip=1)
     result, stdout, _ = await command
     assert (result.exit_code, result.timed_out, stdout) == (124, True, b"partial\n")
-    assert await all_gone(sandbox, "72.02")
+    assert await all_gone(sandbox, "82.02")
 
 
 async def test_a_call_that_is_never_answered_is_given_up(cloud: Cloud, sandbox: Sandbox) -> None:
@@ -136,7 +136,7 @@ async def test_a_session_that_is_stopped_in_mid_run_says_so_and_goes_on(
     spec = SandboxSpec("e", session_id="s", notify=lambda code, text: notices.append(code))
     async with executor.open(spec) as sandbox:
         recorder = Recorder()
-        text = "echo once >> effects; echo started; sleep 72.03"
+        text = "echo once >> effects; echo started; sleep 82.03"
         command = asyncio.create_task(sandbox.run(Command(text, 60, recorder, name="call-1")))
         await recorder.arrived(b"started\n")
         (remote,) = cloud.sandboxes.values()
@@ -158,7 +158,7 @@ async def test_a_command_whose_attendant_is_told_to_stop_is_unknown_and_the_sand
     cloud: Cloud, sandbox: Sandbox
 ) -> None:
     recorder = Recorder()
-    text = "echo once >> effects; echo started; sleep 72.05"
+    text = "echo once >> effects; echo started; sleep 82.05"
     command = asyncio.create_task(sandbox.run(Command(text, 60, recorder, name="call-1")))
     await recorder.arrived(b"started\n")
     (attendant,) = await asyncio.to_thread(attendants, cloud)

@@ -81,7 +81,7 @@ async def test_a_command_for_whose_output_there_is_no_room_is_ended_and_says_why
         run = CommandRun(tmp_path, Notifier())
         run.output.close()
         run.output = Full(tmp_path, Notifier())
-        run.start(sandbox, "echo something; sleep 72.51", 60)
+        run.start(sandbox, "echo something; sleep 82.51", 60)
         async with asyncio.timeout(20):
             await run.ended.wait()
         run.output.close()

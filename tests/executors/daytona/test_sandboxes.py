@@ -62,9 +62,9 @@ async def test_the_sandbox_of_a_session_is_deleted_with_it_and_what_is_not_there
 async def test_a_session_keeps_its_sandbox(cloud: Cloud, executor: DaytonaExecutor) -> None:
     for number in range(3):
         async with executor.open(SandboxSpec(f"e{number}", session_id="s")) as sandbox:
-            await output(sandbox, f"echo {number} >> log; sleep 73.01 &")
+            await output(sandbox, f"echo {number} >> log; sleep 83.01 &")
     async with executor.open(SandboxSpec("e9", session_id="s")) as sandbox:
-        assert await output(sandbox, "cat log; pgrep -fx 'sleep 73.01' || true") == "0\n1\n2\n"
+        assert await output(sandbox, "cat log; pgrep -fx 'sleep 83.01' || true") == "0\n1\n2\n"
     assert cloud.created == 1
 
 

@@ -230,14 +230,14 @@ async def test_the_sandbox_of_an_execution_that_is_cancelled_while_it_waits_is_d
 
 
 async def test_a_cancel_leaves_no_process_and_no_sandbox(start: StartService, cloud: Cloud) -> None:
-    client = await start([turn("", command("setsid -f sleep 74.01; echo up; sleep 74.01"))], **in_cloud(cloud))
+    client = await start([turn("", command("setsid -f sleep 84.01; echo up; sleep 84.01"))], **in_cloud(cloud))
     call = client.stub.ExecuteAgent(client.request(execution_id="a"))
     await client.collect(call, until=lambda event: event.HasField("tool_output"))
     await client.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="a"))
     events = await client.collect(client.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a")))
     assert one(events, "finished").state == event_pb2.STATE_CANCELLED
     await settled(cloud)
-    assert not await asyncio.to_thread(subprocess.getoutput, "pgrep -fx 'sleep 74.01'")
+    assert not await asyncio.to_thread(subprocess.getoutput, "pgrep -fx 'sleep 84.01'")
 
 
 async def test_the_sdk_reads_no_dotenv_and_takes_no_telemetry(cloud: Cloud, tmp_path: Path) -> None:

@@ -59,12 +59,12 @@ async def test_a_command_that_nobody_asks_about_any_more_is_ended_in_its_sandbox
     """As when the service was killed: here it is cut off."""
     async with impatient.open(SandboxSpec("e", session_id="s")) as sandbox:
         command = asyncio.create_task(
-            sandbox.run(Command("sleep 72.41; true", 60, Recorder(), stdin=nothing_for_ever()))
+            sandbox.run(Command("sleep 82.41; true", 60, Recorder(), stdin=nothing_for_ever()))
         )
-        await appeared(sandbox, "72.41")
+        await appeared(sandbox, "82.41")
         cut = cloud.faults.add(EXEC, "502", 1_000_000)
         async with asyncio.timeout(20):
-            while await asyncio.to_thread(subprocess.getoutput, "pgrep -fx 'sleep 72.41'"):
+            while await asyncio.to_thread(subprocess.getoutput, "pgrep -fx 'sleep 82.41'"):
                 await asyncio.sleep(0.05)
         cut.times = 0
         command.cancel()
@@ -89,15 +89,15 @@ async def test_a_command_that_is_fed_nothing_for_long_goes_on_although_nobody_ta
 async def test_a_drain_ends_a_command_that_is_fed_and_leaves_others(executor: DaytonaExecutor) -> None:
     interrupted = SandboxSpec("e", session_id="s", is_interrupted=lambda: True)
     async with executor.open(interrupted) as sandbox:
-        fed = Command("sleep 72.42; true", 60, Recorder(), stdin=nothing_for_ever())
+        fed = Command("sleep 82.42; true", 60, Recorder(), stdin=nothing_for_ever())
         commands = [
             asyncio.create_task(sandbox.run(each))
-            for each in (fed, Command("sleep 72.43; true", 60, Recorder(), name="call"))
+            for each in (fed, Command("sleep 82.43; true", 60, Recorder(), name="call"))
         ]
-        await appeared(sandbox, "72.42")
-        await appeared(sandbox, "72.43")
+        await appeared(sandbox, "82.42")
+        await appeared(sandbox, "82.43")
         for command in commands:
             command.cancel()
         await asyncio.wait(commands)
-        assert await all_gone(sandbox, "72.42")
-        assert not await all_gone(sandbox, "72.43")
+        assert await all_gone(sandbox, "82.42")
+        assert not await all_gone(sandbox, "82.43")

@@ -1,6 +1,7 @@
 """Times out a command with escapees, as whoever runs this. Usage: python ordinary_user.py DIRECTORY"""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -22,9 +23,11 @@ async def main(directory: Path) -> None:
     async with local_executor(root=directory / "root", state_dir=directory / "state", terminate_grace=0.25) as executor:
         print(executor.process_control)
         async with executor.open(SandboxSpec("e")) as sandbox:
-            result, _, _ = await run(sandbox, "setsid -f sleep 73.01; env -i setsid -f sleep 73.01; sleep 73.01", 0.3)
+            seconds = f"73.{os.getpid()}"  # several tests run this program
+            text = f"setsid -f sleep {seconds}; env -i setsid -f sleep {seconds}; sleep {seconds}"
+            result, _, _ = await run(sandbox, text, 0.3)
             print(result.exit_code, result.timed_out)
-            print(len(await living(sandbox, "73.01")), "left")
+            print(len(await living(sandbox, seconds)), "left")
             print(await output(sandbox, LOOK), end="")
 
 
