@@ -1,13 +1,13 @@
 """A real OTLP receiver, and what it received."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from oteltap.oteltap_http_protobuf_receiver import OtelTapHttpProtobufReceiver
 from oteltap.oteltap_http_protobuf_receiver_settings import OtelTapHttpProtobufReceiverSettings
+from tests.ports import free_port
 
 
 class Collector:
@@ -27,9 +27,7 @@ class Collector:
 @asynccontextmanager
 async def collecting() -> AsyncIterator[Collector]:
     """Receives spans on a free port of loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     async with OtelTapHttpProtobufReceiver(OtelTapHttpProtobufReceiverSettings(http_port=port)) as receiver:
         yield Collector(f"http://127.0.0.1:{port}", receiver.stream_traces())
 

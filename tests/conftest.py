@@ -1,3 +1,11 @@
+import pytest
+from tests.ports import free_port
 from tests.running import start, start_process
 
 __all__ = ["start", "start_process"]
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """That of pytest-asyncio is from the range of ports that the kernel gives to clients."""
+    return free_port()

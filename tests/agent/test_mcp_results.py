@@ -184,7 +184,7 @@ async def test_an_http_server_that_was_away_is_used_again(
     await restarting
 
     assert results(events)[0] == "the sum is 3"
-    assert "MCP server web failed" in results(events)[2]
+    assert results(events)[2] == "Error: MCP server web failed: All connection attempts failed"
     assert results(events)[4] == "the sum is 7"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from tests.ports import free_port
 from tests.stigmer.fake_daemon import FakeDaemon, served
 
 from runner_service.check import Check, run_checks
@@ -92,12 +93,6 @@ def provider() -> Callable[..., Any]:
     return _provider
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def test_a_machine_in_order_has_nothing_to_fail_and_stays_as_it_was(tmp_path: Path) -> None:
     checks = await checks_of(tmp_path)
     assert {name for name, check in checks.items() if check.status == "fail"} == set()
@@ -132,13 +127,13 @@ async def test_a_program_that_is_missing_is_a_warning_with_its_consequence(
 
 
 async def test_neighbours_are_tried_at_their_address(tmp_path: Path) -> None:
-    checks = await checks_of(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{closed_port()}")
+    checks = await checks_of(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
     assert checks["OTEL_EXPORTER_OTLP_ENDPOINT"].status == "fail"
     assert "cannot be reached" in checks["OTEL_EXPORTER_OTLP_ENDPOINT"].text
 
 
 async def test_a_daemon_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
-    checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=f"127.0.0.1:{closed_port()}")
+    checks = await checks_of(tmp_path, STIGMER_BACKEND_ENDPOINT=f"127.0.0.1:{free_port()}")
 
     assert checks["STIGMER_BACKEND_ENDPOINT"].status == "warn"
     assert "Connection refused" in checks["STIGMER_BACKEND_ENDPOINT"].text
@@ -225,9 +220,7 @@ async def test_a_provider_that_answers_otherwise_is_judged_by_how(
 
 
 async def test_a_provider_that_is_not_there_says_so(tmp_path: Path) -> None:
-    checks = await checks_of(
-        tmp_path, STIGMER_LLM_PROVIDER="ollama", OLLAMA_BASE_URL=f"http://127.0.0.1:{closed_port()}"
-    )
+    checks = await checks_of(tmp_path, STIGMER_LLM_PROVIDER="ollama", OLLAMA_BASE_URL=f"http://127.0.0.1:{free_port()}")
     assert checks["STIGMER_LLM_BASE_URL"].status == "fail"
     assert "Connection refused" in checks["STIGMER_LLM_BASE_URL"].text
     assert checks["STIGMER_LLM_BASE_URL"].next_step == "start it"

@@ -1,9 +1,8 @@
 """What goes wrong in the first hour is told with its place and the next step."""
 
-import socket
-
 import pytest
 from tests.cli.command_line import CommandLine
+from tests.ports import free_port
 
 
 def without_provider(shell: CommandLine) -> dict[str, str]:
@@ -11,8 +10,7 @@ def without_provider(shell: CommandLine) -> dict[str, str]:
 
 
 def test_an_ollama_that_is_not_there_is_named_with_what_to_do(alone: CommandLine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"http://127.0.0.1:{free_port()}"
     alone.environ = without_provider(alone) | {"OLLAMA_BASE_URL": address}
     done = alone("run", "--timeout", "60", "hello")
     assert done.returncode == 1

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from tests.docs.pages import REPOSITORY, Block, blocks, is_printed
 from tests.docs.stand_in import standing_in
 from tests.docs.terminals import Terminal
+from tests.ports import free_port
 
 QUICK_SCRIPT = """\
 turns:
@@ -170,7 +170,5 @@ def _proc(pid: int, name: str) -> str:
 
 def _port(documented: str, ports: dict[str, int]) -> int:
     if documented not in ports:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports[documented] = probe.getsockname()[1]
+        ports[documented] = free_port()
     return ports[documented]

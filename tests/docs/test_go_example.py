@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.docs.pages import REPOSITORY
+from tests.ports import free_port
 from tests.running import StartProcess, command, turn
 
 EXAMPLE = REPOSITORY / "examples" / "go"
@@ -77,7 +78,7 @@ async def test_the_go_client_goes_on_when_the_service_was_killed(
     client: Path, start_process: StartProcess, tmp_path: Path
 ) -> None:
     turns = [turn("Let me see.", command("echo begun; sleep 600")), turn("The end.")]
-    service = await start_process(turns)
+    service = await start_process(turns, LISTEN_ADDRESS=f"127.0.0.1:{free_port()}")
 
     async with running(client, service.address) as process:
         assert process.stdout is not None

@@ -67,6 +67,15 @@ def processes_of(sandbox_id: str) -> set[int]:
     return marked(f"{MARK}={sandbox_id}")
 
 
+def programs_of(sandbox_id: str) -> dict[int, bytes]:
+    """Returns the argument lists of those processes, apart from those that end meanwhile."""
+    programs = {}
+    for pid in processes_of(sandbox_id):
+        with suppress(OSError):
+            programs[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return programs
+
+
 def marked(variable: str) -> set[int]:
     """Returns the living processes with a variable in their environment, and all below them."""
     mark = variable.encode()

@@ -2,13 +2,13 @@
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
+from tests.ports import free_port
 from tests.running import StartProcess, command, one, turn
 from tests.scraping import metrics_url, scrape
 
@@ -16,13 +16,6 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Collector:

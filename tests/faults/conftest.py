@@ -83,6 +83,8 @@ class BreakableDisk:
     def repair(self) -> None:
         """Makes it whole, as an operator would. Nobody may have files open in it."""
         _run("umount", str(self.path))
+        # A cell of another test may hold the broken mount in its namespace, and a new mount of the image would be that.
+        self._image = Path(shutil.copy(self._image, self._image.with_suffix(".repaired")))
         subprocess.run(["e2fsck", "-p", str(self._image)], check=False, capture_output=True)
         self._mount()
 

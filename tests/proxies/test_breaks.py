@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from tests.docs.pages import REPOSITORY
+from tests.ports import free_port
 from tests.proxies.proxies import PROGRAMS, in_front_of, program_path
 from tests.running import StartProcess, command, turn
 
@@ -32,7 +33,7 @@ PROXIES = pytest.mark.parametrize(
 
 @PROXIES
 async def test_the_python_client_goes_on(program: str, start_process: StartProcess, tmp_path: Path) -> None:
-    service = await start_process(TURNS)
+    service = await start_process(TURNS, LISTEN_ADDRESS=f"127.0.0.1:{free_port()}")
     request = runner_pb2.ExecuteAgentRequest(
         agent=runner_pb2.Agent(name="tester"), message="Go.", disconnect_policy=DETACHED
     )
@@ -67,7 +68,7 @@ async def _begun(process: asyncio.subprocess.Process) -> None:
 
 @PROXIES
 async def test_the_command_line_goes_on(program: str, start_process: StartProcess, tmp_path: Path) -> None:
-    service = await start_process(TURNS)
+    service = await start_process(TURNS, LISTEN_ADDRESS=f"127.0.0.1:{free_port()}")
     async with in_front_of(service.address, program, tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "runner_service", "run", "Go."),
@@ -97,7 +98,7 @@ def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_the_go_example_goes_on(
     program: str, go_client: Path, start_process: StartProcess, tmp_path: Path
 ) -> None:
-    service = await start_process(TURNS)
+    service = await start_process(TURNS, LISTEN_ADDRESS=f"127.0.0.1:{free_port()}")
     async with in_front_of(service.address, program, tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
             go_client,

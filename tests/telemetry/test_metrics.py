@@ -1,7 +1,6 @@
 """What the service counts and measures, as Prometheus and a real OTLP receiver read it."""
 
 import asyncio
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from oteltap.oteltap_http_protobuf_receiver import OtelTapHttpProtobufReceiver
 from oteltap.oteltap_http_protobuf_receiver_settings import OtelTapHttpProtobufReceiverSettings
+from tests.ports import free_port
 from tests.running import StartService, command, start, turn
 from tests.scraping import Scrape
 
@@ -191,9 +191,7 @@ def test_without_a_reader_nothing_is_imported_and_nothing_is_kept() -> None:
 
 @asynccontextmanager
 async def collecting() -> AsyncIterator[tuple[str, AsyncIterator[Metric]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     async with OtelTapHttpProtobufReceiver(OtelTapHttpProtobufReceiverSettings(http_port=port)) as receiver:
         yield f"http://127.0.0.1:{port}", receiver.stream_metrics()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from temporalio.client import Client
+from tests.ports import free_port
 
 PROGRAM = shutil.which("temporal", path=str(Path(sys.executable).parent)) or shutil.which("temporal") or ""
 
@@ -24,8 +24,7 @@ class TemporalServer:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
 
     @property
     def address(self) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import socket
 import sys
 import uuid
 from collections import Counter
@@ -18,6 +17,7 @@ import yaml
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
+from tests.ports import free_port
 from tests.running import command, turn
 from tests.temporal.daemon_process import StoredDaemon
 from tests.temporal.daemon_workflow import NAME, invoke
@@ -103,7 +103,7 @@ class Storm:
         self.report = Report()
         script = directory / "script.yaml"
         script.write_text(yaml.safe_dump(_SCRIPT))
-        daemon_port, service_port = _free_port(), _free_port()
+        daemon_port, service_port = free_port(), free_port()
         address = f"127.0.0.1:{daemon_port}"
         daemon_arguments = ["-m", "tests.temporal.daemon_process", str(self._daemon_directory), address]
         log = directory / "processes.log"
@@ -231,11 +231,6 @@ class Storm:
         else:
             assert call.status == execution_pb2.TOOL_CALL_COMPLETED, f"{name}: {call}"
             assert count == 1, f"{name}: {found[1]} happened {count} times"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @asynccontextmanager

@@ -5,12 +5,11 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.emulator import Cloud, Fault
-from tests.emulator.processes import processes_of
+from tests.emulator.processes import programs_of
 from tests.executors.recorder import Recorder, all_gone, output, run
 
 from runner_service.executors.daytona.executor import DaytonaExecutor
@@ -150,8 +149,8 @@ async def test_a_session_that_is_stopped_in_mid_run_says_so_and_goes_on(
 def attendants(cloud: Cloud) -> list[int]:
     """Returns the processes of attendants in the only sandbox."""
     (remote,) = cloud.sandboxes.values()
-    programs = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(remote.id)}
-    return [pid for pid, program in programs.items() if b"attendant.server import main" in program]
+    programs = programs_of(remote.id).items()
+    return [pid for pid, program in programs if b"attendant.server import main" in program]
 
 
 async def test_a_command_whose_attendant_is_told_to_stop_is_unknown_and_the_sandbox_goes_on(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import count
@@ -54,6 +54,8 @@ class _Connection:
         self._wakes = asyncio.Event()
         self._is_closing = self._is_broken = False
         self._session: asyncio.Future[ClientSession] = asyncio.get_running_loop().create_future()
+        self._loss: asyncio.Future[CallToolResult] = asyncio.get_running_loop().create_future()
+        """Fails when the session breaks off: what was asked in it is not answered."""
         self.tools: asyncio.Future[dict[str, BaseTool]] = asyncio.get_running_loop().create_future()
 
     async def serve(self) -> None:
@@ -98,12 +100,16 @@ class _Connection:
                 session = await self._open(parts)
                 if not self.tools.done():
                     self.tools.set_result(await self._load(session))
+            self._loss = asyncio.get_running_loop().create_future()
             self._session.set_result(session)
             await self._wakes.wait()
 
     def _end_session(self, error: BaseException) -> None:
         if self._session.done():
             self._is_broken = True
+            if not self._loss.done():
+                self._loss.set_exception(error)
+                self._loss.exception()
         else:
             self._session.set_exception(ConnectionError(self._reason(error, self._run.mcp_start_timeout)))
             self._session.exception()
@@ -173,11 +179,20 @@ class _Connection:
         """Calls a tool, once more in a new session if the server has forgotten this one: then it has not run."""
         session = await self._current_session()
         try:
-            return await session.call_tool(name, arguments)
+            return await self._unless_lost(session.call_tool(name, arguments))
         except McpError:
             if not self._limits.session_lost:
                 raise
-        return await (await self._current_session(session)).call_tool(name, arguments)
+        return await self._unless_lost((await self._current_session(session)).call_tool(name, arguments))
+
+    async def _unless_lost(self, call: Coroutine[Any, Any, CallToolResult]) -> CallToolResult:
+        """Awaits the answer to a call. Raises what the session broke off with, if that comes first."""
+        answer = asyncio.create_task(call, name="mcp-call")
+        try:
+            await asyncio.wait([answer, self._loss], return_when=asyncio.FIRST_COMPLETED)
+            return await (answer if answer.done() else self._loss)
+        finally:
+            answer.cancel()
 
     def _publish_failure(self, error: BaseException) -> None:
         self._notice("MCP_SERVER_UNAVAILABLE", f"cannot be used: {self._reason(error, self._run.mcp_start_timeout)}")
