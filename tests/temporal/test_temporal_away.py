@@ -13,24 +13,13 @@ from tests.scraping import metrics_url, scrape
 from tests.stigmer.fake_daemon import KEY, FakeDaemon
 from tests.temporal.daemon_workflow import daemon_worker, ended, invoke
 from tests.temporal.server import TemporalServer, needs_temporal
-from tests.temporal.waiting import GATE, open_gate, until_calls
+from tests.temporal.waiting import GATE, open_gate, until_calls, until_health
 
 from runner_service.check import Check, run_checks
 from runner_service.settings import load_settings
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 
 pytestmark = needs_temporal
-
-
-async def until_health(address: str, status: int) -> None:
-    """Waits until the health service `temporal` has a status."""
-    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(30):
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        watch = stub.Watch(health_pb2.HealthCheckRequest(service="temporal"))
-        async for response in watch:
-            if response.status == status:
-                break
-        watch.cancel()
 
 
 async def unreachable(tmp_path: Path) -> float:

@@ -3,8 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import grpc
 import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.stigmer.fake_daemon import FakeDaemon
 
 GATE = "until [ -e go ]; do sleep 0.02; done"
@@ -21,6 +24,17 @@ async def until(daemon: FakeDaemon, condition: Callable[[], bool]) -> None:
 async def until_calls(daemon: FakeDaemon, name: str, count: int = 1) -> None:
     """Waits until tool calls have been reported."""
     await until(daemon, lambda: len(daemon.status(name).tool_calls) >= count)
+
+
+async def until_health(address: str, status: int) -> None:
+    """Waits until the health service `temporal` has a status."""
+    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(30):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="temporal"))
+        async for response in watch:
+            if response.status == status:
+                break
+        watch.cancel()
 
 
 def open_gate(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class OpenActivity:
-    """One attempt of an activity, which is completed by its task token: by this process or a later one."""
+    """One attempt of an activity, which is completed by its task token: by this process or a later one.
+
+    Without a token it is completed by its ids.
+    """
 
     workflow_id: str
     run_id: str
@@ -24,14 +27,51 @@ class OpenActivity:
     """How the caller wants its result, if it may choose."""
 
 
+class WorkerIdentity(NamedTuple):
+    """How Temporal names the worker of one process of this service."""
+
+    name: str
+    """The same for all processes that use this store one after another."""
+    start: int
+    """Counts these processes."""
+
+    def __str__(self) -> str:
+        """Returns it as Temporal shows it."""
+        return f"runner-service-{self.name}/{self.start}"
+
+    def is_later_than(self, other: str) -> bool:
+        """Tells whether another identity is that of an earlier process."""
+        prefix, _, start = other.rpartition("/")
+        return f"{prefix}/{self.start}" == str(self) and start.isdecimal() and int(start) < self.start
+
+
+class AnnouncedWorkflow(NamedTuple):
+    """A workflow that will hand over an activity."""
+
+    workflow_id: str
+    run_id: str
+
+
 class ActivityStore(Protocol):
     """Stores open activities. What a method returned from survives the death of the process. Raises LogError."""
 
     async def add(self, activity: OpenActivity) -> None:
-        """Stores an activity, in the place of an earlier attempt."""
+        """Stores an activity, in the place of an earlier attempt and of the announcement of its workflow."""
 
     async def remove(self, activity: OpenActivity) -> None:
         """Deletes an activity, unless a later attempt is stored in its place."""
 
     async def list_open(self) -> Sequence[OpenActivity]:
         """Lists all, the oldest first."""
+
+    async def new_identity(self) -> WorkerIdentity:
+        """Returns the identity of this process."""
+
+    async def announce(self, workflow: AnnouncedWorkflow) -> None:
+        """Stores that a workflow will hand over an activity."""
+
+    async def withdraw(self, workflow: AnnouncedWorkflow) -> None:
+        """Deletes an announcement."""
+
+    async def list_announced(self) -> Sequence[AnnouncedWorkflow]:
+        """Lists the workflows that have not handed over an activity yet."""

@@ -27,7 +27,7 @@ from runner_service.storage.event_log import EventLog
 from runner_service.temporal.connection import Connection
 from runner_service.temporal.contracts import Contract
 from runner_service.temporal.deadline import workflow_deadline
-from runner_service.temporal.heartbeats import Heartbeats, Verdict
+from runner_service.temporal.heartbeats import Heartbeats, Verdict, handle_of
 from runner_service.temporal.outcome import Outcome, read_outcome, refused
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -202,7 +202,7 @@ class Attempt:
         delay = _RETRY_DELAY_SECONDS
         while True:
             client = await self._services.connection.client()
-            handle = client.get_async_activity_handle(task_token=self._activity.task_token)
+            handle = handle_of(client, self._activity)
             is_cancelled = self._verdict is Verdict.CANCELLED
             try:
                 await self._contract.complete(handle, self._activity, outcome, cancel_requested=is_cancelled)

@@ -13,7 +13,7 @@ from runner_service.executions.readiness import Readiness
 from runner_service.executions.service import ExecutionService
 from runner_service.settings import Settings
 from runner_service.storage.activities import ActivityStore
-from runner_service.storage.event_log import EventLog
+from runner_service.storage.event_log import EventLog, LogError
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 TEMPORAL_HEALTH = "temporal"
 """The health service that shows whether Temporal answers; NOT_FOUND when the worker is off."""
+
+
+_RETRY_DELAY_SECONDS = 5.0
 
 
 class WorkerParts(NamedTuple):
@@ -61,7 +64,12 @@ async def _run(parts: WorkerParts, serving: asyncio.Event) -> None:
     await serving.wait()
     try:
         worker = await asyncio.to_thread(import_module, "runner_service.temporal.worker")
-        async with worker.temporal_worker(parts):
-            await asyncio.Event().wait()
+        while True:
+            try:
+                async with worker.temporal_worker(parts):
+                    await asyncio.Event().wait()
+            except LogError as error:
+                logger.warning("temporal_waits reason=%s consequence=no_activities_are_taken", error)
+            await asyncio.sleep(_RETRY_DELAY_SECONDS)
     except Exception:
         logger.exception("temporal_failed consequence=no_activities_are_taken")

@@ -35,8 +35,9 @@ _MAX_REASON_CHARACTERS = 300
 class Connection:
     """A client of Temporal, once there is one. Let `run` run in the background."""
 
-    def __init__(self, settings: Settings, on_change: OnConnectionChange) -> None:
+    def __init__(self, settings: Settings, identity: str, on_change: OnConnectionChange) -> None:
         self._settings = settings
+        self._identity = identity
         self._on_change = on_change
         self._client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self.is_connected: bool | None = None
@@ -55,7 +56,7 @@ class Connection:
             self._set_connected(False, why=str(error))
             return exponential_backoff(attempt, initial=_INITIAL_BACKOFF_SECONDS, maximum=_MAX_BACKOFF_SECONDS)
 
-        client = await retry(lambda: connect(self._settings), delay_after)
+        client = await retry(lambda: connect(self._settings, identity=self._identity), delay_after)
         self._client.set_result(client)
         while True:
             try:
@@ -79,13 +80,19 @@ class Connection:
             logger.warning(text, address, why[:_MAX_REASON_CHARACTERS])
 
 
-async def connect(settings: Settings) -> Client:
-    """Connects to Temporal. Raises RuntimeError or RPCError if it does not answer, OSError for an unreadable file."""
+async def connect(settings: Settings, *, identity: str | None = None) -> Client:
+    """Connects to Temporal, by default as this process and host.
+
+    Raises:
+        RuntimeError, RPCError: it does not answer.
+        OSError: a file cannot be read.
+    """
     key = settings.temporal_api_key.get_secret_value() if settings.temporal_api_key else None
     interceptors: list[Interceptor] = [TracingInterceptor(current_tracer())]
     return await Client.connect(
         settings.temporal_service_address,
         namespace=settings.temporal_namespace,
+        identity=identity,
         api_key=key,
         connect_timeout=timedelta(seconds=CONNECT_TIMEOUT_SECONDS),
         tls=await asyncio.to_thread(_tls, settings),

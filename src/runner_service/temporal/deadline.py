@@ -3,7 +3,6 @@
 import time
 from datetime import timedelta
 
-from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
@@ -17,15 +16,6 @@ _MAX_MARGIN_SECONDS = 10.0
 _RPC_TIMEOUT = timedelta(seconds=10)
 
 
-def activity_deadline(info: activity.Info) -> float:
-    """Returns the Unix time at which the execution of an activity has to end."""
-    expiry = min(
-        info.started_time.timestamp() + seconds_of(info.start_to_close_timeout),
-        info.scheduled_time.timestamp() + seconds_of(info.schedule_to_close_timeout),
-    )
-    return _before(expiry)
-
-
 async def workflow_deadline(client: Client, opened: OpenActivity) -> float:
     """Returns the same for the time-out of the workflow. Asks Temporal; without an answer there is none."""
     if not opened.workflow_id:
@@ -37,7 +27,7 @@ async def workflow_deadline(client: Client, opened: OpenActivity) -> float:
         return FOREVER_SECONDS
     timeout = description.execution_config.workflow_run_timeout.ToNanoseconds() / 1e9
     started = description.workflow_execution_info.start_time.ToNanoseconds() / 1e9
-    return _before(started + timeout) if timeout else FOREVER_SECONDS
+    return before_expiry(started + timeout) if timeout else FOREVER_SECONDS
 
 
 def seconds_of(duration: timedelta | None) -> float:
@@ -45,6 +35,7 @@ def seconds_of(duration: timedelta | None) -> float:
     return duration.total_seconds() if duration else FOREVER_SECONDS
 
 
-def _before(expiry: float) -> float:
+def before_expiry(expiry: float) -> float:
+    """Returns the Unix time at which an execution has to end that is completed before `expiry`."""
     left = max(0.0, expiry - time.time())
     return expiry - min(_MAX_MARGIN_SECONDS, _MARGIN_SHARE * left)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
 
-from temporalio.client import AsyncActivityCancelledError, Client, WorkflowExecutionStatus
+from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle, Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from runner_service.identity import bare_id
@@ -27,6 +27,15 @@ class Verdict(Enum):
     SUPERSEDED = "the attempt was given up, and another one may follow"
 
 
+def handle_of(client: Client, activity: OpenActivity) -> AsyncActivityHandle:
+    """Returns what completes an activity: by its task token, or by its ids if the token is not known."""
+    if activity.task_token:
+        return client.get_async_activity_handle(task_token=activity.task_token)
+    return client.get_async_activity_handle(
+        workflow_id=activity.workflow_id, run_id=activity.run_id, activity_id=activity.activity_id
+    )
+
+
 class Heartbeats:
     """Sends heartbeats of one activity until Temporal no longer wants it."""
 
@@ -44,7 +53,7 @@ class Heartbeats:
     async def send(self) -> Verdict | None:
         """Sends one heartbeat, which holds nothing but the id of the execution."""
         client = await self._connection.client()
-        handle = client.get_async_activity_handle(task_token=self._activity.task_token)
+        handle = handle_of(client, self._activity)
         try:
             await handle.heartbeat({"execution_id": bare_id(self._activity.execution_id)}, rpc_timeout=_RPC_TIMEOUT)
         except AsyncActivityCancelledError as error:

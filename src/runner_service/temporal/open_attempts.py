@@ -4,15 +4,20 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from runner_service.storage.activities import OpenActivity
+from runner_service.executions import stored_request
+from runner_service.identity import ids_to_keys
+from runner_service.storage.activities import AnnouncedWorkflow, OpenActivity
 from runner_service.storage.event_log import LogError
 from runner_service.temporal.attempt import Attempt, Services
 from runner_service.temporal.contracts import Contract
+from runner_service.temporal.handover import Handover
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]
+
+_HEARTBEATS_PER_TIMEOUT = 3
 
 
 class Attempts:
@@ -30,8 +35,36 @@ class Attempts:
         """How many there are."""
         return len(self._tasks)
 
-    async def accept(self, activity: OpenActivity, request: runner_pb2.ExecuteAgentRequest) -> None:
+    def has(self, workflow: AnnouncedWorkflow, activity_id: str) -> bool:
+        """Tells whether an activity has an attempt here."""
+        return (*workflow, activity_id) in self._tasks
+
+    async def accept(
+        self,
+        handover: Handover,
+        request: runner_pb2.ExecuteAgentRequest,
+        activity_type: str,
+        *,
+        result_encoding: str = "",
+    ) -> None:
         """Stores an attempt and begins it; it survives the death of the process from here on."""
+        settings = self._services.settings
+        ids_to_keys(request, settings.stigmer_tenant)
+        stored = stored_request.storable(request) if request.HasField("agent") else None
+        request.disconnect_policy = runner_pb2.DISCONNECT_POLICY_DETACH
+        longest_interval_seconds = handover.heartbeat_timeout_seconds / _HEARTBEATS_PER_TIMEOUT
+        activity = OpenActivity(
+            workflow_id=handover.workflow_id,
+            run_id=handover.run_id,
+            activity_id=handover.activity_id,
+            activity_type=activity_type,
+            task_token=handover.task_token,
+            execution_id=request.execution_id,
+            deadline=handover.deadline,
+            heartbeat_interval_seconds=min(settings.temporal_heartbeat_interval, longest_interval_seconds),
+            request=stored.SerializeToString() if stored else b"",
+            result_encoding=result_encoding,
+        )
         try:
             await self._services.store.add(activity)
         except LogError as error:  # it may pass; a failed activity would be the end of the execution

@@ -26,7 +26,12 @@ def encoding_of(value: RawValue) -> str:
     return value.payload.metadata.get("encoding", b"").decode("ascii", "replace")
 
 
-async def execution_id_of(execution: RawValue) -> str:
+async def graphton_request(execution: RawValue) -> runner_pb2.ExecuteAgentRequest:
+    """Returns the request that runs an AgentExecution, which is read from the daemon. Raises ApplicationError."""
+    return runner_pb2.ExecuteAgentRequest(execution_id=await _execution_id_of(execution))
+
+
+async def _execution_id_of(execution: RawValue) -> str:
     """Returns `metadata.id` of an AgentExecution; everything else may be unknown. Raises ApplicationError."""
     if encoding_of(execution) == _BINARY_PROTOBUF:
         message = await _decode(execution_pb2.AgentExecution.FromString, execution)

@@ -16,6 +16,7 @@ from runner_service.temporal.attempt import Services
 from runner_service.temporal.background import TEMPORAL_HEALTH, WorkerParts
 from runner_service.temporal.connection import Connection
 from runner_service.temporal.contracts import AGENT, GRAPHTON, AgentContract, Contract, GraphtonContract
+from runner_service.temporal.lost_handovers import LostHandovers
 from runner_service.temporal.open_attempts import Attempts
 
 logger = logging.getLogger(__name__)
@@ -33,13 +34,19 @@ async def temporal_worker(parts: WorkerParts) -> AsyncIterator[None]:
         LogError: the open activities cannot be read.
     """
     settings, readiness = parts.settings, parts.readiness
-    connection = Connection(settings, lambda is_there: readiness.set_neighbour(TEMPORAL_HEALTH, is_there=is_there))
+    identity = await parts.store.new_identity()
+
+    def on_change(is_there: bool) -> None:
+        readiness.set_neighbour(TEMPORAL_HEALTH, is_there=is_there)
+
+    connection = Connection(settings, str(identity), on_change)
     services = Services(settings, parts.executions, parts.log, readiness, parts.store, connection)
     async with asyncio.TaskGroup() as tasks:
         contracts: dict[str, Contract] = {GRAPHTON: GraphtonContract(parts.daemon), AGENT: AgentContract()}
         attempts = Attempts(services, contracts, tasks)
         background = [
             tasks.create_task(connection.run(), name="temporal-connection"),
+            tasks.create_task(LostHandovers(services, attempts, identity).run(), name="temporal-handovers"),
             tasks.create_task(_poll_when_loaded(parts, services, attempts), name="temporal-worker"),
         ]
         try:
@@ -53,13 +60,10 @@ async def temporal_worker(parts: WorkerParts) -> AsyncIterator[None]:
 
 
 async def _poll_when_loaded(parts: WorkerParts, services: Services, attempts: Attempts) -> None:
-    """Polls once the agent loop is loaded: loading it holds up the event loop, and the SDK would poll meanwhile.
-
-    What it has fetched and a killed process has not stored is lost.
-    """
+    """Polls once the agent loop is loaded: loading it holds up the event loop, and the SDK would poll meanwhile."""
     with suppress(ExecutionEnd):  # each execution tells why it cannot be loaded
         await parts.agent_loop.loaded()
-    await _poll(services, Activities(attempts, parts.check, parts.settings))
+    await _poll(services, Activities(attempts, parts.store, parts.check))
 
 
 async def _poll(services: Services, activities: Activities) -> None:

@@ -1,13 +1,14 @@
 """The `ActivityStore` in SQLite: `activities.db` below STATE_DIR."""
 
 import asyncio
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from runner_service.storage.activities import OpenActivity
+from runner_service.storage.activities import AnnouncedWorkflow, OpenActivity, WorkerIdentity
 from runner_service.storage.event_log import LogError
 from runner_service.storage.sqlite.database import connect, require_intact, transaction
 from runner_service.storage.sqlite.migrations import Schema, statements
@@ -37,8 +38,20 @@ _SCHEMA = Schema([
             UNIQUE (workflow_id, run_id, activity_id)
         )
         """
-    )
+    ),
+    statements(
+        """
+        CREATE TABLE announced_workflows (
+            workflow_id TEXT NOT NULL,
+            run_id TEXT NOT NULL,
+            PRIMARY KEY (workflow_id, run_id)
+        ) WITHOUT ROWID;
+        CREATE TABLE worker (name TEXT NOT NULL, starts INTEGER NOT NULL)
+        """
+    ),
 ])  # fmt: skip
+
+_WITHDRAW = "DELETE FROM announced_workflows WHERE workflow_id = ? AND run_id = ?"
 
 
 @asynccontextmanager
@@ -87,12 +100,13 @@ class SqliteActivityStore:
         marks = ", ".join("?" * len(_COLUMNS.split(",")))
         query = f"INSERT OR REPLACE INTO activities ({_COLUMNS}) VALUES ({marks})"  # noqa: S608  # constants
         values = [getattr(activity, name.strip()) for name in _COLUMNS.split(",")]
-        await _as_log_error(self._thread, lambda: self._write(query, values))
+        withdrawal = (_WITHDRAW, (activity.workflow_id, activity.run_id))
+        await self._write((query, values), withdrawal)
 
     async def remove(self, activity: OpenActivity) -> None:
         """Implements `ActivityStore`."""
-        query = "DELETE FROM activities WHERE task_token = ?"
-        await _as_log_error(self._thread, lambda: self._write(query, [activity.task_token]))
+        query = "DELETE FROM activities WHERE workflow_id = ? AND run_id = ? AND activity_id = ? AND task_token = ?"
+        await self._write((query, (activity.workflow_id, activity.run_id, activity.activity_id, activity.task_token)))
 
     async def list_open(self) -> Sequence[OpenActivity]:
         """Implements `ActivityStore`."""
@@ -100,6 +114,35 @@ class SqliteActivityStore:
         rows = await _as_log_error(self._thread, lambda: self._connection.execute(query).fetchall())
         return [OpenActivity(*row) for row in rows]
 
-    def _write(self, query: str, values: Sequence[object]) -> None:
-        with transaction(self._connection):
-            self._connection.execute(query, values)
+    async def new_identity(self) -> WorkerIdentity:
+        """Implements `ActivityStore`."""
+
+        def count_start() -> WorkerIdentity:
+            with transaction(self._connection):
+                if not self._connection.execute("UPDATE worker SET starts = starts + 1").rowcount:
+                    self._connection.execute("INSERT INTO worker VALUES (?, 1)", (secrets.token_hex(8),))
+                return WorkerIdentity(*self._connection.execute("SELECT name, starts FROM worker").fetchone())
+
+        return await _as_log_error(self._thread, count_start)
+
+    async def announce(self, workflow: AnnouncedWorkflow) -> None:
+        """Implements `ActivityStore`."""
+        await self._write(("INSERT OR REPLACE INTO announced_workflows VALUES (?, ?)", workflow))
+
+    async def withdraw(self, workflow: AnnouncedWorkflow) -> None:
+        """Implements `ActivityStore`."""
+        await self._write((_WITHDRAW, workflow))
+
+    async def list_announced(self) -> Sequence[AnnouncedWorkflow]:
+        """Implements `ActivityStore`."""
+        query = "SELECT workflow_id, run_id FROM announced_workflows"
+        rows = await _as_log_error(self._thread, lambda: self._connection.execute(query).fetchall())
+        return [AnnouncedWorkflow(*row) for row in rows]
+
+    async def _write(self, *changes: tuple[str, Sequence[object]]) -> None:
+        def write() -> None:
+            with transaction(self._connection):
+                for query, values in changes:
+                    self._connection.execute(query, values)
+
+        await _as_log_error(self._thread, write)
