@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.addresses import TcpAddress, parse_address
 from runner_service.agent.loader import LazyAgentLoop, loading_agent_loop
-from runner_service.api.auth import authentication
+from runner_service.api.callers.isolation import require_isolation
+from runner_service.api.callers.watching import KnownCallers, known_callers
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.approvals.validation import read_policy_file
@@ -132,6 +133,8 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
     readiness = Readiness()
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(monitored_loop())
+        callers = await parts.enter_async_context(known_callers(settings))
+        require_isolation(settings, callers.directory)
         storage = await parts.enter_async_context(sqlite_storage(settings.state_dir))
         log = storage.log
         await interrupt_abandoned(log, storage.ownership)
@@ -162,9 +165,10 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
                 add_services=lambda server: server.add_generic_rpc_handlers((handler,)),
                 service_names=[SERVICE_NAME],
                 readiness=readiness,
+                callers=callers,
             )
         )
-        metrics_address = await _serve_metrics(parts, settings)
+        metrics_address = await _serve_metrics(parts, settings, callers)
         runner.mcp_addresses.own_ports |= _ports([*server.addresses, server.health_address, metrics_address])
         readiness.set_serving()
         if daemon:
@@ -257,12 +261,11 @@ async def _enter_daemon(
     )
 
 
-async def _serve_metrics(parts: AsyncExitStack, settings: Settings) -> str:
+async def _serve_metrics(parts: AsyncExitStack, settings: Settings, callers: KnownCallers) -> str:
     wanted = parse_address(settings.metrics_address) if settings.metrics_address else None
     if not isinstance(wanted, TcpAddress):
         return ""
-    token = await asyncio.to_thread(authentication, settings)
-    return str(await parts.enter_async_context(serve_metrics(wanted, scrape_metrics, token)))
+    return str(await parts.enter_async_context(serve_metrics(wanted, scrape_metrics, callers)))
 
 
 def _ports(addresses: Iterable[str]) -> set[int]:

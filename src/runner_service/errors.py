@@ -64,6 +64,14 @@ class UnauthenticatedError(CallError):
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
+class CredentialExpiredError(UnauthenticatedError):
+    """The time of the caller's token or certificate is over. The caller gets a new one, and attaches again."""
+
+
+class CredentialRevokedError(UnauthenticatedError):
+    """The caller's credential was withdrawn, or no longer allows this call, while the call was open."""
+
+
 class PermissionDeniedError(CallError):
     """The caller has no role for the method, or the Stigmer daemon denies access; an operator has to act."""
 

@@ -5,6 +5,7 @@ Inside the service an execution or session is named by its owner's key, `<tenant
 not there, rather than filtered out. `~` is in no id, and is safe in file names.
 """
 
+import math
 import re
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class Caller:
     roles: frozenset[Role] = frozenset()
     acts_for: frozenset[str] = frozenset()
     """Other tenants that it may act for. Operators may for all."""
+    until: float = math.inf
+    """Unix time at which its credential expires."""
 
     @property
     def is_operator(self) -> bool:

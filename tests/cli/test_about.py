@@ -18,6 +18,7 @@ COMMANDS = (
     "approvals",
     "approve",
     "reject",
+    "token",
     "check",
     "health",
     "version",

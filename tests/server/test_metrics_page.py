@@ -9,12 +9,13 @@ import pytest
 
 from runner_service.addresses import TcpAddress
 from runner_service.api.auth import Authentication, TokenSource
+from runner_service.api.callers.sources import Callers
 from runner_service.server import BindError, serve_metrics
 
 
 @asynccontextmanager
 async def page_of(text: str, token: TokenSource | None = None) -> AsyncIterator[TcpAddress]:
-    async with serve_metrics(TcpAddress("127.0.0.1", 0), text.encode, Authentication(token)) as address:
+    async with serve_metrics(TcpAddress("127.0.0.1", 0), text.encode, Callers(Authentication(token))) as address:
         yield address
 
 
@@ -84,5 +85,5 @@ async def test_leaving_does_not_wait_for_who_is_connected() -> None:
 async def test_an_address_that_is_taken_is_told() -> None:
     async with page_of("") as address:
         with pytest.raises(BindError, match=f"METRICS_ADDRESS {address}"):
-            async with serve_metrics(address, lambda: b"", Authentication(None)):
+            async with serve_metrics(address, lambda: b"", Callers(Authentication(None))):
                 pass

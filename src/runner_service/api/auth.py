@@ -33,12 +33,16 @@ class Authentication:
         """
         if self._token is None:
             return OPERATOR
-        presented = _bearer_token(metadata)
+        presented = bearer_token(metadata)
         if presented is None:
             raise UnauthenticatedError("no token: send the metadata `authorization: Bearer <token>`")
-        if not hmac.compare_digest(presented, self._token()):
+        if not self.is_token(presented):
             raise UnauthenticatedError("wrong token")
         return OPERATOR
+
+    def is_token(self, presented: bytes) -> bool:
+        """Tells whether this is the token of the operator."""
+        return self._token is not None and hmac.compare_digest(presented, self._token())
 
 
 def authentication(settings: Settings) -> Authentication:
@@ -95,7 +99,8 @@ def _version(path: Path) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _bearer_token(metadata: Metadata) -> bytes | None:
+def bearer_token(metadata: Metadata) -> bytes | None:
+    """Returns the token that a call's metadata holds, if any."""
     for key, value in metadata:
         if key == "authorization" and isinstance(value, str):
             scheme, _, token = value.partition(" ")

@@ -13,13 +13,14 @@ from typing import Any, cast
 
 import grpc
 
-from runner_service.api.auth import Authentication
 from runner_service.api.callers.delegation import acting
+from runner_service.api.callers.open_calls import AdmittedCalls
 from runner_service.api.callers.roles import require_role
+from runner_service.api.callers.sources import CallerSource
 from runner_service.api.error_details import abort_with, end_abandoned_call, require_decodable, tolerant_deserializer
 from runner_service.errors import CallError
 from runner_service.executions.readiness import Readiness
-from runner_service.identity import current_caller
+from runner_service.identity import Caller, current_caller
 from runner_service.telemetry import record_call_status, server_span
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -32,10 +33,10 @@ _TRACE_KEYS = frozenset({"traceparent", "tracestate"})
 
 
 def interceptors(
-    authentication: Authentication, readiness: Readiness, calls: "OpenCalls"
+    source: CallerSource, admitted: AdmittedCalls, readiness: Readiness, calls: "OpenCalls"
 ) -> Sequence[grpc.aio.ServerInterceptor]:
     """Returns all interceptors, outermost first."""
-    return [Tracing(calls), ErrorGuard(), AccessControl(authentication, readiness)]
+    return [Tracing(calls), ErrorGuard(), AccessControl(source, admitted, readiness)]
 
 
 class OpenCalls:
@@ -151,11 +152,15 @@ class ErrorGuard(_HandlerInterceptor):
 
 
 class AccessControl(_HandlerInterceptor):
-    """Finds out who calls, and whether they may; refuses calls once the service has stopped. Health checks pass."""
+    """Finds out who calls, and whether they may; refuses calls once the service has stopped. Health checks pass.
 
-    def __init__(self, authentication: Authentication, readiness: Readiness) -> None:
+    A token decides before anything of the request is read. A certificate is known only to the handler.
+    """
+
+    def __init__(self, source: CallerSource, admitted: AdmittedCalls, readiness: Readiness) -> None:
         super().__init__()
-        self._authentication = authentication
+        self._source = source
+        self._admitted = admitted
         self._readiness = readiness
 
     async def intercept_service(
@@ -170,18 +175,29 @@ class AccessControl(_HandlerInterceptor):
             return handler
         try:
             metadata = handler_call_details.invocation_metadata or ()
-            caller = acting(self._authentication.caller(metadata), metadata)
-            require_role(caller, handler_call_details.method)
+            if caller := self._source.from_metadata(metadata):
+                require_role(acting(caller, metadata), handler_call_details.method)
         except CallError as error:
             return _refusing(error)
-        current_caller.set(caller)
         return handler
 
     async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
-        """Calls `behaviour`, or raises a CallError."""
-        if not method.startswith(_HEALTH_PREFIX):
-            self._readiness.require_not_stopped()
-        return await behaviour(request, context)
+        """Calls `behaviour`, or raises a CallError, also later when the caller is no longer allowed to call."""
+        if method.startswith(_HEALTH_PREFIX):
+            return await behaviour(request, context)
+        self._readiness.require_not_stopped()
+
+        def identify() -> Caller:
+            metadata = context.invocation_metadata() or ()
+            found = self._source.from_metadata(metadata) or self._source.from_certificate(context.auth_context())
+            caller = acting(found, metadata)
+            require_role(caller, method)
+            return caller
+
+        caller = identify()
+        current_caller.set(caller)
+        with self._admitted.admitted(caller, identify):
+            return await behaviour(request, context)
 
 
 def _refusing(refusal: CallError) -> Handler:

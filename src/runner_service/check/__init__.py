@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from runner_service.addresses import Address, TcpAddress
+from runner_service.check.callers import callers_checks
 from runner_service.check.confinement import confinement_check
 from runner_service.check.daemon import daemon_check
 from runner_service.check.daytona import daytona_check
@@ -25,6 +26,8 @@ PendingCheck = Coroutine[object, object, Check]
 async def run_checks(settings: Settings) -> list[Check]:
     """Returns the result of each check. It takes some seconds, with a model that has to be loaded a minute."""
     checks = await asyncio.gather(*_pending_checks(settings))
+    if settings.callers_file is not None:
+        checks += await callers_checks(settings, settings.callers_file)
     if _has_model(settings, checks):
         checks.append(await tool_call_check(settings))
     warnings = [Check(warning.variable, "warn", warning.text) for warning in warnings_about(settings)]

@@ -17,7 +17,8 @@ from runner_service.state_dir import find_service
 async def listen_address_check(settings: Settings) -> Check:
     """Checks that the address is free."""
     try:
-        await require_bindable(parse_address(settings.listen_address))
+        for each in settings.listen_addresses():
+            await require_bindable(parse_address(each))
     except BindError as error:
         if pid := await asyncio.to_thread(_own_service_at, settings):
             text = f"{settings.listen_address} is where the service with this STATE_DIR listens, pid {pid}"
@@ -45,7 +46,7 @@ async def program_check(name: str, consequence: str, next_step: str) -> Check:
 
 async def tls_check(settings: Settings) -> Check:
     """Checks that the certificate files can be used."""
-    make_credentials = server_credentials(settings)
+    make_credentials = server_credentials(settings, client_certificates=True)
     if make_credentials is None:
         return Check("TLS_CERT_FILE", "ok", "TLS is off")
     try:
@@ -58,7 +59,8 @@ async def tls_check(settings: Settings) -> Check:
 def _own_service_at(settings: Settings) -> int:
     """Returns the pid of the service that holds STATE_DIR, if that is who listens at LISTEN_ADDRESS; else 0."""
     found = find_service(settings.state_dir)
-    is_there = found and overlap(parse_address(found.address), parse_address(settings.listen_address))
+    first = parse_address(settings.listen_addresses()[0])
+    is_there = found and overlap(parse_address(found.address), first)
     return found.pid if found and is_there else 0
 
 

@@ -15,6 +15,7 @@ from runner_service.cli.errors import ExitCode, help_epilog, print_message
 from runner_service.cli.executions import cancel, delete, events, output, ps
 from runner_service.cli.run import run
 from runner_service.cli.serve import serve
+from runner_service.cli.token import token
 
 DEBUG_VARIABLE = "RUNNER_SERVICE_DEBUG"
 
@@ -61,6 +62,7 @@ for command in (
     approvals,
     approve,
     reject,
+    token,
     check,
     health,
     version,

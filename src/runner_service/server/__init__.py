@@ -3,23 +3,23 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from runner_service.addresses import parse_address
-from runner_service.api.auth import Authentication, authentication
+from runner_service.api.callers.watching import KnownCallers, known_callers
 from runner_service.api.health import HEALTH_SERVICE, HealthServicer
-from runner_service.api.interceptors import OpenCalls, interceptors
+from runner_service.api.interceptors import OpenCalls
 from runner_service.executions.readiness import Readiness
-from runner_service.server.binding import BindError, BoundAddresses, bind, count_listeners, require_bindable
+from runner_service.server.binding import BindError, require_bindable
+from runner_service.server.listeners import AddServices, Listeners, bind_listeners
 from runner_service.server.metrics_http import serve_metrics
 from runner_service.server.ready_file import ServiceFile, announce_ready, service_file
 from runner_service.server.reflection import add_reflection
 from runner_service.server.signals import StopRequests, stop_signals
-from runner_service.server.tls import TlsError, server_credentials
-from runner_service.server.transport import CHANNEL_OPTIONS, channel_options, health_channel_options
+from runner_service.server.tls import TlsError
+from runner_service.server.transport import CHANNEL_OPTIONS
 from runner_service.settings import Settings
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-AddServices = Callable[[grpc.aio.Server], None]
 Drain = Callable[[float], Awaitable[None]]
 
 _STOP_TIMEOUT_SECONDS = 0.2  # for the last responses; the executions have ended by then
@@ -49,23 +48,18 @@ _CLEANUP_TIMEOUT_SECONDS = 0.2  # for the handlers of cancelled calls
 class RunningServer:
     """A listening server."""
 
-    def __init__(
-        self,
-        servers: Sequence[grpc.aio.Server],
-        readiness: Readiness,
-        calls: OpenCalls,
-        bound: BoundAddresses,
-        health: BoundAddresses | None,
-    ) -> None:
-        self._servers = servers
+    def __init__(self, listeners: Listeners, readiness: Readiness, calls: OpenCalls) -> None:
+        self._servers = listeners.servers
         self._readiness = readiness
         self._calls = calls
         self._stopped = False
-        self.address = str(bound.address)
-        """The address to connect to, in the form of LISTEN_ADDRESS, with the real port."""
-        self.addresses = [str(address) for address in bound.addresses]
+        self.listen_addresses = [str(each.address) for each in listeners.bound]
+        """Those of LISTEN_ADDRESS, with the real ports."""
+        self.address = self.listen_addresses[0]
+        """The address to connect to: the first of LISTEN_ADDRESS, with the real port."""
+        self.addresses = [str(address) for each in (*listeners.bound, *listeners.sockets) for address in each.addresses]
         """Every address that the server listens on."""
-        self.health_address = str(health.address) if health else ""
+        self.health_address = str(listeners.health.address) if listeners.health else ""
         """HEALTH_ADDRESS with the real port; empty without one."""
 
     async def serve_until_stopped(
@@ -106,54 +100,46 @@ class RunningServer:
 
 @asynccontextmanager
 async def running_server(
-    settings: Settings, *, add_services: AddServices, service_names: Sequence[str], readiness: Readiness
+    settings: Settings,
+    *,
+    add_services: AddServices,
+    service_names: Sequence[str],
+    readiness: Readiness,
+    callers: KnownCallers | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Listens on LISTEN_ADDRESS, with health and reflection beside the services that `add_services` adds.
+
+    `callers` are those that the settings name, if they are known already.
 
     Answers calls at once, but is not ready before `readiness.set_serving()`. Stops when the context exits.
 
     Raises:
         BindError: one of the resolved addresses cannot be bound.
         TlsError: the certificate files cannot be used.
+        CallersFileError: CALLERS_FILE cannot be used.
     """
-    calls, wanted = OpenCalls(), parse_address(settings.listen_address)
+    calls = OpenCalls()
     health = HealthServicer(readiness, frozenset(service_names))
-    server = grpc.aio.server(
-        interceptors=interceptors(await asyncio.to_thread(authentication, settings), readiness, calls),
-        options=channel_options(listeners=await count_listeners(wanted)),
-    )
-    add_services(server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    add_reflection(server, (*service_names, HEALTH_SERVICE))
-    bound = await bind(server, wanted, server_credentials(settings))
-    servers, bound_health = [server], None
-    if settings.health_address:
-        health_server, bound_health = await _health_server(settings.health_address, health, readiness, calls)
-        servers.append(health_server)
-    running = RunningServer(servers, readiness, calls, bound, bound_health)
-    try:
-        for each in servers:
-            await each.start()
-        logger.info("listening addresses=%s", ",".join(running.addresses))
-        yield running
-    finally:
-        await running.stop()
 
-
-async def _health_server(
-    address: str, health: HealthServicer, readiness: Readiness, calls: OpenCalls
-) -> tuple[grpc.aio.Server, BoundAddresses]:
-    """Returns a server for probes: health alone, without token and TLS, with connections that callers cannot use up."""
-    wanted = parse_address(address)
-    try:
-        server = grpc.aio.server(
-            interceptors=interceptors(Authentication(None), readiness, calls),
-            options=health_channel_options(listeners=await count_listeners(wanted)),
-        )
+    def add_all(server: grpc.aio.Server) -> None:
+        add_services(server)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        return server, await bind(server, wanted, None)
-    except BindError as error:
-        raise BindError(str(error).replace("LISTEN_ADDRESS", "HEALTH_ADDRESS")) from error
+        add_reflection(server, (*service_names, HEALTH_SERVICE))
+
+    async with AsyncExitStack() as parts:
+        if callers is None:
+            callers = await parts.enter_async_context(known_callers(settings))
+        listeners = await bind_listeners(
+            settings, callers, add_services=add_all, health=health, readiness=readiness, calls=calls
+        )
+        running = RunningServer(listeners, readiness, calls)
+        try:
+            for each in listeners.servers:
+                await each.start()
+            logger.info("listening addresses=%s", ",".join(running.addresses))
+            yield running
+        finally:
+            await running.stop()
 
 
 async def _run_unless_signalled(signal: Awaitable[None], work: Awaitable[None]) -> bool:

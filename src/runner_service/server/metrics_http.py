@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from runner_service.addresses import TcpAddress
-from runner_service.api.auth import Authentication
+from runner_service.api.callers.sources import Callers
 from runner_service.errors import UnauthenticatedError
 from runner_service.server.binding import BindError
 
@@ -19,15 +19,13 @@ Render = Callable[[], bytes]
 
 
 @asynccontextmanager
-async def serve_metrics(
-    wanted: TcpAddress, render: Render, authentication: Authentication
-) -> AsyncIterator[TcpAddress]:
+async def serve_metrics(wanted: TcpAddress, render: Render, callers: Callers) -> AsyncIterator[TcpAddress]:
     """Serves the result of `render`, called in a thread. Yields the address with its real port.
 
     Raises:
         BindError: it cannot be listened on.
     """
-    page = _MetricsServer(render, authentication)
+    page = _MetricsServer(render, callers)
     try:
         server = await asyncio.start_server(page.answer, wanted.host, wanted.port, limit=_MAX_REQUEST_BYTES)
     except OSError as error:
@@ -42,9 +40,9 @@ async def serve_metrics(
 class _MetricsServer:
     """Answers one request per connection, and tracks the open connections."""
 
-    def __init__(self, render: Render, authentication: Authentication) -> None:
+    def __init__(self, render: Render, callers: Callers) -> None:
         self._render = render
-        self._authentication = authentication
+        self._callers = callers
         self._rendering = asyncio.Lock()
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -80,9 +78,11 @@ class _MetricsServer:
         if method not in {b"GET", b"HEAD"}:
             return _http("405 Method Not Allowed", b"")
         try:
-            self._authentication.caller(_fields(head))
+            caller = self._callers.by_token(_fields(head))
         except UnauthenticatedError as error:
             return _http("401 Unauthorized", f"{error.message}\n".encode(), more="WWW-Authenticate: Bearer\r\n")
+        if not caller.is_operator:
+            return _http("403 Forbidden", b"metrics are of all tenants: they need the role operate\n")
         async with self._rendering:
             body = await asyncio.to_thread(self._render)
         return _http("200 OK", body, with_body=method == b"GET")

@@ -27,14 +27,17 @@ class _TlsFiles(NamedTuple):
         return [path for path in self if path is not None]
 
 
-def server_credentials(settings: Settings) -> Callable[[], grpc.ServerCredentials] | None:
+def server_credentials(settings: Settings, *, client_certificates: bool) -> Callable[[], grpc.ServerCredentials] | None:
     """Returns a factory of server credentials, one set per address; None without TLS.
+
+    With `client_certificates` a connection needs one that TLS_CLIENT_CA_FILE has signed.
 
     The factory reads the files. It raises TlsError if they cannot be read, are not PEM, or do not match each other.
     """
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
-    return partial(_credentials, _TlsFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file))
+    client_ca = settings.tls_client_ca_file if client_certificates else None
+    return partial(_credentials, _TlsFiles(settings.tls_cert_file, settings.tls_key_file, client_ca))
 
 
 def _credentials(files: _TlsFiles) -> grpc.ServerCredentials:

@@ -12,6 +12,7 @@ from runner_service.settings.variables import Settings, is_secret
 
 _FILES = (
     "auth_token_file",
+    "callers_file",
     "tls_cert_file",
     "tls_key_file",
     "tls_client_ca_file",
@@ -148,23 +149,34 @@ def _confinement_conflicts(settings: Settings) -> Iterator[Problem]:
 
 
 def _address_conflicts(settings: Settings) -> Iterator[Problem]:
-    address, daemon = parse_address(settings.listen_address), settings.stigmer_backend_endpoint
-    if daemon is not None and overlap(parse_address(daemon), address):
-        yield Problem(
-            "LISTEN_ADDRESS",
-            f"{address} is where STIGMER_BACKEND_ENDPOINT says that the daemon is; unset one, or choose another port",
-        )
-    has_token = settings.auth_token is not None or settings.auth_token_file is not None
-    if not (is_loopback(address) or has_token or settings.tls_client_ca_file is not None):
-        yield Problem(
-            "LISTEN_ADDRESS",
-            f"{address} can be reached from elsewhere: set AUTH_TOKEN, AUTH_TOKEN_FILE or TLS_CLIENT_CA_FILE, "
-            "or listen on localhost or a unix socket",
-        )
+    daemon = settings.stigmer_backend_endpoint
+    for text in settings.listen_addresses():
+        address = parse_address(text)
+        if daemon is not None and overlap(parse_address(daemon), address):
+            yield Problem(
+                "LISTEN_ADDRESS",
+                f"{address} is where STIGMER_BACKEND_ENDPOINT says that the daemon is; unset one, or choose another "
+                "port",
+            )
+        if not (is_loopback(address) or _tells_callers_apart(settings, text)):
+            yield Problem(
+                "LISTEN_ADDRESS",
+                f"{address} can be reached from elsewhere: set AUTH_TOKEN, AUTH_TOKEN_FILE, CALLERS_FILE or "
+                "TLS_CLIENT_CA_FILE, or listen on localhost or a unix socket",
+            )
+    if unknown := set(settings.certificate_addresses()) - set(settings.listen_addresses()):
+        yield Problem("TLS_CLIENT_ADDRESSES", f"names {', '.join(sorted(unknown))}, which is not in LISTEN_ADDRESS")
+    if settings.tls_client_addresses is not None and settings.tls_client_ca_file is None:
+        yield Problem("TLS_CLIENT_ADDRESSES", "needs TLS_CLIENT_CA_FILE")
+
+
+def _tells_callers_apart(settings: Settings, address: str) -> bool:
+    tokens = (settings.auth_token, settings.auth_token_file, settings.callers_file)
+    return any(each is not None for each in tokens) or address in settings.certificate_addresses()
 
 
 def _listener_conflicts(settings: Settings) -> Iterator[Problem]:
-    taken = [("LISTEN_ADDRESS", settings.listen_address)]
+    taken = [("LISTEN_ADDRESS", each) for each in settings.listen_addresses()]
     for name, address in (("HEALTH_ADDRESS", settings.health_address), ("METRICS_ADDRESS", settings.metrics_address)):
         if address is None:
             continue
@@ -227,7 +239,8 @@ def _model_warnings(settings: Settings) -> Iterator[Problem]:
 
 
 def _exposure_warnings(settings: Settings) -> Iterator[Problem]:
-    if not is_loopback(parse_address(settings.listen_address)) and settings.tls_cert_file is None:
+    is_local = all(is_loopback(parse_address(each)) for each in settings.listen_addresses())
+    if not is_local and settings.tls_cert_file is None:
         yield Problem("TLS_CERT_FILE", "is not set: the token and everything else crosses the network in the clear")
 
 
@@ -241,7 +254,7 @@ def _secret_warnings(settings: Settings) -> Iterator[Problem]:
                 yield Problem(
                     "AUTH_TOKEN_FILE", f"{path} holds fewer than {_MIN_TOKEN_CHARACTERS} characters: it can be guessed"
                 )
-    for name in ("auth_token_file", "tls_key_file", "temporal_tls_client_key_path"):
+    for name in ("auth_token_file", "callers_file", "tls_key_file", "temporal_tls_client_key_path"):
         path = getattr(settings, name)
         with suppress(OSError):
             if path is not None and (mode := path.stat().st_mode & 0o077):

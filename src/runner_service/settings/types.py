@@ -1,6 +1,7 @@
 """The types of settings, with their validation errors."""
 
 import ipaddress
+import re
 import unicodedata
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -14,6 +15,21 @@ from runner_service.identity import TENANT
 
 def _address(text: str) -> str:
     parse_address(text)
+    return text
+
+
+def split_addresses(text: str) -> list[str]:
+    """Returns the addresses of a list. A comma may also be part of the path of a unix socket."""
+    return [str(parse_address(each.strip())) for each in _BETWEEN_ADDRESSES.split(text)]
+
+
+_BETWEEN_ADDRESSES = re.compile(r",\s*(?=unix:|\[|[^,/\s]+:\d+\s*(?:,|$))")
+
+
+def _addresses(text: str) -> str:
+    found = split_addresses(text)
+    if len(set(found)) < len(found):
+        raise ValueError("should not name an address twice")
     return text
 
 
@@ -105,6 +121,7 @@ HostList = Annotated[str, AfterValidator(_hosts)]
 FilesLevel = Literal["none", "workspace", "read_only", "strict"]
 NetworkLevel = Literal["all", "proxy", "none"]
 PathList = Annotated[str, AfterValidator(_paths)]
+AddressListText = Annotated[str, AfterValidator(_addresses)]
 AddressText = Annotated[str, AfterValidator(_address)]
 TcpText = Annotated[str, AfterValidator(_tcp_address)]
 UrlText = Annotated[str, AfterValidator(_url)]

@@ -19,6 +19,7 @@ from runner_service.settings.machine import (
     default_concurrency,
 )
 from runner_service.settings.types import (
+    AddressListText,
     AddressText,
     Count,
     CountOrZero,
@@ -37,6 +38,7 @@ from runner_service.settings.types import (
     UrlText,
     VolumeList,
     lower,
+    split_addresses,
 )
 from runner_service.state_dir import default_state_dir
 
@@ -169,9 +171,10 @@ an approval policy asks about are skipped."""
     stigmer_api_key: SecretStr | None = _by_mode(SecretStr(DUMMY_API_KEY), None)
     """The key for STIGMER_BACKEND_ENDPOINT. Required in cloud mode."""
 
-    listen_address: AddressText = _computed(_default_listen_address)
-    """Where to listen: `host:port`, `[IPv6]:port` or `unix:PATH`; port 0 takes a free one. Beyond loopback it needs a \
-token or TLS_CLIENT_CA_FILE. The default is localhost:50051, or localhost:50052 when the daemon is at 50051."""
+    listen_address: AddressListText = _computed(_default_listen_address)
+    """Where to listen: `host:port`, `[IPv6]:port` or `unix:PATH`; port 0 takes a free one. Several are separated \
+by commas. Beyond loopback it needs a token, CALLERS_FILE or TLS_CLIENT_CA_FILE. The default is \
+localhost:50051, or localhost:50052 when the daemon is at 50051."""
     mcp_allowed_networks: NetworkList = ""
     """Private networks that HTTP MCP servers may be in when MODE is cloud, as `10.1.0.0/16`, separated by commas. \
 Public addresses are always allowed, link-local and metadata addresses never; with MODE=local private ones are, too."""
@@ -182,12 +185,18 @@ connections that callers cannot use up. Unset: only at LISTEN_ADDRESS."""
     """The bearer token that callers must send. Health checks need none."""
     auth_token_file: Path | None = None
     """A file that holds the token instead; read again when it changes."""
+    callers_file: Path | None = None
+    """A YAML file that names callers, by tokens, certificates and unix sockets, with their tenants and roles \
+(docs/security.md); read again when it changes. With it nobody is anonymous; AUTH_TOKEN is the operator's."""
     tls_cert_file: Path | None = None
     """The server's certificate chain, PEM. Turns TLS on."""
     tls_key_file: Path | None = None
     """The private key of TLS_CERT_FILE, PEM."""
     tls_client_ca_file: Path | None = None
     """CA certificates, PEM; one must have signed every caller's certificate (mTLS)."""
+    tls_client_addresses: AddressListText | None = None
+    """Which of LISTEN_ADDRESS ask for such a certificate, separated by commas; at the others a token is enough. \
+Unset: all of them."""
 
     home: Path | None = None
     """The base of STATE_DIR when neither it nor XDG_STATE_HOME is set."""
@@ -431,7 +440,17 @@ variables hold as well."""
 
     def authenticates(self) -> bool:
         """True if callers need a token or a certificate."""
-        return bool(self.auth_token or self.auth_token_file or self.tls_client_ca_file)
+        return bool(self.auth_token or self.auth_token_file or self.tls_client_ca_file or self.callers_file)
+
+    def listen_addresses(self) -> list[str]:
+        """Returns the addresses of LISTEN_ADDRESS."""
+        return split_addresses(self.listen_address)
+
+    def certificate_addresses(self) -> list[str]:
+        """Returns those of LISTEN_ADDRESS that ask for client certificates."""
+        if self.tls_client_ca_file is None:
+            return []
+        return split_addresses(self.tls_client_addresses or self.listen_address)
 
     def secrets(self) -> list[str]:
         """Returns every secret value of the service itself, for redaction. Reads AUTH_TOKEN_FILE: some microseconds."""

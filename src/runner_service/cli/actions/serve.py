@@ -10,6 +10,7 @@ import uvloop
 
 from runner_service import app
 from runner_service.agent.loader import LOADER_THREAD
+from runner_service.api.callers.file import CallersFileError
 from runner_service.approvals.validation import PolicyFileError
 from runner_service.cli.environment import settings_from
 from runner_service.cli.errors import CommandError, ExitCode, print_message
@@ -70,7 +71,7 @@ async def _serve(settings: Settings, options: app.ServeOptions) -> float:
     try:
         return await app.serve(settings, options)
     except BaseException as error:
-        if texts := _reasons(error, (StateDirError, PolicyFileError, PricesFileError)):
+        if texts := _reasons(error, (StateDirError, PolicyFileError, PricesFileError, CallersFileError)):
             raise CommandError("\n".join(texts), ExitCode.CONFIG) from error
         if texts := _reasons(error, (LogError,)):
             raise CommandError("\n".join(texts), ExitCode.LOG_UNAVAILABLE) from error

@@ -1,0 +1,100 @@
+"""What names the caller at each kind of listener."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from runner_service.api.auth import Authentication, bearer_token
+from runner_service.api.callers.certificates import AuthContext
+from runner_service.api.callers.directory import Directory
+from runner_service.errors import UnauthenticatedError
+from runner_service.identity import OPERATOR, Caller
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class Callers:
+    """Everybody who may call. `directory` is None without CALLERS_FILE: then AUTH_TOKEN alone decides."""
+
+    def __init__(self, operator: Authentication, directory: Directory | None = None) -> None:
+        self.operator = operator
+        self.directory = directory
+
+    def by_token(self, metadata: Metadata) -> Caller:
+        """Returns who sends this metadata.
+
+        Raises:
+            UnauthenticatedError: nobody who is known.
+        """
+        if self.directory is None:
+            return self.operator.caller(metadata)
+        token = bearer_token(metadata)
+        if token is None:
+            raise UnauthenticatedError("no token: send the metadata `authorization: Bearer <token>`")
+        if self.operator.is_token(token):
+            return OPERATOR
+        return self.directory.by_token(token.decode())
+
+
+class CallerSource(Protocol):
+    """How one listener recognises callers."""
+
+    def from_metadata(self, metadata: Metadata) -> Caller | None:
+        """Returns the caller, before anything of the request is read; None when its certificate decides."""
+
+    def from_certificate(self, context: AuthContext) -> Caller:
+        """Returns whose certificate it is."""
+
+
+class TokenSource:
+    """Recognises callers by their token."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+
+    def from_metadata(self, metadata: Metadata) -> Caller | None:
+        """Implements `CallerSource`."""
+        return self._callers.by_token(metadata)
+
+    def from_certificate(self, context: AuthContext) -> Caller:
+        """Implements `CallerSource`."""
+        del context
+        raise UnauthenticatedError("no token")
+
+
+class CertificateSource:
+    """Recognises callers by their token if they send one, else by their client certificate."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+
+    def from_metadata(self, metadata: Metadata) -> Caller | None:
+        """Implements `CallerSource`. A wrong token never falls back to the certificate."""
+        if self._callers.directory and not any(key == "authorization" for key, _ in metadata):
+            return None
+        return self._callers.by_token(metadata)
+
+    def from_certificate(self, context: AuthContext) -> Caller:
+        """Implements `CallerSource`."""
+        if self._callers.directory is None:
+            return OPERATOR
+        return self._callers.directory.by_certificate(context)
+
+
+class SocketSource:
+    """Recognises the caller of a unix socket by the socket alone."""
+
+    def __init__(self, callers: Callers, path: str) -> None:
+        self._callers = callers
+        self._path = path
+
+    def from_metadata(self, metadata: Metadata) -> Caller | None:
+        """Implements `CallerSource`."""
+        del metadata
+        if self._callers.directory is None:
+            raise UnauthenticatedError("this socket is no longer anybody's")
+        return self._callers.directory.by_socket(self._path)
+
+    def from_certificate(self, context: AuthContext) -> Caller:
+        """Implements `CallerSource`."""
+        del context
+        raise UnauthenticatedError("no certificate counts here")
