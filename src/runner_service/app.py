@@ -30,6 +30,7 @@ from runner_service.server import (
     ServiceFile,
     StopRequests,
     announce_ready,
+    http_tls,
     running_server,
     serve_metrics,
     service_file,
@@ -265,7 +266,8 @@ async def _serve_metrics(parts: AsyncExitStack, settings: Settings, callers: Kno
     wanted = parse_address(settings.metrics_address) if settings.metrics_address else None
     if not isinstance(wanted, TcpAddress):
         return ""
-    return str(await parts.enter_async_context(serve_metrics(wanted, scrape_metrics, callers)))
+    tls = await asyncio.to_thread(http_tls, settings)
+    return str(await parts.enter_async_context(serve_metrics(wanted, scrape_metrics, callers, tls)))
 
 
 def _ports(addresses: Iterable[str]) -> set[int]:

@@ -1,4 +1,4 @@
-"""HTTP server for Prometheus scrapes: one GET per connection."""
+"""HTTP server for Prometheus scrapes: one GET per connection, protected as the service's own port is."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -8,6 +8,7 @@ from runner_service.addresses import TcpAddress
 from runner_service.api.callers.sources import Callers
 from runner_service.errors import UnauthenticatedError
 from runner_service.server.binding import BindError
+from runner_service.server.tls import HttpTls
 
 _PATH = "/metrics"
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,15 +20,19 @@ Render = Callable[[], bytes]
 
 
 @asynccontextmanager
-async def serve_metrics(wanted: TcpAddress, render: Render, callers: Callers) -> AsyncIterator[TcpAddress]:
+async def serve_metrics(
+    wanted: TcpAddress, render: Render, callers: Callers, tls: HttpTls | None = None
+) -> AsyncIterator[TcpAddress]:
     """Serves the result of `render`, called in a thread. Yields the address with its real port.
 
     Raises:
         BindError: it cannot be listened on.
     """
-    page = _MetricsServer(render, callers)
+    page = _MetricsServer(render, callers, tls)
     try:
-        server = await asyncio.start_server(page.answer, wanted.host, wanted.port, limit=_MAX_REQUEST_BYTES)
+        server = await asyncio.start_server(
+            page.answer, wanted.host, wanted.port, limit=_MAX_REQUEST_BYTES, ssl=tls.context if tls else None
+        )
     except OSError as error:
         raise BindError(f"METRICS_ADDRESS {wanted} cannot be listened on: {error.strerror}") from error
     try:
@@ -40,7 +45,8 @@ async def serve_metrics(wanted: TcpAddress, render: Render, callers: Callers) ->
 class _MetricsServer:
     """Answers one request per connection, and tracks the open connections."""
 
-    def __init__(self, render: Render, callers: Callers) -> None:
+    def __init__(self, render: Render, callers: Callers, tls: HttpTls | None) -> None:
+        self._tls = tls
         self._render = render
         self._callers = callers
         self._rendering = asyncio.Lock()
@@ -58,6 +64,8 @@ class _MetricsServer:
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(await self._response(head))
                 await writer.drain()
+            if self._tls:
+                await asyncio.to_thread(self._tls.reload_if_changed)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:

@@ -1,4 +1,4 @@
-"""TLS server credentials, reloaded when the files change."""
+"""TLS of the server: credentials for gRPC and a context for HTTP, reloaded when the files change."""
 
 import logging
 import ssl
@@ -49,6 +49,48 @@ def _credentials(files: _TlsFiles) -> grpc.ServerCredentials:
     )
 
 
+class HttpTls:
+    """TLS for the pages that the service has beside gRPC.
+
+    New files are used from the second connection after the change on.
+    """
+
+    def __init__(self, files: _TlsFiles) -> None:
+        self._files = files
+        _check_files(files)
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._versions = _versions_of(files)
+        self._load()
+
+    def reload_if_changed(self) -> None:
+        """Uses the files as they are now for new connections; what cannot be used is not. Blocks."""
+        try:
+            if (versions := _versions_of(self._files)) != self._versions:
+                _check_files(self._files)
+                self._load()
+                self._versions = versions
+        except (OSError, TlsError) as error:
+            logger.warning("tls_files_unusable error=%s", error)
+
+    def _load(self) -> None:
+        self.context.load_cert_chain(self._files.cert, self._files.key)
+        if self._files.client_ca is not None:
+            self.context.load_verify_locations(self._files.client_ca)
+            self.context.verify_mode = ssl.CERT_REQUIRED
+
+
+def http_tls(settings: Settings) -> HttpTls | None:
+    """Returns the TLS of the service for HTTP, with client certificates if it has no tokens; None without. Blocks.
+
+    Raises:
+        TlsError: the files cannot be used.
+    """
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    client_ca = None if settings.has_tokens() else settings.tls_client_ca_file
+    return HttpTls(_TlsFiles(settings.tls_cert_file, settings.tls_key_file, client_ca))
+
+
 class _CertificateReader:
     """Reads the files, at start and then at handshakes, in a thread of grpc."""
 
@@ -57,7 +99,7 @@ class _CertificateReader:
         self._versions: list[tuple[int, int]] = []
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        versions = self._file_versions()
+        versions = _versions_of(self._files)
         _check_files(self._files)
         cert, key = self._files.cert.read_bytes(), self._files.key.read_bytes()
         client_ca = self._files.client_ca.read_bytes() if self._files.client_ca is not None else None
@@ -67,13 +109,14 @@ class _CertificateReader:
     def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Returns None, meaning unchanged, if the files have not changed or the new ones cannot be used."""
         try:
-            return self.read() if self._file_versions() != self._versions else None
+            return self.read() if _versions_of(self._files) != self._versions else None
         except (OSError, TlsError) as error:  # probably half written: the next handshake tries again
             logger.warning("tls_files_unusable error=%s", error)
             return None
 
-    def _file_versions(self) -> list[tuple[int, int]]:
-        return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in self._files.present())]
+
+def _versions_of(files: _TlsFiles) -> list[tuple[int, int]]:
+    return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files.present())]
 
 
 def _check_files(files: _TlsFiles) -> None:

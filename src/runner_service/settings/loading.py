@@ -168,11 +168,17 @@ def _address_conflicts(settings: Settings) -> Iterator[Problem]:
         yield Problem("TLS_CLIENT_ADDRESSES", f"names {', '.join(sorted(unknown))}, which is not in LISTEN_ADDRESS")
     if settings.tls_client_addresses is not None and settings.tls_client_ca_file is None:
         yield Problem("TLS_CLIENT_ADDRESSES", "needs TLS_CLIENT_CA_FILE")
+    metrics = settings.metrics_address
+    if metrics and not (is_loopback(parse_address(metrics)) or settings.has_tokens() or settings.tls_client_ca_file):
+        yield Problem(
+            "METRICS_ADDRESS",
+            f"{metrics} can be reached from elsewhere: set AUTH_TOKEN, AUTH_TOKEN_FILE, CALLERS_FILE or "
+            "TLS_CLIENT_CA_FILE",
+        )
 
 
 def _tells_callers_apart(settings: Settings, address: str) -> bool:
-    tokens = (settings.auth_token, settings.auth_token_file, settings.callers_file)
-    return any(each is not None for each in tokens) or address in settings.certificate_addresses()
+    return settings.has_tokens() or address in settings.certificate_addresses()
 
 
 def _listener_conflicts(settings: Settings) -> Iterator[Problem]:

@@ -356,7 +356,8 @@ FAILED, or runs on and is reported to the daemon."""
     """Log lines for people, or one JSON object each."""
     metrics_address: TcpText | None = None
     """Where Prometheus reads metrics, `host:port`, at the path /metrics; port 0 takes a free one. Unset: nowhere. It \
-needs the token if the service has one. There are numbers and the names of models and tools, but no content."""
+has the service's TLS, and needs its token or, if there are no tokens, a client certificate; beyond loopback one of them \
+must be set. There are numbers and the names of models and tools, but no content."""
     otel_sdk_disabled: bool = False
     """Turns tracing and metrics off, whatever else is set."""
     otel_traces_exporter: str = "otlp"
@@ -440,7 +441,11 @@ variables hold as well."""
 
     def authenticates(self) -> bool:
         """True if callers need a token or a certificate."""
-        return bool(self.auth_token or self.auth_token_file or self.tls_client_ca_file or self.callers_file)
+        return self.has_tokens() or self.tls_client_ca_file is not None
+
+    def has_tokens(self) -> bool:
+        """True if callers can be told by tokens."""
+        return bool(self.auth_token or self.auth_token_file or self.callers_file)
 
     def listen_addresses(self) -> list[str]:
         """Returns the addresses of LISTEN_ADDRESS."""

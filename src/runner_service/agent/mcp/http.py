@@ -11,6 +11,7 @@ from mcp.client.streamable_http import streamable_http_client
 from runner_service.agent.mcp.egress import PolicyTransport
 from runner_service.agent.mcp.http_limits import HttpLimits
 from runner_service.agent.mcp.placeholders import PLACEHOLDER
+from runner_service.agent.mcp.redirects import require_same_host
 from runner_service.agent.mcp.stdio import Streams
 from runner_service.executors.egress.mcp_addresses import Addresses
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -39,7 +40,8 @@ async def http_server(
         httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(timeout_seconds),
-            event_hooks={"response": [limits.limit_response]},
+            event_hooks={"response": [require_same_host, limits.limit_response]},
+            follow_redirects=True,
             transport=PolicyTransport(addresses),
             mounts=_proxy_mounts() if may_use_proxy else None,
             trust_env=False,

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from runner_service.allowed_hosts import parse_ip
-from runner_service.executors.egress.policy import EgressDeniedError, EgressPolicy, embedded_addresses, look_up
+from runner_service.executors.egress.addresses import AddressKind, IpAddress, kind_of, look_up, plain_host
+from runner_service.executors.egress.policy import EgressDeniedError, EgressPolicy
 
 logger = logging.getLogger(__name__)
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_METADATA = frozenset(
-    map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"))
-)
-"""Where clouds give credentials to whoever asks."""
+_REASONS = {
+    AddressKind.LINK_LOCAL: "link-local and metadata addresses are never allowed",
+    AddressKind.NO_SERVER: "it is no address of a server",
+}
 
 
 class Addresses(Protocol):
@@ -43,7 +43,7 @@ class McpAddresses:
 
     async def addresses(self, host: str, port: int, within: EgressPolicy | None = None) -> Sequence[str]:
         """Returns the addresses of a host that are allowed, looked up once; `within` limits them further."""
-        name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
+        name = plain_host(host)
         address = parse_ip(name)
         if within:
             found = [each for text in await within.addresses(host, port) if (each := parse_ip(text))]
@@ -57,14 +57,11 @@ class McpAddresses:
         raise EgressDeniedError(f"{name}:{port} cannot be reached: {reason}")
 
     async def _reason_against(self, address: IpAddress, port: int) -> str:
-        every = (address, *embedded_addresses(address))
-        if any(each in _METADATA or each.is_link_local for each in every):
-            return "link-local and metadata addresses are never allowed"
-        if any(each.is_multicast or each.is_unspecified for each in every):
-            return "it is no address of a server"
-        if all(each.is_global for each in every):
-            return ""
-        if not self._allows_private and not any(address in network for network in self._networks):
+        kind = kind_of(address)
+        if reason := _REASONS.get(kind):
+            return reason
+        is_private = kind is AddressKind.PRIVATE
+        if is_private and not self._allows_private and not any(address in network for network in self._networks):
             return "private addresses must be in MCP_ALLOWED_NETWORKS"
         if port in self.own_ports and await asyncio.to_thread(_is_own, address):
             return "this is the service itself"
