@@ -30,7 +30,7 @@ _READY_TIMEOUT_SECONDS = 20.0
 _CLOSE_TIMEOUT_SECONDS = 3.0
 _TERMINATION_TIMEOUT_SECONDS = 8.0
 _MAX_REASON_BYTES = 500
-_NAMESPACES = ("--unshare-pid", "--unshare-ipc", "--unshare-cgroup-try")
+_NAMESPACES = ("--unshare-pid", "--unshare-ipc")  # without capabilities, those for host and control groups add nothing
 _GUARDS = ("--die-with-parent", "--new-session", "--cap-drop", "ALL", "--chdir", "/")
 
 
