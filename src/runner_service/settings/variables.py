@@ -356,8 +356,8 @@ FAILED, or runs on and is reported to the daemon."""
     """Log lines for people, or one JSON object each."""
     metrics_address: TcpText | None = None
     """Where Prometheus reads metrics, `host:port`, at the path /metrics; port 0 takes a free one. Unset: nowhere. It \
-has the service's TLS, and needs its token or, if there are no tokens, a client certificate; beyond loopback one of them \
-must be set. There are numbers and the names of models and tools, but no content."""
+has the service's TLS, and needs its token or, if there are no tokens, a client certificate; beyond loopback one of \
+them must be set. There are numbers and the names of models and tools, but no content."""
     otel_sdk_disabled: bool = False
     """Turns tracing and metrics off, whatever else is set."""
     otel_traces_exporter: str = "otlp"
