@@ -37,8 +37,9 @@ from runner_service.server import (
     stop_signals,
 )
 from runner_service.settings import Settings
-from runner_service.storage.event_log import EventLog
-from runner_service.storage.ownership import interrupt_abandoned
+from runner_service.storage.backend import Storage
+from runner_service.storage.event_log import EventLog, LogError
+from runner_service.storage.ownership import UnsuitableStorageError, interrupt_abandoned
 from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.telemetry import monitored_loop, scrape_metrics
 from runner_service.temporal.background import WorkerParts, temporal_in_background
@@ -53,6 +54,7 @@ DAEMON_HEALTH = "stigmer-daemon"
 """The health service that shows whether the Stigmer daemon answers; NOT_FOUND when none is configured."""
 
 _CLOUD_LAME_DUCK_SECONDS = 2.0  # for load balancers to see NOT_SERVING; a daemon on the same machine needs none
+_SHARED_LOG_WRITE_TIMEOUT_SECONDS = 60.0  # a failover of Redis is a pause
 _IDLE_CHECKS_PER_SECOND = 5
 
 
@@ -136,11 +138,14 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         await parts.enter_async_context(monitored_loop())
         callers = await parts.enter_async_context(known_callers(settings))
         require_isolation(settings, callers.directory)
-        storage = await parts.enter_async_context(sqlite_storage(settings.state_dir))
+        storage = await _enter_storage(parts, settings)
         log = storage.log
-        await interrupt_abandoned(log, storage.ownership)
         writer = await parts.enter_async_context(
-            log_writer(log, on_change=lambda broken: readiness.set_held_up("log", is_held_up=broken))
+            log_writer(
+                log,
+                on_change=lambda broken: readiness.set_held_up("log", is_held_up=broken),
+                write_timeout_seconds=_SHARED_LOG_WRITE_TIMEOUT_SECONDS if storage.replicas else None,
+            )
         )
         serving = asyncio.Event()
         executor = await _enter_executor(parts, settings, serving, readiness)
@@ -178,9 +183,32 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             store = await parts.enter_async_context(storage.open_activities())
             worker_parts = WorkerParts(settings, executions, log, store, daemon, readiness, check_execute, loading)
             await parts.enter_async_context(temporal_in_background(worker_parts, serving))
-        if settings.resume_on_start:
+        if settings.resume_on_start and not storage.replicas:
             await recovery.resume_interrupted()
         yield RunningService(server, executions, approvals, loading, serving, metrics_address)
+
+
+async def _enter_storage(parts: AsyncExitStack, settings: Settings) -> Storage:
+    if settings.redis_host is None:
+        storage = await parts.enter_async_context(sqlite_storage(settings.state_dir))
+        await interrupt_abandoned(storage.log, storage.ownership)
+        return storage
+    from runner_service.storage.redis.backend import redis_storage  # noqa: PLC0415  # only replicas need it
+    from runner_service.storage.redis.connection import RedisAddress  # noqa: PLC0415  # as above
+
+    await asyncio.to_thread(settings.state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
+    password = settings.redis_password
+    address = RedisAddress(
+        settings.redis_host, settings.redis_port or 6379, password.get_secret_value() if password else None
+    )
+    shared = await parts.enter_async_context(redis_storage(address))
+    try:
+        await shared.replicas.reach()
+    except UnsuitableStorageError:
+        raise
+    except LogError as error:
+        logger.warning("storage_unreachable error=%s", error)  # it may come later
+    return shared
 
 
 async def _enter_executor(

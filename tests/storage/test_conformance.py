@@ -1,10 +1,11 @@
-"""What every implementation of the storage promises: the one in SQLite, and one that several services share."""
+"""What every implementation of the storage promises: in SQLite, in Redis, and one in memory that services share."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.scale.redis_server import needs_redis, redis_server
 from tests.storage.shared_log import SharedLog, SharedOwnership, SharedStore
 
 from runner_service.errors import LogUnavailableEnd
@@ -26,6 +27,8 @@ from runner_service.storage.event_log import (
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.journal import CallResult, JournaledCall
 from runner_service.storage.ownership import Claim, Ownership, interrupt_abandoned
+from runner_service.storage.redis.backend import redis_storage
+from runner_service.storage.redis.connection import RedisAddress
 from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -36,11 +39,18 @@ async def opened(name: str, directory: Path) -> AsyncIterator[EventLog]:
     if name == "sqlite":
         async with sqlite_event_log(directory) as log:
             yield log
+    elif name == "redis":
+        async with (
+            redis_server(directory) as server,
+            redis_storage(RedisAddress("127.0.0.1", server.port), changes_max_bytes=1 << 20) as storage,
+        ):
+            await storage.replicas.reach()
+            yield storage.log
     else:
         yield SharedLog(SharedStore(), "only")
 
 
-@pytest.fixture(params=["sqlite", "shared"])
+@pytest.fixture(params=["sqlite", "shared", pytest.param("redis", marks=needs_redis)])
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventLog]:
     async with opened(request.param, tmp_path) as log:
         yield log

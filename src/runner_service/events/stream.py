@@ -6,7 +6,7 @@ executions: it commits everything pending in one batch, and only then are watche
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 from google.protobuf.message import Message
 
@@ -53,8 +53,13 @@ class EventStream:
         self._writer = writer
         self._log = log
         self._framer = Framer(bare_id(execution_id))
-        self.is_remote = False
-        """Set when another process publishes these events."""
+        self._is_remote = False
+        self._followers = 0
+        self._subscription = ExitStack()
+        self._is_subscribed = False
+        self.is_fenced = False
+        """Set once another process has taken the execution over."""
+        self.on_fenced: Callable[[], None] = lambda: None
         self.owner_token = 0
         """As of `LogSubscriber`."""
         self._enqueued_entries = self._committed_entries = 0
@@ -160,15 +165,47 @@ class EventStream:
         size = max_bytes()
         return self._tail.page(after, size) or await self._page_from_log(after, size)
 
+    @property
+    def is_remote(self) -> bool:
+        """True while this process does not publish these events: another one may."""
+        return self._is_remote
+
+    @is_remote.setter
+    def is_remote(self, is_remote: bool) -> None:
+        self._is_remote = is_remote
+        self._follow_if_remote()
+
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Delivers what another process publishes until the context ends, if `is_remote`."""
-        with self._log.subscribe(self.execution_id, self._on_committed_elsewhere) if self.is_remote else nullcontext():
+        """Delivers what another process publishes until the context ends, while `is_remote`."""
+        self._followers += 1
+        try:
+            self._follow_if_remote()
             yield
+        finally:
+            self._followers -= 1
+            self._follow_if_remote()
 
-    def _on_committed_elsewhere(self, last_sequence: int, finished: bool) -> None:
-        if last_sequence > self.committed:
+    def _follow_if_remote(self) -> None:
+        follows = self._is_remote and self._followers > 0
+        if follows and not self._is_subscribed:
+            self._subscription.enter_context(self._log.subscribe(self.execution_id, self.observe))
+        elif not follows:
+            self._subscription.close()
+        self._is_subscribed = follows
+
+    def take_over(self, token: int, last_sequence: int) -> None:
+        """Makes this process the publisher, which continues after `last_sequence`."""
+        self.owner_token = token
+        if self.is_remote:
+            self.is_remote = False
             self.committed = self.last_sequence = last_sequence
+            self._notifier.notify_all()
+
+    def observe(self, last_sequence: int, finished: bool) -> None:  # a callback
+        """Shows watchers what another process has committed."""
+        if self.is_remote and (last_sequence > self.committed or finished > self.finished):
+            self.committed = self.last_sequence = max(last_sequence, self.committed)
             self.finished = finished
             self._notifier.notify_all()
 
@@ -207,9 +244,21 @@ class EventStream:
     def on_rejected(self, rejection: Rejection) -> None:
         """Implements `LogSubscriber`: the execution ends here, without a trace in the log."""
         self._committed_entries += 1
+        if rejection is Rejection.FENCED:
+            self.fence()
+            return
         if not self.broken:
             logger.warning("events_rejected execution=%s reason=%s", self.execution_id, rejection.name)
         self.fail(LogUnavailableEnd(f"its events cannot be stored: {rejection}"))
+
+    def fence(self) -> None:
+        """Ends the work of this process: another one has taken the execution over, and its watchers go there."""
+        if not self.is_fenced:
+            self.is_fenced = True
+            logger.warning("execution_taken_over execution=%s", self.execution_id)
+            self.broken = LogUnavailableEnd(f"its events cannot be stored: {Rejection.FENCED}")
+            self.on_fenced()
+            self.close(UnavailableError("another replica has taken the execution over; attach again", retry_delay=0.1))
 
     def wake_watchers(self) -> None:
         """Implements `LogSubscriber`."""

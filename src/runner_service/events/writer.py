@@ -74,8 +74,9 @@ class EventRun:
 class LogWriter:
     """Commits entries of all executions in batches and notifies their streams. Construct it with `log_writer`."""
 
-    def __init__(self, log: EventLog, on_change: Callable[[bool], None]) -> None:
+    def __init__(self, log: EventLog, on_change: Callable[[bool], None], write_timeout_seconds: float) -> None:
         self._log = log
+        self._write_timeout_seconds = write_timeout_seconds
         self._on_change = on_change
         self._pending: list[tuple[LogSubscriber, Entry | EventRun]] = []
         self._pending_bytes = 0
@@ -140,7 +141,7 @@ class LogWriter:
     async def _append(self, batch: _Batch) -> None:
         """Appends a batch, retrying without limit: its events have happened and must not be lost.
 
-        After `_WRITE_TIMEOUT_SECONDS` the batch is split, so that a nearly full disk stores what fits.
+        After the write timeout the batch is split, so that a nearly full disk stores what fits.
         """
         began, delay = time.monotonic(), _MIN_BACKOFF_SECONDS
         parts = [batch]
@@ -149,7 +150,7 @@ class LogWriter:
             try:
                 rejected = await self._log.append([entry for _, entry in parts[0]], _owners(parts[0]))
             except LogError as error:
-                if not self._broken and time.monotonic() - began > _WRITE_TIMEOUT_SECONDS:
+                if not self._broken and time.monotonic() - began > self._write_timeout_seconds:
                     logger.error("log_write_failed error=%s", error)  # noqa: TRY400  # its text says all
                     end = LogUnavailableEnd(f"the event log cannot be written: {error}")
                     self._break([stream for stream, _ in batch], end)
@@ -223,13 +224,19 @@ def _publish(part: _Batch, rejected: Mapping[str, Rejection]) -> None:
 
 
 @asynccontextmanager
-async def log_writer(log: EventLog, *, on_change: Callable[[bool], None] = lambda _: None) -> AsyncIterator[LogWriter]:
+async def log_writer(
+    log: EventLog,
+    *,
+    on_change: Callable[[bool], None] = lambda _: None,
+    write_timeout_seconds: float | None = None,
+) -> AsyncIterator[LogWriter]:
     """Runs the writer of `log`. On exit everything published has been appended, if the log can be written.
 
-    `on_change` is called with True when the log can no longer be written, and with False when it can again. A defect of
-    the writer cancels the caller, and leaves the context as an exception group: without a writer nothing can be served.
+    `on_change` is called with True when the log could not be written for `write_timeout_seconds`, and with False when
+    it can be again. A defect of the writer cancels the caller, and leaves the context as an exception group: without a
+    writer nothing can be served.
     """
-    writer = LogWriter(log, on_change)
+    writer = LogWriter(log, on_change, write_timeout_seconds or _WRITE_TIMEOUT_SECONDS)
     readings: dict[metrics.Gauge, metrics.Reading] = {
         metrics.LOG_BACKLOG: lambda: writer.backlog,
         metrics.LOG_UNAVAILABLE: lambda: int(writer.broken is not None),

@@ -52,6 +52,8 @@ class ApprovalService:
         """
         execution = await self._registry.find(OwnerKey(request.execution_id))
         with self._registry.holding(execution):
+            if not execution.is_active and not execution.is_final:
+                await self._service.own(execution)
             await self._registry.load_approvals(execution)
             redactor = await self._redactor(execution)
             if execution.is_final and execution.approvals.decision(request.tool_call_id) is None:
@@ -127,9 +129,11 @@ class ApprovalService:
             with self._registry.holding(execution):
                 resumption = await read_resumption(self._log, execution.id)
                 await self._registry.load_approvals(execution)
-                for asked in execution.approvals.pending:
-                    if _is_due(asked):
-                        execution.approvals.expire(asked.request.tool_call_id)
+                due = [each for each in execution.approvals.pending if _is_due(each)]
+                if due:
+                    await self._service.own(execution)
+                for asked in due:
+                    execution.approvals.expire(asked.request.tool_call_id)
                 decided = execution.approvals.decided_call_ids
                 if execution.is_waiting and not decided <= resumption.started_calls:
                     await self._act_on_decision(execution)

@@ -17,6 +17,7 @@ from runner_service.executions.readiness import DISK, Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
+from runner_service.executions.takeover import Takeover
 from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
 from runner_service.storage.backend import Storage
@@ -56,7 +57,7 @@ async def running_executions(
         queue = ExecutionQueue(
             max_running=settings.max_concurrent_executions, max_queued=settings.max_queued_executions
         )
-        lifecycle = Lifecycle(settings, registry, storage.ownership, queue, runner.executor, tasks=tasks)
+        lifecycle = Lifecycle(settings, registry, storage.log, storage.ownership, queue, runner.executor, tasks=tasks)
         service = ExecutionService(
             storage.log,
             writer,
@@ -64,11 +65,11 @@ async def running_executions(
             registry=registry,
             lifecycle=lifecycle,
             ownership=storage.ownership,
+            replicas=storage.replicas,
             readiness=readiness,
             daemon=daemon,
         )
         approvals = ApprovalService(storage.log, runner, service, registry=registry, lifecycle=lifecycle)
-        await approvals.reserve_waiting()
         recovery = Recovery(service, registry, tasks=tasks)
         guard = DiskGuard(
             settings.state_dir,
@@ -90,6 +91,12 @@ async def running_executions(
                 settings.approval_webhook_url, secret.get_secret_value() if secret else None, approvals.changes
             )
             cleanups.append(tasks.create_task(_announce_approvals(webhook), name="approval-webhook"))
+        takeover = None
+        if storage.replicas:
+            takeover = Takeover(service, registry, lifecycle, storage.replicas, readiness=readiness)
+            cleanups.append(tasks.create_task(takeover.run(), name="takeover"))
+        else:
+            await approvals.reserve_waiting()
         try:
             with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
                 yield RunningExecutions(service, approvals, recovery)
@@ -98,6 +105,8 @@ async def running_executions(
                 each.cancel()
             recovery.stop()
             await lifecycle.interrupt_all()
+            if takeover:
+                await takeover.leave()
 
 
 class Recovery:

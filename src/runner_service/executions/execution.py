@@ -66,6 +66,7 @@ class Execution:
         self._interrupted = False
         self._started_at = 0.0
         stream.on_break = self.stop
+        stream.on_fenced = self.interrupt
         stream.quota.on_exceeded = self.stop
 
     @property
@@ -124,6 +125,23 @@ class Execution:
     def is_interrupted(self) -> bool:
         """True when its task was stopped to be continued by a later process."""
         return self._interrupted
+
+    @property
+    def is_remote(self) -> bool:
+        """True while another process may own it: `record` is what the log had when it was last read."""
+        return self.stream.is_remote
+
+    def take_over(self, token: int, record: runner_pb2.Execution) -> None:
+        """Makes this process its owner. `record` is what the log has since the claim."""
+        if self.stream.is_remote:
+            self.record.CopyFrom(record)
+        self.stream.take_over(token, record.last_sequence)
+
+    def observe(self, record: runner_pb2.Execution) -> None:
+        """Takes over what another process has recorded."""
+        if self.stream.is_remote:
+            self.record.CopyFrom(record)
+            self.stream.observe(record.last_sequence, self.is_final)
 
     async def run_to_end(self, work: Coroutine[Any, Any, str]) -> None:
         """Runs `work`, whose result is the final answer, and records how it ended. Raises nothing of it."""
@@ -204,6 +222,11 @@ class Execution:
 
     def wait_for_caller(self) -> None:
         """Makes a waiting execution INTERRUPTED: it is decided, but only a caller has what it takes to resume it."""
+        self._change_state(states.INTERRUPTED)
+        self._store_record()
+
+    def mark_interrupted(self) -> None:
+        """Records that the process that worked on it is gone."""
         self._change_state(states.INTERRUPTED)
         self._store_record()
 

@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
 
 from runner_service import states
-from runner_service.errors import CancelledEnd, ExecutionEnd, InterruptedEnd, UnavailableError
+from runner_service.errors import CancelledEnd, ExecutionEnd, InterruptedEnd, NotFoundError, UnavailableError
 from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import PreparedRun
 from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
 from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
-from runner_service.storage.ownership import Claim, Ownership
+from runner_service.storage.event_log import EventLog, LogError
+from runner_service.storage.ownership import Claim, Ownership, owner_token
 from runner_service.storage.queue import Queue, Slot
 from runner_service.telemetry import current_span_context, execution_span, metrics, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -42,6 +43,7 @@ class Lifecycle:
         self,
         settings: Settings,
         registry: Registry,
+        log: EventLog,
         ownership: Ownership,
         queue: Queue,
         executor: Executor,
@@ -50,6 +52,7 @@ class Lifecycle:
     ) -> None:
         self._settings = settings
         self._registry = registry
+        self._log = log
         self._ownership = ownership
         self._executor = executor
         self._task_group = tasks
@@ -58,6 +61,7 @@ class Lifecycle:
         self._parked: dict[str, Parked] = {}
         self._running_tasks: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
+        self._interrupted_here: set[str] = set()
 
     @property
     def is_busy(self) -> bool:
@@ -102,11 +106,24 @@ class Lifecycle:
         self._enqueue(execution, run)
         return execution
 
-    def resume(self, execution: Execution, run: PreparedRun, claim: Claim) -> None:
-        """Puts an interrupted or waiting execution in the queue again, for which there is always room."""
-        execution.stream.owner_token = claim.token
+    def resume(self, execution: Execution, run: PreparedRun) -> None:
+        """Puts an interrupted or waiting execution of this process in the queue again; there is always room."""
+        self._interrupted_here.discard(execution.id)
         execution.requeue(run.redactor)
         self._enqueue(execution, run)
+
+    async def own(self, execution: Execution) -> bool:
+        """Makes this process the owner of an execution that is not active; False if another one is. Raises LogError."""
+        if not execution.is_remote:
+            return True
+        claim = await self._ownership.claim(execution.id)
+        if claim is None:
+            return False
+        stored = await self._log.get(execution.id)
+        if stored is None:
+            raise NotFoundError(f"execution {execution.id} was deleted")
+        execution.take_over(claim.token, stored.execution)
+        return True
 
     def parked_run(self, execution_id: str) -> PreparedRun | None:
         """Returns the run of a waiting execution, if this process has accepted it and its request had secrets."""
@@ -137,7 +154,7 @@ class Lifecycle:
 
     def cancel_if_abandoned(self, execution: Execution) -> None:
         """Cancels an execution that nobody calls any more, unless a caller comes back within the grace period."""
-        if execution.is_abandoned:
+        if execution.is_abandoned and not execution.is_remote:
             loop = asyncio.get_running_loop()
             loop.call_later(self._settings.disconnect_grace, _cancel_if_still_abandoned, execution)
 
@@ -162,7 +179,7 @@ class Lifecycle:
         for release in self._releases:
             release.cancel()  # the sandboxes have an end of their own
         for execution in self._registry.in_memory():
-            if execution.is_active:
+            if execution.is_active and not execution.is_remote:
                 execution.interrupt()
         if self._running_tasks:
             self._executor.skip_grace()  # the drain was their grace period
@@ -188,20 +205,39 @@ class Lifecycle:
             execution_span(execution.id, record.session_id, agent_name=record.agent_name, caller=caller) as span,
             redact_with(execution.redactor.text),
         ):
+            owner_token.set(execution.stream.owner_token)
             with slot:
                 await execution.run_to_end(self._run_when_admitted(execution, slot, run))
                 if execution.is_waiting:
                     self._park(execution, slot, run)
-            del self._slots[execution.id]
+            if self._slots.get(execution.id) is slot:  # else this replica has claimed it anew
+                del self._slots[execution.id]
             if record.HasField("error"):
                 record_failure(span, record.error.code)
             await execution.stream.flush()
             # Not before the end is in the log: killed in between, all of it would be done again.
             if execution.stream.finished:
                 await run.delete_state(execution)
-            await self._ownership.release(execution.id)
+            await self.release(execution)
             logger.info("execution_ended state=%s", states.state_name(execution.state))
         self._registry.drop_if_idle(execution)
+
+    @property
+    def interrupted_here(self) -> Collection[str]:
+        """Returns what this process has interrupted and not resumed."""
+        return self._interrupted_here
+
+    async def release(self, execution: Execution) -> None:
+        """Gives up an execution that does not run here any more."""
+        if execution.is_active or execution.stream.is_fenced:
+            return
+        if execution.can_be_resumed:
+            self._interrupted_here.add(execution.id)
+        execution.stream.is_remote = not execution.is_final
+        try:
+            await self._ownership.release(execution.id)
+        except LogError as error:  # the end of the lease does it
+            logger.warning("release_failed execution=%s error=%s", execution.id, error)
 
     def _park(self, execution: Execution, slot: Slot, run: PreparedRun) -> None:
         """Keeps the run of an execution whose request, for its secrets, is not in the log, while there is room."""
@@ -232,11 +268,12 @@ class Lifecycle:
         end = InterruptedEnd("it was interrupted, and its session has gone on with another execution")
         for execution in self._registry.in_memory():
             is_other = execution is not successor and execution.record.session_id == session_id
-            if is_other and execution.has_started and execution.is_active:
+            if is_other and execution.has_started and execution.is_active and not execution.is_remote:
                 execution.stop(end)
         for execution in await self._registry.interrupted(session_id):
-            if execution.has_started:
+            if execution.has_started and await self.own(execution) and execution.can_be_resumed:
                 execution.finish(end)
+                await self.release(execution)
 
 
 def _cancel_if_still_abandoned(execution: Execution) -> None:

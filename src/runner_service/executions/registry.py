@@ -44,13 +44,17 @@ class Registry:
         return list(self._in_memory.values())
 
     def get_in_memory(self, execution_id: str) -> Execution | None:
-        """Returns an execution if it is in memory."""
-        return self._in_memory.get(execution_id)
+        """Returns an execution if it is in memory, unless another process has taken it over."""
+        execution = self._in_memory.get(execution_id)
+        if execution and execution.stream.is_fenced:
+            del self._in_memory[execution_id]
+            return None
+        return execution
 
     def is_active(self, execution_id: str) -> bool:
         """True for one that runs, or waits in the queue, in this process."""
-        execution = self._in_memory.get(execution_id)
-        return execution is not None and execution.is_active
+        execution = self.get_in_memory(execution_id)
+        return execution is not None and execution.is_active and not execution.is_remote
 
     async def find(self, execution_id: OwnerKey) -> Execution:
         """Returns an execution. Raises NotFoundError, LogError."""
@@ -61,13 +65,16 @@ class Registry:
 
     async def lookup(self, execution_id: OwnerKey) -> Execution | None:
         """Returns an execution, from memory or from the log; None when neither has it. Raises LogError."""
-        if execution_id not in self._in_memory:
+        known = self.get_in_memory(execution_id)
+        if known is None or known.is_remote:
             stored = await self._log.get(execution_id)
             if stored is None:
                 return None
-            if execution_id not in self._in_memory:
-                self._in_memory[execution_id] = self._restore(stored)
-        return self._in_memory[execution_id]
+            known = self.get_in_memory(execution_id)
+            if known is None:
+                known = self._in_memory[execution_id] = self._restore(stored)
+            known.observe(stored.execution)
+        return known
 
     async def load_approvals(self, execution: Execution) -> None:
         """Loads the approvals of an execution that an earlier process has run. Raises LogError."""
@@ -145,10 +152,10 @@ class Registry:
 
     def drop_if_idle(self, execution: Execution) -> None:
         """Drops from memory what is neither active nor held, as soon as the log has all of it."""
-        if execution.holders or execution.is_active:
+        if execution.holders or (execution.is_active and not execution.is_remote):
             return
-        if execution.stream.is_flushed:
-            self._in_memory.pop(execution.id, None)
+        if execution.stream.is_flushed and self._in_memory.get(execution.id) is execution:
+            del self._in_memory[execution.id]
 
     def _restore(self, stored: StoredExecution) -> Execution:
         record = stored.execution
@@ -159,7 +166,7 @@ class Registry:
             last_sequence=record.last_sequence,
             finished=states.is_final(record.state),
         )
-        stream.is_remote = states.is_active(record.state)
+        stream.is_remote = not stream.finished
         return Execution(
             record, stored.fingerprint, stream, stored.request, Redactor([]), self.approval_changes.notify_all
         )

@@ -260,6 +260,7 @@ class PreparedRun:
             is_interrupted=lambda: execution.is_interrupted,
             is_parked=lambda: execution.is_parked,
             environment=self._environment(),
+            owner_token=execution.stream.owner_token,
         )
 
     def _environment(self) -> dict[str, str]:

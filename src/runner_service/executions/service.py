@@ -4,6 +4,7 @@ An execution belongs to the service, not to a call: callers come and go, and onl
 """
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -30,15 +31,19 @@ from runner_service.executions.runner import Runner
 from runner_service.executors.protocol import SandboxError
 from runner_service.identity import OPERATOR, OwnerKey, bare_id, current_caller, owner_key, tenant_of
 from runner_service.storage.event_log import EventLog
-from runner_service.storage.ownership import Claim, Ownership
+from runner_service.storage.ownership import Claim, Ownership, Replicas
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from runner_service.stigmer.daemon import Daemon
     from runner_service.stigmer.resolver import Found
 
     Request = runner_pb2.ExecuteAgentRequest
+
+_STARTED_ELSEWHERE_POLLS, _STARTED_ELSEWHERE_POLL_SECONDS = 40, 0.05
 
 
 @contextmanager
@@ -61,11 +66,13 @@ class ExecutionService:
         registry: Registry,
         lifecycle: Lifecycle,
         ownership: Ownership,
+        replicas: Replicas | None,
         readiness: Readiness,
         daemon: "Daemon | None",
     ) -> None:
         self._log = log
         self._ownership = ownership
+        self._replicas = replicas
         self._writer = writer
         self._runner = runner
         self._registry = registry
@@ -139,11 +146,20 @@ class ExecutionService:
         """Ends an execution with `end` and returns the state it was in. Raises NotFoundError."""
         execution = await self._registry.find(execution_id)
         with self._registry.holding(execution):
+            if execution.is_remote and not execution.is_final and not await self._lifecycle.own(execution):
+                found = execution.state
+                await self._cancel_elsewhere(execution, end)
+                return found
             if execution.record.pending_approvals:
                 await self._registry.load_approvals(execution)  # they are withdrawn
             found = execution.state
             self._lifecycle.end(execution, end)
         return found
+
+    async def _cancel_elsewhere(self, execution: Execution, end: ExecutionEnd) -> None:
+        if self._replicas is None:
+            raise _started_elsewhere(execution.id)
+        await self._replicas.cancel(execution.id, end.message)
 
     async def resume(self, execution_id: OwnerKey) -> None:
         """Resumes an interrupted execution with what is stored of its request. It no longer depends on callers.
@@ -155,6 +171,27 @@ class ExecutionService:
         with self._registry.holding(execution):
             execution.policy = runner_pb2.DISCONNECT_POLICY_DETACH
             await self._resume_if_interrupted(execution, execution.request)
+
+    async def take_over(self, execution_id: OwnerKey) -> None:
+        """Resumes an execution whose process is gone; one that cannot be resumed is left INTERRUPTED.
+
+        Raises:
+            CallError: as of `started_or_attached`.
+        """
+        execution = await self._registry.lookup(execution_id)
+        if execution is None or execution.is_final or not execution.is_remote:
+            return
+        with self._registry.holding(execution):
+            if not await self._lifecycle.own(execution):
+                return
+            if execution.is_active:
+                execution.mark_interrupted()
+            try:
+                if execution.can_be_resumed:
+                    logger.info("execution_taken_over execution=%s", execution_id)
+                    await self.resume(execution_id)
+            finally:
+                await self._lifecycle.release(execution)
 
     async def resume_waiting(self, execution: Execution) -> None:
         """Resumes a waiting execution, with the request in memory, in the log, or at the daemon.
@@ -172,9 +209,9 @@ class ExecutionService:
                 await self.resume(execution.id)
             return
         prepared = await self._runner.prepare(request, resumes=True) if request else None
-        claim = await self._claim(execution.id)
+        await self.own(execution)
         if execution.is_waiting and prepared:  # another decision may have been faster
-            self._lifecycle.resume(execution, prepared, claim)
+            self._lifecycle.resume(execution, prepared)
 
     async def drain(self, timeout_seconds: float) -> None:
         """Lets executions finish for `timeout_seconds`, then interrupts the rest and ends every stream."""
@@ -187,7 +224,7 @@ class ExecutionService:
         async with self._start_lock:
             execution = await self._registry.lookup(key) if key else None
             if execution is None and (request.HasField("agent") or not self._may_be_at_daemon(key)):
-                return await self._start(request, fingerprint, stored_request.storable(request), {})
+                execution = await self._start(request, fingerprint, stored_request.storable(request), {})
         if execution is None:
             return await self._start_by_id(request)
         if request.HasField("agent") and execution.fingerprint != fingerprint:
@@ -215,8 +252,25 @@ class ExecutionService:
             )
         run = await self._runner.prepare(request)
         await self._lifecycle.require_room(request.session_id)
-        claim = await self._claim(OwnerKey(request.execution_id) or _new_key())
+        key = OwnerKey(request.execution_id)
+        claim = await self._ownership.claim(key or _new_key())
+        if self._replicas and key and (known := await self._find_started(claim, key)):
+            return known
+        if claim is None:
+            raise _started_elsewhere(key)
         return self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
+
+    async def _find_started(self, claim: Claim | None, key: OwnerKey) -> Execution | None:
+        """Returns an execution that another replica has accepted at the same time, or since it was looked up."""
+        for _ in range(_STARTED_ELSEWHERE_POLLS):
+            if known := await self._registry.lookup(key):
+                if claim:
+                    await self._ownership.release(claim.execution_id)
+                return known
+            if claim:
+                return None
+            await asyncio.sleep(_STARTED_ELSEWHERE_POLL_SECONDS)
+        return None
 
     async def _start_by_id(self, request: "Request") -> Execution:
         self._require_readiness()
@@ -262,15 +316,14 @@ class ExecutionService:
         self._require_readiness()
         self._runner.require_same_root(execution)
         run = await self._runner.prepare(request, resumes=True)
-        claim = await self._claim(execution.id)
+        await self.own(execution)
         if execution.can_be_resumed:  # another call may have been faster
-            self._lifecycle.resume(execution, run, claim)
+            self._lifecycle.resume(execution, run)
 
-    async def _claim(self, execution_id: OwnerKey) -> Claim:
-        claim = await self._ownership.claim(execution_id)
-        if claim is None:
-            raise UnavailableError(f"execution {bare_id(execution_id)} was just started elsewhere; attach again")
-        return claim
+    async def own(self, execution: Execution) -> None:
+        """Makes this process the owner of an execution that is not active. Raises UnavailableError, LogError."""
+        if not await self._lifecycle.own(execution):
+            raise _started_elsewhere(execution.id)
 
     async def _read_from_daemon(self, request: "Request") -> "Found":
         if self._daemon is None:
@@ -301,3 +354,7 @@ class ExecutionService:
 
 def _new_key() -> OwnerKey:
     return owner_key(current_caller.get(OPERATOR).tenant, uuid.uuid4().hex)
+
+
+def _started_elsewhere(execution_id: OwnerKey) -> UnavailableError:
+    return UnavailableError(f"execution {bare_id(execution_id)} was just started elsewhere; attach again")

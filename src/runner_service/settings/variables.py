@@ -282,8 +282,9 @@ this machine, which load the model first and read long prompts slowly, else 60."
     stigmer_llm_script: Path | None = None
     """The file of turns that `scripted` plays. Unset: a small demonstration."""
 
-    redis_host: str | None = _by_mode(None, "localhost")
-    """Where Redis is. Cloud mode only."""
+    redis_host: str | None = None
+    """Where the Redis is that all replicas share: events, checkpoints and the ownership of executions are there then,
+    and any replica serves any execution. Unset: they are below STATE_DIR, for one service. Cloud mode only."""
     redis_port: Port | None = _by_mode(None, 6379)
     """The port of Redis. Cloud mode only."""
     redis_password: SecretStr | None = None

@@ -7,7 +7,7 @@ from runner_service.storage.activities import ActivityStore
 from runner_service.storage.changes import ContentStore
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.event_log import EventLog
-from runner_service.storage.ownership import Ownership
+from runner_service.storage.ownership import Ownership, Replicas
 from runner_service.storage.scratch_files import ScratchFiles
 
 
@@ -25,6 +25,10 @@ class Storage(Protocol):
     @property
     def ownership(self) -> Ownership:
         """Which process works on an execution."""
+
+    @property
+    def replicas(self) -> Replicas | None:
+        """The replicas that share the storage; None when this process has it for itself."""
 
     @property
     def scratch_files(self) -> ScratchFiles:

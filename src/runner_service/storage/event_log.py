@@ -131,6 +131,7 @@ class Rejection(StrEnum):
 
     FENCED = "another process owns the execution"
     DELETED = "the execution has been deleted from the log"
+    LOST = "the log has lost events that nobody has any more"
 
 
 class Page(NamedTuple):

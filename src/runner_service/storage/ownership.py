@@ -1,9 +1,17 @@
 """Which process may work on an execution."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
-from runner_service.storage.event_log import EventLog
+from runner_service.storage.event_log import EventLog, LogError
+
+owner_token: ContextVar[int] = ContextVar("owner_token", default=0)
+"""The token of the claim that the current task works under, for writes that do not name it."""
+
+
+class UnsuitableStorageError(LogError):
+    """The storage is one that must not hold executions; the text says what to do."""
 
 
 class Claim(NamedTuple):
@@ -27,6 +35,50 @@ class Ownership(Protocol):
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
         """Returns those that no running process owns."""
+
+
+class Letter(NamedTuple):
+    """What the storage says about an execution of this replica."""
+
+    is_owner: bool
+    """False once another replica has claimed it."""
+    cancel_reason: str | None
+    """Set when another replica was asked to cancel it."""
+
+
+class Replicas(Protocol):
+    """The replicas of a service that share its storage. All methods raise LogError."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a replica may be silent before the others take over what it owns."""
+
+    async def reach(self) -> None:
+        """Checks that the storage answers, and is suitable. Raises UnsuitableStorageError."""
+
+    async def beat(self) -> Sequence[str]:
+        """Renews the lease of this replica, and returns the replicas whose lease is over."""
+
+    async def leave(self) -> None:
+        """Ends the lease of this replica."""
+
+    async def owned_by(self, replica: str) -> Sequence[str]:
+        """Returns what a replica may own."""
+
+    async def forget(self, replica: str, execution_id: str = "") -> None:
+        """Removes an execution from what a dead replica may own, or the replica itself."""
+
+    async def hand_over(self, execution_ids: Collection[str]) -> None:
+        """Offers executions that this replica has left INTERRUPTED to the others."""
+
+    async def handed_over(self) -> Sequence[str]:
+        """Takes the executions that others have handed over."""
+
+    async def cancel(self, execution_id: str, reason: str) -> None:
+        """Asks the owner of an execution, whoever it is, to cancel it."""
+
+    async def letters(self, tokens: Mapping[str, int]) -> Mapping[str, Letter]:
+        """Reads what there is for executions that this replica works on, by their tokens."""
 
 
 async def interrupt_abandoned(log: EventLog, ownership: Ownership) -> None:

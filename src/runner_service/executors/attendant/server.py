@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner_service.executors.attendant.fence import Fence
 from runner_service.executors.attendant.files import OPERATIONS
 from runner_service.executors.attendant.output_buffer import STREAMS
 from runner_service.executors.attendant.relay import SOCKET
@@ -69,6 +70,7 @@ class Attendant:
             "remove": self._remove,
             "file": self._file,
         }
+        self._fence = Fence(directory / "sessions")
         self._active_requests = 0
         self._last_request = asyncio.get_running_loop().time()
 
@@ -104,6 +106,8 @@ class Attendant:
 
     async def _respond(self, request: Request) -> Response:
         """Answers a request; a repeated number gets the cached response. Runs on if the caller disconnects."""
+        if not self._fence.admits(request.get("session", ""), request.get("token", 0)):
+            return {"fenced": True}
         number = request.get("number")
         if number is None or request.get("session") not in self._sessions:  # that it is unknown is not to be cached
             return await self._dispatch(request)

@@ -50,6 +50,7 @@ class ExecutionSession:
         message = {
             "do": "open",
             "session": self._spec.execution_id,
+            "token": self._spec.owner_token,
             "directory": session_directory_name(self._spec),
             "below_root": self._below_root,
             "environment": dict(self._spec.environment),
@@ -71,7 +72,8 @@ class ExecutionSession:
             FileError: a file operation failed.
             SandboxError: the sandbox is lost or refuses.
         """
-        message = {"do": do, "session": self._spec.execution_id, "wait": wait, **fields}
+        about = {"session": self._spec.execution_id, "token": self._spec.owner_token}
+        message = {"do": do, **about, "wait": wait, **fields}
         response = await self._client.request(message, wait=wait, response_timeout=response_timeout)
         if "unknown_session" in response:
             await self.open()
@@ -99,6 +101,8 @@ def _raise_errors(response: dict[str, Any]) -> None:
         raise FileError(response["file_error"]["code"], str(response["file_error"]["message"]))
     if "sandbox_error" in response:
         raise SandboxError(str(response["sandbox_error"]))
+    if "fenced" in response:
+        raise SandboxError("another replica has taken the execution over")
     if "unknown_request" in response:
         raise SandboxError("the sandbox runs an older version of the service for this execution, which cannot do this")
     if "defect" in response or "unknown_session" in response:

@@ -25,6 +25,7 @@ class SqliteStorage:
     contents: ContentFiles
     ownership: SoleOwnership
     scratch_files: DirectoryScratchFiles
+    replicas: None = None
 
     def open_activities(self) -> AbstractAsyncContextManager[SqliteActivityStore]:
         """Implements `Storage`."""

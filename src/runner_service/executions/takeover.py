@@ -1,0 +1,126 @@
+"""Renews the lease of this replica, and takes over what dead replicas owned, unasked.
+
+A lease only says when. That nothing is done twice rests on the tokens of owners.
+"""
+
+import asyncio
+import logging
+import random
+import time
+
+from runner_service.errors import CallError, CancelledEnd, UnavailableError
+from runner_service.executions.lifecycle import Lifecycle
+from runner_service.executions.readiness import Readiness
+from runner_service.executions.registry import Registry
+from runner_service.executions.service import ExecutionService
+from runner_service.identity import OwnerKey
+from runner_service.storage.event_log import LogError
+from runner_service.storage.ownership import Replicas, UnsuitableStorageError
+
+logger = logging.getLogger(__name__)
+
+_BEATS_PER_LEASE = 4
+_STORAGE = "storage"
+
+
+class Takeover:
+    """Belongs to the event loop."""
+
+    def __init__(
+        self,
+        service: ExecutionService,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        replicas: Replicas,
+        *,
+        readiness: Readiness,
+    ) -> None:
+        self._service = service
+        self._registry = registry
+        self._lifecycle = lifecycle
+        self._replicas = replicas
+        self._readiness = readiness
+        self._interval_seconds = replicas.lease_seconds / _BEATS_PER_LEASE
+        self._last_beat = self._steady_since = 0.0
+        self._postponed: dict[str, None] = {}
+        """Executions that could not be resumed for a reason that passes."""
+
+    async def run(self) -> None:
+        """Beats until cancelled."""
+        await self._reach()
+        while True:
+            try:
+                await self._beat()
+            except LogError as error:
+                self._steady_since = 0.0
+                logger.warning("lease_not_renewed error=%s", error)
+                silent_seconds = time.monotonic() - self._last_beat
+                if silent_seconds > self._replicas.lease_seconds - self._interval_seconds:
+                    self._readiness.set_held_up(_STORAGE, is_held_up=True)
+            await asyncio.sleep(self._interval_seconds)
+
+    async def leave(self) -> None:
+        """Hands over what this replica has left INTERRUPTED, and ends its lease."""
+        try:
+            await self._replicas.hand_over(self._lifecycle.interrupted_here)
+            await self._replicas.leave()
+        except LogError as error:
+            logger.warning("hand_over_failed error=%s", error)
+
+    async def _reach(self) -> None:
+        self._readiness.set_held_up(_STORAGE, is_held_up=True)
+        while True:
+            try:
+                await self._replicas.reach()
+            except UnsuitableStorageError as error:
+                logger.error("storage_unsuitable error=%s", error)  # noqa: TRY400  # its text says all
+            except LogError as error:
+                logger.warning("storage_unreachable error=%s", error)
+            else:
+                return
+            await asyncio.sleep(self._interval_seconds)
+
+    async def _beat(self) -> None:
+        dead = await self._replicas.beat()
+        now = time.monotonic()
+        if not self._steady_since or now - self._last_beat > self._replicas.lease_seconds:
+            self._steady_since = now  # while nobody could renew, everybody looks dead
+        self._last_beat = now
+        self._readiness.set_held_up(_STORAGE, is_held_up=False)
+        await self._read_letters()
+        for execution_id in [*await self._replicas.handed_over(), *self._postponed]:
+            await self._take_over(execution_id)
+        if now - self._steady_since >= self._replicas.lease_seconds:
+            for replica in dead:
+                await self._take_over_from(replica)
+
+    async def _read_letters(self) -> None:
+        own = {each.id: each for each in self._registry.in_memory() if each.is_active and not each.is_remote}
+        letters = await self._replicas.letters({name: each.stream.owner_token for name, each in own.items()})
+        for name, letter in letters.items():
+            execution = own[OwnerKey(name)]
+            if not letter.is_owner:
+                execution.stream.fence()
+            elif letter.cancel_reason is not None:
+                self._lifecycle.end(execution, CancelledEnd(letter.cancel_reason.strip() or "cancelled"))
+
+    async def _take_over_from(self, replica: str) -> None:
+        owned = list(await self._replicas.owned_by(replica))
+        random.shuffle(owned)  # so that several takers share them
+        for execution_id in owned:
+            await self._take_over(execution_id)
+            await self._replicas.forget(replica, execution_id)
+        await self._replicas.forget(replica)
+
+    async def _take_over(self, execution_id: str) -> None:
+        self._postponed.pop(execution_id, None)
+        try:
+            await self._service.take_over(OwnerKey(execution_id))
+        except LogError:
+            self._postponed[execution_id] = None
+            raise
+        except UnavailableError as error:
+            self._postponed[execution_id] = None
+            logger.info("takeover_postponed execution=%s reason=%s", execution_id, error)
+        except CallError as error:
+            logger.warning("takeover_refused execution=%s reason=%s", execution_id, error)

@@ -1,0 +1,1 @@
+"""Storage in Redis, shared by replicas; see docs/scale-out.md."""

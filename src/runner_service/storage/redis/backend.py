@@ -1,0 +1,69 @@
+"""The storage of a service whose replicas share a Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+from redis import Redis
+
+from runner_service.storage.checkpoints import OpenCheckpoints
+from runner_service.storage.redis.activities import RedisActivityStore
+from runner_service.storage.redis.connection import Connection, RedisAddress, connection
+from runner_service.storage.redis.contents import RedisContentStore
+from runner_service.storage.redis.event_log import RedisEventLog
+from runner_service.storage.redis.following import Follower
+from runner_service.storage.redis.keys import DeploymentKeys, deployment_keys
+from runner_service.storage.redis.ownership import RedisOwnership
+from runner_service.storage.redis.replicas import RedisReplicas
+from runner_service.storage.redis.scratch_files import RedisScratchFiles
+
+LEASE_SECONDS = 3.0
+_DEFAULT_CHANGES_MAX_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class RedisStorage:
+    """Implements `Storage`. Construct it with `redis_storage`."""
+
+    connection: Connection
+    keys: DeploymentKeys
+    log: RedisEventLog
+    ownership: RedisOwnership
+    replicas: RedisReplicas
+    scratch_files: RedisScratchFiles
+    contents: RedisContentStore
+
+    def open_activities(self) -> AbstractAsyncContextManager[RedisActivityStore]:
+        """Implements `Storage`."""
+        return nullcontext(RedisActivityStore(self.connection, self.keys))
+
+    def load_checkpoints(self) -> OpenCheckpoints:
+        """Implements `Storage`."""
+        from runner_service.storage.redis.checkpoints import redis_checkpoints  # noqa: PLC0415  # takes long
+
+        return partial(redis_checkpoints, self.connection, self.keys)
+
+
+@asynccontextmanager
+async def redis_storage(
+    address: RedisAddress, *, changes_max_bytes: int = _DEFAULT_CHANGES_MAX_BYTES, deployment: str = "default"
+) -> AsyncIterator[RedisStorage]:
+    """Opens the storage, whether Redis answers or not; `RedisReplicas.reach` tells."""
+    keys = deployment_keys(deployment)
+    blocking_client = Redis(**address.arguments())
+    async with connection(address) as opened:
+        follower = Follower(opened)
+        following = asyncio.create_task(follower.run(), name="redis-follower")
+        try:
+            log = RedisEventLog(opened, keys, follower)
+            ownership = RedisOwnership(opened, keys)
+            replicas = RedisReplicas(opened, keys, ownership.replica, log, lease_seconds=LEASE_SECONDS)
+            scratch_files = RedisScratchFiles(opened, keys, blocking_client)
+            contents = RedisContentStore(opened, keys, changes_max_bytes)
+            yield RedisStorage(opened, keys, log, ownership, replicas, scratch_files, contents)
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+            blocking_client.close()

@@ -1,0 +1,60 @@
+"""Which replica owns an execution: leases say when to take over, tokens say who may write."""
+
+import secrets
+from collections.abc import Collection, Sequence
+
+from runner_service.storage.ownership import Claim
+from runner_service.storage.redis.connection import Argument, Connection
+from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
+
+_UNUSED_CLAIM_SECONDS = 60
+
+
+class RedisOwnership:
+    """Implements `Ownership` for one replica, which has a new name with each start."""
+
+    def __init__(self, connection: Connection, keys: DeploymentKeys) -> None:
+        self._connection = connection
+        self._keys = keys
+        self.replica = secrets.token_hex(8)
+
+    async def claim(self, execution_id: str, *, floor: int = 0) -> Claim | None:
+        """Implements `Ownership`. The new token is at least `floor`."""
+        record = ExecutionKeys(execution_id).record
+        # Added before the claim, or a crash in between would leave an execution that nobody looks for.
+        await self._connection.call("SADD", self._keys.owned(self.replica), execution_id)
+        owner, token = await self._owner(record)
+        if owner == self.replica:
+            return Claim(execution_id, token)
+        if owner and (await self._alive([owner]))[owner]:
+            await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
+            return None
+        arguments: list[Argument] = [self.replica, token, floor, _UNUSED_CLAIM_SECONDS]
+        new = await self._connection.script("claim", [record], arguments)
+        if new is None:  # another one was faster, or the answer of this claim was lost and it was tried again
+            owner, token = await self._owner(record)
+            return Claim(execution_id, token) if owner == self.replica else None
+        return Claim(execution_id, int(new))
+
+    async def release(self, execution_id: str) -> None:
+        """Implements `Ownership`."""
+        await self._connection.script("release", [ExecutionKeys(execution_id).record], [self.replica])
+        await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
+
+    async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
+        """Implements `Ownership`."""
+        ids = list(execution_ids)
+        replies = await self._connection.pipeline([("HGET", ExecutionKeys(each).record, "owner") for each in ids])
+        owners = {each: owner.decode() for each, owner in zip(ids, replies, strict=True) if owner}
+        alive = await self._alive(sorted(set(owners.values())))
+        return [each for each in ids if not alive.get(owners.get(each, ""))]
+
+    async def _owner(self, record: str) -> tuple[str, int]:
+        owner, token = await self._connection.call("HMGET", record, "owner", "token")
+        return (owner or b"").decode(), int(token or 0)
+
+    async def _alive(self, replicas: Sequence[str]) -> dict[str, bool]:
+        if not replicas:
+            return {}
+        reply = await self._connection.script("alive", [self._keys.leases], replicas)
+        return {each: bool(alive) for each, alive in zip(replicas, reply, strict=True)}

