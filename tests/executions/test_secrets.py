@@ -4,14 +4,17 @@ import asyncio
 import base64
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
-from tests.running import StartProcess, StartService, command, one, stdout_of, text_of, turn
+from tests.running import Client, StartProcess, StartService, command, one, stdout_of, text_of, turn
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 SECRET = "s3cr3t-v4lue-0f-the-caller"
 OWN_KEY = "sk-0wn-key-of-the-service"
@@ -131,3 +134,30 @@ async def test_whether_a_secret_was_guessed_is_not_told(start: StartService) -> 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await client.execute(execution_id="e1", environment=public)
     assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def beside_a_secret(client: Client, work: str, **fields: Any) -> bytes:
+    """Returns what a command prints that runs beside one with a secret, begun before it."""
+    turns = {"TASK": runner_pb2.EnvironmentValue(value=f"until [ -e pid ]; do sleep 0.02; done; {work}; touch end")}
+    turns["GUESS"] = runner_pb2.EnvironmentValue(value=SECRET)
+    call = client.stub.ExecuteAgent(client.request(environment=turns, **fields))
+    await client.collect(call, until=lambda event: event.HasField("tool_call_started"))
+    owner = {"TASK": runner_pb2.EnvironmentValue(value="echo $$ > pid; until [ -e end ]; do sleep 0.02; done")}
+    seen, _ = await asyncio.gather(client.collect(call), client.execute(environment={**environment(), **owner}))
+    return stdout_of(seen)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such files")
+async def test_a_secret_that_a_command_reads_from_another_executions_environment_is_redacted(
+    start: StartService,
+) -> None:
+    client = await start([turn("", command('eval "$TASK"')), turn("Ok.")])
+    read = "tr '\\0' '\\n' < /proc/$(cat pid)/environ | grep ^TOKEN="
+    assert await beside_a_secret(client, read) == b"TOKEN=[redacted:secret]\n"
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+async def test_a_confined_execution_is_not_told_whether_it_guessed_the_secret_of_another(start: StartService) -> None:
+    client = await start([turn("", command('eval "$TASK"')), turn("Ok.")])
+    level = runner_pb2.Confinement(files=event_pb2.FILES_CONFINEMENT_WORKSPACE)
+    assert await beside_a_secret(client, "echo $GUESS", confinement=level) == f"{SECRET}\n".encode()

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
@@ -18,10 +20,11 @@ from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.mcp_addresses import McpAddresses, parse_networks
 from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
-from runner_service.identity import OwnerKey
+from runner_service.identity import OwnerKey, tenant_of
 from runner_service.models import ModelChoice, resolve
 from runner_service.models.prices import Prices
 from runner_service.redaction import Redactor
+from runner_service.redaction.shared import SharedSecrets
 from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.execution_filter import ExecutionFilter
@@ -55,6 +58,7 @@ class Runner:
         self.mcp_addresses = McpAddresses(
             allows_private=settings.is_local_mode(), networks=parse_networks(settings.mcp_allowed_networks)
         )
+        self._shared_secrets: dict[str, SharedSecrets] = defaultdict(SharedSecrets)
         self.approval_policy = approval_policy
         """The operator's, of APPROVAL_POLICY_FILE."""
         self.prices = prices
@@ -85,11 +89,19 @@ class Runner:
 
     async def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
         """Builds a redactor for the secrets of a request and those of the service."""
-        secrets = [entry.value for entry in request.environment.values() if entry.is_secret]
-        redactor = await Redactor.build([*self.settings.secrets(), *secrets])
+        redactor = await Redactor.build([*self.settings.secrets(), *_secrets(request)])
         if redactor.omitted_forms:
             logger.warning("redaction_forms_omitted count=%d", redactor.omitted_forms)
         return redactor
+
+    def sharing_secrets(
+        self, execution: Execution, request: runner_pb2.ExecuteAgentRequest, confinement: Confinement
+    ) -> AbstractAsyncContextManager[None]:
+        """Redacts with the secrets of all executions whose environment others can read, and only where they can."""
+        if not self.settings.is_local_mode():
+            return nullcontext()
+        shared = self._shared_secrets[tenant_of(execution.id)]
+        return shared.joined(execution.redactor, _secrets(request), can_read=not confinement)
 
     async def delete_orphaned_state(self, is_active: Callable[[str], bool]) -> None:
         """Deletes what the agent loop still keeps of executions that have ended: cancelled, pruned, or killed then.
@@ -155,6 +167,7 @@ class PreparedRun:
         try:
             async with (
                 asyncio.timeout(max(0.0, timeout_seconds - execution.elapsed_before_seconds)) as clock,
+                self.runner.sharing_secrets(execution, self.request, self.confinement),
                 self.runner.executor.open(self._sandbox_spec(execution, egress)) as sandbox,
             ):
                 execution.publish_started(await self._started(execution, sandbox.root))
@@ -265,6 +278,10 @@ class PreparedRun:
 
     def _environment(self) -> dict[str, str]:
         return {name: entry.value for name, entry in self.request.environment.items()}
+
+
+def _secrets(request: runner_pb2.ExecuteAgentRequest) -> list[str]:
+    return [entry.value for entry in request.environment.values() if entry.is_secret]
 
 
 def grants_name(session_id: str) -> str:

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from runner_service.redaction.forms import ENCODING, MIN_SECRET_BYTES, forms_of
-from runner_service.redaction.matcher import Patterns
-from runner_service.redaction.stream import MARK, StreamRedactor
+from runner_service.redaction.forms import ENCODING, MIN_SECRET_BYTES
+from runner_service.redaction.matcher import Patterns, PatternSource
+from runner_service.redaction.stream import MARK, SharedStreamRedactor, StreamRedactor
 from runner_service.redaction.unbroken import without_line_ends
 
 __all__ = ["MARK", "MIN_SECRET_BYTES", "Redactor", "StreamRedactor", "TextStreamRedactor"]
@@ -24,8 +24,8 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = (form for secret in secrets for form in forms_of(secret) if len(form) >= MIN_SECRET_BYTES)
-        self._patterns = Patterns(forms)
+        self.patterns = Patterns.of(secrets)
+        self._others: PatternSource | None = None
 
     @classmethod
     async def build(cls, secrets: Iterable[str]) -> "Redactor":
@@ -33,26 +33,28 @@ class Redactor:
         return await asyncio.to_thread(cls, list(secrets))
 
     def __repr__(self) -> str:
-        return f"Redactor({len(self._patterns)} patterns)"
+        return f"Redactor({len(self.patterns)} patterns)"
 
     def __bool__(self) -> bool:
-        return bool(self._patterns)
+        return bool(self.patterns) or self._others is not None
 
     @property
     def omitted_forms(self) -> int:
         """How many forms are not looked for, because there are too many."""
-        return self._patterns.omitted
+        return self.patterns.omitted
+
+    def share(self, others: PatternSource) -> None:
+        """From now on also looks for the patterns that `others` has at the time."""
+        self._others = others
 
     def data(self, data: bytes) -> bytes:
         """Redacts bytes that are whole."""
-        if not self._patterns or not self._patterns.may_be_in(without_line_ends(data)):
-            return data
-        stream = self.stream()
-        return stream.feed(data) + stream.flush()
+        data = _redacted(self, data)
+        return _redacted(self._others, data) if self._others else data
 
     def text(self, text: str) -> str:
         """Redacts a text that is whole."""
-        if not self._patterns:
+        if not self:
             return text
         data = text.encode(*ENCODING)
         redacted = self.data(data)
@@ -60,7 +62,7 @@ class Redactor:
 
     def value(self, value: Any) -> Any:
         """Redacts every string of a JSON-like value, names of fields included."""
-        if not self._patterns:
+        if not self:
             return value
         match value:
             case str():
@@ -72,19 +74,28 @@ class Redactor:
             case _:
                 return value
 
-    def stream(self) -> StreamRedactor:
+    def stream(self) -> "StreamRedactor | SharedStreamRedactor":
         """Returns a redactor for a stream of bytes."""
-        return StreamRedactor(self._patterns)
+        own = StreamRedactor(self)
+        return SharedStreamRedactor(own, StreamRedactor(self._others)) if self._others else own
 
     def text_stream(self) -> "TextStreamRedactor":
         """Returns a redactor for a stream of text."""
-        return TextStreamRedactor(self.stream() if self._patterns else None)
+        return TextStreamRedactor(self.stream() if self else None)
+
+
+def _redacted(source: PatternSource, data: bytes) -> bytes:
+    patterns = source.patterns
+    if not patterns or not patterns.may_be_in(without_line_ends(data)):
+        return data
+    stream = StreamRedactor(source)
+    return stream.feed(data) + stream.flush()
 
 
 class TextStreamRedactor:
     """Redacts a stream of text, as `StreamRedactor` does for bytes."""
 
-    def __init__(self, stream: StreamRedactor | None) -> None:
+    def __init__(self, stream: StreamRedactor | SharedStreamRedactor | None) -> None:
         self._stream = stream
 
     def feed(self, text: str) -> str:

@@ -7,9 +7,11 @@ is compared with the whole.
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
+from runner_service.redaction.forms import MIN_SECRET_BYTES, forms_of
 
 MAX_FORMS = 30_000
 """How many forms are looked for; further ones are dropped and counted."""
@@ -44,6 +46,14 @@ class Match(NamedTuple):
     continued: Sequence[Place] = ()
 
 
+class PatternSource(Protocol):
+    """Has the patterns that are to be looked for now."""
+
+    @property
+    def patterns(self) -> "Patterns":
+        """The patterns."""
+
+
 class Patterns:
     """All forms of some secrets. Takes long to build: do it in a thread."""
 
@@ -68,6 +78,11 @@ class Patterns:
         self._seeds = _searches(self._by_seed, _NFA)
         self._prefixes = _filters({pattern[:_PREFIX_BYTES] for pattern in self._sorted})
         self._beginnings = {pattern[:length] for pattern in self._sorted for length in range(1, _PREFIX_BYTES)}
+
+    @classmethod
+    def of(cls, secrets: Iterable[str]) -> "Patterns":
+        """Returns the patterns for all forms of some secrets."""
+        return cls(form for secret in secrets for form in forms_of(secret) if len(form) >= MIN_SECRET_BYTES)
 
     def __len__(self) -> int:
         return len(self._sorted)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from runner_service.redaction.matcher import Match, Patterns, Place, character_start, extended
+from runner_service.redaction.matcher import Match, PatternSource, Place, character_start, extended
 from runner_service.redaction.unbroken import Unbroken, without_line_ends
 
 if TYPE_CHECKING:
@@ -17,19 +17,22 @@ _MIN_HELD_BYTES = 8  # of what is held back when a line end follows, or the end 
 
 
 class StreamRedactor:
-    """Redacts a stream; holds back no more than what may be the beginning of a secret."""
+    """Redacts a stream; holds back no more than what may be the beginning of a secret.
 
-    def __init__(self, patterns: Patterns) -> None:
-        self._patterns = patterns
+    The patterns of its source may change between two parts.
+    """
+
+    def __init__(self, source: PatternSource) -> None:
+        self._source = source
+        self._patterns = source.patterns
         self._held = b""
         self._released = 0  # so many bytes of what is held have been returned already
         self._continued: Sequence[Place] = ()
 
     def feed(self, data: bytes) -> bytes:
         """Adds bytes; returns those that can be passed on."""
-        if not self._patterns:
-            return data
-        if not (self._held or self._continued) and self._patterns.is_absent(without_line_ends(data)):
+        self._patterns = patterns = self._source.patterns
+        if not (self._held or self._continued) and (not patterns or patterns.is_absent(without_line_ends(data))):
             return data
         return self._redacted(data, is_last=False)
 
@@ -84,6 +87,23 @@ class StreamRedactor:
         match = extended(whole.text, 0, self._continued, 0)
         self._continued = match.continued if whole.text else self._continued
         return b"" if self._continued else data[whole.end(match.end) :]
+
+
+class SharedStreamRedactor:
+    """Redacts a stream with the secrets of its execution, then with those of others."""
+
+    def __init__(self, own: StreamRedactor, others: StreamRedactor) -> None:
+        self._own = own
+        self._others = others
+
+    def feed(self, data: bytes) -> bytes:
+        """Adds bytes; returns those that can be passed on."""
+        ready = self._own.feed(data)
+        return self._others.feed(ready) if ready else ready
+
+    def flush(self) -> bytes:
+        """Ends the stream; returns what was held back."""
+        return self._others.feed(self._own.flush()) + self._others.flush()
 
 
 def _is_broken(whole: Unbroken, match: Match) -> bool:
