@@ -175,6 +175,7 @@ class AccessControl(_HandlerInterceptor):
             return handler
         try:
             metadata = handler_call_details.invocation_metadata or ()
+            await self._source.prepare(metadata)
             if caller := self._source.from_metadata(metadata):
                 require_role(acting(caller, metadata), handler_call_details.method)
         except CallError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from runner_service.api.callers.directory import Directory
 from runner_service.api.callers.file import CallerEntry, CallersFile, CallersFileError, SocketEntry, read_callers_file
 from runner_service.api.callers.isolation import require_isolation
+from runner_service.api.callers.issuers_file import IssuerEntry
 from runner_service.check.result import Check
 from runner_service.settings import Settings
 
@@ -26,6 +27,7 @@ async def callers_checks(settings: Settings, path: Path) -> list[Check]:
         Check("CALLERS_FILE", "ok", f"{path} names the tenants {tenants}"),
         *map(_caller, file.callers),
         *map(_caller, file.sockets),
+        *map(_issuer, file.issuers),
         *_expiries(file),
     ]
 
@@ -34,6 +36,15 @@ def _caller(entry: CallerEntry | SocketEntry) -> Check:
     roles = ", ".join(entry.roles)
     whose = "every tenant" if "operate" in entry.roles else ", ".join(sorted({entry.tenant, *entry.acts_for}))
     return Check(f"caller {entry.name}", "ok", f"may {roles} for {whose}, by {', '.join(_credentials(entry))}")
+
+
+def _issuer(entry: IssuerEntry) -> Check:
+    rules = "; ".join(
+        f"{', '.join(f'{name}={value}' for name, value in rule.match.items())} may {', '.join(rule.roles)} for "
+        f"{'every tenant' if 'operate' in rule.roles else ', '.join(sorted(rule.all_tenants()))}"
+        for rule in entry.rules
+    )
+    return Check(f"issuer {entry.name}", "ok", rules)
 
 
 def _credentials(entry: CallerEntry | SocketEntry) -> Iterator[str]:

@@ -186,7 +186,7 @@ connections that callers cannot use up. Unset: only at LISTEN_ADDRESS."""
     auth_token_file: Path | None = None
     """A file that holds the token instead; read again when it changes."""
     callers_file: Path | None = None
-    """A YAML file that names callers, by tokens, certificates and unix sockets, with their tenants and roles \
+    """A YAML file that names callers, by tokens, issuers, certificates and sockets, with their tenants and roles \
 (docs/security.md); read again when it changes. With it nobody is anonymous; AUTH_TOKEN is the operator's."""
     tls_cert_file: Path | None = None
     """The server's certificate chain, PEM. Turns TLS on."""

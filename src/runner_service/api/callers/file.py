@@ -6,11 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, model_validator
 
 from runner_service.api.callers.certificates import parse_certificate_name
+from runner_service.api.callers.issuers_file import IssuerEntry, StrictEntry, TenantName
 from runner_service.api.callers.strict_yaml import Document, StrictYamlError, read_document
-from runner_service.identity import TENANT, Role
+from runner_service.identity import Role
 
 _HASH = r"[0-9a-f]{64}"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}"
@@ -21,26 +22,15 @@ class CallersFileError(Exception):
     """CALLERS_FILE cannot be used. The message names the file, the line, and what is wrong."""
 
 
-def _tenant(name: str) -> str:
-    if not TENANT.fullmatch(name):
-        raise ValueError("should be at most 40 lower-case letters, digits and '-', not beginning with '-'")
-    return name
-
-
 def _certificate_name(text: str) -> str:
     parse_certificate_name(text)
     return text
 
 
-TenantName = Annotated[str, AfterValidator(_tenant)]
 CallerName = Annotated[str, Field(pattern=f"^{_NAME}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class TokenEntry(_Strict):
+class TokenEntry(StrictEntry):
     """A named token, as `runner-service token new` prints it."""
 
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{9}$")]
@@ -48,20 +38,20 @@ class TokenEntry(_Strict):
     expires: AwareDatetime | None = None
 
 
-class _Granted(_Strict):
+class _Granted(StrictEntry):
     """What a caller may do, and for whom."""
 
     name: CallerName
     tenant: TenantName
     roles: Annotated[list[Role], Field(min_length=1)]
-    acts_for: list[TenantName] = []
+    acts_for: tuple[TenantName, ...] = ()
 
 
 class CallerEntry(_Granted):
     """A caller with tokens or certificates, or both."""
 
-    tokens: list[TokenEntry] = []
-    certificates: list[Annotated[str, AfterValidator(_certificate_name)]] = []
+    tokens: tuple[TokenEntry, ...] = ()
+    certificates: tuple[Annotated[str, AfterValidator(_certificate_name)], ...] = ()
 
     @model_validator(mode="after")
     def _is_recognisable(self) -> Self:
@@ -79,16 +69,17 @@ class SocketEntry(_Granted):
     mode: Annotated[str, Field(pattern=f"^{_MODE}$")] = "0600"
 
 
-class TenantEntry(_Strict):
+class TenantEntry(StrictEntry):
     """A tenant."""
 
 
-class CallersFile(_Strict):
+class CallersFile(StrictEntry):
     """The whole file."""
 
-    tenants: dict[TenantName, TenantEntry | None] = {}
-    callers: list[CallerEntry] = []
-    sockets: list[SocketEntry] = []
+    tenants: dict[TenantName, TenantEntry | None] = Field(default_factory=dict)
+    callers: tuple[CallerEntry, ...] = ()
+    issuers: tuple[IssuerEntry, ...] = ()
+    sockets: tuple[SocketEntry, ...] = ()
     digest: str = ""
     """A hash of the file, to compare replicas by."""
 
@@ -99,6 +90,7 @@ class CallersFile(_Strict):
             ("token", [token.id for each in self.callers for token in each.tokens]),
             ("token hash", [token.sha256 for each in self.callers for token in each.tokens]),
             ("certificate", [name for each in self.callers for name in each.certificates]),
+            ("issuer", [each.name for each in self.issuers]),
             ("socket", [each.path for each in self.sockets]),
         ):
             if twice := next((each for each in values if values.count(each) > 1), None):
@@ -109,7 +101,8 @@ class CallersFile(_Strict):
         """Returns every tenant that the file names."""
         granted: list[_Granted] = [*self.callers, *self.sockets]
         named = {name for each in granted for name in (each.tenant, *each.acts_for)}
-        return frozenset(named | set(self.tenants))
+        claimed = {name for issuer in self.issuers for rule in issuer.rules for name in rule.all_tenants()}
+        return frozenset(named | claimed | set(self.tenants))
 
     def expiries(self) -> Iterator[tuple[str, str, datetime]]:
         """Yields the caller, the id and the end of each token that has one."""

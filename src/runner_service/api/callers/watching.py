@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 from runner_service.api.auth import authentication
 from runner_service.api.callers.directory import Directory
 from runner_service.api.callers.file import CallersFileError, read_callers_file
+from runner_service.api.callers.file_versions import version_of
+from runner_service.api.callers.issuers import Issuers
 from runner_service.api.callers.open_calls import AdmittedCalls
 from runner_service.api.callers.sources import Callers
 from runner_service.settings import Settings
@@ -18,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 _CHECK_INTERVAL_SECONDS = 1.0
 
-_Version = tuple[int, int, int, int] | None
-
 
 class KnownCallers(Callers):
     """Everybody who may call, with their open calls. Construct it with `known_callers`."""
@@ -27,19 +26,26 @@ class KnownCallers(Callers):
     def __init__(self, settings: Settings) -> None:
         """Reads the files that the settings name. Raises CallersFileError, OSError."""
         self._path = settings.callers_file
-        self._version = _version_of(self._path) if self._path else None
+        self._version = version_of(self._path) if self._path else None
         super().__init__(authentication(settings), Directory(read_callers_file(self._path)) if self._path else None)
         self.calls = AdmittedCalls()
+
+    async def configure_issuers(self) -> None:
+        """Takes the issuers of the directory, and reads their keys."""
+        if self.directory is not None:
+            self.issuers = self.issuers or Issuers()
+            await self.issuers.configure(self.directory.file.issuers)
 
     async def watch(self) -> None:
         """Looks every second, for ever. The stat of a path also sees that a symlink on the way was replaced."""
         while True:
             await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
             is_changed = self._path is not None and await self._reload_if_changed(self._path)
-            await self.calls.end_refused(is_changed=is_changed)
+            has_new_keys = self.issuers is not None and await self.issuers.refresh_due()
+            await self.calls.end_refused(is_changed=is_changed or has_new_keys)
 
     async def _reload_if_changed(self, path: Path) -> bool:
-        version = await asyncio.to_thread(_version_of, path)
+        version = await asyncio.to_thread(version_of, path)
         if version == self._version:
             return False
         try:
@@ -49,6 +55,7 @@ class KnownCallers(Callers):
             self._version = version
             return False
         self._version = version
+        await self.configure_issuers()
         file = self.directory.file
         logger.info("callers_file_read callers=%d digest=%.12s", len(file.callers), file.digest)
         return True
@@ -62,17 +69,10 @@ async def known_callers(settings: Settings) -> AsyncIterator[KnownCallers]:
         CallersFileError: CALLERS_FILE cannot be used.
     """
     callers = await asyncio.to_thread(KnownCallers, settings)
+    await callers.configure_issuers()
     watching = asyncio.create_task(callers.watch(), name="watch-callers")
     try:
         yield callers
     finally:
         watching.cancel()
         await asyncio.wait([watching])
-
-
-def _version_of(path: Path) -> _Version:
-    try:
-        status = os.stat(path)  # noqa: PTH116  # follows symlinks, as reading does
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
