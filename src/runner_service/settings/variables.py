@@ -62,6 +62,7 @@ _CLOUD_ONLY_VARIABLES = (
     "DAYTONA_TTL_MINUTES",
     "DAYTONA_SESSION_DAYS",
     "DAYTONA_START_TIMEOUT",
+    "DAYTONA_OUTAGE_TIMEOUT",
 )
 _DEFAULT_MODELS = {"ollama": "qwen2.5-coder:7b", "anthropic": "claude-sonnet-4.5", "scripted": "scripted"}
 
@@ -309,6 +310,8 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """How many days after it was stopped Daytona deletes the sandbox of a session."""
     daytona_start_timeout: Seconds = 300.0
     """How many seconds may pass until a sandbox is ready for commands, whether it is created, started or there."""
+    daytona_outage_timeout: Seconds = 300.0
+    """How long a Daytona that does not answer is waited for in the middle of an execution."""
     daytona_warm_sandboxes: Annotated[int, Field(ge=0, le=100)] = 0
     """How many sandboxes each replica keeps started for sessions to come. They cost as much as those in use."""
     daytona_network_block_all: bool = False

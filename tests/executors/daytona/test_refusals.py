@@ -84,16 +84,19 @@ async def test_a_sandbox_that_was_deleted_is_lost_whatever_the_proxy_answers(
     assert (await refused(sandbox)).code == "SANDBOX_LOST"
 
 
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(180.0, marks=pytest.mark.long)])
 async def test_a_command_goes_on_when_the_api_was_away_for_longer_than_the_proxy_remembers(
-    cloud: Cloud, sandbox: Sandbox
+    cloud: Cloud, sandbox: Sandbox, seconds: float
 ) -> None:
     recorder = Recorder()
     text = "echo started; until [ -e go ]; do sleep 0.02; done; echo ended"
-    command = asyncio.create_task(sandbox.run(Command(text, 60, recorder)))
+    command = asyncio.create_task(sandbox.run(Command(text, 300, recorder)))
     await recorder.arrived(b"started\n")
     cloud.faults.is_api_away, cloud.faults.proxy_remembers = True, False
     (remote,) = cloud.sandboxes.values()
     await asyncio.to_thread((remote.work / "go").touch)
+    await asyncio.sleep(seconds)
     while len([each for each in cloud.requests if each.startswith("GET /api/sandbox/")]) < 4:
         await asyncio.sleep(0.05)
     assert not command.done()

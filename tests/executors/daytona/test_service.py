@@ -151,6 +151,22 @@ async def test_a_command_goes_on_over_a_drain(start_process: StartProcess, cloud
     await went_on(await start_process(**in_cloud(cloud)), cloud, seen)
 
 
+async def test_an_outage_that_lasts_longer_than_the_setting_ends_the_execution(
+    cloud: Cloud, start: StartService
+) -> None:
+    turns = [turn("", command(f"echo up; {WAIT}")), turn("", command("true")), turn("Done.")]
+    client = await start(turns, **in_cloud(cloud, DAYTONA_OUTAGE_TIMEOUT="1"))
+    call = client.stub.ExecuteAgent(client.request(execution_id="a", session_id="s"))
+    seen = await client.collect(call, until=lambda event: event.HasField("tool_output"))
+    cloud.faults.is_api_away, cloud.faults.proxy_remembers = True, False
+    [remote] = cloud.sandboxes.values()
+    (remote.work / "go").touch()
+    request = runner_pb2.ExecuteAgentRequest(execution_id="a", after_sequence=len(seen))
+    error = one(await client.collect(client.stub.ExecuteAgent(request)), "finished").error
+    cloud.faults.is_api_away, cloud.faults.proxy_remembers = False, True
+    assert (error.code, error.retryable) == ("SANDBOX_UNAVAILABLE", True)
+
+
 async def test_a_command_whose_sandbox_was_stopped_meanwhile_is_called_unknown(
     start_process: StartProcess, cloud: Cloud
 ) -> None:

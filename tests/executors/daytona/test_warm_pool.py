@@ -12,7 +12,7 @@ from tests.executors.daytona.executors import LIMITS, account
 from tests.executors.daytona.test_sandboxes import refusal, settled
 from tests.executors.recorder import output
 
-from runner_service.executors.daytona.config import KIND, LEASE, SandboxConfig
+from runner_service.executors.daytona.config import KIND, LEASE, NAME, SandboxConfig
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
 from runner_service.executors.protocol import SandboxSpec
 
@@ -57,6 +57,26 @@ async def test_a_first_command_finds_a_sandbox_that_is_started(
         async with asyncio.timeout(20):
             while used[0].id in cloud.sandboxes:
                 await asyncio.sleep(0.02)
+
+
+async def test_a_first_command_from_the_pool_takes_seven_requests(cloud: Cloud, executor: DaytonaExecutor) -> None:
+    [one, other] = cloud.sandboxes.values()
+    cloud.quota = 2  # no other one takes its place in the pool
+    before = len(cloud.requests)
+    async with executor.open(SandboxSpec("e", session_id="s")) as sandbox:
+        assert await output(sandbox, "echo here") == "here\n"
+        asked = [each for each in cloud.requests[before:] if "socket.io" not in each and "-warm-" not in each]
+    used = one if one.labels[KIND] == "session" else other
+    executed = [each for each in asked if each.endswith("/process/execute")]
+    assert len(executed) in {2, 3}  # the session, the command; the long poll may have begun
+    others = {each.replace(used.id, "ID").partition("?")[0] for each in asked if each not in executed}
+    assert others - {f"GET /api/sandbox/{used.labels[NAME]}"} == {
+        "POST /api/sandbox",
+        "GET /api/sandbox",
+        "GET /api/sandbox/ID",
+        "PUT /api/sandbox/ID/labels",
+        "POST /api/sandbox/ID/autodelete/10080",
+    }
 
 
 async def test_a_session_finds_its_sandbox_again_also_from_another_process(

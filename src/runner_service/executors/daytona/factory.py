@@ -26,6 +26,7 @@ def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncConte
         ttl_minutes=settings.daytona_ttl_minutes,
         session_days=settings.daytona_session_days,
         start_timeout=settings.daytona_start_timeout,
+        outage_timeout=settings.daytona_outage_timeout,
         warm=settings.daytona_warm_sandboxes,
         network_block_all=settings.daytona_network_block_all,
         network_allow_list=settings.daytona_network_allow_list.replace(" ", ""),

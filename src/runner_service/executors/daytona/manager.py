@@ -84,7 +84,7 @@ class SandboxManager(SandboxApi):
         """
         wait = StartWait(self.config.start_timeout, notify)
         if ref.kind == "session" or claim:  # else there is mostly none, and if there is, its creation is refused
-            if found := await self._find_by_label_too(ref, wait.left()):
+            if found := await self._find_by_label_too(ref, wait.left(), at_once=claim is not None):
                 return await self._ensure_started(found.id, wait, ref, found), "existing"
             if claim and (warm := await claim(ref)):
                 return warm, "warm"
@@ -171,12 +171,27 @@ class SandboxManager(SandboxApi):
         wait = StartWait(self.config.outage_timeout + self.config.start_timeout, notify)
         return await self._ensure_started(sandbox_id, wait, None)
 
-    async def _find_by_label_too(self, ref: SandboxRef, total_timeout: float) -> "AsyncSandbox | None":
-        """Looks for a sandbox by its name, and for one that came from the warm pool by its label."""
-        reference = self._claimed.get(ref.name, ref.name)
-        if found := await self.find(reference, total_timeout=total_timeout):
+    async def _find_by_label_too(
+        self, ref: SandboxRef, total_timeout: float, *, at_once: bool = False
+    ) -> "AsyncSandbox | None":
+        """Looks for a sandbox by its name, and for one that came from the warm pool by its label.
+
+        `at_once` saves a round trip where most come from there, and costs a request where not.
+        """
+        claimed = self._claimed.pop(ref.name, "")
+        if claimed and (found := await self.find(claimed, total_timeout=total_timeout)):
+            self._claimed[ref.name] = claimed
             return found
-        listed = await self.list_by_labels({NAME: ref.name})
+        listing = asyncio.create_task(self.list_by_labels({NAME: ref.name})) if at_once else None
+        if listing:
+            listing.add_done_callback(_retrieve_exception)
+        try:
+            if found := await self.find(ref.name, total_timeout=total_timeout):
+                return found
+            listed = await (listing or self.list_by_labels({NAME: ref.name}))
+        finally:
+            if listing:
+                listing.cancel()
         found = await self.find(listed[0].id) if listed else None  # the list may be old
         return found if found and found.labels.get(NAME) == ref.name else None
 
@@ -248,8 +263,7 @@ class SandboxManager(SandboxApi):
 
         def forget(ended: "asyncio.Task[AsyncSandbox]") -> None:
             del self._abandoned[ended]
-            if not ended.cancelled():
-                ended.exception()  # marks it as retrieved
+            _retrieve_exception(ended)
 
         self._abandoned[attempt] = name
         attempt.add_done_callback(forget)
@@ -270,3 +284,9 @@ class SandboxManager(SandboxApi):
 def _bounded(wait: StartWait) -> float:
     """Returns the seconds that one attempt may take: what is left, and a moment, since a started one is a success."""
     return max(1.0, min(2.0 * _CREATE_ATTEMPT_TIMEOUT_SECONDS, wait.left() + 1.0))
+
+
+def _retrieve_exception(ended: asyncio.Task[T]) -> None:
+    """Prevents the warning about an exception that nobody retrieves."""
+    if not ended.cancelled():
+        ended.exception()
