@@ -36,6 +36,7 @@ class Fault:
 class Faults:
     """Everything that can be turned. Seconds, bytes, and probabilities from 0 to 1.
 
+    `before_execute` is awaited before a script of the toolbox runs.
     `latency` comes before each answer. Each `unauthorized_every`-th request is refused though its key is right. While
     `is_api_away` only toolboxes answer, and those only if `proxy_remembers` what it last heard of the sandboxes, as the
     real one does for two minutes, also of those that are deleted. `full_disk` is the end of the paths that cannot be
@@ -50,6 +51,7 @@ class Faults:
     slow_state: str = "starting"
     stop_seconds: float = 0.0
     exec_delay: float = 0.0
+    before_execute: Callable[[], Awaitable[None]] | None = None
     eof_lag: float = 1.0
     latency: float = 0.0
     unauthorized_every: int = 0

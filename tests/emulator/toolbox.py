@@ -30,7 +30,10 @@ async def execute(request: web.Request) -> web.Response:
     asked = await request.json()
     _check(asked)
     sandbox.executed.append(asked["command"])
-    await asyncio.sleep(request.app[CLOUD].faults.exec_delay)
+    faults = request.app[CLOUD].faults
+    await asyncio.sleep(faults.exec_delay)
+    if faults.before_execute:
+        await faults.before_execute()
     environment = sandbox.environment() | (asked.get("envs") or {})
     cwd = str(asked.get("cwd") or sandbox.work)
     try:

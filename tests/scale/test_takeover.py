@@ -4,6 +4,7 @@ The numbers in the names of tests are those of the acceptance tests in docs/scal
 """
 
 import asyncio
+import signal
 
 import pytest
 from tests.running import command, kinds, one, stdout_of, text_of, turn
@@ -42,3 +43,111 @@ async def test_1_kill_of_the_owner_in_mid_sentence(deployment: Deployment) -> No
     assert "message_discarded" in kinds(events)
     assert one(events, "finished").output.startswith("one two three")
     print(f"taken over after {took_seconds:.1f} s")
+
+
+async def test_2_kill_of_the_owner_in_mid_command(deployment: Deployment) -> None:
+    script = "echo begun >> begun; for i in $(seq 60); do echo line $i; sleep 0.2; done; cat begun; exit 3"
+    await deployment.start([turn("", command(script)), turn("The end.")], count=2)
+    await deployment.begin(0, "e", until="tool_output")
+    watcher = deployment.watch(1, execution_id="e")
+    await watcher.until(kind("tool_output"))
+    await deployment.kill(0)
+    events = await watcher.ended()
+    assert stdout_of(events) == b"".join(b"line %d\n" % number for number in range(1, 61)) + b"begun\n"
+    finished = one(events, "tool_call_finished")
+    assert (finished.exit_code, finished.outcome) == (3, event_pb2.TOOL_OUTCOME_FAILED)
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
+class CallBegun:
+    """Stops the requests to sandboxes once the journal has the start of a call, until they are let go."""
+
+    def __init__(self, deployment: Deployment, execution_id: str) -> None:
+        self._redis = deployment.redis
+        self._key = f"rs1:{{{execution_id}}}:j"
+        self._is_over = False
+        self.reached = asyncio.Event()
+        self.let_go = asyncio.Event()
+        deployment.cloud.faults.before_execute = self._before_execute
+
+    async def _before_execute(self) -> None:
+        if self._is_over or await asyncio.to_thread(self._count_entries) < 2:  # one is the id of the run
+            return
+        self._is_over = True
+        self.reached.set()
+        await self.let_go.wait()
+
+    def _count_entries(self) -> int:
+        with self._redis.client as client:
+            return int(client.hlen(self._key))
+
+
+async def test_3_kill_of_the_owner_between_journal_and_command(deployment: Deployment) -> None:
+    turns = [turn("", command("echo ran >> ran")), turn("", command("cat ran || echo none")), turn("The end.")]
+    await deployment.start(turns, count=2)
+    point = CallBegun(deployment, "e")
+    await deployment.begin(0, "e")
+    watcher = deployment.watch(1, execution_id="e")
+    await point.reached.wait()
+    await deployment.kill(0)
+    await watcher.until(resumed)
+    point.let_go.set()  # the request was under way
+    events = await watcher.ended()
+    ended = [each.tool_call_finished for each in events if each.HasField("tool_call_finished")]
+    assert len(ended) == len({each.tool_call_id for each in ended}) == 2
+    assert stdout_of(events) in {b"ran\n", b"none\n"}
+
+
+async def test_3_kill_of_the_owner_between_command_and_journal(deployment: Deployment) -> None:
+    turns = [turn("", command("sleep 1; echo ran >> ran")), turn("", command("cat ran")), turn("The end.")]
+    await deployment.start(turns, count=2)
+    await deployment.begin(0, "e", until="tool_call_started")
+    watcher = deployment.watch(1, execution_id="e")
+    await watcher.until(kind("tool_call_started"))
+    async with asyncio.timeout(30):
+        while not list(deployment.cloud.directory.rglob("ran")):
+            await asyncio.sleep(0.001)
+    await deployment.kill(0)
+    events = await watcher.ended()
+    ended = [each.tool_call_finished for each in events if each.HasField("tool_call_finished")]
+    assert len(ended) == len({each.tool_call_id for each in ended}) == 2
+    assert stdout_of(events) == b"ran\n"
+
+
+async def test_3_kill_of_the_owner_after_the_end_of_a_call_is_in_the_journal(deployment: Deployment) -> None:
+    turns = [turn("", command("echo ran >> ran")), turn("", command("cat ran"), silence=2.0), turn("The end.")]
+    await deployment.start(turns, count=2)
+    await deployment.begin(0, "e", until="tool_call_finished")
+    watcher = deployment.watch(1, execution_id="e")
+    await deployment.kill(0)
+    events = await watcher.ended()
+    ended = [each.tool_call_finished for each in events if each.HasField("tool_call_finished")]
+    assert len(ended) == len({each.tool_call_id for each in ended}) == 2
+    assert stdout_of(events) == b"ran\n"
+
+
+async def test_4_an_owner_that_was_stopped_does_nothing_when_it_goes_on(deployment: Deployment) -> None:
+    turns = [turn("", command("touch zombie")), turn("", command("sleep 8; ls")), turn("The end.")]
+    await deployment.start(turns, count=2)
+    point = CallBegun(deployment, "e")
+    await deployment.begin(0, "e")
+    watcher = deployment.watch(1, execution_id="e")
+    await point.reached.wait()
+    deployment.signal(0, signal.SIGSTOP)
+    await watcher.until(resumed)
+    await watcher.until(
+        lambda event: (
+            event.tool_call_started.arguments["command"] == "sleep 8; ls"
+            if event.HasField("tool_call_started")
+            else False
+        )
+    )
+    point.let_go.set()
+    deployment.signal(0, signal.SIGCONT)
+    events = await watcher.ended()
+    assert b"zombie" not in stdout_of(events)
+    assert len([each for each in events if each.HasField("started")]) == 2
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+    await deployment.begin(0, "after")  # the one that was stopped works on for others
+    assert one(await deployment.watch(1, execution_id="after").ended(), "finished").state == event_pb2.STATE_SUCCEEDED

@@ -1,0 +1,71 @@
+"""Any replica starts, shows, lists and cancels any execution."""
+
+import asyncio
+import signal
+
+import grpc
+import pytest
+from tests.running import Event, command, one, stdout_of, turn
+from tests.scale.redis_server import needs_redis
+from tests.scale.replicas import Deployment, kind
+
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
+
+
+async def execute(deployment: Deployment, replica: int, request: runner_pb2.ExecuteAgentRequest) -> list[Event]:
+    events: list[Event] = []
+    async for response in deployment.replicas[replica].stub.ExecuteAgent(request):
+        events += response.events
+    return events
+
+
+async def test_10_two_starts_of_an_id_are_one_execution(deployment: Deployment) -> None:
+    await deployment.start([turn("The end.")], count=2)
+    one_request = deployment.request("e")
+    here, there = await asyncio.gather(*(execute(deployment, each, one_request) for each in (0, 1)))
+    assert here == there
+    assert here[-1].finished.state == event_pb2.STATE_SUCCEEDED
+    other = deployment.request("e", agent=runner_pb2.Agent(name="another"))
+    for replica in (0, 1):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await execute(deployment, replica, other)
+        assert refused.value.code() == grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_12_cancel_at_another_replica_while_the_owner_is_stopped(deployment: Deployment) -> None:
+    await deployment.start([turn("", command("echo begun; sleep 600; touch never"))], count=2)
+    await deployment.begin(0, "e", until="tool_output")
+    watcher = deployment.watch(1, execution_id="e")
+    await watcher.until(kind("tool_output"))
+    deployment.signal(0, signal.SIGSTOP)
+    request = runner_pb2.CancelExecutionRequest(execution_id="e", reason="enough")
+    response = await deployment.replicas[1].stub.CancelExecution(request)
+    assert response.state == event_pb2.STATE_RUNNING
+    events = await watcher.ended()
+    assert one(events, "finished").state == event_pb2.STATE_CANCELLED
+    assert "enough" in one(events, "finished").error.message
+    deployment.signal(0, signal.SIGCONT)
+
+
+async def test_18_every_replica_lists_reads_and_cancels_alike(deployment: Deployment) -> None:
+    await deployment.start([turn("", command("echo out")), turn("", command("sleep 600"))], count=2)
+    await deployment.begin(0, "e", until="tool_call_finished")
+    watcher = deployment.watch(1, execution_id="e")
+    call = (await watcher.until(kind("tool_call_finished"))).tool_call_finished.tool_call_id
+    output = runner_pb2.ReadToolOutputRequest(
+        execution_id="e", tool_call_id=call, stream=runner_pb2.OUTPUT_STREAM_STDOUT, max_bytes=100
+    )
+    for replica in deployment.replicas:
+        listed = await replica.stub.ListExecutions(runner_pb2.ListExecutionsRequest())
+        assert [(each.execution_id, each.state) for each in listed.executions] == [("e", event_pb2.STATE_RUNNING)]
+        read = await replica.stub.ReadToolOutput(output)
+        assert read.data == b"out\n"
+        got = await replica.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id="e"))
+        assert got.execution.state == event_pb2.STATE_RUNNING
+    await deployment.replicas[1].stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="e"))
+    events = await watcher.ended()
+    assert one(events, "finished").state == event_pb2.STATE_CANCELLED
+    assert stdout_of(events) == b"out\n"

@@ -1,0 +1,86 @@
+"""Redis goes away, comes back, is full, or is none that may hold executions."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.running import StartProcess, one, text_of, turn
+from tests.scale.redis_server import RedisServer, needs_redis, redis_server
+from tests.scale.replicas import Deployment, kind
+
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+pytestmark = [needs_redis, pytest.mark.timeout(120)]
+
+SLOW = turn(" ".join(str(number) for number in range(60)), delay=0.2)
+
+
+async def outlives(deployment: Deployment, fault: str, seconds: float) -> None:
+    await deployment.start([SLOW], count=2)
+    await deployment.begin(0, "e", until="text_delta")
+    watcher = deployment.watch(1, execution_id="e")
+    await watcher.until(kind("text_delta"))
+    if fault == "killed":
+        deployment.redis.kill()
+        await asyncio.sleep(seconds)
+        await deployment.redis.start()
+    else:
+        deployment.redis.pause()
+        await asyncio.sleep(seconds)
+        deployment.redis.resume()
+    events = await watcher.ended()
+    assert len([each for each in events if each.HasField("started")]) == 1, "nobody took over"
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+    assert text_of(events) == SLOW["text"]
+
+
+async def test_6_redis_is_killed_for_two_seconds(deployment: Deployment) -> None:
+    await outlives(deployment, "killed", 2.0)
+
+
+@pytest.mark.long
+async def test_6_redis_is_killed_for_half_a_second(deployment: Deployment) -> None:
+    await outlives(deployment, "killed", 0.5)
+
+
+@pytest.mark.long
+async def test_6_redis_is_killed_for_longer_than_a_lease(deployment: Deployment) -> None:
+    await outlives(deployment, "killed", 5.0)
+
+
+@pytest.mark.long
+async def test_6_redis_is_stopped_for_longer_than_a_lease(deployment: Deployment) -> None:
+    await outlives(deployment, "stopped", 4.0)
+
+
+async def health_of(address: str, service: str) -> int:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
+
+
+async def test_a_service_starts_without_redis_and_is_ready_when_it_comes(
+    deployment: Deployment, redis: RedisServer
+) -> None:
+    redis.kill()
+    await deployment.start([turn("The end.")])
+    address = deployment.replicas[0].address
+    assert await health_of(address, "liveness") == health_pb2.HealthCheckResponse.SERVING
+    assert await health_of(address, "") == health_pb2.HealthCheckResponse.NOT_SERVING
+    await redis.start()
+    async with asyncio.timeout(20):
+        while await health_of(address, "") != health_pb2.HealthCheckResponse.SERVING:
+            await asyncio.sleep(0.1)
+    await deployment.begin(0, "e", until="finished")
+
+
+async def test_9_a_redis_that_evicts_is_refused(start_process: StartProcess, tmp_path: Path) -> None:
+    async with redis_server(
+        tmp_path / "evicting", "--maxmemory-policy", "allkeys-lru", "--maxmemory", "100mb"
+    ) as redis:
+        variables = {"MODE": "cloud", "DAYTONA_API_KEY": "dtn_k", "STIGMER_API_KEY": "k", **redis.variables}
+        with pytest.raises(RuntimeError, match="did not start"):
+            await start_process([], **variables)
