@@ -16,18 +16,26 @@ from runner_service.cli.view_options import ViewOptions, view_options
         "runner-service events 3f9a1c2b7d5e",
         "runner-service events --last --follow",
         "runner-service events 3f9a1c2b7d5e --after 120 --json",
+        "runner-service events 3f9a1c2b7d5e --html > run.html",
     )
 )
 @click.argument("execution_id", metavar="[ID]", default="", shell_complete=completes("executions"))
 @click.option("--last", is_flag=True, help="The newest execution, in place of an ID.")
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="N", help="Only events above this sequence.")
 @click.option("--follow", "-f", is_flag=True, help="Waits for what is still to come; the exit code tells the outcome.")
+@click.option("--html", "as_html", is_flag=True, help="One HTML file for a browser, which needs no network.")
 @view_options
 @target_options
-def events(execution_id: str, *, last: bool, after: int, follow: bool, view: ViewOptions, target: Target) -> int:
+def events(
+    execution_id: str, *, last: bool, after: int, follow: bool, as_html: bool, view: ViewOptions, target: Target
+) -> int:
     """Shows the events of an execution again, from the log."""
     if last == bool(execution_id):
         raise click.UsageError("give the ID of an execution, or --last for the newest one")
+    if as_html:
+        if view != ViewOptions.BEST or after:
+            raise click.UsageError("--html shows the whole execution: leave --after and other views out")
+        view = ViewOptions.HTML
     from runner_service.cli.actions.events import show_events  # noqa: PLC0415  # gRPC and pydantic, for this only
     from runner_service.cli.actions.ps import newest_execution_id  # noqa: PLC0415  # protobuf, for this only
 

@@ -16,6 +16,8 @@ class ViewOptions(Enum):
     PLAIN = "plain"
     JSON = "json"
     QUIET = "quiet"
+    HTML = "html"
+    """A page for a browser, written when all events are there."""
 
 
 def view_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,6 +37,12 @@ async def opened_view(options: ViewOptions, *, after: int = 0, hint: str) -> Asy
             yield JsonView(sys.stdout)
         case ViewOptions.QUIET:
             yield AnswerView(sys.stdout)
+        case ViewOptions.HTML:
+            from runner_service.cli.views.html import HtmlView  # noqa: PLC0415  # only for this option
+
+            page = HtmlView(sys.stdout)
+            yield page
+            page.write()
         case ViewOptions.BEST if sys.stdout.isatty():
             from rich.console import Console  # noqa: PLC0415  # 100 ms, for terminals only
 

@@ -1,0 +1,31 @@
+"""Texts that models and commands send, and that must never become markup, code, a link or an order to the terminal."""
+
+HOSTILE = [
+    "<script>window.owned = 1</script>",
+    "<img src=x onerror='window.owned = 1'>",
+    "<svg onload=window.owned=1>",
+    "</script><script>window.owned = 1</script>",
+    "</style><style>* { display: none }</style>",
+    "<!-- <b> --> <iframe src=javascript:window.owned=1></iframe>",
+    "<meta http-equiv=refresh content='0;url=http://attacker.test/'>",
+    "<a href='javascript:window.owned=1'>click</a> [click](javascript:window.owned=1)",
+    "{{constructor.constructor('window.owned=1')()}} ${window.owned=1} <%= 1 %>",
+    "<form action=http://attacker.test/><input name=token autofocus onfocus=window.owned=1>",
+    "<base href=http://attacker.test/>",
+    "<link rel=stylesheet href=http://attacker.test/style.css>",
+    "&lt;script&gt;window.owned = 1&lt;/script&gt;",
+    "\x1b]8;;http://attacker.test/\x1b\\click here\x1b]8;;\x1b\\",
+    "\x1b]0;another title\x07 after the title",
+    "\x1b[2J\x1b[1;1H all gone",
+    "\x1b[31;1mred\x1b[0m plain \x1b[999999999m odd",
+    "\x1b[" + "1;" * 5000 + "m after a long sequence",
+    "\x9b31m and \x9d0;title\x9c C1",
+    "safe\rrm -rf /",
+    "abc\b\b\bxyz",
+    "\u202emoc.live\u202c and \u2066hidden\u2069 \u200b\u200d\ufeff",
+    "\U000e0061\U000e0062 tags",
+    "nul \0 and bell \x07 and delete \x7f",
+    "Ｆｕｌｌ width, 日本語, עברית, العربية, e\u0301, 👩\u200d💻",
+    "x" * 5000,
+]
+"""Each on its own."""
