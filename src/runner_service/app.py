@@ -17,6 +17,7 @@ from runner_service.approvals.validation import read_policy_file
 from runner_service.events.writer import log_writer
 from runner_service.executions.approval_service import ApprovalService
 from runner_service.executions.background import running_executions
+from runner_service.executions.change_service import ChangeService
 from runner_service.executions.confinement_mapping import operator_minimum
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.runner import Runner
@@ -112,6 +113,7 @@ class RunningService(NamedTuple):
     server: RunningServer
     executions: ExecutionService
     approvals: ApprovalService
+    changes: ChangeService
     agent_loading: LazyAgentLoop
     serving: asyncio.Event
     """Set once the address is announced: from then on there is time for slow imports."""
@@ -157,14 +159,15 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             mode=settings.mode,
             executor=executor,
             agent_loop=loading,
+            contents=storage.contents,
             approval_policy=await _approval_policy(settings),
             prices=await _prices(settings),
         )
         daemon = await _enter_daemon(parts, settings, log, readiness)
-        executions, approvals, recovery = await parts.enter_async_context(
+        executions, approvals, changes, recovery = await parts.enter_async_context(
             running_executions(settings, storage, writer, runner, readiness=readiness, daemon=daemon)
         )
-        handler = AgentRunnerServicer(executions, approvals, log).handler()
+        handler = AgentRunnerServicer(executions, approvals, changes, log).handler()
         server = await parts.enter_async_context(
             running_server(
                 settings,
@@ -185,12 +188,14 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             await parts.enter_async_context(temporal_in_background(worker_parts, serving))
         if settings.resume_on_start and not storage.replicas:
             await recovery.resume_interrupted()
-        yield RunningService(server, executions, approvals, loading, serving, metrics_address)
+        yield RunningService(server, executions, approvals, changes, loading, serving, metrics_address)
 
 
 async def _enter_storage(parts: AsyncExitStack, settings: Settings) -> Storage:
     if settings.redis_host is None:
-        storage = await parts.enter_async_context(sqlite_storage(settings.state_dir))
+        storage = await parts.enter_async_context(
+            sqlite_storage(settings.state_dir, changes_max_bytes=settings.changes_max_bytes)
+        )
         await interrupt_abandoned(storage.log, storage.ownership)
         return storage
     from runner_service.storage.redis.backend import redis_storage  # noqa: PLC0415  # only replicas need it
@@ -201,7 +206,7 @@ async def _enter_storage(parts: AsyncExitStack, settings: Settings) -> Storage:
     address = RedisAddress(
         settings.redis_host, settings.redis_port or 6379, password.get_secret_value() if password else None
     )
-    shared = await parts.enter_async_context(redis_storage(address))
+    shared = await parts.enter_async_context(redis_storage(address, changes_max_bytes=settings.changes_max_bytes))
     try:
         await shared.replicas.reach()
     except UnsuitableStorageError:

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from tests.running import Client, Event, StartService, command, one, stdout_of, turn
 
 from runner_service.api.servicer import AgentRunnerServicer
+from runner_service.app import RunningService
 from runner_service.server import CHANNEL_OPTIONS
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
@@ -84,9 +85,11 @@ async def ended(client: Client, name: str) -> str:
 
 async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_buffers(start: StartService) -> None:
     client = await start([turn("", command("head -c 100000000 /dev/zero")), turn("Done.")])
-    executions = client.service.executions  # type: ignore[union-attr]  # it runs in this process
+    service = client.service
+    assert isinstance(service, RunningService)
     impatient = grpc.aio.server(options=CHANNEL_OPTIONS)
-    servicer = AgentRunnerServicer(executions, client.service.approvals, executions._log, write_timeout=0.5)  # type: ignore[union-attr]  # as above
+    parts = (service.executions, service.approvals, service.changes, service.executions._log)
+    servicer = AgentRunnerServicer(*parts, write_timeout=0.5)
     impatient.add_generic_rpc_handlers((servicer.handler(),))
     port = impatient.add_insecure_port("127.0.0.1:0")
     await impatient.start()
@@ -106,7 +109,7 @@ async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_bu
         assert psutil.Process().memory_info().rss - before < 80_000_000
         async with asyncio.timeout(20):
             # Its status comes behind what it has not read: it is the server that must have let go by then.
-            while executions.is_busy:
+            while service.executions.is_busy:
                 await asyncio.sleep(0.05)
             with pytest.raises(grpc.aio.AioRpcError) as stalled:
                 await rest_of(never)

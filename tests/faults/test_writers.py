@@ -11,6 +11,7 @@ from runner_service.executors.local import replacement, writing
 from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.replacement import Replacement
+from runner_service.executors.local.write_recorder import WriteRecorder
 from runner_service.executors.local.writing import Change, SeenFiles
 
 WRITER = """
@@ -65,8 +66,8 @@ def test_with_names_or_without_a_file_is_replaced_whole_and_nothing_is_left(
     (tmp_path / "old.txt").chmod(0o640)
     root = Root(str(tmp_path.resolve()))
 
-    writing.write_text(Change(root, "/old.txt", Deadline(), SeenFiles(), ""), "new")
-    writing.write_text(Change(root, "/made/new.txt", Deadline(), SeenFiles(), ""), "new")
+    writing.write_text(Change(root, "/old.txt", Deadline(), SeenFiles(), "", WriteRecorder()), "new")
+    writing.write_text(Change(root, "/made/new.txt", Deadline(), SeenFiles(), "", WriteRecorder()), "new")
     with Replacement(root, "/old.txt") as never:
         never.write(b"never")
 

@@ -2663,6 +2663,491 @@ func (x *PendingApproval) GetTenant() string {
 	return ""
 }
 
+// Request of ListFileChanges.
+type ListFileChangesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The execution.
+	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// Leave out changes up to the event with this sequence. 0: from the beginning.
+	AfterSequence int64 `protobuf:"varint,2,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
+	// Leave out changes after the event with this sequence. 0: to the end, reverts included.
+	ToSequence int64 `protobuf:"varint,3,opt,name=to_sequence,json=toSequence,proto3" json:"to_sequence,omitempty"`
+	// At most so many changes, up to 500. 0: 50.
+	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From `next_page_token` of the previous page.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFileChangesRequest) Reset() {
+	*x = ListFileChangesRequest{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFileChangesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFileChangesRequest) ProtoMessage() {}
+
+func (x *ListFileChangesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFileChangesRequest.ProtoReflect.Descriptor instead.
+func (*ListFileChangesRequest) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ListFileChangesRequest) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *ListFileChangesRequest) GetAfterSequence() int64 {
+	if x != nil {
+		return x.AfterSequence
+	}
+	return 0
+}
+
+func (x *ListFileChangesRequest) GetToSequence() int64 {
+	if x != nil {
+		return x.ToSequence
+	}
+	return 0
+}
+
+func (x *ListFileChangesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListFileChangesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Response of ListFileChanges.
+type ListFileChangesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The changes, by path.
+	Changes []*FileChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// For the next page. Empty: this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Counts all changes, not only those of this page.
+	Summary       *FilesChangedSummary `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFileChangesResponse) Reset() {
+	*x = ListFileChangesResponse{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFileChangesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFileChangesResponse) ProtoMessage() {}
+
+func (x *ListFileChangesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFileChangesResponse.ProtoReflect.Descriptor instead.
+func (*ListFileChangesResponse) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListFileChangesResponse) GetChanges() []*FileChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *ListFileChangesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListFileChangesResponse) GetSummary() *FilesChangedSummary {
+	if x != nil {
+		return x.Summary
+	}
+	return nil
+}
+
+// Request of GetDiff.
+type GetDiffRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The execution.
+	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// Only these paths, as FileChange has them. Empty: all. At most 1,000.
+	Paths []string `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"`
+	// As in ListFileChangesRequest.
+	AfterSequence int64 `protobuf:"varint,3,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
+	// As in ListFileChangesRequest.
+	ToSequence int64 `protobuf:"varint,4,opt,name=to_sequence,json=toSequence,proto3" json:"to_sequence,omitempty"`
+	// How many unchanged lines to show around each change, up to 100. Unset: 3.
+	ContextLines  *int32 `protobuf:"varint,5,opt,name=context_lines,json=contextLines,proto3,oneof" json:"context_lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDiffRequest) Reset() {
+	*x = GetDiffRequest{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDiffRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDiffRequest) ProtoMessage() {}
+
+func (x *GetDiffRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDiffRequest.ProtoReflect.Descriptor instead.
+func (*GetDiffRequest) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GetDiffRequest) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *GetDiffRequest) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *GetDiffRequest) GetAfterSequence() int64 {
+	if x != nil {
+		return x.AfterSequence
+	}
+	return 0
+}
+
+func (x *GetDiffRequest) GetToSequence() int64 {
+	if x != nil {
+		return x.ToSequence
+	}
+	return 0
+}
+
+func (x *GetDiffRequest) GetContextLines() int32 {
+	if x != nil && x.ContextLines != nil {
+		return *x.ContextLines
+	}
+	return 0
+}
+
+// Response of GetDiff.
+type GetDiffResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The unified diff, at most 1 MiB, with secrets redacted. A file that is not text, or whose diff is too long, has a line
+	// that says so.
+	Diff string `protobuf:"bytes,1,opt,name=diff,proto3" json:"diff,omitempty"`
+	// True if the diff of a file is left out or cut. Ask for fewer paths to see more.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDiffResponse) Reset() {
+	*x = GetDiffResponse{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDiffResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDiffResponse) ProtoMessage() {}
+
+func (x *GetDiffResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDiffResponse.ProtoReflect.Descriptor instead.
+func (*GetDiffResponse) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *GetDiffResponse) GetDiff() string {
+	if x != nil {
+		return x.Diff
+	}
+	return ""
+}
+
+func (x *GetDiffResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// Request of RevertChanges.
+type RevertChangesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The execution.
+	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// Put files back as they were at the event with this sequence. 0: as they were before the execution.
+	ToSequence int64 `protobuf:"varint,2,opt,name=to_sequence,json=toSequence,proto3" json:"to_sequence,omitempty"`
+	// Only these paths, as FileChange has them. Empty: all. At most 1,000.
+	Paths []string `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
+	// Write nothing: say what would be done.
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Put back what has no conflict and can be reverted, and leave the rest as it is.
+	SkipConflicts bool `protobuf:"varint,5,opt,name=skip_conflicts,json=skipConflicts,proto3" json:"skip_conflicts,omitempty"`
+	// Take the latest revert back instead; `to_sequence` is then not used.
+	UndoRevert    bool `protobuf:"varint,6,opt,name=undo_revert,json=undoRevert,proto3" json:"undo_revert,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevertChangesRequest) Reset() {
+	*x = RevertChangesRequest{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevertChangesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevertChangesRequest) ProtoMessage() {}
+
+func (x *RevertChangesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevertChangesRequest.ProtoReflect.Descriptor instead.
+func (*RevertChangesRequest) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RevertChangesRequest) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *RevertChangesRequest) GetToSequence() int64 {
+	if x != nil {
+		return x.ToSequence
+	}
+	return 0
+}
+
+func (x *RevertChangesRequest) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *RevertChangesRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RevertChangesRequest) GetSkipConflicts() bool {
+	if x != nil {
+		return x.SkipConflicts
+	}
+	return false
+}
+
+func (x *RevertChangesRequest) GetUndoRevert() bool {
+	if x != nil {
+		return x.UndoRevert
+	}
+	return false
+}
+
+// Response of RevertChanges.
+type RevertChangesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was changed or, with `dry_run`, would be.
+	Reverted []*FileChange `protobuf:"bytes,1,rep,name=reverted,proto3" json:"reverted,omitempty"`
+	// What was left as it is, or would be.
+	Conflicts     []*RevertConflict `protobuf:"bytes,2,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevertChangesResponse) Reset() {
+	*x = RevertChangesResponse{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevertChangesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevertChangesResponse) ProtoMessage() {}
+
+func (x *RevertChangesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevertChangesResponse.ProtoReflect.Descriptor instead.
+func (*RevertChangesResponse) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RevertChangesResponse) GetReverted() []*FileChange {
+	if x != nil {
+		return x.Reverted
+	}
+	return nil
+}
+
+func (x *RevertChangesResponse) GetConflicts() []*RevertConflict {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+// A file that cannot be put back.
+type RevertConflict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The path, as FileChange has it.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevertConflict) Reset() {
+	*x = RevertConflict{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevertConflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevertConflict) ProtoMessage() {}
+
+func (x *RevertConflict) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevertConflict.ProtoReflect.Descriptor instead.
+func (*RevertConflict) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RevertConflict) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RevertConflict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_runner_service_v1_agent_runner_proto protoreflect.FileDescriptor
 
 const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
@@ -2890,7 +3375,45 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12>\n" +
 	"\arequest\x18\x06 \x01(\v2$.runner_service.v1.ApprovalRequestedR\arequest\x12\x16\n" +
-	"\x06tenant\x18\a \x01(\tR\x06tenant*q\n" +
+	"\x06tenant\x18\a \x01(\tR\x06tenant\"\xbf\x01\n" +
+	"\x16ListFileChangesRequest\x12!\n" +
+	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12%\n" +
+	"\x0eafter_sequence\x18\x02 \x01(\x03R\rafterSequence\x12\x1f\n" +
+	"\vto_sequence\x18\x03 \x01(\x03R\n" +
+	"toSequence\x12\x1b\n" +
+	"\tpage_size\x18\x04 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"\xbc\x01\n" +
+	"\x17ListFileChangesResponse\x127\n" +
+	"\achanges\x18\x01 \x03(\v2\x1d.runner_service.v1.FileChangeR\achanges\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12@\n" +
+	"\asummary\x18\x03 \x01(\v2&.runner_service.v1.FilesChangedSummaryR\asummary\"\xcd\x01\n" +
+	"\x0eGetDiffRequest\x12!\n" +
+	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x14\n" +
+	"\x05paths\x18\x02 \x03(\tR\x05paths\x12%\n" +
+	"\x0eafter_sequence\x18\x03 \x01(\x03R\rafterSequence\x12\x1f\n" +
+	"\vto_sequence\x18\x04 \x01(\x03R\n" +
+	"toSequence\x12(\n" +
+	"\rcontext_lines\x18\x05 \x01(\x05H\x00R\fcontextLines\x88\x01\x01B\x10\n" +
+	"\x0e_context_lines\"C\n" +
+	"\x0fGetDiffResponse\x12\x12\n" +
+	"\x04diff\x18\x01 \x01(\tR\x04diff\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xd1\x01\n" +
+	"\x14RevertChangesRequest\x12!\n" +
+	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x1f\n" +
+	"\vto_sequence\x18\x02 \x01(\x03R\n" +
+	"toSequence\x12\x14\n" +
+	"\x05paths\x18\x03 \x03(\tR\x05paths\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12%\n" +
+	"\x0eskip_conflicts\x18\x05 \x01(\bR\rskipConflicts\x12\x1f\n" +
+	"\vundo_revert\x18\x06 \x01(\bR\n" +
+	"undoRevert\"\x93\x01\n" +
+	"\x15RevertChangesResponse\x129\n" +
+	"\breverted\x18\x01 \x03(\v2\x1d.runner_service.v1.FileChangeR\breverted\x12?\n" +
+	"\tconflicts\x18\x02 \x03(\v2!.runner_service.v1.RevertConflictR\tconflicts\"<\n" +
+	"\x0eRevertConflict\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason*q\n" +
 	"\x10DisconnectPolicy\x12!\n" +
 	"\x1dDISCONNECT_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18DISCONNECT_POLICY_CANCEL\x10\x01\x12\x1c\n" +
@@ -2898,7 +3421,7 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\fOutputStream\x12\x1d\n" +
 	"\x19OUTPUT_STREAM_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14OUTPUT_STREAM_STDOUT\x10\x01\x12\x18\n" +
-	"\x14OUTPUT_STREAM_STDERR\x10\x022\xfb\b\n" +
+	"\x14OUTPUT_STREAM_STDERR\x10\x022\x9b\v\n" +
 	"\x12AgentRunnerService\x12a\n" +
 	"\fExecuteAgent\x12&.runner_service.v1.ExecuteAgentRequest\x1a'.runner_service.v1.ExecuteAgentResponse0\x01\x12g\n" +
 	"\x0eWatchExecution\x12(.runner_service.v1.WatchExecutionRequest\x1a).runner_service.v1.WatchExecutionResponse0\x01\x12_\n" +
@@ -2907,7 +3430,10 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x0fCancelExecution\x12).runner_service.v1.CancelExecutionRequest\x1a*.runner_service.v1.CancelExecutionResponse\x12h\n" +
 	"\x0fDeleteExecution\x12).runner_service.v1.DeleteExecutionRequest\x1a*.runner_service.v1.DeleteExecutionResponse\x12b\n" +
 	"\rDeleteSession\x12'.runner_service.v1.DeleteSessionRequest\x1a(.runner_service.v1.DeleteSessionResponse\x12e\n" +
-	"\x0eReadToolOutput\x12(.runner_service.v1.ReadToolOutputRequest\x1a).runner_service.v1.ReadToolOutputResponse\x12e\n" +
+	"\x0eReadToolOutput\x12(.runner_service.v1.ReadToolOutputRequest\x1a).runner_service.v1.ReadToolOutputResponse\x12h\n" +
+	"\x0fListFileChanges\x12).runner_service.v1.ListFileChangesRequest\x1a*.runner_service.v1.ListFileChangesResponse\x12P\n" +
+	"\aGetDiff\x12!.runner_service.v1.GetDiffRequest\x1a\".runner_service.v1.GetDiffResponse\x12b\n" +
+	"\rRevertChanges\x12'.runner_service.v1.RevertChangesRequest\x1a(.runner_service.v1.RevertChangesResponse\x12e\n" +
 	"\x0eSubmitApproval\x12(.runner_service.v1.SubmitApprovalRequest\x1a).runner_service.v1.SubmitApprovalResponse\x12b\n" +
 	"\rListApprovals\x12'.runner_service.v1.ListApprovalsRequest\x1a(.runner_service.v1.ListApprovalsResponse\x12g\n" +
 	"\x0eWatchApprovals\x12(.runner_service.v1.WatchApprovalsRequest\x1a).runner_service.v1.WatchApprovalsResponse0\x01B\xc2\x01\n" +
@@ -2926,7 +3452,7 @@ func file_runner_service_v1_agent_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_service_v1_agent_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_runner_service_v1_agent_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_runner_service_v1_agent_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_runner_service_v1_agent_runner_proto_goTypes = []any{
 	(DisconnectPolicy)(0),           // 0: runner_service.v1.DisconnectPolicy
 	(OutputStream)(0),               // 1: runner_service.v1.OutputStream
@@ -2965,112 +3491,131 @@ var file_runner_service_v1_agent_runner_proto_goTypes = []any{
 	(*WatchApprovalsRequest)(nil),   // 34: runner_service.v1.WatchApprovalsRequest
 	(*WatchApprovalsResponse)(nil),  // 35: runner_service.v1.WatchApprovalsResponse
 	(*PendingApproval)(nil),         // 36: runner_service.v1.PendingApproval
-	nil,                             // 37: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
-	nil,                             // 38: runner_service.v1.ExecuteAgentRequest.LabelsEntry
-	nil,                             // 39: runner_service.v1.StdioServer.EnvironmentEntry
-	nil,                             // 40: runner_service.v1.HttpServer.HeadersEntry
-	nil,                             // 41: runner_service.v1.HttpServer.QueryEntry
-	nil,                             // 42: runner_service.v1.SubAgent.ToolSelectionsEntry
-	nil,                             // 43: runner_service.v1.Execution.LabelsEntry
-	nil,                             // 44: runner_service.v1.ListExecutionsRequest.LabelsEntry
-	(*ApprovalPolicy)(nil),          // 45: runner_service.v1.ApprovalPolicy
-	(FilesConfinement)(0),           // 46: runner_service.v1.FilesConfinement
-	(NetworkConfinement)(0),         // 47: runner_service.v1.NetworkConfinement
-	(*ExecutionEvent)(nil),          // 48: runner_service.v1.ExecutionEvent
-	(*durationpb.Duration)(nil),     // 49: google.protobuf.Duration
-	(State)(0),                      // 50: runner_service.v1.State
-	(*timestamppb.Timestamp)(nil),   // 51: google.protobuf.Timestamp
-	(*ExecutionError)(nil),          // 52: runner_service.v1.ExecutionError
-	(*Usage)(nil),                   // 53: runner_service.v1.Usage
-	(*Caller)(nil),                  // 54: runner_service.v1.Caller
-	(*Cost)(nil),                    // 55: runner_service.v1.Cost
-	(ApprovalAction)(0),             // 56: runner_service.v1.ApprovalAction
-	(*structpb.Struct)(nil),         // 57: google.protobuf.Struct
-	(ApprovalGrant)(0),              // 58: runner_service.v1.ApprovalGrant
-	(*ApprovalRule)(nil),            // 59: runner_service.v1.ApprovalRule
-	(*ApprovalRequested)(nil),       // 60: runner_service.v1.ApprovalRequested
+	(*ListFileChangesRequest)(nil),  // 37: runner_service.v1.ListFileChangesRequest
+	(*ListFileChangesResponse)(nil), // 38: runner_service.v1.ListFileChangesResponse
+	(*GetDiffRequest)(nil),          // 39: runner_service.v1.GetDiffRequest
+	(*GetDiffResponse)(nil),         // 40: runner_service.v1.GetDiffResponse
+	(*RevertChangesRequest)(nil),    // 41: runner_service.v1.RevertChangesRequest
+	(*RevertChangesResponse)(nil),   // 42: runner_service.v1.RevertChangesResponse
+	(*RevertConflict)(nil),          // 43: runner_service.v1.RevertConflict
+	nil,                             // 44: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
+	nil,                             // 45: runner_service.v1.ExecuteAgentRequest.LabelsEntry
+	nil,                             // 46: runner_service.v1.StdioServer.EnvironmentEntry
+	nil,                             // 47: runner_service.v1.HttpServer.HeadersEntry
+	nil,                             // 48: runner_service.v1.HttpServer.QueryEntry
+	nil,                             // 49: runner_service.v1.SubAgent.ToolSelectionsEntry
+	nil,                             // 50: runner_service.v1.Execution.LabelsEntry
+	nil,                             // 51: runner_service.v1.ListExecutionsRequest.LabelsEntry
+	(*ApprovalPolicy)(nil),          // 52: runner_service.v1.ApprovalPolicy
+	(FilesConfinement)(0),           // 53: runner_service.v1.FilesConfinement
+	(NetworkConfinement)(0),         // 54: runner_service.v1.NetworkConfinement
+	(*ExecutionEvent)(nil),          // 55: runner_service.v1.ExecutionEvent
+	(*durationpb.Duration)(nil),     // 56: google.protobuf.Duration
+	(State)(0),                      // 57: runner_service.v1.State
+	(*timestamppb.Timestamp)(nil),   // 58: google.protobuf.Timestamp
+	(*ExecutionError)(nil),          // 59: runner_service.v1.ExecutionError
+	(*Usage)(nil),                   // 60: runner_service.v1.Usage
+	(*Caller)(nil),                  // 61: runner_service.v1.Caller
+	(*Cost)(nil),                    // 62: runner_service.v1.Cost
+	(ApprovalAction)(0),             // 63: runner_service.v1.ApprovalAction
+	(*structpb.Struct)(nil),         // 64: google.protobuf.Struct
+	(ApprovalGrant)(0),              // 65: runner_service.v1.ApprovalGrant
+	(*ApprovalRule)(nil),            // 66: runner_service.v1.ApprovalRule
+	(*ApprovalRequested)(nil),       // 67: runner_service.v1.ApprovalRequested
+	(*FileChange)(nil),              // 68: runner_service.v1.FileChange
+	(*FilesChangedSummary)(nil),     // 69: runner_service.v1.FilesChangedSummary
 }
 var file_runner_service_v1_agent_runner_proto_depIdxs = []int32{
 	5,  // 0: runner_service.v1.ExecuteAgentRequest.agent:type_name -> runner_service.v1.Agent
-	37, // 1: runner_service.v1.ExecuteAgentRequest.environment:type_name -> runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
+	44, // 1: runner_service.v1.ExecuteAgentRequest.environment:type_name -> runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
 	0,  // 2: runner_service.v1.ExecuteAgentRequest.disconnect_policy:type_name -> runner_service.v1.DisconnectPolicy
 	14, // 3: runner_service.v1.ExecuteAgentRequest.limits:type_name -> runner_service.v1.ExecutionLimits
-	38, // 4: runner_service.v1.ExecuteAgentRequest.labels:type_name -> runner_service.v1.ExecuteAgentRequest.LabelsEntry
+	45, // 4: runner_service.v1.ExecuteAgentRequest.labels:type_name -> runner_service.v1.ExecuteAgentRequest.LabelsEntry
 	3,  // 5: runner_service.v1.ExecuteAgentRequest.confinement:type_name -> runner_service.v1.Confinement
-	45, // 6: runner_service.v1.ExecuteAgentRequest.approval_policy:type_name -> runner_service.v1.ApprovalPolicy
-	46, // 7: runner_service.v1.Confinement.files:type_name -> runner_service.v1.FilesConfinement
-	47, // 8: runner_service.v1.Confinement.network:type_name -> runner_service.v1.NetworkConfinement
-	48, // 9: runner_service.v1.ExecuteAgentResponse.events:type_name -> runner_service.v1.ExecutionEvent
+	52, // 6: runner_service.v1.ExecuteAgentRequest.approval_policy:type_name -> runner_service.v1.ApprovalPolicy
+	53, // 7: runner_service.v1.Confinement.files:type_name -> runner_service.v1.FilesConfinement
+	54, // 8: runner_service.v1.Confinement.network:type_name -> runner_service.v1.NetworkConfinement
+	55, // 9: runner_service.v1.ExecuteAgentResponse.events:type_name -> runner_service.v1.ExecutionEvent
 	12, // 10: runner_service.v1.Agent.model:type_name -> runner_service.v1.Model
 	6,  // 11: runner_service.v1.Agent.skills:type_name -> runner_service.v1.Skill
 	7,  // 12: runner_service.v1.Agent.mcp_servers:type_name -> runner_service.v1.McpServer
 	10, // 13: runner_service.v1.Agent.sub_agents:type_name -> runner_service.v1.SubAgent
 	8,  // 14: runner_service.v1.McpServer.stdio:type_name -> runner_service.v1.StdioServer
 	9,  // 15: runner_service.v1.McpServer.http:type_name -> runner_service.v1.HttpServer
-	39, // 16: runner_service.v1.StdioServer.environment:type_name -> runner_service.v1.StdioServer.EnvironmentEntry
-	40, // 17: runner_service.v1.HttpServer.headers:type_name -> runner_service.v1.HttpServer.HeadersEntry
-	41, // 18: runner_service.v1.HttpServer.query:type_name -> runner_service.v1.HttpServer.QueryEntry
-	49, // 19: runner_service.v1.HttpServer.timeout:type_name -> google.protobuf.Duration
-	42, // 20: runner_service.v1.SubAgent.tool_selections:type_name -> runner_service.v1.SubAgent.ToolSelectionsEntry
+	46, // 16: runner_service.v1.StdioServer.environment:type_name -> runner_service.v1.StdioServer.EnvironmentEntry
+	47, // 17: runner_service.v1.HttpServer.headers:type_name -> runner_service.v1.HttpServer.HeadersEntry
+	48, // 18: runner_service.v1.HttpServer.query:type_name -> runner_service.v1.HttpServer.QueryEntry
+	56, // 19: runner_service.v1.HttpServer.timeout:type_name -> google.protobuf.Duration
+	49, // 20: runner_service.v1.SubAgent.tool_selections:type_name -> runner_service.v1.SubAgent.ToolSelectionsEntry
 	6,  // 21: runner_service.v1.SubAgent.skills:type_name -> runner_service.v1.Skill
-	49, // 22: runner_service.v1.ExecutionLimits.timeout:type_name -> google.protobuf.Duration
-	49, // 23: runner_service.v1.ExecutionLimits.command_timeout:type_name -> google.protobuf.Duration
-	48, // 24: runner_service.v1.WatchExecutionResponse.events:type_name -> runner_service.v1.ExecutionEvent
+	56, // 22: runner_service.v1.ExecutionLimits.timeout:type_name -> google.protobuf.Duration
+	56, // 23: runner_service.v1.ExecutionLimits.command_timeout:type_name -> google.protobuf.Duration
+	55, // 24: runner_service.v1.WatchExecutionResponse.events:type_name -> runner_service.v1.ExecutionEvent
 	19, // 25: runner_service.v1.GetExecutionResponse.execution:type_name -> runner_service.v1.Execution
-	50, // 26: runner_service.v1.Execution.state:type_name -> runner_service.v1.State
-	51, // 27: runner_service.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
-	51, // 28: runner_service.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
-	51, // 29: runner_service.v1.Execution.finish_time:type_name -> google.protobuf.Timestamp
-	43, // 30: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
-	52, // 31: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
-	53, // 32: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
-	54, // 33: runner_service.v1.Execution.caller:type_name -> runner_service.v1.Caller
-	55, // 34: runner_service.v1.Execution.cost:type_name -> runner_service.v1.Cost
-	50, // 35: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
-	44, // 36: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
-	51, // 37: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
-	51, // 38: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
+	57, // 26: runner_service.v1.Execution.state:type_name -> runner_service.v1.State
+	58, // 27: runner_service.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
+	58, // 28: runner_service.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
+	58, // 29: runner_service.v1.Execution.finish_time:type_name -> google.protobuf.Timestamp
+	50, // 30: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
+	59, // 31: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
+	60, // 32: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
+	61, // 33: runner_service.v1.Execution.caller:type_name -> runner_service.v1.Caller
+	62, // 34: runner_service.v1.Execution.cost:type_name -> runner_service.v1.Cost
+	57, // 35: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
+	51, // 36: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
+	58, // 37: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
+	58, // 38: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
 	19, // 39: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
-	50, // 40: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
+	57, // 40: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
 	1,  // 41: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
-	56, // 42: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
-	57, // 43: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
-	58, // 44: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
-	59, // 45: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
-	50, // 46: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
+	63, // 42: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
+	64, // 43: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
+	65, // 44: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
+	66, // 45: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
+	57, // 46: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
 	36, // 47: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
 	36, // 48: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	51, // 49: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
-	60, // 50: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
-	13, // 51: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
-	11, // 52: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
-	2,  // 53: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
-	15, // 54: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
-	17, // 55: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
-	20, // 56: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
-	22, // 57: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
-	23, // 58: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
-	25, // 59: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
-	28, // 60: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
-	30, // 61: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
-	32, // 62: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
-	34, // 63: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
-	4,  // 64: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
-	16, // 65: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
-	18, // 66: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
-	21, // 67: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
-	27, // 68: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
-	24, // 69: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
-	26, // 70: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
-	29, // 71: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
-	31, // 72: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
-	33, // 73: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
-	35, // 74: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
-	64, // [64:75] is the sub-list for method output_type
-	53, // [53:64] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	58, // 49: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
+	67, // 50: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
+	68, // 51: runner_service.v1.ListFileChangesResponse.changes:type_name -> runner_service.v1.FileChange
+	69, // 52: runner_service.v1.ListFileChangesResponse.summary:type_name -> runner_service.v1.FilesChangedSummary
+	68, // 53: runner_service.v1.RevertChangesResponse.reverted:type_name -> runner_service.v1.FileChange
+	43, // 54: runner_service.v1.RevertChangesResponse.conflicts:type_name -> runner_service.v1.RevertConflict
+	13, // 55: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
+	11, // 56: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
+	2,  // 57: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
+	15, // 58: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
+	17, // 59: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
+	20, // 60: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
+	22, // 61: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
+	23, // 62: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
+	25, // 63: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
+	28, // 64: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
+	37, // 65: runner_service.v1.AgentRunnerService.ListFileChanges:input_type -> runner_service.v1.ListFileChangesRequest
+	39, // 66: runner_service.v1.AgentRunnerService.GetDiff:input_type -> runner_service.v1.GetDiffRequest
+	41, // 67: runner_service.v1.AgentRunnerService.RevertChanges:input_type -> runner_service.v1.RevertChangesRequest
+	30, // 68: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
+	32, // 69: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
+	34, // 70: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
+	4,  // 71: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
+	16, // 72: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
+	18, // 73: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
+	21, // 74: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
+	27, // 75: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
+	24, // 76: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
+	26, // 77: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
+	29, // 78: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
+	38, // 79: runner_service.v1.AgentRunnerService.ListFileChanges:output_type -> runner_service.v1.ListFileChangesResponse
+	40, // 80: runner_service.v1.AgentRunnerService.GetDiff:output_type -> runner_service.v1.GetDiffResponse
+	42, // 81: runner_service.v1.AgentRunnerService.RevertChanges:output_type -> runner_service.v1.RevertChangesResponse
+	31, // 82: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
+	33, // 83: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
+	35, // 84: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
+	71, // [71:85] is the sub-list for method output_type
+	57, // [57:71] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_agent_runner_proto_init() }
@@ -3085,13 +3630,14 @@ func file_runner_service_v1_agent_runner_proto_init() {
 		(*McpServer_Http)(nil),
 	}
 	file_runner_service_v1_agent_runner_proto_msgTypes[10].OneofWrappers = []any{}
+	file_runner_service_v1_agent_runner_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_service_v1_agent_runner_proto_rawDesc), len(file_runner_service_v1_agent_runner_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   43,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,9 @@ const (
 	AgentRunnerService_DeleteExecution_FullMethodName = "/runner_service.v1.AgentRunnerService/DeleteExecution"
 	AgentRunnerService_DeleteSession_FullMethodName   = "/runner_service.v1.AgentRunnerService/DeleteSession"
 	AgentRunnerService_ReadToolOutput_FullMethodName  = "/runner_service.v1.AgentRunnerService/ReadToolOutput"
+	AgentRunnerService_ListFileChanges_FullMethodName = "/runner_service.v1.AgentRunnerService/ListFileChanges"
+	AgentRunnerService_GetDiff_FullMethodName         = "/runner_service.v1.AgentRunnerService/GetDiff"
+	AgentRunnerService_RevertChanges_FullMethodName   = "/runner_service.v1.AgentRunnerService/RevertChanges"
 	AgentRunnerService_SubmitApproval_FullMethodName  = "/runner_service.v1.AgentRunnerService/SubmitApproval"
 	AgentRunnerService_ListApprovals_FullMethodName   = "/runner_service.v1.AgentRunnerService/ListApprovals"
 	AgentRunnerService_WatchApprovals_FullMethodName  = "/runner_service.v1.AgentRunnerService/WatchApprovals"
@@ -111,6 +114,29 @@ type AgentRunnerServiceClient interface {
 	// NOT_FOUND: the execution or the call is not in the log.
 	// INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
 	ReadToolOutput(ctx context.Context, in *ReadToolOutputRequest, opts ...grpc.CallOption) (*ReadToolOutputResponse, error)
+	// Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
+	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+	//
+	// NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
+	// INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
+	ListFileChanges(ctx context.Context, in *ListFileChangesRequest, opts ...grpc.CallOption) (*ListFileChangesResponse, error)
+	// Returns what ListFileChanges lists as a unified diff, with secrets redacted.
+	//
+	// NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+	// INVALID_ARGUMENT: a field is out of range.
+	GetDiff(ctx context.Context, in *GetDiffRequest, opts ...grpc.CallOption) (*GetDiffResponse, error)
+	// Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
+	// conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
+	// a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
+	// A revert is itself a change, and can be taken back by `undo_revert`.
+	//
+	// NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+	// INVALID_ARGUMENT: a field is out of range.
+	// FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
+	// sandbox is gone. The message says which.
+	// ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
+	// UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
+	RevertChanges(ctx context.Context, in *RevertChangesRequest, opts ...grpc.CallOption) (*RevertChangesResponse, error)
 	// Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
 	// OK. A decision acts at once; if the execution is WAITING or INTERRUPTED, it is resumed.
 	//
@@ -234,6 +260,36 @@ func (c *agentRunnerServiceClient) ReadToolOutput(ctx context.Context, in *ReadT
 	return out, nil
 }
 
+func (c *agentRunnerServiceClient) ListFileChanges(ctx context.Context, in *ListFileChangesRequest, opts ...grpc.CallOption) (*ListFileChangesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListFileChangesResponse)
+	err := c.cc.Invoke(ctx, AgentRunnerService_ListFileChanges_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentRunnerServiceClient) GetDiff(ctx context.Context, in *GetDiffRequest, opts ...grpc.CallOption) (*GetDiffResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetDiffResponse)
+	err := c.cc.Invoke(ctx, AgentRunnerService_GetDiff_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentRunnerServiceClient) RevertChanges(ctx context.Context, in *RevertChangesRequest, opts ...grpc.CallOption) (*RevertChangesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevertChangesResponse)
+	err := c.cc.Invoke(ctx, AgentRunnerService_RevertChanges_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentRunnerServiceClient) SubmitApproval(ctx context.Context, in *SubmitApprovalRequest, opts ...grpc.CallOption) (*SubmitApprovalResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SubmitApprovalResponse)
@@ -350,6 +406,29 @@ type AgentRunnerServiceServer interface {
 	// NOT_FOUND: the execution or the call is not in the log.
 	// INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
 	ReadToolOutput(context.Context, *ReadToolOutputRequest) (*ReadToolOutputResponse, error)
+	// Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
+	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+	//
+	// NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
+	// INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
+	ListFileChanges(context.Context, *ListFileChangesRequest) (*ListFileChangesResponse, error)
+	// Returns what ListFileChanges lists as a unified diff, with secrets redacted.
+	//
+	// NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+	// INVALID_ARGUMENT: a field is out of range.
+	GetDiff(context.Context, *GetDiffRequest) (*GetDiffResponse, error)
+	// Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
+	// conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
+	// a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
+	// A revert is itself a change, and can be taken back by `undo_revert`.
+	//
+	// NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+	// INVALID_ARGUMENT: a field is out of range.
+	// FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
+	// sandbox is gone. The message says which.
+	// ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
+	// UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
+	RevertChanges(context.Context, *RevertChangesRequest) (*RevertChangesResponse, error)
 	// Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
 	// OK. A decision acts at once; if the execution is WAITING or INTERRUPTED, it is resumed.
 	//
@@ -398,6 +477,15 @@ func (UnimplementedAgentRunnerServiceServer) DeleteSession(context.Context, *Del
 }
 func (UnimplementedAgentRunnerServiceServer) ReadToolOutput(context.Context, *ReadToolOutputRequest) (*ReadToolOutputResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadToolOutput not implemented")
+}
+func (UnimplementedAgentRunnerServiceServer) ListFileChanges(context.Context, *ListFileChangesRequest) (*ListFileChangesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListFileChanges not implemented")
+}
+func (UnimplementedAgentRunnerServiceServer) GetDiff(context.Context, *GetDiffRequest) (*GetDiffResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetDiff not implemented")
+}
+func (UnimplementedAgentRunnerServiceServer) RevertChanges(context.Context, *RevertChangesRequest) (*RevertChangesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevertChanges not implemented")
 }
 func (UnimplementedAgentRunnerServiceServer) SubmitApproval(context.Context, *SubmitApprovalRequest) (*SubmitApprovalResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SubmitApproval not implemented")
@@ -559,6 +647,60 @@ func _AgentRunnerService_ReadToolOutput_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentRunnerService_ListFileChanges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListFileChangesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentRunnerServiceServer).ListFileChanges(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentRunnerService_ListFileChanges_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentRunnerServiceServer).ListFileChanges(ctx, req.(*ListFileChangesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AgentRunnerService_GetDiff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetDiffRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentRunnerServiceServer).GetDiff(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentRunnerService_GetDiff_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentRunnerServiceServer).GetDiff(ctx, req.(*GetDiffRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AgentRunnerService_RevertChanges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevertChangesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentRunnerServiceServer).RevertChanges(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentRunnerService_RevertChanges_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentRunnerServiceServer).RevertChanges(ctx, req.(*RevertChangesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AgentRunnerService_SubmitApproval_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SubmitApprovalRequest)
 	if err := dec(in); err != nil {
@@ -636,6 +778,18 @@ var AgentRunnerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReadToolOutput",
 			Handler:    _AgentRunnerService_ReadToolOutput_Handler,
+		},
+		{
+			MethodName: "ListFileChanges",
+			Handler:    _AgentRunnerService_ListFileChanges_Handler,
+		},
+		{
+			MethodName: "GetDiff",
+			Handler:    _AgentRunnerService_GetDiff_Handler,
+		},
+		{
+			MethodName: "RevertChanges",
+			Handler:    _AgentRunnerService_RevertChanges_Handler,
 		},
 		{
 			MethodName: "SubmitApproval",

@@ -603,6 +603,67 @@ func (Notice_Level) EnumDescriptor() ([]byte, []int) {
 	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{22, 0}
 }
 
+// What happened.
+type FileChange_Kind int32
+
+const (
+	// Never sent.
+	FileChange_KIND_UNSPECIFIED FileChange_Kind = 0
+	// There was none before.
+	FileChange_KIND_ADDED FileChange_Kind = 1
+	// Its content changed, or whether it is executable, or a symlink where it leads.
+	FileChange_KIND_MODIFIED FileChange_Kind = 2
+	// It is gone.
+	FileChange_KIND_DELETED FileChange_Kind = 3
+	// It is at another path, with the same content; then `old_path` is set. Only ListFileChanges finds renames.
+	FileChange_KIND_RENAMED FileChange_Kind = 4
+)
+
+// Enum value maps for FileChange_Kind.
+var (
+	FileChange_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_ADDED",
+		2: "KIND_MODIFIED",
+		3: "KIND_DELETED",
+		4: "KIND_RENAMED",
+	}
+	FileChange_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_ADDED":       1,
+		"KIND_MODIFIED":    2,
+		"KIND_DELETED":     3,
+		"KIND_RENAMED":     4,
+	}
+)
+
+func (x FileChange_Kind) Enum() *FileChange_Kind {
+	p := new(FileChange_Kind)
+	*p = x
+	return p
+}
+
+func (x FileChange_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FileChange_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_runner_service_v1_execution_event_proto_enumTypes[9].Descriptor()
+}
+
+func (FileChange_Kind) Type() protoreflect.EnumType {
+	return &file_runner_service_v1_execution_event_proto_enumTypes[9]
+}
+
+func (x FileChange_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FileChange_Kind.Descriptor instead.
+func (FileChange_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{28, 0}
+}
+
 // An event of an execution.
 //
 // Events of one execution are numbered 1, 2, 3 … without gaps and are delivered in that order. An event that was
@@ -639,6 +700,7 @@ type ExecutionEvent struct {
 	//	*ExecutionEvent_ApprovalRequested
 	//	*ExecutionEvent_ApprovalDecided
 	//	*ExecutionEvent_NetworkDenied
+	//	*ExecutionEvent_FilesChanged
 	Event         isExecutionEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -862,6 +924,15 @@ func (x *ExecutionEvent) GetNetworkDenied() *NetworkDenied {
 	return nil
 }
 
+func (x *ExecutionEvent) GetFilesChanged() *FilesChanged {
+	if x != nil {
+		if x, ok := x.Event.(*ExecutionEvent_FilesChanged); ok {
+			return x.FilesChanged
+		}
+	}
+	return nil
+}
+
 type isExecutionEvent_Event interface {
 	isExecutionEvent_Event()
 }
@@ -951,6 +1022,11 @@ type ExecutionEvent_NetworkDenied struct {
 	NetworkDenied *NetworkDenied `protobuf:"bytes,21,opt,name=network_denied,json=networkDenied,proto3,oneof"`
 }
 
+type ExecutionEvent_FilesChanged struct {
+	// Files were changed by a tool call.
+	FilesChanged *FilesChanged `protobuf:"bytes,22,opt,name=files_changed,json=filesChanged,proto3,oneof"`
+}
+
 func (*ExecutionEvent_TextDelta) isExecutionEvent_Event() {}
 
 func (*ExecutionEvent_ReasoningDelta) isExecutionEvent_Event() {}
@@ -984,6 +1060,8 @@ func (*ExecutionEvent_ApprovalRequested) isExecutionEvent_Event() {}
 func (*ExecutionEvent_ApprovalDecided) isExecutionEvent_Event() {}
 
 func (*ExecutionEvent_NetworkDenied) isExecutionEvent_Event() {}
+
+func (*ExecutionEvent_FilesChanged) isExecutionEvent_Event() {}
 
 // The conditions under which the execution runs.
 type Started struct {
@@ -2730,6 +2808,8 @@ type Finished struct {
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The run time, from `started`.
 	Elapsed *durationpb.Duration `protobuf:"bytes,5,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	// What the execution changed in all. Unset if no file was changed, or none was tracked.
+	FilesChanged *FilesChangedSummary `protobuf:"bytes,6,opt,name=files_changed,json=filesChanged,proto3" json:"files_changed,omitempty"`
 	// What its model calls cost. Unset where the operator has no prices.
 	Cost *Cost `protobuf:"bytes,7,opt,name=cost,proto3" json:"cost,omitempty"`
 	// Who cancelled it by CancelExecution. Unset otherwise.
@@ -2803,6 +2883,13 @@ func (x *Finished) GetElapsed() *durationpb.Duration {
 	return nil
 }
 
+func (x *Finished) GetFilesChanged() *FilesChangedSummary {
+	if x != nil {
+		return x.FilesChanged
+	}
+	return nil
+}
+
 func (x *Finished) GetCost() *Cost {
 	if x != nil {
 		return x.Cost
@@ -2815,6 +2902,273 @@ func (x *Finished) GetCaller() *Caller {
 		return x.Caller
 	}
 	return nil
+}
+
+// Counts what an execution changed, from its first call to its last.
+type FilesChangedSummary struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many files were added, changed or deleted.
+	Files int32 `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
+	// How many lines were added; of text files only.
+	LinesAdded int32 `protobuf:"varint,2,opt,name=lines_added,json=linesAdded,proto3" json:"lines_added,omitempty"`
+	// How many lines were removed; of text files only.
+	LinesRemoved  int32 `protobuf:"varint,3,opt,name=lines_removed,json=linesRemoved,proto3" json:"lines_removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilesChangedSummary) Reset() {
+	*x = FilesChangedSummary{}
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesChangedSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesChangedSummary) ProtoMessage() {}
+
+func (x *FilesChangedSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesChangedSummary.ProtoReflect.Descriptor instead.
+func (*FilesChangedSummary) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *FilesChangedSummary) GetFiles() int32 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *FilesChangedSummary) GetLinesAdded() int32 {
+	if x != nil {
+		return x.LinesAdded
+	}
+	return 0
+}
+
+func (x *FilesChangedSummary) GetLinesRemoved() int32 {
+	if x != nil {
+		return x.LinesRemoved
+	}
+	return 0
+}
+
+// Files were changed while a tool call ran. Comes after its `tool_call_finished`, possibly after later events. Of calls that
+// ran at the same time, the one that ended first may have the changes of both. What has the notice CHANGES_NOT_TRACKED
+// before it is not complete. Ignored files (`.gitignore`) are only listed if a file tool wrote them.
+type FilesChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The call.
+	ToolCallId string `protobuf:"bytes,1,opt,name=tool_call_id,json=toolCallId,proto3" json:"tool_call_id,omitempty"`
+	// The changes by path, at most 100. ListFileChanges has all.
+	Changes []*FileChange `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	// How many changes are left out.
+	Omitted       int32 `protobuf:"varint,3,opt,name=omitted,proto3" json:"omitted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilesChanged) Reset() {
+	*x = FilesChanged{}
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesChanged) ProtoMessage() {}
+
+func (x *FilesChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesChanged.ProtoReflect.Descriptor instead.
+func (*FilesChanged) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *FilesChanged) GetToolCallId() string {
+	if x != nil {
+		return x.ToolCallId
+	}
+	return ""
+}
+
+func (x *FilesChanged) GetChanges() []*FileChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *FilesChanged) GetOmitted() int32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+// What happened to one file.
+type FileChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The path, relative to the root of the sandbox. Bytes that are not UTF-8 are shown as `\xNN`. Secrets are redacted.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// What happened.
+	Kind FileChange_Kind `protobuf:"varint,2,opt,name=kind,proto3,enum=runner_service.v1.FileChange_Kind" json:"kind,omitempty"`
+	// The path before, if it was renamed.
+	OldPath string `protobuf:"bytes,3,opt,name=old_path,json=oldPath,proto3" json:"old_path,omitempty"`
+	// How many lines were added. 0 for what is not text.
+	LinesAdded int32 `protobuf:"varint,4,opt,name=lines_added,json=linesAdded,proto3" json:"lines_added,omitempty"`
+	// How many lines were removed. 0 for what is not text.
+	LinesRemoved int32 `protobuf:"varint,5,opt,name=lines_removed,json=linesRemoved,proto3" json:"lines_removed,omitempty"`
+	// The size in bytes, after the change or, if it was deleted, before it.
+	Size int64 `protobuf:"varint,6,opt,name=size,proto3" json:"size,omitempty"`
+	// True if it is not text, before or after.
+	Binary bool `protobuf:"varint,7,opt,name=binary,proto3" json:"binary,omitempty"`
+	// True if RevertChanges can put back what was there: it is no larger than 10 MiB, no nested repository, and its content
+	// is still stored.
+	Revertable bool `protobuf:"varint,8,opt,name=revertable,proto3" json:"revertable,omitempty"`
+	// True if another execution worked in the same directory meanwhile, so that the change may be its.
+	Shared bool `protobuf:"varint,9,opt,name=shared,proto3" json:"shared,omitempty"`
+	// The SHA-256 of the content before, in hexadecimal. Empty: there was none, or it is unknown.
+	BeforeSha256 string `protobuf:"bytes,10,opt,name=before_sha256,json=beforeSha256,proto3" json:"before_sha256,omitempty"`
+	// The SHA-256 of the content after. Empty: there is none, or it is unknown.
+	AfterSha256   string `protobuf:"bytes,11,opt,name=after_sha256,json=afterSha256,proto3" json:"after_sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileChange) Reset() {
+	*x = FileChange{}
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileChange) ProtoMessage() {}
+
+func (x *FileChange) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileChange.ProtoReflect.Descriptor instead.
+func (*FileChange) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *FileChange) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *FileChange) GetKind() FileChange_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return FileChange_KIND_UNSPECIFIED
+}
+
+func (x *FileChange) GetOldPath() string {
+	if x != nil {
+		return x.OldPath
+	}
+	return ""
+}
+
+func (x *FileChange) GetLinesAdded() int32 {
+	if x != nil {
+		return x.LinesAdded
+	}
+	return 0
+}
+
+func (x *FileChange) GetLinesRemoved() int32 {
+	if x != nil {
+		return x.LinesRemoved
+	}
+	return 0
+}
+
+func (x *FileChange) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *FileChange) GetBinary() bool {
+	if x != nil {
+		return x.Binary
+	}
+	return false
+}
+
+func (x *FileChange) GetRevertable() bool {
+	if x != nil {
+		return x.Revertable
+	}
+	return false
+}
+
+func (x *FileChange) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *FileChange) GetBeforeSha256() string {
+	if x != nil {
+		return x.BeforeSha256
+	}
+	return ""
+}
+
+func (x *FileChange) GetAfterSha256() string {
+	if x != nil {
+		return x.AfterSha256
+	}
+	return ""
 }
 
 // The reason why an execution ended without an answer.
@@ -2832,7 +3186,7 @@ type ExecutionError struct {
 
 func (x *ExecutionError) Reset() {
 	*x = ExecutionError{}
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[26]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +3198,7 @@ func (x *ExecutionError) String() string {
 func (*ExecutionError) ProtoMessage() {}
 
 func (x *ExecutionError) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_execution_event_proto_msgTypes[26]
+	mi := &file_runner_service_v1_execution_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +3211,7 @@ func (x *ExecutionError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecutionError.ProtoReflect.Descriptor instead.
 func (*ExecutionError) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{26}
+	return file_runner_service_v1_execution_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecutionError) GetCode() string {
@@ -2885,7 +3239,7 @@ var File_runner_service_v1_execution_event_proto protoreflect.FileDescriptor
 
 const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\n" +
-	"'runner_service/v1/execution_event.proto\x12\x11runner_service.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'runner_service/v1/approval_policy.proto\"\xa4\v\n" +
+	"'runner_service/v1/execution_event.proto\x12\x11runner_service.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'runner_service/v1/approval_policy.proto\"\xec\v\n" +
 	"\x0eExecutionEvent\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12;\n" +
@@ -2912,7 +3266,8 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x12sub_agent_finished\x18\x12 \x01(\v2#.runner_service.v1.SubAgentFinishedH\x00R\x10subAgentFinished\x12U\n" +
 	"\x12approval_requested\x18\x13 \x01(\v2$.runner_service.v1.ApprovalRequestedH\x00R\x11approvalRequested\x12O\n" +
 	"\x10approval_decided\x18\x14 \x01(\v2\".runner_service.v1.ApprovalDecidedH\x00R\x0fapprovalDecided\x12I\n" +
-	"\x0enetwork_denied\x18\x15 \x01(\v2 .runner_service.v1.NetworkDeniedH\x00R\rnetworkDeniedB\a\n" +
+	"\x0enetwork_denied\x18\x15 \x01(\v2 .runner_service.v1.NetworkDeniedH\x00R\rnetworkDenied\x12F\n" +
+	"\rfiles_changed\x18\x16 \x01(\v2\x1f.runner_service.v1.FilesChangedH\x00R\ffilesChangedB\a\n" +
 	"\x05event\"\xd8\x01\n" +
 	"\aStarted\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x128\n" +
@@ -3065,15 +3420,50 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x05grant\x18\x06 \x01(\x0e2 .runner_service.v1.ApprovalGrantR\x05grant\x12D\n" +
 	"\rgranted_rules\x18\a \x03(\v2\x1f.runner_service.v1.ApprovalRuleR\fgrantedRules\x12\x1d\n" +
 	"\n" +
-	"decided_by\x18\b \x01(\tR\tdecidedBy\"\xd0\x02\n" +
+	"decided_by\x18\b \x01(\tR\tdecidedBy\"\x9d\x03\n" +
 	"\bFinished\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.runner_service.v1.StateR\x05state\x127\n" +
 	"\x05error\x18\x02 \x01(\v2!.runner_service.v1.ExecutionErrorR\x05error\x12\x16\n" +
 	"\x06output\x18\x03 \x01(\tR\x06output\x12.\n" +
 	"\x05usage\x18\x04 \x01(\v2\x18.runner_service.v1.UsageR\x05usage\x123\n" +
-	"\aelapsed\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12+\n" +
+	"\aelapsed\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12K\n" +
+	"\rfiles_changed\x18\x06 \x01(\v2&.runner_service.v1.FilesChangedSummaryR\ffilesChanged\x12+\n" +
 	"\x04cost\x18\a \x01(\v2\x17.runner_service.v1.CostR\x04cost\x121\n" +
-	"\x06caller\x18\b \x01(\v2\x19.runner_service.v1.CallerR\x06caller\"\\\n" +
+	"\x06caller\x18\b \x01(\v2\x19.runner_service.v1.CallerR\x06caller\"q\n" +
+	"\x13FilesChangedSummary\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\x05R\x05files\x12\x1f\n" +
+	"\vlines_added\x18\x02 \x01(\x05R\n" +
+	"linesAdded\x12#\n" +
+	"\rlines_removed\x18\x03 \x01(\x05R\flinesRemoved\"\x83\x01\n" +
+	"\fFilesChanged\x12 \n" +
+	"\ftool_call_id\x18\x01 \x01(\tR\n" +
+	"toolCallId\x127\n" +
+	"\achanges\x18\x02 \x03(\v2\x1d.runner_service.v1.FileChangeR\achanges\x12\x18\n" +
+	"\aomitted\x18\x03 \x01(\x05R\aomitted\"\xca\x03\n" +
+	"\n" +
+	"FileChange\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x126\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\".runner_service.v1.FileChange.KindR\x04kind\x12\x19\n" +
+	"\bold_path\x18\x03 \x01(\tR\aoldPath\x12\x1f\n" +
+	"\vlines_added\x18\x04 \x01(\x05R\n" +
+	"linesAdded\x12#\n" +
+	"\rlines_removed\x18\x05 \x01(\x05R\flinesRemoved\x12\x12\n" +
+	"\x04size\x18\x06 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06binary\x18\a \x01(\bR\x06binary\x12\x1e\n" +
+	"\n" +
+	"revertable\x18\b \x01(\bR\n" +
+	"revertable\x12\x16\n" +
+	"\x06shared\x18\t \x01(\bR\x06shared\x12#\n" +
+	"\rbefore_sha256\x18\n" +
+	" \x01(\tR\fbeforeSha256\x12!\n" +
+	"\fafter_sha256\x18\v \x01(\tR\vafterSha256\"c\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"KIND_ADDED\x10\x01\x12\x11\n" +
+	"\rKIND_MODIFIED\x10\x02\x12\x10\n" +
+	"\fKIND_DELETED\x10\x03\x12\x10\n" +
+	"\fKIND_RENAMED\x10\x04\"\\\n" +
 	"\x0eExecutionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
@@ -3143,8 +3533,8 @@ func file_runner_service_v1_execution_event_proto_rawDescGZIP() []byte {
 	return file_runner_service_v1_execution_event_proto_rawDescData
 }
 
-var file_runner_service_v1_execution_event_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_runner_service_v1_execution_event_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_runner_service_v1_execution_event_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_runner_service_v1_execution_event_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_runner_service_v1_execution_event_proto_goTypes = []any{
 	(State)(0),                    // 0: runner_service.v1.State
 	(FilesConfinement)(0),         // 1: runner_service.v1.FilesConfinement
@@ -3155,95 +3545,103 @@ var file_runner_service_v1_execution_event_proto_goTypes = []any{
 	(ApprovalAction)(0),           // 6: runner_service.v1.ApprovalAction
 	(Todo_Status)(0),              // 7: runner_service.v1.Todo.Status
 	(Notice_Level)(0),             // 8: runner_service.v1.Notice.Level
-	(*ExecutionEvent)(nil),        // 9: runner_service.v1.ExecutionEvent
-	(*Started)(nil),               // 10: runner_service.v1.Started
-	(*Caller)(nil),                // 11: runner_service.v1.Caller
-	(*SandboxInfo)(nil),           // 12: runner_service.v1.SandboxInfo
-	(*ConfinementInfo)(nil),       // 13: runner_service.v1.ConfinementInfo
-	(*NetworkDenied)(nil),         // 14: runner_service.v1.NetworkDenied
-	(*ModelInfo)(nil),             // 15: runner_service.v1.ModelInfo
-	(*TextDelta)(nil),             // 16: runner_service.v1.TextDelta
-	(*ReasoningDelta)(nil),        // 17: runner_service.v1.ReasoningDelta
-	(*MessageFinished)(nil),       // 18: runner_service.v1.MessageFinished
-	(*MessageDiscarded)(nil),      // 19: runner_service.v1.MessageDiscarded
-	(*ToolCallStarted)(nil),       // 20: runner_service.v1.ToolCallStarted
-	(*ToolOutput)(nil),            // 21: runner_service.v1.ToolOutput
-	(*ToolCallFinished)(nil),      // 22: runner_service.v1.ToolCallFinished
-	(*ToolResources)(nil),         // 23: runner_service.v1.ToolResources
-	(*TodosUpdated)(nil),          // 24: runner_service.v1.TodosUpdated
-	(*Todo)(nil),                  // 25: runner_service.v1.Todo
-	(*SubAgentStarted)(nil),       // 26: runner_service.v1.SubAgentStarted
-	(*SubAgentFinished)(nil),      // 27: runner_service.v1.SubAgentFinished
-	(*Usage)(nil),                 // 28: runner_service.v1.Usage
-	(*UsageUpdated)(nil),          // 29: runner_service.v1.UsageUpdated
-	(*Cost)(nil),                  // 30: runner_service.v1.Cost
-	(*Notice)(nil),                // 31: runner_service.v1.Notice
-	(*ApprovalRequested)(nil),     // 32: runner_service.v1.ApprovalRequested
-	(*ApprovalDecided)(nil),       // 33: runner_service.v1.ApprovalDecided
-	(*Finished)(nil),              // 34: runner_service.v1.Finished
-	(*ExecutionError)(nil),        // 35: runner_service.v1.ExecutionError
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 37: google.protobuf.Struct
-	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
-	(*ApprovalRule)(nil),          // 39: runner_service.v1.ApprovalRule
-	(ApprovalGrant)(0),            // 40: runner_service.v1.ApprovalGrant
+	(FileChange_Kind)(0),          // 9: runner_service.v1.FileChange.Kind
+	(*ExecutionEvent)(nil),        // 10: runner_service.v1.ExecutionEvent
+	(*Started)(nil),               // 11: runner_service.v1.Started
+	(*Caller)(nil),                // 12: runner_service.v1.Caller
+	(*SandboxInfo)(nil),           // 13: runner_service.v1.SandboxInfo
+	(*ConfinementInfo)(nil),       // 14: runner_service.v1.ConfinementInfo
+	(*NetworkDenied)(nil),         // 15: runner_service.v1.NetworkDenied
+	(*ModelInfo)(nil),             // 16: runner_service.v1.ModelInfo
+	(*TextDelta)(nil),             // 17: runner_service.v1.TextDelta
+	(*ReasoningDelta)(nil),        // 18: runner_service.v1.ReasoningDelta
+	(*MessageFinished)(nil),       // 19: runner_service.v1.MessageFinished
+	(*MessageDiscarded)(nil),      // 20: runner_service.v1.MessageDiscarded
+	(*ToolCallStarted)(nil),       // 21: runner_service.v1.ToolCallStarted
+	(*ToolOutput)(nil),            // 22: runner_service.v1.ToolOutput
+	(*ToolCallFinished)(nil),      // 23: runner_service.v1.ToolCallFinished
+	(*ToolResources)(nil),         // 24: runner_service.v1.ToolResources
+	(*TodosUpdated)(nil),          // 25: runner_service.v1.TodosUpdated
+	(*Todo)(nil),                  // 26: runner_service.v1.Todo
+	(*SubAgentStarted)(nil),       // 27: runner_service.v1.SubAgentStarted
+	(*SubAgentFinished)(nil),      // 28: runner_service.v1.SubAgentFinished
+	(*Usage)(nil),                 // 29: runner_service.v1.Usage
+	(*UsageUpdated)(nil),          // 30: runner_service.v1.UsageUpdated
+	(*Cost)(nil),                  // 31: runner_service.v1.Cost
+	(*Notice)(nil),                // 32: runner_service.v1.Notice
+	(*ApprovalRequested)(nil),     // 33: runner_service.v1.ApprovalRequested
+	(*ApprovalDecided)(nil),       // 34: runner_service.v1.ApprovalDecided
+	(*Finished)(nil),              // 35: runner_service.v1.Finished
+	(*FilesChangedSummary)(nil),   // 36: runner_service.v1.FilesChangedSummary
+	(*FilesChanged)(nil),          // 37: runner_service.v1.FilesChanged
+	(*FileChange)(nil),            // 38: runner_service.v1.FileChange
+	(*ExecutionError)(nil),        // 39: runner_service.v1.ExecutionError
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 41: google.protobuf.Struct
+	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
+	(*ApprovalRule)(nil),          // 43: runner_service.v1.ApprovalRule
+	(ApprovalGrant)(0),            // 44: runner_service.v1.ApprovalGrant
 }
 var file_runner_service_v1_execution_event_proto_depIdxs = []int32{
-	36, // 0: runner_service.v1.ExecutionEvent.create_time:type_name -> google.protobuf.Timestamp
-	16, // 1: runner_service.v1.ExecutionEvent.text_delta:type_name -> runner_service.v1.TextDelta
-	17, // 2: runner_service.v1.ExecutionEvent.reasoning_delta:type_name -> runner_service.v1.ReasoningDelta
-	21, // 3: runner_service.v1.ExecutionEvent.tool_output:type_name -> runner_service.v1.ToolOutput
-	18, // 4: runner_service.v1.ExecutionEvent.message_finished:type_name -> runner_service.v1.MessageFinished
-	19, // 5: runner_service.v1.ExecutionEvent.message_discarded:type_name -> runner_service.v1.MessageDiscarded
-	20, // 6: runner_service.v1.ExecutionEvent.tool_call_started:type_name -> runner_service.v1.ToolCallStarted
-	22, // 7: runner_service.v1.ExecutionEvent.tool_call_finished:type_name -> runner_service.v1.ToolCallFinished
-	10, // 8: runner_service.v1.ExecutionEvent.started:type_name -> runner_service.v1.Started
-	34, // 9: runner_service.v1.ExecutionEvent.finished:type_name -> runner_service.v1.Finished
-	31, // 10: runner_service.v1.ExecutionEvent.notice:type_name -> runner_service.v1.Notice
-	29, // 11: runner_service.v1.ExecutionEvent.usage_updated:type_name -> runner_service.v1.UsageUpdated
-	24, // 12: runner_service.v1.ExecutionEvent.todos_updated:type_name -> runner_service.v1.TodosUpdated
-	26, // 13: runner_service.v1.ExecutionEvent.sub_agent_started:type_name -> runner_service.v1.SubAgentStarted
-	27, // 14: runner_service.v1.ExecutionEvent.sub_agent_finished:type_name -> runner_service.v1.SubAgentFinished
-	32, // 15: runner_service.v1.ExecutionEvent.approval_requested:type_name -> runner_service.v1.ApprovalRequested
-	33, // 16: runner_service.v1.ExecutionEvent.approval_decided:type_name -> runner_service.v1.ApprovalDecided
-	14, // 17: runner_service.v1.ExecutionEvent.network_denied:type_name -> runner_service.v1.NetworkDenied
-	12, // 18: runner_service.v1.Started.sandbox:type_name -> runner_service.v1.SandboxInfo
-	15, // 19: runner_service.v1.Started.model:type_name -> runner_service.v1.ModelInfo
-	11, // 20: runner_service.v1.Started.caller:type_name -> runner_service.v1.Caller
-	13, // 21: runner_service.v1.SandboxInfo.confinement:type_name -> runner_service.v1.ConfinementInfo
-	1,  // 22: runner_service.v1.ConfinementInfo.files:type_name -> runner_service.v1.FilesConfinement
-	2,  // 23: runner_service.v1.ConfinementInfo.network:type_name -> runner_service.v1.NetworkConfinement
-	3,  // 24: runner_service.v1.ToolCallStarted.kind:type_name -> runner_service.v1.ToolKind
-	37, // 25: runner_service.v1.ToolCallStarted.arguments:type_name -> google.protobuf.Struct
-	4,  // 26: runner_service.v1.ToolCallFinished.outcome:type_name -> runner_service.v1.ToolOutcome
-	38, // 27: runner_service.v1.ToolCallFinished.elapsed:type_name -> google.protobuf.Duration
-	23, // 28: runner_service.v1.ToolCallFinished.resources:type_name -> runner_service.v1.ToolResources
-	38, // 29: runner_service.v1.ToolResources.cpu_time:type_name -> google.protobuf.Duration
-	25, // 30: runner_service.v1.TodosUpdated.todos:type_name -> runner_service.v1.Todo
-	7,  // 31: runner_service.v1.Todo.status:type_name -> runner_service.v1.Todo.Status
-	28, // 32: runner_service.v1.UsageUpdated.usage:type_name -> runner_service.v1.Usage
-	30, // 33: runner_service.v1.UsageUpdated.cost:type_name -> runner_service.v1.Cost
-	8,  // 34: runner_service.v1.Notice.level:type_name -> runner_service.v1.Notice.Level
-	3,  // 35: runner_service.v1.ApprovalRequested.kind:type_name -> runner_service.v1.ToolKind
-	37, // 36: runner_service.v1.ApprovalRequested.arguments:type_name -> google.protobuf.Struct
-	5,  // 37: runner_service.v1.ApprovalRequested.source:type_name -> runner_service.v1.ApprovalSource
-	39, // 38: runner_service.v1.ApprovalRequested.suggested_rules:type_name -> runner_service.v1.ApprovalRule
-	36, // 39: runner_service.v1.ApprovalRequested.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 40: runner_service.v1.ApprovalDecided.action:type_name -> runner_service.v1.ApprovalAction
-	37, // 41: runner_service.v1.ApprovalDecided.arguments:type_name -> google.protobuf.Struct
-	40, // 42: runner_service.v1.ApprovalDecided.grant:type_name -> runner_service.v1.ApprovalGrant
-	39, // 43: runner_service.v1.ApprovalDecided.granted_rules:type_name -> runner_service.v1.ApprovalRule
-	0,  // 44: runner_service.v1.Finished.state:type_name -> runner_service.v1.State
-	35, // 45: runner_service.v1.Finished.error:type_name -> runner_service.v1.ExecutionError
-	28, // 46: runner_service.v1.Finished.usage:type_name -> runner_service.v1.Usage
-	38, // 47: runner_service.v1.Finished.elapsed:type_name -> google.protobuf.Duration
-	30, // 48: runner_service.v1.Finished.cost:type_name -> runner_service.v1.Cost
-	11, // 49: runner_service.v1.Finished.caller:type_name -> runner_service.v1.Caller
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	40, // 0: runner_service.v1.ExecutionEvent.create_time:type_name -> google.protobuf.Timestamp
+	17, // 1: runner_service.v1.ExecutionEvent.text_delta:type_name -> runner_service.v1.TextDelta
+	18, // 2: runner_service.v1.ExecutionEvent.reasoning_delta:type_name -> runner_service.v1.ReasoningDelta
+	22, // 3: runner_service.v1.ExecutionEvent.tool_output:type_name -> runner_service.v1.ToolOutput
+	19, // 4: runner_service.v1.ExecutionEvent.message_finished:type_name -> runner_service.v1.MessageFinished
+	20, // 5: runner_service.v1.ExecutionEvent.message_discarded:type_name -> runner_service.v1.MessageDiscarded
+	21, // 6: runner_service.v1.ExecutionEvent.tool_call_started:type_name -> runner_service.v1.ToolCallStarted
+	23, // 7: runner_service.v1.ExecutionEvent.tool_call_finished:type_name -> runner_service.v1.ToolCallFinished
+	11, // 8: runner_service.v1.ExecutionEvent.started:type_name -> runner_service.v1.Started
+	35, // 9: runner_service.v1.ExecutionEvent.finished:type_name -> runner_service.v1.Finished
+	32, // 10: runner_service.v1.ExecutionEvent.notice:type_name -> runner_service.v1.Notice
+	30, // 11: runner_service.v1.ExecutionEvent.usage_updated:type_name -> runner_service.v1.UsageUpdated
+	25, // 12: runner_service.v1.ExecutionEvent.todos_updated:type_name -> runner_service.v1.TodosUpdated
+	27, // 13: runner_service.v1.ExecutionEvent.sub_agent_started:type_name -> runner_service.v1.SubAgentStarted
+	28, // 14: runner_service.v1.ExecutionEvent.sub_agent_finished:type_name -> runner_service.v1.SubAgentFinished
+	33, // 15: runner_service.v1.ExecutionEvent.approval_requested:type_name -> runner_service.v1.ApprovalRequested
+	34, // 16: runner_service.v1.ExecutionEvent.approval_decided:type_name -> runner_service.v1.ApprovalDecided
+	15, // 17: runner_service.v1.ExecutionEvent.network_denied:type_name -> runner_service.v1.NetworkDenied
+	37, // 18: runner_service.v1.ExecutionEvent.files_changed:type_name -> runner_service.v1.FilesChanged
+	13, // 19: runner_service.v1.Started.sandbox:type_name -> runner_service.v1.SandboxInfo
+	16, // 20: runner_service.v1.Started.model:type_name -> runner_service.v1.ModelInfo
+	12, // 21: runner_service.v1.Started.caller:type_name -> runner_service.v1.Caller
+	14, // 22: runner_service.v1.SandboxInfo.confinement:type_name -> runner_service.v1.ConfinementInfo
+	1,  // 23: runner_service.v1.ConfinementInfo.files:type_name -> runner_service.v1.FilesConfinement
+	2,  // 24: runner_service.v1.ConfinementInfo.network:type_name -> runner_service.v1.NetworkConfinement
+	3,  // 25: runner_service.v1.ToolCallStarted.kind:type_name -> runner_service.v1.ToolKind
+	41, // 26: runner_service.v1.ToolCallStarted.arguments:type_name -> google.protobuf.Struct
+	4,  // 27: runner_service.v1.ToolCallFinished.outcome:type_name -> runner_service.v1.ToolOutcome
+	42, // 28: runner_service.v1.ToolCallFinished.elapsed:type_name -> google.protobuf.Duration
+	24, // 29: runner_service.v1.ToolCallFinished.resources:type_name -> runner_service.v1.ToolResources
+	42, // 30: runner_service.v1.ToolResources.cpu_time:type_name -> google.protobuf.Duration
+	26, // 31: runner_service.v1.TodosUpdated.todos:type_name -> runner_service.v1.Todo
+	7,  // 32: runner_service.v1.Todo.status:type_name -> runner_service.v1.Todo.Status
+	29, // 33: runner_service.v1.UsageUpdated.usage:type_name -> runner_service.v1.Usage
+	31, // 34: runner_service.v1.UsageUpdated.cost:type_name -> runner_service.v1.Cost
+	8,  // 35: runner_service.v1.Notice.level:type_name -> runner_service.v1.Notice.Level
+	3,  // 36: runner_service.v1.ApprovalRequested.kind:type_name -> runner_service.v1.ToolKind
+	41, // 37: runner_service.v1.ApprovalRequested.arguments:type_name -> google.protobuf.Struct
+	5,  // 38: runner_service.v1.ApprovalRequested.source:type_name -> runner_service.v1.ApprovalSource
+	43, // 39: runner_service.v1.ApprovalRequested.suggested_rules:type_name -> runner_service.v1.ApprovalRule
+	40, // 40: runner_service.v1.ApprovalRequested.expire_time:type_name -> google.protobuf.Timestamp
+	6,  // 41: runner_service.v1.ApprovalDecided.action:type_name -> runner_service.v1.ApprovalAction
+	41, // 42: runner_service.v1.ApprovalDecided.arguments:type_name -> google.protobuf.Struct
+	44, // 43: runner_service.v1.ApprovalDecided.grant:type_name -> runner_service.v1.ApprovalGrant
+	43, // 44: runner_service.v1.ApprovalDecided.granted_rules:type_name -> runner_service.v1.ApprovalRule
+	0,  // 45: runner_service.v1.Finished.state:type_name -> runner_service.v1.State
+	39, // 46: runner_service.v1.Finished.error:type_name -> runner_service.v1.ExecutionError
+	29, // 47: runner_service.v1.Finished.usage:type_name -> runner_service.v1.Usage
+	42, // 48: runner_service.v1.Finished.elapsed:type_name -> google.protobuf.Duration
+	36, // 49: runner_service.v1.Finished.files_changed:type_name -> runner_service.v1.FilesChangedSummary
+	31, // 50: runner_service.v1.Finished.cost:type_name -> runner_service.v1.Cost
+	12, // 51: runner_service.v1.Finished.caller:type_name -> runner_service.v1.Caller
+	38, // 52: runner_service.v1.FilesChanged.changes:type_name -> runner_service.v1.FileChange
+	9,  // 53: runner_service.v1.FileChange.kind:type_name -> runner_service.v1.FileChange.Kind
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_execution_event_proto_init() }
@@ -3270,6 +3668,7 @@ func file_runner_service_v1_execution_event_proto_init() {
 		(*ExecutionEvent_ApprovalRequested)(nil),
 		(*ExecutionEvent_ApprovalDecided)(nil),
 		(*ExecutionEvent_NetworkDenied)(nil),
+		(*ExecutionEvent_FilesChanged)(nil),
 	}
 	file_runner_service_v1_execution_event_proto_msgTypes[12].OneofWrappers = []any{
 		(*ToolOutput_Stdout)(nil),
@@ -3281,8 +3680,8 @@ func file_runner_service_v1_execution_event_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_service_v1_execution_event_proto_rawDesc), len(file_runner_service_v1_execution_event_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   27,
+			NumEnums:      10,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from runner_service.approvals.requests import Approvals
+from runner_service.changes.tracker import ChangeTracker
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.mcp_addresses import McpAddresses
 from runner_service.executors.egress.policy import EgressPolicy
@@ -61,6 +62,8 @@ class AgentRun:
     """The progress of an earlier process; None for a new execution."""
     confinement: Confinement = Confinement()  # noqa: RUF009  # frozen
     """What the tools may do; the sandbox enforces it for its own."""
+    tracker: ChangeTracker | None = None
+    """Finds what its calls change in files; None when that is not tracked."""
     egress: EgressPolicy | None = None
     """Where the service itself may connect to for this run, by its confinement; None: anywhere."""
     mcp_addresses: McpAddresses = field(default_factory=lambda: McpAddresses(allows_private=True))

@@ -2,7 +2,8 @@
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from deepagents.middleware.filesystem import FilesystemMiddleware
@@ -39,6 +40,9 @@ _MAX_REQUESTED_TIMEOUT_SECONDS = 7 * 24 * 3600
 
 _SIDE_EFFECT_FREE = {"ls", "read_file", "glob", "grep", "write_todos", "task"}
 """Calls of these tools may be repeated after a crash; others must not."""
+
+_FILE_TOOLS = {"write_file", "edit_file"}
+"""Their effects are known without a look at the files."""
 
 _INTERRUPTED = (
     "the service was stopped while this ran. It was not run again, and how far it came is not known: "
@@ -81,9 +85,10 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         token = current_call.set(call)
         try:
             with tool_span(call.name, call.id) as span:
-                refused = _failed(request, passage.refusal) if passage.refusal else None
-                outcome = report.outcome(refused or await self._run(scope, call, request, handler))
-                await self._record_end(scope, call, outcome, report)
+                async with _tracked(scope.run, call):
+                    refused = _failed(request, passage.refusal) if passage.refusal else None
+                    outcome = report.outcome(refused or await self._run(scope, call, request, handler))
+                    await self._record_end(scope, call, outcome, report)
                 outcome.record(span)
             told = scope.loop_detector(call.sub_agent_id).observe_call(
                 call.name, request.tool_call["args"], outcome.event.result, report.elapsed_seconds
@@ -143,6 +148,19 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             error_id = secrets.token_hex(4)
             logger.exception("tool_call_failed tool=%s error_id=%s", request.tool_call["name"], error_id)
             return _failed(request, f"the tool failed unexpectedly (error id {error_id}); try something else")
+
+
+@asynccontextmanager
+async def _tracked(run: AgentRun, call: RunningCall) -> AsyncIterator[None]:
+    """Has what a call changes in files found when it has ended."""
+    if run.tracker is None or call.rejected or call.name in _SIDE_EFFECT_FREE:
+        yield
+        return
+    await run.tracker.before_call()
+    try:
+        yield
+    finally:
+        run.tracker.call_ended(call.id, is_file_tool=call.name in _FILE_TOOLS)
 
 
 def _running_call(request: ToolCallRequest) -> RunningCall:

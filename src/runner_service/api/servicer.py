@@ -1,13 +1,13 @@
 """The rpcs of `AgentRunnerService`: validates requests and streams frames. Raises only `CallError`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, TypeAlias
 
 import grpc
 
 from runner_service import states
+from runner_service.api.changes import ChangeRpcs
+from runner_service.api.handlers import Context, stream_handler, unary_handler
 from runner_service.api.unread_pages import UnreadPages, connection_of
 from runner_service.api.validation import requests
 from runner_service.api.validation.approvals import (
@@ -19,6 +19,7 @@ from runner_service.api.validation.approvals import (
 from runner_service.errors import NotFoundError, WriteStalledError
 from runner_service.events.stream import EventStream
 from runner_service.executions.approval_service import ApprovalService
+from runner_service.executions.change_service import ChangeService
 from runner_service.executions.registry import not_in_log
 from runner_service.executions.service import ExecutionService
 from runner_service.executors.protocol import Stream
@@ -33,9 +34,6 @@ _KEEPALIVE_INTERVAL_SECONDS = 15.0
 _WRITE_TIMEOUT_SECONDS = 30.0
 _STREAMS: dict[int, Stream] = {runner_pb2.OUTPUT_STREAM_STDOUT: "stdout", runner_pb2.OUTPUT_STREAM_STDERR: "stderr"}
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
 
 class AgentRunnerServicer:
     """The rpcs of `AgentRunnerService`, as its proto promises them."""
@@ -44,6 +42,7 @@ class AgentRunnerServicer:
         self,
         executions: ExecutionService,
         approvals: ApprovalService,
+        changes: ChangeService,
         log: EventLog,
         *,
         write_timeout: float = _WRITE_TIMEOUT_SECONDS,
@@ -51,6 +50,7 @@ class AgentRunnerServicer:
         self._executions = executions
         self._unread = UnreadPages()
         self._approvals = approvals
+        self._change_rpcs = ChangeRpcs(changes)
         self._log = log
         self._write_timeout = write_timeout
 
@@ -59,21 +59,22 @@ class AgentRunnerServicer:
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME,
             {
-                "ExecuteAgent": _stream(self.execute_agent, runner_pb2.ExecuteAgentRequest),
-                "WatchExecution": _stream(self.watch_execution, runner_pb2.WatchExecutionRequest),
-                "GetExecution": _unary(self.get_execution, runner_pb2.GetExecutionRequest),
-                "ListExecutions": _unary(self.list_executions, runner_pb2.ListExecutionsRequest),
-                "CancelExecution": _unary(self.cancel_execution, runner_pb2.CancelExecutionRequest),
-                "DeleteExecution": _unary(self.delete_execution, runner_pb2.DeleteExecutionRequest),
-                "DeleteSession": _unary(self.delete_session, runner_pb2.DeleteSessionRequest),
-                "SubmitApproval": _unary(self.submit_approval, runner_pb2.SubmitApprovalRequest),
+                "ExecuteAgent": stream_handler(self.execute_agent, runner_pb2.ExecuteAgentRequest),
+                "WatchExecution": stream_handler(self.watch_execution, runner_pb2.WatchExecutionRequest),
+                "GetExecution": unary_handler(self.get_execution, runner_pb2.GetExecutionRequest),
+                "ListExecutions": unary_handler(self.list_executions, runner_pb2.ListExecutionsRequest),
+                "CancelExecution": unary_handler(self.cancel_execution, runner_pb2.CancelExecutionRequest),
+                "DeleteExecution": unary_handler(self.delete_execution, runner_pb2.DeleteExecutionRequest),
+                "DeleteSession": unary_handler(self.delete_session, runner_pb2.DeleteSessionRequest),
+                "SubmitApproval": unary_handler(self.submit_approval, runner_pb2.SubmitApprovalRequest),
                 "WatchApprovals": grpc.unary_stream_rpc_method_handler(
                     self.watch_approvals,
                     request_deserializer=runner_pb2.WatchApprovalsRequest.FromString,
                     response_serializer=runner_pb2.WatchApprovalsResponse.SerializeToString,
                 ),
-                "ListApprovals": _unary(self.list_approvals, runner_pb2.ListApprovalsRequest),
-                "ReadToolOutput": _unary(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
+                "ListApprovals": unary_handler(self.list_approvals, runner_pb2.ListApprovalsRequest),
+                "ReadToolOutput": unary_handler(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
+                **self._change_rpcs.handlers(),
             },
         )
 
@@ -222,13 +223,3 @@ class AgentRunnerServicer:
 def _own(name: str) -> OwnerKey:
     """Returns the key of one of the caller's own executions or sessions; empty for none."""
     return owner_key(current_caller.get().tenant, name) if name else NO_KEY
-
-
-def _stream(method: Callable[[Any, Context], Awaitable[None]], request: type[Any]) -> Handler:
-    return grpc.unary_stream_rpc_method_handler(method, request_deserializer=request.FromString)
-
-
-def _unary(method: Callable[[Any, Context], Awaitable[Any]], request: type[Any]) -> Handler:
-    return grpc.unary_unary_rpc_method_handler(
-        method, request_deserializer=request.FromString, response_serializer=lambda message: message.SerializeToString()
-    )

@@ -10,6 +10,7 @@ from runner_service.errors import CallError, ExecutionEnd, UnavailableError
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
 from runner_service.executions.approval_service import ApprovalService
+from runner_service.executions.change_service import ChangeService
 from runner_service.executions.disk_guard import DiskGuard
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.queue import ExecutionQueue
@@ -38,6 +39,7 @@ class RunningExecutions(NamedTuple):
 
     service: ExecutionService
     approvals: ApprovalService
+    changes: ChangeService
     recovery: "Recovery"
 
 
@@ -70,6 +72,9 @@ async def running_executions(
             daemon=daemon,
         )
         approvals = ApprovalService(storage.log, runner, service, registry=registry, lifecycle=lifecycle)
+        changes = ChangeService(storage.log, runner, registry)
+        if storage.replicas is None:  # else another may be about to
+            await changes.complete_reverts()
         recovery = Recovery(service, registry, tasks=tasks)
         guard = DiskGuard(
             settings.state_dir,
@@ -99,7 +104,7 @@ async def running_executions(
             await approvals.reserve_waiting()
         try:
             with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
-                yield RunningExecutions(service, approvals, recovery)
+                yield RunningExecutions(service, approvals, changes, recovery)
         finally:
             for each in cleanups:
                 each.cancel()

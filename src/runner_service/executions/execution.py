@@ -55,6 +55,8 @@ class Execution:
         """How many calls of ExecuteAgent follow it."""
         self.holders = 0
         """How many need it in memory: callers, watchers and reporters."""
+        self.files_changed: event_pb2.FilesChangedSummary | None = None
+        """What it has changed in all; None for nothing, or when that is not known."""
         self.elapsed_before_seconds = 0.0
         """How long it ran in earlier processes."""
         self._on_approvals_changed = on_approvals_changed
@@ -200,7 +202,9 @@ class Execution:
         self.record.finish_time.GetCurrentTime()
         self.usage.stored_bytes = self.stream.quota.stored
         self.record.usage.CopyFrom(self.usage)
-        finished = event_pb2.Finished(state=self.state, output=output, usage=self.usage)
+        finished = event_pb2.Finished(
+            state=self.state, output=output, usage=self.usage, files_changed=self.files_changed
+        )
         if self.cost.currency:
             self.record.cost.CopyFrom(self.cost)
             finished.cost.CopyFrom(self.cost)

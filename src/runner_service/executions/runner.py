@@ -13,19 +13,25 @@ from runner_service import states
 from runner_service.agent.interface import AgentLoop, AgentLoopLoading, AgentRun, ParkedError
 from runner_service.agent.resume import Resumption, read_resumption
 from runner_service.approvals.policy import Approver
+from runner_service.changes.contents import Contents
+from runner_service.changes.records import decode
+from runner_service.changes.tracker import ChangeTracker, tracked
+from runner_service.changes.workspaces import Workspaces
 from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
 from runner_service.executions.confinement_mapping import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
+from runner_service.executors.completion import run_to_completion
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.mcp_addresses import McpAddresses, parse_networks
 from runner_service.executors.egress.policy import EgressPolicy
-from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
+from runner_service.executors.protocol import Executor, Sandbox, SandboxError, SandboxSpec
 from runner_service.identity import OwnerKey, tenant_of
 from runner_service.models import ModelChoice, resolve
 from runner_service.models.prices import Prices
 from runner_service.redaction import Redactor
 from runner_service.redaction.shared import SharedSecrets
 from runner_service.settings import Settings
+from runner_service.storage.changes import ContentStore
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -46,9 +52,12 @@ class Runner:
         mode: str,
         executor: Executor,
         agent_loop: AgentLoopLoading,
+        contents: ContentStore,
         approval_policy: policy_pb2.ApprovalPolicy | None = None,
         prices: Prices | None = None,
     ) -> None:
+        self.contents = contents
+        self.workspaces = Workspaces()
         self.settings = settings
         self.log = log
         self.mode = mode
@@ -173,6 +182,7 @@ class PreparedRun:
                 execution.publish_started(await self._started(execution, sandbox.root))
                 self._warn_if_approvals_can_be_evaded(execution)
                 on_started()
+                tracker = await self._tracker(execution, sandbox)
                 execution.run = AgentRun(
                     execution_id=execution.id,
                     session_id=self.request.session_id,
@@ -196,9 +206,10 @@ class PreparedRun:
                     confinement=self.confinement,
                     egress=egress,
                     mcp_addresses=self.runner.mcp_addresses,
+                    tracker=tracker,
                     is_interrupted=lambda: execution.is_interrupted,
                 )
-                return await self._run_agent(loop, execution, execution.run)
+                return await self._run_tracked(loop, execution, execution.run)
         except TimeoutError:
             if clock.expired():
                 raise TimedOutEnd(f"limits.timeout = {timeout_seconds:g} s was reached") from None
@@ -212,6 +223,25 @@ class PreparedRun:
         except ParkedError:
             execution.is_parked = True  # before its sandbox closes
             raise
+
+    async def _tracker(self, execution: Execution, sandbox: Sandbox) -> ChangeTracker | None:
+        tracking = sandbox.tracking if self.runner.settings.sandbox_track_changes == "auto" else None
+        if tracking is None:
+            return None
+        earlier = await self.runner.log.change_sets(execution.id) if self.resumes else ()
+        contents = Contents(execution.id, self.runner.contents, execution.redactor)
+        return ChangeTracker(tracking, execution.stream, contents, self.runner.workspaces, [*map(decode, earlier)])
+
+    async def _run_tracked(self, loop: AgentLoop, execution: Execution, run: AgentRun) -> str:
+        """Runs the agent; what its calls changed is published before the end of the execution."""
+        if run.tracker is None:
+            return await self._run_agent(loop, execution, run)
+        async with tracked(run.tracker, self.runner.workspaces) as tracker:
+            try:
+                return await self._run_agent(loop, execution, run)
+            finally:
+                await run_to_completion(tracker.finish(is_interrupted=execution.is_interrupted))
+                execution.files_changed = await tracker.summary()
 
     def _warn_if_approvals_can_be_evaded(self, execution: Execution) -> None:
         """A command on this machine that reaches the service without a token can decide about its own approval."""

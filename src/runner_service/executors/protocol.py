@@ -12,6 +12,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.limit_messages import ExceededLimit
+from runner_service.executors.tracking import Restorer, Tracking
 
 T = TypeVar("T")
 
@@ -221,6 +222,10 @@ class Sandbox(Protocol):
         """
 
     @property
+    def tracking(self) -> Tracking | None:
+        """Finds changes of files; None if that is not possible here, or if there can be none."""
+
+    @property
     def keeps_commands(self) -> bool:
         """Whether commands outlive the service and can be resumed."""
 
@@ -314,6 +319,13 @@ class Executor(Protocol):
 
     def skip_grace(self) -> None:
         """From now on ends commands by SIGKILL at once: the service has no time left for a grace period."""
+
+    def open_restorer(self, spec: SandboxSpec, root: str) -> AbstractAsyncContextManager[Restorer]:
+        """Opens what puts files below `root` back, that of the sandbox of an execution that does not run.
+
+        Raises:
+            SandboxError: that is not possible; the text says why.
+        """
 
     def open(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:
         """Opens the sandbox of an execution. When the context ends, none of its processes is left.

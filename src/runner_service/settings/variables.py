@@ -116,6 +116,8 @@ class Settings(BaseSettings):
     """The directory that the tools work in, created when missing. Local mode only."""
     sandbox_scope: Literal["shared", "session"] = "shared"
     """`shared`: all executions work in SANDBOX_ROOT_DIR. `session`: each session has its own directory below it."""
+    sandbox_track_changes: Literal["auto", "off"] = "auto"
+    """Whether changes of files are tracked, so that they can be listed and taken back. Local mode."""
     sandbox_confinement: Annotated[FilesLevel, BeforeValidator(lower)] = "none"
     """The least confinement of files for every execution: `none`, `workspace`, `read_only` or `strict`; a request can \
 only tighten it. Local mode on Linux, with bubblewrap; where it cannot be had, executions are refused."""
@@ -216,6 +218,10 @@ execution that has stored most ends as LIMIT_EXCEEDED. 0 means any number. Besid
 which ends are stored when other programs fill the disk."""
     log_max_bytes: Count = 2 << 30
     """The maximum size of the event log in bytes; the oldest finished executions are deleted first."""
+
+    changes_max_bytes: CountOrZero = _by_mode(1 << 30, 256 << 20)
+    """How many bytes of contents of changed files are kept, compressed, so that changes can be shown and taken back; \
+those of the oldest executions are deleted first."""
 
     drain_timeout: SecondsOrZero = _by_mode(4.0, 300.0)
     """How many seconds executions may take to finish after SIGTERM. The daemon kills after 10."""

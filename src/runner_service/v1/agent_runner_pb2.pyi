@@ -1531,3 +1531,245 @@ class PendingApproval(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PendingApproval: _TypeAlias = PendingApproval  # noqa: Y015
+
+@_typing.final
+class ListFileChangesRequest(_message.Message):
+    """Request of ListFileChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    TO_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The execution."""
+    after_sequence: _builtins.int
+    """Leave out changes up to the event with this sequence. 0: from the beginning."""
+    to_sequence: _builtins.int
+    """Leave out changes after the event with this sequence. 0: to the end, reverts included."""
+    page_size: _builtins.int
+    """At most so many changes, up to 500. 0: 50."""
+    page_token: _builtins.str
+    """From `next_page_token` of the previous page."""
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        to_sequence: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "execution_id", b"execution_id", "page_size", b"page_size", "page_token", b"page_token", "to_sequence", b"to_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFileChangesRequest: _TypeAlias = ListFileChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListFileChangesResponse(_message.Message):
+    """Response of ListFileChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page. Empty: this is the last."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_execution_event_pb2.FileChange]:
+        """The changes, by path."""
+
+    @_builtins.property
+    def summary(self) -> _execution_event_pb2.FilesChangedSummary:
+        """Counts all changes, not only those of this page."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[_execution_event_pb2.FileChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+        summary: _execution_event_pb2.FilesChangedSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_page_token", b"next_page_token", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFileChangesResponse: _TypeAlias = ListFileChangesResponse  # noqa: Y015
+
+@_typing.final
+class GetDiffRequest(_message.Message):
+    """Request of GetDiff."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    TO_SEQUENCE_FIELD_NUMBER: _builtins.int
+    CONTEXT_LINES_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The execution."""
+    after_sequence: _builtins.int
+    """As in ListFileChangesRequest."""
+    to_sequence: _builtins.int
+    """As in ListFileChangesRequest."""
+    context_lines: _builtins.int
+    """How many unchanged lines to show around each change, up to 100. Unset: 3."""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these paths, as FileChange has them. Empty: all. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        after_sequence: _builtins.int = ...,
+        to_sequence: _builtins.int = ...,
+        context_lines: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_lines", b"_context_lines", "context_lines", b"context_lines"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_lines", b"_context_lines", "after_sequence", b"after_sequence", "context_lines", b"context_lines", "execution_id", b"execution_id", "paths", b"paths", "to_sequence", b"to_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__context_lines: _TypeAlias = _typing.Literal["context_lines"]  # noqa: Y015
+    _WhichOneofArgType__context_lines: _TypeAlias = _typing.Literal["_context_lines", b"_context_lines"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_lines) -> _WhichOneofReturnType__context_lines | None: ...
+
+Global___GetDiffRequest: _TypeAlias = GetDiffRequest  # noqa: Y015
+
+@_typing.final
+class GetDiffResponse(_message.Message):
+    """Response of GetDiff."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFF_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    diff: _builtins.str
+    """The unified diff, at most 1 MiB, with secrets redacted. A file that is not text, or whose diff is too long, has a line
+    that says so.
+    """
+    truncated: _builtins.bool
+    """True if the diff of a file is left out or cut. Ask for fewer paths to see more."""
+    def __init__(
+        self,
+        *,
+        diff: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diff", b"diff", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDiffResponse: _TypeAlias = GetDiffResponse  # noqa: Y015
+
+@_typing.final
+class RevertChangesRequest(_message.Message):
+    """Request of RevertChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    TO_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    SKIP_CONFLICTS_FIELD_NUMBER: _builtins.int
+    UNDO_REVERT_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The execution."""
+    to_sequence: _builtins.int
+    """Put files back as they were at the event with this sequence. 0: as they were before the execution."""
+    dry_run: _builtins.bool
+    """Write nothing: say what would be done."""
+    skip_conflicts: _builtins.bool
+    """Put back what has no conflict and can be reverted, and leave the rest as it is."""
+    undo_revert: _builtins.bool
+    """Take the latest revert back instead; `to_sequence` is then not used."""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these paths, as FileChange has them. Empty: all. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        to_sequence: _builtins.int = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        dry_run: _builtins.bool = ...,
+        skip_conflicts: _builtins.bool = ...,
+        undo_revert: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "execution_id", b"execution_id", "paths", b"paths", "skip_conflicts", b"skip_conflicts", "to_sequence", b"to_sequence", "undo_revert", b"undo_revert"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevertChangesRequest: _TypeAlias = RevertChangesRequest  # noqa: Y015
+
+@_typing.final
+class RevertChangesResponse(_message.Message):
+    """Response of RevertChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVERTED_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reverted(self) -> _containers.RepeatedCompositeFieldContainer[_execution_event_pb2.FileChange]:
+        """What was changed or, with `dry_run`, would be."""
+
+    @_builtins.property
+    def conflicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevertConflict]:
+        """What was left as it is, or would be."""
+
+    def __init__(
+        self,
+        *,
+        reverted: _abc.Iterable[_execution_event_pb2.FileChange] | None = ...,
+        conflicts: _abc.Iterable[Global___RevertConflict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "reverted", b"reverted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevertChangesResponse: _TypeAlias = RevertChangesResponse  # noqa: Y015
+
+@_typing.final
+class RevertConflict(_message.Message):
+    """A file that cannot be put back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The path, as FileChange has it."""
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevertConflict: _TypeAlias = RevertConflict  # noqa: Y015

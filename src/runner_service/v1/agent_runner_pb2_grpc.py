@@ -83,6 +83,21 @@ class AgentRunnerServiceStub:
                 request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputRequest.SerializeToString,
                 response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputResponse.FromString,
                 _registered_method=True)
+        self.ListFileChanges = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/ListFileChanges',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ListFileChangesRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ListFileChangesResponse.FromString,
+                _registered_method=True)
+        self.GetDiff = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/GetDiff',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.GetDiffRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.GetDiffResponse.FromString,
+                _registered_method=True)
+        self.RevertChanges = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/RevertChanges',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.RevertChangesRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.RevertChangesResponse.FromString,
+                _registered_method=True)
         self.SubmitApproval = channel.unary_unary(
                 '/runner_service.v1.AgentRunnerService/SubmitApproval',
                 request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.SubmitApprovalRequest.SerializeToString,
@@ -215,6 +230,44 @@ class AgentRunnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFileChanges(self, request, context):
+        """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
+        the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+
+        NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
+        INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDiff(self, request, context):
+        """Returns what ListFileChanges lists as a unified diff, with secrets redacted.
+
+        NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+        INVALID_ARGUMENT: a field is out of range.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevertChanges(self, request, context):
+        """Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
+        conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
+        a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
+        A revert is itself a change, and can be taken back by `undo_revert`.
+
+        NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+        INVALID_ARGUMENT: a field is out of range.
+        FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
+        sandbox is gone. The message says which.
+        ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
+        UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubmitApproval(self, request, context):
         """Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
         OK. A decision acts at once; if the execution is WAITING or INTERRUPTED, it is resumed.
@@ -287,6 +340,21 @@ def add_AgentRunnerServiceServicer_to_server(servicer, server):
                     servicer.ReadToolOutput,
                     request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputRequest.FromString,
                     response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputResponse.SerializeToString,
+            ),
+            'ListFileChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFileChanges,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ListFileChangesRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ListFileChangesResponse.SerializeToString,
+            ),
+            'GetDiff': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDiff,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.GetDiffRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.GetDiffResponse.SerializeToString,
+            ),
+            'RevertChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevertChanges,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.RevertChangesRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.RevertChangesResponse.SerializeToString,
             ),
             'SubmitApproval': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitApproval,
@@ -529,6 +597,87 @@ class AgentRunnerService:
             '/runner_service.v1.AgentRunnerService/ReadToolOutput',
             runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputRequest.SerializeToString,
             runner__service_dot_v1_dot_agent__runner__pb2.ReadToolOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFileChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/ListFileChanges',
+            runner__service_dot_v1_dot_agent__runner__pb2.ListFileChangesRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.ListFileChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDiff(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/GetDiff',
+            runner__service_dot_v1_dot_agent__runner__pb2.GetDiffRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.GetDiffResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevertChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/RevertChanges',
+            runner__service_dot_v1_dot_agent__runner__pb2.RevertChangesRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.RevertChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

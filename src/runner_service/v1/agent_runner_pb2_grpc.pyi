@@ -113,6 +113,32 @@ class AgentRunnerServiceStub:
     NOT_FOUND: the execution or the call is not in the log.
     INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
     """
+    ListFileChanges: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.ListFileChangesRequest, _agent_runner_pb2.ListFileChangesResponse]
+    """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
+    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+
+    NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
+    INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
+    """
+    GetDiff: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.GetDiffRequest, _agent_runner_pb2.GetDiffResponse]
+    """Returns what ListFileChanges lists as a unified diff, with secrets redacted.
+
+    NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+    INVALID_ARGUMENT: a field is out of range.
+    """
+    RevertChanges: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.RevertChangesRequest, _agent_runner_pb2.RevertChangesResponse]
+    """Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
+    conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
+    a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
+    A revert is itself a change, and can be taken back by `undo_revert`.
+
+    NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+    INVALID_ARGUMENT: a field is out of range.
+    FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
+    sandbox is gone. The message says which.
+    ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
+    UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
+    """
     SubmitApproval: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.SubmitApprovalRequest, _agent_runner_pb2.SubmitApprovalResponse]
     """Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
     OK. A decision acts at once; if the execution is WAITING or INTERRUPTED, it is resumed.
@@ -216,6 +242,32 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
 
     NOT_FOUND: the execution or the call is not in the log.
     INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
+    """
+    ListFileChanges: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.ListFileChangesRequest, _agent_runner_pb2.ListFileChangesResponse]  # type: ignore[assignment]
+    """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
+    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+
+    NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
+    INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
+    """
+    GetDiff: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.GetDiffRequest, _agent_runner_pb2.GetDiffResponse]  # type: ignore[assignment]
+    """Returns what ListFileChanges lists as a unified diff, with secrets redacted.
+
+    NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+    INVALID_ARGUMENT: a field is out of range.
+    """
+    RevertChanges: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.RevertChangesRequest, _agent_runner_pb2.RevertChangesResponse]  # type: ignore[assignment]
+    """Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
+    conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
+    a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
+    A revert is itself a change, and can be taken back by `undo_revert`.
+
+    NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+    INVALID_ARGUMENT: a field is out of range.
+    FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
+    sandbox is gone. The message says which.
+    ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
+    UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
     """
     SubmitApproval: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.SubmitApprovalRequest, _agent_runner_pb2.SubmitApprovalResponse]  # type: ignore[assignment]
     """Decides about a tool call that waits for approval. Returns once the decision is in the log. The same decision again is
@@ -365,6 +417,50 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         NOT_FOUND: the execution or the call is not in the log.
         INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFileChanges(
+        self,
+        request: _agent_runner_pb2.ListFileChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.ListFileChangesResponse, _abc.Awaitable[_agent_runner_pb2.ListFileChangesResponse]]:
+        """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
+        the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+
+        NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
+        INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDiff(
+        self,
+        request: _agent_runner_pb2.GetDiffRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.GetDiffResponse, _abc.Awaitable[_agent_runner_pb2.GetDiffResponse]]:
+        """Returns what ListFileChanges lists as a unified diff, with secrets redacted.
+
+        NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+        INVALID_ARGUMENT: a field is out of range.
+        """
+
+    @_abc_1.abstractmethod
+    def RevertChanges(
+        self,
+        request: _agent_runner_pb2.RevertChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.RevertChangesResponse, _abc.Awaitable[_agent_runner_pb2.RevertChangesResponse]]:
+        """Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
+        conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
+        a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
+        A revert is itself a change, and can be taken back by `undo_revert`.
+
+        NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
+        INVALID_ARGUMENT: a field is out of range.
+        FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
+        sandbox is gone. The message says which.
+        ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
+        UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
         """
 
     @_abc_1.abstractmethod

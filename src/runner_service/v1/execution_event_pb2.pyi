@@ -327,6 +327,7 @@ class ExecutionEvent(_message.Message):
     APPROVAL_REQUESTED_FIELD_NUMBER: _builtins.int
     APPROVAL_DECIDED_FIELD_NUMBER: _builtins.int
     NETWORK_DENIED_FIELD_NUMBER: _builtins.int
+    FILES_CHANGED_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The execution that this event belongs to."""
     sequence: _builtins.int
@@ -405,6 +406,10 @@ class ExecutionEvent(_message.Message):
     def network_denied(self) -> Global___NetworkDenied:
         """A connection was refused by the confinement of the execution. Once for each host; at most 100 hosts."""
 
+    @_builtins.property
+    def files_changed(self) -> Global___FilesChanged:
+        """Files were changed by a tool call."""
+
     def __init__(
         self,
         *,
@@ -429,12 +434,13 @@ class ExecutionEvent(_message.Message):
         approval_requested: Global___ApprovalRequested | None = ...,
         approval_decided: Global___ApprovalDecided | None = ...,
         network_denied: Global___NetworkDenied | None = ...,
+        files_changed: Global___FilesChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "network_denied", b"network_denied", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "files_changed", b"files_changed", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "network_denied", b"network_denied", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "execution_id", b"execution_id", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "network_denied", b"network_denied", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "sequence", b"sequence", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_id", b"sub_agent_id", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "create_time", b"create_time", "event", b"event", "execution_id", b"execution_id", "files_changed", b"files_changed", "finished", b"finished", "message_discarded", b"message_discarded", "message_finished", b"message_finished", "network_denied", b"network_denied", "notice", b"notice", "reasoning_delta", b"reasoning_delta", "sequence", b"sequence", "started", b"started", "sub_agent_finished", b"sub_agent_finished", "sub_agent_id", b"sub_agent_id", "sub_agent_started", b"sub_agent_started", "text_delta", b"text_delta", "todos_updated", b"todos_updated", "tool_call_finished", b"tool_call_finished", "tool_call_started", b"tool_call_started", "tool_output", b"tool_output", "usage_updated", b"usage_updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "reasoning_delta", "tool_output", "message_finished", "message_discarded", "tool_call_started", "tool_call_finished", "started", "finished", "notice", "usage_updated", "todos_updated", "sub_agent_started", "sub_agent_finished", "approval_requested", "approval_decided", "network_denied"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "reasoning_delta", "tool_output", "message_finished", "message_discarded", "tool_call_started", "tool_call_finished", "started", "finished", "notice", "usage_updated", "todos_updated", "sub_agent_started", "sub_agent_finished", "approval_requested", "approval_decided", "network_denied", "files_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1337,6 +1343,7 @@ class Finished(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    FILES_CHANGED_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     state: Global___State.ValueType
@@ -1356,6 +1363,10 @@ class Finished(_message.Message):
         """The run time, from `started`."""
 
     @_builtins.property
+    def files_changed(self) -> Global___FilesChangedSummary:
+        """What the execution changed in all. Unset if no file was changed, or none was tracked."""
+
+    @_builtins.property
     def cost(self) -> Global___Cost:
         """What its model calls cost. Unset where the operator has no prices."""
 
@@ -1371,16 +1382,177 @@ class Finished(_message.Message):
         output: _builtins.str = ...,
         usage: Global___Usage | None = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        files_changed: Global___FilesChangedSummary | None = ...,
         cost: Global___Cost | None = ...,
         caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cost", b"cost", "elapsed", b"elapsed", "error", b"error", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cost", b"cost", "elapsed", b"elapsed", "error", b"error", "files_changed", b"files_changed", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cost", b"cost", "elapsed", b"elapsed", "error", b"error", "output", b"output", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cost", b"cost", "elapsed", b"elapsed", "error", b"error", "files_changed", b"files_changed", "output", b"output", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Finished: _TypeAlias = Finished  # noqa: Y015
+
+@_typing.final
+class FilesChangedSummary(_message.Message):
+    """Counts what an execution changed, from its first call to its last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    LINES_ADDED_FIELD_NUMBER: _builtins.int
+    LINES_REMOVED_FIELD_NUMBER: _builtins.int
+    files: _builtins.int
+    """How many files were added, changed or deleted."""
+    lines_added: _builtins.int
+    """How many lines were added; of text files only."""
+    lines_removed: _builtins.int
+    """How many lines were removed; of text files only."""
+    def __init__(
+        self,
+        *,
+        files: _builtins.int = ...,
+        lines_added: _builtins.int = ...,
+        lines_removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "lines_added", b"lines_added", "lines_removed", b"lines_removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilesChangedSummary: _TypeAlias = FilesChangedSummary  # noqa: Y015
+
+@_typing.final
+class FilesChanged(_message.Message):
+    """Files were changed while a tool call ran. Comes after its `tool_call_finished`, possibly after later events. Of calls that
+    ran at the same time, the one that ended first may have the changes of both. What has the notice CHANGES_NOT_TRACKED
+    before it is not complete. Ignored files (`.gitignore`) are only listed if a file tool wrote them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    OMITTED_FIELD_NUMBER: _builtins.int
+    tool_call_id: _builtins.str
+    """The call."""
+    omitted: _builtins.int
+    """How many changes are left out."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileChange]:
+        """The changes by path, at most 100. ListFileChanges has all."""
+
+    def __init__(
+        self,
+        *,
+        tool_call_id: _builtins.str = ...,
+        changes: _abc.Iterable[Global___FileChange] | None = ...,
+        omitted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "omitted", b"omitted", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilesChanged: _TypeAlias = FilesChanged  # noqa: Y015
+
+@_typing.final
+class FileChange(_message.Message):
+    """What happened to one file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[FileChange._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: FileChange._Kind.ValueType  # 0
+        """Never sent."""
+        KIND_ADDED: FileChange._Kind.ValueType  # 1
+        """There was none before."""
+        KIND_MODIFIED: FileChange._Kind.ValueType  # 2
+        """Its content changed, or whether it is executable, or a symlink where it leads."""
+        KIND_DELETED: FileChange._Kind.ValueType  # 3
+        """It is gone."""
+        KIND_RENAMED: FileChange._Kind.ValueType  # 4
+        """It is at another path, with the same content; then `old_path` is set. Only ListFileChanges finds renames."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What happened."""
+
+    KIND_UNSPECIFIED: FileChange.Kind.ValueType  # 0
+    """Never sent."""
+    KIND_ADDED: FileChange.Kind.ValueType  # 1
+    """There was none before."""
+    KIND_MODIFIED: FileChange.Kind.ValueType  # 2
+    """Its content changed, or whether it is executable, or a symlink where it leads."""
+    KIND_DELETED: FileChange.Kind.ValueType  # 3
+    """It is gone."""
+    KIND_RENAMED: FileChange.Kind.ValueType  # 4
+    """It is at another path, with the same content; then `old_path` is set. Only ListFileChanges finds renames."""
+
+    PATH_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OLD_PATH_FIELD_NUMBER: _builtins.int
+    LINES_ADDED_FIELD_NUMBER: _builtins.int
+    LINES_REMOVED_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    BINARY_FIELD_NUMBER: _builtins.int
+    REVERTABLE_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    BEFORE_SHA256_FIELD_NUMBER: _builtins.int
+    AFTER_SHA256_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The path, relative to the root of the sandbox. Bytes that are not UTF-8 are shown as `\\xNN`. Secrets are redacted."""
+    kind: Global___FileChange.Kind.ValueType
+    """What happened."""
+    old_path: _builtins.str
+    """The path before, if it was renamed."""
+    lines_added: _builtins.int
+    """How many lines were added. 0 for what is not text."""
+    lines_removed: _builtins.int
+    """How many lines were removed. 0 for what is not text."""
+    size: _builtins.int
+    """The size in bytes, after the change or, if it was deleted, before it."""
+    binary: _builtins.bool
+    """True if it is not text, before or after."""
+    revertable: _builtins.bool
+    """True if RevertChanges can put back what was there: it is no larger than 10 MiB, no nested repository, and its content
+    is still stored.
+    """
+    shared: _builtins.bool
+    """True if another execution worked in the same directory meanwhile, so that the change may be its."""
+    before_sha256: _builtins.str
+    """The SHA-256 of the content before, in hexadecimal. Empty: there was none, or it is unknown."""
+    after_sha256: _builtins.str
+    """The SHA-256 of the content after. Empty: there is none, or it is unknown."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        kind: Global___FileChange.Kind.ValueType = ...,
+        old_path: _builtins.str = ...,
+        lines_added: _builtins.int = ...,
+        lines_removed: _builtins.int = ...,
+        size: _builtins.int = ...,
+        binary: _builtins.bool = ...,
+        revertable: _builtins.bool = ...,
+        shared: _builtins.bool = ...,
+        before_sha256: _builtins.str = ...,
+        after_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sha256", b"after_sha256", "before_sha256", b"before_sha256", "binary", b"binary", "kind", b"kind", "lines_added", b"lines_added", "lines_removed", b"lines_removed", "old_path", b"old_path", "path", b"path", "revertable", b"revertable", "shared", b"shared", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileChange: _TypeAlias = FileChange  # noqa: Y015
 
 @_typing.final
 class ExecutionError(_message.Message):

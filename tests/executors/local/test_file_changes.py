@@ -12,16 +12,17 @@ from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.executor import LocalSandbox, local_executor
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.replacement import Replacement, unfinished_name
+from runner_service.executors.local.write_recorder import WriteRecorder
 from runner_service.executors.local.writing import Change, SeenFiles, edit_text, write_text
 from runner_service.executors.protocol import FileError, SandboxSpec
 
 
 def edit(root: Root, path: str, old: str, new: str) -> int:
-    return edit_text(Change(root, path, Deadline(), SeenFiles(), ""), old, new, replace_all=False)
+    return edit_text(Change(root, path, Deadline(), SeenFiles(), "", WriteRecorder()), old, new, replace_all=False)
 
 
 def write(root: Root, path: str, text: str) -> None:
-    write_text(Change(root, path, Deadline(), SeenFiles(), ""), text)
+    write_text(Change(root, path, Deadline(), SeenFiles(), "", WriteRecorder()), text)
 
 
 def names(directory: Path) -> list[str]:

@@ -12,6 +12,7 @@ from runner_service.executors.local.deadline import Deadline, Search
 from runner_service.executors.local.glob_search import glob_files
 from runner_service.executors.local.paths import Root
 from runner_service.executors.local.reading import list_directory, read_text
+from runner_service.executors.local.write_recorder import WriteRecorder
 from runner_service.executors.local.writing import Change, SeenFiles, write_text
 from runner_service.executors.protocol import FileError
 
@@ -96,7 +97,7 @@ def test_a_written_file_that_becomes_a_link_is_not_followed(
     secret = tmp_path / "root" / "real" / "secret"
     after(monkeypatch, "access", "secret", swap_for_a_link(secret, tmp_path / "outside" / "secret"))
     with pytest.raises(FileError, match="changed while"):
-        write_text(Change(root, "real/secret", Deadline(), SeenFiles(), ""), "new")
+        write_text(Change(root, "real/secret", Deadline(), SeenFiles(), "", WriteRecorder()), "new")
     assert (tmp_path / "outside" / "secret").read_text() == "secret"
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,7 @@ from runner_service.executors.daytona.sdk import daytona_client
 from runner_service.executors.daytona.session import CommandLimits, ExecutionSession, session_directory_name
 from runner_service.executors.daytona.warm_pool import WarmPool
 from runner_service.executors.protocol import ConfinementError, SandboxError, SandboxSpec
+from runner_service.executors.tracking import Restorer
 from runner_service.telemetry.metrics import WARM_SANDBOXES, gauges_observed, sandbox_opened
 
 if TYPE_CHECKING:
@@ -97,6 +98,10 @@ class DaytonaExecutor:
 
     def skip_grace(self) -> None:
         """Does nothing: commands in a sandbox outlive the service."""
+
+    def open_restorer(self, spec: SandboxSpec, root: str) -> AbstractAsyncContextManager[Restorer]:
+        """Implements `Executor`: changes in a cloud sandbox are not tracked."""
+        raise SandboxError(f"files of a cloud sandbox cannot be put back: {spec.execution_id}, {root}")
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[DaytonaSandbox]:

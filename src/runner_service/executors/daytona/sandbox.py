@@ -44,6 +44,10 @@ class DaytonaSandbox:
         return self._session.root
 
     @property
+    def tracking(self) -> None:
+        """Changes of files are not tracked here."""
+
+    @property
     def keeps_commands(self) -> bool:
         """True: the sandbox outlives the service."""
         return True

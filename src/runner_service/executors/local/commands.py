@@ -45,6 +45,10 @@ class SupervisorSource(Protocol):
         """Waits until commands of an execution, by its number, can be started. Raises SandboxError."""
 
     @property
+    def temporary_directory(self) -> str:
+        """Where programs of a confined execution can write, as they see it; empty when it is not confined."""
+
+    @property
     def is_restricted(self) -> bool:
         """Whether commands are started from a restricted thread."""
 
@@ -78,6 +82,11 @@ class Commands:
         self._leftover_pipes: list[OutputPipe] = []
         self._is_closed = False
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing runs, left behind or not."""
+        return not self._children
+
     async def run(self, command: Command) -> CommandResult:
         """Runs a command, as the Protocol promises."""
         if "\0" in command.text:
@@ -95,14 +104,18 @@ class Commands:
         timeout: float,  # noqa: ASYNC109  # ends a tree of processes, not this coroutine
         sink: OutputSink,
         stdin: AsyncIterator[bytes] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> CommandResult:
-        """Runs a program at an absolute path, in the same way. Raises SandboxError."""
+        """Runs a program at an absolute path, in the same way. Raises SandboxError.
+
+        Without `environment` it has that of commands.
+        """
         if self._is_closed:
             raise SandboxError("the sandbox is closed")
         await self._supervisor.started(self._execution_number)
         started = self._loop.time()
         try:
-            result = await self._run_with(Pipes(sink, stdin), argv, cwd, timeout)
+            result = await self._run_with(Pipes(sink, stdin), argv, cwd, timeout, environment or self._environment)
         except StartError as error:
             return _not_started(error.exit_code, str(error))
         return replace(result, elapsed=self._loop.time() - started)
@@ -122,8 +135,10 @@ class Commands:
         finally:
             await _close_pipes(self._leftover_pipes)
 
-    async def _run_with(self, pipes: Pipes, argv: Sequence[str], cwd: str, seconds: float) -> CommandResult:
-        child = self._start(pipes, argv, cwd)
+    async def _run_with(
+        self, pipes: Pipes, argv: Sequence[str], cwd: str, seconds: float, environment: Mapping[str, str]
+    ) -> CommandResult:
+        child = self._start(pipes, argv, cwd, environment)
         self._children.add(child)
         child.on_leftover_limit = self._report_leftover_limit
         pipes.watch(child.fail_with)
@@ -142,13 +157,13 @@ class Commands:
         self._leftover_pipes = [pipe for pipe in (*self._leftover_pipes, *pipes.outputs) if pipe.is_open]
         return result
 
-    def _start(self, pipes: Pipes, argv: Sequence[str], cwd: str) -> Child:
+    def _start(self, pipes: Pipes, argv: Sequence[str], cwd: str, environment: Mapping[str, str]) -> Child:
         try:
             return self._supervisor.client.start(
                 argv,
                 execution=self._execution_number,
                 cwd=cwd,
-                environment=self._environment,
+                environment=environment,
                 streams=pipes.command_ends,
                 confined=self._supervisor.is_restricted,
             )

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Literal, NamedTuple
 
 from runner_service.executors.confinement import Confinement, ConfinementInForce
@@ -15,9 +16,11 @@ from runner_service.executors.local.confinement.confiner import Confiner, Place
 from runner_service.executors.local.confinement.file_rules import FileRules
 from runner_service.executors.local.environment import command_environment
 from runner_service.executors.local.files import Files
+from runner_service.executors.local.restoring import LocalRestorer
 from runner_service.executors.local.ripgrep import Ripgrep
 from runner_service.executors.local.supervisor_process import SupervisorProcess, supervisor_process
 from runner_service.executors.local.threads import FileThreads
+from runner_service.executors.local.tracking import LocalTracking
 from runner_service.executors.protocol import Command, CommandResult, SandboxError, SandboxSpec
 from runner_service.executors.supervisor.watchdog import Quota
 
@@ -45,8 +48,11 @@ class LocalSandbox(Files):
         threads: FileThreads,
         ripgrep: Ripgrep | None,
         rules: FileRules | None,
+        *,
+        scan_directory: str,
     ) -> None:
         super().__init__(root, threads, ripgrep, rules)
+        self._scan_directory = scan_directory
         self._path = root
         self._commands = commands
 
@@ -58,6 +64,13 @@ class LocalSandbox(Files):
     async def run(self, command: Command) -> CommandResult:
         """Runs a command in the directory."""
         return await self._commands.run(command)
+
+    @property
+    def tracking(self) -> LocalTracking | None:
+        """Implements `Sandbox`; None if all files are read-only."""
+        if self._root.rules.is_read_only:
+            return None
+        return LocalTracking(self._commands, self._recorder, root=self._path, directory=self._scan_directory)
 
     @property
     def keeps_commands(self) -> bool:
@@ -86,7 +99,9 @@ class LocalExecutor:
         scope: Scope,
         programs: Programs,
         cells: Cells,
+        scans: Path,
     ) -> None:
+        self._scans = scans
         self._supervisor = supervisor
         self._cells = cells
         self._in_use: set[SupervisorSource] = set()
@@ -127,6 +142,12 @@ class LocalExecutor:
                 supervisor.client.skip_grace()
 
     @asynccontextmanager
+    async def open_restorer(self, spec: SandboxSpec, root: str) -> AsyncIterator[LocalRestorer]:
+        """Implements `Executor`."""
+        del spec
+        yield LocalRestorer(root, self._threads)
+
+    @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[LocalSandbox]:
         """Opens the sandbox of an execution, and ends its processes on exit.
 
@@ -144,7 +165,14 @@ class LocalExecutor:
             )
             ripgrep = Ripgrep(self._programs.ripgrep, commands) if self._programs.ripgrep else None
             try:
-                yield LocalSandbox(root, commands, self._threads, ripgrep, rules)
+                yield LocalSandbox(
+                    root,
+                    commands,
+                    self._threads,
+                    ripgrep,
+                    rules,
+                    scan_directory=f"{supervisor.temporary_directory or self._scans}/scan-{token_hex(8)}",
+                )
             finally:
                 await commands.close()
                 self._in_use.discard(supervisor)
@@ -197,6 +225,8 @@ async def local_executor(
     place = Place(state_dir, os.environ.get("HOME") or str(real_root), tuple(map(str, secrets)))
     async with supervisor_process(state_dir, terminate_grace, quota, on_supervisor_change) as supervisor:
         threads = FileThreads(_FILE_THREADS)
+        scans = state_dir / "scans"
+        await asyncio.to_thread(shutil.rmtree, scans, ignore_errors=True)  # what a crash has left
         try:
             yield LocalExecutor(
                 supervisor,
@@ -204,6 +234,7 @@ async def local_executor(
                 root=real_root,
                 scope=scope,
                 programs=programs,
+                scans=scans,
                 cells=Cells(
                     Confiner(place, grace=terminate_grace, quota=quota, shared=supervisor), state_dir, cache_bounds
                 ),

@@ -16,6 +16,7 @@ from runner_service.executors.local.paths import Root
 from runner_service.executors.local.replacement import Replacement
 from runner_service.executors.local.ripgrep import Ripgrep
 from runner_service.executors.local.threads import FileThreads
+from runner_service.executors.local.write_recorder import WriteRecorder
 from runner_service.executors.protocol import BinaryFile, FileEntry, Found, GrepMatch, TextLines
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class Files:
         self._ripgrep = ripgrep
         self._slots = asyncio.Semaphore(_THREADS_PER_SANDBOX)
         self._seen = writing.SeenFiles()
+        self._recorder = WriteRecorder()
 
     async def list_directory(self, path: str) -> Sequence[FileEntry]:
         """Lists a directory."""
@@ -109,7 +111,7 @@ class Files:
             await self._run(Deadline(), file.close)
 
     def _change(self, path: str, agent: str = "") -> writing.Change:
-        return writing.Change(self._root, path, Deadline(), self._seen, agent)
+        return writing.Change(self._root, path, Deadline(), self._seen, agent, self._recorder)
 
     async def _candidates(self, query: Query) -> Iterable[str] | None:
         encoded_pattern(query.pattern)

@@ -76,6 +76,12 @@ class Replacement:
         with file_errors(self._path):
             _write_all(self._descriptor, data)
 
+    def set_executable(self, is_executable: bool) -> None:
+        """Makes the new content executable for all who may read it, or for nobody."""
+        with file_errors(self._path):
+            mode = stat.S_IMODE(os.fstat(self._descriptor).st_mode)
+            os.fchmod(self._descriptor, mode | (mode & 0o444) >> 2 if is_executable else mode & ~0o111)
+
     def commit(self, expected: os.stat_result | None = None) -> None:
         """Puts the new content in place, unless the file is no longer as `expected`."""
         place = self._opened()

@@ -35,6 +35,7 @@ class SupervisorProcess:
     """Owns the supervisor process and the client of it, and restarts it when it is lost."""
 
     is_restricted = False
+    temporary_directory = ""
 
     def __init__(
         self, orphan_record: OrphanRecord, grace: float, quota: Quota, on_change: Callable[[bool], None]

@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from runner_service.executors.local.paths import Root, file_errors
 from runner_service.executors.local.reading import open_regular
 from runner_service.executors.local.removal import remove_tree
 from runner_service.executors.local.replacement import Replacement, file_version
+from runner_service.executors.local.write_recorder import WriteRecorder
 from runner_service.executors.protocol import FileError, FileErrorCode
 
 _MAX_EDIT_BYTES = 64 * 1024 * 1024
@@ -56,6 +58,7 @@ class Change(NamedTuple):
     deadline: Deadline
     seen: SeenFiles
     agent: str
+    recorder: WriteRecorder
 
     def is_of_an_outdated_file(self) -> bool:
         """Returns whether the file is not the one that the agent has read."""
@@ -64,6 +67,10 @@ class Change(NamedTuple):
     def record(self) -> None:
         """Records that the agent knows the file as it is now."""
         self.seen.record(self.root, self.path, self.agent)
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Records what the block changes."""
+        return self.recorder.recording(self.root, self.path)
 
     def refused(self, code: FileErrorCode, text: str) -> FileError:
         """Returns the error that refuses the change."""
@@ -82,7 +89,7 @@ def write_text(change: Change, text: str) -> None:
                 "not written, since the file was changed after you read it, by another agent or a command. Keep that "
                 f"change in what you write, or write again to overwrite it. It now holds:\n{now}",
             )
-        with Replacement(change.root, change.path) as replacement:
+        with change.recording(), Replacement(change.root, change.path) as replacement:
             replacement.write(data)
             replacement.commit()
         change.record()
@@ -101,7 +108,7 @@ def edit_text(change: Change, old: str, new: str, *, replace_all: bool) -> int:
             raise _no_match(change, old)
         if count > 1 and not replace_all:
             raise change.refused("not_unique", f"the text occurs {count} times; add lines around it, or replace all")
-        with Replacement(change.root, change.path, create=False) as replacement:
+        with change.recording(), Replacement(change.root, change.path, create=False) as replacement:
             replacement.write(edited)
             replacement.commit(expected=status)
         change.record()
@@ -110,7 +117,7 @@ def edit_text(change: Change, old: str, new: str, *, replace_all: bool) -> int:
 
 def commit_upload(change: Change, replacement: Replacement) -> None:
     """Puts an uploaded file in place. Raises FileError."""
-    with locked_file(change.root, change.path, change.deadline):
+    with locked_file(change.root, change.path, change.deadline), change.recording():
         replacement.commit()
 
 

@@ -52,6 +52,7 @@ class Cell:
     """
 
     is_restricted = False
+    temporary_directory = "/tmp"  # noqa: S108  # of the cell
 
     def __init__(
         self, spec: CellSpec, on_open: Callable[[SupervisorClient, dict[str, object]], Awaitable[None]]

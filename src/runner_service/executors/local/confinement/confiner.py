@@ -128,7 +128,7 @@ class Confiner:
             raise ConfinementError("there is no supervisor to start a restricted thread in")
         mounts = self._plan(asked, root, scope_root, private, "")
         paths = thread_rules(mounts, root, [private.temporary, private.cache])
-        return ThreadSource(self._shared, {"paths": paths, "has_network": asked.network == "all"})
+        return ThreadSource(self._shared, {"paths": paths, "has_network": asked.network == "all"}, private.temporary)
 
     def _plan(
         self, asked: Confinement, root: str, scope_root: str, private: PrivateDirectories, home_cache: str

@@ -105,7 +105,8 @@ class ThreadSource:
 
     is_restricted = True
 
-    def __init__(self, shared: "SupervisorSource", rules: Mapping[str, object]) -> None:
+    def __init__(self, shared: "SupervisorSource", rules: Mapping[str, object], temporary_directory: str) -> None:
+        self.temporary_directory = temporary_directory
         self._shared = shared
         self._rules = rules
         self._confined: SupervisorClient | None = None

@@ -1,0 +1,164 @@
+"""Changes of files as callers see them: lists, diffs and reverts."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from runner_service import states
+from runner_service.changes.contents import Contents
+from runner_service.changes.diffs import Diff, diff_of
+from runner_service.changes.messages import file_change
+from runner_service.changes.net import NetChange, between, net_changes
+from runner_service.changes.records import ChangeSet, decode
+from runner_service.changes.renames import with_renames
+from runner_service.changes.revert import RevertPlan, changes_to_undo, latest_revert, plan_revert
+from runner_service.changes.tracker import summarize
+from runner_service.errors import AbortedError, NotFoundError, PreconditionError, UnavailableError
+from runner_service.executions.execution import Execution
+from runner_service.executions.registry import Registry
+from runner_service.executions.reverting import PENDING_REVERT, Reverting
+from runner_service.executions.runner import Runner
+from runner_service.executors.protocol import FileError, SandboxError, SandboxSpec
+from runner_service.executors.tracking import Restorer
+from runner_service.identity import OwnerKey, bare_id
+from runner_service.redaction import Redactor
+from runner_service.storage.event_log import EventLog, LogError
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
+
+
+class ChangeService:
+    """Belongs to the event loop."""
+
+    def __init__(self, log: EventLog, runner: Runner, registry: Registry) -> None:
+        self._log = log
+        self._runner = runner
+        self._registry = registry
+        self._reverting = asyncio.Lock()
+
+    async def page(
+        self, request: runner_pb2.ListFileChangesRequest, *, limit: int, after_key: int
+    ) -> tuple[Sequence[event_pb2.FileChange], event_pb2.FilesChangedSummary, int]:
+        """Returns a page of net changes, the counts of all, and the key of the next page.
+
+        Raises:
+            NotFoundError, LogError.
+        """
+        execution = await self._registry.find(OwnerKey(request.execution_id))
+        contents = self._contents(execution)
+        sets = between(await self._sets(execution), request.after_sequence, request.to_sequence)
+        changes = [await contents.net(each) for each in net_changes(sets)]
+        stored = await self._runner.contents.names(execution.id)
+        shown = with_renames([file_change(each, stored) for each in changes])
+        next_key = after_key + limit if len(shown) > after_key + limit else 0
+        return shown[after_key : after_key + limit], summarize(changes), next_key
+
+    async def diff(self, request: runner_pb2.GetDiffRequest, context_lines: int) -> Diff:
+        """Returns a unified diff of net changes. Raises NotFoundError, LogError."""
+        execution = await self._registry.find(OwnerKey(request.execution_id))
+        sets = between(await self._sets(execution), request.after_sequence, request.to_sequence)
+        changes = _selected(net_changes(sets), request.paths, execution)
+        return await diff_of(changes, self._contents(execution), context_lines)
+
+    async def revert(self, request: runner_pb2.RevertChangesRequest) -> runner_pb2.RevertChangesResponse:
+        """Puts files back, as RevertChanges's contract says.
+
+        Raises:
+            CallError: NOT_FOUND, FAILED_PRECONDITION, ABORTED or UNAVAILABLE.
+        """
+        async with self._reverting:
+            execution = await self._registry.find(OwnerKey(request.execution_id))
+            with self._registry.holding(execution):
+                self._require_at_rest(execution)
+                self._runner.require_same_root(execution)
+                try:
+                    async with self._runner.executor.open_restorer(
+                        SandboxSpec(execution.id, execution.record.session_id), execution.record.root
+                    ) as restorer:
+                        return await self._revert(execution, request, restorer)
+                except SandboxError as error:
+                    raise PreconditionError(str(error)) from error
+                except FileError as error:
+                    raise UnavailableError(str(error)) from error
+
+    async def complete_reverts(self) -> None:
+        """Completes the reverts that an earlier process had begun. Raises LogError."""
+        for execution_id, data in (await self._log.find_values(PENDING_REVERT)).items():
+            execution = await self._registry.lookup(OwnerKey(execution_id))
+            if execution is None:
+                continue
+            try:
+                with self._registry.holding(execution):
+                    await self._complete(execution, data)
+            except (FileError, SandboxError, LogError, UnavailableError) as error:
+                logger.warning("revert_not_completed execution=%s error=%s", execution_id, error)
+
+    async def _complete(self, execution: Execution, data: bytes) -> None:
+        spec = SandboxSpec(execution.id, execution.record.session_id)
+        async with self._runner.executor.open_restorer(spec, execution.record.root) as restorer:
+            await self._reverter(execution, restorer).complete(data)
+        logger.info("revert_completed execution=%s", execution.id)
+
+    async def _revert(
+        self, execution: Execution, request: runner_pb2.RevertChangesRequest, restorer: Restorer
+    ) -> runner_pb2.RevertChangesResponse:
+        sets = await self._sets(execution)
+        changes = latest_revert(sets) if request.undo_revert else changes_to_undo(sets, request.to_sequence)
+        if changes is None:
+            raise PreconditionError(f"there is no revert of execution {bare_id(execution.id)} to take back")
+        changes = _selected(changes, request.paths, execution)
+        now = await restorer.states([change.path for change in changes])
+        present = {change.path: state for change, state in zip(changes, now, strict=True)}
+        plan = plan_revert(changes, present, await self._runner.contents.names(execution.id))
+        contents = self._contents(execution)
+        if request.dry_run:
+            done = [await contents.compared(each.as_change()) for each in plan.items]
+        else:
+            _require_possible(plan, request)
+            done = await self._reverter(execution, restorer).carry_out(plan.items) if plan.items else []
+        conflicts = [runner_pb2.RevertConflict(path=path, reason=obstacle.value) for path, obstacle in plan.obstacles]
+        reverted = [file_change(each) for each in done]
+        return runner_pb2.RevertChangesResponse(reverted=reverted, conflicts=conflicts)
+
+    def _reverter(self, execution: Execution, restorer: Restorer) -> Reverting:
+        return Reverting(
+            execution.stream,
+            self._contents(execution),
+            restorer,
+            workspaces=self._runner.workspaces,
+            root=execution.record.root,
+        )
+
+    def _contents(self, execution: Execution) -> Contents:
+        return Contents(execution.id, self._runner.contents, Redactor([]))
+
+    async def _sets(self, execution: Execution) -> list[ChangeSet]:
+        return [decode(each) for each in await self._log.change_sets(execution.id)]
+
+    def _require_at_rest(self, execution: Execution) -> None:
+        if execution.is_active:
+            state = states.state_name(execution.state).removeprefix("STATE_")
+            raise PreconditionError(f"execution {bare_id(execution.id)} is {state}: cancel it, or wait for its end")
+
+
+def _selected(changes: Sequence[NetChange], paths: Sequence[str], execution: Execution) -> list[NetChange]:
+    """Returns the changes of these paths, or all if none is named. Raises NotFoundError."""
+    if not paths:
+        return list(changes)
+    found = {each.shown_path: each for each in changes}
+    if unknown := next((path for path in paths if path not in found), None):
+        raise NotFoundError(
+            f"paths: execution {bare_id(execution.id)} has no change of {unknown!r} there; ListFileChanges has all"
+        )
+    return [found[path] for path in dict.fromkeys(paths)]
+
+
+def _require_possible(plan: RevertPlan, request: runner_pb2.RevertChangesRequest) -> None:
+    if not plan.obstacles or request.skip_conflicts:
+        return
+    path, obstacle = next((each for each in plan.obstacles if each[1].is_conflict), plan.obstacles[0])
+    others = f", and {len(plan.obstacles) - 1} more" if len(plan.obstacles) > 1 else ""
+    text = f"nothing was put back: {path}: {obstacle.value}{others}; set skip_conflicts to leave such files"
+    raise AbortedError(text) if obstacle.is_conflict else PreconditionError(text)

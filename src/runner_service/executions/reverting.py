@@ -1,0 +1,110 @@
+"""Carries a revert out: all files or none, also when the service is killed meanwhile."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from runner_service.changes.contents import Contents
+from runner_service.changes.records import ChangeSet, RecordedChange
+from runner_service.changes.revert import RevertItem, decode_items, encode_items
+from runner_service.changes.workspaces import Workspaces
+from runner_service.errors import UnavailableError
+from runner_service.events.stream import EventStream
+from runner_service.executors.protocol import FileError, SandboxError
+from runner_service.executors.tracking import Restoration, Restorer
+from runner_service.storage.event_log import LogError, NewChangeSet, NewValue
+
+logger = logging.getLogger(__name__)
+
+PENDING_REVERT = "revert"
+"""The name of the stored value that says what a revert is about to do. It is there until all of it is done."""
+
+
+class Reverting:
+    """A revert of one execution, in the directory `root`."""
+
+    def __init__(
+        self, stream: EventStream, contents: Contents, restorer: Restorer, *, workspaces: Workspaces, root: str
+    ) -> None:
+        self._stream = stream
+        self._contents = contents
+        self._restorer = restorer
+        self._workspaces = workspaces
+        self._root = root
+
+    async def carry_out(self, items: Sequence[RevertItem]) -> list[RecordedChange]:
+        """Puts files back and records that.
+
+        Raises:
+            UnavailableError: it failed; then no file is changed, or the next start of the service completes it.
+        """
+        await self._require_space(items)
+        await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, encode_items(items)))
+        done: list[RevertItem] = []
+        try:
+            for item in items:
+                await self._restore(item)
+                done.append(item)
+        except (FileError, SandboxError, LogError) as error:
+            await self._take_back(done)
+            await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, None))
+            raise UnavailableError(f"nothing was put back: {error}") from error
+        return await self._record(done)
+
+    async def complete(self, data: bytes) -> None:
+        """Completes what an earlier process has begun. What somebody else has changed since stays as it is.
+
+        Raises:
+            FileError, SandboxError, LogError, UnavailableError: it cannot be completed now.
+        """
+        items = decode_items(data)
+        present = await self._restorer.states([item.path for item in items])
+        done = []
+        for item, now in zip(items, present, strict=True):
+            is_between = now is None and item.expected and item.wanted and item.expected.kind != item.wanted.kind
+            if now != item.wanted and (now == item.expected or is_between):
+                await self._restore(replace(item, expected=now))
+            elif now != item.wanted:
+                logger.warning("revert_left_out execution=%s path=%r", self._stream.execution_id, item.path)
+                continue
+            done.append(item)
+        await self._record(done)
+
+    async def _restore(self, item: RevertItem) -> None:
+        data = await self._contents.read(item.wanted)
+        if data is None:
+            raise LogError(f"the content of {item.path!r} is no longer stored")
+        self._workspaces.note_restored(f"{self._root}/{item.path}", item.wanted)
+        await self._restorer.restore(Restoration(item.path, item.expected, item.wanted, data))
+
+    async def _take_back(self, done: Sequence[RevertItem]) -> None:
+        """Undoes what is done of a revert that failed."""
+        try:
+            for item in reversed(done):
+                await self._restore(replace(item, expected=item.wanted, wanted=item.expected))
+        except (FileError, SandboxError, LogError) as error:
+            logger.error("revert_incomplete execution=%s error=%s", self._stream.execution_id, error)  # noqa: TRY400
+            raise UnavailableError(
+                f"only some files were put back: {error}. The service completes it when it starts again"
+            ) from error
+
+    async def _require_space(self, items: Sequence[RevertItem]) -> None:
+        try:
+            await self._restorer.require_space(sum(item.wanted.size for item in items if item.wanted))
+        except (FileError, SandboxError) as error:
+            raise UnavailableError(f"nothing was put back: {error}") from error
+
+    async def _record(self, done: Sequence[RevertItem]) -> list[RecordedChange]:
+        changes = [await self._contents.compared(item.as_change()) for item in done]
+        if changes:
+            data = ChangeSet(self._stream.last_sequence, changes, is_revert=True).encode()
+            self._stream.append(NewChangeSet(self._stream.execution_id, self._stream.last_sequence, data), len(data))
+        await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, None))
+        return changes
+
+    async def _store(self, entry: NewValue) -> None:
+        """Returns when the log has the entry, and what was appended before. Raises UnavailableError."""
+        self._stream.append(entry, len(entry.value or b""))
+        await self._stream.flush()
+        if self._stream.broken:
+            raise UnavailableError(self._stream.broken.message, retry_delay=5.0)
