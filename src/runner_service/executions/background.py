@@ -18,6 +18,7 @@ from runner_service.executions.readiness import DISK, Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
+from runner_service.executions.shared_queue import SharedQueue
 from runner_service.executions.takeover import Takeover
 from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
@@ -28,6 +29,7 @@ from runner_service.telemetry import metrics
 if TYPE_CHECKING:
     from runner_service.executions.approval_webhook import ApprovalWebhook
     from runner_service.stigmer.daemon import Daemon
+    from runner_service.storage.queue import Queue
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,10 @@ async def running_executions(
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
         registry = Registry(storage.log, writer)
-        queue = ExecutionQueue(
+        local_queue = ExecutionQueue(
             max_running=settings.max_concurrent_executions, max_queued=settings.max_queued_executions
         )
+        queue: Queue = SharedQueue(local_queue, storage.replicas.turns) if storage.replicas else local_queue
         lifecycle = Lifecycle(settings, registry, storage.log, storage.ownership, queue, runner.executor, tasks=tasks)
         service = ExecutionService(
             storage.log,

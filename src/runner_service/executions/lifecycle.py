@@ -85,6 +85,10 @@ class Lifecycle:
         """Checks that one more execution may run or wait. Raises QueueFullError."""
         await self._queue.require_room(session_id)
 
+    async def join_session(self, session_id: str, claim: Claim) -> None:
+        """Puts an execution that is about to start behind the others of its session. Raises LogError."""
+        await self._queue.join_session(session_id, claim.execution_id)
+
     def start(
         self,
         run: PreparedRun,
@@ -192,7 +196,9 @@ class Lifecycle:
     def _enqueue(self, execution: Execution, run: PreparedRun) -> None:
         parked = self._parked.pop(execution.id, None)
         slot = self._slots[execution.id] = (
-            parked.slot.unpark() if parked else self._queue.enqueue(run.request.session_id, execution.stream.publish)
+            parked.slot.unpark()
+            if parked
+            else self._queue.enqueue(run.request.session_id, execution.stream.publish, execution.id)
         )
         live = self._live(execution, slot, run, current_span_context())
         task = self._task_group.create_task(live, name=f"lifecycle-{execution.id}")

@@ -96,11 +96,15 @@ class ExecutionQueue:
                 retry_delay=_RETRY_DELAY_SECONDS,
             )
 
-    def enqueue(self, session_id: str, notify: Notify) -> Slot:
+    async def join_session(self, session_id: str, execution_id: str) -> None:
+        """Implements `Queue`: `enqueue` does it, at once."""
+
+    def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a slot, admitted at once if possible; else `notify` is given notices of its position.
 
         There is always room: call `require_room` first where that matters.
         """
+        del execution_id
         slot = Slot(self, session_id, notify)
         self.queued += 1
         if session_id in self._session_waiters:

@@ -258,6 +258,7 @@ class ExecutionService:
             return known
         if claim is None:
             raise _started_elsewhere(key)
+        await self._lifecycle.join_session(request.session_id, claim)
         return self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
 
     async def _find_started(self, claim: Claim | None, key: OwnerKey) -> Execution | None:

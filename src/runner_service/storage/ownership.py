@@ -46,12 +46,29 @@ class Letter(NamedTuple):
     """Set when another replica was asked to cancel it."""
 
 
+class Turns(Protocol):
+    """Whose turn it is in each session, over all replicas. All methods raise LogError."""
+
+    async def join(self, session_id: str, execution_id: str) -> None:
+        """Puts an execution behind the others of its session, unless it has a place."""
+
+    async def leave(self, session_id: str, execution_id: str) -> bool:
+        """Gives up the place of an execution that has ended, or is left INTERRUPTED; False if neither is so."""
+
+    async def is_first(self, session_id: str, execution_id: str) -> bool:
+        """Tells whether it is an execution's turn; joins if it has no place."""
+
+
 class Replicas(Protocol):
     """The replicas of a service that share its storage. All methods raise LogError."""
 
     @property
     def lease_seconds(self) -> float:
         """How long a replica may be silent before the others take over what it owns."""
+
+    @property
+    def turns(self) -> Turns:
+        """The turns of sessions."""
 
     async def reach(self) -> None:
         """Checks that the storage answers, and is suitable. Raises UnsuitableStorageError."""

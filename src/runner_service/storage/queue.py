@@ -52,7 +52,10 @@ class Queue(Protocol):
     async def require_room(self, session_id: str) -> None:
         """Checks that one more execution may run or wait. Raises QueueFullError."""
 
-    def enqueue(self, session_id: str, notify: Notify) -> Slot:
+    async def join_session(self, session_id: str, execution_id: str) -> None:
+        """Puts an execution that is about to be enqueued behind the others of its session. Raises LogError."""
+
+    def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a slot; `notify` is given notices of its position. There is always room."""
 
     def reserve(self, session_id: str, notify: Notify) -> Slot:

@@ -8,6 +8,7 @@ from runner_service.storage.ownership import Letter, UnsuitableStorageError
 from runner_service.storage.redis.connection import Connection, RedisAddress
 from runner_service.storage.redis.event_log import RedisEventLog
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
+from runner_service.storage.redis.turns import RedisTurns
 
 _MIN_VERSION = (7, 0)
 _LAYOUT = b"1"
@@ -24,6 +25,7 @@ class RedisReplicas:
         self._keys = keys
         self._replica = replica
         self._log = log
+        self.turns = RedisTurns(connection, keys)
         self._lease_ms = round(lease_seconds * 1000)
 
     @property
