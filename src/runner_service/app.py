@@ -56,7 +56,6 @@ DAEMON_HEALTH = "stigmer-daemon"
 
 _CLOUD_LAME_DUCK_SECONDS = 2.0  # for load balancers to see NOT_SERVING; a daemon on the same machine needs none
 _SHARED_LOG_WRITE_TIMEOUT_SECONDS = 60.0  # a failover of Redis is a pause
-_IDLE_CHECKS_PER_SECOND = 5
 
 
 class ServeOptions(NamedTuple):
@@ -97,7 +96,7 @@ async def _serve_until_stopped(
         asyncio.TaskGroup() as tasks,
     ):
         service.begin_loading(with_agent_loop=options.load_agent_at_start)
-        idle = tasks.create_task(_stop_when_idle(service.executions, options.exit_when_idle, requests))
+        idle = tasks.create_task(_stop_when_idle(service, options.exit_when_idle, requests))
         await service.server.serve_until_stopped(
             requests,
             drain,
@@ -328,12 +327,7 @@ def _metrics_of(service: RunningService) -> dict[str, str]:
     return {"metrics_address": service.metrics_address} if service.metrics_address else {}
 
 
-async def _stop_when_idle(executions: ExecutionService, idle_seconds: float | None, requests: StopRequests) -> None:
-    if idle_seconds is None:
-        return
-    checks_left = checks = max(1, round(idle_seconds * _IDLE_CHECKS_PER_SECOND))
-    while checks_left:
-        await asyncio.sleep(1 / _IDLE_CHECKS_PER_SECOND)
-        checks_left = checks if executions.is_busy else checks_left - 1
-    logger.info("stops_when_idle seconds=%g", idle_seconds)
-    requests.request()
+async def _stop_when_idle(service: RunningService, idle_seconds: float | None, requests: StopRequests) -> None:
+    if idle_seconds is not None:
+        await service.server.idle(idle_seconds, lambda: service.executions.is_busy)
+        requests.request()

@@ -50,6 +50,23 @@ async def test_health_shows_the_drain_before_it_begins_to_wait() -> None:
         assert await watch.read() is grpc.aio.EOF
 
 
+async def test_a_server_is_not_idle_while_a_call_is_open_nor_just_after_one() -> None:
+    async with serving() as probe:
+        watch = probe.health.Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        idle = asyncio.create_task(probe.server.idle(1, lambda: False))
+        assert not (await asyncio.wait([idle], timeout=3))[0], "a call was open"
+        watch.cancel()
+
+        calls = 0
+        while not (await asyncio.wait([idle], timeout=0.05))[0] and calls < 40:
+            await probe.call()
+            calls += 1
+        assert calls == 40, "a call had just ended"
+
+        await idle
+
+
 async def test_the_second_request_cancels_the_drain_and_waits_for_its_clean_up() -> None:
     requests, steps = StopRequests(), []
     async with serving() as probe:

@@ -43,11 +43,14 @@ class OpenCalls:
     """Counts running handlers: grpc's own stop does not wait for their cleanup."""
 
     def __init__(self) -> None:
+        self.begun = 0
+        """How many calls there have been."""
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
 
     def __enter__(self) -> None:
+        self.begun += 1
         self._count += 1
         self._none.clear()
 
@@ -55,6 +58,11 @@ class OpenCalls:
         self._count -= 1
         if self._count == 0:
             self._none.set()
+
+    @property
+    def are_open(self) -> bool:
+        """True while a handler runs."""
+        return self._count > 0
 
     async def all_ended(self) -> None:
         """Waits until no handler runs."""

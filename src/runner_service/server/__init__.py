@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 Drain = Callable[[float], Awaitable[None]]
 
 _STOP_TIMEOUT_SECONDS = 0.2  # for the last responses; the executions have ended by then
+_IDLE_CHECKS_PER_SECOND = 5
 _CLEANUP_TIMEOUT_SECONDS = 0.2  # for the handlers of cancelled calls
 
 
@@ -83,6 +84,16 @@ class RunningServer:
         if not await _run_unless_signalled(requests.second(), drained()):
             logger.warning("drain_cut_short")
         await self.stop()
+
+    async def idle(self, seconds: float, is_busy: Callable[[], bool]) -> None:
+        """Waits until, for so many seconds, no call was open, none has begun and `is_busy` was false."""
+        checks_left = checks = max(1, round(seconds * _IDLE_CHECKS_PER_SECOND))
+        begun = self._calls.begun
+        while checks_left:
+            await asyncio.sleep(1 / _IDLE_CHECKS_PER_SECOND)
+            was_called, begun = self._calls.begun > begun, self._calls.begun
+            checks_left = checks if was_called or self._calls.are_open or is_busy() else checks_left - 1
+        logger.info("idle seconds=%g", seconds)
 
     async def stop(self) -> None:
         """Ends all calls, health watches first: an open one would use up the whole timeout. Idempotent."""
