@@ -106,7 +106,7 @@ async def test_a_command_goes_on_when_the_api_was_away_for_longer_than_the_proxy
 
 
 async def test_an_api_that_stays_away_ends_the_execution_and_can_be_tried_again(cloud: Cloud) -> None:
-    config = replace(CONFIG, outage_timeout=6.0)
+    config = replace(CONFIG, outage_timeout=1.0)
     async with (
         daytona_executor(account(cloud), config, limits=LIMITS) as executor,
         executor.open(SandboxSpec("e", session_id="s")) as sandbox,
@@ -136,12 +136,17 @@ async def test_only_the_apis_own_refusal_is_a_wrong_key(cloud: Cloud, sandbox: S
     assert (error.code, error.retryable) == ("SANDBOX_UNAUTHENTICATED", False)
 
 
-async def test_a_toolbox_that_refuses_for_ever_although_all_is_well_can_be_tried_again(cloud: Cloud) -> None:
+async def test_a_toolbox_that_refuses_for_ever_although_all_is_well_can_be_tried_again(
+    cloud: Cloud, caplog: pytest.LogCaptureFixture
+) -> None:
     async with (
-        daytona_executor(account(cloud), replace(CONFIG, outage_timeout=6.0), limits=LIMITS) as executor,
+        daytona_executor(account(cloud), replace(CONFIG, outage_timeout=1.0), limits=LIMITS) as executor,
         executor.open(SandboxSpec("e", session_id="s")) as sandbox,
     ):
         toolbox = cloud.faults.add(EXEC, "401", 1_000_000)
-        error = await refused(sandbox)
-        toolbox.times = 0
+        refusal = asyncio.create_task(refused(sandbox))
+        while "poll_failed" not in caplog.text:
+            await asyncio.sleep(0.05)
+        toolbox.times = 0  # or the command would be told to end for half a minute
+        error = await refusal
     assert (error.code, error.retryable) == ("SANDBOX_UNAVAILABLE", True)
