@@ -1,7 +1,9 @@
 """The first prompt costs what docs/prompt.md says, and says what a model needs."""
 
+import gc
 import json
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,18 @@ def test_a_tool_of_somebody_else_is_offered_as_it_is() -> None:
         return city
 
     assert with_short_texts([weather]) == [weather]
+
+
+def test_a_description_is_made_once_and_keeps_no_tool_in_memory() -> None:
+    """The tool that starts sub-agents holds all of their graphs."""
+
+    @tool("ls")
+    def listing(path: str) -> str:
+        """Lists."""
+        return path
+
+    assert with_short_texts([listing])[0] is with_short_texts([listing])[0]
+    alive = weakref.ref(listing)
+    del listing
+    gc.collect()
+    assert alive() is None

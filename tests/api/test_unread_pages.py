@@ -14,6 +14,11 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
 
 MIB = 1024 * 1024
+OWN_SMALL_BUFFERS = [
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
+    ("grpc.http2.bdp_probe", 0),  # or it would make room for a gigabyte of pages in this process
+    ("grpc.http2.lookahead_bytes", 64 * 1024),
+]
 
 
 class Watcher:
@@ -107,7 +112,7 @@ async def test_hundreds_of_watchers_that_do_not_read_cost_a_bounded_amount_that_
         calls = []
         for _ in range(10):
             channel = await channels.enter_async_context(
-                grpc.aio.insecure_channel(service.address, options=[("grpc.use_local_subchannel_pool", 1)])
+                grpc.aio.insecure_channel(service.address, options=OWN_SMALL_BUFFERS)
             )
             stub: runner_grpc.AgentRunnerServiceAsyncStub = runner_grpc.AgentRunnerServiceStub(channel)
             calls += [stub.WatchExecution(runner_pb2.WatchExecutionRequest(execution_id="long")) for _ in range(30)]

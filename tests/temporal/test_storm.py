@@ -20,6 +20,7 @@ async def run_storm(directory: Path, kills: int) -> None:
     assert sum(report.kills.values()) == kills
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_nothing_is_lost_when_each_of_them_is_killed_once(tmp_path: Path) -> None:
     await run_storm(tmp_path, kills=3)

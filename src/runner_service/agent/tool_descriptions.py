@@ -3,8 +3,8 @@
 docs/prompt.md lists what each part of the first prompt costs; `tests/agent/test_prompt_size.py` holds it to that.
 """
 
+import weakref
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from langchain_core.tools import BaseTool
@@ -81,26 +81,18 @@ def _is_ours(tool: BaseTool) -> bool:
     return tool.name == "task" or tool.name in DESCRIPTIONS
 
 
+_definitions: dict[int, dict[str, Any]] = {}
+"""By the identity of a tool. None is kept alive by this: a `task` tool holds the graphs of its agents."""
+
+
 def _shortened(tool: BaseTool) -> dict[str, Any]:
-    return _short_definition(_Same(tool))
+    if id(tool) not in _definitions:
+        _definitions[id(tool)] = _short_definition(tool)
+        weakref.finalize(tool, _definitions.pop, id(tool), None).atexit = False
+    return _definitions[id(tool)]
 
 
-class _Same:
-    """Compares a tool by identity: its own comparison compares all that it holds."""
-
-    def __init__(self, tool: BaseTool) -> None:
-        self.tool = tool
-
-    def __hash__(self) -> int:
-        return id(self.tool)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.tool is self.tool
-
-
-@lru_cache(maxsize=1024)
-def _short_definition(same: _Same) -> dict[str, Any]:
-    tool = same.tool
+def _short_definition(tool: BaseTool) -> dict[str, Any]:
     definition = convert_to_openai_tool(tool)
     function = definition["function"]
     function["description"] = _task_text(tool.description) if tool.name == "task" else DESCRIPTIONS[tool.name]
