@@ -132,7 +132,7 @@ def test_the_wrong_field_is_named(field: str) -> None:
         (requests.check_delete_execution, runner_pb2.DeleteExecutionRequest(execution_id="../x"), "execution_id"),
         (requests.check_delete_session, runner_pb2.DeleteSessionRequest(session_id="a b"), "session_id"),
         (
-            requests.check_list,
+            _check_list,
             runner_pb2.ListExecutionsRequest(page_token="MTE4MDU5MTYyMDcxNzQxMTMwMzQyNDo6"),
             "page_token",
         ),

@@ -191,8 +191,9 @@ async def _is_cut_off_when_silent(options: dict[str, int]) -> bool:
 
 async def test_metadata_beyond_the_bound_is_refused() -> None:
     async with serving() as probe:
-        assert await probe.call(metadata=(("x", "y" * 7000),)).code() is grpc.StatusCode.OK
-        assert await probe.call(metadata=(("x", "y" * 17_000),)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # Between the two bounds of the server some are refused, at random.
+        assert await probe.call(metadata=(("x", "y" * 15_000),)).code() is grpc.StatusCode.OK
+        assert await probe.call(metadata=(("x", "y" * 33_000),)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @asynccontextmanager
