@@ -118,7 +118,7 @@ async def test_an_execution_whose_caller_left_is_cancelled_after_the_grace(start
 
 
 async def test_a_caller_that_comes_back_within_the_grace_finds_it_running(start: StartService) -> None:
-    client = await start(SLOW, DISCONNECT_GRACE="2")
+    client = await start(SLOW, DISCONNECT_GRACE="60")
     call, seen = await begin(client, "a")
     call.cancel()
     again = asyncio.create_task(client.execute(execution_id="a", after_sequence=seen[-1].sequence))

@@ -211,7 +211,7 @@ async def test_limits_count_over_restarts(start_process: StartProcess) -> None:
 
 async def test_time_counts_over_restarts(start_process: StartProcess) -> None:
     limits = runner_pb2.ExecutionLimits()
-    limits.timeout.FromMilliseconds(1500)
+    limits.timeout.FromMilliseconds(5000)
     service = await start_process(
         [turn("", command("echo $$; sleep 1; echo x; sleep 60")), turn("", command("sleep 60"))]
     )

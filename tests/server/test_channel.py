@@ -105,6 +105,7 @@ async def is_cut_off_for_pings(options: Sequence[tuple[str, int]]) -> bool:
         for _ in range(4):
             writer.write(_PING)
             await asyncio.sleep(0.3)
+        await asyncio.wait([reading], timeout=2)  # one that is cut off ends
         return _GOAWAY in frames
     finally:
         writer.close()
