@@ -22,6 +22,7 @@ from runner_service.executions.confinement_mapping import operator_minimum
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
+from runner_service.executions.tenant_usage import TenantUsage
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.protocol import Executor, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
@@ -161,6 +162,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             contents=storage.contents,
             approval_policy=await _approval_policy(settings),
             prices=await _prices(settings),
+            tenant_usage=TenantUsage(callers.tenants, log, storage.usage),
         )
         daemon = await _enter_daemon(parts, settings, log, readiness)
         executions, approvals, changes, recovery = await parts.enter_async_context(

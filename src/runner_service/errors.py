@@ -106,6 +106,19 @@ class QueueFullError(UnavailableError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class QuotaExceededError(CallError):
+    """A quota of the tenant is used up. With `retry_delay`, seconds, the caller calls again; else an operator acts."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, tenant: str, metric: str, value: int, *, retry_delay: float | None = None) -> None:
+        super().__init__(f"the tenant {tenant} may have no more: its quota {metric} is {value}")
+        self.tenant = tenant
+        self.metric = metric
+        self.value = value
+        self.retry_delay = retry_delay
+
+
 class WriteStalledError(CallError):
     """A watcher has read nothing for longer than the write timeout."""
 
@@ -136,6 +149,12 @@ class LimitExceededEnd(ExecutionEnd):
 
     def __init__(self, field: str, value: object) -> None:
         super().__init__(f"limits.{field} = {value} was reached; raise it, or give the agent a smaller task")
+
+
+class QuotaExceededEnd(ExecutionEnd):
+    """A quota of the tenant was used up."""
+
+    code = "QUOTA_EXCEEDED"
 
 
 class DiskLimitEnd(ExecutionEnd):

@@ -71,8 +71,9 @@ type AgentRunnerServiceClient interface {
 	// daemon does not know what the execution refers to; the message says what. Send the agent as well.
 	// PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
 	// FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
-	// RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
-	// again after the delay in `google.rpc.RetryInfo`.
+	// RESOURCE_EXHAUSTED: as many executions run and wait as the service takes, or a quota of the tenant is used up, which
+	// `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
+	// `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
 	// OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
 	ExecuteAgent(ctx context.Context, in *ExecuteAgentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExecuteAgentResponse], error)
 	// Streams the events of an execution without being its caller: never starts it, and does not keep it from being
@@ -363,8 +364,9 @@ type AgentRunnerServiceServer interface {
 	// daemon does not know what the execution refers to; the message says what. Send the agent as well.
 	// PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
 	// FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
-	// RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
-	// again after the delay in `google.rpc.RetryInfo`.
+	// RESOURCE_EXHAUSTED: as many executions run and wait as the service takes, or a quota of the tenant is used up, which
+	// `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
+	// `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
 	// OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
 	ExecuteAgent(*ExecuteAgentRequest, grpc.ServerStreamingServer[ExecuteAgentResponse]) error
 	// Streams the events of an execution without being its caller: never starts it, and does not keep it from being

@@ -1,6 +1,6 @@
 """The agent loop as the executions package sees it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -68,6 +68,8 @@ class AgentRun:
     """Where the service itself may connect to for this run, by its confinement; None: anywhere."""
     mcp_addresses: McpAddresses = field(default_factory=lambda: McpAddresses(allows_private=True))
     """Where HTTP MCP servers may be, in any run."""
+    require_tokens: "Callable[[], Awaitable[None]] | None" = None
+    """Checks before a model call that the tenant has tokens left. Raises ExecutionEnd, LogError."""
     is_interrupted: Callable[[], bool] = lambda: False
     """Whether a cancellation is an interruption, after which the execution can be resumed."""
 

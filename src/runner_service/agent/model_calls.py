@@ -82,6 +82,8 @@ class ModelCalls(AgentMiddleware[Any, Any, Any]):
         """
         scope = current_scope.get()
         check_model_call(scope.run)
+        if scope.run.require_tokens:
+            await scope.run.require_tokens()
         _discard_unfinished_message(scope)
         if not sub_agent_id():
             scope.step_results.clear()

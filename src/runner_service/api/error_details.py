@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from grpc_status import rpc_status
 
-from runner_service.errors import CallError, FieldViolation, InvalidRequestError, UnavailableError
+from runner_service.errors import CallError, FieldViolation, InvalidRequestError, QuotaExceededError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,11 @@ def _reason(kind: type[CallError]) -> str:
 def _details(error: CallError) -> Iterator[Message]:
     if isinstance(error, InvalidRequestError):
         yield _bad_request(error.violations)
-    if isinstance(error, UnavailableError):
+    if isinstance(error, QuotaExceededError):
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(subject=f"tenant:{error.tenant}", quota_metric=error.metric, quota_value=error.value)
+        yield failure
+    if isinstance(error, UnavailableError | QuotaExceededError) and error.retry_delay is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(round(error.retry_delay * 1000))
         yield retry

@@ -20,6 +20,8 @@ from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
 from runner_service.executions.shared_queue import SharedQueue
 from runner_service.executions.takeover import Takeover
+from runner_service.executions.tenant_limits import Tenants
+from runner_service.executions.tenant_retention import prune_tenant
 from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
 from runner_service.storage.backend import Storage
@@ -59,7 +61,9 @@ async def running_executions(
     async with asyncio.TaskGroup() as tasks:
         registry = Registry(storage.log, writer)
         local_queue = ExecutionQueue(
-            max_running=settings.max_concurrent_executions, max_queued=settings.max_queued_executions
+            max_running=settings.max_concurrent_executions,
+            max_queued=settings.max_queued_executions,
+            tenants=runner.tenant_usage.tenants if runner.tenant_usage else None,
         )
         queue: Queue = SharedQueue(local_queue, storage.replicas.turns) if storage.replicas else local_queue
         lifecycle = Lifecycle(settings, registry, storage.log, storage.ownership, queue, runner.executor, tasks=tasks)
@@ -85,8 +89,9 @@ async def running_executions(
             registry,
             lambda is_full: readiness.set_held_up(DISK, is_held_up=is_full),
         )
+        tenants = runner.tenant_usage.tenants if runner.tenant_usage else None
         cleanups = [
-            tasks.create_task(_prune_log(settings, storage.log, registry), name="prune-log"),
+            tasks.create_task(_prune_log(settings, storage.log, registry, tenants), name="prune-log"),
             tasks.create_task(guard.run(), name="guard-disk"),
             tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
             tasks.create_task(approvals.expire_forever(), name="expire-approvals"),
@@ -173,12 +178,14 @@ async def _announce_approvals(webhook: "ApprovalWebhook") -> None:
             return
 
 
-async def _prune_log(settings: Settings, log: EventLog, registry: Registry) -> None:
+async def _prune_log(settings: Settings, log: EventLog, registry: Registry, tenants: Tenants | None) -> None:
     """Deletes old executions from the log, now and every minute."""
     while True:
         try:
             pruned = await log.prune(max_age=settings.log_max_age, max_bytes=settings.log_max_bytes)
             logger.debug("log_pruned executions=%d", pruned)
+            for tenant, stored_bytes in tenants.with_stored_bytes() if tenants else ():
+                await prune_tenant(log, tenant, stored_bytes)
         except LogError as error:
             logger.warning("log_prune_failed error=%s", error)
         for execution in registry.in_memory():

@@ -81,9 +81,9 @@ class Lifecycle:
             metrics.EXECUTIONS_LIMIT: lambda: limits,
         }
 
-    async def require_room(self, session_id: str) -> None:
-        """Checks that one more execution may run or wait. Raises QueueFullError."""
-        await self._queue.require_room(session_id)
+    async def require_room(self, session_id: str, tenant: str) -> None:
+        """Checks that one more execution may run or wait. Raises QueueFullError, QuotaExceededError."""
+        await self._queue.require_room(session_id, tenant)
 
     async def join_session(self, session_id: str, claim: Claim) -> None:
         """Puts an execution that is about to start behind the others of its session. Raises LogError."""
@@ -136,7 +136,7 @@ class Lifecycle:
 
     def reserve(self, execution: Execution) -> None:
         """Keeps the place of an execution that an earlier process has parked."""
-        slot = self._queue.reserve(execution.record.session_id, execution.stream.publish)
+        slot = self._queue.reserve(execution.record.session_id, execution.stream.publish, execution.id)
         self._parked[execution.id] = Parked(slot, None)
 
     def interrupt_waiting(self, execution: Execution) -> None:

@@ -1,16 +1,19 @@
 """The queue of the executions of one process: a limit on how many run, and one execution of a session at a time.
 
-Only the first execution of a session stands in the queue; when it is done, the next one joins the end. So sessions take
-turns however much each of them asks for. An execution without a session is a session of its own.
+Tenants take turns, by their weights, and so do the sessions of a tenant, however much each of them asks for. Only the
+first execution of a session stands in the queue; when it is done, the next one joins the end of its tenant's. An
+execution without a session is a session of its own. A tenant that has as many running as it may stands aside.
 """
 
 import time
 from asyncio import Event
-from collections import deque
+from collections import defaultdict, deque
 from types import TracebackType
 
-from runner_service.errors import QueueFullError
-from runner_service.identity import bare_id
+from runner_service.errors import QueueFullError, QuotaExceededError
+from runner_service.executions.tenant_limits import Tenants
+from runner_service.executions.tenant_queue import TenantQueue
+from runner_service.identity import DEFAULT_TENANT, bare_id, tenant_of
 from runner_service.storage.queue import Notify
 from runner_service.telemetry import metrics
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -21,8 +24,9 @@ _RETRY_DELAY_SECONDS = 5.0
 class Slot:
     """The place of one execution: in the queue, then among those that run. Leaving its context releases it."""
 
-    def __init__(self, queue: "ExecutionQueue", session_id: str, notify: Notify) -> None:
+    def __init__(self, queue: "ExecutionQueue", session_id: str, notify: Notify, tenant: str) -> None:
         self.session_id = session_id
+        self.tenant = tenant
         self.notify = notify
         self._queue = queue
         self._queued_at = time.monotonic()
@@ -69,10 +73,13 @@ class Slot:
 class ExecutionQueue:
     """Implements `Queue` in memory: at most `max_running` are admitted, at most `max_queued` others wait."""
 
-    def __init__(self, *, max_running: int, max_queued: int) -> None:
+    def __init__(self, *, max_running: int, max_queued: int, tenants: Tenants | None = None) -> None:
         self._max_running = max_running
         self._max_queued = max_queued
-        self._queue: list[Slot] = []
+        self._tenants = tenants or Tenants()
+        self._queues: defaultdict[str, TenantQueue[Slot]] = defaultdict(TenantQueue)
+        self._turns_now = 0.0
+        """The turns of the tenant that was admitted last."""
         self._session_waiters: dict[str, deque[Slot]] = {}
         """By session that has an execution queued or running: those that wait behind it, in order of arrival."""
         self._is_closed = False
@@ -81,17 +88,24 @@ class ExecutionQueue:
         self.queued = 0
         """How many wait, those behind another one of their session included."""
 
-    async def require_room(self, session_id: str) -> None:
+    async def require_room(self, session_id: str, tenant: str = DEFAULT_TENANT) -> None:
         """Checks that one more execution may run or wait.
 
         Raises:
             QueueFullError: it would have to wait, and `max_queued` wait already.
+            QuotaExceededError: it would have to wait, and as many of its tenant wait as may.
         """
-        has_to_wait = self.running >= self._max_running or session_id in self._session_waiters
-        if has_to_wait and self.queued >= self._max_queued:
+        own, limits = self._queues[tenant], self._tenants.limits_of(tenant)
+        is_free = self.running < self._max_running and own.has_room(limits)
+        if is_free and session_id not in self._session_waiters:
+            return
+        if limits.queued is not None and own.queued >= limits.queued:
+            metrics.execution_refused()
+            raise QuotaExceededError(tenant, "queued", limits.queued, retry_delay=_RETRY_DELAY_SECONDS)
+        if self.queued >= self._max_queued:
             metrics.execution_refused()
             raise QueueFullError(
-                f"{self.running} executions are running and {self.queued} are queued, which is all that "
+                f"{own.running} executions are running and {own.queued} are queued, which is all that "
                 "MAX_CONCURRENT_EXECUTIONS and MAX_QUEUED_EXECUTIONS allow; call again later",
                 retry_delay=_RETRY_DELAY_SECONDS,
             )
@@ -104,9 +118,8 @@ class ExecutionQueue:
 
         There is always room: call `require_room` first where that matters.
         """
-        del execution_id
-        slot = Slot(self, session_id, notify)
-        self.queued += 1
+        slot = Slot(self, session_id, notify, tenant_of(execution_id))
+        self._count_queued(slot, 1)
         if session_id in self._session_waiters:
             self._session_waiters[session_id].append(slot)
             slot.notify(_notice("SESSION_BUSY", f"waits for another execution of session {bare_id(session_id)} to end"))
@@ -119,12 +132,12 @@ class ExecutionQueue:
     def park(self, slot: Slot) -> None:
         """Makes room for others, but not for those of the same session."""
         slot.is_parked = True
-        self.running -= 1
+        self._count_running(slot, -1)
         self._admit_next()
 
-    def reserve(self, session_id: str, notify: Notify) -> Slot:
+    def reserve(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a parked slot, for an execution that an earlier process has parked."""
-        slot = Slot(self, session_id, notify)
+        slot = Slot(self, session_id, notify, tenant_of(execution_id))
         slot.is_parked = True
         if session_id:
             self._session_waiters.setdefault(session_id, deque())
@@ -132,8 +145,8 @@ class ExecutionQueue:
 
     def unpark(self, parked: Slot) -> Slot:
         """Returns a slot in the queue that takes the place of a parked one."""
-        slot = Slot(self, parked.session_id, parked.notify)
-        self.queued += 1
+        slot = Slot(self, parked.session_id, parked.notify, parked.tenant)
+        self._count_queued(slot, 1)
         self._append_to_queue(slot)
         return slot
 
@@ -145,13 +158,13 @@ class ExecutionQueue:
         waiters = self._session_waiters.get(slot.session_id, ())
         if slot in waiters:
             self._session_waiters[slot.session_id].remove(slot)
-            self.queued -= 1
+            self._count_queued(slot, -1)
             return
         if slot.is_admitted:
-            self.running -= 1
+            self._count_running(slot, -1)
             self._admit_next()
         else:
-            self._remove_from_queue(slot)
+            self._leave_queue(slot)
         self._enqueue_next_of_session(slot.session_id)
 
     def close(self) -> None:
@@ -166,34 +179,38 @@ class ExecutionQueue:
             self._session_waiters.pop(session_id, None)
 
     def _append_to_queue(self, slot: Slot) -> None:
-        self._queue.append(slot)
+        own = self._queues[slot.tenant]
+        own.append(slot, self._turns_now)
         self._admit_next()
-        if not slot.is_admitted:
-            self._notify_position(len(self._queue))
+        if not slot.is_admitted and not self._is_closed:
+            own.notify_position(len(own.waiting))
 
     def _admit_next(self) -> None:
-        while self._queue and self.running < self._max_running and not self._is_closed:
-            slot = self._queue[0]
-            self.running += 1
+        while self.running < self._max_running and not self._is_closed and (tenant := self._next_tenant()) is not None:
+            own = self._queues[tenant]
+            slot = own.waiting[0]
+            self._turns_now = own.turns
+            own.turns += 1 / self._tenants.limits_of(tenant).weight
+            self._count_running(slot, 1)
             slot.admit()
-            self._remove_from_queue(slot)
+            self._leave_queue(slot)
 
-    def _remove_from_queue(self, slot: Slot) -> None:
-        """Moves up those behind. They are notified when their position is a power of two: more would be noise."""
-        index = self._queue.index(slot)
-        del self._queue[index]
-        self.queued -= 1
-        position = 1
-        while position <= len(self._queue):
-            if position > index:
-                self._notify_position(position)
-            position *= 2
+    def _next_tenant(self) -> str | None:
+        """Returns the tenant with the fewest turns of those that wait and may have one more running."""
+        able = [name for name, own in self._queues.items() if own.can_run(self._tenants.limits_of(name))]
+        return min(able, key=lambda name: self._queues[name].turns, default=None)
 
-    def _notify_position(self, position: int) -> None:
-        if not self._is_closed:
-            self._queue[position - 1].notify(
-                _notice("QUEUED", f"waits for its turn, at position {position} of the queue")
-            )
+    def _leave_queue(self, slot: Slot) -> None:
+        self._count_queued(slot, -1)
+        self._queues[slot.tenant].remove(slot, is_silent=self._is_closed)
+
+    def _count_running(self, slot: Slot, change: int) -> None:
+        self.running += change
+        self._queues[slot.tenant].running += change
+
+    def _count_queued(self, slot: Slot, change: int) -> None:
+        self.queued += change
+        self._queues[slot.tenant].queued += change
 
 
 def _notice(code: str, text: str) -> event_pb2.Notice:

@@ -20,6 +20,8 @@ from runner_service.changes.workspaces import Workspaces
 from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
 from runner_service.executions.confinement_mapping import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
+from runner_service.executions.tenant_limits import apply_ceilings
+from runner_service.executions.tenant_usage import TenantUsage, TokenMeter
 from runner_service.executors.completion import run_to_completion
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.mcp_addresses import McpAddresses, parse_networks
@@ -32,7 +34,7 @@ from runner_service.redaction import Redactor
 from runner_service.redaction.shared import SharedSecrets
 from runner_service.settings import Settings
 from runner_service.storage.changes import ContentStore
-from runner_service.storage.event_log import EventLog
+from runner_service.storage.event_log import EventLog, LogError
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
@@ -55,6 +57,7 @@ class Runner:
         contents: ContentStore,
         approval_policy: policy_pb2.ApprovalPolicy | None = None,
         prices: Prices | None = None,
+        tenant_usage: TenantUsage | None = None,
     ) -> None:
         self.contents = contents
         self.workspaces = Workspaces()
@@ -71,6 +74,8 @@ class Runner:
         self.approval_policy = approval_policy
         """The operator's, of APPROVAL_POLICY_FILE."""
         self.prices = prices
+        self.tenant_usage = tenant_usage
+        """What tenants may use; None: as much as the service."""
 
     async def prepare(self, request: runner_pb2.ExecuteAgentRequest, *, resumes: bool = False) -> "PreparedRun":
         """Checks, before anything has happened, that the model and the confinement of a request can be used.
@@ -170,6 +175,10 @@ class PreparedRun:
     async def _run(self, execution: Execution, resumption: Resumption | None, on_started: Callable[[], None]) -> str:
         loop = await self.runner.agent_loop.loaded()
         limits = _limits(self.request.limits, self.runner.settings)
+        usage, tenant = self.runner.tenant_usage, tenant_of(execution.id)
+        if usage:
+            apply_ceilings(limits, usage.tenants.limits_of(tenant))
+        meter = usage.meter(tenant, execution.usage) if usage else None
         timeout_seconds = limits.timeout.ToNanoseconds() / 1e9
         egress = self._egress(execution)
         execution.stream.quota.set_limit(self.runner.settings.execution_max_bytes)
@@ -207,9 +216,13 @@ class PreparedRun:
                     egress=egress,
                     mcp_addresses=self.runner.mcp_addresses,
                     tracker=tracker,
+                    require_tokens=meter.require if meter else None,
                     is_interrupted=lambda: execution.is_interrupted,
                 )
-                return await self._run_tracked(loop, execution, execution.run)
+                try:
+                    return await self._run_tracked(loop, execution, execution.run)
+                finally:
+                    await _count_rest(meter)
         except TimeoutError:
             if clock.expired():
                 raise TimedOutEnd(f"limits.timeout = {timeout_seconds:g} s was reached") from None
@@ -317,6 +330,14 @@ def _secrets(request: runner_pb2.ExecuteAgentRequest) -> list[str]:
 def grants_name(session_id: str) -> str:
     """Returns the name of the stored value that holds the rules granted for a session."""
     return f"approval-grants:{session_id}"
+
+
+async def _count_rest(meter: TokenMeter | None) -> None:
+    try:
+        if meter:
+            await meter.count()
+    except LogError as error:
+        logger.warning("tokens_not_counted reason=%s", error)
 
 
 def _limits(requested: runner_pb2.ExecutionLimits, settings: Settings) -> runner_pb2.ExecutionLimits:

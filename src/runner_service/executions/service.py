@@ -28,6 +28,7 @@ from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
+from runner_service.executions.tenant_limits import check_ceilings
 from runner_service.executors.protocol import SandboxError
 from runner_service.identity import OPERATOR, OwnerKey, bare_id, current_caller, owner_key, tenant_of
 from runner_service.storage.event_log import EventLog
@@ -250,8 +251,13 @@ class ExecutionService:
                 f"{bare_id(request.execution_id)} yet, or "
                 "it was pruned; to start it, leave after_sequence out"
             )
+        tenant = tenant_of(request.execution_id or _new_key())
+        if usage := self._runner.tenant_usage:
+            check_ceilings(request.limits, usage.tenants.limits_of(tenant))
         run = await self._runner.prepare(request)
-        await self._lifecycle.require_room(request.session_id)
+        await self._lifecycle.require_room(request.session_id, tenant)
+        if usage:
+            await usage.require_start(tenant)
         key = OwnerKey(request.execution_id)
         claim = await self._ownership.claim(key or _new_key())
         if self._replicas and key and (known := await self._find_started(claim, key)):

@@ -28,7 +28,7 @@ class SharedSlot:
         self._session_id = session_id
         self._execution_id = execution_id
         self._notify = notify
-        self._local: LocalSlot | None = None if session_id else queue.local.enqueue("", notify)
+        self._local: LocalSlot | None = None if session_id else queue.local.enqueue("", notify, execution_id)
         self._is_parked = False
 
     @property
@@ -40,7 +40,7 @@ class SharedSlot:
         """Waits until the execution may run."""
         if self._local is None:
             await self._first_of_session()
-            self._local = self._queue.local.enqueue("", self._notify)
+            self._local = self._queue.local.enqueue("", self._notify, self._execution_id)
         await self._local.admitted()
 
     def park(self) -> None:
@@ -99,10 +99,10 @@ class SharedQueue:
         """How many wait for room in this replica."""
         return self.local.queued
 
-    async def require_room(self, session_id: str) -> None:
-        """Implements `Queue`."""
+    async def require_room(self, session_id: str, tenant: str) -> None:
+        """Implements `Queue`. What a tenant may have running and queued is counted for each replica."""
         del session_id
-        await self.local.require_room("")
+        await self.local.require_room("", tenant)
 
     async def join_session(self, session_id: str, execution_id: str) -> None:
         """Implements `Queue`."""
@@ -113,7 +113,7 @@ class SharedQueue:
         """Implements `Queue`."""
         return SharedSlot(self, session_id, execution_id, notify)
 
-    def reserve(self, session_id: str, notify: Notify) -> SharedSlot:
+    def reserve(self, session_id: str, notify: Notify, execution_id: str = "") -> SharedSlot:
         """Implements `Queue`. Never called: the turns of sessions outlive replicas."""
         raise NotImplementedError
 

@@ -9,6 +9,7 @@ from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.event_log import EventLog
 from runner_service.storage.ownership import Ownership, Replicas
 from runner_service.storage.scratch_files import ScratchFiles
+from runner_service.storage.usage import UsageStore
 
 
 class Storage(Protocol):
@@ -29,6 +30,10 @@ class Storage(Protocol):
     @property
     def replicas(self) -> Replicas | None:
         """The replicas that share the storage; None when this process has it for itself."""
+
+    @property
+    def usage(self) -> UsageStore:
+        """What tenants have used."""
 
     @property
     def scratch_files(self) -> ScratchFiles:

@@ -49,8 +49,8 @@ class Queue(Protocol):
     def queued(self) -> int:
         """How many wait."""
 
-    async def require_room(self, session_id: str) -> None:
-        """Checks that one more execution may run or wait. Raises QueueFullError."""
+    async def require_room(self, session_id: str, tenant: str) -> None:
+        """Checks that one more execution may run or wait. Raises QueueFullError, QuotaExceededError."""
 
     async def join_session(self, session_id: str, execution_id: str) -> None:
         """Puts an execution that is about to be enqueued behind the others of its session. Raises LogError."""
@@ -58,7 +58,7 @@ class Queue(Protocol):
     def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a slot; `notify` is given notices of its position. There is always room."""
 
-    def reserve(self, session_id: str, notify: Notify) -> Slot:
+    def reserve(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a parked slot, for an execution that an earlier process has parked."""
 
     def close(self) -> None:

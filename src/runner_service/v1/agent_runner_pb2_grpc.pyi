@@ -63,8 +63,9 @@ class AgentRunnerServiceStub:
     daemon does not know what the execution refers to; the message says what. Send the agent as well.
     PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
     FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
-    RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
-    again after the delay in `google.rpc.RetryInfo`.
+    RESOURCE_EXHAUSTED: as many executions run and wait as the service takes, or a quota of the tenant is used up, which
+    `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
+    `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
     OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
     """
     WatchExecution: _grpc.UnaryStreamMultiCallable[_agent_runner_pb2.WatchExecutionRequest, _agent_runner_pb2.WatchExecutionResponse]
@@ -193,8 +194,9 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     daemon does not know what the execution refers to; the message says what. Send the agent as well.
     PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
     FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
-    RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
-    again after the delay in `google.rpc.RetryInfo`.
+    RESOURCE_EXHAUSTED: as many executions run and wait as the service takes, or a quota of the tenant is used up, which
+    `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
+    `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
     OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
     """
     WatchExecution: _aio.UnaryStreamMultiCallable[_agent_runner_pb2.WatchExecutionRequest, _agent_runner_pb2.WatchExecutionResponse]  # type: ignore[assignment]
@@ -326,8 +328,9 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         daemon does not know what the execution refers to; the message says what. Send the agent as well.
         PERMISSION_DENIED: the Stigmer daemon does not let the service read what the execution refers to.
         FAILED_PRECONDITION: the service lacks what this request needs, for example a provider's key. The message says what.
-        RESOURCE_EXHAUSTED: as many executions run and wait as the service takes. Only a new one is refused like that; call
-        again after the delay in `google.rpc.RetryInfo`.
+        RESOURCE_EXHAUSTED: as many executions run and wait as the service takes, or a quota of the tenant is used up, which
+        `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
+        `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
         OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
         """
 

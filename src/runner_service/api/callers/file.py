@@ -11,6 +11,8 @@ from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, mode
 from runner_service.api.callers.certificates import parse_certificate_name
 from runner_service.api.callers.issuers_file import IssuerEntry, StrictEntry, TenantName
 from runner_service.api.callers.strict_yaml import Document, StrictYamlError, read_document
+from runner_service.api.callers.tenants_file import TenantEntry
+from runner_service.executions.tenant_limits import TenantLimits
 from runner_service.identity import Role
 
 _HASH = r"[0-9a-f]{64}"
@@ -69,14 +71,10 @@ class SocketEntry(_Granted):
     mode: Annotated[str, Field(pattern=f"^{_MODE}$")] = "0600"
 
 
-class TenantEntry(StrictEntry):
-    """A tenant."""
-
-
 class CallersFile(StrictEntry):
     """The whole file."""
 
-    tenants: dict[TenantName, TenantEntry | None] = Field(default_factory=dict)
+    tenants: dict[TenantName, TenantEntry] = Field(default_factory=dict)
     callers: tuple[CallerEntry, ...] = ()
     issuers: tuple[IssuerEntry, ...] = ()
     sockets: tuple[SocketEntry, ...] = ()
@@ -103,6 +101,10 @@ class CallersFile(StrictEntry):
         named = {name for each in granted for name in (each.tenant, *each.acts_for)}
         claimed = {name for issuer in self.issuers for rule in issuer.rules for name in rule.all_tenants()}
         return frozenset(named | claimed | set(self.tenants))
+
+    def tenant_limits(self) -> dict[str, TenantLimits]:
+        """Returns the limits of the tenants that have any."""
+        return {name: entry.limits() for name, entry in self.tenants.items()}
 
     def expiries(self) -> Iterator[tuple[str, str, datetime]]:
         """Yields the caller, the id and the end of each token that has one."""

@@ -2,16 +2,19 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from runner_service.errors import CallError, CredentialExpiredError, CredentialRevokedError
+from runner_service.errors import CallError, CredentialExpiredError, CredentialRevokedError, QuotaExceededError
+from runner_service.executions.tenant_limits import Tenants
 from runner_service.identity import Caller
 
 Identify = Callable[[], Caller]
 """Finds out again who makes a call, and whether they may. Raises CallError."""
 
 _BATCH = 200
+_RETRY_DELAY_SECONDS = 5.0
 
 
 class OpenCall:
@@ -44,21 +47,28 @@ class OpenCall:
 class AdmittedCalls:
     """The open calls of all listeners. Belongs to the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
         self._calls: set[OpenCall] = set()
+        self._open: Counter[str] = Counter()
 
     @contextmanager
     def admitted(self, caller: Caller, identify: Identify) -> Iterator[None]:
         """Holds a call of the current task.
 
         Raises:
+            QuotaExceededError: its tenant has as many calls open as it may.
             CallError: the caller was refused while the call was open.
         """
+        limit = self._tenants.limits_of(caller.tenant).open_calls
+        if limit is not None and self._open[caller.tenant] >= limit:
+            raise QuotaExceededError(caller.tenant, "open_calls", limit, retry_delay=_RETRY_DELAY_SECONDS)
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("calls are made by tasks")
         call = OpenCall(caller, identify, task)
         self._calls.add(call)
+        self._open[caller.tenant] += 1
         try:
             yield
         except asyncio.CancelledError:
@@ -68,6 +78,7 @@ class AdmittedCalls:
             raise call.refusal from None
         finally:
             self._calls.discard(call)
+            self._open[caller.tenant] -= 1
 
     async def end_refused(self, *, is_changed: bool) -> None:
         """Ends what is no longer allowed: of all calls after a change, else of those whose time is over."""

@@ -13,6 +13,7 @@ from runner_service.api.callers.file_versions import version_of
 from runner_service.api.callers.issuers import Issuers
 from runner_service.api.callers.open_calls import AdmittedCalls
 from runner_service.api.callers.sources import Callers
+from runner_service.executions.tenant_limits import Tenants
 from runner_service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ class KnownCallers(Callers):
         self._path = settings.callers_file
         self._version = version_of(self._path) if self._path else None
         super().__init__(authentication(settings), Directory(read_callers_file(self._path)) if self._path else None)
-        self.calls = AdmittedCalls()
+        self.tenants = Tenants(self.directory.file.tenant_limits() if self.directory else {})
+        self.calls = AdmittedCalls(self.tenants)
 
     async def configure_issuers(self) -> None:
         """Takes the issuers of the directory, and reads their keys."""
@@ -55,6 +57,7 @@ class KnownCallers(Callers):
             self._version = version
             return False
         self._version = version
+        self.tenants.replace(self.directory.file.tenant_limits())
         await self.configure_issuers()
         file = self.directory.file
         logger.info("callers_file_read callers=%d digest=%.12s", len(file.callers), file.digest)

@@ -18,6 +18,7 @@ from runner_service.storage.redis.keys import DeploymentKeys, deployment_keys
 from runner_service.storage.redis.ownership import RedisOwnership
 from runner_service.storage.redis.replicas import RedisReplicas
 from runner_service.storage.redis.scratch_files import RedisScratchFiles
+from runner_service.storage.redis.usage import RedisUsageStore
 
 LEASE_SECONDS = 3.0
 _DEFAULT_CHANGES_MAX_BYTES = 256 * 1024 * 1024
@@ -34,6 +35,7 @@ class RedisStorage:
     replicas: RedisReplicas
     scratch_files: RedisScratchFiles
     contents: RedisContentStore
+    usage: RedisUsageStore
 
     def open_activities(self) -> AbstractAsyncContextManager[RedisActivityStore]:
         """Implements `Storage`."""
@@ -62,7 +64,8 @@ async def redis_storage(
             replicas = RedisReplicas(opened, keys, ownership.replica, log, lease_seconds=LEASE_SECONDS)
             scratch_files = RedisScratchFiles(opened, keys, blocking_client)
             contents = RedisContentStore(opened, keys, changes_max_bytes)
-            yield RedisStorage(opened, keys, log, ownership, replicas, scratch_files, contents)
+            usage = RedisUsageStore(opened, keys)
+            yield RedisStorage(opened, keys, log, ownership, replicas, scratch_files, contents, usage)
         finally:
             following.cancel()
             await asyncio.wait([following])

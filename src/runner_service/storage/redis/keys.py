@@ -89,6 +89,10 @@ class DeploymentKeys(NamedTuple):
         """The executions with a value of that name."""
         return f"{self.counter}:value:{name}"
 
+    def usage(self, tenant: str, day: str) -> str:
+        """How many tokens a tenant has used on a day."""
+        return f"{self.counter}:usage:{tenant}:{day}"
+
     def owned(self, replica: str) -> str:
         """The executions that a replica may own."""
         return f"{self.counter}:own:{replica}"

@@ -12,6 +12,7 @@ from runner_service.storage.sqlite.content_files import ContentFiles
 from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
 from runner_service.storage.sqlite.ownership import SoleOwnership
 from runner_service.storage.sqlite.scratch_files import DirectoryScratchFiles
+from runner_service.storage.sqlite.usage import SqliteUsageStore
 
 _DEFAULT_CHANGES_MAX_BYTES = 1 << 30
 
@@ -25,6 +26,7 @@ class SqliteStorage:
     contents: ContentFiles
     ownership: SoleOwnership
     scratch_files: DirectoryScratchFiles
+    usage: SqliteUsageStore
     replicas: None = None
 
     def open_activities(self) -> AbstractAsyncContextManager[SqliteActivityStore]:
@@ -45,4 +47,5 @@ async def sqlite_storage(
     """Opens the storage below `state_dir`, which is created with mode 0700. Raises LogError."""
     contents = ContentFiles(state_dir / "contents", changes_max_bytes)
     async with sqlite_event_log(state_dir, on_deleted=contents.remove) as log:
-        yield SqliteStorage(state_dir, log, contents, SoleOwnership(), DirectoryScratchFiles(state_dir / "agents"))
+        scratch_files = DirectoryScratchFiles(state_dir / "agents")
+        yield SqliteStorage(state_dir, log, contents, SoleOwnership(), scratch_files, SqliteUsageStore(log))

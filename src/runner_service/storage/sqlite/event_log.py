@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from runner_service import states
 from runner_service.executors.protocol import Stream
@@ -188,6 +188,20 @@ class SqliteEventLog:
         """Implements `EventLog`."""
         query = f"SELECT execution_id FROM executions WHERE state IN ({_ACTIVE})"  # noqa: S608  # constants
         return await self._read(lambda connection: [name for (name,) in connection.execute(query)])
+
+    async def write_rows(self, statements: Sequence[tuple[str, Sequence[object]]]) -> None:
+        """Executes statements in one transaction, for tables that are not the log's own. Raises LogError."""
+
+        def write() -> None:
+            with transaction(self._writer):
+                for statement, values in statements:
+                    self._writer.execute(statement, values)
+
+        await self._as_log_error(self._write_thread.run(write))
+
+    async def read_rows(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Returns the rows of a query. Raises LogError."""
+        return await self._read(lambda connection: connection.execute(query, values).fetchall())
 
     async def mark_interrupted(self, execution_ids: Collection[str]) -> None:
         """Implements `EventLog`."""

@@ -122,12 +122,22 @@ CREATE INDEX executions_by_tenant_state ON executions (tenant, state, key)
 """)
 
 
+_create_usage = statements("""
+CREATE TABLE usage (
+    tenant TEXT NOT NULL,
+    day TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    PRIMARY KEY (tenant, day)
+) WITHOUT ROWID
+""")
+
+
 def _create_events(connection: sqlite3.Connection, state_dir: Path) -> None:
     _create_event_tables(connection, state_dir)
     connection.execute("INSERT INTO meta VALUES ('fingerprint_key', ?)", (secrets.token_bytes(32),))
 
 
-EVENTS = Schema([_create_events, _upgrade_to_2, _add_tenants, _create_change_sets])
+EVENTS = Schema([_create_events, _upgrade_to_2, _add_tenants, _create_change_sets, _create_usage])
 
 CHECKPOINTS = Schema(
     [statements("DROP TABLE IF EXISTS journal")],  # copied by the upgrade of `events.db`, which is opened before

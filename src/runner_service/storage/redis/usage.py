@@ -1,0 +1,23 @@
+"""The `UsageStore` in Redis."""
+
+from runner_service.storage.redis.connection import Connection
+from runner_service.storage.redis.keys import DeploymentKeys
+
+_KEPT_SECONDS = 2 * 24 * 3600
+
+
+class RedisUsageStore:
+    """Counts tokens for all replicas together. A counter expires when its day is over."""
+
+    def __init__(self, connection: Connection, keys: DeploymentKeys) -> None:
+        self._connection = connection
+        self._keys = keys
+
+    async def add(self, tenant: str, day: str, tokens: int) -> None:
+        """Implements `UsageStore`."""
+        key = self._keys.usage(tenant, day)
+        await self._connection.pipeline([("INCRBY", key, tokens), ("EXPIRE", key, _KEPT_SECONDS)])
+
+    async def total(self, tenant: str, day: str) -> int:
+        """Implements `UsageStore`."""
+        return int(await self._connection.call("GET", self._keys.usage(tenant, day)) or 0)
