@@ -200,13 +200,10 @@ async def _enter_storage(parts: AsyncExitStack, settings: Settings) -> Storage:
         await interrupt_abandoned(storage.log, storage.ownership)
         return storage
     from runner_service.storage.redis.backend import redis_storage  # noqa: PLC0415  # only replicas need it
-    from runner_service.storage.redis.connection import RedisAddress  # noqa: PLC0415  # as above
+    from runner_service.storage.redis.connection import redis_address  # noqa: PLC0415  # as above
 
     await asyncio.to_thread(settings.state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
-    password = settings.redis_password
-    address = RedisAddress(
-        settings.redis_host, settings.redis_port or 6379, password.get_secret_value() if password else None
-    )
+    address = redis_address(settings)
     shared = await parts.enter_async_context(redis_storage(address, changes_max_bytes=settings.changes_max_bytes))
     try:
         await shared.replicas.reach()

@@ -5,7 +5,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis, RedisError
+from tests.ports import free_port
 
 _SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 
@@ -42,6 +42,7 @@ class RedisServer:
 
     def __init__(self, directory: Path, port: int, arguments: tuple[str, ...]) -> None:
         self.port = port
+        self.tls_port = 0
         self._directory = directory
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,18 +92,13 @@ class RedisServer:
             self._process.send_signal(signal.SIGCONT)
 
 
-def free_port() -> int:
-    """Returns a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @asynccontextmanager
-async def redis_server(directory: Path, *arguments: str) -> AsyncIterator[RedisServer]:
+async def redis_server(directory: Path, *arguments: str, has_tls: bool = False) -> AsyncIterator[RedisServer]:
     """Runs an empty server until the context ends."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, at the start
-    server = RedisServer(directory, free_port(), arguments)
+    tls_port = free_port() if has_tls else 0
+    server = RedisServer(directory, free_port(), (*arguments, *(("--tls-port", str(tls_port)) if has_tls else ())))
+    server.tls_port = tls_port
     await server.start()
     try:
         yield server

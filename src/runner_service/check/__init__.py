@@ -13,6 +13,7 @@ from runner_service.check.daytona import daytona_check
 from runner_service.check.machine import directory_check, listen_address_check, program_check, tls_check
 from runner_service.check.network import reachable_check
 from runner_service.check.provider import model_check
+from runner_service.check.redis import redis_check
 from runner_service.check.result import Check
 from runner_service.check.temporal import temporal_check
 from runner_service.check.tool_call import tool_call_check
@@ -52,6 +53,8 @@ def _pending_checks(settings: Settings) -> Iterator[PendingCheck]:
         yield daytona_check(settings)
     if settings.tls_cert_file is not None:
         yield tls_check(settings)
+    if settings.redis_host is not None:
+        yield redis_check(settings)
     yield model_check(settings)
     if settings.stigmer_backend_endpoint is not None:
         yield daemon_check(settings)
@@ -62,8 +65,6 @@ def _pending_checks(settings: Settings) -> Iterator[PendingCheck]:
 
 
 def _endpoints(settings: Settings) -> Iterator[tuple[str, Address]]:
-    if settings.redis_host is not None and settings.redis_port is not None:
-        yield "REDIS_HOST", TcpAddress(settings.redis_host, settings.redis_port)
     collector = settings.otel_exporter_otlp_traces_endpoint or settings.otel_exporter_otlp_endpoint
     if collector is not None and settings.exports_traces():
         yield "OTEL_EXPORTER_OTLP_ENDPOINT", _address_of(collector)

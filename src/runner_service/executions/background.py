@@ -17,6 +17,7 @@ from runner_service.executions.queue import ExecutionQueue
 from runner_service.executions.readiness import DISK, Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import Runner
+from runner_service.executions.secret_box import SecretBox
 from runner_service.executions.service import ExecutionService
 from runner_service.executions.shared_queue import SharedQueue
 from runner_service.executions.takeover import Takeover
@@ -59,7 +60,7 @@ async def running_executions(
 ) -> AsyncIterator["RunningExecutions"]:
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
-        registry = Registry(storage.log, writer)
+        registry = Registry(storage.log, writer, _secret_box(settings))
         local_queue = ExecutionQueue(
             max_running=settings.max_concurrent_executions,
             max_queued=settings.max_queued_executions,
@@ -202,3 +203,8 @@ async def _delete_orphaned_state(runner: Runner, registry: Registry) -> None:
         except (LogError, ExecutionEnd) as error:
             logger.warning("delete_orphaned_state_failed error=%s", error)
         await asyncio.sleep(_CLEANUP_INTERVAL_SECONDS)
+
+
+def _secret_box(settings: Settings) -> SecretBox | None:
+    keys = settings.secrets_keys()
+    return SecretBox(keys) if keys and settings.redis_host else None

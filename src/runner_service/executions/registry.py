@@ -10,6 +10,7 @@ from runner_service.events.notifier import Notifier
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
 from runner_service.executions.execution import Execution
+from runner_service.executions.secret_box import SecretBox
 from runner_service.identity import NO_KEY, OwnerKey, bare_id, current_caller
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, NewExecution, StoredExecution
@@ -28,7 +29,8 @@ def not_in_log(key: OwnerKey) -> NotFoundError:
 class Registry:
     """Finds executions by their id. Belongs to the event loop."""
 
-    def __init__(self, log: EventLog, writer: LogWriter) -> None:
+    def __init__(self, log: EventLog, writer: LogWriter, secret_box: SecretBox | None = None) -> None:
+        self._secret_box = secret_box
         self._log = log
         self._writer = writer
         self._in_memory: dict[str, Execution] = {}
@@ -118,7 +120,8 @@ class Registry:
         self._in_memory[execution.id] = execution
         copy = runner_pb2.Execution()
         copy.CopyFrom(record)
-        stream.append(NewExecution(copy, fingerprint, stored_request, values), request.ByteSize())
+        sealed = self._secret_box.seal(execution.id, request) if self._secret_box and stored_request is None else None
+        stream.append(NewExecution(copy, fingerprint, stored_request, values, sealed), request.ByteSize())
         return execution
 
     @contextmanager
@@ -168,5 +171,10 @@ class Registry:
         )
         stream.is_remote = not stream.finished
         return Execution(
-            record, stored.fingerprint, stream, stored.request, Redactor([]), self.approval_changes.notify_all
+            record, stored.fingerprint, stream, self._request(stored), Redactor([]), self.approval_changes.notify_all
         )
+
+    def _request(self, stored: StoredExecution) -> runner_pb2.ExecuteAgentRequest | None:
+        if stored.request is None and stored.sealed_request is not None and self._secret_box:
+            return self._secret_box.open(stored.execution.execution_id, stored.sealed_request)
+        return stored.request

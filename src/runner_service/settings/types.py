@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import unicodedata
+from base64 import b64decode
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ from pydantic import AfterValidator, Field, SecretStr
 from runner_service.addresses import UnixAddress, parse_address
 from runner_service.allowed_hosts import parse_hosts
 from runner_service.identity import TENANT
+
+_SECRETS_KEY_BYTES = 32
 
 
 def _address(text: str) -> str:
@@ -108,6 +111,17 @@ def _volumes(text: str) -> str:
     return ",".join(each.strip() for each in text.split(",") if each.strip())
 
 
+def _secrets_key(keys: SecretStr) -> SecretStr:
+    for each in keys.get_secret_value().split(","):
+        try:
+            size = len(b64decode(each, validate=True))
+        except ValueError:
+            size = 0
+        if size != _SECRETS_KEY_BYTES:
+            raise ValueError("should be 32 bytes in base64, or two of those separated by a comma")
+    return keys
+
+
 def _tenant(text: str) -> str:
     if not TENANT.fullmatch(text):
         raise ValueError("should be at most 40 lower-case letters, digits and '-', not beginning with '-'")
@@ -126,6 +140,7 @@ AddressText = Annotated[str, AfterValidator(_address)]
 TcpText = Annotated[str, AfterValidator(_tcp_address)]
 UrlText = Annotated[str, AfterValidator(_url)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
+SecretsKey = Annotated[SecretStr, AfterValidator(_secrets_key)]
 Token = Annotated[SecretStr, AfterValidator(_header_value)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]

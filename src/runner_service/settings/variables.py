@@ -3,6 +3,7 @@
 The docstring below a field is its documentation, for `runner-service check` and for docs/configuration.md.
 """
 
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from runner_service.settings.types import (
     Port,
     Seconds,
     SecondsOrZero,
+    SecretsKey,
     TcpText,
     TenantText,
     Token,
@@ -53,6 +55,10 @@ _CLOUD_ONLY_VARIABLES = (
     "REDIS_HOST",
     "REDIS_PORT",
     "REDIS_PASSWORD",
+    "REDIS_USER",
+    "REDIS_TLS",
+    "REDIS_TLS_CA_FILE",
+    "SECRETS_KEY",
     "DAYTONA_API_KEY",
     "DAYTONA_API_URL",
     "DAYTONA_DEV_TOOLS_SNAPSHOT_ID",
@@ -296,6 +302,16 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """The port of Redis. Cloud mode only."""
     redis_password: SecretStr | None = None
     """The password of Redis. Cloud mode only."""
+    redis_user: str | None = None
+    """The ACL user of Redis that REDIS_PASSWORD belongs to. Unset: the default user. Cloud mode only."""
+    redis_tls: bool = False
+    """Connects to Redis with TLS, and verifies its certificate. Cloud mode only."""
+    redis_tls_ca_file: Path | None = None
+    """The CA of the certificate of Redis, in PEM. Unset: those of the system. Cloud mode only."""
+    secrets_key: SecretsKey | None = None
+    """Encrypts requests with secrets in Redis, so that another replica can resume them: 32 bytes in base64 (`openssl
+    rand -base64 32`). Two, separated by a comma, while a key is replaced: the first seals, both open. Unset: secrets
+    are in memory only, and an execution that had some is left INTERRUPTED when its replica dies. Cloud mode only."""
     daytona_api_key: Key | None = None
     """The key of Daytona. Required in cloud mode, not used in local mode."""
     daytona_dev_tools_snapshot_id: str | None = None
@@ -466,6 +482,10 @@ variables hold as well."""
         if self.tls_client_ca_file is None:
             return []
         return split_addresses(self.tls_client_addresses or self.listen_address)
+
+    def secrets_keys(self) -> list[bytes]:
+        """Returns the keys of SECRETS_KEY, the one that seals first."""
+        return [b64decode(each) for each in self.secrets_key.get_secret_value().split(",")] if self.secrets_key else []
 
     def secrets(self) -> list[str]:
         """Returns every secret value of the service itself, for redaction. Reads AUTH_TOKEN_FILE: some microseconds."""

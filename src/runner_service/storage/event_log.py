@@ -40,6 +40,8 @@ class NewExecution:
     request: runner_pb2.ExecuteAgentRequest | None = None
     values: Mapping[str, bytes] = field(default_factory=dict)
     """As of `NewValue`."""
+    sealed_request: bytes | None = None
+    """The encrypted request, where storage is shared; deleted when the execution ends."""
 
     @property
     def execution_id(self) -> str:
@@ -147,6 +149,7 @@ class StoredExecution(NamedTuple):
     execution: runner_pb2.Execution
     fingerprint: bytes
     request: runner_pb2.ExecuteAgentRequest | None = None
+    sealed_request: bytes | None = None
 
 
 class ExecutionPage(NamedTuple):

@@ -55,7 +55,14 @@ class EncodedEntries:
             case NewExecution():
                 request = entry.request.SerializeToString() if entry.request else b""
                 state = entry.execution.state
-                self._add("new", entry.execution.SerializeToString(), state, entry.fingerprint, request)
+                self._add(
+                    "new",
+                    entry.execution.SerializeToString(),
+                    state,
+                    entry.fingerprint,
+                    request,
+                    entry.sealed_request or b"",
+                )
                 for name, value in entry.values.items():
                     self._add("value", name, value)
             case _:

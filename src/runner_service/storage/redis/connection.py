@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import NoScriptError
 
+from runner_service.settings import Settings
 from runner_service.storage.event_log import LogError
 
 Argument = str | bytes | int | float
@@ -23,6 +24,7 @@ _TIMEOUT_SECONDS = 5.0
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _MAX_BACKOFF_SECONDS, _MIN_BACKOFF_SECONDS, _RETRIES = 0.2, 0.02, 2
 _MAX_CONNECTIONS = 64
+_DEFAULT_PORT = 6379
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,19 @@ class RedisAddress:
         if self.tls:
             given |= {"ssl": True, "ssl_ca_certs": self.tls_ca_file}
         return given
+
+
+def redis_address(settings: Settings) -> RedisAddress:
+    """Returns where the Redis of the settings is; REDIS_HOST is set."""
+    password, ca_file = settings.redis_password, settings.redis_tls_ca_file
+    return RedisAddress(
+        settings.redis_host or "",
+        settings.redis_port or _DEFAULT_PORT,
+        password.get_secret_value() if password else None,
+        user=settings.redis_user,
+        tls=settings.redis_tls,
+        tls_ca_file=str(ca_file) if ca_file else None,
+    )
 
 
 @cache

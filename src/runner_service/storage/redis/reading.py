@@ -11,7 +11,7 @@ from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _MIN_ENTRIES_PER_READ, _MAX_ENTRIES_PER_READ = 64, 4096
-_RECORD = (b"record", b"state", b"last", b"fingerprint", b"request", b"changed")
+_RECORD = (b"record", b"state", b"last", b"fingerprint", b"request", b"changed", b"sealed")
 
 
 class _Entry(NamedTuple):
@@ -48,6 +48,7 @@ def _stored(
     fingerprint: bytes,
     request: bytes | None,
     changed: bytes | None,
+    sealed: bytes | None,
 ) -> Stored | None:
     if record is None:
         return None
@@ -55,7 +56,7 @@ def _stored(
     execution.state = int(state or 0)  # type: ignore[assignment]  # an enum is an int
     execution.last_sequence = int(last or 0)
     kept = runner_pb2.ExecuteAgentRequest.FromString(request) if request is not None else None
-    return Stored(StoredExecution(execution, fingerprint, kept), float(changed or 0))
+    return Stored(StoredExecution(execution, fingerprint, kept, sealed), float(changed or 0))
 
 
 async def read_page(

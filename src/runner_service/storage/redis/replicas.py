@@ -1,17 +1,14 @@
 """The replicas that share a Redis: leases, what they own, and letters to the owner of an execution."""
 
-import re
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 
-from runner_service.storage.ownership import Letter, UnsuitableStorageError
-from runner_service.storage.redis.connection import Connection, RedisAddress
+from runner_service.storage.ownership import Letter
+from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.event_log import RedisEventLog
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
+from runner_service.storage.redis.suitability import prepare
 from runner_service.storage.redis.turns import RedisTurns
 
-_MIN_VERSION = (7, 0)
-_LAYOUT = b"1"
 _MAX_TAKEN = 100
 
 
@@ -35,7 +32,7 @@ class RedisReplicas:
 
     async def reach(self) -> None:
         """Implements `Replicas`."""
-        self._log.stored_fingerprint_key = await _prepare(self._connection, self._keys)
+        self._log.stored_fingerprint_key = await prepare(self._connection, self._keys)
 
     async def beat(self) -> Sequence[str]:
         """Implements `Replicas`."""
@@ -80,36 +77,3 @@ class RedisReplicas:
             name: Letter(int(token or 0) == tokens[name], cancel.decode() if cancel is not None else None)
             for name, (token, cancel) in zip(tokens, replies, strict=True)
         }
-
-
-async def _prepare(opened: Connection, keys: DeploymentKeys) -> bytes:
-    """Checks that Redis is suitable, and returns the key of fingerprints."""
-    info = await opened.call("INFO", "everything")
-    _require_suitable(opened.address, info)
-    layout, _, key = await opened.pipeline([
-        ("GET", keys.layout),
-        ("SET", keys.fingerprint_key, secrets.token_bytes(32), "NX"),
-        ("GET", keys.fingerprint_key),
-    ])  # fmt: skip
-    if layout is None:
-        await opened.call("SET", keys.layout, _LAYOUT, "NX")
-    elif layout != _LAYOUT:
-        raise UnsuitableStorageError(
-            f"Redis at {opened.address} has data of layout {layout.decode(errors='replace')}, and this version knows "
-            f"{_LAYOUT.decode()}: run the version that wrote it, or use another Redis"
-        )
-    return bytes(key)
-
-
-def _require_suitable(address: RedisAddress, info: "dict[str, str]") -> None:
-    version = tuple(map(int, re.findall(r"\d+", str(info["redis_version"]))[:2]))
-    if version < _MIN_VERSION:
-        raise UnsuitableStorageError(
-            f"Redis at {address} is version {info['redis_version']}: Redis 7.0 or newer, or Valkey, is needed"
-        )
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    if policy != "noeviction":
-        raise UnsuitableStorageError(
-            f"Redis at {address} has maxmemory-policy {policy}, which deletes executions in silence: "
-            "set maxmemory-policy to noeviction"
-        )

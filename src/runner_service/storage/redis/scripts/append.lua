@@ -34,6 +34,7 @@ while i <= #ARGV do
       redis.call('HSET', record, 'state', a, 'record', b, 'changed', ARGV[4])
       if c == '1' then
         redis.call('DEL', journal)
+        redis.call('HDEL', record, 'sealed')
         finished = '1'
       end
     elseif kind == 'value' then
@@ -47,6 +48,7 @@ while i <= #ARGV do
     elseif kind == 'new' then
       redis.call('HSET', record, 'record', a, 'state', b, 'fingerprint', c, 'changed', ARGV[4])
       if d ~= '' then redis.call('HSET', record, 'request', d) end
+      if e ~= '' then redis.call('HSET', record, 'sealed', e) end
       redis.call('PERSIST', record)
     end
   end

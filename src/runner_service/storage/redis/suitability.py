@@ -1,0 +1,46 @@
+"""Whether a Redis may hold executions. INFO is asked, which managed ones allow, and not CONFIG."""
+
+import re
+import secrets
+
+from runner_service.storage.ownership import UnsuitableStorageError
+from runner_service.storage.redis.connection import Connection
+from runner_service.storage.redis.keys import DeploymentKeys
+
+_MIN_VERSION = (7, 0)
+_LAYOUT = b"1"
+
+
+async def prepare(opened: Connection, keys: DeploymentKeys) -> bytes:
+    """Checks that Redis is suitable, and returns the key of fingerprints. Raises UnsuitableStorageError, LogError."""
+    await require_suitable(opened)
+    layout, _, key = await opened.pipeline([
+        ("GET", keys.layout),
+        ("SET", keys.fingerprint_key, secrets.token_bytes(32), "NX"),
+        ("GET", keys.fingerprint_key),
+    ])  # fmt: skip
+    if layout is None:
+        await opened.call("SET", keys.layout, _LAYOUT, "NX")
+    elif layout != _LAYOUT:
+        raise UnsuitableStorageError(
+            f"Redis at {opened.address} has data of layout {layout.decode(errors='replace')}, and this version knows "
+            f"{_LAYOUT.decode()}: run the version that wrote it, or use another Redis"
+        )
+    return bytes(key)
+
+
+async def require_suitable(opened: Connection) -> str:
+    """Checks that Redis may hold executions, and returns its version. Raises UnsuitableStorageError, LogError."""
+    server, memory = await opened.pipeline([("INFO", "server"), ("INFO", "memory")])
+    version = str(server["redis_version"])
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _MIN_VERSION:
+        raise UnsuitableStorageError(
+            f"Redis at {opened.address} is version {version}: Redis 7.0 or newer, or Valkey, is needed"
+        )
+    policy = str(memory.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        raise UnsuitableStorageError(
+            f"Redis at {opened.address} has maxmemory-policy {policy}, which deletes executions in silence: "
+            "set maxmemory-policy to noeviction"
+        )
+    return version

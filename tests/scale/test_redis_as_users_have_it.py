@@ -1,0 +1,73 @@
+"""Redis with a user of an ACL, with TLS, and as `check` sees it."""
+
+from pathlib import Path
+
+import pytest
+import trustme
+from tests.check.test_checks import checks_of
+from tests.scale.redis_server import RedisServer, needs_redis, redis_server
+
+from runner_service.storage.event_log import LogError
+from runner_service.storage.ownership import UnsuitableStorageError
+from runner_service.storage.redis.backend import redis_storage
+from runner_service.storage.redis.connection import RedisAddress
+
+pytestmark = needs_redis
+
+PERMISSIONS = ("~rs1:*", "&rs1:*", "+@all", "-@dangerous", "-@admin", "+info")
+"""What docs/scale-out.md says a user needs."""
+
+
+async def reach(address: RedisAddress) -> bytes:
+    async with redis_storage(address) as storage:
+        await storage.replicas.reach()
+        await storage.ownership.claim("e")
+        await storage.replicas.beat()
+        return storage.log.fingerprint_key
+
+
+async def test_a_user_of_an_acl_needs_no_dangerous_command(redis: RedisServer) -> None:
+    with redis.client as client:
+        client.execute_command("ACL", "SETUSER", "runner", "on", ">open sesame", *PERMISSIONS)
+    assert len(await reach(RedisAddress("127.0.0.1", redis.port, "open sesame", user="runner"))) == 32
+    with pytest.raises(LogError, match="invalid username-password"):
+        await reach(RedisAddress("127.0.0.1", redis.port, "wrong", user="runner"))
+
+
+async def test_tls_verifies_the_certificate_of_redis(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    files = {name: str(tmp_path / name) for name in ("ca.pem", "cert.pem", "key.pem", "other.pem")}
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(files["ca.pem"])
+    certificate.cert_chain_pems[0].write_to_path(files["cert.pem"])
+    certificate.private_key_pem.write_to_path(files["key.pem"])
+    trustme.CA().cert_pem.write_to_path(files["other.pem"])
+    arguments = ("--tls-cert-file", files["cert.pem"], "--tls-key-file", files["key.pem"], "--tls-auth-clients", "no")
+    async with redis_server(
+        tmp_path / "redis", *arguments, "--tls-ca-cert-file", files["ca.pem"], has_tls=True
+    ) as redis:
+        assert redis.tls_port
+        address = RedisAddress("127.0.0.1", redis.tls_port, tls=True, tls_ca_file=files["ca.pem"])
+        assert len(await reach(address)) == 32
+        with pytest.raises(LogError, match="certificate verify failed"):
+            await reach(RedisAddress("127.0.0.1", redis.tls_port, tls=True, tls_ca_file=files["other.pem"]))
+
+
+async def test_check_tells_whether_redis_may_hold_executions(redis: RedisServer, tmp_path: Path) -> None:
+    cloud = {"MODE": "cloud", "DAYTONA_API_KEY": "dtn_k", "STIGMER_API_KEY": "k", **redis.variables}
+    check = (await checks_of(tmp_path, **cloud))["REDIS_HOST"]
+    assert check.status == "ok"
+    with redis.client as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    check = (await checks_of(tmp_path, **cloud))["REDIS_HOST"]
+    assert (check.status, "noeviction" in check.text) == ("fail", True)
+    redis.kill()
+    check = (await checks_of(tmp_path, **cloud))["REDIS_HOST"]
+    assert check.status == "fail"
+
+
+async def test_a_redis_that_evicts_is_told_apart_from_one_that_is_away(redis: RedisServer) -> None:
+    with redis.client as client:
+        client.config_set("maxmemory-policy", "volatile-lru")
+    with pytest.raises(UnsuitableStorageError, match="set maxmemory-policy to noeviction"):
+        await reach(RedisAddress("127.0.0.1", redis.port))
