@@ -17,21 +17,23 @@ BEGIN, END = "<!-- generated from the run: begin -->\n", "<!-- generated from th
 def page() -> str:
     """Returns the whole page, with the table of the last run."""
     sys.path.insert(0, str(ROOT))
-    escapes = import_module("tests.executors.confinement.escapes").ESCAPES
+    module = import_module("tests.executors.confinement.escapes")
     record: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    return before + BEGIN + "\n".join(_lines(escapes, record)) + "\n" + END + after
+    return before + BEGIN + "\n".join(_lines(module.ESCAPES, module.GAPS_OF_THREAD, record)) + "\n" + END + after
 
 
-def _lines(escapes: list[Any], record: dict[str, Any]) -> Iterator[str]:
+def _lines(escapes: list[Any], gaps: dict[str, str], record: dict[str, Any]) -> Iterator[str]:
     held = sum(not got_out for got_out in record["user"].values())
     yield f"\n{len(escapes)} ways out, {held} of them held; recorded on {record['machine']}.\n"
-    yield "| way out | level | root | user | no cell | held by |\n| --- | --- | --- | --- | --- | --- |"
+    yield "| way out | level | root | user | thread | no cell | held by |\n| --- | --- | --- | --- | --- | --- | --- |"
     for group, members in groupby(escapes, key=lambda each: each.group):
-        yield f"| **{group}** | | | | | |"
+        yield f"| **{group}** | | | | | | |"
         for each in members:
-            outcomes = [_outcome(record[who][each.name]) for who in ("root", "user", "control")]
+            root, user, thread, control = (record[who][each.name] for who in ("root", "user", "thread", "control"))
+            by_thread = f"`{gaps[each.name]}`" if thread else _outcome(thread)
+            outcomes = [_outcome(root), _outcome(user), by_thread, _outcome(control)]
             yield f"| {each.name} | {_level(each)} | {' | '.join(outcomes)} | {each.kept_by} |"
     yield ""
 
@@ -41,8 +43,8 @@ def _level(escape: Any) -> str:
     return f"{escape.files.upper()}{network}"
 
 
-def _outcome(got_out: bool) -> str:  # a cell of the table
-    return "**out**" if got_out else "held"
+def _outcome(got_out: bool | None) -> str:  # a cell of the table
+    return "refused" if got_out is None else "**out**" if got_out else "held"
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,7 +12,9 @@ from tests.executors.daytona.executors import emulated, real
 
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.local.executor import local_executor
-from runner_service.executors.protocol import Executor, Sandbox, SandboxSpec
+from runner_service.executors.protocol import ConfinementError, Executor, Sandbox, SandboxSpec
+from runner_service.executors.supervisor import kernel
+from runner_service.executors.supervisor.restrict import ABI_WITH_SCOPES
 
 
 @asynccontextmanager
@@ -51,9 +54,45 @@ async def opened_in_a_cell(directory: Path) -> AsyncIterator[Executor]:
         yield ConfinedExecutor(executor, Confinement(files="workspace"))  # type: ignore[misc]  # delegates the rest
 
 
+REFUSED = """#!/bin/sh
+[ "$1" = --version ] && echo "bubblewrap 0.8.0" && exit
+echo "bwrap: No permissions to create new namespace" >&2
+exit 1
+"""
+
+
+@asynccontextmanager
+async def opened_in_a_thread(directory: Path) -> AsyncIterator[Executor]:
+    """Where bubblewrap may make no namespaces."""
+    if kernel.landlock_abi() < ABI_WITH_SCOPES:
+        pytest.skip("needs Landlock 6 (Linux 6.12)")
+    outside = directory / "outside"  # which tests make by a command
+    outside.mkdir()
+    level = Confinement(files="workspace", writable_paths=(str(outside),))
+    programs = directory / "programs"
+    programs.mkdir()
+    (programs / "bwrap").write_text(REFUSED)
+    (programs / "bwrap").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        async with opened_locally(directory) as executor:
+            try:
+                found = await executor.confinement_for(level)
+            except ConfinementError as error:  # a socket of docker is writable
+                pytest.skip(str(error))
+            assert found is not None
+            assert found.mechanism.startswith("landlock")
+            yield ConfinedExecutor(executor, level)  # type: ignore[misc]  # delegates the rest
+
+
 Open = Callable[[Path], AbstractAsyncContextManager[Executor]]
 
-EXECUTORS: Mapping[str, Open] = {"local": opened_locally, "cell": opened_in_a_cell, "daytona": emulated}
+EXECUTORS: Mapping[str, Open] = {
+    "local": opened_locally,
+    "cell": opened_in_a_cell,
+    "thread": opened_in_a_thread,
+    "daytona": emulated,
+}
 """Every executor that has to pass the conformance suite: how to open one, given a directory of the test's own."""
 
 ON_BOTH_LOOPS = {"test_commands", "test_input", "test_output"}
@@ -73,14 +112,14 @@ REAL: Mapping[str, Open] = {"real-daytona": real}
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out the second loop for executors whose pipes are elsewhere, and what was not asked for."""
-    unwanted = ["[asyncio-daytona", "[asyncio-real-daytona", "[asyncio-cell"]
+    unwanted = ["[asyncio-daytona", "[asyncio-real-daytona", "[asyncio-cell", "[asyncio-thread"]
     if "real_daytona" not in config.getoption("-m"):
         unwanted.append("real-daytona")
     items[:] = [item for item in items if not any(each in item.name for each in unwanted)]
 
 
-LONG = {"daytona"}
-"""A call takes a second in the emulator, which starts a Python for each."""
+LONG = {"daytona", "thread"}
+"""In the emulator a call takes a second, since it starts a Python for each; what a thread does, a cell does too."""
 
 
 @pytest.fixture(

@@ -1,7 +1,8 @@
 """Tries every escape, as whoever runs this, and prints what came of each as JSON: true when something got out.
 
-Usage: python escape_program.py DIRECTORY [control]. With `control` there is no cell: what gets out then shows that the
-scripts are good. Standard library only, since an ordinary user runs it with the system's Python.
+Usage: python escape_program.py DIRECTORY [control|thread]. With `control` there is no cell: what gets out then shows
+that the scripts are good. With `thread` it is a restricted thread, which has to be the only mechanism here; what it
+refuses is null. Standard library only, since an ordinary user runs it with the system's Python.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -26,12 +27,18 @@ from tests.executors.recorder import run
 from runner_service.allowed_hosts import parse_hosts
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.policy import EgressPolicy
-from runner_service.executors.local.executor import local_executor
-from runner_service.executors.protocol import SandboxSpec
+from runner_service.executors.local.executor import LocalExecutor, local_executor
+from runner_service.executors.protocol import ConfinementError, SandboxSpec
 
 MARKER = f"escape-{os.getpid()}"
 IS_CONTROL = "control" in sys.argv[2:]
+IS_THREAD = "thread" in sys.argv[2:]
 ALLOWED = parse_hosts(["localhost:1", "localhost"])
+
+Level = tuple[str, str, bool]
+"""Of files and network, and whether something in the root is hidden."""
+Outcomes = dict[str, bool | None]
+"""Whether an escape got out; None if its level was refused."""
 
 
 def prepare(base: Path) -> None:
@@ -130,14 +137,14 @@ def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
 async def main(base: Path) -> None:
     prepare(base)
     os.environ.update(HOME=str(base / "home"), XDG_RUNTIME_DIR=str(base / "runtime"), SERVICE_SECRET="secret")
-    outcomes: dict[str, bool] = {}
+    outcomes: dict[str, bool | None] = {}
     with neighbours(base) as variables:
         for root, escapes in groupby(sorted(ESCAPES, key=lambda each: each.root), key=lambda each: each.root):
             outcomes |= await try_in(base, root, list(escapes), variables)
     print(json.dumps(outcomes))
 
 
-async def try_in(base: Path, root: str, escapes: list[Escape], variables: Mapping[str, str]) -> dict[str, bool]:
+async def try_in(base: Path, root: str, escapes: list[Escape], variables: Mapping[str, str]) -> Outcomes:
     """Tries escapes in cells of one root, a cell for each level."""
     directory = base / ("sessions" if root == "session" else root)
     opened = local_executor(
@@ -147,7 +154,7 @@ async def try_in(base: Path, root: str, escapes: list[Escape], variables: Mappin
         terminate_grace=0.25,
         secrets=[base / "outside" / "token"],
     )
-    outcomes: dict[str, bool] = {}
+    outcomes: Outcomes = {}
     async with opened as executor:
         (base / "state" / "secret").write_text("secret")
         for level, each in groupby(sorted(escapes, key=level_of), key=level_of):
@@ -156,11 +163,11 @@ async def try_in(base: Path, root: str, escapes: list[Escape], variables: Mappin
 
 
 async def try_at(
-    base: Path, executor: object, level: tuple[str, str], escapes: list[Escape], variables: Mapping[str, str]
-) -> dict[str, bool]:
-    files, network = level
+    base: Path, executor: LocalExecutor, level: Level, escapes: list[Escape], variables: Mapping[str, str]
+) -> Outcomes:
+    files, network, hides = level
     hosts = ALLOWED if network == "proxy" else ()
-    hidden = (str(base / "root" / "deep" / "below" / "hidden"),)
+    hidden = (str(base / "root" / "deep" / "below" / "hidden"),) if hides or not IS_THREAD else ()
     confinement = Confinement(files=files, network=network, allowed_hosts=hosts, hidden_paths=hidden)  # type: ignore[arg-type]  # levels
     if IS_CONTROL:
         confinement = Confinement()
@@ -171,9 +178,18 @@ async def try_at(
         confinement=confinement,
         egress=EgressPolicy(hosts, lambda *_: None) if network == "proxy" else None,
     )
-    outcomes = {}
-    async with executor.open(spec) as sandbox:  # type: ignore[attr-defined]  # an executor
-        first = await run(sandbox, "touch /tmp/inside && echo reached")
+    outcomes: Outcomes = {}
+    async with AsyncExitStack() as parts:
+        try:
+            found = await executor.confinement_for(confinement)
+            sandbox = await parts.enter_async_context(executor.open(spec))
+        except ConfinementError:
+            if not IS_THREAD:
+                raise
+            return dict.fromkeys((each.name for each in escapes), None)
+        if found is None or found.mechanism.startswith("landlock") is not IS_THREAD:
+            raise SystemExit(f"this is confined by {found}")
+        first = await run(sandbox, "touch ${TMPDIR:-/tmp}/inside && echo reached")
         if first[1] != b"reached\n":
             raise SystemExit(f"commands do not run at {level}: {first}")
         for escape in escapes:
@@ -182,8 +198,8 @@ async def try_at(
     return outcomes
 
 
-def level_of(escape: Escape) -> tuple[str, str]:
-    return escape.files, escape.network
+def level_of(escape: Escape) -> Level:
+    return escape.files, escape.network, "/hidden" in escape.script or "/deep" in escape.script
 
 
 if __name__ == "__main__":

@@ -52,6 +52,29 @@ PYTHON = "python3 -I -S"
 WRITE = 'echo x > "$OUTSIDE/new" && echo ESCAPED'
 SECRET = 'grep -q secret "$STATE/secret" && echo ESCAPED'
 
+GAPS_OF_THREAD = {
+    "read /etc/shadow at STRICT": "names-visible",
+    "a socket elsewhere, at STRICT": "unix-sockets",
+    "change the mode of a file outside": "metadata-outside",
+    "change the times of a file outside": "metadata-outside",
+    "list STATE_DIR": "names-visible",
+    "find a block device": "names-visible",
+    "see a process outside": "processes-visible",
+    "shared memory of outside": "names-visible",
+    "a socket in the runtime directory": "unix-sockets",
+    "a socket in /tmp": "unix-sockets",
+    "write a hook": "git-hooks",
+    "set core.hooksPath": "git-hooks",
+    "append to .git/config": "git-hooks",
+    "move .git aside": "git-hooks",
+    "move the hooks aside": "git-hooks",
+    "write a hook of a repository below": "git-hooks",
+    "write the settings of a submodule": "git-hooks",
+    "remove .git": "git-hooks",
+    "see the machine's interfaces": "interfaces-visible",
+}
+"""By name: what may get out of a restricted thread, and by which of the gaps that `started` names."""
+
 ESCAPES = [
     Escape("Files", "write a file outside the root", WRITE, "read-only mount"),
     Escape("Files", "append to a file outside", 'echo x >> "$OUTSIDE/file" && echo ESCAPED', "read-only mount"),
@@ -273,7 +296,7 @@ ESCAPES = [
     Escape(
         "Network",
         "the loopback through the proxy",
-        'curl -sf --noproxy "" "http://127.0.0.1:$PORT/" && echo ESCAPED',
+        'curl -sf -m 5 --noproxy "" "http://127.0.0.1:$PORT/" && echo ESCAPED',
         "not allowed",
         network="proxy",
     ),
@@ -281,28 +304,28 @@ ESCAPES = [
         "Network",
         "the loopback by another way to write it",
         'for host in 2130706433 0x7f.1 127.1 "[::ffff:127.0.0.1]" 0; '
-        'do curl -sf --noproxy "" "http://$host:$PORT/" && echo ESCAPED; done',
+        'do curl -sf -m 5 --noproxy "" "http://$host:$PORT/" && echo ESCAPED; done',
         "not allowed",
         network="proxy",
     ),
     Escape(
         "Network",
         "the loopback by an allowed name",
-        'curl -sf --noproxy "" "http://localhost:$PORT/" && echo ESCAPED',
+        'curl -sf -m 5 --noproxy "" "http://localhost:$PORT/" && echo ESCAPED',
         "private addresses need to be named",
         network="proxy",
     ),
     Escape(
         "Network",
         "link-local by CONNECT",
-        'curl -sf --noproxy "" -p http://169.254.169.254/ && echo ESCAPED',
+        'curl -sf -m 5 --noproxy "" -p http://169.254.169.254/ && echo ESCAPED',
         "not allowed",
         network="proxy",
     ),
     Escape(
         "Network",
         "the loopback by IPv6 and CONNECT",
-        'curl -sf --noproxy "" -p "http://[::1]:$PORT6/" && echo ESCAPED',
+        'curl -sf -m 5 --noproxy "" -p "http://[::1]:$PORT6/" && echo ESCAPED',
         "not allowed",
         network="proxy",
     ),

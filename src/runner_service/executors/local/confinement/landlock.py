@@ -29,8 +29,11 @@ _CONTAINER_SOCKETS = (
     "/run/containerd/containerd.sock",
     "/run/crio/crio.sock",
 )
-GAPS = ("git-hooks", "processes-visible", "metadata-outside")
-"""What a thread leaves open at every level: hooks of git, names of processes, modes and times of own files."""
+GAPS = ("git-hooks", "names-visible", "processes-visible", "interfaces-visible", "metadata-outside")
+"""What a thread leaves open at every level.
+
+Hooks of git, names of files, of processes and of network interfaces, modes and times of the user's own files.
+"""
 
 
 def landlock_mechanism() -> str:
@@ -61,11 +64,9 @@ def thread_rules(mounts: Mounts, root: str, private: Sequence[str]) -> list[tupl
     """Returns paths and views for the thread, from what a cell would show. Blocks on the file system.
 
     Raises:
-        ConfinementError: something below a writable directory is to be hidden.
+        ConfinementError: something below a writable directory, or below the root, is to be hidden.
     """
     hidden = [path for path, view in mounts.views.items() if view == "hidden"]
-    if inside := [path for path in hidden if is_below(path, root)]:
-        raise ConfinementError(f"{inside[0]} lies in the sandbox's directory: hiding it needs namespaces")
     rules = [("/proc", "read"), *((f"/dev/{name}", "device") for name in _DEVICES)]
     if mounts.is_strict:
         system = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives", "/etc/passwd")
@@ -74,8 +75,13 @@ def thread_rules(mounts: Mounts, root: str, private: Sequence[str]) -> list[tupl
     else:
         rules += _everything_but(hidden)
     for path, view in mounts.views.items():
-        if view != "hidden" and path not in mounts.sources:
-            rules.append((path, "write" if view == "writable" else "read"))
+        if view == "hidden" or path in mounts.sources:
+            continue
+        inside = [each for each in hidden if is_below(each, path)]
+        if inside and (view == "writable" or path == root):
+            raise ConfinementError(f"{inside[0]} lies in {path}: hiding it there needs namespaces")
+        # A rule is for all below a path: it would open what is hidden there.
+        rules += _everything_but(hidden, path) if inside else [(path, "write" if view == "writable" else "read")]
     rules += [(path, "write") for path in private]
     if len(rules) > _MAX_RULES:
         raise ConfinementError(f"more than {_MAX_RULES} neighbours of hidden paths: hiding them needs namespaces")
