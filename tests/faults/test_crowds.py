@@ -15,7 +15,9 @@ from tests.running import Client, Event, StartService, command, one, stdout_of, 
 
 from runner_service.api.servicer import AgentRunnerServicer
 from runner_service.app import RunningService
-from runner_service.server import CHANNEL_OPTIONS
+from runner_service.executions.readiness import Readiness
+from runner_service.server import running_server
+from runner_service.settings import load_settings
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -84,17 +86,19 @@ async def ended(client: Client, name: str) -> str:
 
 
 async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_buffers(start: StartService) -> None:
-    client = await start([turn("", command("head -c 100000000 /dev/zero")), turn("Done.")])
+    client = await start([turn("", command("head -c 200000000 /dev/zero")), turn("Done.")])
     service = client.service
     assert isinstance(service, RunningService)
-    impatient = grpc.aio.server(options=CHANNEL_OPTIONS)
     parts = (service.executions, service.approvals, service.changes, service.executions._log)
-    servicer = AgentRunnerServicer(*parts, write_timeout=0.5)
-    impatient.add_generic_rpc_handlers((servicer.handler(),))
-    port = impatient.add_insecure_port("127.0.0.1:0")
-    await impatient.start()
+    handler = AgentRunnerServicer(*parts, write_timeout=0.5).handler()
+    impatient = running_server(
+        load_settings({"MODE": "local", "LISTEN_ADDRESS": "localhost:0"}),
+        add_services=lambda server: server.add_generic_rpc_handlers((handler,)),
+        service_names=[],
+        readiness=Readiness(),
+    )
     before = psutil.Process().memory_info().rss
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with impatient as server, grpc.aio.insecure_channel(server.addresses[0]) as channel:
         call = client.stub.ExecuteAgent(client.request(execution_id="a"))
         seen = await client.collect(call, until=lambda event: event.HasField("started"))
         request = runner_pb2.WatchExecutionRequest(execution_id="a")
@@ -104,9 +108,9 @@ async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_bu
         size, last = await consumed(call)
 
         assert seen
-        assert size == 100_000_000
+        assert size == 200_000_000
         assert last.finished.state == event_pb2.STATE_SUCCEEDED
-        assert psutil.Process().memory_info().rss - before < 80_000_000
+        assert psutil.Process().memory_info().rss - before < 140_000_000
         async with asyncio.timeout(20):
             # Its status comes behind what it has not read: it is the server that must have let go by then.
             while service.executions.is_busy:
@@ -114,7 +118,6 @@ async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_bu
             with pytest.raises(grpc.aio.AioRpcError) as stalled:
                 await rest_of(never)
         assert "attach again" in str(stalled.value.details())
-    await impatient.stop(0)
 
 
 async def consumed(call: Any) -> tuple[int, Event]:
