@@ -93,7 +93,7 @@ async def _serve_until_stopped(
         await service.executions.drain(timeout_seconds)
 
     async with (
-        announce_ready(service.address, fd=options.ready_fd, file=options.ready_file, about=_metrics_of(service)),
+        announce_ready(service.address, fd=options.ready_fd, file=options.ready_file, about=_other_addresses(service)),
         asyncio.TaskGroup() as tasks,
     ):
         service.begin_loading(with_agent_loop=options.load_agent_at_start)
@@ -119,6 +119,8 @@ class RunningService(NamedTuple):
     """Set once the address is announced: from then on there is time for slow imports."""
     metrics_address: str = ""
     """Where metrics are served, with the real port; empty when they are not."""
+    web_address: str = ""
+    """Where the page for browsers is, with the real port; empty when there is none."""
 
     @property
     def address(self) -> str:
@@ -168,7 +170,8 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         executions, approvals, changes, recovery = await parts.enter_async_context(
             running_executions(settings, storage, writer, runner, readiness=readiness, daemon=daemon)
         )
-        handler = AgentRunnerServicer(executions, approvals, changes, log).handler()
+        servicer = AgentRunnerServicer(executions, approvals, changes, log)
+        handler = servicer.handler()
         server = await parts.enter_async_context(
             running_server(
                 settings,
@@ -179,7 +182,9 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             )
         )
         metrics_address = await _serve_metrics(parts, settings, callers)
-        runner.mcp_addresses.own_ports |= _ports([*server.addresses, server.health_address, metrics_address])
+        web_address = await _serve_web(parts, settings, servicer, callers, readiness, log)
+        others = [server.health_address, metrics_address, web_address]
+        runner.mcp_addresses.own_ports |= _ports([*server.addresses, *others])
         readiness.set_serving()
         if daemon:
             await daemon.attach(executions.reported)
@@ -189,7 +194,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             await parts.enter_async_context(temporal_in_background(worker_parts, serving))
         if settings.resume_on_start and not storage.replicas:
             await recovery.resume_interrupted()
-        yield RunningService(server, executions, approvals, changes, loading, serving, metrics_address)
+        yield RunningService(server, executions, approvals, changes, loading, serving, metrics_address, web_address)
 
 
 async def _enter_storage(parts: AsyncExitStack, settings: Settings) -> Storage:
@@ -301,6 +306,30 @@ async def _serve_metrics(parts: AsyncExitStack, settings: Settings, callers: Kno
     return str(await parts.enter_async_context(serve_metrics(wanted, scrape_metrics, callers, tls)))
 
 
+async def _serve_web(
+    parts: AsyncExitStack,
+    settings: Settings,
+    servicer: AgentRunnerServicer,
+    callers: KnownCallers,
+    readiness: Readiness,
+    log: EventLog,
+) -> str:
+    wanted = parse_address(settings.web_address) if settings.web_address else None
+    if not isinstance(wanted, TcpAddress):
+        return ""
+    from runner_service.web.server import WebOptions, serve_web  # noqa: PLC0415  # only who wants the page needs it
+
+    tls = await asyncio.to_thread(http_tls, settings)
+    options = WebOptions(
+        names=tuple(name.strip() for name in settings.web_hosts.split(",") if name.strip()),
+        cookie_key=log.fingerprint_key,
+        token=settings.web_token.get_secret_value().encode() if settings.web_token else None,
+        tls=tls.context if tls else None,
+        reload_tls=tls.reload_if_changed if tls else lambda: None,
+    )
+    return str(await parts.enter_async_context(serve_web(wanted, servicer, callers, readiness, options)))
+
+
 def _ports(addresses: Iterable[str]) -> set[int]:
     parsed = [parse_address(each) for each in addresses if each]
     return {each.port for each in parsed if isinstance(each, TcpAddress)}
@@ -319,11 +348,12 @@ def _quota(settings: Settings) -> Quota:
 
 
 def _about(settings: Settings, service: RunningService) -> dict[str, str]:
-    return {"sandbox_root": str(_root(settings)), "mode": settings.mode} | _metrics_of(service)
+    return {"sandbox_root": str(_root(settings)), "mode": settings.mode} | _other_addresses(service)
 
 
-def _metrics_of(service: RunningService) -> dict[str, str]:
-    return {"metrics_address": service.metrics_address} if service.metrics_address else {}
+def _other_addresses(service: RunningService) -> dict[str, str]:
+    others = {"metrics_address": service.metrics_address, "web_address": service.web_address}
+    return {name: address for name, address in others.items() if address}
 
 
 async def _stop_when_idle(service: RunningService, idle_seconds: float | None, requests: StopRequests) -> None:

@@ -26,6 +26,8 @@ class HoldingService(NamedTuple):
     sandbox_root: str
     mode: str
     is_stopping: bool
+    web_address: str = ""
+    """Where its page for browsers is; empty when it has none."""
 
     def accepts_connections(self) -> bool:
         """Tells whether it can be called. Takes up to a second."""
@@ -52,7 +54,12 @@ def find_service(state_dir: Path) -> HoldingService | None:
     try:
         facts = json.loads((state_dir / SERVICE_FILE).read_bytes())
         found = HoldingService(
-            facts["address"], int(facts["pid"]), facts["sandbox_root"], facts["mode"], bool(facts.get(STOPPING))
+            facts["address"],
+            int(facts["pid"]),
+            facts["sandbox_root"],
+            facts["mode"],
+            bool(facts.get(STOPPING)),
+            str(facts.get("web_address", "")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

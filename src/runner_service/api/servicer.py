@@ -7,7 +7,7 @@ import grpc
 
 from runner_service import states
 from runner_service.api.changes import ChangeRpcs
-from runner_service.api.handlers import Context, stream_handler, unary_handler
+from runner_service.api.handlers import Context, Handler, stream_handler, unary_handler
 from runner_service.api.unread_pages import UnreadPages, connection_of
 from runner_service.api.validation import requests
 from runner_service.api.validation.approvals import (
@@ -56,27 +56,28 @@ class AgentRunnerServicer:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Returns the handler for the server. Streams are written as bytes: events are serialised once, for the log."""
-        return grpc.method_handlers_generic_handler(
-            SERVICE_NAME,
-            {
-                "ExecuteAgent": stream_handler(self.execute_agent, runner_pb2.ExecuteAgentRequest),
-                "WatchExecution": stream_handler(self.watch_execution, runner_pb2.WatchExecutionRequest),
-                "GetExecution": unary_handler(self.get_execution, runner_pb2.GetExecutionRequest),
-                "ListExecutions": unary_handler(self.list_executions, runner_pb2.ListExecutionsRequest),
-                "CancelExecution": unary_handler(self.cancel_execution, runner_pb2.CancelExecutionRequest),
-                "DeleteExecution": unary_handler(self.delete_execution, runner_pb2.DeleteExecutionRequest),
-                "DeleteSession": unary_handler(self.delete_session, runner_pb2.DeleteSessionRequest),
-                "SubmitApproval": unary_handler(self.submit_approval, runner_pb2.SubmitApprovalRequest),
-                "WatchApprovals": grpc.unary_stream_rpc_method_handler(
-                    self.watch_approvals,
-                    request_deserializer=runner_pb2.WatchApprovalsRequest.FromString,
-                    response_serializer=runner_pb2.WatchApprovalsResponse.SerializeToString,
-                ),
-                "ListApprovals": unary_handler(self.list_approvals, runner_pb2.ListApprovalsRequest),
-                "ReadToolOutput": unary_handler(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
-                **self._change_rpcs.handlers(),
-            },
-        )
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, self.handlers())
+
+    def handlers(self) -> dict[str, Handler]:
+        """Returns the handlers by the names of the rpcs."""
+        return {
+            "ExecuteAgent": stream_handler(self.execute_agent, runner_pb2.ExecuteAgentRequest),
+            "WatchExecution": stream_handler(self.watch_execution, runner_pb2.WatchExecutionRequest),
+            "GetExecution": unary_handler(self.get_execution, runner_pb2.GetExecutionRequest),
+            "ListExecutions": unary_handler(self.list_executions, runner_pb2.ListExecutionsRequest),
+            "CancelExecution": unary_handler(self.cancel_execution, runner_pb2.CancelExecutionRequest),
+            "DeleteExecution": unary_handler(self.delete_execution, runner_pb2.DeleteExecutionRequest),
+            "DeleteSession": unary_handler(self.delete_session, runner_pb2.DeleteSessionRequest),
+            "SubmitApproval": unary_handler(self.submit_approval, runner_pb2.SubmitApprovalRequest),
+            "WatchApprovals": grpc.unary_stream_rpc_method_handler(
+                self.watch_approvals,
+                request_deserializer=runner_pb2.WatchApprovalsRequest.FromString,
+                response_serializer=runner_pb2.WatchApprovalsResponse.SerializeToString,
+            ),
+            "ListApprovals": unary_handler(self.list_approvals, runner_pb2.ListApprovalsRequest),
+            "ReadToolOutput": unary_handler(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
+            **self._change_rpcs.handlers(),
+        }
 
     async def execute_agent(self, request: runner_pb2.ExecuteAgentRequest, context: Context) -> None:
         """Starts or attaches to an execution, then streams its events."""

@@ -102,6 +102,7 @@ def _conflicts(settings: Settings) -> list[Problem]:
         *_confinement_conflicts(settings),
         *_address_conflicts(settings),
         *_listener_conflicts(settings),
+        *_web_conflicts(settings),
         *_token_conflicts(settings),
         *_tls_conflicts(settings),
         *_temporal_conflicts(settings),
@@ -183,13 +184,28 @@ def _tells_callers_apart(settings: Settings, address: str) -> bool:
 
 def _listener_conflicts(settings: Settings) -> Iterator[Problem]:
     taken = [("LISTEN_ADDRESS", each) for each in settings.listen_addresses()]
-    for name, address in (("HEALTH_ADDRESS", settings.health_address), ("METRICS_ADDRESS", settings.metrics_address)):
+    others = ("HEALTH_ADDRESS", "METRICS_ADDRESS", "WEB_ADDRESS")
+    for name, address in ((each, getattr(settings, each.lower())) for each in others):
         if address is None:
             continue
         for other, where in taken:
             if overlap(parse_address(address), parse_address(where)):
                 yield Problem(name, f"{address} is taken by {other}, {where}: choose another port")
         taken.append((name, address))
+
+
+def _web_conflicts(settings: Settings) -> Iterator[Problem]:
+    if settings.web_address is None:
+        return
+    has_token = settings.has_tokens() or settings.web_token is not None
+    if settings.web_hosts and not has_token:
+        yield Problem("WEB_HOSTS", "makes the page reachable from elsewhere: set a token, such as WEB_TOKEN")
+    if is_loopback(parse_address(settings.web_address)):
+        return
+    if settings.tls_cert_file is None:
+        yield Problem("WEB_ADDRESS", f"{settings.web_address} can be reached from elsewhere: set TLS_CERT_FILE")
+    if not (has_token or settings.tls_client_ca_file):
+        yield Problem("WEB_ADDRESS", f"{settings.web_address} can be reached from elsewhere: set a token")
 
 
 def _token_conflicts(settings: Settings) -> Iterator[Problem]:

@@ -384,6 +384,13 @@ FAILED, or runs on and is reported to the daemon."""
     """Where Prometheus reads metrics, `host:port`, at the path /metrics; port 0 takes a free one. Unset: nowhere. It \
 has the service's TLS, and needs its token or, if there are no tokens, a client certificate; beyond loopback one of \
 them must be set. There are numbers and the names of models and tools, but no content."""
+    web_address: TcpText | None = None
+    """Where the page for browsers is, `host:port`; port 0 takes a free one. Unset: nowhere. Beyond loopback it needs \
+TLS_CERT_FILE, and tokens or TLS_CLIENT_CA_FILE. See docs/page.md."""
+    web_hosts: HostList = ""
+    """More names by which browsers reach the page, separated by commas: those of a proxy before it. Needs tokens."""
+    web_token: Token | None = None
+    """The only token that the page takes, as the operator's. Unset: it takes those that the rpcs take."""
     otel_sdk_disabled: bool = False
     """Turns tracing and metrics off, whatever else is set."""
     otel_traces_exporter: str = "otlp"

@@ -2,7 +2,7 @@
 // A row is `{className, runs, fold}`; a run is `{text, style}`. `fold` opens or closes the item.
 
 import { Screen, visible } from "./ansi.js";
-import { callTitle, cost, count, duration, enumWord, stateWord, tokens } from "./words.js";
+import { callTitle, changeWords, cost, count, duration, enumWord, stateWord, tokens } from "./words.js";
 
 const FOLDED_LINES = 12;
 
@@ -30,7 +30,9 @@ const LAYOUTS = {
   reasoning: (item, columns) => foldable(item, "reasoning", item.text, columns),
   notice: ({ notice }, columns) => text(notice.level === "LEVEL_WARNING" ? "warn" : "meta", `${notice.code}: ${notice.text}`, columns),
   denied: ({ denied }, columns) => text("warn", `network denied: ${denied.host}:${denied.port ?? 0}, ${denied.reason}`, columns),
-  files: ({ changed }, columns) => text("meta", `${(changed.changes ?? []).length} files changed`, columns),
+  files: ({ changed }, columns) => text("meta", [
+    ...changed.changes.map(changeWords), ...(changed.omitted ? [`${count(changed.omitted, "more change")}`] : []),
+  ].join("\n"), columns),
   approval: approvalRows,
   call: callRows,
 };

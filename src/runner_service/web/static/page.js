@@ -69,7 +69,7 @@ function showList(service) {
 function showExecution(id, service) {
   const abort = new AbortController(), run = new Run();
   const cancel = h("button", { type: "button", class: "danger", onclick: () => call("CancelExecution", { execution_id: id, reason: "on the page" }).catch((error) => say(error.message)) }, "Cancel");
-  const view = new ExecutionView({ run, isLive: true, actions: service.may_run ? [cancel] : [], loadEarlier: (item) => loadEarlier(id, item), loadDiff: service.has_diff ? () => loadDiff(id) : null });
+  const view = new ExecutionView({ run, isLive: true, actions: service.may_run ? [cancel] : [], loadEarlier: (item) => loadEarlier(id, item), loadDiff: () => loadDiff(id) });
   const update = approvalList(view.approvals, { mayApprove: service.may_approve });
   document.title = `${id} · runner-service`;
   replace(place, h("h2", {}, visible(id)), view.element);
@@ -96,7 +96,8 @@ async function loadEarlier(id, item) {
 }
 
 async function loadDiff(id) {
-  return (await call("GetDiff", { execution_id: id })).diff ?? "";
+  const { diff, truncated } = await call("GetDiff", { execution_id: id });
+  return `${diff ?? ""}${truncated ? "\n(the diff is not complete)" : ""}`;
 }
 
 begin();

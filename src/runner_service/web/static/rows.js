@@ -17,8 +17,7 @@ export class Rows {
     this._draw = eachFrame(() => this.draw());
     this.element.addEventListener("scroll", () => {
       const atEnd = this.element.scrollTop + this.element.clientHeight >= this.element.scrollHeight - ROW_PIXELS;
-      if (!this._isJumping) this.follow = this.follows && atEnd;
-      this._isJumping = false;
+      if (this.element.scrollTop !== this._ownScroll) this.follow = this.follows && atEnd;
       onscroll(this);
       this._draw();
     });
@@ -38,15 +37,19 @@ export class Rows {
 
   jumpToEnd() {
     this.follow = this.follows;
-    this._isJumping = true;
-    this.element.scrollTop = this.element.scrollHeight;
+    this._scrollToEnd();
     this._draw();
+  }
+
+  _scrollToEnd() {
+    this.element.scrollTop = this.element.scrollHeight;
+    this._ownScroll = this.element.scrollTop; // what it is otherwise, the user has made it
   }
 
   draw() {
     const total = this._count();
     this._space.style.height = `${total * ROW_PIXELS}px`;
-    if (this.follow) { this._isJumping = true; this.element.scrollTop = total * ROW_PIXELS; }
+    if (this.follow && (this._ownScroll === undefined || this.element.scrollTop === this._ownScroll)) this._scrollToEnd();
     const first = Math.max(0, Math.floor(this.element.scrollTop / ROW_PIXELS) - OVERSCAN);
     const last = Math.min(total, Math.ceil((this.element.scrollTop + this.element.clientHeight) / ROW_PIXELS) + OVERSCAN);
     const rows = [];

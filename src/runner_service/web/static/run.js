@@ -12,7 +12,7 @@ export class Run {
     this.planVersion = 0;
     this.steps = []; // {at, usage, cost}: totals after each model call
     this.spans = []; // {lane, kind, start, end, title, item}; end is null while it goes on
-    this.changes = null; // the last files_changed event
+    this.changes = new Map(); // the newest change of each file, by path
     this.version = 0;
     this.firstAt = 0;
     this.lastAt = 0;
@@ -164,5 +164,8 @@ const HANDLERS = [
   ["approval_requested", onApprovalRequested],
   ["approval_decided", onApprovalDecided],
   ["network_denied", (run, denied, at, agent) => run.add("denied", at, agent, { denied })],
-  ["files_changed", (run, changed, at) => { run.changes = changed; run.add("files", at, "", { changed }); }],
+  ["files_changed", (run, changed, at, agent) => {
+    for (const change of changed.changes) run.changes.set(change.path ?? "", change);
+    run.add("files", at, agent, { changed });
+  }],
 ];

@@ -14,6 +14,7 @@ export function timeline(onselect) {
   const element = h("div", { class: "timeline", role: "group", "aria-label": "Timeline" });
 
   function draw(run, now) {
+    if (!run.firstAt) return;
     const end = run.finished ? run.lastAt : Math.max(now, run.lastAt), start = run.firstAt;
     const scale = WIDTH / Math.max(0.001, end - start);
     const lanes = [...new Set(["main", ...run.spans.map((span) => span.lane)])].slice(0, MAX_LANES);

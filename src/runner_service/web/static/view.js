@@ -5,7 +5,7 @@ import { eachFrame, h, replace } from "./dom.js";
 import { diffRows, rowsOf } from "./layout.js";
 import { Rows } from "./rows.js";
 import { timeline } from "./timeline.js";
-import { cost, count, duration, stateWord, time, tokens } from "./words.js";
+import { changeWords, cost, count, duration, stateWord, time, tokens } from "./words.js";
 
 const CHARACTER_PIXELS = 7.85;
 const TABS = ["Transcript", "Plan", "Changes", "Tokens"];
@@ -33,6 +33,7 @@ export class ExecutionView {
     this.approvals = h("section", { class: "approvals", "aria-label": "Waiting for your decision" });
     this.element = h("main", { class: "execution" }, this._summary, this._timeline.element, this.approvals, this._tabs, ...Object.values(this._panels));
     this._draw = eachFrame(() => this.draw());
+    new ResizeObserver(() => this._draw()).observe(this.transcript.element);
     this._isLive = isLive;
     this._clock = setInterval(() => { if (isLive && !run.finished) this._draw(); }, 1000);
     this._draw();
@@ -103,12 +104,12 @@ export class ExecutionView {
     const panel = this._panels.Changes, { changes } = this.run;
     if (this._changesDrawn === this.run.lastSequence) return;
     this._changesDrawn = this.run.lastSequence;
-    const approved = this.run.items.filter((item) => item.kind === "approval" && item.request.diff);
-    const diff = this._loadDiff ? await this._loadDiff().catch(() => "") : "";
-    const listed = (changes?.changes ?? []).map((each) => h("li", {}, visible(`${each.path ?? ""}`)));
-    replace(panel, listed.length ? h("ul", {}, ...listed) : null, diff ? this._diff(diff) : null,
-      ...approved.map((item) => this._diff(item.request.diff)),
-      listed.length || diff || approved.length ? null : h("p", {}, "No changes are known."));
+    const diff = this._loadDiff ? await this._loadDiff().catch((error) => `(no diff: ${error.message})`) : "";
+    const listed = [...changes.values()].map((each) => h("li", {}, visible(changeWords(each))));
+    // A file has no whole diff; what was asked about is in it.
+    const asked = this._loadDiff ? [] : this.run.items.filter((item) => item.kind === "approval" && item.request.diff);
+    replace(panel, listed.length ? h("ul", {}, ...listed) : h("p", {}, "No changes are known."),
+      diff ? this._diff(diff) : null, ...asked.map((item) => this._diff(item.request.diff)));
   }
 
   _diff(diff) {

@@ -40,6 +40,13 @@ export function cost(value) {
   return `${((value.nanos ?? 0) / 1e9).toFixed(4)} ${value.currency ?? ""}${unknown}`;
 }
 
+/** What happened to a file. */
+export function changeWords(change) {
+  const word = String(change.kind ?? "").replace("KIND_", "").toLowerCase();
+  const lines = change.lines_added || change.lines_removed ? ` (+${change.lines_added ?? 0} −${change.lines_removed ?? 0})` : "";
+  return `${word} ${change.old_path ? `${change.old_path} → ` : ""}${change.path ?? ""}${lines}`;
+}
+
 /** The title of a call: `$ command`, or the tool with its arguments. */
 export function callTitle(name, args) {
   if (name === "execute" && typeof args?.command === "string") return `$ ${args.command}`;

@@ -1,0 +1,308 @@
+"""The page in a real browser: the list, one execution live, approvals, and a service that is killed meanwhile."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.docs.pages import REPOSITORY
+from tests.running import Client, StartProcess, StartService, command, turn
+from tests.web.browser import Browser, Page, needs_browser
+from tests.web.hostile import HOSTILE
+from tests.web.test_security import web_address, web_of
+
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import approval_policy_pb2 as policy_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+pytestmark = [needs_browser, pytest.mark.timeout(180)]
+
+ON = {"WEB_ADDRESS": "127.0.0.1:0"}
+ASK = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_COMMANDS)
+PICTURES = REPOSITORY / "docs" / "pictures"
+
+
+async def picture(page: Page, name: str) -> None:
+    """Writes a screenshot for the docs, if it is asked for by PICTURES=1; else only takes it."""
+    await page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    directory = PICTURES if os.environ.get("PICTURES") else Path(os.environ.get("TMPDIR", "/tmp"))
+    await page.screenshot(directory / f"{'' if os.environ.get('PICTURES') else f'{os.getpid()}-'}{name}.png")
+    await page.check_clean()
+
+
+def has(text: str) -> str:
+    return f"document.body.innerText.includes({text!r})"
+
+
+async def test_the_list_shows_what_runs_and_what_has_ended_and_filters_it(start: StartService, page: Page) -> None:
+    client = await start([turn("", command("sleep {{message}}")), turn("Done.")], **ON)
+    reviewer = runner_pb2.Agent(name="reviewer", instructions="Review.")
+    await client.execute("0", execution_id="first", session_id="monday", labels={"team": "a"})
+    await client.execute("0", execution_id="second", agent=reviewer)
+    await page.open(f"http://{web_address(client)}/")
+    await page.wait_for("document.querySelectorAll('.execution-row').length === 2")
+
+    running = client.stub.ExecuteAgent(client.request("60", execution_id="third"))
+    await page.wait_for(f"{has('running')} && document.querySelectorAll('.execution-row').length === 3")
+    await client.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="third"))
+    await page.wait_for(
+        "[...document.querySelectorAll('.execution-row .state')].some((each) => each.innerText === 'cancelled')"
+    )
+    await client.collect(running)
+
+    for selector, value, left in (
+        ("input[name=Session]", "monday", "first"),
+        ("input[name=Label]", "team=a", "first"),
+        ("select[name=State]", "STATE_CANCELLED", "third"),
+        ("input[name=Name]", "review", "second"),
+    ):
+        await page.type(selector, value)
+        await page.wait_for(
+            "(() => { const rows = [...document.querySelectorAll('.execution-row')];"
+            f" return rows.length === 1 && rows[0].innerText.includes({left!r}); }})()"
+        )
+        await page.type(selector, "")
+        await page.wait_for("document.querySelectorAll('.execution-row').length === 3")
+    await page.evaluate("document.querySelector('.execution-row[data-key=first]').click()")
+    await page.wait_for(has("succeeded in"))
+    await page.check_clean()
+
+
+async def test_one_execution_is_shown_live(start: StartService, page: Page, tmp_path: Path) -> None:
+    wait = "until [ -e go ]; do sleep 0.02; done"
+    change = "echo one line > new.txt; echo ended"
+    plan = ("write_todos", {"todos": [{"content": "Look around", "status": "in_progress"}]})
+    client = await start(
+        [turn("Hello.", command(f"echo begun; {wait}; {change}"), plan), turn("Goodbye.")],
+        **ON,
+    )
+    call = client.stub.ExecuteAgent(client.request(execution_id="live"))
+    await page.open(f"http://{web_address(client)}/#/execution/live")
+    await page.wait_for(f"{has('Hello.')} && {has('begun')} && {has('running')}")
+    assert not await page.evaluate(has("Goodbye."))
+
+    (tmp_path / "workspace" / "go").touch()
+
+    await page.wait_for(f"{has('ended')} && {has('exit 0')} && {has('Goodbye.')} && {has('succeeded')}")
+    await page.click("Plan")
+    await page.wait_for(has("Look around"))
+    await page.click("Tokens")
+    await page.wait_for("document.querySelectorAll('table tbody tr').length === 2")
+    await client.collect(call)
+    await page.click("Changes")
+    await page.wait_for(f"{has('added new.txt')} && {has('+one line')}")
+    await page.check_clean()
+
+
+async def test_the_page_goes_on_by_itself_after_the_service_was_killed(
+    start_process: StartProcess, page: Page, tmp_path: Path
+) -> None:
+    wait = "until [ -e go ]; do sleep 0.02; done"
+    service = await start_process(
+        [turn("Before.", command(f"echo begun; {wait}")), turn("After.")], **ON, AUTH_TOKEN="a-token-of-the-operator"
+    )
+    service.client.stub.ExecuteAgent(
+        service.client.request(execution_id="a", disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH),
+        metadata=[("authorization", "Bearer a-token-of-the-operator")],
+    )
+    address = web_of(tmp_path)
+    await page.open(f"http://{address}/#token=a-token-of-the-operator")
+    await page.wait_for(f"location.hash === '#/' && {has('running')}")
+    await page.evaluate("location.hash = '#/execution/a'")
+    await page.wait_for(has("begun"))
+
+    await service.kill()
+    await page.wait_for(has("The service does not answer"))
+    (tmp_path / "workspace" / "go").touch()
+    variables = {"AUTH_TOKEN": "a-token-of-the-operator", "WEB_ADDRESS": address, "RESUME_ON_START": "true"}
+    await start_process(**variables)
+
+    await page.wait_for(f"{has('resumed')} && {has('After.')} && {has('succeeded')} && !{has('does not answer')}")
+    rows = "[...document.querySelectorAll('.row')].map((each) => each.innerText)"
+    assert await page.evaluate(f"{rows}.filter((text) => text === 'Before.').length") == 1
+    await page.check_clean()
+
+
+class Asked:
+    """An execution whose command waits for approval."""
+
+    def __init__(self, client: Client, name: str, **fields: Any) -> None:
+        self.client = client
+        self.call = client.stub.ExecuteAgent(client.request(execution_id=name, approval_policy=ASK, **fields))
+
+    async def ended(self) -> event_pb2.Finished:
+        events = await self.client.collect(self.call)
+        return events[-1].finished
+
+
+async def test_a_person_decides_on_the_page_and_two_see_one_decision(
+    start: StartService, browser: Browser, page: Page, tmp_path: Path
+) -> None:
+    turns = [turn("", command("echo model >> effects")), turn("I was told: {{last_tool_result}}")]
+    client = await start(turns, **ON)
+    other = await browser.page()
+    await page.open(f"http://{web_address(client)}/")
+    await other.open(f"http://{web_address(client)}/")
+
+    edited = Asked(client, "edited")
+    for each in (page, other):
+        await each.wait_for(has("echo model >> effects"))
+    await picture(page, "approvals")
+    await page.click("Edit the arguments")
+    await page.type("textarea", '{"command": "echo person >> effects"}')
+    await page.click("Approve")
+    assert "The user changed the arguments" in (await edited.ended()).output
+    assert (tmp_path / "workspace" / "effects").read_text() == "person\n"
+    for each in (page, other):
+        await each.wait_for("document.querySelectorAll('.approval').length === 0")
+
+    refused = Asked(client, "refused")
+    await other.wait_for("document.querySelectorAll('.approval').length === 1")
+    await other.click("refused")
+    await other.wait_for("document.querySelectorAll('.approval').length === 1")
+    await other.type(".approval input", "not on a Friday")
+    await other.click("Reject")
+    assert "not on a Friday" in (await refused.ended()).output
+    await other.wait_for(has("reject"))
+
+    await page.check_clean()
+    await other.check_clean()
+
+
+async def test_a_decision_that_comes_too_late_says_which_one_counts(start: StartService, page: Page) -> None:
+    client = await start([turn("", command("echo model")), turn("Done.")], **ON)
+    asked = Asked(client, "late")
+    await page.open(f"http://{web_address(client)}/")
+    await page.wait_for("document.querySelectorAll('.approval').length === 1")
+    # What this page shows is old, as if its network had stalled.
+    await page.evaluate(
+        "window.old = [...document.querySelectorAll('.approval button')].find((each) => each.innerText === 'Approve')"
+    )
+    pending = await client.stub.ListApprovals(runner_pb2.ListApprovalsRequest())
+    await client.stub.SubmitApproval(
+        runner_pb2.SubmitApprovalRequest(
+            execution_id="late",
+            tool_call_id=pending.approvals[0].request.tool_call_id,
+            action=event_pb2.APPROVAL_ACTION_REJECT,
+            decided_by="ann",
+        )
+    )
+    await asked.ended()
+    await page.evaluate("window.form = window.old.closest('.approval'); window.old.click()")
+    await page.wait_for("window.form.innerText.includes('already decided by ann')")
+
+
+async def test_a_grant_on_the_page_holds_for_the_session(start: StartService, page: Page) -> None:
+    client = await start([turn("", command("git --version")), turn("Done.")], **ON)
+    first = Asked(client, "one", session_id="s")
+    await page.open(f"http://{web_address(client)}/#/execution/one")
+    await page.wait_for(has("commands that begin with git --version"))
+    await page.click("Approve for the session")
+    assert (await first.ended()).state == event_pb2.STATE_SUCCEEDED
+    assert (await Asked(client, "two", session_id="s").ended()).state == event_pb2.STATE_SUCCEEDED
+
+
+async def test_hostile_output_is_shown_as_text_on_the_page(start: StartService, page: Page) -> None:
+    texts = [text for text in HOSTILE if "\0" not in text]
+    turns = [turn(text, command(f"cat <<'E'\n{text}\nE")) for text in texts]
+    client = await start([*turns, turn("Done.")], **ON)
+    await client.execute(execution_id="h", agent=runner_pb2.Agent(name=HOSTILE[0][:60], instructions="x"))
+    await page.open(f"http://{web_address(client)}/")
+    await page.wait_for(has("<script>window.owned"))
+    await page.evaluate("location.hash = '#/execution/h'")
+    await page.wait_for(has("succeeded"))
+    await page.evaluate("document.querySelector('.rows').scrollTop = 0")
+    await page.scroll_through()
+    assert await page.evaluate(
+        "window.owned === undefined && document.querySelectorAll('img, iframe, base').length === 0"
+    )
+    await page.check_clean()
+
+
+async def test_a_page_of_another_site_cannot_use_the_page(start: StartService, page: Page) -> None:
+    client = await start([turn("", command("true")), turn("Done.")], **ON)
+    asked = Asked(client, "a")
+    address = web_address(client)
+    await page.open(f"http://{address}/")
+    await page.wait_for("document.querySelectorAll('.approval').length === 1")
+    port = address.rsplit(":", 1)[1]
+    # A name that resolves to this machine, as in DNS rebinding.
+    await page.send("Page.navigate", url=f"http://attacker.test:{port}/")
+    await page.wait_for(has("this is not the name of the service"))
+    # Another origin: the page itself cannot be framed, read, or posted to.
+    await page.open("data:text/html,<body>attacker</body>")
+    attempt = (
+        f"fetch('http://{address}/api/CancelExecution', {{method: 'POST', credentials: 'include', mode: '%s', "
+        "headers: {'content-type': '%s'}, body: JSON.stringify({execution_id: 'a'})})"
+        ".then((answer) => answer.type + answer.status, () => 'refused')"
+    )
+    assert await page.evaluate(attempt % ("cors", "application/json")) == "refused"
+    assert await page.evaluate(attempt % ("no-cors", "text/plain")) in {"opaque0", "refused"}
+    assert await client.state("a") == event_pb2.STATE_RUNNING
+    await client.stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="a"))
+    await asked.ended()
+
+
+SHOW = {
+    "turns": [
+        turn(
+            "I will look at the project, then run its tests.",
+            ("ls", {"path": "/"}),
+            (
+                "write_todos",
+                {
+                    "todos": [
+                        {"content": "Look around", "status": "completed"},
+                        {"content": "Run the tests", "status": "in_progress"},
+                        {"content": "Fix what fails", "status": "pending"},
+                    ]
+                },
+            ),
+        ),
+        turn(
+            "",
+            command(
+                r"printf '\033[1mcollected 2 items\033[0m\n\033[32mtest_one PASSED\033[0m\n'; "
+                r"printf '\033[31mtest_two FAILED\033[0m\n'; sleep 0.3; exit 1"
+            ),
+        ),
+        turn(
+            "One fails. A helper looks for the cause.",
+            ("task", {"description": "Find why test_two fails", "subagent_type": "general-purpose"}),
+        ),
+        turn("", ("write_file", {"file_path": "/one.py", "content": "def two() -> int:\n    return 2\n"})),
+        turn("", command("seq 40; sleep 0.2")),
+        turn("All tests pass now."),
+    ],
+    "sub_agents": [
+        {
+            "turns": [
+                turn("I read the test.", command("sleep 0.2; echo 'assert two() == 2'")),
+                turn("The function is missing."),
+            ]
+        }
+    ],
+}
+
+
+async def test_the_screens_are_pictured(start: StartService, page: Page, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("{currency: USD, per_million_tokens: {scripted/scripted: {input: 2, output: 8}}}")
+    client = await start(SHOW, **ON, PRICES_FILE=str(prices))
+    for name in ("nightly-build", "release-notes"):
+        await client.execute("Fix the tests", execution_id=name, session_id="demo", labels={"team": "core"})
+    url = f"http://{web_address(client)}"
+    await page.look(1200, 700, prefers_color_scheme="light")
+    await page.open(f"{url}/")
+    await page.wait_for("document.querySelectorAll('.execution-row').length === 2")
+    await picture(page, "list")
+    await page.evaluate("location.hash = '#/execution/nightly-build'")
+    await page.wait_for(has("All tests pass now."))
+    await page.evaluate("document.querySelector('.rows').scrollTop = 0")
+    await page.wait_for(f"document.querySelector('.rows').scrollTop === 0 && {has('test_two FAILED')}")
+    await picture(page, "execution")
+    await page.look(1200, 700, prefers_color_scheme="dark")
+    await picture(page, "execution-dark")
+    await page.look(420, 800, prefers_color_scheme="light")
+    await page.wait_for("document.documentElement.scrollWidth <= 420")
+    await picture(page, "execution-narrow")
