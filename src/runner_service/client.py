@@ -180,6 +180,29 @@ class RunnerClient:
                 return
             request.page_token = page.next_page_token
 
+    async def list_file_changes(
+        self, execution_id: str, after_sequence: int = 0, to_sequence: int = 0
+    ) -> AsyncGenerator[event_pb2.FileChange, None]:
+        """Yields what an execution changed in files between two events, by path."""
+        request = runner_pb2.ListFileChangesRequest(
+            execution_id=execution_id, after_sequence=after_sequence, to_sequence=to_sequence
+        )
+        while True:
+            page = await self._stub.ListFileChanges(request, metadata=self._metadata)
+            for change in page.changes:
+                yield change
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def get_diff(self, request: runner_pb2.GetDiffRequest) -> runner_pb2.GetDiffResponse:
+        """Returns what an execution changed in files, as a diff."""
+        return await self._stub.GetDiff(request, metadata=self._metadata)
+
+    async def revert_changes(self, request: runner_pb2.RevertChangesRequest) -> runner_pb2.RevertChangesResponse:
+        """Puts files back as they were."""
+        return await self._stub.RevertChanges(request, metadata=self._metadata)
+
     async def delete(self, execution_id: str) -> None:
         """Deletes an execution that has ended."""
         request = runner_pb2.DeleteExecutionRequest(execution_id=execution_id)

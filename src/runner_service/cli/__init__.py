@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from runner_service.cli.approvals import approvals, approve, reject
+from runner_service.cli.changes import diff, undo
 from runner_service.cli.diagnostics import check, completion, health, version, version_option
 from runner_service.cli.errors import ExitCode, help_epilog, print_message
 from runner_service.cli.executions import cancel, delete, events, output, ps
@@ -58,6 +59,8 @@ for command in (
     ps,
     cancel,
     output,
+    diff,
+    undo,
     delete,
     approvals,
     approve,

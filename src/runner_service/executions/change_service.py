@@ -72,7 +72,7 @@ class ChangeService:
             execution = await self._registry.find(OwnerKey(request.execution_id))
             with self._registry.holding(execution):
                 self._require_at_rest(execution)
-                self._runner.require_same_root(execution)
+                self._require_here(execution)
                 try:
                     async with self._runner.executor.open_restorer(
                         SandboxSpec(execution.id, execution.record.session_id), execution.record.root
@@ -136,6 +136,13 @@ class ChangeService:
 
     async def _sets(self, execution: Execution) -> list[ChangeSet]:
         return [decode(each) for each in await self._log.change_sets(execution.id)]
+
+    def _require_here(self, execution: Execution) -> None:
+        mode = execution.record.mode
+        if mode and mode != self._runner.mode:
+            raise PreconditionError(
+                f"execution {bare_id(execution.id)} ran with MODE={mode}, and this service has MODE={self._runner.mode}"
+            )
 
     def _require_at_rest(self, execution: Execution) -> None:
         if execution.is_active:

@@ -15,6 +15,7 @@ _STYLES = {
     Kind.REASONING: "dim italic",
     Kind.AGENT: "magenta",
     Kind.NOTE: "italic",
+    Kind.FILE: "cyan",
     Kind.WARNING: "yellow",
     Kind.RESULT: "green",
     Kind.FAILURE: "red",

@@ -19,6 +19,7 @@ _MARKS = {
     Kind.RESULT: "= ",
     Kind.FAILURE: "= ",
     Kind.AGENT: "begins: ",
+    Kind.FILE: "file: ",
     Kind.NOTE: "note: ",
     Kind.WARNING: "warning: ",
 }

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from runner_service import states
 from runner_service.cli.views import wording
 from runner_service.cli.views.changes import changed_lines
+from runner_service.cli.views.file_changes import add_change, changed_files
 from runner_service.cli.views.lines import LineSplitter, printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -29,6 +30,7 @@ class Kind(Enum):
     AGENT = auto()
     NOTE = auto()
     WARNING = auto()
+    FILE = auto()
     SUCCESS = auto()
     END = auto()
 
@@ -79,6 +81,7 @@ class Transcript:
         self._shown: set[str] = set()
         self._agents: dict[str, str] = {}
         self._root = ""
+        self._files: dict[str, event_pb2.FileChange] = {}
         self.usage = event_pb2.Usage()
         """The usage so far."""
         self._renderers: dict[str, Callable[[Any, str], Iterable[Line]]] = {
@@ -94,6 +97,7 @@ class Transcript:
             "usage_updated": self._count,
             "notice": _notice,
             "network_denied": _network_denied,
+            "files_changed": self._note_files,
             "approval_requested": self._ask,
             "approval_decided": _decided,
             "finished": self._end,
@@ -211,10 +215,17 @@ class Transcript:
         self.usage = updated.usage
         return iter(())
 
+    def _note_files(self, changed: event_pb2.FilesChanged, _: str) -> Iterator[Line]:
+        for change in changed.changes:
+            add_change(self._files, change)
+        return iter(())
+
     def _end(self, finished: event_pb2.Finished, _: str) -> Iterator[Line]:
         for message_id in list(self._messages):
             yield from self._end_message(message_id)
         self.usage = finished.usage
+        for text in changed_files(self._files.values(), finished.files_changed):
+            yield Line(Kind.FILE, text)
         succeeded = states.is_success(finished.state)
         yield Line(Kind.SUCCESS if succeeded else Kind.END, wording.end_summary(finished))
 
