@@ -59,6 +59,11 @@ class SharedStore:
         self.alive: set[str] = set()
         self.subscribers: dict[str, list[tuple[str, Notify]]] = defaultdict(list)
 
+    def lose_events(self, execution_id: str, above: int) -> None:
+        """Forgets the newest events, as a store does that fails over to a replica that lags."""
+        stored = self.executions[execution_id]
+        stored.events = [event for event in stored.events if event.sequence <= above]
+
 
 class SharedLog:
     """The `EventLog` of one service."""
@@ -66,6 +71,8 @@ class SharedLog:
     def __init__(self, store: SharedStore, service: str) -> None:
         self._store = store
         self._service = service
+        self._sent: dict[str, list[NewEvent]] = defaultdict(list)
+        """By execution, the events of this service, which it repeats if the store has lost them."""
         self.fingerprint_key = b"k" * 32
 
     async def append(self, entries: Sequence[Entry], owners: Mapping[str, int] = {}) -> Mapping[str, Rejection]:
@@ -75,14 +82,30 @@ class SharedLog:
             if owners.get(name, 0) < self._store.tokens[name]:
                 rejected[name] = Rejection.FENCED
             elif isinstance(entry, NewExecution):
+                self._sent.pop(name, None)
                 self._store.executions[name] = Stored(entry, entry.execution, values=dict(entry.values))
             elif name not in self._store.executions:
                 rejected[name] = Rejection.DELETED
+            elif isinstance(entry, NewEvent) and not self._repeat_lost(entry):
+                rejected[name] = Rejection.LOST
             else:
                 self._apply(self._store.executions[name], entry)
         for name in {entry.execution_id for entry in entries} - rejected.keys():
             self._notify_others(name)
         return rejected
+
+    def _repeat_lost(self, event: NewEvent) -> bool:
+        """Appends again what is missing below an event: the same bytes under the same numbers. False if it is gone."""
+        stored, sent = self._store.executions[event.execution_id], self._sent[event.execution_id]
+        last = stored.events[-1].sequence if stored.events else 0
+        for each in [*(each for each in sent if each.sequence > last), event]:
+            if each.sequence - each.count != last:
+                return False
+            last = each.sequence
+            if each is not event:
+                self._apply(stored, each)
+        sent.append(event)
+        return True
 
     def _apply(self, stored: Stored, entry: Entry) -> None:  # noqa: C901  # one case for each entry
         match entry:

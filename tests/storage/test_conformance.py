@@ -243,3 +243,42 @@ async def test_a_watcher_sees_what_another_service_publishes() -> None:
             assert await remote.page(remote, 4, timeout_seconds=10) is None
     assert seen == ["one", "two", "three"]
     assert not store.subscribers["a"]
+
+
+async def test_a_store_that_has_lost_its_newest_events_is_given_them_again_by_their_owner() -> None:
+    store = SharedStore()
+    one = Service(store, "one")
+    claim = await one.claim("a")
+    async with log_writer(one.log) as writer:
+        stream = EventStream("a", writer, one.log)
+        stream.owner_token = claim.token
+        stream.append(execution("a"), 0)
+        for text in ("one", "two", "three"):
+            stream.publish(event_pb2.TextDelta(text=text))
+            await stream.flush()
+        before = await one.log.read("a", 0, 1 << 20)
+        store.lose_events("a", above=1)
+        stream.publish(event_pb2.TextDelta(text="four"))
+        await stream.flush()
+    page = await one.log.read("a", 0, 1 << 20)
+    assert page.last == 4
+    assert page.frames.startswith(before.frames)
+
+
+async def test_an_execution_ends_when_nobody_has_the_events_that_the_store_has_lost() -> None:
+    store = SharedStore()
+    one, two = Service(store, "one"), Service(store, "two")
+    claim = await one.claim("a")
+    events = [NewEvent("a", 1, b"<1>"), NewEvent("a", 2, b"<2>")]
+    await one.log.append([execution("a"), *events], {"a": claim.token})
+    store.alive.remove("one")
+    store.lose_events("a", above=1)
+
+    async with log_writer(two.log) as writer:
+        successor = EventStream("a", writer, two.log, last_sequence=2)
+        successor.owner_token = (await two.claim("a")).token
+        successor.publish(event_pb2.TextDelta(text="three"))
+        await successor.flush()
+        with pytest.raises(LogUnavailableEnd, match="has lost events"):
+            await successor.wait_for_capacity()
+    assert (await two.log.read("a", 0, 100)).last == 1
