@@ -50,6 +50,44 @@ async def test_12_cancel_at_another_replica_while_the_owner_is_stopped(deploymen
     deployment.signal(0, signal.SIGCONT)
 
 
+async def test_13_an_execution_lasts_as_long_as_it_has_callers_at_any_replica(deployment: Deployment) -> None:
+    turns = [turn("", command("echo begun; sleep 600"))]
+    await deployment.start(turns, count=3, DISCONNECT_GRACE="2")
+    request = deployment.request("e", disconnect_policy=runner_pb2.DISCONNECT_POLICY_CANCEL)
+    call = deployment.replicas[0].stub.ExecuteAgent(request)
+    async for response in call:
+        if any(each.HasField("tool_output") for each in response.events):
+            break
+    elsewhere = asyncio.create_task(execute(deployment, 1, request))
+    client = deployment.replicas[2].client
+    await asyncio.sleep(1.5)
+    call.cancel()
+    await asyncio.sleep(5)
+    assert await client.state("e") == event_pb2.STATE_RUNNING
+    await deployment.kill(1)
+    events = await deployment.watch(2, execution_id="e").ended()
+    assert one(events, "finished").state == event_pb2.STATE_CANCELLED
+    with pytest.raises(grpc.aio.AioRpcError):
+        await elsewhere
+
+
+async def test_15_a_rolling_update_interrupts_no_execution(deployment: Deployment) -> None:
+    slow = turn(" ".join(str(number) for number in range(80)), delay=0.1)
+    await deployment.start([slow], count=2)
+    names = [f"e{number}" for number in range(6)]
+    await asyncio.gather(*(deployment.begin(at % 2, name, until="text_delta") for at, name in enumerate(names)))
+    await deployment.start([slow], count=2)
+    watchers = [deployment.watch(0, 1, 2, 3, execution_id=name) for name in names]
+    await asyncio.gather(*(each.until(kind("text_delta")) for each in watchers))
+    for old in (0, 1):
+        deployment.signal(old, signal.SIGTERM)
+        await deployment.replicas[old].ended()
+    for watcher in watchers:
+        events = await watcher.ended(90)
+        assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+        assert one(events, "finished").output == slow["text"]
+
+
 async def test_18_every_replica_lists_reads_and_cancels_alike(deployment: Deployment) -> None:
     await deployment.start([turn("", command("echo out")), turn("", command("sleep 600"))], count=2)
     await deployment.begin(0, "e", until="tool_call_finished")

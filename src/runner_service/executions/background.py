@@ -67,7 +67,9 @@ async def running_executions(
             tenants=runner.tenant_usage.tenants if runner.tenant_usage else None,
         )
         queue: Queue = SharedQueue(local_queue, storage.replicas.turns) if storage.replicas else local_queue
-        lifecycle = Lifecycle(settings, registry, storage.log, storage.ownership, queue, runner.executor, tasks=tasks)
+        lifecycle = Lifecycle(
+            settings, registry, storage.log, storage.ownership, storage.replicas, queue, runner.executor, tasks=tasks
+        )
         service = ExecutionService(
             storage.log,
             writer,

@@ -53,6 +53,8 @@ class Execution:
         self.policy: runner_pb2.DisconnectPolicy.ValueType = runner_pb2.DISCONNECT_POLICY_CANCEL
         self.callers = 0
         """How many calls of ExecuteAgent follow it."""
+        self.has_callers_elsewhere = False
+        """Whether another replica has callers of it."""
         self.holders = 0
         """How many need it in memory: callers, watchers and reporters."""
         self.files_changed: event_pb2.FilesChangedSummary | None = None
@@ -120,7 +122,7 @@ class Execution:
     def is_abandoned(self) -> bool:
         """True while it runs, nobody calls it, it waits for nobody, and its policy is to be cancelled then."""
         is_detached = self.policy == runner_pb2.DISCONNECT_POLICY_DETACH
-        is_attended = self.callers or self.record.pending_approvals or is_detached
+        is_attended = self.callers or self.has_callers_elsewhere or self.record.pending_approvals or is_detached
         return states.is_running(self.state) and not is_attended
 
     @property

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
@@ -16,7 +16,7 @@ from runner_service.executors.protocol import Executor, SandboxError, SandboxSpe
 from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog, LogError
-from runner_service.storage.ownership import Claim, Ownership, owner_token
+from runner_service.storage.ownership import Claim, Letter, Ownership, Replicas, owner_token
 from runner_service.storage.queue import Queue, Slot
 from runner_service.telemetry import current_span_context, execution_span, metrics, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -45,6 +45,7 @@ class Lifecycle:
         registry: Registry,
         log: EventLog,
         ownership: Ownership,
+        replicas: Replicas | None,
         queue: Queue,
         executor: Executor,
         *,
@@ -54,6 +55,7 @@ class Lifecycle:
         self._registry = registry
         self._log = log
         self._ownership = ownership
+        self._replicas = replicas
         self._executor = executor
         self._task_group = tasks
         self._queue = queue
@@ -61,7 +63,6 @@ class Lifecycle:
         self._parked: dict[str, Parked] = {}
         self._running_tasks: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
-        self._interrupted_here: set[str] = set()
 
     @property
     def is_busy(self) -> bool:
@@ -112,7 +113,6 @@ class Lifecycle:
 
     def resume(self, execution: Execution, run: PreparedRun) -> None:
         """Puts an interrupted or waiting execution of this process in the queue again; there is always room."""
-        self._interrupted_here.discard(execution.id)
         execution.requeue(run.redactor)
         self._enqueue(execution, run)
 
@@ -155,6 +155,14 @@ class Lifecycle:
             self._releases.add(release)
             release.add_done_callback(self._releases.discard)
         self._registry.drop_if_idle(execution)
+
+    def observe_callers(self, execution: Execution, letter: Letter) -> None:
+        """Learns of callers at other replicas; when the last has left, the grace period begins."""
+        if letter.disconnect_policy:
+            execution.policy = runner_pb2.DisconnectPolicy.ValueType(letter.disconnect_policy)
+        had_callers, execution.has_callers_elsewhere = execution.has_callers_elsewhere, letter.has_callers
+        if had_callers and not letter.has_callers:
+            self.cancel_if_abandoned(execution)
 
     def cancel_if_abandoned(self, execution: Execution) -> None:
         """Cancels an execution that nobody calls any more, unless a caller comes back within the grace period."""
@@ -224,24 +232,19 @@ class Lifecycle:
             # Not before the end is in the log: killed in between, all of it would be done again.
             if execution.stream.finished:
                 await run.delete_state(execution)
-            await self.release(execution)
+            await self.release(execution, hands_over=True)
             logger.info("execution_ended state=%s", states.state_name(execution.state))
         self._registry.drop_if_idle(execution)
 
-    @property
-    def interrupted_here(self) -> Collection[str]:
-        """Returns what this process has interrupted and not resumed."""
-        return self._interrupted_here
-
-    async def release(self, execution: Execution) -> None:
-        """Gives up an execution that does not run here any more."""
+    async def release(self, execution: Execution, *, hands_over: bool = False) -> None:
+        """Gives up an execution that does not run here any more; offers it to other replicas if it `hands_over`."""
         if execution.is_active or execution.stream.is_fenced:
             return
-        if execution.can_be_resumed:
-            self._interrupted_here.add(execution.id)
         execution.stream.is_remote = not execution.is_final
         try:
             await self._ownership.release(execution.id)
+            if hands_over and execution.can_be_resumed and self._replicas:
+                await self._replicas.hand_over([execution.id])
         except LogError as error:  # the end of the lease does it
             logger.warning("release_failed execution=%s error=%s", execution.id, error)
 

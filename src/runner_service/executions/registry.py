@@ -142,6 +142,8 @@ class Registry:
     def holding(self, execution: Execution) -> Iterator[EventStream]:
         """Keeps an execution in memory until the context ends."""
         execution.holders += 1
+        if not execution.stream.is_fenced:
+            self._in_memory.setdefault(execution.id, execution)  # one that nobody held may have been dropped
         try:
             with execution.stream.followed():
                 yield execution.stream

@@ -104,6 +104,8 @@ class ExecutionService:
         execution = await self._start_or_attach(request)
         if request.disconnect_policy:
             execution.policy = request.disconnect_policy
+            if self._replicas:
+                await self._replicas.set_disconnect_policy(execution.id, request.disconnect_policy)
         execution.callers += 1
         try:
             with self._registry.watching(execution, request.after_sequence) as stream:
@@ -191,6 +193,8 @@ class ExecutionService:
                 if execution.can_be_resumed:
                     logger.info("execution_taken_over execution=%s", execution_id)
                     await self.resume(execution_id)
+                    # It depends on its callers as before, at whichever replica they are.
+                    execution.policy = runner_pb2.DISCONNECT_POLICY_CANCEL
             finally:
                 await self._lifecycle.release(execution)
 

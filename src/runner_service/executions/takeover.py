@@ -10,7 +10,7 @@ import time
 
 from runner_service.errors import CallError, CancelledEnd, UnavailableError
 from runner_service.executions.lifecycle import Lifecycle
-from runner_service.executions.readiness import Readiness
+from runner_service.executions.readiness import Readiness, Stage
 from runner_service.executions.registry import Registry
 from runner_service.executions.service import ExecutionService
 from runner_service.identity import OwnerKey
@@ -60,12 +60,11 @@ class Takeover:
             await asyncio.sleep(self._interval_seconds)
 
     async def leave(self) -> None:
-        """Hands over what this replica has left INTERRUPTED, and ends its lease."""
+        """Ends the lease of this replica."""
         try:
-            await self._replicas.hand_over(self._lifecycle.interrupted_here)
             await self._replicas.leave()
         except LogError as error:
-            logger.warning("hand_over_failed error=%s", error)
+            logger.warning("lease_not_ended error=%s", error)
 
     async def _reach(self) -> None:
         self._readiness.set_held_up(_STORAGE, is_held_up=True)
@@ -88,6 +87,10 @@ class Takeover:
         self._last_beat = now
         self._readiness.set_held_up(_STORAGE, is_held_up=False)
         await self._read_letters()
+        attended = [each.id for each in self._registry.in_memory() if each.is_remote and each.callers]
+        await self._replicas.attend(attended)
+        if self._readiness.stage is not Stage.SERVING:
+            return
         for execution_id in [*await self._replicas.handed_over(), *self._postponed]:
             await self._take_over(execution_id)
         if now - self._steady_since >= self._replicas.lease_seconds:
@@ -103,6 +106,8 @@ class Takeover:
                 execution.stream.fence()
             elif letter.cancel_reason is not None:
                 self._lifecycle.end(execution, CancelledEnd(letter.cancel_reason.strip() or "cancelled"))
+            else:
+                self._lifecycle.observe_callers(execution, letter)
 
     async def _take_over_from(self, replica: str) -> None:
         owned = list(await self._replicas.owned_by(replica))

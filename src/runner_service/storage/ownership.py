@@ -44,6 +44,10 @@ class Letter(NamedTuple):
     """False once another replica has claimed it."""
     cancel_reason: str | None
     """Set when another replica was asked to cancel it."""
+    disconnect_policy: int
+    """The last one that a caller asked for at any replica; 0 when none did."""
+    has_callers: bool
+    """Whether another replica has had callers of it a moment ago."""
 
 
 class Turns(Protocol):
@@ -90,6 +94,12 @@ class Replicas(Protocol):
 
     async def handed_over(self) -> Sequence[str]:
         """Takes the executions that others have handed over."""
+
+    async def attend(self, execution_ids: Collection[str]) -> None:
+        """Shows the owners of executions that this replica has callers of them, for `lease_seconds`."""
+
+    async def set_disconnect_policy(self, execution_id: str, policy: int) -> None:
+        """Tells the owner of an execution what a caller wants to happen when it leaves."""
 
     async def cancel(self, execution_id: str, reason: str) -> None:
         """Asks the owner of an execution, whoever it is, to cancel it."""

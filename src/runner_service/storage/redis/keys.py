@@ -15,7 +15,7 @@ class ExecutionKeys:
         self._base = f"{_PREFIX}:{{{execution_id}}}"
         self.record = f"{self._base}:x"
         """A hash: `token`, `owner`, `n` (entries of this owner), `last`, `record`, `state`, `fingerprint`, `request`,
-        `cancel`; `i:<token>` is the sequence after which that owner began."""
+        `cancel`, `policy`, `sealed`; `i:<token>` is the sequence after which that owner began."""
         self.events = f"{self._base}:e"
         """A stream with the id `<last sequence>-0`: `n` (count), `f` (frames), and for output where its data is."""
         self.journal = f"{self._base}:j"
@@ -28,7 +28,8 @@ class ExecutionKeys:
         """A list of change sets, as `<sequence>:<data>`."""
         self.contents = f"{self._base}:f"
         """A hash of contents of files by their SHA-256."""
-        self.secrets = f"{self._base}:s"
+        self.callers = f"{self._base}:p"
+        """Exists while a replica that does not own the execution has callers of it."""
 
     def output(self, tool_call_id: str, stream: str) -> str:
         """The string with what a call wrote to a stream."""
@@ -38,7 +39,7 @@ class ExecutionKeys:
     def fixed(self) -> list[str]:
         """All but those of outputs."""
         hot = [self.record, self.events, self.journal, self.values, self.calls]
-        return [*hot, self.changes, self.contents, self.secrets]
+        return [*hot, self.changes, self.contents, self.callers]
 
 
 class ThreadKeys:

@@ -64,16 +64,33 @@ class RedisReplicas:
         reply = await self._connection.call("SPOP", self._keys.orphans, _MAX_TAKEN)
         return [each.decode() for each in reply or ()]
 
+    async def attend(self, execution_ids: Collection[str]) -> None:
+        """Implements `Replicas`."""
+        await self._connection.pipeline([
+            ("SET", ExecutionKeys(each).callers, self._replica, "PX", self._lease_ms) for each in execution_ids
+        ])  # fmt: skip
+
+    async def set_disconnect_policy(self, execution_id: str, policy: int) -> None:
+        """Implements `Replicas`."""
+        await self._connection.call("HSET", ExecutionKeys(execution_id).record, "policy", policy)
+
     async def cancel(self, execution_id: str, reason: str) -> None:
         """Implements `Replicas`."""
         await self._connection.call("HSET", ExecutionKeys(execution_id).record, "cancel", reason or " ")
 
     async def letters(self, tokens: Mapping[str, int]) -> Mapping[str, Letter]:
         """Implements `Replicas`."""
-        replies = await self._connection.pipeline([
-            ("HMGET", ExecutionKeys(each).record, "token", "cancel") for each in tokens
-        ])  # fmt: skip
+        keys = [ExecutionKeys(each) for each in tokens]
+        records = await self._connection.pipeline(
+            [("HMGET", each.record, "token", "cancel", "policy") for each in keys]
+        )
+        callers = await self._connection.pipeline([("EXISTS", each.callers) for each in keys])
         return {
-            name: Letter(int(token or 0) == tokens[name], cancel.decode() if cancel is not None else None)
-            for name, (token, cancel) in zip(tokens, replies, strict=True)
+            name: Letter(
+                int(token or 0) == tokens[name],
+                cancel.decode() if cancel is not None else None,
+                int(policy or 0),
+                bool(has_callers),
+            )
+            for name, (token, cancel, policy), has_callers in zip(tokens, records, callers, strict=True)
         }
