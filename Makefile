@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
 GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire examples/go/runnerv1
 
-.PHONY: help demo test test-long latest coverage chaos fuzz check format proto docs lock bench image release clean
+.PHONY: help demo test test-long latest earliest coverage chaos fuzz check format proto docs lock bench image release clean
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
@@ -30,6 +30,13 @@ latest: $(DEV) ## Runs the tests with the newest versions of all dependencies, i
 	@VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q -r .venv-latest/newest.txt
 	@VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
 	@$(subst $(BIN),.venv-latest/bin,$(PYTEST)) -m "not long" $(ARGS)
+
+earliest: $(DEV) ## Runs the tests of Daytona with the earliest SDK that is supported, and the server that needs it
+	@rm -rf .venv-earliest && $(BIN)/uv venv -q .venv-earliest
+	@VIRTUAL_ENV=.venv-earliest $(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
+	@VIRTUAL_ENV=.venv-earliest $(BIN)/uv pip install -q daytona==0.200.0
+	@VIRTUAL_ENV=.venv-earliest $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
+	@EMULATED_DAYTONA=0.190.0 $(subst $(BIN),.venv-earliest/bin,$(PYTEST)) -m "not long" tests/executors/daytona $(ARGS)
 
 coverage: $(DEV) ## Runs the tests and fails when less of the code is covered than before
 	@$(PYTEST) -m "not long" --cov --cov-report term:skip-covered $(ARGS)
@@ -80,7 +87,7 @@ release: $(DEV) ## Sets the version, dates the changelog, builds wheel and sdist
 	@$(BIN)/python deploy/release.py "$(VERSION)"
 
 clean: ## Removes what was built and installed
-	rm -rf .venv .venv-latest .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .demo dist
+	rm -rf .venv .venv-latest .venv-earliest .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .demo dist
 
 .venv/bin/uv: requirements/uv.txt
 	@"$(PYTHON)" $(SUITS) 2>/dev/null || { echo "Python 3.11 or newer with venv is needed (on Debian: apt install python3 python3-venv); or say PYTHON=/path/to/python3"; exit 1; }

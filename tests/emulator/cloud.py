@@ -1,6 +1,7 @@
 """Sandboxes and what becomes of them."""
 
 import asyncio
+import os
 import secrets
 import shutil
 import subprocess
@@ -84,7 +85,7 @@ class Cloud:
         self.directory = directory
         self.faults = faults
         self.origin = ""
-        self.version = "0.226.0"
+        self.version = os.environ.get("EMULATED_DAYTONA", "0.226.0")
         self.sandboxes: dict[str, Sandbox] = {}
         self.created = 0
         self.image: Path | None = None

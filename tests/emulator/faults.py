@@ -39,8 +39,8 @@ class Faults:
     `before_execute` is awaited before a script of the toolbox runs.
     `latency` comes before each answer. Each `unauthorized_every`-th request is refused though its key is right. While
     `is_api_away` only toolboxes answer, and those only if `proxy_remembers` what it last heard of the sandboxes, as the
-    real one does for two minutes, also of those that are deleted. `full_disk` is the end of the paths that cannot be
-    written.
+    real one does for two minutes, also of those that are deleted. `full_disk` and `denied` are in the paths
+    that cannot be written.
 
     Of the logs that are followed by WebSocket: they end `eof_lag` after the command, come in frames of `frame_size`,
     and break off after `socket_cut_after` bytes, or when nobody reads them for `socket_patience`.
@@ -58,6 +58,7 @@ class Faults:
     is_api_away: bool = False
     proxy_remembers: bool = True
     full_disk: str = ""
+    denied: str = ""
     frame_size: int = 1024
     socket_cut_after: int | None = None
     socket_patience: float = 30.0

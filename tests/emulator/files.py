@@ -33,9 +33,10 @@ async def bulk_upload(request: web.Request) -> web.Response:
 
 
 async def _save(request: web.Request, target: Path, part: object) -> int:
-    full = request.app[CLOUD].faults.full_disk
-    if full and full in str(target):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    faults = request.app[CLOUD].faults
+    for part_of_path, number in ((faults.full_disk, errno.ENOSPC), (faults.denied, errno.EACCES)):
+        if part_of_path and part_of_path in str(target):
+            raise OSError(number, os.strerror(number))
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         while chunk := await part.read_chunk(_CHUNK_BYTES):  # type: ignore[attr-defined]  # as above

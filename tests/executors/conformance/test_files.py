@@ -332,7 +332,26 @@ async def test_an_upload_that_is_cancelled_leaves_nothing(sandbox: Sandbox) -> N
     assert await output(sandbox, "ls -A") == ""
 
 
-async def test_a_download_of_what_is_not_there_says_so(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("missing", "not_found"), ("dir", "is_directory"), ("file/a", "not_directory"), ("fifo", "not_regular")],
+)
+async def test_a_download_that_fails_says_why(sandbox: Sandbox, path: str, code: str) -> None:
+    await output(sandbox, "mkdir dir; touch file; mkfifo fifo")
     with pytest.raises(FileError) as refused:
-        [piece async for piece in sandbox.download("/missing")]
-    assert refused.value.code == "not_found"
+        [piece async for piece in sandbox.download(path)]
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+@pytest.mark.parametrize(
+    ("path", "code"), [("dir", "is_directory"), ("file/a", "not_directory"), ("fifo", "not_regular")]
+)
+async def test_an_upload_that_fails_says_why_and_leaves_nothing(
+    sandbox: Sandbox, path: str, code: str, size: int
+) -> None:
+    await output(sandbox, "mkdir dir; touch file; mkfifo fifo")
+    with pytest.raises(FileError) as refused:
+        await sandbox.upload(path, pieces(1, size))
+    assert refused.value.code == code
+    assert await output(sandbox, "ls -A; ls -A dir") == "dir\nfifo\nfile\n"

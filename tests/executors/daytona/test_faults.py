@@ -188,13 +188,22 @@ async def test_everything_at_once_at_random(cloud: Cloud, sandbox: Sandbox) -> N
     assert sorted(map(int, (await output(sandbox, "cat effects")).split())) == list(range(1, 13))
 
 
-async def test_a_full_disk_is_a_file_error_that_says_so(cloud: Cloud, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("knob", "code", "text"),
+    [
+        ("full_disk", "no_space", "disk of the sandbox is full"),
+        ("denied", "permission_denied", "may not write to its directory for temporary files"),
+    ],
+)
+async def test_an_upload_that_the_toolbox_cannot_write_is_a_file_error_that_says_why(
+    cloud: Cloud, sandbox: Sandbox, knob: str, code: str, text: str
+) -> None:
     async def much() -> AsyncIterator[bytes]:
         yield b"x" * 3_000_000
 
-    cloud.faults.full_disk = "transfers"
+    setattr(cloud.faults, knob, "transfers")
     with pytest.raises(FileError) as refused:
         await sandbox.upload("/big", much())
-    assert refused.value.code == "no_space"
-    assert "disk of the sandbox is full" in str(refused.value)
-    assert await output(sandbox, "echo goes on") == "goes on\n"
+    assert refused.value.code == code
+    assert text in str(refused.value)
+    assert await output(sandbox, "echo goes on; ls") == "goes on\n"
