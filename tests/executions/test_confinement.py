@@ -1,5 +1,6 @@
 """Confinement by request and by the operator, through the real service."""
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.running import Client, Event, StartService, command, one, stdout_of, turn
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.running import Client, Event, StartProcess, StartService, command, one, stdout_of, turn
 
 from runner_service.allowed_hosts import AllowedHost
 from runner_service.executors.confinement import Confinement, LooseningError, Requested
@@ -153,3 +155,72 @@ async def test_hosts_that_are_none_are_refused(start: StartService) -> None:
         network=event_pb2.NETWORK_CONFINEMENT_PROXY, allowed_hosts=["ok.example", "http://x"]
     )
     assert "confinement.allowed_hosts[1]" in ((await refusal_of(client, confinement=level)).details() or "")
+
+
+@needs_bubblewrap
+async def test_what_is_added_to_private_directories_counts_in_the_quota_and_the_account(start: StartService) -> None:
+    turns = [turn("", command("head -c 3000000 /dev/zero > /tmp/much; sleep 60")), turn("Done.")]
+    client = await start(turns, EXECUTION_MAX_BYTES="2000000")
+    end = one(await client.execute(confinement=WORKSPACE), "finished")
+    assert (end.state, end.error.code) == (event_pb2.STATE_FAILED, "LIMIT_EXCEEDED")
+    assert "what its commands keep in /tmp and caches" in end.error.message
+    assert end.usage.stored_bytes >= 3_000_000
+
+
+@needs_bubblewrap
+async def test_a_write_outside_fails_with_a_line_that_names_the_wall(start: StartService) -> None:
+    outside = Path.home() / f".written-by-{os.getpid()}"
+    client = await start([turn("", command(f"touch {outside}")), turn("Done.")])
+    (result,) = results_of(await client.execute(confinement=WORKSPACE))
+    assert f"{outside} is closed by the confinement of this execution (files: workspace)" in result
+
+
+@needs_bubblewrap
+async def test_an_execution_is_resumed_inside_its_wall(start_process: StartProcess) -> None:
+    outside = Path.home() / f".written-by-{os.getpid()}"
+    turns = [
+        turn("", command("echo kept > file; echo up; sleep 60")),
+        turn("", command(f"cat file; touch {outside} || echo refused")),
+        turn("Done."),
+    ]
+    service = await start_process(turns)
+    call = service.stub.ExecuteAgent(service.client.request(execution_id="a", confinement=WORKSPACE))
+    seen = await service.client.collect(call, until=lambda event: event.tool_output.stdout == b"up\n")
+    service.process.kill()
+    await service.ended()
+
+    service = await start_process(turns)
+    again = service.client.request(execution_id="a", confinement=WORKSPACE, after_sequence=len(seen))
+    events = await service.client.collect(service.stub.ExecuteAgent(again))
+    started = one(events, "started")
+    assert started.resumed
+    assert started.sandbox.confinement.mechanism.startswith("bwrap ")
+    assert stdout_of(events) == b"kept\nrefused\n"
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
+async def serving(client: Client) -> int:
+    async with grpc.aio.insecure_channel(client.service.address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        return int((await stub.Check(health_pb2.HealthCheckRequest())).status)
+
+
+async def test_a_service_whose_least_level_cannot_be_had_is_not_ready_and_refuses(
+    start: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "bwrap" else which(name))
+    least = {"SANDBOX_NETWORK": "proxy", "SANDBOX_ALLOWED_HOSTS": "example.com"}  # more than a thread can hold
+    client = await start([turn("", command("touch ran")), turn("Done.")], SANDBOX_CONFINEMENT="workspace", **least)
+    assert await serving(client) == health_pb2.HealthCheckResponse.NOT_SERVING
+    events = await client.execute()
+    assert one(events, "finished").error.code == "SANDBOX_UNAVAILABLE"
+    assert not results_of(events)
+
+
+@needs_bubblewrap
+async def test_a_service_is_ready_once_its_least_level_is_proven(start: StartService) -> None:
+    client = await start([turn("Done.")], SANDBOX_CONFINEMENT="workspace")
+    async with asyncio.timeout(30):
+        while await serving(client) != health_pb2.HealthCheckResponse.SERVING:
+            await asyncio.sleep(0.05)

@@ -2270,7 +2270,8 @@ type Usage struct {
 	ModelCalls int32 `protobuf:"varint,4,opt,name=model_calls,json=modelCalls,proto3" json:"model_calls,omitempty"`
 	// The number of tool calls.
 	ToolCalls int32 `protobuf:"varint,5,opt,name=tool_calls,json=toolCalls,proto3" json:"tool_calls,omitempty"`
-	// The bytes of events and command output that the service has stored for the execution, before this event.
+	// The bytes of events and command output that the service has stored for the execution, before this event, and those
+	// that its confined commands have added to their private directories.
 	StoredBytes   int64 `protobuf:"varint,6,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

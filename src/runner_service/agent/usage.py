@@ -19,7 +19,7 @@ def count_usage(run: AgentRun, message: BaseMessage, model: str) -> event_pb2.Us
     run.usage.output_tokens += usage.output_tokens
     run.usage.cached_tokens += usage.cached_tokens
     run.usage.model_calls += 1
-    run.usage.stored_bytes = run.events.quota.stored
+    run.usage.stored_bytes = run.events.quota.used
     updated = event_pb2.UsageUpdated(usage=run.usage)
     if run.prices:
         metrics.cost_added(run.model.provider, model, run.prices.add(run.cost, run.model.provider, model, usage))

@@ -1,4 +1,4 @@
-"""How much an execution may store: its events, and the output of its commands."""
+"""How much an execution may store: its events, the output of its commands, and their private directories."""
 
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ class DiskQuota:
     def __init__(self) -> None:
         self.stored = 0
         """Bytes of events and output."""
+        self._private = 0
         self.on_exceeded: Callable[[ExecutionEnd], None] = lambda _: None
         self._limit = 0
         self._is_exceeded = False
@@ -24,6 +25,11 @@ class DiskQuota:
     def set_limit(self, limit: int) -> None:
         """Sets the limit in bytes; 0 is none."""
         self._limit = limit
+
+    @property
+    def used(self) -> int:
+        """Bytes of events and output, and by how much private directories have grown."""
+        return self.stored + self._private
 
     def restore(self, stored: int) -> None:
         """Counts what earlier processes stored, beside which the little that this one has stored does not matter."""
@@ -33,16 +39,26 @@ class DiskQuota:
         """Returns how many bytes of output may still be stored; None for any number."""
         if not self._limit:
             return None
-        return max(0, max(self._limit // 2, self._limit - _RESERVE_BYTES) - self.stored)
+        return max(0, max(self._limit // 2, self._limit - _RESERVE_BYTES) - self.used)
 
     def count(self, size: int) -> None:
         """Counts what is stored. Once that is over the limit, the execution is ended; its end is still stored."""
         self.stored += size
-        if self._limit and self.stored > self._limit and not self._is_exceeded:
+        if self._limit and self.used > self._limit:
+            self._exceed("the events and output of this execution")
+
+    def set_private(self, size: int) -> None:
+        """Notes by how much the private directories have grown; ends the execution as `count` does."""
+        self._private = size
+        if self._limit and self.used > self._limit:
+            self._exceed("what its commands keep in /tmp and caches, with its events and output")
+
+    def _exceed(self, what: str) -> None:
+        if not self._is_exceeded:
             self._is_exceeded = True
             self.on_exceeded(
                 DiskLimitEnd(
-                    f"EXECUTION_MAX_BYTES = {self._limit} was reached by the events and output of this execution: "
+                    f"EXECUTION_MAX_BYTES = {self._limit} was reached by {what}: "
                     "raise it, or give the agent a smaller task"
                 )
             )

@@ -106,8 +106,8 @@ class DiskGuard:
 
     def _end_largest(self, free: int, floor: int, size: int) -> None:
         running = [each for each in self._registry.in_memory() if states.is_running(each.state)]
-        largest = max(running, key=lambda each: each.stream.quota.stored, default=None)
-        stored = largest.stream.quota.stored if largest else 0
+        largest = max(running, key=lambda each: each.stream.quota.used, default=None)
+        stored = largest.stream.quota.used if largest else 0
         if largest is None or (self._reserve.is_held and stored < _MIN_STORED_BYTES):
             return
         if not any(each.is_stopping for each in running):  # else that one still stores what it has left

@@ -202,7 +202,7 @@ class Execution:
         self.approvals.withdraw()
         self._change_state(end.state if end else states.SUCCEEDED)
         self.record.finish_time.GetCurrentTime()
-        self.usage.stored_bytes = self.stream.quota.stored
+        self.usage.stored_bytes = self.stream.quota.used
         self.record.usage.CopyFrom(self.usage)
         finished = event_pb2.Finished(
             state=self.state, output=output, usage=self.usage, files_changed=self.files_changed

@@ -314,6 +314,7 @@ class PreparedRun:
             egress=egress,
             notify=lambda code, text: _publish_notice(execution, code, text),
             is_interrupted=lambda: execution.is_interrupted,
+            on_private_bytes=execution.stream.quota.set_private,
             is_parked=lambda: execution.is_parked,
             environment=self._environment(),
             owner_token=execution.stream.owner_token,

@@ -85,6 +85,7 @@ class SandboxSpec:
     egress: EgressPolicy | None = None
     notify: Callable[[str, str], None] = field(default=lambda code, text: None, repr=False)  # noqa: ARG005  # ignores them
     is_interrupted: Callable[[], bool] = field(default=lambda: False, repr=False)
+    on_private_bytes: Callable[[int], None] = field(default=lambda _: None, repr=False)
     is_parked: Callable[[], bool] = field(default=lambda: False, repr=False)
     owner_token: int = 0
     """Of the process that opens it. A sandbox that outlives processes refuses requests with a lower one."""

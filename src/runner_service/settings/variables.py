@@ -216,8 +216,8 @@ Unset: all of them."""
     log_max_age: Seconds = 7 * 24 * 3600.0
     """How many seconds finished executions are kept in the event log."""
     execution_max_bytes: CountOrZero = 1 << 30
-    """How many bytes of events and output one execution may store; output beyond it is dropped, with further events \
-it ends as LIMIT_EXCEEDED. 0 means no limit."""
+    """How many bytes of events and output one execution may store, and add to its private /tmp and caches if it is \
+confined; output beyond it is dropped, with more of anything else it ends as LIMIT_EXCEEDED. 0 means no limit."""
     state_min_free_bytes: CountOrZero = 64 << 20
     """How many bytes should stay free on the disk of STATE_DIR, at most a twentieth of it: below that the running \
 execution that has stored most ends as LIMIT_EXCEEDED. 0 means any number. Beside it a reserve of 16 MiB is held, in \

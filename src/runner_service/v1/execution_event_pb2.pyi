@@ -1068,7 +1068,9 @@ class Usage(_message.Message):
     tool_calls: _builtins.int
     """The number of tool calls."""
     stored_bytes: _builtins.int
-    """The bytes of events and command output that the service has stored for the execution, before this event."""
+    """The bytes of events and command output that the service has stored for the execution, before this event, and those
+    that its confined commands have added to their private directories.
+    """
     def __init__(
         self,
         *,

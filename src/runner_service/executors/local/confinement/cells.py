@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,17 @@ from runner_service.executors.local.commands import SupervisorSource
 from runner_service.executors.local.confinement.cell import Cell
 from runner_service.executors.local.confinement.confiner import Confiner
 from runner_service.executors.local.confinement.file_rules import FileRules
-from runner_service.executors.local.confinement.mounts import environment_for, thread_environment, visible_cache
+from runner_service.executors.local.confinement.mounts import (
+    PrivateDirectories,
+    environment_for,
+    thread_environment,
+    visible_cache,
+)
 from runner_service.executors.local.confinement.private import PrivateStore
 from runner_service.executors.local.supervisor_client import SupervisorClient
 from runner_service.executors.protocol import SandboxSpec
 
+_MEASURE_INTERVAL_SECONDS = 2.0
 _PLAIN_NAME = re.compile(r"([a-z0-9][a-z0-9-]{0,39}~)?[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -49,19 +55,52 @@ class Cells:
         """Begins to open a cell for the block, in the background. `environment` gets the variables that it needs."""
         name = plain_name(spec.session_id) if spec.session_id else f"+{plain_name(spec.execution_id)}"
         private = await asyncio.to_thread(self._private.acquire, name)
-        if (await self.confiner.ability()).is_thread:
-            try:
-                environment.update({**thread_environment(spec.confinement, private), **spec.environment})
-                thread = await asyncio.to_thread(
-                    lambda: self.confiner.thread(spec.confinement, root=root, scope_root=scope_root, private=private)
-                )
-                try:
-                    yield thread
-                finally:
-                    thread.close()
-            finally:
-                await asyncio.to_thread(self._private.release, name, keep=bool(spec.session_id))
-            return
+        is_thread = (await self.confiner.ability()).is_thread
+        opening = self._open_thread if is_thread else self._open_cell
+        try:
+            async with (
+                self._measured(name, spec.on_private_bytes),
+                opening(spec, root, scope_root, environment, private) as source,
+            ):
+                yield source
+        finally:
+            await asyncio.to_thread(self._private.release, name, keep=bool(spec.session_id))
+
+    @asynccontextmanager
+    async def _measured(self, name: str, on_private_bytes: Callable[[int], None]) -> AsyncIterator[None]:
+        """Tells now and then by how much the private directories have grown since the block began."""
+
+        async def measure() -> None:
+            before = await asyncio.to_thread(self._private.size_of, name)
+            while True:
+                await asyncio.sleep(_MEASURE_INTERVAL_SECONDS)
+                size = await asyncio.to_thread(self._private.size_of, name)
+                on_private_bytes(max(0, size - before))
+
+        measuring = asyncio.create_task(measure(), name="private-directories-measuring")
+        try:
+            yield
+        finally:
+            measuring.cancel()
+            await asyncio.wait([measuring])
+
+    @asynccontextmanager
+    async def _open_thread(
+        self, spec: SandboxSpec, root: str, scope_root: str, environment: dict[str, str], private: PrivateDirectories
+    ) -> AsyncIterator[SupervisorSource]:
+        environment.update({**thread_environment(spec.confinement, private), **spec.environment})
+        thread = await asyncio.to_thread(
+            lambda: self.confiner.thread(spec.confinement, root=root, scope_root=scope_root, private=private)
+        )
+        try:
+            yield thread
+        finally:
+            thread.close()
+
+    @asynccontextmanager
+    async def _open_cell(
+        self, spec: SandboxSpec, root: str, scope_root: str, environment: dict[str, str], private: PrivateDirectories
+    ) -> AsyncIterator[SupervisorSource]:
         cache = await asyncio.to_thread(visible_cache, spec.confinement, environment["HOME"])
         environment.update({**environment_for(cache), **spec.environment})
         async with AsyncExitStack() as proxies:
@@ -84,15 +123,13 @@ class Cells:
             try:
                 yield cell
             finally:
-                await self._close(cell, spec, name)
+                await _close(cell, spec)
 
-    async def _close(self, cell: Cell, spec: SandboxSpec, name: str) -> None:
-        if spec.egress and (repeated := spec.egress.repeated_denials()):
-            spec.notify("NETWORK_DENIED", f"Connections were refused by the confinement: {repeated}.")
-        try:
-            await cell.close()
-        finally:
-            await asyncio.to_thread(self._private.release, name, keep=bool(spec.session_id))
+
+async def _close(cell: Cell, spec: SandboxSpec) -> None:
+    if spec.egress and (repeated := spec.egress.repeated_denials()):
+        spec.notify("NETWORK_DENIED", f"Connections were refused by the confinement: {repeated}.")
+    await cell.close()
 
 
 def plain_name(identifier: str) -> str:

@@ -1,11 +1,9 @@
 """Finds out how this machine can confine, proves it once, and opens cells."""
 
 import asyncio
-import json
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner_service.executors.confinement import Confinement, ConfinementInForce
-from runner_service.executors.local.commands import Commands, SupervisorSource
-from runner_service.executors.local.confinement import probe
-from runner_service.executors.local.confinement.cell import INTERPRETER, Cell, CellSpec
+from runner_service.executors.local.commands import SupervisorSource
+from runner_service.executors.local.confinement import probing
+from runner_service.executors.local.confinement.cell import Cell, CellSpec
 from runner_service.executors.local.confinement.file_rules import FileRules, file_rules
 from runner_service.executors.local.confinement.git import GitPaths, git_paths
 from runner_service.executors.local.confinement.hidden import hidden_paths
@@ -28,12 +26,10 @@ from runner_service.executors.local.confinement.landlock import (
 from runner_service.executors.local.confinement.mounts import Mounts, PrivateDirectories, plan
 from runner_service.executors.local.confinement.remedies import remedy_for, remedy_for_missing
 from runner_service.executors.local.supervisor_client import SupervisorClient
-from runner_service.executors.protocol import ConfinementError, SandboxError, Stream
+from runner_service.executors.protocol import ConfinementError, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
 
 _OLDEST_BWRAP = (0, 8)
-_PROBE_TIMEOUT_SECONDS = 20.0
-_PROBE_PROGRAM = os.path.realpath(probe.__file__)
 _PROBE_LEVEL = Confinement(files="workspace", network="none")
 _GAPS_WITH_NETWORK = ("loopback",)
 _GAPS_WITHOUT_STRICT = ("unix-sockets-elsewhere",)
@@ -173,7 +169,9 @@ class Confiner:
         return found_out if found_out.reason else replace(found_out, mechanism=f"bwrap {version}")
 
     async def _try(self, attempt: Callable[[Path], Awaitable[Ability]]) -> Ability:
-        directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".confinement-probe-", dir=_outside()))
+        directory = Path(
+            await asyncio.to_thread(tempfile.mkdtemp, prefix=".confinement-probe-", dir=probing.outside_of_tmp())
+        )
         try:
             return await attempt(directory)
         except SandboxError as error:
@@ -183,12 +181,14 @@ class Confiner:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _try_thread_in(self, directory: Path) -> Ability:
-        private = await asyncio.to_thread(_prepare, directory, self._place.state_dir)
+        private = await asyncio.to_thread(probing.prepare, directory, self._place.state_dir)
         root = str(directory / "root")
         thread = await asyncio.to_thread(lambda: self.thread(_PROBE_LEVEL, root=root, scope_root=root, private=private))
         try:
-            _require_held(
-                await _tried_everything(thread, root, str(directory), str(self._place.state_dir / _PROBE_FILE))
+            probing.require_held(
+                await probing.tried_everything(
+                    thread, root, str(directory), str(self._place.state_dir / probing.PROBE_FILE)
+                )
             )
         finally:
             thread.close()
@@ -200,7 +200,7 @@ class Confiner:
         async def on_open(_: SupervisorClient, ready: Mapping[str, object]) -> None:
             said.update(ready)
 
-        private = await asyncio.to_thread(_prepare, directory, self._place.state_dir)
+        private = await asyncio.to_thread(probing.prepare, directory, self._place.state_dir)
         root = str(directory / "root")
         cell = self.cell(
             _PROBE_LEVEL,
@@ -211,60 +211,15 @@ class Confiner:
             on_open=on_open,
         )
         try:
-            _require_held(await _tried_everything(cell, root, str(directory), str(self._place.state_dir / _PROBE_FILE)))
+            probing.require_held(
+                await probing.tried_everything(
+                    cell, root, str(directory), str(self._place.state_dir / probing.PROBE_FILE)
+                )
+            )
         finally:
             await cell.close()
         gaps = said.get("gaps")
         return Ability(gaps=tuple(map(str, gaps)) if isinstance(gaps, list) else ())
-
-
-_PROBE_FILE = "confinement-probe"
-
-
-def _outside() -> str:
-    """Returns a directory that the service can write and a cell shows: /tmp it would not."""
-    choices = ("/var/tmp", str(Path.cwd()), str(Path.home()))  # noqa: S108  # a directory with a random name in it
-    return next((each for each in choices if os.access(each, os.W_OK | os.X_OK)), tempfile.gettempdir())
-
-
-def _prepare(directory: Path, state_dir: Path) -> PrivateDirectories:
-    directory = directory.resolve()
-    for name in ("root", "tmp", "cache"):
-        (directory / name).mkdir()
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (state_dir / _PROBE_FILE).write_text("secret", encoding="ascii")
-    return PrivateDirectories(str(directory / "tmp"), str(directory / "cache"))
-
-
-def _require_held(found: Mapping[str, object]) -> None:
-    if wrong := sorted(name for name, expected in probe.EXPECTED.items() if found.get(name) is not expected):
-        raise ConfinementError(f"it does not hold: {', '.join(wrong)}")
-
-
-async def _tried_everything(cell: SupervisorSource, root: str, outside: str, secret: str) -> Mapping[str, object]:
-    output = _Output()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        commands = Commands(cell, shell="", root=root, environment={}, notify=lambda _code, _text: None)
-        arguments = [root, outside, secret, str(listener.getsockname()[1]), str(os.getpid())]
-        namespace = await asyncio.to_thread(os.readlink, "/proc/self/ns/pid")
-        argv = [INTERPRETER, "-I", "-S", _PROBE_PROGRAM, *arguments, namespace]
-        try:
-            result = await commands.run_program(argv, cwd=root, timeout=_PROBE_TIMEOUT_SECONDS, sink=output)
-        finally:
-            await commands.close()
-    if result.exit_code:
-        raise ConfinementError(f"the probe in the cell failed: {result.start_error or output.text[-500:]}")
-    found: Mapping[str, object] = json.loads(output.text)
-    return found
-
-
-class _Output:
-    def __init__(self) -> None:
-        self.text = ""
-
-    async def write(self, stream: Stream, data: bytes) -> None:
-        del stream
-        self.text += data.decode("utf-8", "replace")
 
 
 async def _version(bwrap: str) -> str:

@@ -43,6 +43,10 @@ class PrivateStore:
         cache.mkdir(mode=0o700, exist_ok=True)
         return PrivateDirectories(str(temporary.resolve()), str(cache.resolve()))
 
+    def size_of(self, name: str) -> int:
+        """Returns the bytes in the directories of a session."""
+        return _bytes_below(self._base / name)
+
     def release(self, name: str, *, keep: bool) -> None:
         """Gives the directories up; those that are not kept are removed, and of the others what exceeds the bounds."""
         if not keep:
