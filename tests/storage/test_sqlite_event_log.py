@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from runner_service.identity import OwnerKey
-from runner_service.storage.event_log import LogError, NewEvent, NewExecution, NewOutput, NewState, NewValue
+from runner_service.storage.event_log import LogError, NewCall, NewEvent, NewExecution, NewOutput, NewState, NewValue
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.journal import CallResult
 from runner_service.storage.ownership import interrupt_abandoned
 from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
 from runner_service.storage.sqlite.ownership import SoleOwnership
@@ -89,6 +90,22 @@ async def test_output_is_stored_once_in_a_file_and_comes_back_in_its_event(log: 
     files = [path for path in (tmp_path / "state" / "outputs").rglob("*") if path.is_file()]
     assert [path.read_bytes() for path in files] == [b"one\0\xfftwolate"]
     assert b"two" not in (tmp_path / "state" / "events.db").read_bytes()
+
+
+async def test_output_is_in_its_file_when_what_refers_to_it_is_committed(log: SqliteEventLog, tmp_path: Path) -> None:
+    """Killed between the two, a call would have ended according to the journal, and its output would be lost."""
+    await log.append([execution("a"), NewEvent("a", 1, b"<1>", tool_call_id="c")])
+    at_commit: list[bytes] = []
+
+    def trace(statement: str) -> None:
+        if statement == "COMMIT":
+            at_commit.extend(path.read_bytes() for path in tmp_path.glob("state/outputs/*/*.stdout"))
+
+    log._writer.set_trace_callback(trace)
+    output = NewEvent("a", 2, b"<2>", NewOutput("a", "c", "stdout", b"out"))
+    await log.append([output, NewCall("a", "c", CallResult("msgpack", b"message", b"event"))])
+    log._writer.set_trace_callback(None)
+    assert at_commit == [b"out"]
 
 
 async def test_a_batch_that_fails_leaves_nothing_behind_and_can_be_appended_again(log: SqliteEventLog) -> None:
