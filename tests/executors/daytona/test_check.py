@@ -3,6 +3,7 @@
 import pytest
 from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud
+from tests.executors.daytona.executors import later_sdk_only
 
 from runner_service.check import daytona, run_checks
 from runner_service.check.result import Check
@@ -28,6 +29,7 @@ async def test_a_key_that_works_is_said(cloud: Cloud) -> None:
     assert not cloud.created
 
 
+@later_sdk_only
 @pytest.mark.parametrize("version", ["0.190.0", "v0.190.0"])
 async def test_a_server_whose_answers_the_sdk_cannot_read_is_said_before_the_first_execution(
     cloud: Cloud, version: str

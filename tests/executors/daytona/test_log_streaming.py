@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from daytona import AsyncDaytona, DaytonaConfig, DaytonaError, SessionExecuteRequest
 from tests.emulator import API_KEY, Cloud
+from tests.executors.daytona.executors import later_sdk_only
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ async def test_a_log_ends_late(cloud: Cloud, process: Any) -> None:
     assert lines.text == "it\n"
 
 
+@later_sdk_only
 async def test_a_log_is_whole_when_nothing_is_turned(cloud: Cloud, process: Any) -> None:
     cloud.faults.eof_lag = 0.1
     lines = Lines()

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 from tests.emulator import Cloud
 from tests.executors.daytona.conftest import CONFIG
-from tests.executors.daytona.executors import LIMITS, account
+from tests.executors.daytona.executors import LIMITS, account, later_sdk_only
 from tests.executors.recorder import output
 
 from runner_service.executors.daytona.config import LEASE, OWNER
@@ -265,6 +265,7 @@ async def test_a_wrong_key_is_said_and_not_shown(cloud: Cloud) -> None:
     assert "dtn_wrong_secret" not in f"{error} {error.__cause__!r} {wrong!r}"
 
 
+@later_sdk_only
 async def test_an_answer_that_the_sdk_cannot_read_is_named_at_once_and_leaves_no_sandbox(
     cloud: Cloud, executor: DaytonaExecutor
 ) -> None:
@@ -279,6 +280,7 @@ async def test_an_answer_that_the_sdk_cannot_read_is_named_at_once_and_leaves_no
     await settled(cloud)
 
 
+@later_sdk_only
 async def test_the_files_of_a_session_are_kept_from_an_sdk_that_cannot_read_about_them(
     cloud: Cloud, executor: DaytonaExecutor
 ) -> None:

@@ -94,7 +94,8 @@ def classify(error: BaseException) -> Failure | None:
     import aiohttp  # noqa: PLC0415  # loaded with the SDK
     from daytona import DaytonaError  # noqa: PLC0415  # see `sdk`
 
-    is_ours = isinstance(error, DaytonaError)
+    # Early SDKs let errors of their generated client through.
+    is_ours = isinstance(error, DaytonaError) or type(error).__module__.startswith("daytona_")
     if not is_ours and not isinstance(error, TimeoutError | OSError | aiohttp.ClientError):
         return None
     if is_ours and any(type(cause).__name__ == "ValidationError" for cause in _causes(error)):
