@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -202,6 +202,15 @@ class RunnerClient:
     async def revert_changes(self, request: runner_pb2.RevertChangesRequest) -> runner_pb2.RevertChangesResponse:
         """Puts files back as they were."""
         return await self._stub.RevertChanges(request, metadata=self._metadata)
+
+    async def watch_approvals(
+        self, *, session_id: str = ""
+    ) -> AsyncGenerator[Sequence[runner_pb2.PendingApproval], None]:
+        """Yields what waits for a decision, now and after each change, until the service stops or the stream breaks."""
+        request = runner_pb2.WatchApprovalsRequest(session_id=session_id)
+        async for response in self._stub.WatchApprovals(request, metadata=self._metadata):
+            if not response.keepalive:
+                yield response.approvals
 
     async def delete(self, execution_id: str) -> None:
         """Deletes an execution that has ended."""

@@ -18,6 +18,7 @@ COMMANDS = (
     "approvals",
     "approve",
     "reject",
+    "web",
     "token",
     "check",
     "health",

@@ -1,6 +1,8 @@
 """The page in a real browser: the list, one execution live, approvals, and a service that is killed meanwhile."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +290,8 @@ SHOW = {
 async def test_the_screens_are_pictured(start: StartService, page: Page, tmp_path: Path) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("{currency: USD, per_million_tokens: {scripted/scripted: {input: 2, output: 8}}}")
-    client = await start(SHOW, **ON, PRICES_FILE=str(prices))
+    root = tempfile.mkdtemp(prefix="project-", dir="/tmp")  # is in the pictures
+    client = await start(SHOW, **ON, PRICES_FILE=str(prices), SANDBOX_ROOT_DIR=root)
     for name in ("nightly-build", "release-notes"):
         await client.execute("Fix the tests", execution_id=name, session_id="demo", labels={"team": "core"})
     url = f"http://{web_address(client)}"
@@ -306,3 +309,4 @@ async def test_the_screens_are_pictured(start: StartService, page: Page, tmp_pat
     await page.look(420, 800, prefers_color_scheme="light")
     await page.wait_for("document.documentElement.scrollWidth <= 420")
     await picture(page, "execution-narrow")
+    shutil.rmtree(root)

@@ -17,6 +17,7 @@ from runner_service.cli.executions import cancel, delete, events, output, ps
 from runner_service.cli.run import run
 from runner_service.cli.serve import serve
 from runner_service.cli.token import token
+from runner_service.cli.web import web
 
 DEBUG_VARIABLE = "RUNNER_SERVICE_DEBUG"
 
@@ -65,6 +66,7 @@ for command in (
     approvals,
     approve,
     reject,
+    web,
     token,
     check,
     health,
