@@ -11,11 +11,13 @@ from runner_service.addresses import TcpAddress, parse_address
 from runner_service.agent.loader import LazyAgentLoop, loading_agent_loop
 from runner_service.api.callers.isolation import require_isolation
 from runner_service.api.callers.watching import KnownCallers, known_callers
+from runner_service.api.operators import OperatorRpcs
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.approvals.validation import read_policy_file
 from runner_service.events.writer import log_writer
 from runner_service.executions.approval_service import ApprovalService
+from runner_service.executions.audit import running_audit
 from runner_service.executions.background import running_executions
 from runner_service.executions.change_service import ChangeService
 from runner_service.executions.confinement_mapping import operator_minimum
@@ -144,6 +146,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         require_isolation(settings, callers.directory)
         storage = await _enter_storage(parts, settings)
         log = storage.log
+        await parts.enter_async_context(running_audit(callers.audit, storage.audit))
         writer = await parts.enter_async_context(
             log_writer(
                 log,
@@ -168,9 +171,12 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         )
         daemon = await _enter_daemon(parts, settings, log, readiness)
         executions, approvals, changes, recovery = await parts.enter_async_context(
-            running_executions(settings, storage, writer, runner, readiness=readiness, daemon=daemon)
+            running_executions(
+                settings, storage, writer, runner, readiness=readiness, daemon=daemon, audit=callers.audit
+            )
         )
-        servicer = AgentRunnerServicer(executions, approvals, changes, log)
+        operators = OperatorRpcs(callers, storage.audit)
+        servicer = AgentRunnerServicer(executions, approvals, changes, log, operators=operators)
         handler = servicer.handler()
         server = await parts.enter_async_context(
             running_server(

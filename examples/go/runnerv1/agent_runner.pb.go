@@ -2189,7 +2189,7 @@ type SubmitApprovalRequest struct {
 	Grant ApprovalGrant `protobuf:"varint,7,opt,name=grant,proto3,enum=runner_service.v1.ApprovalGrant" json:"grant,omitempty"`
 	// With a grant: which of the suggested rules to add.
 	GrantedRules []*ApprovalRule `protobuf:"bytes,8,rep,name=granted_rules,json=grantedRules,proto3" json:"granted_rules,omitempty"`
-	// Who decides, for the log. At most 256 characters.
+	// Who decides, for the log. At most 256 characters. The name of a caller of CALLERS_FILE is put before it.
 	DecidedBy     string `protobuf:"bytes,9,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2462,6 +2462,363 @@ func (x *ListApprovalsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Request of WhoAmI.
+type WhoAmIRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIRequest) Reset() {
+	*x = WhoAmIRequest{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIRequest) ProtoMessage() {}
+
+func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
+func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{32}
+}
+
+// Response of WhoAmI.
+type WhoAmIResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller, with the tenant that it acts for in this call.
+	Caller *Caller `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Its roles: `watch`, `run`, `approve`, `operate`.
+	Roles []string `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	// Other tenants that it may act for. An operator may for all.
+	ActsFor []string `protobuf:"bytes,3,rep,name=acts_for,json=actsFor,proto3" json:"acts_for,omitempty"`
+	// When its credential expires. Unset: never.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// A hash of the CALLERS_FILE in force, to compare replicas by. Empty without one.
+	CallersDigest string `protobuf:"bytes,5,opt,name=callers_digest,json=callersDigest,proto3" json:"callers_digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIResponse) Reset() {
+	*x = WhoAmIResponse{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIResponse) ProtoMessage() {}
+
+func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
+func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *WhoAmIResponse) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetActsFor() []string {
+	if x != nil {
+		return x.ActsFor
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetCallersDigest() string {
+	if x != nil {
+		return x.CallersDigest
+	}
+	return ""
+}
+
+// Request of ListAudit.
+type ListAuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The page size. 0: 50. At most 500.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The `next_page_token` of the previous page, with the same filters. Empty: the first page.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only what was done for this tenant. Empty: all.
+	Tenant        string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditRequest) Reset() {
+	*x = ListAuditRequest{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditRequest) ProtoMessage() {}
+
+func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditRequest) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListAuditRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuditRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListAuditRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+// A page of the audit.
+type ListAuditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entries.
+	Entries []*AuditEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// The token of the next page. Empty: this is the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditResponse) Reset() {
+	*x = ListAuditResponse{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditResponse) ProtoMessage() {}
+
+func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditResponse) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ListAuditResponse) GetEntries() []*AuditEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListAuditResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Something that a caller did, or was refused.
+type AuditEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Who. Unset for callers that were not recognised.
+	Caller *Caller `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
+	// What: START, RESUME, CANCEL, DELETE, APPROVAL, ACT_FOR (any call for another tenant than one's own), REFUSED, or
+	// REFUSED_UNKNOWN, which counts callers that were not recognised, by reason, every 10 seconds.
+	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
+	// The execution, an id of the tenant that the caller acted for. Empty if it is about none.
+	ExecutionId string `protobuf:"bytes,4,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
+	// Its session.
+	SessionId string `protobuf:"bytes,5,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// The rpc, of ACT_FOR and REFUSED.
+	Rpc string `protobuf:"bytes,6,opt,name=rpc,proto3" json:"rpc,omitempty"`
+	// The reason, or the decision.
+	Text string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	// The names of the secret variables that were given to the execution, of START and RESUME.
+	SecretNames []string `protobuf:"bytes,8,rep,name=secret_names,json=secretNames,proto3" json:"secret_names,omitempty"`
+	// How many, of REFUSED_UNKNOWN.
+	Count         int64 `protobuf:"varint,9,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditEntry) Reset() {
+	*x = AuditEntry{}
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditEntry) ProtoMessage() {}
+
+func (x *AuditEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
+func (*AuditEntry) Descriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *AuditEntry) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *AuditEntry) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *AuditEntry) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetExecutionId() string {
+	if x != nil {
+		return x.ExecutionId
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetRpc() string {
+	if x != nil {
+		return x.Rpc
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetSecretNames() []string {
+	if x != nil {
+		return x.SecretNames
+	}
+	return nil
+}
+
+func (x *AuditEntry) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Request of WatchApprovals.
 type WatchApprovalsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2473,7 +2830,7 @@ type WatchApprovalsRequest struct {
 
 func (x *WatchApprovalsRequest) Reset() {
 	*x = WatchApprovalsRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[32]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2842,7 @@ func (x *WatchApprovalsRequest) String() string {
 func (*WatchApprovalsRequest) ProtoMessage() {}
 
 func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[32]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2855,7 @@ func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchApprovalsRequest.ProtoReflect.Descriptor instead.
 func (*WatchApprovalsRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{32}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchApprovalsRequest) GetSessionId() string {
@@ -2521,7 +2878,7 @@ type WatchApprovalsResponse struct {
 
 func (x *WatchApprovalsResponse) Reset() {
 	*x = WatchApprovalsResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[33]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2533,7 +2890,7 @@ func (x *WatchApprovalsResponse) String() string {
 func (*WatchApprovalsResponse) ProtoMessage() {}
 
 func (x *WatchApprovalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[33]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2546,7 +2903,7 @@ func (x *WatchApprovalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchApprovalsResponse.ProtoReflect.Descriptor instead.
 func (*WatchApprovalsResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{33}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchApprovalsResponse) GetApprovals() []*PendingApproval {
@@ -2586,7 +2943,7 @@ type PendingApproval struct {
 
 func (x *PendingApproval) Reset() {
 	*x = PendingApproval{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[34]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +2955,7 @@ func (x *PendingApproval) String() string {
 func (*PendingApproval) ProtoMessage() {}
 
 func (x *PendingApproval) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[34]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2611,7 +2968,7 @@ func (x *PendingApproval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingApproval.ProtoReflect.Descriptor instead.
 func (*PendingApproval) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{34}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PendingApproval) GetExecutionId() string {
@@ -2682,7 +3039,7 @@ type ListFileChangesRequest struct {
 
 func (x *ListFileChangesRequest) Reset() {
 	*x = ListFileChangesRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[35]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +3051,7 @@ func (x *ListFileChangesRequest) String() string {
 func (*ListFileChangesRequest) ProtoMessage() {}
 
 func (x *ListFileChangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[35]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +3064,7 @@ func (x *ListFileChangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFileChangesRequest.ProtoReflect.Descriptor instead.
 func (*ListFileChangesRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{35}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListFileChangesRequest) GetExecutionId() string {
@@ -2760,7 +3117,7 @@ type ListFileChangesResponse struct {
 
 func (x *ListFileChangesResponse) Reset() {
 	*x = ListFileChangesResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[36]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +3129,7 @@ func (x *ListFileChangesResponse) String() string {
 func (*ListFileChangesResponse) ProtoMessage() {}
 
 func (x *ListFileChangesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[36]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +3142,7 @@ func (x *ListFileChangesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFileChangesResponse.ProtoReflect.Descriptor instead.
 func (*ListFileChangesResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{36}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListFileChangesResponse) GetChanges() []*FileChange {
@@ -2828,7 +3185,7 @@ type GetDiffRequest struct {
 
 func (x *GetDiffRequest) Reset() {
 	*x = GetDiffRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[37]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +3197,7 @@ func (x *GetDiffRequest) String() string {
 func (*GetDiffRequest) ProtoMessage() {}
 
 func (x *GetDiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[37]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +3210,7 @@ func (x *GetDiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDiffRequest.ProtoReflect.Descriptor instead.
 func (*GetDiffRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{37}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetDiffRequest) GetExecutionId() string {
@@ -2905,7 +3262,7 @@ type GetDiffResponse struct {
 
 func (x *GetDiffResponse) Reset() {
 	*x = GetDiffResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[38]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2917,7 +3274,7 @@ func (x *GetDiffResponse) String() string {
 func (*GetDiffResponse) ProtoMessage() {}
 
 func (x *GetDiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[38]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2930,7 +3287,7 @@ func (x *GetDiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDiffResponse.ProtoReflect.Descriptor instead.
 func (*GetDiffResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{38}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetDiffResponse) GetDiff() string {
@@ -2968,7 +3325,7 @@ type RevertChangesRequest struct {
 
 func (x *RevertChangesRequest) Reset() {
 	*x = RevertChangesRequest{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[39]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3337,7 @@ func (x *RevertChangesRequest) String() string {
 func (*RevertChangesRequest) ProtoMessage() {}
 
 func (x *RevertChangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[39]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3350,7 @@ func (x *RevertChangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertChangesRequest.ProtoReflect.Descriptor instead.
 func (*RevertChangesRequest) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{39}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RevertChangesRequest) GetExecutionId() string {
@@ -3051,7 +3408,7 @@ type RevertChangesResponse struct {
 
 func (x *RevertChangesResponse) Reset() {
 	*x = RevertChangesResponse{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[40]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3063,7 +3420,7 @@ func (x *RevertChangesResponse) String() string {
 func (*RevertChangesResponse) ProtoMessage() {}
 
 func (x *RevertChangesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[40]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3076,7 +3433,7 @@ func (x *RevertChangesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertChangesResponse.ProtoReflect.Descriptor instead.
 func (*RevertChangesResponse) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{40}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RevertChangesResponse) GetReverted() []*FileChange {
@@ -3106,7 +3463,7 @@ type RevertConflict struct {
 
 func (x *RevertConflict) Reset() {
 	*x = RevertConflict{}
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[41]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3475,7 @@ func (x *RevertConflict) String() string {
 func (*RevertConflict) ProtoMessage() {}
 
 func (x *RevertConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[41]
+	mi := &file_runner_service_v1_agent_runner_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3488,7 @@ func (x *RevertConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertConflict.ProtoReflect.Descriptor instead.
 func (*RevertConflict) Descriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{41}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RevertConflict) GetPath() string {
@@ -3357,7 +3714,36 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"session_id\x18\x04 \x01(\tR\tsessionId\"\x81\x01\n" +
 	"\x15ListApprovalsResponse\x12@\n" +
 	"\tapprovals\x18\x01 \x03(\v2\".runner_service.v1.PendingApprovalR\tapprovals\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"6\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x0f\n" +
+	"\rWhoAmIRequest\"\xd8\x01\n" +
+	"\x0eWhoAmIResponse\x121\n" +
+	"\x06caller\x18\x01 \x01(\v2\x19.runner_service.v1.CallerR\x06caller\x12\x14\n" +
+	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x19\n" +
+	"\bacts_for\x18\x03 \x03(\tR\aactsFor\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12%\n" +
+	"\x0ecallers_digest\x18\x05 \x01(\tR\rcallersDigest\"f\n" +
+	"\x10ListAuditRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\"t\n" +
+	"\x11ListAuditResponse\x127\n" +
+	"\aentries\x18\x01 \x03(\v2\x1d.runner_service.v1.AuditEntryR\aentries\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb5\x02\n" +
+	"\n" +
+	"AuditEntry\x12;\n" +
+	"\vcreate_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x121\n" +
+	"\x06caller\x18\x02 \x01(\v2\x19.runner_service.v1.CallerR\x06caller\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12!\n" +
+	"\fexecution_id\x18\x04 \x01(\tR\vexecutionId\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x05 \x01(\tR\tsessionId\x12\x10\n" +
+	"\x03rpc\x18\x06 \x01(\tR\x03rpc\x12\x12\n" +
+	"\x04text\x18\a \x01(\tR\x04text\x12!\n" +
+	"\fsecret_names\x18\b \x03(\tR\vsecretNames\x12\x14\n" +
+	"\x05count\x18\t \x01(\x03R\x05count\"6\n" +
 	"\x15WatchApprovalsRequest\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\"x\n" +
@@ -3421,7 +3807,7 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\fOutputStream\x12\x1d\n" +
 	"\x19OUTPUT_STREAM_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14OUTPUT_STREAM_STDOUT\x10\x01\x12\x18\n" +
-	"\x14OUTPUT_STREAM_STDERR\x10\x022\x9b\v\n" +
+	"\x14OUTPUT_STREAM_STDERR\x10\x022\xc2\f\n" +
 	"\x12AgentRunnerService\x12a\n" +
 	"\fExecuteAgent\x12&.runner_service.v1.ExecuteAgentRequest\x1a'.runner_service.v1.ExecuteAgentResponse0\x01\x12g\n" +
 	"\x0eWatchExecution\x12(.runner_service.v1.WatchExecutionRequest\x1a).runner_service.v1.WatchExecutionResponse0\x01\x12_\n" +
@@ -3436,7 +3822,9 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\rRevertChanges\x12'.runner_service.v1.RevertChangesRequest\x1a(.runner_service.v1.RevertChangesResponse\x12e\n" +
 	"\x0eSubmitApproval\x12(.runner_service.v1.SubmitApprovalRequest\x1a).runner_service.v1.SubmitApprovalResponse\x12b\n" +
 	"\rListApprovals\x12'.runner_service.v1.ListApprovalsRequest\x1a(.runner_service.v1.ListApprovalsResponse\x12g\n" +
-	"\x0eWatchApprovals\x12(.runner_service.v1.WatchApprovalsRequest\x1a).runner_service.v1.WatchApprovalsResponse0\x01B\xc2\x01\n" +
+	"\x0eWatchApprovals\x12(.runner_service.v1.WatchApprovalsRequest\x1a).runner_service.v1.WatchApprovalsResponse0\x01\x12M\n" +
+	"\x06WhoAmI\x12 .runner_service.v1.WhoAmIRequest\x1a!.runner_service.v1.WhoAmIResponse\x12V\n" +
+	"\tListAudit\x12#.runner_service.v1.ListAuditRequest\x1a$.runner_service.v1.ListAuditResponseB\xc2\x01\n" +
 	"\x15com.runner_service.v1B\x10AgentRunnerProtoP\x01Z6github.com/stigmer/runner-service/examples/go/runnerv1\xa2\x02\x03RXX\xaa\x02\x10RunnerService.V1\xca\x02\x10RunnerService\\V1\xe2\x02\x1cRunnerService\\V1\\GPBMetadata\xea\x02\x11RunnerService::V1b\x06proto3"
 
 var (
@@ -3452,7 +3840,7 @@ func file_runner_service_v1_agent_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_service_v1_agent_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_runner_service_v1_agent_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_runner_service_v1_agent_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_runner_service_v1_agent_runner_proto_goTypes = []any{
 	(DisconnectPolicy)(0),           // 0: runner_service.v1.DisconnectPolicy
 	(OutputStream)(0),               // 1: runner_service.v1.OutputStream
@@ -3488,134 +3876,148 @@ var file_runner_service_v1_agent_runner_proto_goTypes = []any{
 	(*SubmitApprovalResponse)(nil),  // 31: runner_service.v1.SubmitApprovalResponse
 	(*ListApprovalsRequest)(nil),    // 32: runner_service.v1.ListApprovalsRequest
 	(*ListApprovalsResponse)(nil),   // 33: runner_service.v1.ListApprovalsResponse
-	(*WatchApprovalsRequest)(nil),   // 34: runner_service.v1.WatchApprovalsRequest
-	(*WatchApprovalsResponse)(nil),  // 35: runner_service.v1.WatchApprovalsResponse
-	(*PendingApproval)(nil),         // 36: runner_service.v1.PendingApproval
-	(*ListFileChangesRequest)(nil),  // 37: runner_service.v1.ListFileChangesRequest
-	(*ListFileChangesResponse)(nil), // 38: runner_service.v1.ListFileChangesResponse
-	(*GetDiffRequest)(nil),          // 39: runner_service.v1.GetDiffRequest
-	(*GetDiffResponse)(nil),         // 40: runner_service.v1.GetDiffResponse
-	(*RevertChangesRequest)(nil),    // 41: runner_service.v1.RevertChangesRequest
-	(*RevertChangesResponse)(nil),   // 42: runner_service.v1.RevertChangesResponse
-	(*RevertConflict)(nil),          // 43: runner_service.v1.RevertConflict
-	nil,                             // 44: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
-	nil,                             // 45: runner_service.v1.ExecuteAgentRequest.LabelsEntry
-	nil,                             // 46: runner_service.v1.StdioServer.EnvironmentEntry
-	nil,                             // 47: runner_service.v1.HttpServer.HeadersEntry
-	nil,                             // 48: runner_service.v1.HttpServer.QueryEntry
-	nil,                             // 49: runner_service.v1.SubAgent.ToolSelectionsEntry
-	nil,                             // 50: runner_service.v1.Execution.LabelsEntry
-	nil,                             // 51: runner_service.v1.ListExecutionsRequest.LabelsEntry
-	(*ApprovalPolicy)(nil),          // 52: runner_service.v1.ApprovalPolicy
-	(FilesConfinement)(0),           // 53: runner_service.v1.FilesConfinement
-	(NetworkConfinement)(0),         // 54: runner_service.v1.NetworkConfinement
-	(*ExecutionEvent)(nil),          // 55: runner_service.v1.ExecutionEvent
-	(*durationpb.Duration)(nil),     // 56: google.protobuf.Duration
-	(State)(0),                      // 57: runner_service.v1.State
-	(*timestamppb.Timestamp)(nil),   // 58: google.protobuf.Timestamp
-	(*ExecutionError)(nil),          // 59: runner_service.v1.ExecutionError
-	(*Usage)(nil),                   // 60: runner_service.v1.Usage
-	(*Caller)(nil),                  // 61: runner_service.v1.Caller
-	(*Cost)(nil),                    // 62: runner_service.v1.Cost
-	(ApprovalAction)(0),             // 63: runner_service.v1.ApprovalAction
-	(*structpb.Struct)(nil),         // 64: google.protobuf.Struct
-	(ApprovalGrant)(0),              // 65: runner_service.v1.ApprovalGrant
-	(*ApprovalRule)(nil),            // 66: runner_service.v1.ApprovalRule
-	(*ApprovalRequested)(nil),       // 67: runner_service.v1.ApprovalRequested
-	(*FileChange)(nil),              // 68: runner_service.v1.FileChange
-	(*FilesChangedSummary)(nil),     // 69: runner_service.v1.FilesChangedSummary
+	(*WhoAmIRequest)(nil),           // 34: runner_service.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),          // 35: runner_service.v1.WhoAmIResponse
+	(*ListAuditRequest)(nil),        // 36: runner_service.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),       // 37: runner_service.v1.ListAuditResponse
+	(*AuditEntry)(nil),              // 38: runner_service.v1.AuditEntry
+	(*WatchApprovalsRequest)(nil),   // 39: runner_service.v1.WatchApprovalsRequest
+	(*WatchApprovalsResponse)(nil),  // 40: runner_service.v1.WatchApprovalsResponse
+	(*PendingApproval)(nil),         // 41: runner_service.v1.PendingApproval
+	(*ListFileChangesRequest)(nil),  // 42: runner_service.v1.ListFileChangesRequest
+	(*ListFileChangesResponse)(nil), // 43: runner_service.v1.ListFileChangesResponse
+	(*GetDiffRequest)(nil),          // 44: runner_service.v1.GetDiffRequest
+	(*GetDiffResponse)(nil),         // 45: runner_service.v1.GetDiffResponse
+	(*RevertChangesRequest)(nil),    // 46: runner_service.v1.RevertChangesRequest
+	(*RevertChangesResponse)(nil),   // 47: runner_service.v1.RevertChangesResponse
+	(*RevertConflict)(nil),          // 48: runner_service.v1.RevertConflict
+	nil,                             // 49: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
+	nil,                             // 50: runner_service.v1.ExecuteAgentRequest.LabelsEntry
+	nil,                             // 51: runner_service.v1.StdioServer.EnvironmentEntry
+	nil,                             // 52: runner_service.v1.HttpServer.HeadersEntry
+	nil,                             // 53: runner_service.v1.HttpServer.QueryEntry
+	nil,                             // 54: runner_service.v1.SubAgent.ToolSelectionsEntry
+	nil,                             // 55: runner_service.v1.Execution.LabelsEntry
+	nil,                             // 56: runner_service.v1.ListExecutionsRequest.LabelsEntry
+	(*ApprovalPolicy)(nil),          // 57: runner_service.v1.ApprovalPolicy
+	(FilesConfinement)(0),           // 58: runner_service.v1.FilesConfinement
+	(NetworkConfinement)(0),         // 59: runner_service.v1.NetworkConfinement
+	(*ExecutionEvent)(nil),          // 60: runner_service.v1.ExecutionEvent
+	(*durationpb.Duration)(nil),     // 61: google.protobuf.Duration
+	(State)(0),                      // 62: runner_service.v1.State
+	(*timestamppb.Timestamp)(nil),   // 63: google.protobuf.Timestamp
+	(*ExecutionError)(nil),          // 64: runner_service.v1.ExecutionError
+	(*Usage)(nil),                   // 65: runner_service.v1.Usage
+	(*Caller)(nil),                  // 66: runner_service.v1.Caller
+	(*Cost)(nil),                    // 67: runner_service.v1.Cost
+	(ApprovalAction)(0),             // 68: runner_service.v1.ApprovalAction
+	(*structpb.Struct)(nil),         // 69: google.protobuf.Struct
+	(ApprovalGrant)(0),              // 70: runner_service.v1.ApprovalGrant
+	(*ApprovalRule)(nil),            // 71: runner_service.v1.ApprovalRule
+	(*ApprovalRequested)(nil),       // 72: runner_service.v1.ApprovalRequested
+	(*FileChange)(nil),              // 73: runner_service.v1.FileChange
+	(*FilesChangedSummary)(nil),     // 74: runner_service.v1.FilesChangedSummary
 }
 var file_runner_service_v1_agent_runner_proto_depIdxs = []int32{
 	5,  // 0: runner_service.v1.ExecuteAgentRequest.agent:type_name -> runner_service.v1.Agent
-	44, // 1: runner_service.v1.ExecuteAgentRequest.environment:type_name -> runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
+	49, // 1: runner_service.v1.ExecuteAgentRequest.environment:type_name -> runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
 	0,  // 2: runner_service.v1.ExecuteAgentRequest.disconnect_policy:type_name -> runner_service.v1.DisconnectPolicy
 	14, // 3: runner_service.v1.ExecuteAgentRequest.limits:type_name -> runner_service.v1.ExecutionLimits
-	45, // 4: runner_service.v1.ExecuteAgentRequest.labels:type_name -> runner_service.v1.ExecuteAgentRequest.LabelsEntry
+	50, // 4: runner_service.v1.ExecuteAgentRequest.labels:type_name -> runner_service.v1.ExecuteAgentRequest.LabelsEntry
 	3,  // 5: runner_service.v1.ExecuteAgentRequest.confinement:type_name -> runner_service.v1.Confinement
-	52, // 6: runner_service.v1.ExecuteAgentRequest.approval_policy:type_name -> runner_service.v1.ApprovalPolicy
-	53, // 7: runner_service.v1.Confinement.files:type_name -> runner_service.v1.FilesConfinement
-	54, // 8: runner_service.v1.Confinement.network:type_name -> runner_service.v1.NetworkConfinement
-	55, // 9: runner_service.v1.ExecuteAgentResponse.events:type_name -> runner_service.v1.ExecutionEvent
+	57, // 6: runner_service.v1.ExecuteAgentRequest.approval_policy:type_name -> runner_service.v1.ApprovalPolicy
+	58, // 7: runner_service.v1.Confinement.files:type_name -> runner_service.v1.FilesConfinement
+	59, // 8: runner_service.v1.Confinement.network:type_name -> runner_service.v1.NetworkConfinement
+	60, // 9: runner_service.v1.ExecuteAgentResponse.events:type_name -> runner_service.v1.ExecutionEvent
 	12, // 10: runner_service.v1.Agent.model:type_name -> runner_service.v1.Model
 	6,  // 11: runner_service.v1.Agent.skills:type_name -> runner_service.v1.Skill
 	7,  // 12: runner_service.v1.Agent.mcp_servers:type_name -> runner_service.v1.McpServer
 	10, // 13: runner_service.v1.Agent.sub_agents:type_name -> runner_service.v1.SubAgent
 	8,  // 14: runner_service.v1.McpServer.stdio:type_name -> runner_service.v1.StdioServer
 	9,  // 15: runner_service.v1.McpServer.http:type_name -> runner_service.v1.HttpServer
-	46, // 16: runner_service.v1.StdioServer.environment:type_name -> runner_service.v1.StdioServer.EnvironmentEntry
-	47, // 17: runner_service.v1.HttpServer.headers:type_name -> runner_service.v1.HttpServer.HeadersEntry
-	48, // 18: runner_service.v1.HttpServer.query:type_name -> runner_service.v1.HttpServer.QueryEntry
-	56, // 19: runner_service.v1.HttpServer.timeout:type_name -> google.protobuf.Duration
-	49, // 20: runner_service.v1.SubAgent.tool_selections:type_name -> runner_service.v1.SubAgent.ToolSelectionsEntry
+	51, // 16: runner_service.v1.StdioServer.environment:type_name -> runner_service.v1.StdioServer.EnvironmentEntry
+	52, // 17: runner_service.v1.HttpServer.headers:type_name -> runner_service.v1.HttpServer.HeadersEntry
+	53, // 18: runner_service.v1.HttpServer.query:type_name -> runner_service.v1.HttpServer.QueryEntry
+	61, // 19: runner_service.v1.HttpServer.timeout:type_name -> google.protobuf.Duration
+	54, // 20: runner_service.v1.SubAgent.tool_selections:type_name -> runner_service.v1.SubAgent.ToolSelectionsEntry
 	6,  // 21: runner_service.v1.SubAgent.skills:type_name -> runner_service.v1.Skill
-	56, // 22: runner_service.v1.ExecutionLimits.timeout:type_name -> google.protobuf.Duration
-	56, // 23: runner_service.v1.ExecutionLimits.command_timeout:type_name -> google.protobuf.Duration
-	55, // 24: runner_service.v1.WatchExecutionResponse.events:type_name -> runner_service.v1.ExecutionEvent
+	61, // 22: runner_service.v1.ExecutionLimits.timeout:type_name -> google.protobuf.Duration
+	61, // 23: runner_service.v1.ExecutionLimits.command_timeout:type_name -> google.protobuf.Duration
+	60, // 24: runner_service.v1.WatchExecutionResponse.events:type_name -> runner_service.v1.ExecutionEvent
 	19, // 25: runner_service.v1.GetExecutionResponse.execution:type_name -> runner_service.v1.Execution
-	57, // 26: runner_service.v1.Execution.state:type_name -> runner_service.v1.State
-	58, // 27: runner_service.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
-	58, // 28: runner_service.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
-	58, // 29: runner_service.v1.Execution.finish_time:type_name -> google.protobuf.Timestamp
-	50, // 30: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
-	59, // 31: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
-	60, // 32: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
-	61, // 33: runner_service.v1.Execution.caller:type_name -> runner_service.v1.Caller
-	62, // 34: runner_service.v1.Execution.cost:type_name -> runner_service.v1.Cost
-	57, // 35: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
-	51, // 36: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
-	58, // 37: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
-	58, // 38: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
+	62, // 26: runner_service.v1.Execution.state:type_name -> runner_service.v1.State
+	63, // 27: runner_service.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
+	63, // 28: runner_service.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
+	63, // 29: runner_service.v1.Execution.finish_time:type_name -> google.protobuf.Timestamp
+	55, // 30: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
+	64, // 31: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
+	65, // 32: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
+	66, // 33: runner_service.v1.Execution.caller:type_name -> runner_service.v1.Caller
+	67, // 34: runner_service.v1.Execution.cost:type_name -> runner_service.v1.Cost
+	62, // 35: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
+	56, // 36: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
+	63, // 37: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
+	63, // 38: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
 	19, // 39: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
-	57, // 40: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
+	62, // 40: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
 	1,  // 41: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
-	63, // 42: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
-	64, // 43: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
-	65, // 44: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
-	66, // 45: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
-	57, // 46: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
-	36, // 47: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	36, // 48: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	58, // 49: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
-	67, // 50: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
-	68, // 51: runner_service.v1.ListFileChangesResponse.changes:type_name -> runner_service.v1.FileChange
-	69, // 52: runner_service.v1.ListFileChangesResponse.summary:type_name -> runner_service.v1.FilesChangedSummary
-	68, // 53: runner_service.v1.RevertChangesResponse.reverted:type_name -> runner_service.v1.FileChange
-	43, // 54: runner_service.v1.RevertChangesResponse.conflicts:type_name -> runner_service.v1.RevertConflict
-	13, // 55: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
-	11, // 56: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
-	2,  // 57: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
-	15, // 58: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
-	17, // 59: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
-	20, // 60: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
-	22, // 61: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
-	23, // 62: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
-	25, // 63: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
-	28, // 64: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
-	37, // 65: runner_service.v1.AgentRunnerService.ListFileChanges:input_type -> runner_service.v1.ListFileChangesRequest
-	39, // 66: runner_service.v1.AgentRunnerService.GetDiff:input_type -> runner_service.v1.GetDiffRequest
-	41, // 67: runner_service.v1.AgentRunnerService.RevertChanges:input_type -> runner_service.v1.RevertChangesRequest
-	30, // 68: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
-	32, // 69: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
-	34, // 70: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
-	4,  // 71: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
-	16, // 72: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
-	18, // 73: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
-	21, // 74: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
-	27, // 75: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
-	24, // 76: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
-	26, // 77: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
-	29, // 78: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
-	38, // 79: runner_service.v1.AgentRunnerService.ListFileChanges:output_type -> runner_service.v1.ListFileChangesResponse
-	40, // 80: runner_service.v1.AgentRunnerService.GetDiff:output_type -> runner_service.v1.GetDiffResponse
-	42, // 81: runner_service.v1.AgentRunnerService.RevertChanges:output_type -> runner_service.v1.RevertChangesResponse
-	31, // 82: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
-	33, // 83: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
-	35, // 84: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
-	71, // [71:85] is the sub-list for method output_type
-	57, // [57:71] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	68, // 42: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
+	69, // 43: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
+	70, // 44: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
+	71, // 45: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
+	62, // 46: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
+	41, // 47: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
+	66, // 48: runner_service.v1.WhoAmIResponse.caller:type_name -> runner_service.v1.Caller
+	63, // 49: runner_service.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	38, // 50: runner_service.v1.ListAuditResponse.entries:type_name -> runner_service.v1.AuditEntry
+	63, // 51: runner_service.v1.AuditEntry.create_time:type_name -> google.protobuf.Timestamp
+	66, // 52: runner_service.v1.AuditEntry.caller:type_name -> runner_service.v1.Caller
+	41, // 53: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
+	63, // 54: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
+	72, // 55: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
+	73, // 56: runner_service.v1.ListFileChangesResponse.changes:type_name -> runner_service.v1.FileChange
+	74, // 57: runner_service.v1.ListFileChangesResponse.summary:type_name -> runner_service.v1.FilesChangedSummary
+	73, // 58: runner_service.v1.RevertChangesResponse.reverted:type_name -> runner_service.v1.FileChange
+	48, // 59: runner_service.v1.RevertChangesResponse.conflicts:type_name -> runner_service.v1.RevertConflict
+	13, // 60: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
+	11, // 61: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
+	2,  // 62: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
+	15, // 63: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
+	17, // 64: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
+	20, // 65: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
+	22, // 66: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
+	23, // 67: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
+	25, // 68: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
+	28, // 69: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
+	42, // 70: runner_service.v1.AgentRunnerService.ListFileChanges:input_type -> runner_service.v1.ListFileChangesRequest
+	44, // 71: runner_service.v1.AgentRunnerService.GetDiff:input_type -> runner_service.v1.GetDiffRequest
+	46, // 72: runner_service.v1.AgentRunnerService.RevertChanges:input_type -> runner_service.v1.RevertChangesRequest
+	30, // 73: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
+	32, // 74: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
+	39, // 75: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
+	34, // 76: runner_service.v1.AgentRunnerService.WhoAmI:input_type -> runner_service.v1.WhoAmIRequest
+	36, // 77: runner_service.v1.AgentRunnerService.ListAudit:input_type -> runner_service.v1.ListAuditRequest
+	4,  // 78: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
+	16, // 79: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
+	18, // 80: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
+	21, // 81: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
+	27, // 82: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
+	24, // 83: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
+	26, // 84: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
+	29, // 85: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
+	43, // 86: runner_service.v1.AgentRunnerService.ListFileChanges:output_type -> runner_service.v1.ListFileChangesResponse
+	45, // 87: runner_service.v1.AgentRunnerService.GetDiff:output_type -> runner_service.v1.GetDiffResponse
+	47, // 88: runner_service.v1.AgentRunnerService.RevertChanges:output_type -> runner_service.v1.RevertChangesResponse
+	31, // 89: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
+	33, // 90: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
+	40, // 91: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
+	35, // 92: runner_service.v1.AgentRunnerService.WhoAmI:output_type -> runner_service.v1.WhoAmIResponse
+	37, // 93: runner_service.v1.AgentRunnerService.ListAudit:output_type -> runner_service.v1.ListAuditResponse
+	78, // [78:94] is the sub-list for method output_type
+	62, // [62:78] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_agent_runner_proto_init() }
@@ -3630,14 +4032,14 @@ func file_runner_service_v1_agent_runner_proto_init() {
 		(*McpServer_Http)(nil),
 	}
 	file_runner_service_v1_agent_runner_proto_msgTypes[10].OneofWrappers = []any{}
-	file_runner_service_v1_agent_runner_proto_msgTypes[37].OneofWrappers = []any{}
+	file_runner_service_v1_agent_runner_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_service_v1_agent_runner_proto_rawDesc), len(file_runner_service_v1_agent_runner_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   50,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

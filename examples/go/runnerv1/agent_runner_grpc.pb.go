@@ -35,6 +35,8 @@ const (
 	AgentRunnerService_SubmitApproval_FullMethodName  = "/runner_service.v1.AgentRunnerService/SubmitApproval"
 	AgentRunnerService_ListApprovals_FullMethodName   = "/runner_service.v1.AgentRunnerService/ListApprovals"
 	AgentRunnerService_WatchApprovals_FullMethodName  = "/runner_service.v1.AgentRunnerService/WatchApprovals"
+	AgentRunnerService_WhoAmI_FullMethodName          = "/runner_service.v1.AgentRunnerService/WhoAmI"
+	AgentRunnerService_ListAudit_FullMethodName       = "/runner_service.v1.AgentRunnerService/ListAudit"
 )
 
 // AgentRunnerServiceClient is the client API for AgentRunnerService service.
@@ -153,6 +155,13 @@ type AgentRunnerServiceClient interface {
 	// Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
 	// added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
 	WatchApprovals(ctx context.Context, in *WatchApprovalsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchApprovalsResponse], error)
+	// Returns who the caller is for the service, and what it may do.
+	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
+	// Lists who did what, the newest first: of starts, resumptions, cancellations, deletions, approvals, calls for another
+	// tenant, and refusals. Only for the role `operate`. At most 100,000 entries are kept, for AUDIT_KEEP.
+	//
+	// INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
+	ListAudit(ctx context.Context, in *ListAuditRequest, opts ...grpc.CallOption) (*ListAuditResponse, error)
 }
 
 type agentRunnerServiceClient struct {
@@ -330,6 +339,26 @@ func (c *agentRunnerServiceClient) WatchApprovals(ctx context.Context, in *Watch
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentRunnerService_WatchApprovalsClient = grpc.ServerStreamingClient[WatchApprovalsResponse]
 
+func (c *agentRunnerServiceClient) WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhoAmIResponse)
+	err := c.cc.Invoke(ctx, AgentRunnerService_WhoAmI_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentRunnerServiceClient) ListAudit(ctx context.Context, in *ListAuditRequest, opts ...grpc.CallOption) (*ListAuditResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditResponse)
+	err := c.cc.Invoke(ctx, AgentRunnerService_ListAudit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentRunnerServiceServer is the server API for AgentRunnerService service.
 // All implementations must embed UnimplementedAgentRunnerServiceServer
 // for forward compatibility.
@@ -446,6 +475,13 @@ type AgentRunnerServiceServer interface {
 	// Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
 	// added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
 	WatchApprovals(*WatchApprovalsRequest, grpc.ServerStreamingServer[WatchApprovalsResponse]) error
+	// Returns who the caller is for the service, and what it may do.
+	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
+	// Lists who did what, the newest first: of starts, resumptions, cancellations, deletions, approvals, calls for another
+	// tenant, and refusals. Only for the role `operate`. At most 100,000 entries are kept, for AUDIT_KEEP.
+	//
+	// INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
+	ListAudit(context.Context, *ListAuditRequest) (*ListAuditResponse, error)
 	mustEmbedUnimplementedAgentRunnerServiceServer()
 }
 
@@ -497,6 +533,12 @@ func (UnimplementedAgentRunnerServiceServer) ListApprovals(context.Context, *Lis
 }
 func (UnimplementedAgentRunnerServiceServer) WatchApprovals(*WatchApprovalsRequest, grpc.ServerStreamingServer[WatchApprovalsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchApprovals not implemented")
+}
+func (UnimplementedAgentRunnerServiceServer) WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WhoAmI not implemented")
+}
+func (UnimplementedAgentRunnerServiceServer) ListAudit(context.Context, *ListAuditRequest) (*ListAuditResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAudit not implemented")
 }
 func (UnimplementedAgentRunnerServiceServer) mustEmbedUnimplementedAgentRunnerServiceServer() {}
 func (UnimplementedAgentRunnerServiceServer) testEmbeddedByValue()                            {}
@@ -750,6 +792,42 @@ func _AgentRunnerService_WatchApprovals_Handler(srv interface{}, stream grpc.Ser
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentRunnerService_WatchApprovalsServer = grpc.ServerStreamingServer[WatchApprovalsResponse]
 
+func _AgentRunnerService_WhoAmI_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoAmIRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentRunnerServiceServer).WhoAmI(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentRunnerService_WhoAmI_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentRunnerServiceServer).WhoAmI(ctx, req.(*WhoAmIRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AgentRunnerService_ListAudit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentRunnerServiceServer).ListAudit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentRunnerService_ListAudit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentRunnerServiceServer).ListAudit(ctx, req.(*ListAuditRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AgentRunnerService_ServiceDesc is the grpc.ServiceDesc for AgentRunnerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -800,6 +878,14 @@ var AgentRunnerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListApprovals",
 			Handler:    _AgentRunnerService_ListApprovals_Handler,
+		},
+		{
+			MethodName: "WhoAmI",
+			Handler:    _AgentRunnerService_WhoAmI_Handler,
+		},
+		{
+			MethodName: "ListAudit",
+			Handler:    _AgentRunnerService_ListAudit_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -15,7 +15,14 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from grpc_status import rpc_status
 
-from runner_service.errors import CallError, FieldViolation, InvalidRequestError, QuotaExceededError, UnavailableError
+from runner_service.errors import (
+    CallError,
+    FieldViolation,
+    InvalidRequestError,
+    QuotaExceededError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +49,9 @@ async def abort_with(error: BaseException, method: str, context: Context) -> NoR
     else:
         code, text, reason = call_error.code, call_error.message, _reason(type(call_error))
         details = list(_details(call_error))
-        logger.info("call_refused method=%s code=%s reason=%s", method, code.name, reason)
+        # Whoever reaches the port can be refused for being unknown: the audit counts these instead.
+        level = logging.DEBUG if isinstance(call_error, UnauthenticatedError) else logging.INFO
+        logger.log(level, "call_refused method=%s code=%s reason=%s", method, code.name, reason)
     details.append(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     status = rpc_status.to_status(_status(code, truncate_status_text(text), details))
     await _complete(context, code, status.details, status.trailing_metadata)

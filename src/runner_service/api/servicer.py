@@ -8,6 +8,7 @@ import grpc
 from runner_service import states
 from runner_service.api.changes import ChangeRpcs
 from runner_service.api.handlers import Context, Handler, stream_handler, unary_handler
+from runner_service.api.operators import OperatorRpcs
 from runner_service.api.unread_pages import UnreadPages, connection_of
 from runner_service.api.validation import requests
 from runner_service.api.validation.approvals import (
@@ -23,7 +24,7 @@ from runner_service.executions.change_service import ChangeService
 from runner_service.executions.registry import not_in_log
 from runner_service.executions.service import ExecutionService
 from runner_service.executors.protocol import Stream
-from runner_service.identity import NO_KEY, OwnerKey, current_caller, ids_to_keys, keys_to_ids, owner_key
+from runner_service.identity import NO_KEY, OPERATOR, OwnerKey, current_caller, ids_to_keys, keys_to_ids, owner_key
 from runner_service.idle_timeout import idle_timeout
 from runner_service.storage.event_log import EventLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -45,12 +46,14 @@ class AgentRunnerServicer:
         changes: ChangeService,
         log: EventLog,
         *,
+        operators: OperatorRpcs | None = None,
         write_timeout: float = _WRITE_TIMEOUT_SECONDS,
     ) -> None:
         self._executions = executions
         self._unread = UnreadPages()
         self._approvals = approvals
         self._change_rpcs = ChangeRpcs(changes)
+        self._operator_rpcs = operators
         self._log = log
         self._write_timeout = write_timeout
 
@@ -77,6 +80,7 @@ class AgentRunnerServicer:
             "ListApprovals": unary_handler(self.list_approvals, runner_pb2.ListApprovalsRequest),
             "ReadToolOutput": unary_handler(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
             **self._change_rpcs.handlers(),
+            **(self._operator_rpcs.handlers() if self._operator_rpcs else {}),
         }
 
     async def execute_agent(self, request: runner_pb2.ExecuteAgentRequest, context: Context) -> None:
@@ -127,6 +131,9 @@ class AgentRunnerServicer:
         """Decides about a tool call."""
         check_submit_approval(request)
         request.execution_id = _own(request.execution_id)
+        caller = current_caller.get()
+        if caller.name != OPERATOR.name:  # a name that the service knows comes before one that a caller claims
+            request.decided_by = f"{caller.name}: {request.decided_by}" if request.decided_by else caller.name
         return runner_pb2.SubmitApprovalResponse(state=await self._approvals.submit(request))
 
     async def list_approvals(

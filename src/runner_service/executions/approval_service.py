@@ -60,6 +60,9 @@ class ApprovalService:
                 raise PreconditionError(f"execution {execution.name} has ended: {states.state_name(execution.state)}")
             execution.approvals.submit(request, redactor.value)
             self._store_session_grant(execution, request)
+            action = event_pb2.ApprovalAction.Name(request.action).removeprefix("APPROVAL_ACTION_")
+            text = f"{action} {request.tool_call_id}"
+            self._service.audit.record("APPROVAL", key=execution.id, session=execution.session, text=text)
             await self._act_on_decision(execution)
             return execution.state
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,6 +11,7 @@ from runner_service.errors import CallError, ExecutionEnd, UnavailableError
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
 from runner_service.executions.approval_service import ApprovalService
+from runner_service.executions.audit import Audit
 from runner_service.executions.change_service import ChangeService
 from runner_service.executions.disk_guard import DiskGuard
 from runner_service.executions.lifecycle import Lifecycle
@@ -25,6 +27,7 @@ from runner_service.executions.tenant_limits import Tenants
 from runner_service.executions.tenant_retention import prune_tenant
 from runner_service.identity import OwnerKey
 from runner_service.settings import Settings
+from runner_service.storage.audit import AuditStore
 from runner_service.storage.backend import Storage
 from runner_service.storage.event_log import EventLog, LogError
 from runner_service.telemetry import metrics
@@ -57,6 +60,7 @@ async def running_executions(
     *,
     readiness: Readiness,
     daemon: "Daemon | None" = None,
+    audit: Audit | None = None,
 ) -> AsyncIterator["RunningExecutions"]:
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
@@ -80,6 +84,7 @@ async def running_executions(
             replicas=storage.replicas,
             readiness=readiness,
             daemon=daemon,
+            audit=audit or Audit(),
         )
         approvals = ApprovalService(storage.log, runner, service, registry=registry, lifecycle=lifecycle)
         changes = ChangeService(storage.log, runner, registry)
@@ -94,7 +99,7 @@ async def running_executions(
         )
         tenants = runner.tenant_usage.tenants if runner.tenant_usage else None
         cleanups = [
-            tasks.create_task(_prune_log(settings, storage.log, registry, tenants), name="prune-log"),
+            tasks.create_task(_prune_log(settings, storage.log, registry, storage.audit, tenants), name="prune-log"),
             tasks.create_task(guard.run(), name="guard-disk"),
             tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
             tasks.create_task(approvals.expire_forever(), name="expire-approvals"),
@@ -181,12 +186,15 @@ async def _announce_approvals(webhook: "ApprovalWebhook") -> None:
             return
 
 
-async def _prune_log(settings: Settings, log: EventLog, registry: Registry, tenants: Tenants | None) -> None:
+async def _prune_log(
+    settings: Settings, log: EventLog, registry: Registry, audit: AuditStore, tenants: Tenants | None
+) -> None:
     """Deletes old executions from the log, now and every minute."""
     while True:
         try:
             pruned = await log.prune(max_age=settings.log_max_age, max_bytes=settings.log_max_bytes)
             logger.debug("log_pruned executions=%d", pruned)
+            await audit.delete_before(time.time() - settings.audit_keep)
             for tenant, stored_bytes in tenants.with_stored_bytes() if tenants else ():
                 await prune_tenant(log, tenant, stored_bytes)
         except LogError as error:

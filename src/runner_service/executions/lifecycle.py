@@ -13,7 +13,7 @@ from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import PreparedRun
 from runner_service.executors.protocol import Executor, SandboxError, SandboxSpec
-from runner_service.identity import OwnerKey
+from runner_service.identity import Caller, OwnerKey, current_caller
 from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog, LogError
 from runner_service.storage.ownership import Claim, Letter, Ownership, Replicas, owner_token
@@ -215,8 +215,16 @@ class Lifecycle:
 
     async def _live(self, execution: Execution, slot: Slot, run: PreparedRun, caller: SpanContext) -> None:
         record = execution.record
+        if record.HasField("caller"):  # also of an execution that no call has resumed
+            current_caller.set(Caller(record.caller.name, record.caller.home_tenant, record.caller.tenant))
         with (
-            execution_span(execution.id, record.session_id, agent_name=record.agent_name, caller=caller) as span,
+            execution_span(
+                execution.id,
+                record.session_id,
+                agent_name=record.agent_name,
+                caller=caller,
+                caller_name=record.caller.name,
+            ) as span,
             redact_with(execution.redactor.text),
         ):
             owner_token.set(execution.stream.owner_token)

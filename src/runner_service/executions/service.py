@@ -22,6 +22,7 @@ from runner_service.errors import (
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
 from runner_service.executions import stored_request
+from runner_service.executions.audit import Audit
 from runner_service.executions.deletion import Deletion
 from runner_service.executions.execution import Execution
 from runner_service.executions.lifecycle import Lifecycle
@@ -70,7 +71,9 @@ class ExecutionService:
         replicas: Replicas | None,
         readiness: Readiness,
         daemon: "Daemon | None",
+        audit: Audit,
     ) -> None:
+        self.audit = audit
         self._log = log
         self._ownership = ownership
         self._replicas = replicas
@@ -131,19 +134,24 @@ class ExecutionService:
         end = CancelledEnd(f"cancelled: {reason}" if reason else "cancelled by CancelExecution")
         if caller := current_caller.get(None):
             end.caller = caller.message()
-        return await self.end(execution_id, end)
+        found = await self.end(execution_id, end)
+        self.audit.record("CANCEL", key=execution_id, text=reason)
+        return found
 
     async def delete_execution(self, execution_id: OwnerKey) -> None:
         """Deletes an execution. Raises as `Deletion` does; SandboxError as UnavailableError."""
         async with self._start_lock:
             with _sandbox_errors_as_unavailable():
                 await self._deletion.delete_execution(execution_id)
+                self.audit.record("DELETE", key=execution_id)
 
     async def delete_session(self, session_id: OwnerKey) -> int:
         """Deletes a session, and returns how many executions it had. Raises as `delete_execution` does."""
         async with self._start_lock:
             with _sandbox_errors_as_unavailable():
-                return await self._deletion.delete_session(session_id)
+                deleted = await self._deletion.delete_session(session_id)
+                self.audit.record("DELETE", session=session_id)
+                return deleted
 
     async def end(self, execution_id: OwnerKey, end: ExecutionEnd) -> "event_pb2.State.ValueType":
         """Ends an execution with `end` and returns the state it was in. Raises NotFoundError."""
@@ -269,7 +277,9 @@ class ExecutionService:
         if claim is None:
             raise _started_elsewhere(key)
         await self._lifecycle.join_session(request.session_id, claim)
-        return self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
+        execution = self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
+        self._record("START", execution, request)
+        return execution
 
     async def _find_started(self, claim: Claim | None, key: OwnerKey) -> Execution | None:
         """Returns an execution that another replica has accepted at the same time, or since it was looked up."""
@@ -330,6 +340,12 @@ class ExecutionService:
         await self.own(execution)
         if execution.can_be_resumed:  # another call may have been faster
             self._lifecycle.resume(execution, run)
+            self._record("RESUME", execution, request)
+
+    def _record(self, action: str, execution: Execution, request: "Request") -> None:
+        """Records what was done with an execution, and which secrets it was given, by their names."""
+        names = sorted(name for name, entry in request.environment.items() if entry.is_secret)
+        self.audit.record(action, key=execution.id, session=execution.session, secret_names=names)
 
     async def own(self, execution: Execution) -> None:
         """Makes this process the owner of an execution that is not active. Raises UnavailableError, LogError."""

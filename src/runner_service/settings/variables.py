@@ -229,6 +229,9 @@ which ends are stored when other programs fill the disk."""
     """How many bytes of contents of changed files are kept, compressed, so that changes can be shown and taken back; \
 those of the oldest executions are deleted first."""
 
+    audit_keep: Seconds = 30 * 24 * 3600.0
+    """How many seconds entries of the audit are kept, of which there are at most 100,000."""
+
     drain_timeout: SecondsOrZero = _by_mode(4.0, 300.0)
     """How many seconds executions may take to finish after SIGTERM. The daemon kills after 10."""
     resume_on_start: bool = False

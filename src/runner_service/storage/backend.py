@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from runner_service.storage.activities import ActivityStore
+from runner_service.storage.audit import AuditStore
 from runner_service.storage.changes import ContentStore
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.event_log import EventLog
@@ -30,6 +31,10 @@ class Storage(Protocol):
     @property
     def replicas(self) -> Replicas | None:
         """The replicas that share the storage; None when this process has it for itself."""
+
+    @property
+    def audit(self) -> AuditStore:
+        """Who did what."""
 
     @property
     def usage(self) -> UsageStore:

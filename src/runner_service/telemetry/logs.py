@@ -13,6 +13,7 @@ from typing import TextIO
 
 from opentelemetry import trace
 
+from runner_service.identity import OPERATOR, current_caller
 from runner_service.redaction import Redactor
 from runner_service.settings import Settings
 from runner_service.telemetry.log_causes import CauseLimit, is_own
@@ -99,7 +100,7 @@ class TextFormatter(_SafeFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """Returns `time LEVEL logger message execution=… trace=…`."""
         message = _on_one_line(self._safe_message(record))  # or a caller could forge a line
-        ids = "".join(f" {name}={value}" for name, value in _ids().items())
+        ids = "".join(f" {name}={value}" for name, value in (_ids() | _caller()).items())
         line = f"{_time(record)} {record.levelname} {record.name} {message}{ids}"
         traceback = self._safe_traceback(record)
         return "\n".join([line, *(f"  {_on_one_line(each)}" for each in traceback.split("\n") if traceback)])
@@ -116,7 +117,7 @@ class JsonFormatter(_SafeFormatter):
         """Returns an object: `time`, `level`, `logger`, `message`; where known `execution_id`, `trace_id`, `error`."""
         line = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
         line["message"] = self._safe_message(record)
-        line |= {f"{name}_id": value for name, value in _ids().items()}
+        line |= {f"{name}_id": value for name, value in _ids().items()} | _caller()
         if traceback := self._safe_traceback(record):
             line["error"] = traceback
         return json.dumps(line, ensure_ascii=False)
@@ -134,6 +135,14 @@ def _ids() -> dict[str, str]:
     if span.is_valid:
         ids["trace"] = trace.format_trace_id(span.trace_id)
     return ids
+
+
+def _caller() -> dict[str, str]:
+    """Returns who caused a line, when callers have names."""
+    caller = current_caller.get(None)
+    if caller is None or (caller.name, caller.tenant) == (OPERATOR.name, OPERATOR.tenant):
+        return {}
+    return {"caller": caller.name, "tenant": caller.tenant}
 
 
 class _Handler(logging.Handler):

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from runner_service.identity import current_caller
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 _MAX_NAMES = 50
+_MAX_TENANTS = 100
 _MAX_NAME_CHARACTERS = 100
 _SHORT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _LONG_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -108,6 +110,9 @@ class _Instruments:
 class _Current:
     """The instruments in use, and the functions that read the gauges."""
 
+    tenants: frozenset[str] = frozenset()
+    """Those that metrics name; without any, they name none."""
+
     instruments: _Instruments | None = None
     readings: tuple[Mapping[Gauge, Reading], ...] = ()
     """Newest first. Each service of the process removes its own, in any order."""
@@ -133,6 +138,11 @@ def gauges_observed(readings: Mapping[Gauge, Reading]) -> Iterator[None]:
         _Current.readings = tuple(each for each in _Current.readings if each is not readings)
 
 
+def set_tenants(names: Iterable[str]) -> None:
+    """Makes metrics of executions name their tenant: the first 100 of these, others as `other`."""
+    _Current.tenants = frozenset(sorted(names)[:_MAX_TENANTS])
+
+
 def queue_wait_ended(waited: float) -> None:
     """An execution left the queue after `waited` seconds."""
     if instruments := _Current.instruments:
@@ -155,8 +165,8 @@ def execution_finished(state: "event_pb2.State.ValueType", code: str, elapsed: f
     """An execution has ended; `code` is its error code, empty on success."""
     if instruments := _Current.instruments:
         end = _end(event_pb2.State.Name(state), code)
-        instruments.finished.add(1, end)
-        instruments.duration.record(elapsed, {"state": end["state"]})
+        instruments.finished.add(1, end | _tenant())
+        instruments.duration.record(elapsed, {"state": end["state"]} | _tenant())
 
 
 def model_called(provider: str, model: str, outcome: str, elapsed: float) -> None:
@@ -169,7 +179,7 @@ def model_called(provider: str, model: str, outcome: str, elapsed: float) -> Non
 def tokens_used(provider: str, model: str, usage: event_pb2.Usage) -> None:
     """A model call has used tokens. Cached ones are among those that were sent."""
     if instruments := _Current.instruments:
-        source = {"provider": provider, "model": instruments.models.bounded(model)}
+        source = {"provider": provider, "model": instruments.models.bounded(model)} | _tenant()
         instruments.tokens.add(usage.input_tokens, {**source, "type": "input"})
         instruments.tokens.add(usage.output_tokens, {**source, "type": "output"})
         instruments.tokens.add(usage.cached_tokens, {**source, "type": "cached"})
@@ -178,7 +188,11 @@ def tokens_used(provider: str, model: str, usage: event_pb2.Usage) -> None:
 def cost_added(provider: str, model: str, cost: event_pb2.Cost) -> None:
     """A model call has cost something."""
     if (instruments := _Current.instruments) and cost.nanos:
-        source = {"provider": provider, "model": instruments.models.bounded(model), "currency": cost.currency}
+        source = {
+            "provider": provider,
+            "model": instruments.models.bounded(model),
+            "currency": cost.currency,
+        } | _tenant()
         instruments.cost.add(cost.nanos / 1e9, source)
 
 
@@ -226,6 +240,13 @@ class _BoundedNames:
                 return "other"
             self._known.add(name)
         return name
+
+
+def _tenant() -> dict[str, str]:
+    caller = current_caller.get(None)
+    if not _Current.tenants or caller is None:
+        return {}
+    return {"tenant": caller.tenant if caller.tenant in _Current.tenants else "other"}
 
 
 def _end(state: str, code: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from runner_service.identity import tenant_of
 from runner_service.telemetry.logs import execution_id_var
 
 Attributes = Mapping[str, str | int | float]
@@ -84,7 +85,12 @@ def record_call_status(span: Span, code: grpc.StatusCode) -> None:
 
 @contextmanager
 def execution_span(
-    execution_id: str, session_id: str = "", *, agent_name: str = "", caller: SpanContext | None = None
+    execution_id: str,
+    session_id: str = "",
+    *,
+    agent_name: str = "",
+    caller: SpanContext | None = None,
+    caller_name: str = "",
 ) -> Iterator[Span]:
     """The span of an execution, below the call that started it (`caller`), which may end long before it.
 
@@ -95,6 +101,8 @@ def execution_span(
         "gen_ai.conversation.id": session_id,
         "gen_ai.agent.name": agent_name,
         "runner.execution.id": execution_id,
+        "runner.tenant": tenant_of(execution_id),
+        "runner.caller": caller_name,
     }
     parent = otel_context.Context()
     if caller is not None and caller.is_valid:

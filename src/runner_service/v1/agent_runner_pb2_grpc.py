@@ -113,6 +113,16 @@ class AgentRunnerServiceStub:
                 request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsRequest.SerializeToString,
                 response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsResponse.FromString,
                 _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/WhoAmI',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/runner_service.v1.AgentRunnerService/ListAudit',
+                request_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
 
 
 class AgentRunnerServiceServicer:
@@ -299,6 +309,23 @@ class AgentRunnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WhoAmI(self, request, context):
+        """Returns who the caller is for the service, and what it may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Lists who did what, the newest first: of starts, resumptions, cancellations, deletions, approvals, calls for another
+        tenant, and refusals. Only for the role `operate`. At most 100,000 entries are kept, for AUDIT_KEEP.
+
+        INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentRunnerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -371,6 +398,16 @@ def add_AgentRunnerServiceServicer_to_server(servicer, server):
                     servicer.WatchApprovals,
                     request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsRequest.FromString,
                     response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsResponse.SerializeToString,
+            ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.WhoAmIRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.WhoAmIResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=runner__service_dot_v1_dot_agent__runner__pb2.ListAuditRequest.FromString,
+                    response_serializer=runner__service_dot_v1_dot_agent__runner__pb2.ListAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -760,6 +797,60 @@ class AgentRunnerService:
             '/runner_service.v1.AgentRunnerService/WatchApprovals',
             runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsRequest.SerializeToString,
             runner__service_dot_v1_dot_agent__runner__pb2.WatchApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/WhoAmI',
+            runner__service_dot_v1_dot_agent__runner__pb2.WhoAmIRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.WhoAmIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runner_service.v1.AgentRunnerService/ListAudit',
+            runner__service_dot_v1_dot_agent__runner__pb2.ListAuditRequest.SerializeToString,
+            runner__service_dot_v1_dot_agent__runner__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -158,6 +158,14 @@ class AgentRunnerServiceStub:
     """Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
     added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
     """
+    WhoAmI: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.WhoAmIRequest, _agent_runner_pb2.WhoAmIResponse]
+    """Returns who the caller is for the service, and what it may do."""
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.ListAuditRequest, _agent_runner_pb2.ListAuditResponse]
+    """Lists who did what, the newest first: of starts, resumptions, cancellations, deletions, approvals, calls for another
+    tenant, and refusals. Only for the role `operate`. At most 100,000 entries are kept, for AUDIT_KEEP.
+
+    INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
+    """
 
 @_typing.type_check_only
 class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
@@ -288,6 +296,14 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     WatchApprovals: _aio.UnaryStreamMultiCallable[_agent_runner_pb2.WatchApprovalsRequest, _agent_runner_pb2.WatchApprovalsResponse]  # type: ignore[assignment]
     """Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
     added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
+    """
+    WhoAmI: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.WhoAmIRequest, _agent_runner_pb2.WhoAmIResponse]  # type: ignore[assignment]
+    """Returns who the caller is for the service, and what it may do."""
+    ListAudit: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.ListAuditRequest, _agent_runner_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """Lists who did what, the newest first: of starts, resumptions, cancellations, deletions, approvals, calls for another
+    tenant, and refusals. Only for the role `operate`. At most 100,000 entries are kept, for AUDIT_KEEP.
+
+    INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
     """
 
 class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -500,6 +516,26 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_agent_runner_pb2.WatchApprovalsResponse], _abc.AsyncIterator[_agent_runner_pb2.WatchApprovalsResponse]]:
         """Streams the requests for approval that wait for a decision: all of them at once, and again, complete, whenever one is
         added or decided. For whoever shows them. Ends with UNAVAILABLE when the service stops: call again.
+        """
+
+    @_abc_1.abstractmethod
+    def WhoAmI(
+        self,
+        request: _agent_runner_pb2.WhoAmIRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.WhoAmIResponse, _abc.Awaitable[_agent_runner_pb2.WhoAmIResponse]]:
+        """Returns who the caller is for the service, and what it may do."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _agent_runner_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_runner_pb2.ListAuditResponse, _abc.Awaitable[_agent_runner_pb2.ListAuditResponse]]:
+        """Lists who did what, the newest first: of starts, resumptions, cancellations, deletions, approvals, calls for another
+        tenant, and refusals. Only for the role `operate`. At most 100,000 entries are kept, for AUDIT_KEEP.
+
+        INVALID_ARGUMENT: `page_size` is out of range, or `page_token` was not returned for the same filters.
         """
 
 def add_AgentRunnerServiceServicer_to_server(servicer: AgentRunnerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

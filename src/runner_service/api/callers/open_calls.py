@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from runner_service.errors import CallError, CredentialExpiredError, CredentialRevokedError, QuotaExceededError
+from runner_service.errors import (
+    CallError,
+    CredentialExpiredError,
+    CredentialRevokedError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    UnauthenticatedError,
+)
+from runner_service.executions.audit import Audit
 from runner_service.executions.tenant_limits import Tenants
 from runner_service.identity import Caller
 
@@ -47,13 +55,14 @@ class OpenCall:
 class AdmittedCalls:
     """The open calls of all listeners. Belongs to the event loop."""
 
-    def __init__(self, tenants: Tenants) -> None:
+    def __init__(self, tenants: Tenants, audit: Audit) -> None:
         self._tenants = tenants
+        self._audit = audit
         self._calls: set[OpenCall] = set()
         self._open: Counter[str] = Counter()
 
     @contextmanager
-    def admitted(self, caller: Caller, identify: Identify) -> Iterator[None]:
+    def admitted(self, caller: Caller, method: str, identify: Identify) -> Iterator[None]:
         """Holds a call of the current task.
 
         Raises:
@@ -66,6 +75,8 @@ class AdmittedCalls:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("calls are made by tasks")
+        if caller.tenant != caller.home_tenant:
+            self._audit.record("ACT_FOR", rpc=_rpc(method), caller=caller)
         call = OpenCall(caller, identify, task)
         self._calls.add(call)
         self._open[caller.tenant] += 1
@@ -80,6 +91,13 @@ class AdmittedCalls:
             self._calls.discard(call)
             self._open[caller.tenant] -= 1
 
+    def refused(self, caller: Caller | None, method: str, error: CallError) -> None:
+        """Audits a refusal; of callers that are not known only their number."""
+        if isinstance(error, UnauthenticatedError):
+            self._audit.count_unknown(error)
+        elif caller and isinstance(error, PermissionDeniedError):
+            self._audit.record("REFUSED", rpc=_rpc(method), text=error.message, caller=caller)
+
     async def end_refused(self, *, is_changed: bool) -> None:
         """Ends what is no longer allowed: of all calls after a change, else of those whose time is over."""
         now = time.time()
@@ -88,3 +106,7 @@ class AdmittedCalls:
             for call in due[start : start + _BATCH]:
                 call.end_if_refused()
             await asyncio.sleep(0)
+
+
+def _rpc(method: str) -> str:
+    return method.rpartition("/")[2]

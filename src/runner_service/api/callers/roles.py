@@ -23,6 +23,8 @@ ROLE_OF_RPC: Mapping[str, Role] = {
     "SubmitApproval": Role.APPROVE,
     "ListApprovals": Role.WATCH,
     "WatchApprovals": Role.WATCH,
+    "WhoAmI": Role.WATCH,
+    "ListAudit": Role.OPERATE,
 }
 """The role that an rpc of AgentRunnerService needs. Every new rpc is entered here."""
 

@@ -13,8 +13,10 @@ from runner_service.api.callers.file_versions import version_of
 from runner_service.api.callers.issuers import Issuers
 from runner_service.api.callers.open_calls import AdmittedCalls
 from runner_service.api.callers.sources import Callers
+from runner_service.executions.audit import Audit
 from runner_service.executions.tenant_limits import Tenants
 from runner_service.settings import Settings
+from runner_service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +32,13 @@ class KnownCallers(Callers):
         self._version = version_of(self._path) if self._path else None
         super().__init__(authentication(settings), Directory(read_callers_file(self._path)) if self._path else None)
         self.tenants = Tenants(self.directory.file.tenant_limits() if self.directory else {})
-        self.calls = AdmittedCalls(self.tenants)
+        self.audit = Audit()
+        self.calls = AdmittedCalls(self.tenants, self.audit)
 
     async def configure_issuers(self) -> None:
         """Takes the issuers of the directory, and reads their keys."""
         if self.directory is not None:
+            metrics.set_tenants(self.directory.file.tenant_names())
             self.issuers = self.issuers or Issuers()
             await self.issuers.configure(self.directory.file.issuers)
 

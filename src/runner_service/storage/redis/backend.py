@@ -10,6 +10,7 @@ from redis import Redis
 
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.redis.activities import RedisActivityStore
+from runner_service.storage.redis.audit import RedisAuditStore
 from runner_service.storage.redis.connection import Connection, RedisAddress, connection
 from runner_service.storage.redis.contents import RedisContentStore
 from runner_service.storage.redis.event_log import RedisEventLog
@@ -36,6 +37,7 @@ class RedisStorage:
     scratch_files: RedisScratchFiles
     contents: RedisContentStore
     usage: RedisUsageStore
+    audit: RedisAuditStore
 
     def open_activities(self) -> AbstractAsyncContextManager[RedisActivityStore]:
         """Implements `Storage`."""
@@ -65,7 +67,9 @@ async def redis_storage(
             scratch_files = RedisScratchFiles(opened, keys, blocking_client)
             contents = RedisContentStore(opened, keys, changes_max_bytes)
             usage = RedisUsageStore(opened, keys)
-            yield RedisStorage(opened, keys, log, ownership, replicas, scratch_files, contents, usage)
+            yield RedisStorage(
+                opened, keys, log, ownership, replicas, scratch_files, contents, usage, RedisAuditStore(opened, keys)
+            )
         finally:
             following.cancel()
             await asyncio.wait([following])

@@ -90,6 +90,16 @@ class DeploymentKeys(NamedTuple):
         """The executions with a value of that name."""
         return f"{self.counter}:value:{name}"
 
+    @property
+    def audit(self) -> str:
+        """A sorted set of audit entries, in the order of their numbers."""
+        return f"{self.counter}:audit"
+
+    @property
+    def audit_count(self) -> str:
+        """The number of the newest audit entry."""
+        return f"{self.counter}:auditcount"
+
     def usage(self, tenant: str, day: str) -> str:
         """How many tokens a tenant has used on a day."""
         return f"{self.counter}:usage:{tenant}:{day}"

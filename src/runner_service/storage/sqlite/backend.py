@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.sqlite.activities import SqliteActivityStore, sqlite_activity_store
+from runner_service.storage.sqlite.audit import SqliteAuditStore
 from runner_service.storage.sqlite.content_files import ContentFiles
 from runner_service.storage.sqlite.event_log import SqliteEventLog, sqlite_event_log
 from runner_service.storage.sqlite.ownership import SoleOwnership
@@ -27,6 +28,7 @@ class SqliteStorage:
     ownership: SoleOwnership
     scratch_files: DirectoryScratchFiles
     usage: SqliteUsageStore
+    audit: SqliteAuditStore
     replicas: None = None
 
     def open_activities(self) -> AbstractAsyncContextManager[SqliteActivityStore]:
@@ -48,4 +50,6 @@ async def sqlite_storage(
     contents = ContentFiles(state_dir / "contents", changes_max_bytes)
     async with sqlite_event_log(state_dir, on_deleted=contents.remove) as log:
         scratch_files = DirectoryScratchFiles(state_dir / "agents")
-        yield SqliteStorage(state_dir, log, contents, SoleOwnership(), scratch_files, SqliteUsageStore(log))
+        yield SqliteStorage(
+            state_dir, log, contents, SoleOwnership(), scratch_files, SqliteUsageStore(log), SqliteAuditStore(log)
+        )

@@ -132,12 +132,23 @@ CREATE TABLE usage (
 """)
 
 
+_create_audit = statements("""
+CREATE TABLE audit (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    added REAL NOT NULL,
+    tenant TEXT NOT NULL,
+    entry BLOB NOT NULL
+);
+CREATE INDEX audit_by_tenant ON audit (tenant, key)
+""")
+
+
 def _create_events(connection: sqlite3.Connection, state_dir: Path) -> None:
     _create_event_tables(connection, state_dir)
     connection.execute("INSERT INTO meta VALUES ('fingerprint_key', ?)", (secrets.token_bytes(32),))
 
 
-EVENTS = Schema([_create_events, _upgrade_to_2, _add_tenants, _create_change_sets, _create_usage])
+EVENTS = Schema([_create_events, _upgrade_to_2, _add_tenants, _create_change_sets, _create_usage, _create_audit])
 
 CHECKPOINTS = Schema(
     [statements("DROP TABLE IF EXISTS journal")],  # copied by the upgrade of `events.db`, which is opened before
