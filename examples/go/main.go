@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -97,6 +98,18 @@ func isDisconnect(err error) bool {
 		return true
 	case codes.Internal, codes.Unknown:
 		return len(s.Details()) == 0
+	case codes.Unauthenticated: // the file may hold a new token by now
+		return os.Getenv("AUTH_TOKEN_FILE") != "" && isExpired(s)
+	}
+	return false
+}
+
+// isExpired tells a token whose time is over, or that was replaced, from a wrong one.
+func isExpired(s *status.Status) bool {
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			return info.Reason == "CREDENTIAL_EXPIRED" || info.Reason == "CREDENTIAL_REVOKED"
+		}
 	}
 	return false
 }
@@ -170,9 +183,17 @@ func show(event *runner.ExecutionEvent) {
 	}
 }
 
-// withToken sends AUTH_TOKEN, which a service beyond loopback wants.
+// withToken sends what AUTH_TOKEN_FILE holds now, or AUTH_TOKEN, which a service beyond loopback wants.
 func withToken(ctx context.Context) context.Context {
-	if token := os.Getenv("AUTH_TOKEN"); token != "" {
+	token := os.Getenv("AUTH_TOKEN")
+	if file := os.Getenv("AUTH_TOKEN_FILE"); file != "" {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			log.Printf("(the token cannot be read: %v)", err)
+		}
+		token = strings.TrimSpace(string(content))
+	}
+	if token != "" {
 		return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	}
 	return ctx

@@ -12,8 +12,9 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -38,32 +39,52 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
 
+_RENEWABLE_REASONS = frozenset({"CREDENTIAL_EXPIRED", "CREDENTIAL_REVOKED"})
+
+Token = str | Callable[[], str | None]
+"""A bearer token, or what returns the one to send now."""
+
+
+class ClientCertificate(NamedTuple):
+    """A client's private key and certificate chain, PEM."""
+
+    key: bytes
+    chain: bytes
+
+
 Call = grpc.aio.UnaryStreamCall[Any, Any]
 
 
 class RunnerClient:
     """Calls the service at `address` (`host:port` or `unix:PATH`) while its context is open.
 
-    `token` is sent as bearer token. `ca` is the CA certificate (PEM) of the service; empty: those of gRPC; None: no
-    TLS. A stream that breaks is resumed, for at most `retry_timeout` seconds of outage. While the service's queue is
-    full, an execution is retried as the service says, for at most `queue_timeout` seconds. `on_disconnect` is awaited
-    before each retry, with the error. Every method raises
-    `grpc.aio.AioRpcError` with a code that the proto names.
+    `token` is sent as bearer token; a function is asked anew for each call, so that a stream whose token has expired is
+    resumed with a new one (`token_from_file` makes such a function). `ca` is the CA certificate (PEM) of the service;
+    empty: those of gRPC; None: no TLS. `certificate` is the client's own, with its key. `tenant` is the one to act for,
+    if it is not the caller's own.
+
+    A stream that breaks is resumed, for at most `retry_timeout` seconds of outage. While the service's queue is full,
+    an execution is retried as the service says, for at most `queue_timeout` seconds. `on_disconnect` is awaited before
+    each retry, with the error. Every method raises `grpc.aio.AioRpcError` with a code that the proto names.
     """
 
     def __init__(
         self,
         address: str,
         *,
-        token: str | None = None,
+        token: Token | None = None,
         ca: bytes | None = None,
+        certificate: ClientCertificate | None = None,
+        tenant: str = "",
         retry_timeout: float = 60.0,
         queue_timeout: float = 0.0,
         on_disconnect: OnDisconnect | None = None,
     ) -> None:
         self.address = address
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._token = token
+        self._tenant = tenant
         self._ca = ca
+        self._certificate = certificate
         self._retry_timeout = retry_timeout
         self._queue_timeout = queue_timeout
         self._on_disconnect = on_disconnect
@@ -163,6 +184,10 @@ class RunnerClient:
         request = runner_pb2.CancelExecutionRequest(execution_id=execution_id, reason=reason)
         return (await self._stub.CancelExecution(request, metadata=self._metadata)).state
 
+    async def who_am_i(self) -> runner_pb2.WhoAmIResponse:
+        """Returns who the caller is for the service, and what it may do."""
+        return await self._stub.WhoAmI(runner_pb2.WhoAmIRequest(), metadata=self._metadata)
+
     async def submit_approval(self, request: runner_pb2.SubmitApprovalRequest) -> "event_pb2.State.ValueType":
         """Decides about a tool call that waits. Returns the state of the execution. Safe to repeat."""
         return (await self._stub.SubmitApproval(request, metadata=self._metadata)).state
@@ -237,11 +262,18 @@ class RunnerClient:
         )
         return await self._stub.ReadToolOutput(request, metadata=self._metadata)
 
+    @property
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        token = self._token() if callable(self._token) else self._token
+        named = (("authorization", f"Bearer {token}"),) if token else ()
+        return (*named, ("x-runner-tenant", self._tenant)) if self._tenant else named
+
     def _connect(self) -> None:
         if self._ca is None:
             self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
         else:
-            credentials = grpc.ssl_channel_credentials(self._ca or None)
+            key, chain = self._certificate or (None, None)
+            credentials = grpc.ssl_channel_credentials(self._ca or None, key, chain)
             self._channel = grpc.aio.secure_channel(self.address, credentials, options=_OPTIONS)
         self._stub = runner_grpc.AgentRunnerServiceStub(self._channel)
 
@@ -269,14 +301,15 @@ class RunnerClient:
             await asyncio.sleep(pause)
 
     def _new_backoff(self) -> "_Backoff":
-        return _Backoff(self._retry_timeout, self._queue_timeout)
+        return _Backoff(self._retry_timeout, self._queue_timeout, can_renew=callable(self._token))
 
 
 class _Backoff:
     """The delay before each retry, in seconds, from the first failure on."""
 
-    def __init__(self, retry_timeout: float, queue_timeout: float) -> None:
+    def __init__(self, retry_timeout: float, queue_timeout: float, *, can_renew: bool = False) -> None:
         self._retry_timeout = retry_timeout
+        self._can_renew = can_renew
         self._queue_timeout = queue_timeout
         self._failing_since: float | None = None
         self._next = _MIN_BACKOFF_SECONDS
@@ -285,7 +318,7 @@ class _Backoff:
         """Returns the delay after `error`. Raises `error` if it is not retryable, or the timeout is reached."""
         requested = retry_delay(error)
         is_full = error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and requested is not None
-        if not (is_full or is_disconnect(error)):
+        if not (is_full or is_disconnect(error) or (self._can_renew and is_expired(error))):
             raise error
         now = time.monotonic()
         self._failing_since = self._failing_since or now
@@ -312,6 +345,17 @@ def is_disconnect(error: grpc.aio.AioRpcError) -> bool:
     if error.code() in _PROXY_CODES:
         return not _unpack_detail(error, error_details_pb2.ErrorInfo())
     return error.code() in _DISCONNECT_CODES
+
+
+def is_expired(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the caller's credential has expired or was replaced, so that the call may succeed with a new one."""
+    info = error_details_pb2.ErrorInfo()
+    return _unpack_detail(error, info) and info.reason in _RENEWABLE_REASONS
+
+
+def token_from_file(path: Path | str) -> Callable[[], str]:
+    """Returns a function that reads a token from a file, which may be replaced at any time. It raises OSError."""
+    return lambda: Path(path).read_text().strip()
 
 
 def _unpack_detail(error: grpc.aio.AioRpcError, detail: Message) -> bool:

@@ -40,11 +40,18 @@ def _from_log(what: str, execution_id: str, log: ReadOnlyLog) -> dict[str, str]:
 
 async def _from_service(what: str, execution_id: str, target: Target) -> dict[str, str]:
     from runner_service.cli import silent_grpc  # noqa: F401, PLC0415  # gRPC, where it is needed
+    from runner_service.cli.connection import certificate_of  # noqa: PLC0415  # the same
     from runner_service.client import RunnerClient  # noqa: PLC0415  # the same
 
     async with (
         asyncio.timeout(_TIMEOUT_SECONDS),
-        RunnerClient(target.server or "", token=target.token(), ca=target.ca()) as client,
+        RunnerClient(
+            target.server or "",
+            token=target.token,
+            ca=target.ca(),
+            certificate=certificate_of(target),
+            tenant=target.tenant,
+        ) as client,
     ):
         if what == "calls":
             return _described_calls(await calls_of(client, execution_id))

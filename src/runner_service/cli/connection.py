@@ -10,7 +10,7 @@ from runner_service.cli.errors import CommandError, ExitCode, print_message
 from runner_service.cli.silent_grpc import grpc
 from runner_service.cli.target import Target
 from runner_service.cli.views.lines import printable
-from runner_service.client import RunnerClient
+from runner_service.client import ClientCertificate, RunnerClient
 
 if TYPE_CHECKING:
     from runner_service.cli.private_service import PrivateService
@@ -52,9 +52,15 @@ class Connection:
         self._own = own
         self._report = report
         self._outage = ""
-        ca = target.ca() if target.server else None
+        target.token()  # raises now if the file cannot be read
         self.client = RunnerClient(
-            address, token=target.token(), ca=ca, queue_timeout=_QUEUE_TIMEOUT_SECONDS, on_disconnect=self._reconnect
+            address,
+            token=target.token,
+            ca=target.ca() if target.server else None,
+            certificate=certificate_of(target),
+            tenant=target.tenant,
+            queue_timeout=_QUEUE_TIMEOUT_SECONDS,
+            on_disconnect=self._reconnect,
         )
 
     async def check(self) -> None:
@@ -98,6 +104,12 @@ class Connection:
         address = await own.address(self._report)
         if address != self.client.address:
             await self.client.move_to(address)
+
+
+def certificate_of(target: Target) -> ClientCertificate | None:
+    """Returns the client certificate to present. Raises CommandError."""
+    found = target.certificate()
+    return ClientCertificate(*found) if found else None
 
 
 @asynccontextmanager

@@ -32,13 +32,15 @@ def check_health(target: Target) -> None:
 
 
 async def _is_ready(address: str, target: Target) -> bool:
-    from runner_service.cli.connection import explained_rpc_errors  # noqa: PLC0415  # gRPC, where it is needed
+    from runner_service.cli.connection import certificate_of, explained_rpc_errors  # noqa: PLC0415  # gRPC, where needed
     from runner_service.client import RunnerClient  # noqa: PLC0415  # the same
 
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             with explained_rpc_errors():
-                async with RunnerClient(address, ca=target.ca() if target.uses_tls else None) as client:
+                async with RunnerClient(
+                    address, ca=target.ca() if target.uses_tls else None, certificate=certificate_of(target)
+                ) as client:
                     return await client.is_ready()
     except TimeoutError:
         raise CommandError(f"the service at {address} does not answer", ExitCode.UNAVAILABLE) from None
