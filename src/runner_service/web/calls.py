@@ -93,7 +93,7 @@ class Calls:
 
         caller = identify()
         current_caller.set(caller)
-        with self._callers.calls.admitted(caller, identify):
+        with self._callers.calls.admitted(caller, name, identify):
             if rpc.is_stream:
                 return await _stream(request, rpc, message)
             response: Message = await rpc.method(message, None)
