@@ -11,7 +11,7 @@ from runner_service.idle_timeout import IdleTimeout, idle_timeout
 async def expires_in(block: Callable[[IdleTimeout], Awaitable[None]]) -> bool:
     """Whether the timeout ends a block, which waits for it at its end."""
     try:
-        async with asyncio.timeout(10), idle_timeout() as idle:
+        async with asyncio.timeout(30), idle_timeout() as idle:
             await block(idle)
             await asyncio.sleep(0.1)
     except TimeoutError:
@@ -28,17 +28,18 @@ async def test_a_block_ends_when_the_time_has_come() -> None:
 
 
 async def test_a_timeout_that_is_restarted_expires_later() -> None:
-    restarts: list[float] = []
+    survived = asyncio.Event()
 
     async def block(idle: IdleTimeout) -> None:
-        for _ in range(4):
-            idle.arm(0.05)
-            restarts.append(asyncio.get_running_loop().time())
-            await asyncio.sleep(0.03)
+        idle.arm(0.02)
+        idle.arm(60)
+        await asyncio.sleep(0.2)
+        survived.set()
+        idle.arm(0.01)
         await asyncio.Event().wait()
 
     assert await expires_in(block)
-    assert asyncio.get_running_loop().time() - restarts[-1] >= 0.05
+    assert survived.is_set()
 
 
 async def test_a_disarmed_timeout_does_not_expire_until_it_is_armed_again() -> None:
