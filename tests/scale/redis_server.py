@@ -81,6 +81,16 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    async def fail_over_to(self, standby: "RedisServer", lost_seconds: float) -> None:
+        """Lets a standby take over the port, without what was written in the last `lost_seconds`."""
+        with standby.client as client:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+        await asyncio.sleep(lost_seconds)
+        self.kill()
+        standby.kill()
+        self._directory, self._arguments = standby._directory, ()
+        await self.start()
+
     def pause(self) -> None:
         """Stops it (SIGSTOP)."""
         if self._process:
@@ -90,6 +100,17 @@ class RedisServer:
         """Lets it go on (SIGCONT)."""
         if self._process:
             self._process.send_signal(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def standby_of(primary: RedisServer, directory: Path) -> AsyncIterator[RedisServer]:
+    """Runs a replica of a server, and waits until it has everything."""
+    async with redis_server(directory, "--replicaof", f"127.0.0.1 {primary.port}") as server:
+        async with asyncio.timeout(30):
+            with server.client as client:
+                while client.info("replication")["master_link_status"] != "up":
+                    await asyncio.sleep(0.05)
+        yield server
 
 
 @asynccontextmanager

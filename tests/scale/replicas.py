@@ -68,6 +68,10 @@ class Deployment:
         """Watches an execution at the first replica of `order` that answers, and at the others when that breaks."""
         return Watcher([self.replicas[each] for each in order], execution_id)
 
+    def watch_anywhere(self, execution_id: str) -> "Watcher":
+        """Watches an execution at any replica, those that are started later included."""
+        return Watcher(self.replicas, execution_id)
+
     async def kill(self, replica: int) -> None:
         """Kills a replica (SIGKILL)."""
         await self.replicas[replica].kill()

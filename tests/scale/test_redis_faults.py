@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.running import StartProcess, one, text_of, turn
-from tests.scale.redis_server import RedisServer, needs_redis, redis_server
+from tests.scale.redis_server import RedisServer, needs_redis, redis_server, standby_of
 from tests.scale.replicas import Deployment, kind
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -56,6 +56,47 @@ async def test_6_redis_is_stopped_for_longer_than_a_lease(deployment: Deployment
     await outlives(deployment, "stopped", 4.0)
 
 
+@pytest.mark.long
+async def test_7_a_failover_that_loses_half_a_second_is_not_noticed(deployment: Deployment, tmp_path: Path) -> None:
+    async with standby_of(deployment.redis, tmp_path / "standby") as standby:
+        await deployment.start([SLOW], count=2)
+        await deployment.begin(0, "e", until="text_delta")
+        here, there = deployment.watch(0, execution_id="e"), deployment.watch(1, execution_id="e")
+        await there.until(kind("text_delta"))
+        await deployment.redis.fail_over_to(standby, 0.5)
+        events = await there.ended()
+        assert await here.ended() == events
+        assert await deployment.watch(1, execution_id="e").ended() == events, "the log has what was seen"
+    assert len([each for each in events if each.HasField("started")]) == 1
+    assert text_of(events) == SLOW["text"]
+
+
+@pytest.mark.long
+async def test_9_executions_wait_while_redis_is_full(deployment: Deployment) -> None:
+    await deployment.start([SLOW], count=2)
+    await deployment.begin(0, "e", until="text_delta")
+    watcher = deployment.watch(1, execution_id="e")
+    await watcher.until(kind("text_delta"))
+    with deployment.redis.client as client:
+        client.config_set("maxmemory", "1")
+        for replica in deployment.replicas:
+            await ready(replica.address, is_ready=False)
+        client.config_set("maxmemory", "0")
+    for replica in deployment.replicas:
+        await ready(replica.address, is_ready=True)
+    events = await watcher.ended()
+    assert len([each for each in events if each.HasField("started")]) == 1
+    assert text_of(events) == SLOW["text"]
+
+
+async def ready(address: str, *, is_ready: bool) -> None:
+    """Waits for the readiness of a service."""
+    wanted = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    async with asyncio.timeout(30):
+        while await health_of(address, "") != wanted:
+            await asyncio.sleep(0.1)
+
+
 async def health_of(address: str, service: str) -> int:
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -71,9 +112,7 @@ async def test_a_service_starts_without_redis_and_is_ready_when_it_comes(
     assert await health_of(address, "liveness") == health_pb2.HealthCheckResponse.SERVING
     assert await health_of(address, "") == health_pb2.HealthCheckResponse.NOT_SERVING
     await redis.start()
-    async with asyncio.timeout(20):
-        while await health_of(address, "") != health_pb2.HealthCheckResponse.SERVING:
-            await asyncio.sleep(0.1)
+    await ready(address, is_ready=True)
     await deployment.begin(0, "e", until="finished")
 
 
