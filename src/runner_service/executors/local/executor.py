@@ -241,6 +241,7 @@ async def local_executor(
             )
         finally:
             threads.shutdown()
+            await asyncio.to_thread(shutil.rmtree, scans, ignore_errors=True)
 
 
 def _find_programs() -> Programs:

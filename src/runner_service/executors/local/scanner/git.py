@@ -25,6 +25,9 @@ class DirtyEntry(NamedTuple):
 class Git:
     """Git with an index and objects of our own. Settings of the user and of the machine are not read."""
 
+    borrowed_objects = ""
+    """Where objects are read, but never written: writing one that is there would change its time."""
+
     def __init__(self, program: str, directory: str, work_tree: str, root: str) -> None:
         self._program = program
         self._root = root
@@ -42,12 +45,12 @@ class Git:
             "LC_ALL": "C",
         }
 
-    def run(self, *arguments: str, given: bytes = b"", accepts: Sequence[int] = (0,)) -> bytes:
+    def run(self, *arguments: str, given: bytes = b"", accepts: Sequence[int] = (0,), borrows: bool = True) -> bytes:
         """Runs git with `given` as its input, and returns its output. Raises GitError."""
         ran = subprocess.run(  # noqa: S603  # git's own path, and arguments of ours
             [self._program, *arguments],
             cwd=self._root,
-            env=self._environment,
+            env=self._environment_with(self.borrowed_objects if borrows else ""),
             input=given,
             capture_output=True,
             check=False,
@@ -56,6 +59,10 @@ class Git:
             said = ran.stderr.decode("utf-8", "replace").strip()
             raise GitError(f"git {arguments[0]}: {said[-300:] or ran.returncode}")
         return ran.stdout
+
+    def _environment_with(self, borrowed_objects: str) -> dict[str, str]:
+        borrowed = {"GIT_ALTERNATE_OBJECT_DIRECTORIES": borrowed_objects} if borrowed_objects else {}
+        return {**self._environment, **borrowed}
 
     def dirty(self) -> list[DirtyEntry]:
         """Returns the files that are not as the index has them. A submodule is entered by no other git."""
@@ -88,7 +95,7 @@ class Git:
         if names := b"".join(path + b"\0" for path in paths):
             pack = ("-c", "core.bigFileThreshold=1") if to_one_pack else ()
             options = ("update-index", "-z", "--add", "--remove", "--replace", "--stdin")
-            self.run(*pack, *options, given=names, accepts=(0, 1, 128))
+            self.run(*pack, *options, given=names, accepts=(0, 1, 128), borrows=False)
 
     def drop(self, paths: Iterable[bytes]) -> None:
         """Removes files from the index."""
@@ -110,7 +117,7 @@ class Git:
         process = subprocess.Popen(  # noqa: S603  # as above
             [self._program, "cat-file", "--batch"],
             cwd=self._root,
-            env=self._environment,
+            env=self._environment_with(self.borrowed_objects),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

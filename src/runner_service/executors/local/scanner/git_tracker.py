@@ -34,6 +34,7 @@ class GitTracker:
         self._table = f"{directory}/large.json"
         self._repository = repository.find_repository(root)
         self._git = Git(program, directory, self._repository.top if self._repository else root, root)
+        self._git.borrowed_objects = self._repository.borrowed_objects if self._repository else ""
 
     def remember(self) -> int:
         """Remembers the directory as it is now, and returns how many files it has. Raises NotTrackedError."""
@@ -43,9 +44,9 @@ class GitTracker:
             if self._repository is None:
                 raise
             # An index or objects that this git cannot read: go on without them, within the narrower limits.
-            for name in ("index", "objects/info/alternates"):
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{self._directory}/{name}")
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._directory}/index")
+            self._git.borrowed_objects = ""
             self._begin(None)
         return len(self._git.entries())
 
@@ -80,13 +81,13 @@ class GitTracker:
         converted = self._converted(borrowed, [path for _, path in entries]) if borrowed else []
         repository.end_conversions(self._directory)
         self._git.drop(converted)
-        found = [*(entry.path for entry in self._git.dirty()), *self._git.untracked()]
-        new = [path for path in found if self._is_readable(path)]
+        dirty = {entry.path: entry for entry in self._git.dirty() if self._is_readable(entry.path)}
+        new = [*dirty, *(path for path in self._git.untracked() if path not in dirty and self._is_readable(path))]
         statuses = {path: status_of(self._full(path)) for path in new}
         stored = [status.size for status in statuses.values() if status and status.size <= MAX_CONTENT_BYTES]
         self._limits.require_files(len(entries) + len(new))
         self._limits.require_new(len(new), sum(stored))
-        _, large = self._remember(new, {}, {}, to_one_pack=True)
+        _, large = self._remember(new, {}, dirty, to_one_pack=True)
         self._write_table(large)
 
     def _converted(self, borrowed: repository.Repository, paths: list[bytes]) -> list[bytes]:

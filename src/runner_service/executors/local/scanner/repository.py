@@ -46,6 +46,12 @@ class Repository(NamedTuple):
     top: str
 
     @property
+    def borrowed_objects(self) -> str:
+        """Its objects, as a value of GIT_ALTERNATE_OBJECT_DIRECTORIES."""
+        escaped = f"{self.common}/objects".replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+
+    @property
     def uses_sha256(self) -> bool:
         """Whether its objects are named by SHA-256."""
         return bool(_SHA256.search(_read(f"{self.common}/config")))
@@ -78,7 +84,7 @@ def _repository_at(top: str) -> Repository | None:
 
 
 def make_shadow(directory: str, repository: Repository | None) -> None:
-    """Makes our own repository in a directory; it borrows the objects of the user's, and begins with its index."""
+    """Makes our own repository in a directory; it begins with the index of the user's."""
     for name in ("objects/info", "objects/pack", "refs", "info"):
         os.makedirs(f"{directory}/{name}", mode=0o700, exist_ok=True)
     is_sha256 = repository is not None and repository.uses_sha256
@@ -86,7 +92,6 @@ def make_shadow(directory: str, repository: Repository | None) -> None:
     _write(f"{directory}/config", _SHADOW_CONFIG.format(version=int(is_sha256), extensions=extensions).encode())
     _write(f"{directory}/HEAD", b"ref: refs/heads/main\n")
     if repository:
-        _write(f"{directory}/objects/info/alternates", os.fsencode(f"{repository.common}/objects\n"))
         _write(f"{directory}/info/exclude", _read(f"{repository.common}/info/exclude"))
         _write(f"{directory}/info/attributes", _read(f"{repository.common}/info/attributes"))
         _copy_index(repository, directory)
