@@ -69,9 +69,13 @@ class _Process:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *self._arguments, env=self._environ, stdout=log, stderr=log
             )
-        async with asyncio.timeout(60):
-            while not await self._listens():
-                await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(60):
+                while not await self._listens():
+                    assert self._process.returncode is None, self._failure()
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(self._failure()) from None
 
     def pause(self) -> None:
         """Stops it, in the sense of SIGSTOP: what it is sent until it is killed, it never sees."""
@@ -82,6 +86,11 @@ class _Process:
         if self._process and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
+
+    def _failure(self) -> str:
+        code = self._process.returncode if self._process else None
+        end = self._log.read_text(errors="replace")[-3000:]
+        return f"{self._arguments} does not listen at {self._port}; exit code {code}; the log ends with\n{end}"
 
     async def _listens(self) -> bool:
         try:
