@@ -47,6 +47,12 @@ class Approvals:
         self._asked: dict[str, Asked] = {}
         self._decided: dict[str, event_pb2.ApprovalDecided] = {}
         self._waiters: dict[str, asyncio.Future[event_pb2.ApprovalDecided]] = {}
+        self._undelivered: set[str] = set()
+
+    def take_undelivered(self) -> bool:
+        """Tells, once, whether a call was decided while it did not wait in this process, and has not looked again."""
+        undelivered, self._undelivered = self._undelivered, set()
+        return bool(undelivered)
 
     @property
     def pending(self) -> Sequence[Asked]:
@@ -115,6 +121,8 @@ class Approvals:
         self._publish_event(decided, asked.sub_agent_id)
         if (waiter := self._waiters.get(decided.tool_call_id)) and not waiter.done():
             waiter.set_result(decided)
+        else:
+            self._undelivered.add(decided.tool_call_id)
 
     def withdraw(self) -> None:
         """Publishes, for what is pending, that the execution ended before a decision."""
@@ -127,6 +135,7 @@ class Approvals:
 
     async def wait(self, tool_call_id: str, timeout_seconds: float) -> event_pb2.ApprovalDecided | None:
         """Waits for the decision about a call; returns None if there is none within the timeout."""
+        self._undelivered.discard(tool_call_id)
         if decided := self._decided.get(tool_call_id):
             return decided
         waiter: asyncio.Future[event_pb2.ApprovalDecided] = asyncio.get_running_loop().create_future()

@@ -43,6 +43,7 @@ class ApprovalService:
         self._service = service
         self._registry = registry
         self._lifecycle = lifecycle
+        lifecycle.on_parked = self._resume_if_decided_meanwhile
 
     async def submit(self, request: runner_pb2.SubmitApprovalRequest) -> "event_pb2.State.ValueType":
         """Records a decision, resumes an execution that is WAITING or INTERRUPTED, and returns the execution's state.
@@ -140,6 +141,16 @@ class ApprovalService:
                 decided = execution.approvals.decided_call_ids
                 if execution.is_waiting and not decided <= resumption.started_calls:
                     await self._act_on_decision(execution)
+
+    async def _resume_if_decided_meanwhile(self, execution: Execution) -> None:
+        """Resumes an execution that was decided between its call's leaving the process and its being WAITING."""
+        if not execution.approvals.take_undelivered():
+            return
+        try:
+            with self._registry.holding(execution):
+                await self._act_on_decision(execution)
+        except (LogError, CallError) as error:  # `expire_forever` tries again
+            logger.warning("resume_postponed execution=%s reason=%s", execution.id, error)
 
     async def _act_on_decision(self, execution: Execution) -> None:
         """Waits until the decision is in the log, and resumes the execution unless it runs."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
@@ -63,6 +63,8 @@ class Lifecycle:
         self._parked: dict[str, Parked] = {}
         self._running_tasks: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
+        self.on_parked: Callable[[Execution], Awaitable[None]] | None = None
+        """Called when an execution is WAITING: a decision that came while it was being parked resumed nothing."""
 
     @property
     def is_busy(self) -> bool:
@@ -242,6 +244,8 @@ class Lifecycle:
                 await run.delete_state(execution)
             await self.release(execution, hands_over=True)
             logger.info("execution_ended state=%s", states.state_name(execution.state))
+        if execution.is_waiting and self.on_parked:
+            await self.on_parked(execution)
         self._registry.drop_if_idle(execution)
 
     async def release(self, execution: Execution, *, hands_over: bool = False) -> None:
