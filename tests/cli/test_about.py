@@ -14,6 +14,8 @@ COMMANDS = (
     "ps",
     "cancel",
     "output",
+    "diff",
+    "undo",
     "delete",
     "approvals",
     "approve",
