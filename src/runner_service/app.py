@@ -12,6 +12,7 @@ from runner_service.agent.loader import LazyAgentLoop, loading_agent_loop
 from runner_service.api.callers.isolation import require_isolation
 from runner_service.api.callers.watching import KnownCallers, known_callers
 from runner_service.api.operators import OperatorRpcs
+from runner_service.api.page_tokens import PageTokens
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.approvals.validation import read_policy_file
@@ -175,7 +176,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
                 settings, storage, writer, runner, readiness=readiness, daemon=daemon, audit=callers.audit
             )
         )
-        operators = OperatorRpcs(callers, storage.audit)
+        operators = OperatorRpcs(callers, storage.audit, PageTokens(log))
         servicer = AgentRunnerServicer(executions, approvals, changes, log, operators=operators)
         handler = servicer.handler()
         server = await parts.enter_async_context(

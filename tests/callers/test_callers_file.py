@@ -1,8 +1,11 @@
 """CALLERS_FILE is strict, and what is wrong with it is named by its line."""
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
+from tests.docs.pages import REPOSITORY
 
 from runner_service.api.callers.directory import Directory
 from runner_service.api.callers.file import CallersFileError, read_callers_file
@@ -84,3 +87,21 @@ def test_a_token_tells_its_id_and_a_mistyped_one_does_not() -> None:
         assert token_id(token.token[:-1]) is None
         wrong = "0" if token.token[20] != "0" else "1"
         assert token_id(f"{token.token[:20]}{wrong}{token.token[21:]}") is None
+
+
+def test_the_files_on_the_page_are_read_as_they_stand(tmp_path: Path) -> None:
+    page = REPOSITORY / "docs" / "operations.md"
+    section = page.read_text().partition("## Callers with names")[2].partition("\n## ")[0]
+    found = re.findall(r"^( *)```yaml\n(.*?)^ *```$", section, flags=re.MULTILINE | re.DOTALL)
+    assert len(found) == 3  # named tokens, certificates and sockets; issuers; quotas
+    together = ""
+    for indent, text in found:
+        content = textwrap.dedent(text)
+        path = tmp_path / "callers.yaml"
+        path.write_text(content)
+        assert Directory(read_callers_file(path)), indent
+        together += content
+    path.write_text(together)
+    file = read_callers_file(path)
+    assert file.tenant_names() == {"acme", "default", "globex"}
+    assert file.tenant_limits()["acme"].stored_bytes == 10 << 30

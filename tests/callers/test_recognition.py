@@ -210,3 +210,37 @@ async def test_certificates_and_tokens_have_addresses_of_their_own(callers: Call
         ):
             async with grpc.aio.secure_channel(address, _trusting(authority, own)) as channel:
                 assert (await answer(channel, *metadata)).startswith(expected)
+
+
+async def test_a_stream_ends_when_the_authority_of_its_certificate_is_taken_away(
+    callers: CallersYaml, tmp_path: Path
+) -> None:
+    authority, next_authority = trustme.CA(), trustme.CA()
+    server = authority.issue_cert("localhost", "127.0.0.1", "::1")
+    (tmp_path / "cert.pem").write_bytes(b"".join(each.bytes() for each in server.cert_chain_pems))
+    (tmp_path / "key.pem").write_bytes(server.private_key_pem.bytes())
+    (tmp_path / "ca.pem").write_bytes(authority.cert_pem.bytes() + next_authority.cert_pem.bytes())
+    for name in ("old", "new"):
+        entry = {"name": name, "tenant": "acme", "roles": ["run"], "certificates": [f"dns:{name}.example"]}
+        callers.content["callers"].append(entry)
+    callers.write()
+    environ: dict[str, Any] = {
+        "TLS_CERT_FILE": str(tmp_path / "cert.pem"),
+        "TLS_KEY_FILE": str(tmp_path / "key.pem"),
+        "TLS_CLIENT_CA_FILE": str(tmp_path / "ca.pem"),
+        "CALLERS_FILE": str(callers.path),
+    }
+    old, new = authority.issue_cert("old.example"), next_authority.issue_cert("new.example")
+    async with (
+        serving(stream=endless, unary=who, credentials=_trusting(authority, old), **environ) as probe,
+        grpc.aio.secure_channel(probe.server.address, _trusting(authority, new)) as channel,
+    ):
+        call = probe.watch("x")
+        await call.read()
+        assert await answer(channel) == "new of acme for acme"
+        (tmp_path / "ca.pem").write_bytes(next_authority.cert_pem.bytes())
+        async with asyncio.timeout(20):
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "the authority of the client certificate is no longer trusted" in (await call.details() or "")
+        assert (await answer(probe.channel)).startswith("UNAUTHENTICATED")  # on the connection of before
+        assert await answer(channel) == "new of acme for acme"

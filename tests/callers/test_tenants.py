@@ -1,5 +1,6 @@
 """Executions belong to tenants: other tenants' ids are not there."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,25 @@ async def test_a_call_names_one_tenant_or_none(start: StartService, metadata: An
     client = await start([turn("done")])
     error = await failure_of(client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(), metadata=metadata))
     assert error.code() is code
+
+
+async def test_a_page_token_tells_nothing_and_is_for_its_tenant_alone(start: StartService) -> None:
+    client = await start([turn("done")])
+    for number in range(3):
+        await ended(client, str(number), tenant("acme"))
+    request = runner_pb2.ListExecutionsRequest(page_size=1)
+    first = await client.stub.ListExecutions(request, metadata=tenant("acme"))
+    again = await client.stub.ListExecutions(request, metadata=tenant("acme"))
+    assert first.next_page_token != again.next_page_token
+    assert b":" not in base64.urlsafe_b64decode(first.next_page_token + "===")[:4]
+    request.page_token = first.next_page_token
+    second = await client.stub.ListExecutions(request, metadata=tenant("acme"))
+    assert [each.execution_id for each in (*first.executions, *second.executions)] == ["2", "1"]
+    for other in (first.next_page_token[:-1], "4::", "x" * 200):
+        request.page_token = other
+        assert (await failure_of(client.stub.ListExecutions(request, metadata=tenant("acme")))).code() is (
+            grpc.StatusCode.INVALID_ARGUMENT
+        )
+    request.page_token = first.next_page_token
+    refused = await failure_of(client.stub.ListExecutions(request, metadata=tenant("globex")))
+    assert refused.details() == "page_token: must be a next_page_token that was given for the same filters, or empty"

@@ -54,6 +54,10 @@ async def test_an_execution_that_an_earlier_version_was_running_is_resumed(
     assert await client.state("interrupted") == event_pb2.STATE_INTERRUPTED
     assert values(state_v1) == [("interrupted", "pending_report")]  # was a file
     assert not (state_v1 / "reports-owed").exists()
+    page = await client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(tenant="*"))
+    assert {each.tenant for each in page.executions} == {"default"}
+    others = (("x-runner-tenant", "acme"),)
+    assert not (await client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(), metadata=others)).executions
 
     events = await client.collect(client.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="interrupted")))
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from runner_service.api.handlers import Context, Handler, unary_handler
+from runner_service.api.page_tokens import PageTokens
 from runner_service.api.validation import changes as validation
 from runner_service.api.validation.requests import DEFAULT_PAGE_SIZE, page_token
 from runner_service.executions.change_service import ChangeService
@@ -13,13 +14,16 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 class ChangeRpcs:
     """Validates requests about changes and answers them. Raises only `CallError`."""
 
-    def __init__(self, changes: ChangeService) -> None:
+    def __init__(self, changes: ChangeService, pages: PageTokens) -> None:
         self._changes = changes
+        self._pages = pages
 
     def handlers(self) -> Mapping[str, Handler]:
         """Returns the handlers by the names of the rpcs."""
         return {
-            "ListFileChanges": unary_handler(self.list_file_changes, runner_pb2.ListFileChangesRequest),
+            "ListFileChanges": unary_handler(
+                self._pages.sealed(self.list_file_changes), runner_pb2.ListFileChangesRequest
+            ),
             "GetDiff": unary_handler(self.get_diff, runner_pb2.GetDiffRequest),
             "RevertChanges": unary_handler(self.revert_changes, runner_pb2.RevertChangesRequest),
         }

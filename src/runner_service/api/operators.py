@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from runner_service.api.callers.watching import KnownCallers
 from runner_service.api.handlers import Context, Handler, unary_handler
+from runner_service.api.page_tokens import PageTokens
 from runner_service.api.validation.requests import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -21,15 +22,16 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 class OperatorRpcs:
     """Answers WhoAmI and ListAudit. Raises only `CallError`."""
 
-    def __init__(self, callers: KnownCallers, audit: AuditStore) -> None:
+    def __init__(self, callers: KnownCallers, audit: AuditStore, pages: PageTokens) -> None:
         self._callers = callers
+        self._pages = pages
         self._audit = audit
 
     def handlers(self) -> Mapping[str, Handler]:
         """Returns the handlers by the names of the rpcs."""
         return {
             "WhoAmI": unary_handler(self.who_am_i, runner_pb2.WhoAmIRequest),
-            "ListAudit": unary_handler(self.list_audit, runner_pb2.ListAuditRequest),
+            "ListAudit": unary_handler(self._pages.sealed(self.list_audit), runner_pb2.ListAuditRequest),
         }
 
     async def who_am_i(self, _: runner_pb2.WhoAmIRequest, __: Context) -> runner_pb2.WhoAmIResponse:

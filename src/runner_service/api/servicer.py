@@ -9,6 +9,7 @@ from runner_service import states
 from runner_service.api.changes import ChangeRpcs
 from runner_service.api.handlers import Context, Handler, stream_handler, unary_handler
 from runner_service.api.operators import OperatorRpcs
+from runner_service.api.page_tokens import PageTokens
 from runner_service.api.unread_pages import UnreadPages, connection_of
 from runner_service.api.validation import requests
 from runner_service.api.validation.approvals import (
@@ -52,7 +53,8 @@ class AgentRunnerServicer:
         self._executions = executions
         self._unread = UnreadPages()
         self._approvals = approvals
-        self._change_rpcs = ChangeRpcs(changes)
+        self._pages = PageTokens(log)
+        self._change_rpcs = ChangeRpcs(changes, self._pages)
         self._operator_rpcs = operators
         self._log = log
         self._write_timeout = write_timeout
@@ -67,7 +69,7 @@ class AgentRunnerServicer:
             "ExecuteAgent": stream_handler(self.execute_agent, runner_pb2.ExecuteAgentRequest),
             "WatchExecution": stream_handler(self.watch_execution, runner_pb2.WatchExecutionRequest),
             "GetExecution": unary_handler(self.get_execution, runner_pb2.GetExecutionRequest),
-            "ListExecutions": unary_handler(self.list_executions, runner_pb2.ListExecutionsRequest),
+            "ListExecutions": unary_handler(self._pages.sealed(self.list_executions), runner_pb2.ListExecutionsRequest),
             "CancelExecution": unary_handler(self.cancel_execution, runner_pb2.CancelExecutionRequest),
             "DeleteExecution": unary_handler(self.delete_execution, runner_pb2.DeleteExecutionRequest),
             "DeleteSession": unary_handler(self.delete_session, runner_pb2.DeleteSessionRequest),
@@ -77,7 +79,7 @@ class AgentRunnerServicer:
                 request_deserializer=runner_pb2.WatchApprovalsRequest.FromString,
                 response_serializer=runner_pb2.WatchApprovalsResponse.SerializeToString,
             ),
-            "ListApprovals": unary_handler(self.list_approvals, runner_pb2.ListApprovalsRequest),
+            "ListApprovals": unary_handler(self._pages.sealed(self.list_approvals), runner_pb2.ListApprovalsRequest),
             "ReadToolOutput": unary_handler(self.read_tool_output, runner_pb2.ReadToolOutputRequest),
             **self._change_rpcs.handlers(),
             **(self._operator_rpcs.handlers() if self._operator_rpcs else {}),

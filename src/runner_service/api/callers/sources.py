@@ -1,6 +1,7 @@
 """What names the caller at each kind of listener."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from runner_service.api.auth import Authentication, bearer_token
@@ -10,6 +11,7 @@ from runner_service.errors import UnauthenticatedError
 from runner_service.identity import OPERATOR, Caller
 
 if TYPE_CHECKING:
+    from runner_service.api.callers.authorities import Authorities
     from runner_service.api.callers.issuers import Issuers
 
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -23,6 +25,8 @@ class Callers:
         self.directory = directory
         self.issuers: Issuers | None = None
         """Those of the directory."""
+        self.authorities: Authorities | None = None
+        """Those of client certificates."""
 
     async def prepare(self, metadata: Metadata) -> None:
         """Verifies a signed token that is not known yet; from then on `by_token` is cheap.
@@ -110,7 +114,9 @@ class CertificateSource:
         """Implements `CallerSource`."""
         if self._callers.directory is None:
             return OPERATOR
-        return self._callers.directory.by_certificate(context)
+        caller = self._callers.directory.by_certificate(context)
+        authorities = self._callers.authorities
+        return replace(caller, until=authorities.until(context)) if authorities else caller
 
 
 class SocketSource:

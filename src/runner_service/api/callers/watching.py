@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from runner_service.api.auth import authentication
+from runner_service.api.callers.authorities import Authorities
 from runner_service.api.callers.directory import Directory
 from runner_service.api.callers.file import CallersFileError, read_callers_file
 from runner_service.api.callers.file_versions import version_of
@@ -32,6 +33,9 @@ class KnownCallers(Callers):
         self._version = version_of(self._path) if self._path else None
         super().__init__(authentication(settings), Directory(read_callers_file(self._path)) if self._path else None)
         self.tenants = Tenants(self.directory.file.tenant_limits() if self.directory else {})
+        if settings.tls_client_ca_file and self.directory:
+            with suppress(ValueError):  # which the server, needing the file as well, tells better
+                self.authorities = Authorities(settings.tls_client_ca_file)
         self.audit = Audit()
         self.calls = AdmittedCalls(self.tenants, self.audit)
 
@@ -48,7 +52,8 @@ class KnownCallers(Callers):
             await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
             is_changed = self._path is not None and await self._reload_if_changed(self._path)
             has_new_keys = self.issuers is not None and await self.issuers.refresh_due()
-            await self.calls.end_refused(is_changed=is_changed or has_new_keys)
+            has_other_authorities = self.authorities is not None and await self.authorities.reload_if_changed()
+            await self.calls.end_refused(is_changed=is_changed or has_new_keys or has_other_authorities)
 
     async def _reload_if_changed(self, path: Path) -> bool:
         version = await asyncio.to_thread(version_of, path)
