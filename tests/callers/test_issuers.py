@@ -122,7 +122,7 @@ async def test_no_forged_token_is_accepted_and_none_is_an_internal_error(callers
 
 async def test_mutations_of_a_good_token_raise_call_errors_alone(issuer: Issuer) -> None:
     accepting = Issuers()
-    await accepting.configure([IssuerEntry.model_validate(issuer.entry())])
+    accepting.configure([IssuerEntry.model_validate(issuer.entry())])
     good = issuer.token()
     await accepting.admit(good)
     chosen = random.Random(7)
@@ -225,7 +225,7 @@ async def test_verifying_unknown_tokens_leaves_time_for_known_ones(
 ) -> None:
     monkeypatch.setattr(issuers_module, "_MAX_WAIT_SECONDS", 0.0)
     accepting = Issuers()
-    await accepting.configure([IssuerEntry.model_validate(issuer.entry())])
+    accepting.configure([IssuerEntry.model_validate(issuer.entry())])
     known, others = issuer.token(), [issuer.token(sub=f"robot{each}") for each in range(3)]
     await accepting.admit(known)
 
@@ -240,7 +240,7 @@ async def test_verifying_unknown_tokens_leaves_time_for_known_ones(
 
 
 async def test_a_stream_ends_when_its_signed_token_expires(callers: CallersYaml, issuer: Issuer) -> None:
-    token = issuer.token(exp=time.time() - 28.5)  # the leeway is 30 s
+    token = issuer.token(exp=int(time.time()) - 27)  # the leeway is 30 s
     async with serving(stream=endless, CALLERS_FILE=str(callers.path)) as probe:
 
         async def whole(call: Any) -> None:
@@ -249,4 +249,5 @@ async def test_a_stream_ends_when_its_signed_token_expires(callers: CallersYaml,
                     pass
 
         error = await failure_of(whole(probe.watch("x", metadata=bearer(token))))
-        assert (error.code(), error.details()) == (grpc.StatusCode.UNAUTHENTICATED, "the token of robot has expired")
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert (error.details() or "").endswith("has expired")

@@ -32,7 +32,7 @@ class Issuers:
         self._generation: tuple[int, ...] = ()
         self._verifying = asyncio.Lock()
 
-    async def configure(self, entries: Sequence[IssuerEntry]) -> None:
+    def configure(self, entries: Sequence[IssuerEntry]) -> None:
         """Takes the issuers of the file; keys that are known already stay known."""
         self._key_sets = {
             _source(each): self._key_sets.get(_source(each))
@@ -41,7 +41,6 @@ class Issuers:
         }
         self._entries = entries
         self._accepted.clear()
-        await self.refresh_due()
 
     async def refresh_due(self) -> bool:
         """Reads the keys whose time has come. Returns whether any have changed."""

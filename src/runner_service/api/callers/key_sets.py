@@ -67,8 +67,11 @@ class KeySet:
 
     async def find(self, key_id: str, algorithm: str) -> Any:
         """Returns a key, after another read if it is not known and the last attempt is not recent; None without one."""
-        if (key_id, algorithm) not in self.keys and not isinstance(self._source, Path):
-            await self._refresh_unless_recent(UNKNOWN_KEY_INTERVAL_SECONDS)
+        if (key_id, algorithm) not in self.keys:
+            if isinstance(self._source, Path):
+                await self.refresh_if_due()
+            else:
+                await self._refresh_unless_recent(UNKNOWN_KEY_INTERVAL_SECONDS)
         return self.keys.get((key_id, algorithm))
 
     async def _refresh_unless_recent(self, interval_seconds: float) -> None:

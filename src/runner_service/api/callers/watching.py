@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -39,21 +39,23 @@ class KnownCallers(Callers):
         self.audit = Audit()
         self.calls = AdmittedCalls(self.tenants, self.audit)
 
-    async def configure_issuers(self) -> None:
-        """Takes the issuers of the directory, and reads their keys."""
+    def configure_issuers(self) -> None:
+        """Takes the issuers of the directory. Their keys are read when they are needed, or by `watch_keys`."""
         if self.directory is not None:
             metrics.set_tenants(self.directory.file.tenant_names())
             self.issuers = self.issuers or Issuers()
-            await self.issuers.configure(self.directory.file.issuers)
+            self.issuers.configure(self.directory.file.issuers)
 
-    async def watch(self) -> None:
-        """Looks every second, for ever. The stat of a path also sees that a symlink on the way was replaced."""
-        while True:
-            await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
-            is_changed = self._path is not None and await self._reload_if_changed(self._path)
-            has_new_keys = self.issuers is not None and await self.issuers.refresh_due()
-            has_other_authorities = self.authorities is not None and await self.authorities.reload_if_changed()
-            await self.calls.end_refused(is_changed=is_changed or has_new_keys or has_other_authorities)
+    async def watch_files(self) -> None:
+        """Looks at the files every second, and ends what is no longer allowed."""
+        is_changed = self._path is not None and await self._reload_if_changed(self._path)
+        has_other_authorities = self.authorities is not None and await self.authorities.reload_if_changed()
+        await self.calls.end_refused(is_changed=is_changed or has_other_authorities)
+
+    async def watch_keys(self) -> None:
+        """Reads the keys of issuers whose time has come; apart from the files, since an issuer may not answer."""
+        if self.issuers is not None and await self.issuers.refresh_due():
+            await self.calls.end_refused(is_changed=True)
 
     async def _reload_if_changed(self, path: Path) -> bool:
         version = await asyncio.to_thread(version_of, path)
@@ -67,7 +69,7 @@ class KnownCallers(Callers):
             return False
         self._version = version
         self.tenants.replace(self.directory.file.tenant_limits())
-        await self.configure_issuers()
+        self.configure_issuers()
         file = self.directory.file
         logger.info("callers_file_read callers=%d digest=%.12s", len(file.callers), file.digest)
         return True
@@ -81,10 +83,24 @@ async def known_callers(settings: Settings) -> AsyncIterator[KnownCallers]:
         CallersFileError: CALLERS_FILE cannot be used.
     """
     callers = await asyncio.to_thread(KnownCallers, settings)
-    await callers.configure_issuers()
-    watching = asyncio.create_task(callers.watch(), name="watch-callers")
+    callers.configure_issuers()
+    watching = [
+        asyncio.create_task(_repeat(callers.watch_files), name="watch-callers"),
+        asyncio.create_task(_repeat(callers.watch_keys), name="watch-keys"),
+    ]
     try:
         yield callers
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        for each in watching:
+            each.cancel()
+        await asyncio.wait(watching)
+
+
+async def _repeat(look: Callable[[], Awaitable[None]]) -> None:
+    """Looks every second, for ever: a defect must not end the revocation of what others are no longer allowed."""
+    while True:
+        await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
+        try:
+            await look()
+        except Exception:
+            logger.exception("watching_callers_failed")
