@@ -7,11 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests import http2
 from tests.probe import SERVICE, Context, failure_of, serving
+from tests.running import StartProcess, turn
 
 from runner_service.api.health import MAX_WATCHES
 from runner_service.server import CHANNEL_OPTIONS, BindError
@@ -152,6 +154,38 @@ async def test_probes_have_an_address_of_their_own_that_callers_cannot_fill() ->
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
             await probe.server.stop()
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.mark.long
+async def test_idle_connections_for_all_descriptors_lock_out_nobody_who_is_connected_and_no_probe(
+    start_process: StartProcess, unused_tcp_port: int
+) -> None:
+    """The attack in full, on a service that may have 512 descriptors: 700 connections that say nothing."""
+    health_address = f"127.0.0.1:{unused_tcp_port}"
+    service = await start_process(
+        [turn("Done.")], before=["prlimit", "--nofile=512:512"], HEALTH_ADDRESS=health_address
+    )
+    await service.client.execute()
+    host, _, port = service.address.rpartition(":")
+    process = psutil.Process(service.process.pid)
+    writers: list[asyncio.StreamWriter] = []
+    try:
+        writers.extend([(await asyncio.open_connection(host, int(port)))[1] for _ in range(700)])
+        assert process.num_fds() < 512
+        assert (await service.client.execute())[-1].HasField("finished")
+        for _ in range(5):
+            async with grpc.aio.insecure_channel(
+                health_address, options=[("grpc.use_local_subchannel_pool", 1)]
+            ) as own:
+                health: Any = health_pb2_grpc.HealthStub(own)
+                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=20)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    finally:
+        for writer in writers:
+            writer.close()
+    async with grpc.aio.insecure_channel(service.address, options=[("grpc.use_local_subchannel_pool", 1)]) as caller:
+        new: Any = health_pb2_grpc.HealthStub(caller)
+        await new.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=60)
 
 
 async def test_an_address_for_probes_that_is_taken_is_named() -> None:

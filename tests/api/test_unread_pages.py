@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import psutil
+import pytest
 from tests.running import StartProcess, command, turn
 from tests.scraping import metrics_url, scrape
 
@@ -130,3 +131,38 @@ async def test_hundreds_of_watchers_that_do_not_read_cost_a_bounded_amount_that_
     async with asyncio.timeout(30):
         while process.memory_info().rss - before > 60 * MIB:
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.long
+async def test_nine_hundred_watchers_that_do_not_read_cost_a_third_of_what_they_did(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    """They cost 1.3 GB once. Whoever reads goes on meanwhile, and the memory comes back."""
+    output = command("head -c 4000000 /dev/urandom | base64")
+    service = await start_process([turn("", output), turn("Done.")], METRICS_ADDRESS="127.0.0.1:0")
+    await service.client.execute(execution_id="long")
+    metrics = metrics_url(tmp_path / "state")
+    process = psutil.Process(service.process.pid)
+    before = process.memory_info().rss
+    watch = runner_pb2.WatchExecutionRequest(execution_id="long")
+
+    async with AsyncExitStack() as channels:
+        calls = []
+        for _ in range(30):
+            channel = await channels.enter_async_context(
+                grpc.aio.insecure_channel(service.address, options=OWN_SMALL_BUFFERS)
+            )
+            stub: runner_grpc.AgentRunnerServiceAsyncStub = runner_grpc.AgentRunnerServiceStub(channel)
+            calls += [stub.WatchExecution(watch) for _ in range(30)]
+        most = 0
+        for _ in range(30):
+            most = max(most, process.memory_info().rss - before)
+            assert (await service.client.collect(service.stub.WatchExecution(watch)))[-1].HasField("finished")
+        assert most < 450 * MIB
+        for call in calls:
+            call.cancel()
+    while (await scrape(metrics)).value("runner_watchers"):
+        await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while process.memory_info().rss - before > 100 * MIB:
+            await asyncio.sleep(0.5)
