@@ -1,6 +1,8 @@
 """What the calls of an execution change is published after them, and counted in the end."""
 
+import asyncio
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -151,3 +153,46 @@ async def test_secrets_are_redacted_in_paths_of_changes(start: StartService) -> 
     environment = {"TOKEN": runner_pb2.EnvironmentValue(value=secret, is_secret=True)}
     events = await (await start(turns)).execute(environment=environment)
     assert changes(events) == [("call-1-1", "ADDED", "[redacted:secret].txt")]
+
+
+@pytest.mark.parametrize("level", ["workspace", "strict"])
+async def test_a_confined_execution_is_tracked_within_its_confinement(
+    start: StartService, tmp_path: Path, level: str
+) -> None:
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    root = repository(tmp_path / "work", {"a.txt": b"1\n", "gone.txt": b"gone\n"})
+    turns = [turn("", command("echo 2 >> a.txt; rm gone.txt; echo 3 > new; ls -A /tmp")), turn("done")]
+    client = await start(turns, SANDBOX_ROOT_DIR=str(root), SANDBOX_CONFINEMENT=level)
+    events = await client.execute(execution_id="e")
+    assert notices(events) == []
+    assert changes(events) == [
+        ("call-1-1", "MODIFIED", "a.txt"),
+        ("call-1-1", "DELETED", "gone.txt"),
+        ("call-1-1", "ADDED", "new"),
+    ]
+    await client.stub.RevertChanges(runner_pb2.RevertChangesRequest(execution_id="e"))
+    assert sorted(os.listdir(root)) == [".git", "a.txt", "gone.txt"]  # noqa: PTH208  # names alone
+    assert (root / "a.txt").read_bytes() == b"1\n"
+
+
+async def test_two_executions_in_one_directory_list_shared_changes_and_know_their_own_writes(
+    start: StartService, tmp_path: Path
+) -> None:
+    root = repository(tmp_path / "work", {"a.txt": b"1\n"})
+    meeting = "touch $NAME.ready; until [ -e one.ready ] && [ -e two.ready ]; do sleep 0.05; done"
+    turns = [
+        turn("", command(f"{meeting}; echo $NAME > $NAME.txt; sleep 0.5")),
+        turn("", ("write_file", {"file_path": "/{{message}}.written", "content": "x"})),
+        turn("done"),
+    ]
+    client = await start(turns, SANDBOX_ROOT_DIR=str(root))
+    named = [
+        client.execute(name, execution_id=name, environment={"NAME": runner_pb2.EnvironmentValue(value=name)})
+        for name in ("one", "two")
+    ]
+    for name, events in zip(("one", "two"), await asyncio.gather(*named), strict=True):
+        found = {each.path: each.shared for event in events for each in event.files_changed.changes}
+        assert found["one.txt"]
+        assert found["two.txt"]
+        assert not found[f"{name}.written"]

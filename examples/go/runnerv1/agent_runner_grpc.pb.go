@@ -118,7 +118,7 @@ type AgentRunnerServiceClient interface {
 	// INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
 	ReadToolOutput(ctx context.Context, in *ReadToolOutputRequest, opts ...grpc.CallOption) (*ReadToolOutputResponse, error)
 	// Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
 	//
 	// NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
 	// INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
@@ -438,7 +438,7 @@ type AgentRunnerServiceServer interface {
 	// INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
 	ReadToolOutput(context.Context, *ReadToolOutputRequest) (*ReadToolOutputResponse, error)
 	// Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
 	//
 	// NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
 	// INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.

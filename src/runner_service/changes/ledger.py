@@ -13,7 +13,8 @@ class Ledger:
         self._states: dict[str, FileState | None] = {
             change.path: change.after for change_set in earlier for change in change_set.changes
         }
-        self._written: dict[str, FileState | None] = {}
+        self.written: dict[str, FileState | None] = {}
+        """What file tools have left, by path."""
 
     def known(self, change: FoundChange) -> FileState | None:
         """Returns what the file was before a change: as a file tool saw it, else as last seen, else as scanned."""
@@ -33,10 +34,10 @@ class Ledger:
         """Notes a change that the execution made."""
         self._states[change.path] = change.after
         if is_exact:
-            self._written[change.path] = change.after
+            self.written[change.path] = change.after
         else:
-            self._written.pop(change.path, None)
+            self.written.pop(change.path, None)
 
     def was_written(self, path: str, state: FileState | None) -> bool:
         """Returns whether a file tool has left a file in this state."""
-        return path in self._written and self._written[path] == state
+        return path in self.written and self.written[path] == state

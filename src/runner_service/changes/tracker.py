@@ -12,7 +12,7 @@ from runner_service.changes.ledger import Ledger
 from runner_service.changes.messages import file_change
 from runner_service.changes.net import net_changes
 from runner_service.changes.records import ChangeSet, RecordedChange
-from runner_service.changes.workspaces import Workspaces
+from runner_service.changes.workspaces import PastWorker, Workspaces
 from runner_service.events.stream import EventStream
 from runner_service.executors.completion import run_to_completion
 from runner_service.executors.protocol import SandboxError
@@ -75,6 +75,10 @@ class ChangeTracker:
     def has_written(self, path: str, state: FileState | None) -> bool:
         """Implements `Worker`."""
         return self._ledger.was_written(path.removeprefix(f"{self.place}/"), state)
+
+    def past(self) -> PastWorker:
+        """Returns what others need to know of it when it has ended."""
+        return PastWorker(self.place, self._last_active, self._ledger.written)
 
     async def before_call(self) -> None:
         """Waits until the effects of a call that is about to begin can be told from earlier ones."""
@@ -183,7 +187,7 @@ async def tracked(tracker: ChangeTracker, workspaces: Workspaces) -> AsyncIterat
     try:
         yield tracker
     finally:
-        workspaces.leave(tracker)
+        workspaces.leave(tracker, tracker.past())
         await run_to_completion(_stop(tracker))
 
 

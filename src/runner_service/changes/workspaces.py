@@ -1,11 +1,14 @@
 """Which executions of this process work in the same directory."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from runner_service.executors.tracking import FileState, FoundChange
 
 _MAX_RESTORED = 10_000
+_MAX_PAST_WORKERS = 64
 
 
 class Worker(Protocol):
@@ -22,20 +25,41 @@ class Worker(Protocol):
         """Returns whether a file tool of it left a file, by its absolute path, in a state."""
 
 
+@dataclass(frozen=True)
+class PastWorker:
+    """What is remembered of an execution that has ended: another may find its changes later."""
+
+    place: str
+    last_active: float
+    written: Mapping[str, FileState | None]
+    """What its file tools left, by the path relative to the directory."""
+
+    def was_active_since(self, moment: float) -> bool:
+        """Implements `Worker`."""
+        return self.last_active >= moment
+
+    def has_written(self, path: str, state: FileState | None) -> bool:
+        """Implements `Worker`."""
+        name = path.removeprefix(f"{self.place}/")
+        return name in self.written and self.written[name] == state
+
+
 class Workspaces:
     """The executions that run. One for each process."""
 
     def __init__(self) -> None:
         self._workers: list[Worker] = []
+        self._past: deque[Worker] = deque(maxlen=_MAX_PAST_WORKERS)
         self._restored: dict[str, FileState | None] = {}
 
     def enter(self, worker: Worker) -> None:
         """Adds an execution."""
         self._workers.append(worker)
 
-    def leave(self, worker: Worker) -> None:
-        """Removes an execution."""
+    def leave(self, worker: Worker, past: PastWorker) -> None:
+        """Removes an execution, of which some things are remembered."""
         self._workers.remove(worker)
+        self._past.append(past)
 
     def note_restored(self, path: str, state: FileState | None) -> None:
         """Notes that a revert has left a file, by its absolute path, in a state: a scan may find it later."""
@@ -56,7 +80,7 @@ class Workspaces:
         return any(each.was_active_since(since) for each in self._neighbours(worker))
 
     def _neighbours(self, worker: Worker) -> Iterator[Worker]:
-        for each in self._workers:
+        for each in (*self._workers, *self._past):
             if each is not worker and worker.place and each.place and _overlap(each.place, worker.place):
                 yield each
 

@@ -243,7 +243,7 @@ class AgentRunnerServiceServicer:
 
     def ListFileChanges(self, request, context):
         """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-        the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+        the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
 
         NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
         INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.

@@ -116,7 +116,7 @@ class AgentRunnerServiceStub:
     """
     ListFileChanges: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.ListFileChangesRequest, _agent_runner_pb2.ListFileChangesResponse]
     """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
 
     NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
     INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
@@ -255,7 +255,7 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     """
     ListFileChanges: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.ListFileChangesRequest, _agent_runner_pb2.ListFileChangesResponse]  # type: ignore[assignment]
     """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
 
     NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
     INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
@@ -445,7 +445,7 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_runner_pb2.ListFileChangesResponse, _abc.Awaitable[_agent_runner_pb2.ListFileChangesResponse]]:
         """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-        the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
+        the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
 
         NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
         INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.

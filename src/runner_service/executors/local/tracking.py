@@ -83,7 +83,7 @@ class LocalTracking:
             cwd=self._root,
             timeout=timeout_seconds,
             sink=messages,
-            environment=command_environment({}, root=self._root),
+            environment=_environment(self._root),
         )
         if result.timed_out:
             raise TrackingError(f"looking for changes took more than {timeout_seconds:g} s")
@@ -158,6 +158,13 @@ class _Messages:
                 contents[state.sha256] = data
         changed_at = float(str(message["changed_at"]))
         return FoundChange(str(message["path"]), states[0], states[1], contents, changed_at)
+
+
+def _environment(root: str) -> dict[str, str]:
+    """Returns the scanner's variables: none of the caller's."""
+    environment = command_environment({}, root=root)
+    # Programs are started by their bare names, and an interpreter finds its library by its name and PATH.
+    return {**environment, "PATH": f"{os.path.dirname(_INTERPRETER)}:{environment['PATH']}"}  # noqa: PTH120  # a string
 
 
 async def _ignore(change: FoundChange) -> None:
