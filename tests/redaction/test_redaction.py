@@ -4,11 +4,14 @@ import base64
 import json
 import random
 import re
+import threading
 from urllib.parse import quote
 
 import pytest
 
 from runner_service.redaction import MARK, Redactor
+
+SECRET = "a-secret-of-some-length"
 
 
 def test_a_secret_is_replaced_wherever_it_stands() -> None:
@@ -146,3 +149,38 @@ def test_cutting_a_stream_anywhere_changes_nothing() -> None:
 
 def test_repr_shows_no_secret() -> None:
     assert "hunter2" not in repr(Redactor(["hunter2-hunter2"]))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"{'x' * 100_000} {SECRET}",
+        {"deep": [{"name": SECRET, SECRET: number} for number in range(1000)]},
+        [SECRET, None, 1, 1.5, True, ("a", SECRET)],
+        {str(number): SECRET for number in range(10_000)},
+    ],
+)
+async def test_a_value_is_redacted_alike_on_the_loop_and_in_a_thread(value: object) -> None:
+    redactor = Redactor([SECRET])
+    redacted = await redactor.any_value(value)
+    assert redacted == redactor.value(value)
+    assert SECRET not in str(redacted)
+
+
+async def test_only_a_small_value_is_redacted_on_the_loop() -> None:
+    threads: set[str] = set()
+
+    class Watching(Redactor):
+        def value(self, value: object) -> object:
+            threads.add(threading.current_thread().name)
+            return super().value(value)
+
+    redactor = Watching([SECRET])
+    await redactor.any_value({"a": ["b"] * 100})
+    assert threads == {threading.main_thread().name}
+    threads.clear()
+    large: object
+    for large in ("x" * 100_000, ["x"] * 10_000, {str(number): {} for number in range(10_000)}):
+        await redactor.any_value(large)
+    assert threads
+    assert threading.main_thread().name not in threads

@@ -56,7 +56,7 @@ async def pass_gate(scope: RunScope, call: RunningCall, request: ToolCallRequest
     if verdict.verdict != DENY and run.approvals.asked(call.id):
         return await _wait(scope, call, request, asked_call, verdict)
     if verdict.verdict == ASK and not verdict.skip:
-        _ask(run, call, request, asked_call, verdict, await describe_change(run, asked_call))
+        await _ask(run, call, request, asked_call, verdict, await describe_change(run, asked_call))
         return await _wait(scope, call, request, asked_call, verdict)
     if verdict.skip:
         _notify_skipped(run, call, verdict)
@@ -87,7 +87,7 @@ async def _wait(
         if change.sha256 == asked.request.file_sha256:
             return passage
         # What was approved is not what would happen.
-        _ask(run, call, request, asked_call, verdict, change)
+        await _ask(run, call, request, asked_call, verdict, change)
     raise RuntimeError("a call waits for a decision only once it was asked about")
 
 
@@ -115,7 +115,7 @@ def _decided(run: AgentRun, call: RunningCall, request: ToolCallRequest) -> Pass
     return Passage(request, f"{_SKIPPED}{comment}")
 
 
-def _ask(
+async def _ask(
     run: AgentRun,
     call: RunningCall,
     request: ToolCallRequest,
@@ -127,7 +127,7 @@ def _ask(
         tool_call_id=call.id,
         name=call.name,
         kind=kind_of(call.name),
-        arguments=arguments_struct(run.redactor.value(request.tool_call["args"])),
+        arguments=arguments_struct(await run.redactor.any_value(request.tool_call["args"])),
         reason=run.redactor.text(verdict.reason),
         source=verdict.source,
         diff=run.redactor.text(change.diff),

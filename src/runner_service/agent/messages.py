@@ -10,7 +10,7 @@ _ODD = re.compile(r"[^A-Za-z0-9_-]")
 _GOOD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def normalize_message(message: AIMessage, scope: RunScope, message_id: str) -> AIMessage:
+async def normalize_message(message: AIMessage, scope: RunScope, message_id: str) -> AIMessage:
     """Returns the message as it enters the conversation.
 
     Providers repeat or omit ids of messages and of tool calls; the conversation, the events and the output files need
@@ -19,14 +19,16 @@ def normalize_message(message: AIMessage, scope: RunScope, message_id: str) -> A
     calls: list[ToolCall] = [
         {**call, "id": _unique_id(scope.run.redactor.text(call["id"] or ""), scope)} for call in message.tool_calls
     ]
-    redact = scope.run.redactor.value
+    redact = scope.run.redactor.any_value
     return AIMessage(
-        content=redact(message.content),
-        additional_kwargs=redact(message.additional_kwargs),
-        response_metadata=redact(message.response_metadata),
+        content=await redact(message.content),
+        additional_kwargs=await redact(message.additional_kwargs),
+        response_metadata=await redact(message.response_metadata),
         usage_metadata=message.usage_metadata,
         id=f"{scope.run_id}-{message_id}",
-        tool_calls=[{**call, "name": _clean_name(call["name"], scope), "args": redact(call["args"])} for call in calls],
+        tool_calls=[
+            {**call, "name": _clean_name(call["name"], scope), "args": await redact(call["args"])} for call in calls
+        ],
     )
 
 

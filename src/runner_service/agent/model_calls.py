@@ -152,7 +152,7 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
     # What comes next puts the message into a checkpoint, and it is never said again: the log has to have it by then.
     await scope.run.events.flush()
     heed_ending(scope, message, stop_reason)
-    settled = normalize_message(message, scope, streamed.message_id)
+    settled = await normalize_message(message, scope, streamed.message_id)
     if settled.tool_calls:
         check_tokens(scope.run)
     elif name := call_written_as_text(str(settled.text), _tool_names(request)):

@@ -78,12 +78,17 @@ class Outcome:
 
 
 class ToolCallReporter:
-    """Publishes the start of a call when constructed, and its end once: the first of `end` and `cancel`."""
+    """Publishes the start of a call when constructed, and its end once: the first of `end` and `cancel`.
 
-    def __init__(self, scope: RunScope, call: RunningCall, arguments: Mapping[str, Any]) -> None:
+    `shown` are the arguments, redacted.
+    """
+
+    def __init__(
+        self, scope: RunScope, call: RunningCall, arguments: Mapping[str, Any], shown: Mapping[str, Any]
+    ) -> None:
         self._scope = scope
         self._call = call
-        self._arguments = arguments
+        self._shown = shown
         self._start_time = time.monotonic()
         self._ended = False
         self._sub_agents = sub_agent_names(scope.run)
@@ -93,19 +98,20 @@ class ToolCallReporter:
             self._ended = call.id in resumption.finished_calls
             if call.id in resumption.started_calls:
                 return
-        shown = arguments_struct(scope.run.redactor.value(arguments))
+        struct = arguments_struct(shown)
         self._publish(
-            event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name, kind=kind_of(call.name), arguments=shown)
+            event_pb2.ToolCallStarted(tool_call_id=call.id, name=call.name, kind=kind_of(call.name), arguments=struct)
         )
         if self._sub_agent in self._sub_agents:
-            task = shorten(scope.run.redactor.text(str(arguments.get("description", ""))), _MAX_ARGUMENT_CHARACTERS)
+            task = shorten(str(shown.get("description", "")), _MAX_ARGUMENT_CHARACTERS)
             self._publish(event_pb2.SubAgentStarted(tool_call_id=call.id, name=self._sub_agent, description=task))
 
-    def outcome(self, result: ToolMessage | Command[Any]) -> Outcome:
+    async def outcome(self, result: ToolMessage | Command[Any]) -> Outcome:
         """Returns the outcome of the call, redacted."""
         message = _message_in(result)
-        redact = self._scope.run.redactor.value
-        clean = message.model_copy(update={"content": redact(message.content), "artifact": redact(message.artifact)})
+        redact = self._scope.run.redactor.any_value
+        update = {"content": await redact(message.content), "artifact": await redact(message.artifact)}
+        clean = message.model_copy(update=update)
         event = self._call.ended or self._finished_with(clean)
         command = self._call.output.result if self._call.output else None
         return Outcome(_with_message(result, message, clean), event, command)
@@ -165,7 +171,7 @@ class ToolCallReporter:
         return event
 
     def _publish_todos(self) -> None:
-        todos = self._scope.run.redactor.value(self._arguments.get("todos", []))
+        todos = self._shown.get("todos", [])
         items = [event_pb2.Todo(content=each["content"], status=_TODO_STATUSES[each["status"]]) for each in todos]
         self._publish(event_pb2.TodosUpdated(todos=items))
 

@@ -81,13 +81,14 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         call.rejected = bool(passage.refusal)
         request = passage.request
         count_tool_call(scope.run, call.id)
-        report = ToolCallReporter(scope, call, request.tool_call["args"])
+        arguments = request.tool_call["args"]
+        report = ToolCallReporter(scope, call, arguments, await scope.run.redactor.any_value(arguments))
         token = current_call.set(call)
         try:
             with tool_span(call.name, call.id) as span:
                 async with _tracked(scope.run, call):
                     refused = _failed(request, passage.refusal) if passage.refusal else None
-                    outcome = report.outcome(refused or await self._run(scope, call, request, handler))
+                    outcome = await report.outcome(refused or await self._run(scope, call, request, handler))
                     await self._record_end(scope, call, outcome, report)
                 outcome.record(span)
             told = scope.loop_detector(call.sub_agent_id).observe_call(

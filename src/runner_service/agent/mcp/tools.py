@@ -1,5 +1,6 @@
 """Tools of MCP servers as the agent's: arguments unchanged, results as text and images that every provider takes."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -52,12 +53,13 @@ class McpTool(BaseTool):
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
 
-    async def _arun(self, arguments: dict[str, Any]) -> tuple[str | Blocks, dict[str, Any] | None]:
+    async def _arun(self, arguments: dict[str, Any]) -> str | Blocks:
         result = await self.call(arguments)
-        content = _content(result)
+        # A thread, since a result may have 8 MiB and 50,000 values.
+        content = await asyncio.to_thread(_content, result)
         if result.isError:
             raise _FailedResultError(content)
-        return content, {"structured_content": result.structuredContent} if result.structuredContent else None
+        return content
 
 
 def mcp_tool(tool: Tool, name: str, call: CallTool) -> McpTool:
@@ -66,7 +68,6 @@ def mcp_tool(tool: Tool, name: str, call: CallTool) -> McpTool:
         name=name,
         description=tool.description or "",
         args_schema=tool.inputSchema,
-        response_format="content_and_artifact",
         handle_tool_error=_content_of_failure,
         metadata=tool.annotations.model_dump() if tool.annotations else None,
         call=call,
