@@ -184,3 +184,27 @@ async def test_only_a_small_value_is_redacted_on_the_loop() -> None:
         await redactor.any_value(large)
     assert threads
     assert threading.main_thread().name not in threads
+
+
+ALIKE = {
+    "runs": (["a" * length for length in range(6, 500)], b"a" * 30_000),
+    "repetitions": (["ab" * length for length in range(3, 250)], b"ab\n" * 10_000),
+    "one beginning": (["x" * 300 + f"{number:0100}" for number in range(200)], b"x" * 30_000),
+    "one that is long": (["a" * 100_000 + "b"], b"a" * 30_000),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize("chunk", [1000, 70_000])
+def test_no_secret_passes_where_comparing_all_would_take_too_long(name: str, chunk: int) -> None:
+    secrets, fill = ALIKE[name]
+    long = "".join(random.Random(2).choices("0123456789", k=5000))
+    stream = Redactor([*secrets, SECRET, long]).stream()
+    text = b"".join([fill, SECRET.encode(), fill, long.encode(), fill, secrets[-1].encode(), fill[:99], b" end"])
+    parts = [stream.feed(text[start : start + chunk]) for start in range(0, len(text), chunk)]
+    told = b"".join([*parts, stream.flush()])
+    assert SECRET.encode() not in told
+    assert secrets[-1].encode() not in told
+    assert all(long[start : start + 100].encode() not in told for start in range(0, 5000, 100))
+    assert told.endswith(b" end")
+    assert len(told) < len(text)

@@ -5,7 +5,7 @@ an automaton. Where it finds something, a second one looks for the first 32 byte
 is compared with the whole.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -28,7 +28,12 @@ _MAX_FOR_SIMD = 384  # six searches at more than 5 GB/s each; one automaton reac
 _CONTINUATION = range(0x80, 0xC0)  # bytes within a character of UTF-8
 _MAX_FOR_DFA = 4000
 _DFA, _NFA = Implementation.DFA, Implementation.ContiguousNFA
-_MAX_COMPARISONS = 2000  # in one text; beyond them a seed counts as a whole
+_WINDOW_BYTES = 512
+_LAST_BYTES = 2 * _PIECE_INTERVAL_BYTES
+_COMPARED_BYTES = _PIECE_INTERVAL_BYTES + _PIECE_BYTES  # of a long form, at first: behind them is its next piece
+_HIT_WORK, _COMPARISON_WORK, _LIKELY_WORK, _PLACE_WORK = 8, 60, 20, 3  # in tenths of microseconds
+_MAX_WORK = 100_000  # in 64 KiB
+_FIRST_STEP_BYTES = 64
 
 
 class Place(NamedTuple):
@@ -39,11 +44,15 @@ class Place(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A part of a text; `continued` are the forms that may go on behind the end of the text, and where."""
+    """A part of a text; `continued` are the forms that may go on behind the end of the text, and where.
+
+    A blanket one may be without a secret.
+    """
 
     start: int
     end: int
     continued: Sequence[Place] = ()
+    is_blanket: bool = False
 
 
 class PatternSource(Protocol):
@@ -68,6 +77,8 @@ class Patterns:
                 continue
             for piece, offset in _pieces_of(form):
                 self._places.setdefault(piece, []).append(Place(form, offset))
+        for places in self._places.values():
+            places.sort(key=_next_bytes)
         self._sorted = sorted(patterns.union(self._places))
         self._longest = max(map(len, self._sorted), default=0)
         self._shortest = min(map(len, self._sorted), default=0)
@@ -96,19 +107,27 @@ class Patterns:
         return self.open_tail(text, 0) == len(text) and not self.may_be_in(text)
 
     def matches(self, text: bytes) -> Iterator[Match]:
-        """Yields the leftmost matches, of those that begin at one place the longest."""
+        """Yields the leftmost matches, of those that begin at one place the longest.
+
+        Where comparing would take too long, a part of the text is one match, whatever is in it.
+        """
         if not self.may_be_in(text):
             return
-        end = comparisons = 0
-        for start, negative_end in self._seeds_in(text):
-            if start < end:
+        end, work = 0, _Work(text)
+        for window in range(0, len(text), _WINDOW_BYTES):
+            if work.is_too_much and window < len(text) - _LAST_BYTES:
                 continue
-            comparisons += 1
-            is_certain = comparisons > _MAX_COMPARISONS
-            match = Match(start, -negative_end) if is_certain else self._match_at(text, start, -negative_end, end)
-            if match:
-                yield match
-                end = match.end
+            if work.is_too_much:  # what may go on behind the end is looked at in any case
+                yield Match(end, window, is_blanket=True)
+                end, work = window, _Work(b"")
+            for start, negative_end in self._seeds_in(text, max(window, end), window + _WINDOW_BYTES, work):
+                if work.is_too_much:
+                    break
+                if start >= end and (match := self._match_at(text, start, -negative_end, end, work)):
+                    yield match
+                    end = match.end
+        if work.is_too_much:
+            yield Match(end, len(text), is_blanket=True)
 
     def open_tail(self, text: bytes, position: int) -> int:
         """Returns where, from `position` on, a pattern begins that goes on behind the end; the end if none does."""
@@ -123,9 +142,14 @@ class Patterns:
                 return start
         return end
 
-    def _seeds_in(self, text: bytes) -> list[tuple[int, int]]:
-        hits = (search.find_matches_as_indexes(text, overlapping=True) for search in self._seeds)
-        return sorted((start, -end) for each in hits for _, start, end in each)
+    def _seeds_in(self, text: bytes, first: int, last: int, work: "_Work") -> list[tuple[int, int]]:
+        """Returns the seeds that begin in a part of the text, and the negatives of their ends; sorted."""
+        part = text[first : last + _SEED_BYTES - 1] if first < last else b""
+        hits = [search.find_matches_as_indexes(part, overlapping=True) for search in self._seeds]
+        work.add(_HIT_WORK * sum(map(len, hits)))
+        if work.is_too_much:
+            return []
+        return sorted((first + start, -first - end) for each in hits for _, start, end in each if first + start < last)
 
     def _prefixes_in(self, text: bytes, first: int) -> Sequence[int]:
         """Returns, in order, where prefixes may begin: a hit hides others that begin within it."""
@@ -137,17 +161,63 @@ class Patterns:
         near = {first + start + offset for start in starts for offset in range(_PREFIX_BYTES)}
         return sorted(start for start in near if start <= last)
 
-    def _match_at(self, text: bytes, start: int, end: int, floor: int) -> Match | None:
-        found = [each for each in self._by_seed[text[start:end]] if text.startswith(each, start)]
-        if not found:
+    def _match_at(self, text: bytes, start: int, end: int, floor: int, work: "_Work") -> Match | None:
+        pattern = _longest_prefix(self._by_seed[text[start:end]], text[start : start + _MAX_WHOLE_BYTES])
+        work.add(_COMPARISON_WORK)
+        if pattern is None:
             return None
-        pattern = found[-1]  # sorted, so the last is the longest
         places = self._places.get(pattern)
-        return extended(text, start, places, floor) if places else Match(start, start + len(pattern))
+        if places is None:
+            return Match(start, start + len(pattern))
+        likely = _most_alike(text[start : start + _COMPARED_BYTES], places)
+        work.add(_LIKELY_WORK * len(likely) + _PLACE_WORK * len(places))
+        return extended(text, start, likely, floor, before=places)
 
 
-def extended(text: bytes, start: int, places: Sequence[Place], floor: int) -> Match:
-    """Returns how far the forms go along with a text, forward and, down to `floor`, backward."""
+class _Work:
+    """How long comparing takes, in tenths of microseconds."""
+
+    def __init__(self, text: bytes) -> None:
+        self._done = 0
+        self._limit = _MAX_WORK * (1 + len(text) // 65_536)
+
+    def add(self, work: int) -> None:
+        self._done += work
+
+    @property
+    def is_too_much(self) -> bool:
+        return self._done > self._limit
+
+
+def _longest_prefix(patterns: Sequence[bytes], text: bytes) -> bytes | None:
+    """Returns the longest of the sorted patterns that the text begins with."""
+    index = bisect_right(patterns, text)
+    while index:
+        pattern = patterns[index - 1]
+        if text.startswith(pattern):
+            return pattern
+        text = text[: _common_length(text, 0, pattern, 0)]
+        index = bisect_right(patterns, text, 0, index - 1)
+    return None
+
+
+def _next_bytes(place: Place) -> bytes:
+    return place.form[place.offset : place.offset + _COMPARED_BYTES]
+
+
+def _most_alike(text: bytes, places: Sequence[Place]) -> Sequence[Place]:
+    """Returns, of places in their order, those that go along with the text for longest, and perhaps one that does not.
+
+    All that go along to its end are among them.
+    """
+    first = last = bisect_left(places, text, key=_next_bytes)
+    while last < len(places) and _next_bytes(places[last]).startswith(text):
+        last += 1
+    return places[first:last] or places[max(0, first - 1) : first + 1]
+
+
+def extended(text: bytes, start: int, places: Sequence[Place], floor: int, *, before: Sequence[Place] = ()) -> Match:
+    """Returns how far the forms go along with a text: forward, and those of `before`, down to `floor`, backward."""
     lengths = [_common_length(text, start, form, offset) for form, offset in places]
     length = max(lengths)
     end = start + length
@@ -156,8 +226,8 @@ def extended(text: bytes, start: int, places: Sequence[Place], floor: int) -> Ma
         for (form, offset), each in zip(places, lengths, strict=True)
         if each == length and end == len(text) and offset + length < len(form)
     ]
-    before = max(_common_length_before(text, start, place, floor) for place in places)
-    return Match(character_start(text, start - before, floor), character_start(text, end, start), continued)
+    back = max((_common_length_before(text, start, place, floor) for place in before), default=0)
+    return Match(character_start(text, start - back, floor), character_start(text, end, start), continued)
 
 
 def character_start(text: bytes, index: int, floor: int) -> int:
@@ -196,17 +266,21 @@ def _searches(
 
 def _common_length(text: bytes, start: int, form: bytes, offset: int) -> int:
     same, limit = 0, min(len(text) - start, len(form) - offset)
-    step = limit
+    step, grows = _FIRST_STEP_BYTES, True
     while same < limit and step:
+        step = min(step, limit - same)
         if text[start + same : start + same + step] == form[offset + same : offset + same + step]:
             same += step
-            step = min(step, limit - same)
+            step = step * 4 if grows else step
         else:
-            step //= 2
+            step, grows = step // 2, False
     return same
 
 
 def _common_length_before(text: bytes, start: int, place: Place, floor: int) -> int:
     limit = min(start - floor, place.offset, _PIECE_INTERVAL_BYTES)
-    differing = (n for n in range(limit) if text[start - n - 1] != place.form[place.offset - n - 1])
-    return next(differing, limit)
+    if not limit or text[start - 1] != place.form[place.offset - 1]:
+        return 0
+    return _common_length(
+        text[start - limit : start][::-1], 0, place.form[place.offset - limit : place.offset][::-1], 0
+    )

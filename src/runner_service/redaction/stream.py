@@ -55,7 +55,8 @@ class StreamRedactor:
         for match in self._patterns.matches(whole.text):
             if tail <= match.start:  # a longer form that begins here, or earlier, may yet turn out to be meant
                 break
-            end = whole.end(match.end)
+            # What may be the beginning of a secret is held back in any case.
+            end = whole.end(min(match.end, tail) if match.is_blanket else match.end)
             if end <= position or _is_broken(whole, match):
                 continue
             done += (whole.original[position : whole.start(match.start)], _MARK_BYTES)
@@ -63,7 +64,7 @@ class StreamRedactor:
             if match.continued and not is_last:
                 self._continued = match.continued
                 position, tail = len(whole.original), len(whole.text)
-            elif tail < match.end:
+            elif tail < match.end and not match.is_blanket:
                 tail = self._open_tail(whole, match.end)
         done.append(self._keep(whole, position, tail))
         return b"".join(done) if done[1:] else done[0]
