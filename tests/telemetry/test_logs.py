@@ -116,7 +116,8 @@ def test_a_reader_that_takes_nothing_holds_up_nobody_and_learns_what_it_missed()
     reading, writing = os.pipe()
     with os.fdopen(reading) as reader, os.fdopen(writing, "w") as stream, logs(settings(), stream):
         for number in range(12_000):
-            logger.info("filler %s number=%d", "x" * 100, number)
+            cause = f"filler-{number % 100} %s number=%d"  # of one cause fewer lines would be written
+            logger.info(cause, "x" * 100, number)
         taken = [reader.readline() for _ in range(1_000)]
         logger.info("after")
         while "after" not in taken[-1]:
@@ -163,6 +164,16 @@ def test_a_key_of_the_service_is_found_in_the_forms_that_programs_print(form: st
     told = "\n".join(lines_of(lambda: logger.warning("said header=%s", encoded), LOG_FORMAT=form, AUTH_TOKEN=SECRET))
     assert MARK in told
     assert encoded[8:-4] not in told
+
+
+def test_a_flood_of_news_outside_of_executions_is_cut_and_counted() -> None:
+    def work() -> None:
+        for number in range(1000):
+            logger.info("call_refused number=%d", number)
+
+    lines = lines_of(work)
+    assert len(lines) == 201
+    assert "log_lines_suppressed logger=runner_service.somewhere event=call_refused count=800" in lines[-1]
 
 
 def test_a_flood_of_one_cause_is_cut_and_counted_and_hides_no_other() -> None:

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 MAX_LINES_PER_CAUSE = 50
 """How many lines of one cause are written in an interval; further ones are counted."""
 
+MAX_NEWS_PER_CAUSE = 200
+"""The same, of lines below WARNING outside of executions: of what happens to many, such as refused calls."""
+
 _INTERVAL_SECONDS = 10.0
 _MAX_CAUSES = 10_000
 
@@ -15,35 +18,38 @@ Cause = tuple[str, str, str]
 
 
 class CauseLimit:
-    """Counts the lines of each cause. Lines below WARNING count only within an execution."""
+    """Counts the lines of each cause."""
 
     def __init__(self) -> None:
         self._end = 0.0
         self._counts: dict[Cause, int] = {}
+        self._suppressed: dict[Cause, int] = {}
 
     def admits(self, record: logging.LogRecord, execution_id: str) -> bool:
         """Returns whether a line is to be written."""
-        if record.levelno < logging.WARNING and not execution_id:
-            return True
         origin = str(record.msg) if is_own(record) else f"{record.module}:{record.lineno}"
         cause = (record.name, origin, execution_id)
         count = self._counts.get(cause, 0)
         if not count and len(self._counts) >= _MAX_CAUSES:
             return False
         self._counts[cause] = count + 1
-        return count < MAX_LINES_PER_CAUSE
+        is_news = record.levelno < logging.WARNING and not execution_id
+        if count < (MAX_NEWS_PER_CAUSE if is_news else MAX_LINES_PER_CAUSE):
+            return True
+        self._suppressed[cause] = self._suppressed.get(cause, 0) + 1
+        return False
 
     def due_summaries(self, *, is_last: bool = False) -> Iterator[str]:
         """Yields, at the end of each interval, how many lines of which cause were not written."""
         now = time.monotonic()
         if now < self._end and not is_last:
             return
-        counts, self._counts, self._end = self._counts, {}, now + _INTERVAL_SECONDS
-        for (name, origin, execution_id), count in counts.items():
-            if count > MAX_LINES_PER_CAUSE:
-                event = origin.partition(" ")[0]
-                where = f" execution={execution_id}" if execution_id else ""
-                yield f"log_lines_suppressed logger={name} event={event} count={count - MAX_LINES_PER_CAUSE}{where}"
+        suppressed, self._suppressed = self._suppressed, {}
+        self._counts, self._end = {}, now + _INTERVAL_SECONDS
+        for (name, origin, execution_id), count in suppressed.items():
+            event = origin.partition(" ")[0]
+            where = f" execution={execution_id}" if execution_id else ""
+            yield f"log_lines_suppressed logger={name} event={event} count={count}{where}"
 
 
 def is_own(record: logging.LogRecord) -> bool:
