@@ -5,20 +5,30 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.running import Event, ServiceProcess, StartProcess, Turns, command, one, start, start_process, turn
+from tests.running import Event, ServiceProcess, StartProcess, Turns, command, start, start_process, stdout_of, turn
+from tests.scraping import metrics_url, scrape
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
 __all__ = ["start", "start_process"]
 
 PROBE_TIMEOUT_SECONDS = 10
 END_TIMEOUT_SECONDS = 30
+_LAG, _MAX_LAG_SECONDS = "runner_loop_lag_seconds", 5.0
+
+ATTACKING = [turn("", command('eval "${ATTACK-:}"'))]
+"""All executions play the same turns; only the one that is given an attack attacks."""
+
+
+def attacking(text: str, environment: Mapping[str, runner_pb2.EnvironmentValue] = {}, **fields: Any) -> dict[str, Any]:
+    """The fields of a request that attacks by a command."""
+    return {"environment": {"ATTACK": runner_pb2.EnvironmentValue(value=text), **environment}, **fields}
 
 
 class Target:
@@ -27,8 +37,9 @@ class Target:
     The first turn runs what the request has in `PREPARE`: the attacker lays out files, others do nothing.
     """
 
-    def __init__(self, service: ServiceProcess, attacker: "asyncio.Task[list[Event]]") -> None:
+    def __init__(self, service: ServiceProcess, attacker: "asyncio.Task[list[Event]]", metrics_url: str) -> None:
         self.service = service
+        self._metrics_url = metrics_url
         self.attacker = attacker
         self._numbers = count(1)
 
@@ -41,8 +52,16 @@ class Target:
             assert answer.status == health_pb2.HealthCheckResponse.SERVING, name
         async with asyncio.timeout(END_TIMEOUT_SECONDS):
             # A new one each time: an id that is known would only replay its events.
-            events = await self.service.client.execute(**_fields(f"bystander-{next(self._numbers)}", "echo unharmed"))
-        assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+            # With the second turn it would attack too.
+            limits = runner_pb2.ExecutionLimits(max_model_calls=1)
+            fields = _fields(f"bystander-{next(self._numbers)}", "echo unharmed", limits=limits)
+            assert stdout_of(await self.service.client.execute(**fields)) == b"unharmed\n"
+
+    async def was_on_time(self) -> None:
+        """Fails if the service's own clock saw its event loop held up for long at any time."""
+        seen = await scrape(self._metrics_url)
+        late = seen.value(f"{_LAG}_count") - seen.value(f"{_LAG}_bucket", le=str(_MAX_LAG_SECONDS))
+        assert late == 0, f"the event loop was late by more than {_MAX_LAG_SECONDS} s"
 
     async def cancel(self) -> None:
         """Fails unless the attacker can be cancelled, and ends."""
@@ -65,7 +84,7 @@ Attack = Callable[..., Any]
 
 
 @pytest.fixture
-def attack(start_process: StartProcess) -> Attack:
+def attack(start_process: StartProcess, tmp_path: Path) -> Attack:
     """Starts a service and an execution that attacks it; in the end SIGTERM must be obeyed."""
 
     @asynccontextmanager
@@ -78,7 +97,7 @@ def attack(start_process: StartProcess) -> Attack:
         **variables: str,
     ) -> AsyncIterator[Target]:
         script = [turn("", command('bash -c "$PREPARE"')), *turns, turn("Done.")]
-        service = await start_process(script, SANDBOX_SCOPE="session", **variables)
+        service = await start_process(script, SANDBOX_SCOPE="session", METRICS_ADDRESS="127.0.0.1:0", **variables)
         events: list[Event] = []
         begun = asyncio.Event()
 
@@ -94,7 +113,9 @@ def attack(start_process: StartProcess) -> Attack:
 
         task = asyncio.create_task(attacking())
         await asyncio.wait_for(begun.wait(), END_TIMEOUT_SECONDS)
-        yield Target(service, task)
+        target = Target(service, task, metrics_url(tmp_path / "state"))
+        yield target
+        await target.was_on_time()
         service.process.send_signal(signal.SIGTERM)
         assert await service.ended() == 0
         await task

@@ -24,6 +24,7 @@ ONCE: dict[str, dict[str, Any]] = {
     "objects": {"content": TEXT, "structuredContent": {"a": [{}] * 2_000_000}},
     "numbers": {"content": TEXT, "structuredContent": {"a": [1] * 2_000_000}},
     "contents": {"content": [{}] * 300_000},
+    "no answers": {"content": 7},
 }
 ENDLESS = {
     "endless lines": b"no message at all\n" * 1000,

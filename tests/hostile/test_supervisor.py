@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.executors.recorder import output
-from tests.hostile.conftest import Attack
+from tests.hostile.conftest import ATTACKING, Attack, attacking
 from tests.running import StartProcess, command, one, stdout_of, turn
 
 from runner_service.executors.local.executor import local_executor
@@ -22,14 +22,6 @@ from runner_service.storage.event_log import StateDirError
 from runner_service.storage.sqlite import event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
-
-ATTACKING = [turn("", command('eval "${ATTACK-:}"'))]
-"""All executions play the same turns; only the one that is given an attack attacks."""
-
-
-def attacking(text: str, **fields: Any) -> dict[str, Any]:
-    return {"environment": {"ATTACK": runner_pb2.EnvironmentValue(value=text)}, **fields}
-
 
 ATTACKS = {
     "stopped once": "kill -STOP $PPID; sleep 3",
