@@ -98,6 +98,7 @@ async def test_3_kill_of_the_owner_between_journal_and_command(deployment: Deplo
     assert stdout_of(events) in {b"ran\n", b"none\n"}
 
 
+@pytest.mark.long
 async def test_3_kill_of_the_owner_between_command_and_journal(deployment: Deployment) -> None:
     turns = [turn("", command("sleep 1; echo ran >> ran")), turn("", command("cat ran")), turn("The end.")]
     await deployment.start(turns, count=2)
@@ -114,6 +115,7 @@ async def test_3_kill_of_the_owner_between_command_and_journal(deployment: Deplo
     assert stdout_of(events) == b"ran\n"
 
 
+@pytest.mark.long
 async def test_3_kill_of_the_owner_after_the_end_of_a_call_is_in_the_journal(deployment: Deployment) -> None:
     turns = [turn("", command("echo ran >> ran")), turn("", command("cat ran"), silence=2.0), turn("The end.")]
     await deployment.start(turns, count=2)

@@ -93,7 +93,9 @@ class EncodedEntries:
     def _add(self, kind: str, *values: Argument) -> None:
         self.arguments += [kind, len(values), *values]
         self.count += 1
-        self.size += sum(len(value) for value in values if isinstance(value, (str, bytes)))
+        for value in values:
+            if isinstance(value, bytes):
+                self.size += len(value)
 
 
 def encode(keys: ExecutionKeys, entries: Sequence[Entry]) -> EncodedEntries:

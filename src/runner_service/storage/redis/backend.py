@@ -15,6 +15,7 @@ from runner_service.storage.redis.connection import Connection, RedisAddress, co
 from runner_service.storage.redis.contents import RedisContentStore
 from runner_service.storage.redis.event_log import RedisEventLog
 from runner_service.storage.redis.following import Follower
+from runner_service.storage.redis.hot_path import HotConnection
 from runner_service.storage.redis.keys import DeploymentKeys, deployment_keys
 from runner_service.storage.redis.ownership import RedisOwnership
 from runner_service.storage.redis.replicas import RedisReplicas
@@ -59,18 +60,19 @@ async def redis_storage(
     blocking_client = Redis(**address.arguments())
     async with connection(address) as opened:
         follower = Follower(opened)
+        hot = HotConnection(address)
         following = asyncio.create_task(follower.run(), name="redis-follower")
         try:
-            log = RedisEventLog(opened, keys, follower)
+            log = RedisEventLog(opened, hot, keys, follower)
             ownership = RedisOwnership(opened, keys)
             replicas = RedisReplicas(opened, keys, ownership.replica, log, lease_seconds=LEASE_SECONDS)
             scratch_files = RedisScratchFiles(opened, keys, blocking_client)
             contents = RedisContentStore(opened, keys, changes_max_bytes)
             usage = RedisUsageStore(opened, keys)
-            yield RedisStorage(
-                opened, keys, log, ownership, replicas, scratch_files, contents, usage, RedisAuditStore(opened, keys)
-            )
+            audit = RedisAuditStore(opened, keys)
+            yield RedisStorage(opened, keys, log, ownership, replicas, scratch_files, contents, usage, audit)
         finally:
             following.cancel()
             await asyncio.wait([following])
             blocking_client.close()
+            await hot.close()

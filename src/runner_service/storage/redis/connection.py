@@ -20,8 +20,8 @@ from runner_service.storage.event_log import LogError
 
 Argument = str | bytes | int | float
 
-_TIMEOUT_SECONDS = 5.0
-_CONNECT_TIMEOUT_SECONDS = 2.0
+TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 2.0
 _MAX_BACKOFF_SECONDS, _MIN_BACKOFF_SECONDS, _RETRIES = 0.2, 0.02, 2
 _MAX_CONNECTIONS = 64
 _DEFAULT_PORT = 6379
@@ -48,8 +48,8 @@ class RedisAddress:
             "port": self.port,
             "password": self.password,
             "username": self.user,
-            "socket_timeout": _TIMEOUT_SECONDS,
-            "socket_connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+            "socket_timeout": TIMEOUT_SECONDS,
+            "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         }
         if self.tls:
             given |= {"ssl": True, "ssl_ca_certs": self.tls_ca_file}
@@ -70,7 +70,8 @@ def redis_address(settings: Settings) -> RedisAddress:
 
 
 @cache
-def _script(name: str) -> tuple[bytes, str]:
+def script(name: str) -> tuple[bytes, str]:
+    """Returns the text of a script of `scripts/`, and its digest."""
     text = resources.files("runner_service.storage.redis").joinpath("scripts", f"{name}.lua").read_bytes()
     return text, hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
@@ -100,7 +101,7 @@ class Connection:
 
     async def scripts(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Runs a script several times in one round trip. Raises LogError for the first that failed."""
-        text, digest = _script(name)
+        text, digest = script(name)
         commands: list[list[Argument]] = [["EVALSHA", digest, len(keys), *keys, *rest] for keys, rest in calls]
         with self.as_log_error():
             if len(commands) == 1:

@@ -25,6 +25,7 @@ from runner_service.storage.journal import JournaledCall
 from runner_service.storage.redis.appending import RUN_ID, EncodedEntries, decode_result, encode
 from runner_service.storage.redis.connection import Argument, Connection
 from runner_service.storage.redis.following import Follower
+from runner_service.storage.redis.hot_path import HotConnection
 from runner_service.storage.redis.index import Index
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
 from runner_service.storage.redis.reading import read_output, read_page, read_records, read_size
@@ -37,17 +38,19 @@ _RECENT_SECONDS = 30.0
 class _Sent:
     """What an owner has appended: how many entries, and the recent ones, which a failover of Redis may lose."""
 
+    keys: ExecutionKeys
     token: int
     count: int
+    recent_bytes: int = 0
     recent: deque[tuple[float, int, EncodedEntries]] = field(default_factory=deque)
 
     def add(self, encoded: EncodedEntries) -> None:
         now = time.monotonic()
         self.recent.append((now, self.count, encoded))
         self.count += encoded.count
-        size = sum(each.size for _, _, each in self.recent)
-        while self.recent and (size > _MAX_RECENT_BYTES or self.recent[0][0] < now - _RECENT_SECONDS):
-            size -= self.recent.popleft()[2].size
+        self.recent_bytes += encoded.size
+        while self.recent_bytes > _MAX_RECENT_BYTES or (self.recent and self.recent[0][0] < now - _RECENT_SECONDS):
+            self.recent_bytes -= self.recent.popleft()[2].size
 
     def since(self, count: int) -> list[tuple[int, EncodedEntries]] | None:
         """Returns what follows the first `count` entries; None when some of it is not kept any more."""
@@ -58,8 +61,9 @@ class _Sent:
 class RedisEventLog:
     """Implements `EventLog`."""
 
-    def __init__(self, connection: Connection, keys: DeploymentKeys, follower: Follower) -> None:
+    def __init__(self, connection: Connection, hot: HotConnection, keys: DeploymentKeys, follower: Follower) -> None:
         self._connection = connection
+        self._hot = hot
         self._keys = keys
         self._follower = follower
         self._index = Index(connection, keys)
@@ -84,13 +88,13 @@ class RedisEventLog:
         batch = []
         for name, own in by_execution.items():
             sent = await self._sent_of(name, owners.get(name, 0), is_new=isinstance(own[0], NewExecution))
-            batch.append((name, sent, encode(ExecutionKeys(name), own)))
-        replies = await self._connection.scripts(
-            "append", [_append_call(name, sent, sent.count, encoded) for name, sent, encoded in batch]
+            batch.append((name, sent, encode(sent.keys, own)))
+        replies = await self._hot.scripts(
+            "append", [_append_call(sent, sent.count, encoded) for _, sent, encoded in batch]
         )
         rejected: dict[str, Rejection] = {}
         for (name, sent, encoded), reply in zip(batch, replies, strict=True):
-            if rejection := await self._settle(name, sent, encoded, reply):
+            if rejection := await self._settle(sent, encoded, reply):
                 rejected[name] = rejection
         for name in [*ended, *rejected]:
             self._sent.pop(name, None)
@@ -108,30 +112,28 @@ class RedisEventLog:
         sent = self._sent.get(execution_id)
         if sent is None or sent.token != token:
             known = None if is_new else await self._connection.call("HGET", ExecutionKeys(execution_id).record, "n")
-            sent = self._sent[execution_id] = _Sent(token, int(known or 0))
+            sent = self._sent[execution_id] = _Sent(ExecutionKeys(execution_id), token, int(known or 0))
         return sent
 
-    async def _settle(
-        self, execution_id: str, sent: _Sent, encoded: EncodedEntries, reply: Sequence[bytes | int]
-    ) -> Rejection | None:
+    async def _settle(self, sent: _Sent, encoded: EncodedEntries, reply: Sequence[bytes | int]) -> Rejection | None:
         match reply:
             case [b"FENCED"]:
                 return Rejection.FENCED
             case [b"DELETED"]:
                 return Rejection.DELETED
             case [b"WENT_BACK", int(count)]:
-                return await self._repeat(execution_id, sent, count, encoded)
+                return await self._repeat(sent, count, encoded)
             case _:
                 sent.add(encoded)
         return None
 
-    async def _repeat(self, execution_id: str, sent: _Sent, count: int, encoded: EncodedEntries) -> Rejection | None:
+    async def _repeat(self, sent: _Sent, count: int, encoded: EncodedEntries) -> Rejection | None:
         """Appends again what a failover of Redis has lost: the same bytes under the same numbers."""
         lost = sent.since(count)
         if lost is None:
             return Rejection.LOST
         for before, each in [*lost, (sent.count, encoded)]:
-            reply = await self._connection.script("append", *_append_call(execution_id, sent, before, each))
+            (reply,) = await self._hot.scripts("append", [_append_call(sent, before, each)])
             if reply[0] != b"OK":
                 return Rejection.FENCED
         sent.add(encoded)
@@ -208,10 +210,8 @@ class RedisEventLog:
         return await self._index.prune(time.time() - max_age, max_bytes)
 
 
-def _append_call(
-    execution_id: str, sent: _Sent, before: int, encoded: EncodedEntries
-) -> tuple[list[str], list[Argument]]:
-    head: list[Argument] = [sent.token, before, encoded.count, time.time(), ExecutionKeys(execution_id).channel]
+def _append_call(sent: _Sent, before: int, encoded: EncodedEntries) -> tuple[list[str], list[Argument]]:
+    head: list[Argument] = [sent.token, before, encoded.count, time.time(), sent.keys.channel]
     return encoded.keys, [*head, *encoded.arguments]
 
 
