@@ -53,6 +53,10 @@ class ApprovalService:
         """
         execution = await self._registry.find(OwnerKey(request.execution_id))
         with self._registry.holding(execution):
+            if execution.is_remote and execution.is_active:
+                raise UnavailableError(
+                    f"execution {execution.name} runs at another replica: decide there, or call again"
+                )
             if not execution.is_active and not execution.is_final:
                 await self._service.own(execution)
             await self._registry.load_approvals(execution)
