@@ -30,7 +30,9 @@ class AgentRunnerServiceStub:
     """Runs AI agents. Any number of callers can watch an execution, disconnect, and reconnect.
 
     Every rpc may also return these statuses, which its own comment does not repeat:
-    UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    UNAUTHENTICATED: the token or certificate is missing or wrong. Send `authorization: Bearer <token>`. An open call ends so
+    when its credential expires or is withdrawn; `google.rpc.ErrorInfo` then has the reason CREDENTIAL_EXPIRED or
+    CREDENTIAL_REVOKED. Get a new one and call again: attaching with `after_sequence` loses nothing.
     PERMISSION_DENIED: the caller has no role for the rpc, or may not act for the tenant in the metadata `x-runner-tenant`.
     It depends on caller, rpc and tenant alone, never on what exists. Ids belong to the tenant that the caller acts for;
     those of other tenants are unknown.
@@ -172,7 +174,9 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     """Runs AI agents. Any number of callers can watch an execution, disconnect, and reconnect.
 
     Every rpc may also return these statuses, which its own comment does not repeat:
-    UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    UNAUTHENTICATED: the token or certificate is missing or wrong. Send `authorization: Bearer <token>`. An open call ends so
+    when its credential expires or is withdrawn; `google.rpc.ErrorInfo` then has the reason CREDENTIAL_EXPIRED or
+    CREDENTIAL_REVOKED. Get a new one and call again: attaching with `after_sequence` loses nothing.
     PERMISSION_DENIED: the caller has no role for the rpc, or may not act for the tenant in the metadata `x-runner-tenant`.
     It depends on caller, rpc and tenant alone, never on what exists. Ids belong to the tenant that the caller acts for;
     those of other tenants are unknown.
@@ -310,7 +314,9 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs AI agents. Any number of callers can watch an execution, disconnect, and reconnect.
 
     Every rpc may also return these statuses, which its own comment does not repeat:
-    UNAUTHENTICATED: the bearer token is missing or wrong. Send `authorization: Bearer <token>`.
+    UNAUTHENTICATED: the token or certificate is missing or wrong. Send `authorization: Bearer <token>`. An open call ends so
+    when its credential expires or is withdrawn; `google.rpc.ErrorInfo` then has the reason CREDENTIAL_EXPIRED or
+    CREDENTIAL_REVOKED. Get a new one and call again: attaching with `after_sequence` loses nothing.
     PERMISSION_DENIED: the caller has no role for the rpc, or may not act for the tenant in the metadata `x-runner-tenant`.
     It depends on caller, rpc and tenant alone, never on what exists. Ids belong to the tenant that the caller acts for;
     those of other tenants are unknown.
