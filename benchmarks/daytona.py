@@ -9,6 +9,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -170,7 +171,7 @@ async def _chunk(data: bytes) -> AsyncIterator[bytes]:
 async def leaks(runs: int, *, at_once: int = 8) -> None:
     """Runs executions with random faults and random ends; says what is left of their sandboxes."""
     chance = random.Random(7)
-    ends = {"done": 0, "cancelled": 0, "failed": 0}
+    ends: Counter[str] = Counter()
     config = SandboxConfig(poll_interval=2.0, response_margin=3, start_timeout=30.0)
     async with there(config) as (cloud, executor):
         cloud.faults.error_rate = 0.05
@@ -184,15 +185,17 @@ async def leaks(runs: int, *, at_once: int = 8) -> None:
                     await asyncio.sleep(chance.uniform(0, 2))
                     task.cancel()
                 await asyncio.wait([task])
-            outcome = "cancelled" if task.cancelled() else "failed" if task.exception() else "done"
-            ends[outcome] += 1
+            ends[
+                "cancelled" if task.cancelled() else f"failed: {failure}" if (failure := task.exception()) else "done"
+            ] += 1
 
         await asyncio.gather(*(one(number) for number in range(runs)))
         for _ in range(200):
             if not cloud.sandboxes:
                 break
             await asyncio.sleep(0.05)
-        print(f"\n{runs} runs with random faults: {ends}; sandboxes made {cloud.created}, left {len(cloud.sandboxes)}")
+        left = len(cloud.sandboxes)
+        print(f"\n{runs} runs with random faults: {dict(ends)}; sandboxes made {cloud.created}, left {left}")
 
 
 async def _one_run(executor: DaytonaExecutor, number: int) -> None:

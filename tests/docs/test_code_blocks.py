@@ -66,6 +66,7 @@ def _check_command_line(block: Block, words: list[str]) -> None:
 def _commands(text: str) -> Iterator[list[str]]:
     """Yields the words of each simple command, as far as a glance shows them: no loops, no here-documents."""
     text = re.sub(r"<<'END'.*?^END$", "", text, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
+    text = re.sub(r" > [\w./-]+$", "", text, flags=re.MULTILINE)
     for line in text.splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&")
         lexer.whitespace_split = True

@@ -5,8 +5,10 @@ import io
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from runner_service.executors.daytona import bundle as bundle_module
 from runner_service.executors.daytona.bundle import bundle
 
 _IMPORT_ALL = """
@@ -37,3 +39,10 @@ def test_the_bundle_holds_plain_python_only_and_fits_into_one_request_that_a_pro
     names = zipfile.ZipFile(io.BytesIO(bundle().data)).namelist()
     assert not [name for name in names if not name.endswith(".py")]
     assert len(bundle().data) * 4 / 3 < 250 * 1024
+
+
+def test_executions_that_begin_at_once_build_one_bundle() -> None:
+    bundle_module._built.cache_clear()
+    with ThreadPoolExecutor(8) as threads:
+        built = list(threads.map(lambda _: bundle(), range(8)))
+    assert all(each is built[0] for each in built)

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 _PACKAGE = Path(__file__).parents[2]
+_BUILDING = Lock()
 _ROOTS = ("attendant", "local", "supervisor")
 """The packages below `executors` that run in a sandbox; what they import goes along."""
 
@@ -32,9 +34,14 @@ class Bundle:
         return replace(self, name=f"{self.name}-{hashlib.sha256(repr(limits).encode()).hexdigest()[:8]}")
 
 
-@cache
 def bundle() -> Bundle:
     """Builds the archive once. Blocks on the file system."""
+    with _BUILDING:  # Python 3.11 cannot parse in several threads at once
+        return _built()
+
+
+@cache
+def _built() -> Bundle:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as into:
         _put(into, "relay.py", _RELAY)
