@@ -25,10 +25,9 @@ PICTURES = REPOSITORY / "docs" / "pictures"
 
 
 async def picture(page: Page, name: str) -> None:
-    """Writes a screenshot for the docs, if it is asked for by PICTURES=1; else only takes it."""
+    """Takes a screenshot, for docs/ if PICTURES is set; else only to see that it can be taken."""
     await page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    directory = PICTURES if os.environ.get("PICTURES") else Path(os.environ.get("TMPDIR", "/tmp"))
-    await page.screenshot(directory / f"{'' if os.environ.get('PICTURES') else f'{os.getpid()}-'}{name}.png")
+    await page.screenshot(PICTURES / f"{name}.png" if os.environ.get("PICTURES") else Path(os.devnull))
     await page.check_clean()
 
 
@@ -93,6 +92,23 @@ async def test_one_execution_is_shown_live(start: StartService, page: Page, tmp_
     await client.collect(call)
     await page.click("Changes")
     await page.wait_for(f"{has('added new.txt')} && {has('+one line')}")
+    await page.check_clean()
+
+
+async def test_output_before_what_the_page_holds_is_read_on_request(start: StartService, page: Page) -> None:
+    client = await start([turn("", command("seq 1 200000")), turn("Done.")], **ON)
+    await client.execute(execution_id="long")
+    await page.open(f"http://{web_address(client)}/#/execution/long")
+    await page.wait_for(f"{has('200000')} && {has('more lines above')}")
+    await page.evaluate("document.querySelector('.row.fold').click()")
+    await page.wait_for(has("show less"))
+    await page.evaluate("document.querySelector('.rows').scrollTop = 0")
+    before = "(() => Number(document.querySelector('.row.out').innerText))()"
+    first = await page.wait_for(before)
+
+    await page.click("▸ load the output before this")
+
+    await page.wait_for(f"{before} < {first} && !{has('load the output before')}")
     await page.check_clean()
 
 

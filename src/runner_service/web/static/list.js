@@ -34,10 +34,10 @@ export class ExecutionList {
     this._onproblem = onproblem;
     this._rows = new Rows({ label: "Executions", role: "table", count: () => this._shown.length, row: (index) => this._row(this._shown[index]), onscroll: (rows) => this._loadAtEnd(rows) });
     this._heads = h("div", { class: "row head", role: "row" }, ...COLUMNS.map(([name], index) => h("button", { type: "button", role: "columnheader", onclick: () => this._sort(index) }, name)));
-    const field = (name, attributes) => h("label", {}, name, h("input", { ...attributes, name, oninput: () => this._changed() }));
+    const field = (name, attributes) => h("label", {}, name, h("input", { oninput: () => this._changed(), ...attributes, name }));
     this._state = h("select", { name: "State", onchange: () => this._changed() }, h("option", { value: "" }, "every state"), h("option", { value: "active" }, "not ended"), ...STATES.map((state) => h("option", { value: state }, stateWord(state))));
     this._filters = h("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() },
-      h("label", {}, "State", this._state), field("Session", {}), field("Label", { placeholder: "name=value" }), field("Name", {}),
+      h("label", {}, "State", this._state), field("Session", {}), field("Label", { placeholder: "name=value" }), field("Name", { oninput: () => this._draw() }),
       field("Since", { type: "datetime-local" }), field("Until", { type: "datetime-local" }), isOperator ? field("Tenant", { placeholder: "* for all" }) : null);
     this._count = h("p", { class: "meta", "aria-live": "polite" });
     this.element = h("section", { class: "list" }, this._filters, this._count, this._heads, this._rows.element);
@@ -55,6 +55,7 @@ export class ExecutionList {
     this._known.clear();
     this._nextPage = "";
     this._hasMore = true;
+    this._draw();
     this._refresh();
   }
 
@@ -81,13 +82,23 @@ export class ExecutionList {
       const active = !this._state.value && stale ? await call("ListExecutions", { ...this._request(ACTIVE), page_size: PAGE }) : null;
       if (generation !== this._generation) return;
       if (active) await this._settle(active.executions, newest.executions);
-      for (const each of [...(active?.executions ?? []), ...newest.executions]) this._known.set(this._key(each), each);
+      this._add([...(active?.executions ?? []), ...newest.executions]);
       if (this._hasMore && !this._nextPage) { this._nextPage = newest.next_page_token ?? ""; this._hasMore = Boolean(this._nextPage); }
       this._onproblem("");
     } catch (error) {
       this._onproblem(error.message, error.code);
     }
-    this._draw();
+    this._rows.update(); // what goes on takes longer
+  }
+
+  /** Takes what was read; the list is sorted again only if something has changed. */
+  _add(executions) {
+    for (const each of executions) {
+      const key = this._key(each), known = this._known.get(key);
+      if (known && known.state === each.state && known.last_sequence === each.last_sequence && known.pending_approvals === each.pending_approvals) continue;
+      this._known.set(key, each);
+      this._draw();
+    }
   }
 
   /** Asks about those that were active, and are in neither list any more. */
@@ -96,7 +107,7 @@ export class ExecutionList {
     const gone = [...this._known.values()].filter((each) => ACTIVE.includes(each.state) && !listed.has(this._key(each)) && !each.tenant?.length).slice(0, 20);
     for (const each of gone) {
       const found = await call("GetExecution", { execution_id: each.execution_id }).catch(() => null);
-      if (found) this._known.set(this._key(each), found.execution); else this._known.delete(this._key(each));
+      if (found) this._add([found.execution]); else if (this._known.delete(this._key(each))) this._draw();
     }
   }
 
@@ -108,9 +119,9 @@ export class ExecutionList {
     if (!this._nextPage || this._isLoading || element.scrollTop + element.clientHeight * 2 < element.scrollHeight) return;
     this._isLoading = true;
     try {
-      const generation = this._generation, page = await call("ListExecutions", { ...this._request(), page_size: PAGE, page_token: this._nextPage, ...(this._firstSize ? {} : {}) });
+      const generation = this._generation, page = await call("ListExecutions", { ...this._request(), page_size: PAGE, page_token: this._nextPage });
       if (generation !== this._generation) return;
-      for (const each of page.executions) this._known.set(this._key(each), each);
+      this._add(page.executions);
       this._nextPage = page.next_page_token ?? "";
       this._hasMore = Boolean(this._nextPage);
     } catch (error) {
@@ -129,12 +140,10 @@ export class ExecutionList {
 
   _redraw() {
     const name = this._value("Name").toLowerCase(), key = COLUMNS[this._sortBy][2], direction = this._descending ? -1 : 1;
-    this._shown = [...this._known.values()].filter((each) => !name || `${each.agent_name ?? ""} ${each.execution_id}`.toLowerCase().includes(name));
-    this._shown.sort((one, other) => {
-      const waits = Boolean(other.pending_approvals) - Boolean(one.pending_approvals);
-      const [a, b] = [key(one), key(other)];
-      return waits || (a < b ? -1 : a > b ? 1 : 0) * direction;
-    });
+    const matching = [...this._known.values()].filter((each) => !name || `${each.agent_name ?? ""} ${each.execution_id}`.toLowerCase().includes(name));
+    const keyed = matching.map((each) => ({ each, by: key(each), waits: each.pending_approvals ? 1 : 0 }));
+    keyed.sort((one, other) => other.waits - one.waits || (one.by < other.by ? -1 : one.by > other.by ? 1 : 0) * direction);
+    this._shown = keyed.map(({ each }) => each);
     replace(this._count, `${this._shown.length.toLocaleString("en")} shown${this._hasMore ? "; scroll for more" : ""}`);
     this._heads.querySelectorAll("button").forEach((button, index) => button.setAttribute("aria-sort", index !== this._sortBy ? "none" : this._descending ? "descending" : "ascending"));
     this._rows.draw();

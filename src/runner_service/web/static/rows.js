@@ -3,7 +3,7 @@
 import { eachFrame, h } from "./dom.js";
 
 export const ROW_PIXELS = 20;
-const OVERSCAN = 20;
+const OVERSCAN = 8;
 
 export class Rows {
   /** `count()` is the number of rows, `row(index)` makes the element of one. */
