@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -77,7 +78,7 @@ def _commands(text: str) -> Iterator[list[str]]:
                 while words and re.match(r"\w+=", words[0]):
                     words.pop(0)
                 if words:
-                    yield words
+                    yield list(takewhile(lambda word: not re.match(r"\d?[<>]", word), words))  # to a redirection
                 words = []
             else:
                 words.append(word)
