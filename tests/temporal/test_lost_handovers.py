@@ -16,7 +16,7 @@ from tests.running import StartProcess, StartService, command, turn
 from tests.stigmer.fake_daemon import FakeDaemon
 from tests.temporal.daemon_workflow import Timeouts, daemon_worker, ended, invoke
 from tests.temporal.server import TemporalServer, needs_temporal
-from tests.temporal.waiting import GATE, until_calls, until_health
+from tests.temporal.waiting import GATE, open_gate, until_calls, until_health
 
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 
@@ -123,6 +123,8 @@ async def test_an_activity_that_could_not_be_stored_is_taken_by_the_next_process
         await service.kill()
 
     await start_process([], **variables)
+    await asyncio.to_thread(open_gate, tmp_path)
 
     assert await ended(handle) == "COMPLETED"
-    assert [call.error for call in daemon.status("aex-1").tool_calls] == ["interrupted"]
+    assert daemon.status("aex-1").phase == execution_pb2.EXECUTION_COMPLETED
+    assert daemon.status("aex-1").messages[-1].content == "Done."
