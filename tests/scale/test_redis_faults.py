@@ -1,6 +1,7 @@
 """Redis goes away, comes back, is full, or is none that may hold executions."""
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,15 @@ async def test_9_a_redis_that_evicts_is_refused(start_process: StartProcess, tmp
         variables = {"MODE": "cloud", "DAYTONA_API_KEY": "dtn_k", "STIGMER_API_KEY": "k", **redis.variables}
         with pytest.raises(RuntimeError, match="did not start"):
             await start_process([], **variables)
+
+
+async def test_a_replica_ends_on_sigterm_while_redis_is_away(deployment: Deployment) -> None:
+    await deployment.start([SLOW])
+    await deployment.begin(0, "e", until="text_delta")
+    deployment.redis.kill()
+    deployment.signal(0, signal.SIGTERM)
+    await deployment.replicas[0].ended()
+    await deployment.redis.start()
+    await deployment.start([SLOW])
+    events = await deployment.watch(1, execution_id="e").ended()
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED

@@ -121,6 +121,10 @@ class LogWriter:
             self._arrived.clear()
             await self._commit_pending()
 
+    def expect_end(self) -> None:
+        """The service stops: from now on a log that cannot be written is not waited for longer than a local one is."""
+        self._write_timeout_seconds = min(self._write_timeout_seconds, _WRITE_TIMEOUT_SECONDS)
+
     def close(self) -> None:
         """Makes `run` return once everything is committed."""
         self._closing = True

@@ -229,6 +229,7 @@ class ExecutionService:
     async def drain(self, timeout_seconds: float) -> None:
         """Lets executions finish for `timeout_seconds`, then interrupts the rest and ends every stream."""
         await self._lifecycle.drain(timeout_seconds)
+        self._writer.expect_end()
         await self._lifecycle.interrupt_all()
 
     async def _start_or_attach(self, request: "Request") -> Execution:

@@ -52,8 +52,9 @@ class Takeover:
             try:
                 await self._beat()
             except LogError as error:
+                if self._steady_since:
+                    logger.warning("lease_not_renewed error=%s", error)
                 self._steady_since = 0.0
-                logger.warning("lease_not_renewed error=%s", error)
                 silent_seconds = time.monotonic() - self._last_beat
                 if silent_seconds > self._replicas.lease_seconds - self._interval_seconds:
                     self._readiness.set_held_up(_STORAGE, is_held_up=True)
@@ -83,6 +84,7 @@ class Takeover:
         dead = await self._replicas.beat()
         now = time.monotonic()
         if not self._steady_since or now - self._last_beat > self._replicas.lease_seconds:
+            logger.info("lease_held")
             self._steady_since = now  # while nobody could renew, everybody looks dead
         self._last_beat = now
         self._readiness.set_held_up(_STORAGE, is_held_up=False)
