@@ -2,8 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from deepagents.middleware.filesystem import FilesystemMiddleware
@@ -23,6 +22,7 @@ from runner_service.agent.tools.include_ignored import with_include_ignored
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
 from runner_service.agent.tools.scope import RunningCall, RunScope, current_call, current_scope, sub_agent_id
 from runner_service.agent.usage import count_tool_call
+from runner_service.changes.tracker import ChangeTracker
 from runner_service.errors import ExecutionEnd, SandboxEnd
 from runner_service.models.tool_arguments import UNPARSED_ARGUMENTS
 from runner_service.telemetry import tool_span
@@ -82,14 +82,16 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         request = passage.request
         count_tool_call(scope.run, call.id)
         arguments = request.tool_call["args"]
-        report = ToolCallReporter(scope, call, arguments, await scope.run.redactor.any_value(arguments))
+        redacted = await scope.run.redactor.any_value(arguments)
+        if tracker := _tracker_for(scope.run, call):
+            await tracker.before_call()  # here, so that a call which is reported begins at once
+        report = ToolCallReporter(scope, call, arguments, redacted)
         token = current_call.set(call)
         try:
             with tool_span(call.name, call.id) as span:
-                async with _tracked(scope.run, call):
-                    refused = _failed(request, passage.refusal) if passage.refusal else None
-                    outcome = await report.outcome(refused or await self._run(scope, call, request, handler))
-                    await self._record_end(scope, call, outcome, report)
+                refused = _failed(request, passage.refusal) if passage.refusal else None
+                outcome = await report.outcome(refused or await self._run(scope, call, request, handler))
+                await self._record_end(scope, call, outcome, report)
                 outcome.record(span)
             told = scope.loop_detector(call.sub_agent_id).observe_call(
                 call.name, request.tool_call["args"], outcome.event.result, report.elapsed_seconds
@@ -104,6 +106,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             raise
         finally:
             current_call.reset(token)
+            if tracker:
+                tracker.call_ended(call.id, is_file_tool=call.name in _FILE_TOOLS)
         remarks = f"{passage.remark}{LOOP_REMARK if told else ''}"
         return outcome.with_remark(remarks) if remarks else outcome.result
 
@@ -151,17 +155,9 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
             return _failed(request, f"the tool failed unexpectedly (error id {error_id}); try something else")
 
 
-@asynccontextmanager
-async def _tracked(run: AgentRun, call: RunningCall) -> AsyncIterator[None]:
-    """Has what a call changes in files found when it has ended."""
-    if run.tracker is None or call.rejected or call.name in _SIDE_EFFECT_FREE:
-        yield
-        return
-    await run.tracker.before_call()
-    try:
-        yield
-    finally:
-        run.tracker.call_ended(call.id, is_file_tool=call.name in _FILE_TOOLS)
+def _tracker_for(run: AgentRun, call: RunningCall) -> ChangeTracker | None:
+    """Finds what the call changes in files; None if it cannot change any."""
+    return None if call.rejected or call.name in _SIDE_EFFECT_FREE else run.tracker
 
 
 def _running_call(request: ToolCallRequest) -> RunningCall:
