@@ -19,7 +19,10 @@ async def test_a_defect_of_the_log_writer_ends_the_service_and_the_next_one_resu
 ) -> None:
     """The row of a call is taken away below the writer, which no full or broken disk does."""
     until_told = "until [ -e go ]; do sleep 0.05; done"
-    turns = [turn("", command(f"echo up; if mkdir first 2> error; then exit; fi; {until_told}; echo more")), turn("Done.")]
+    turns = [
+        turn("", command(f"echo up; if mkdir first 2> error; then exit; fi; {until_told}; echo more")),
+        turn("Done."),
+    ]
     service = await start_process(turns)
     await service.client.execute(execution_id="first")
     call = service.stub.ExecuteAgent(service.client.request(execution_id="a"))
