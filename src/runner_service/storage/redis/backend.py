@@ -14,7 +14,7 @@ from runner_service.storage.redis.audit import RedisAuditStore
 from runner_service.storage.redis.connection import Connection, RedisAddress, connection
 from runner_service.storage.redis.contents import RedisContentStore
 from runner_service.storage.redis.event_log import RedisEventLog
-from runner_service.storage.redis.following import Follower
+from runner_service.storage.redis.following import Follower, cancel
 from runner_service.storage.redis.hot_path import HotConnection
 from runner_service.storage.redis.keys import DeploymentKeys, deployment_keys
 from runner_service.storage.redis.ownership import RedisOwnership
@@ -72,7 +72,6 @@ async def redis_storage(
             audit = RedisAuditStore(opened, keys)
             yield RedisStorage(opened, keys, log, ownership, replicas, scratch_files, contents, usage, audit)
         finally:
-            following.cancel()
-            await asyncio.wait([following])
+            await cancel(following)
             blocking_client.close()
             await hot.close()

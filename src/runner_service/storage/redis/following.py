@@ -17,8 +17,19 @@ logger = logging.getLogger(__name__)
 
 _RECONNECT_INTERVAL_SECONDS = 0.2
 _POLL_SECONDS = 1.0
+_SUBSCRIBE_POLL_SECONDS = 0.02
+_CANCEL_INTERVAL_SECONDS = 0.1
 
 Notify = Callable[[int, bool], None]
+
+
+async def cancel(task: "asyncio.Task[None]") -> None:
+    """Cancels a task and waits for its end. It is told again: redis-py swallows a cancellation while it sends."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_INTERVAL_SECONDS)
+    if not task.cancelled() and (error := task.exception()):
+        logger.debug("followed_until error=%s", error)  # the reader has met the same one
 
 
 class Follower:
@@ -58,6 +69,8 @@ class Follower:
                         await self._follow(subscription)
             except LogError as error:
                 logger.warning("following_interrupted error=%s", error)
+            except Exception:  # without the follower, watchers at this replica would wait forever
+                logger.exception("following_failed")
             await asyncio.sleep(_RECONNECT_INTERVAL_SECONDS)
 
     async def _follow(self, subscription: PubSub) -> None:
@@ -69,8 +82,7 @@ class Follower:
         try:
             await self._receive(subscription)
         finally:
-            changing.cancel()
-            await asyncio.wait([changing])
+            await cancel(changing)
 
     async def _apply_changes(self, subscription: PubSub) -> None:
         while True:
@@ -83,10 +95,11 @@ class Follower:
 
     async def _receive(self, subscription: PubSub) -> None:
         while True:
+            if not subscription.subscribed:  # redis-py has no connection before the first, and refuses to read
+                await asyncio.sleep(_SUBSCRIBE_POLL_SECONDS)
+                continue
             message = await subscription.get_message(timeout=_POLL_SECONDS)
             if message is None:
-                if not subscription.subscribed:
-                    await asyncio.sleep(_RECONNECT_INTERVAL_SECONDS / 10)
                 continue
             channel = message["channel"].decode()
             if message["type"] == "subscribe":  # what was committed before is not announced
