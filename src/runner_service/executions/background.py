@@ -65,10 +65,11 @@ async def running_executions(
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
         registry = Registry(storage.log, writer, _secret_box(settings))
+        tenants = runner.tenant_usage.tenants if runner.tenant_usage else None
         local_queue = ExecutionQueue(
             max_running=settings.max_concurrent_executions,
             max_queued=settings.max_queued_executions,
-            tenants=runner.tenant_usage.tenants if runner.tenant_usage else None,
+            tenants=tenants,
         )
         queue: Queue = SharedQueue(local_queue, storage.replicas.turns) if storage.replicas else local_queue
         lifecycle = Lifecycle(
@@ -97,7 +98,6 @@ async def running_executions(
             registry,
             lambda is_full: readiness.set_held_up(DISK, is_held_up=is_full),
         )
-        tenants = runner.tenant_usage.tenants if runner.tenant_usage else None
         cleanups = [
             tasks.create_task(_prune_log(settings, storage.log, registry, storage.audit, tenants), name="prune-log"),
             tasks.create_task(guard.run(), name="guard-disk"),
