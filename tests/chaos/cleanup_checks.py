@@ -9,6 +9,19 @@ from tests.chaos.services import Service, Services
 
 _PROCESSES_GONE_TIMEOUT_SECONDS = 5.0
 _CLEANUP_TIMEOUT_SECONDS = 10.0
+_LASTING = {
+    "agents",
+    "checkpoints.db",
+    "contents",
+    "events.db",
+    "lock",
+    "outputs",
+    "reserve",
+    "scans",
+    "service.json",
+    "supervisor.json",
+}
+"""What may stand in a state directory when no execution runs."""
 
 
 async def check_no_earlier_processes(services: Services, service: Service | None) -> None:
@@ -36,7 +49,7 @@ async def check_state_is_clean(services: Services, sessions: AbstractSet[str]) -
     partial = [path.name for path in services.workspace.rglob("*") if path.name.endswith(".partial")]
     assert not partial, f"in the workspace: {partial}"
     names = {path.name.removesuffix("-wal").removesuffix("-shm") for path in services.state.iterdir()}
-    assert names <= {"events.db", "checkpoints.db", "outputs", "lock", "agents", "supervisor.json", "service.json"}
+    assert names <= _LASTING, f"in the state directory: {names - _LASTING}"
 
 
 def check_no_errors_logged(services: Services) -> None:
@@ -56,6 +69,6 @@ def _kept(services: Services, sessions: AbstractSet[str]) -> list[str]:
         for table in ("checkpoints", "writes"):
             query = f"SELECT DISTINCT thread_id FROM {table}"  # one of two constants
             kept += [f"{table} of {name}" for (name,) in connection.execute(query)]
-    agents = services.state / "agents"
-    kept += [f"files of {path.name}" for path in agents.iterdir()] if agents.exists() else []
+    for directory in (services.state / "agents", services.state / "scans"):
+        kept += [f"{directory.name} of {path.name}" for path in directory.iterdir()] if directory.exists() else []
     return [each for each in kept if each.partition(" of thread-")[2] not in sessions]
