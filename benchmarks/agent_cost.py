@@ -5,13 +5,16 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from benchmarks.callers import calling
 from benchmarks.processes import ROOT, Running, plain_environment, running, stop
 from benchmarks.service import running_service
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+_LIMITS = runner_pb2.ExecutionLimits(max_model_calls=1000, max_tool_calls=1000)
 
 
 class Spent(NamedTuple):
@@ -41,7 +44,7 @@ class Service:
     async def _run(self, agents: int, message: str) -> Spent:
         async with calling(self._service.address, calls=agents) as caller:
             cpu, began = self._service.cpu(), time.monotonic()
-            calls = [caller.start(message, number=number) for number in range(agents)]
+            calls = [caller.start(message, number=number, limits=_LIMITS) for number in range(agents)]
             await asyncio.gather(*(caller.finish(call) for call in calls))
             return Spent(self._service.cpu() - cpu, time.monotonic() - began)
 
@@ -103,6 +106,13 @@ def step_cost(runner: Runner, *, agents: int = 1, few: int = 2, many: int = 22) 
     less, more = (runner.run(agents, _message(tokens=1, steps=count)) for count in (few, many))
     steps = agents * (many - few)
     return (more.cpu - less.cpu) / steps * 1e3, (more.elapsed - less.elapsed) / (many - few) * 1e3
+
+
+def growth(runner: Runner, counts: Sequence[int]) -> list[float]:
+    """CPU milliseconds per step between one count of steps and the next, for one agent."""
+    spent = [runner.run(1, _message(tokens=1, steps=count)).cpu for count in counts]
+    pairs = zip(counts, counts[1:], spent, spent[1:], strict=False)
+    return [(later - earlier) / (many - few) * 1e3 for few, many, earlier, later in pairs]
 
 
 def _message(*, tokens: int, gap: float = 0.0, steps: int = 0) -> str:

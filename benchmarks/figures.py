@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from benchmarks import agent_cost, command_cost, crowd, event_cost, footprint, peers, reporting
 from benchmarks.report import Figure, Plot, ratio, spread
@@ -77,6 +78,20 @@ def steps(rounds: int) -> Figure:
                     cost, _ = agent_cost.step_cost(runner, agents=agents, few=2, many=12)
                     found[label].setdefault(name, []).extend([cost] if number else [])
     return _compared("steps", "CPU per step: a model call and a tool, checkpointed", "ms", found, goal=8)
+
+
+def growth(rounds: int) -> Figure:
+    """What a step costs as the conversation grows."""
+    counts = (2, 22, 102, 302)
+    labels = [f"steps {few + 1} to {many}" for few, many in pairwise(counts)]
+    found: dict[str, dict[str, list[float]]] = {label: {} for label in labels}
+    with agent_cost.runners() as runners:
+        for name, runner in runners.items():
+            runner.run(1, '{"tokens": 1, "gap": 0, "steps": 2}')
+            for _ in range(rounds):
+                for label, cost in zip(labels, agent_cost.growth(runner, counts), strict=True):
+                    found[label].setdefault(name, []).append(cost)
+    return _compared("growth", "CPU per step, one agent, as its conversation grows", "ms", found)
 
 
 def footprints(rounds: int) -> Figure:
@@ -191,7 +206,9 @@ def _rates(rounds: int) -> dict[str, list[float]]:
     return {name: values for name, values in rates.items() if values}  # without the peers that are left out
 
 
-def _compared(name: str, title: str, unit: str, found: dict[str, dict[str, list[float]]], *, goal: float) -> Figure:
+def _compared(
+    name: str, title: str, unit: str, found: dict[str, dict[str, list[float]]], *, goal: float | None = None
+) -> Figure:
     subjects = list(next(iter(found.values())))
     table: list[Sequence[str]] = [(unit, *subjects, f"× {subjects[1]}")]
     for label, by_subject in found.items():
@@ -205,6 +222,7 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "events": events,
     "tokens": tokens,
     "steps": steps,
+    "growth": growth,
     "start": footprints,
     "crowd": crowds,
     "seam": seam,

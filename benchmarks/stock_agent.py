@@ -22,7 +22,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 async def _run(graph: Any, message: str) -> int:
     """Runs an agent to its end, as if somebody watched; returns how many pieces of text came."""
-    config = {"configurable": {"thread_id": uuid.uuid4().hex}, "recursion_limit": 1000}
+    config = {"configurable": {"thread_id": uuid.uuid4().hex}, "recursion_limit": 10_000}
     pieces = 0
     async for piece, _ in graph.astream(
         {"messages": [{"role": "user", "content": message}]}, config, stream_mode="messages", durability="sync"

@@ -7,8 +7,14 @@ from typing import Any
 
 import langsmith
 import pytest
+from deepagents.middleware._parent_notifier import _ParentNotifierMiddleware
 from deepagents.middleware.filesystem import FilesystemMiddleware, GlobSchema, GrepSchema
-from langchain_core.messages import HumanMessage
+from deepagents.middleware.patch_tool_calls import PatchToolCallsMiddleware
+from deepagents.middleware.unsupported_content import UnsupportedContentMiddleware
+from langchain.agents import factory
+from langchain.agents.middleware.summarization import _get_approximate_token_counter
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -16,6 +22,7 @@ from tests.agent.bench import Bench, command, open_bench, turn
 
 from runner_service.agent.capabilities import AgentPlan
 from runner_service.agent.graphs import build_graph
+from runner_service.agent.middleware import TokenCounter, lean_middleware
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.tool_calls import SandboxTools
 from runner_service.models.script import Script, Turn
@@ -74,24 +81,59 @@ async def test_langgraph_writes_a_checkpoint_by_no_other_method(bench: Bench) ->
     assert await bench.harness._checkpoints.saver.aget_tuple(config)
 
 
-async def test_langsmith_hops_between_threads_unless_it_is_told_not_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_off", [True, False])
+async def test_langsmith_takes_part_in_no_call_once_it_is_turned_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_off: bool
 ) -> None:
-    """If it no longer asks, `langsmith_threads` has nothing left to do."""
+    """If it takes part in none anyway, `langsmith_off` has nothing left to do."""
     asked: list[Any] = []
-    original = langsmith.set_runtime_overrides
 
-    def counted(*, aio_to_thread: Any) -> None:
-        async def counting(*arguments: Any, **options: Any) -> Any:
-            asked.append(arguments[2])
-            return await aio_to_thread(*arguments, **options)
+    async def counted(default: Any, context: Any, function: Any, /, *arguments: Any, **options: Any) -> Any:
+        asked.append(function)
+        return context.run(function, *arguments, **options)
 
-        original(aio_to_thread=counting)
+    langsmith.set_runtime_overrides(aio_to_thread=counted)
+    try:
+        async with open_bench(tmp_path) as bench:
+            if not is_off:
+                monkeypatch.setattr(factory, "traceable", langsmith.traceable)
+            assert (await bench.play(turn("", command("true")), turn("Done."))).answer == "Done."
+    finally:
+        langsmith.set_runtime_overrides(aio_to_thread=None)
+    assert bool(asked) is not is_off
 
-    monkeypatch.setattr(langsmith, "set_runtime_overrides", counted)
-    async with open_bench(tmp_path) as bench:
-        assert (await bench.play(turn("Done."))).answer == "Done."
-    assert asked
+
+def test_deepagents_takes_our_replacements_of_its_middleware_by_their_name() -> None:
+    """One that is renamed would stand beside ours: its hooks would be nodes, and messages be looked at twice."""
+    graph = build_graph(ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), None, RetryPolicy())
+    assert set(graph.nodes) == {"__start__", "model", "tools"}
+    names = {each.name for each in lean_middleware(ScriptedChatModel(script=Script(turns=[Turn()])))}
+    deepagents = {
+        _ParentNotifierMiddleware().name,
+        PatchToolCallsMiddleware().name,
+        UnsupportedContentMiddleware().name,
+        "SummarizationMiddleware",
+    }
+    assert names == deepagents
+
+
+@pytest.mark.parametrize("with_usage", [True, False])
+def test_our_count_of_tokens_is_that_of_langchain(with_usage: bool) -> None:
+    usage = UsageMetadata(input_tokens=900, output_tokens=100, total_tokens=1000) if with_usage else None
+    call: ToolCall = {"name": "execute", "args": {"command": "ls"}, "id": "c", "type": "tool_call"}
+    answer = AIMessage("Yes.", tool_calls=[call], usage_metadata=usage, response_metadata={"model_provider": "openai"})
+    image = {"type": "image", "base64": "aGk=", "mime_type": "image/png"}
+    messages = [
+        SystemMessage("You are."),
+        HumanMessage(["Look.", image]),
+        answer,
+        ToolMessage("x" * 99, tool_call_id="c"),
+    ]
+    tools = SandboxTools().tools
+    model = ScriptedChatModel(script=Script(turns=[Turn()]))
+    expected = _get_approximate_token_counter(model)(messages, tools=tools)  # type: ignore[call-arg]
+    counter = TokenCounter(model)
+    assert [counter(messages, tools=tools), counter(messages, tools=tools)] == [expected, expected]
 
 
 @pytest.fixture

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 from typing import Any, NamedTuple
 
 from deepagents import create_deep_agent
 from deepagents.middleware.subagents import GENERAL_PURPOSE_SUBAGENT, SubAgent
-from langchain.agents.middleware import AgentMiddleware, TodoListMiddleware
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 
 from runner_service.agent.capabilities import AgentPlan, SubAgentPlan
+from runner_service.agent.middleware import TodoList, lean_middleware
 from runner_service.agent.model_calls import ModelCalls, RetryPolicy
 from runner_service.agent.model_stream import SummaryUsage
 from runner_service.agent.tool_calls import SandboxTools
@@ -72,25 +74,26 @@ def build_graph(
     """Compiles an agent. Holds no state of an execution except the plan's tools."""
     streaming_model = model.model_copy(update={"callbacks": [SummaryUsage()]})
     # Sub-agents do not inherit middleware, so the default sub-agent of deepagents is declared here with ours.
-    general = SubAgent(**{**GENERAL_PURPOSE_SUBAGENT, "description": _GENERAL_PURPOSE}, middleware=_middleware(retries))
+    middleware = partial(_middleware, streaming_model, retries)
+    general = SubAgent(**{**GENERAL_PURPOSE_SUBAGENT, "description": _GENERAL_PURPOSE}, middleware=middleware())
     return create_deep_agent(
         streaming_model,
         tools=plan.tools,
         system_prompt=_prompt(plan.instructions),
-        middleware=_middleware(retries),
-        subagents=[general, *(_sub_agent(each, retries) for each in plan.sub_agents)],
+        middleware=middleware(),
+        subagents=[general, *(_sub_agent(each, middleware()) for each in plan.sub_agents)],
         backend=SandboxBackend(),
         checkpointer=checkpoints,
     )
 
 
-def _sub_agent(plan: SubAgentPlan, retries: RetryPolicy) -> SubAgent:
+def _sub_agent(plan: SubAgentPlan, middleware: list[AgentMiddleware[Any, Any, Any]]) -> SubAgent:
     return SubAgent(
         name=plan.name,
         description=plan.description,
         system_prompt=_prompt(plan.instructions),
         tools=plan.tools,
-        middleware=_middleware(retries),
+        middleware=middleware,
     )
 
 
@@ -98,6 +101,6 @@ def _prompt(instructions: str) -> str:
     return f"{instructions}\n\n{_ENVIRONMENT_PROMPT}" if instructions else _ENVIRONMENT_PROMPT
 
 
-def _middleware(retries: RetryPolicy) -> list[AgentMiddleware[Any, Any, Any]]:
-    todos = TodoListMiddleware(system_prompt=_FINISHING_PROMPT, tool_description=DESCRIPTIONS["write_todos"])
-    return [SandboxTools(), todos, ModelCalls(retries)]
+def _middleware(model: BaseChatModel, retries: RetryPolicy) -> list[AgentMiddleware[Any, Any, Any]]:
+    todos = TodoList(system_prompt=_FINISHING_PROMPT, tool_description=DESCRIPTIONS["write_todos"])
+    return [*lean_middleware(model), SandboxTools(), todos, ModelCalls(retries)]

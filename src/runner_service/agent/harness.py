@@ -14,9 +14,9 @@ from runner_service.agent.failures import end_for
 from runner_service.agent.graphs import Graph, GraphCache, build_graph
 from runner_service.agent.interface import AgentRun, ParkedError
 from runner_service.agent.journal import Journal
-from runner_service.agent.langsmith_threads import run_langsmith_inline
+from runner_service.agent.langsmith_off import turn_langsmith_off
 from runner_service.agent.model_calls import RetryPolicy
-from runner_service.agent.session_handover import keep_results, leave_out_last_messages, unrecorded_results
+from runner_service.agent.session_handover import enter_graph, keep_results, leave_out_last_messages, missing_results
 from runner_service.agent.tools.scope import RunScope, current_scope
 from runner_service.errors import ExecutionEnd, ModelRejectedEnd
 from runner_service.models.clients import model_clients, retirement_date
@@ -115,9 +115,9 @@ class AgentHarness:
         config = _config(_thread_id(run), run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100)
         user_message = HumanMessage(run.redactor.text(run.message), id=f"{current_scope.get().run_id}-wish")
         saver = self._checkpoints.saver
-        continues = run.resumption is not None and await _has_message(graph, config, user_message)
+        continues = run.resumption is not None and await _can_continue(graph, config, user_message)
         try:
-            given = None if continues else [*await unrecorded_results(graph, saver, config), user_message]
+            given = None if continues else [*await missing_results(graph, saver, config), user_message]
             # With any durability but "sync" a finished command runs again after a crash.
             state = await graph.ainvoke(given and {"messages": given}, config, durability="sync")
         except BaseException as error:
@@ -151,7 +151,7 @@ async def agent_harness(
     storage: Storage, open_checkpoints: OpenCheckpoints, *, retries: RetryPolicy | None = None
 ) -> AsyncIterator[AgentHarness]:
     """Opens the harness with its checkpoints. Raises LogError."""
-    run_langsmith_inline()
+    turn_langsmith_off()
     async with open_checkpoints() as checkpoints, model_clients() as clients:
         graphs = GraphCache(clients, checkpoints.saver, retries or RetryPolicy())
         yield AgentHarness(graphs, checkpoints, storage)
@@ -182,10 +182,15 @@ def _thread_id(run: AgentRun) -> str:
     return f"{_SESSION_PREFIX}{run.session_id}" if run.session_id else f"{_EXECUTION_PREFIX}{run.execution_id}"
 
 
-async def _has_message(graph: Graph, config: RunnableConfig, user_message: HumanMessage) -> bool:
-    """Whether the checkpointed conversation contains this execution's user message."""
+async def _can_continue(graph: Graph, config: RunnableConfig, user_message: HumanMessage) -> bool:
+    """Whether the checkpointed conversation contains this execution's user message, and can go on from there."""
     state = await graph.aget_state(config)
-    return any(message.id == user_message.id for message in state.values.get("messages", []))
+    messages = state.values.get("messages", [])
+    if not any(message.id == user_message.id for message in messages):
+        return False
+    if not state.next:
+        await enter_graph(graph, config, messages[-1])
+    return True
 
 
 def _answer(state: dict[str, Any]) -> str:

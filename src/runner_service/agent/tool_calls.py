@@ -7,7 +7,7 @@ from typing import Any
 
 from deepagents.middleware.filesystem import FilesystemMiddleware
 from langchain.agents.middleware import ToolCallRequest
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
@@ -53,6 +53,9 @@ _UNPARSED = (
     "the arguments could not be read; send them again, as one JSON object, in valid Unicode and without NaN or "
     "integers of more than 64 bits"
 )
+
+
+_ONE_LIST = "write_todos replaces the whole list, so it can be called once in a message; call it again, once"
 
 
 class SandboxTools(FilesystemMiddleware[Any, Any]):
@@ -112,10 +115,8 @@ class SandboxTools(FilesystemMiddleware[Any, Any]):
         return outcome.with_remark(remarks) if remarks else outcome.result
 
     async def _run(self, scope: RunScope, call: RunningCall, request: ToolCallRequest, handler: Handler) -> ToolResult:
-        if UNPARSED_ARGUMENTS in request.tool_call["args"]:
-            return _failed(request, _UNPARSED)
-        if call.name == "task" and (unknown := _unknown_sub_agent(scope.run, request.tool_call["args"])):
-            return _failed(request, unknown)
+        if invalid := _invalid(scope.run, request):
+            return _failed(request, invalid)
         if call.name in _SIDE_EFFECT_FREE:
             return await self._run_guarded(request, handler)
         if scope.run.resumption and (earlier := await scope.journal.find_call(call.id)):
@@ -171,6 +172,23 @@ def _agent_name() -> str:
     """The sub-agent whose call is about to run; empty for the main agent."""
     outer = current_call.get()
     return outer.sub_agent if outer else ""
+
+
+def _invalid(run: AgentRun, request: ToolCallRequest) -> str:
+    """What is wrong with a call, or empty."""
+    name, arguments = request.tool_call["name"], request.tool_call["args"]
+    if UNPARSED_ARGUMENTS in arguments:
+        return _UNPARSED
+    if name == "write_todos" and _is_one_of_many(request):
+        return _ONE_LIST
+    return _unknown_sub_agent(run, arguments) if name == "task" else ""
+
+
+def _is_one_of_many(request: ToolCallRequest) -> bool:
+    """Whether the model's message calls this tool more than once."""
+    last = next((each for each in reversed(request.state["messages"]) if isinstance(each, AIMessage)), None)
+    names = [call["name"] for call in last.tool_calls] if last else []
+    return names.count(request.tool_call["name"]) > 1
 
 
 def _unknown_sub_agent(run: AgentRun, arguments: Mapping[str, Any]) -> str:

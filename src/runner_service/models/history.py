@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from langchain_core.messages import (
@@ -16,13 +17,17 @@ from langchain_core.messages import (
 
 from runner_service.models.answer import tool_name
 from runner_service.models.blocks import Image, plain_blocks
+from runner_service.models.per_message import PerMessage
 
 M = TypeVar("M", bound=BaseMessage)
+
+_MAY_FOLLOW = {"system": {"system", "human"}, "human": {"ai"}, "ai": {"human", "ai"}}
+"""By the kind of a message: what may come next, results aside."""
 
 LEFT_OUT = "[left out: the provider refused it]"
 """Stands in place of the content of a message that a provider refused."""
 
-_NO_RESULT = "No result of this call was recorded. It may have been cancelled or interrupted."
+_NO_RESULT = "The call did not complete: no result was recorded. It may have been cancelled or interrupted."
 _NOTHING = "(nothing)"
 _BEFORE = "(The conversation so far was left out.)"
 _NOT_ID = re.compile(r"[^A-Za-z0-9_-]")
@@ -33,7 +38,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 class Repaired(NamedTuple):
     """A conversation to send, and what had to be changed that its participants would miss."""
 
-    messages: list[AnyMessage]
+    messages: list[Any]
     changes: list[str]
 
 
@@ -45,12 +50,36 @@ def repair(messages: Sequence[BaseMessage]) -> Repaired:
     - It begins with the user, whose messages in a row become one. Messages without content are left out or say so.
     - Halves of surrogate pairs, which no request can carry, are replaced.
     """
+    if is_sound(messages):
+        return Repaired(list(messages), [])
     system = [each for each in messages if isinstance(each, SystemMessage)]
     rest = [_encodable(each) for each in messages if not isinstance(each, SystemMessage)]
     paired, changes = _pair(rest)
     if paired and not isinstance(paired[0], HumanMessage):
         paired.insert(0, HumanMessage(_BEFORE))
     return Repaired([*system, *_joined(paired)], changes)
+
+
+def is_sound(messages: Iterable[BaseMessage]) -> bool:
+    """Whether `repair` would change nothing. Takes a fraction of its time, once the messages are known."""
+    waiting: list[tuple[str, str]] = []  # calls without a result, the next one last
+    ids: set[str] = set()
+    before = "system"
+    for message in messages:
+        kind, calls = _shape(message)
+        if kind == "tool":
+            if not waiting or waiting.pop() != calls[0]:
+                return False
+            continue
+        if waiting or kind not in _MAY_FOLLOW[before]:
+            return False
+        before = kind
+        for call in calls:
+            if call[0] in ids:
+                return False
+            ids.add(call[0])
+        waiting = list(reversed(calls))
+    return not waiting
 
 
 def has_images(messages: Iterable[BaseMessage]) -> bool:
@@ -91,7 +120,7 @@ def _pair(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], list[str]
             taken |= {id(found)} if found else set()
             answers.append(_answer(found, name, new_id))
         if calls or message.text.strip():
-            paired += [message.model_copy(update={"tool_calls": calls, "invalid_tool_calls": []}), *answers]
+            paired += [_with_calls(message, calls), *answers]
     orphans = sum(isinstance(each, ToolMessage) and id(each) not in taken for each in messages)
     changes = [f"{missing} tool calls had no result, which the model is told"] if missing else []
     return paired, changes + ([f"{orphans} results without a tool call were left out"] if orphans else [])
@@ -100,7 +129,7 @@ def _pair(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], list[str]
 def _results_behind(messages: Sequence[BaseMessage], index: int) -> dict[str, list[ToolMessage]]:
     """The results between a message of the model and its next one, by the id of their call."""
     results: dict[str, list[ToolMessage]] = {}
-    for message in messages[index + 1 :]:
+    for message in islice(messages, index + 1, None):
         if isinstance(message, AIMessage):
             break
         if isinstance(message, ToolMessage):
@@ -108,10 +137,26 @@ def _results_behind(messages: Sequence[BaseMessage], index: int) -> dict[str, li
     return results
 
 
+def unanswered(name: str, call_id: str) -> ToolMessage:
+    """Returns what stands in place of a result that a call did not have."""
+    return ToolMessage(_NO_RESULT, name=name, tool_call_id=call_id, status="error")
+
+
+# What needs no repair stays the same object, or nothing could be remembered about it from one call to the next.
+
+
+def _with_calls(message: AIMessage, calls: list[ToolCall]) -> AIMessage:
+    if calls == message.tool_calls and not message.invalid_tool_calls:
+        return message
+    return message.model_copy(update={"tool_calls": calls, "invalid_tool_calls": []})
+
+
 def _answer(found: ToolMessage | None, name: str, call_id: str) -> ToolMessage:
     if found is None:
-        return ToolMessage(_NO_RESULT, name=name, tool_call_id=call_id, status="error")
+        return unanswered(name, call_id)
     content: Any = found.content if _blocks(found) else _NOTHING
+    if (found.name, found.tool_call_id) == (name, call_id) and content is found.content:
+        return found
     return found.model_copy(update={"content": content, "name": name, "tool_call_id": call_id})
 
 
@@ -160,3 +205,21 @@ def _encodable(message: BaseMessage) -> BaseMessage:
     if not isinstance(text, str) or text.isascii() or not _SURROGATES.search(text):
         return message
     return message.model_copy(update={"content": _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)})
+
+
+def _shape_of(message: BaseMessage) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The kind of a message, empty if it needs repair itself, and the ids and names of its calls or of the result's."""
+    broken = "", ()
+    if _encodable(message) is not message:
+        return broken
+    if isinstance(message, ToolMessage):
+        return ("tool", ((message.tool_call_id, message.name or ""),)) if _blocks(message) else broken
+    if not isinstance(message, AIMessage):
+        return (message.type, ()) if _blocks(message) or isinstance(message, SystemMessage) else broken
+    calls = tuple((call["id"] or "", call["name"]) for call in message.tool_calls)
+    is_valid = all(_unique_id(call_id, set()) == call_id and tool_name(name) == name for call_id, name in calls)
+    is_empty = not calls and not message.text.strip()
+    return broken if message.invalid_tool_calls or is_empty or not is_valid else ("ai", calls)
+
+
+_shape = PerMessage(_shape_of)
