@@ -1,6 +1,6 @@
-"""Measures, prints the tables, and with --write puts them and their plots into docs/performance.md.
+"""Measures, prints the tables and what has become worse, and with --write updates docs/performance.md and its files.
 
-Names: events, tokens, steps, start, crowd, seam, reporting; all of them when none is given. `executor` is measured by
+All figures are measured when none is named, each in at most five minutes. `executor` is measured by
 `python -m benchmarks.executor`.
 """
 
@@ -8,6 +8,7 @@ import argparse
 import time
 
 from benchmarks.figures import FIGURES
+from benchmarks.kept import keep, worse
 from benchmarks.report import machine, write
 
 
@@ -23,8 +24,11 @@ def main() -> None:
         began = time.monotonic()
         figure = FIGURES[name](arguments.rounds)
         print(f"\n{figure.title}\n\n{figure.markdown()}\n\n({time.monotonic() - began:.0f} s)", flush=True)
+        for line in worse(figure):
+            print(line, flush=True)
         if arguments.write:
             write(figure)
+            keep(figure)
     print(f"\n{machine()}")
 
 

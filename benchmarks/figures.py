@@ -4,8 +4,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from benchmarks import agent_cost, command_cost, crowd, event_cost, footprint, peers, reporting
-from benchmarks.report import Figure, Plot, ratio, spread
+from benchmarks import agent_cost, command_cost, crowd, event_cost, footprint, instructions, peers, reporting
+from benchmarks.hot_paths import PATHS
+from benchmarks.report import Figure, Plot, ratio, ratios, spread
 
 _MB = 1e6
 
@@ -30,6 +31,7 @@ def events(rounds: int) -> Figure:
         )
     ]
     series: dict[str, list[float]] = {"runner-service": [], "bare grpc.aio": []}
+    values: dict[str, list[float]] = {}
     for label, (streams, count, gap) in cases.items():
         ours, mute, bare = [], [], []
         for _ in range(rounds):
@@ -49,10 +51,10 @@ def events(rounds: int) -> Figure:
         )
         series["runner-service"].append(statistics.median(each.cpu for each in ours))
         series["bare grpc.aio"].append(statistics.median(each.cpu for each in bare))
+        values[label] = ratios([each.cpu for each in ours], [each.cpu for each in bare])
     labels = [label.replace(", ", "\n") for label in cases]
-    return Figure(
-        "events", "Server CPU per event, log and stream", table, Plot("µs", labels, series, 4.5, logarithmic=True)
-    )
+    plot = Plot("µs", labels, series, 4.5, logarithmic=True)
+    return Figure("events", "Server CPU per event, log and stream", table, plot, values)
 
 
 def tokens(rounds: int) -> Figure:
@@ -116,7 +118,14 @@ def footprints(rounds: int) -> Figure:
     )
     medians = [statistics.median(seconds for seconds, _ in values) for values in started.values()]
     plot = Plot("s", [name.replace(" ", "\n", 1) for name in started], {"start": medians}, 0.4)
-    return Figure("start", "From exec to the first answer", table, plot, [remark])
+    kept = {
+        "seconds": reference,
+        "MB then": [each.memory / _MB for each in ours],
+        "MB with the agent loop": [each.loaded / _MB for each in ours],
+        "kB of an execution": [each.execution / 1e3 for each in held],
+        "kB of a watcher": [each.watcher / 1e3 for each in held],
+    }
+    return Figure("start", "From exec to the first answer", table, plot, kept, [remark])
 
 
 def crowds(rounds: int) -> Figure:
@@ -133,6 +142,7 @@ def crowds(rounds: int) -> Figure:
         )
     ]
     series: dict[str, list[float]] = {"all done": []}
+    values: dict[str, list[float]] = {}
     for count in (100, 300, 1000):
         runs = [crowd.measure(count, 200) for _ in range(rounds if count < 1000 else max(1, rounds // 2))]
         late = sorted(late for run in runs for late in run.lateness) or [0.0]
@@ -149,8 +159,9 @@ def crowds(rounds: int) -> Figure:
             )
         )
         series["all done"].append(statistics.median(run.elapsed for run in runs))
+        values[f"CPU seconds of {count:,}"] = [run.cpu for run in runs]
     plot = Plot("s", ["100 at once", "300 at once", "1,000 at once"], series)
-    return Figure("crowd", "Executions of 200 tokens at once, all done", table, plot)
+    return Figure("crowd", "Executions of 200 tokens at once, all done", table, plot, values)
 
 
 def seam(rounds: int) -> Figure:
@@ -170,7 +181,10 @@ def seam(rounds: int) -> Figure:
         + ".",
     )
     plot = Plot("ms", [label.replace("`", "") for label in labels], series, logarithmic=True)
-    return Figure("seam", "A command, from the executor to the client", table, plot, remarks)
+    values = {
+        label: ratios(ours, bare) for label, ours, bare in zip(labels, took["service"], took["bare"], strict=True)
+    }
+    return Figure("seam", "A command, from the executor to the client", table, plot, values, remarks)
 
 
 def reports(rounds: int) -> Figure:  # noqa: ARG001  # calculated, not measured: the same each time
@@ -192,7 +206,20 @@ def reports(rounds: int) -> Figure:  # noqa: ARG001  # calculated, not measured:
         series["a status for every ten events"].append(every_ten / last)
     labels = [run.name.replace(", ", "\n").replace(" of ", "\nof ") for run in reporting.RUNS]
     plot = Plot("× the last status", labels, series, logarithmic=True)
-    return Figure("reporting", "Bytes of reports, against the last of them", table, plot)
+    values = dict(zip(labels, ([each] for each in series["runner-service"]), strict=True))
+    return Figure("reporting", "Bytes of reports, against the last of them", table, plot, values)
+
+
+def hot_paths(rounds: int) -> Figure:  # noqa: ARG001  # counted: the same each time
+    """Instructions of what runs most often."""
+    counted = instructions.per_unit()
+    described = {name: (path.__doc__ or "").strip() for name, path in PATHS.items()}
+    table = [("", "instructions"), *((described[name], f"{count:,.0f}") for name, count in counted.items())]
+    plot = Plot(
+        "instructions", [name.replace("_", " ") for name in counted], {"runner-service": list(counted.values())}
+    )
+    values = {name: [count] for name, count in counted.items()}
+    return Figure("instructions", "Instructions of the hot paths", table, plot, values)
 
 
 def _rates(rounds: int) -> dict[str, list[float]]:
@@ -215,7 +242,8 @@ def _compared(
         ours, other = (by_subject[subject] for subject in subjects)
         table.append((label, spread(ours), spread(other), ratio(ours, other)))
     series = {subject: [statistics.median(found[label][subject]) for label in found] for subject in subjects}
-    return Figure(name, title, table, Plot(unit, list(found), series, goal))
+    values = {label: ratios(*by_subject.values()) for label, by_subject in found.items()}
+    return Figure(name, title, table, Plot(unit, list(found), series, goal), values)
 
 
 FIGURES: dict[str, Callable[[int], Figure]] = {
@@ -227,4 +255,5 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "crowd": crowds,
     "seam": seam,
     "reporting": reports,
+    "instructions": hot_paths,
 }

@@ -29,12 +29,17 @@ class Plot:
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured: the first row of the table is its head."""
+    """What was measured: the first row of the table is its head.
+
+    `values` are kept and compared from run to run, so they are ratios where there is something to compare with; less is
+    better.
+    """
 
     name: str
     title: str
     table: Sequence[Sequence[str]]
     plot: Plot
+    values: Mapping[str, Sequence[float]]
     remarks: Sequence[str] = field(default=())
 
     def markdown(self) -> str:
@@ -53,6 +58,11 @@ def spread(values: Sequence[float], form: str = ".1f") -> str:
 def ratio(values: Sequence[float], reference: Sequence[float]) -> str:
     """How many times as much as the reference, by medians."""
     return f"{statistics.median(values) / statistics.median(reference):.2f}"
+
+
+def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """How many times as much as the median of the reference each is."""
+    return [each / statistics.median(reference) for each in values]
 
 
 def machine() -> str:

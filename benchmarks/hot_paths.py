@@ -1,0 +1,75 @@
+"""The code that runs for each token, chunk or message, by itself. `instructions` runs it as a program: NAME COUNT."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+
+_CHUNK = b'data: {"id":"c","model":"m","choices":[{"index":0,"delta":{"content":" token"}}]}\n\n'
+_LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+def event(count: int) -> None:
+    """An event becomes bytes for the log and the wire."""
+    from runner_service.storage.frames import Framer
+    from runner_service.v1 import execution_event_pb2 as event_pb2
+
+    framer = Framer("measured")
+    for number in range(count):
+        framer.frame(number, event_pb2.TextDelta(message_id="msg-1", text=" token"))
+
+
+def chunk(count: int) -> None:
+    """A token is read from OpenAI's stream, and handed on."""
+    import httpx2
+
+    from runner_service.models.answer import current_text_listener
+    from runner_service.models.openai_stream import read_answer
+
+    async def listen(text: str, reasoning: str) -> None:
+        """Takes it."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield _CHUNK
+        yield _LAST
+
+    async def read() -> None:
+        current_text_listener.set(listen)
+        await read_answer(httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body()))
+
+    asyncio.run(read())
+
+
+def redaction(count: int) -> None:
+    """A token passes the redactor, with ten secrets in force."""
+    from runner_service.redaction import Redactor
+
+    stream = Redactor([f"secret-{number}-{'x' * 24}" for number in range(10)]).text_stream()
+    for _ in range(count):
+        stream.feed(" token")
+
+
+def known_message(count: int) -> None:
+    """A message that the model was sent before is part of the next request."""
+    from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+    from runner_service.models.history import repair
+    from runner_service.models.openai_messages import openai_messages
+
+    messages: list[BaseMessage] = [HumanMessage("Go.")]
+    for number in range(100):
+        call = {"name": "ls", "args": {"path": "/"}, "id": f"c{number}", "type": "tool_call"}
+        messages += [AIMessage("", tool_calls=[call]), ToolMessage("a", name="ls", tool_call_id=f"c{number}")]
+    for _ in range(count // len(messages)):
+        openai_messages(repair(messages).messages)
+
+
+PATHS: dict[str, Callable[[int], None]] = {
+    "event": event,
+    "chunk": chunk,
+    "redaction": redaction,
+    "known_message": known_message,
+}
+
+if __name__ == "__main__":
+    PATHS[sys.argv[1]](int(sys.argv[2]))
