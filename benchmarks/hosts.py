@@ -41,7 +41,7 @@ async def serve_with(loop: AgentLoop, ready_fd: int, base: Path) -> None:
     async def opened(*_: object) -> AsyncIterator[AgentLoop]:
         yield loop
 
-    loader.load = lambda: opened  # type: ignore[assignment, return-value]  # the rest is as it is
+    loader.load = lambda: opened  # type: ignore[assignment]  # the rest is as it is
     await app.serve(load_settings(service_environment(base, {})), app.ServeOptions(ready_fd=ready_fd))
 
 

@@ -1,8 +1,9 @@
 import pytest
+from tests.forking import fork_server
 from tests.ports import free_port
 from tests.running import start, start_process
 
-__all__ = ["start", "start_process"]
+__all__ = ["fork_server", "start", "start_process"]
 
 
 @pytest.fixture

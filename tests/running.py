@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 import yaml
+from tests.forking import ForkedProcess, ForkServer
 
 from runner_service.app import RunningService, running_service
 from runner_service.settings import load_settings
@@ -144,7 +145,7 @@ def kinds(events: Sequence[Event]) -> list[str | None]:
 class ServiceProcess:
     """The service as a process of its own, as a daemon or an operator runs it. Start it with `start_process`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | ForkedProcess, address: str) -> None:
         self.process = process
         self.address = address
         self.channel = grpc.aio.insecure_channel(address)
@@ -170,27 +171,25 @@ StartProcess = Callable[..., Awaitable[ServiceProcess]]
 
 
 @pytest.fixture
-async def start_process(tmp_path: Path) -> AsyncIterator[StartProcess]:
-    """Starts the service as a process, by the program `before` if there is one; what runs in the end is killed."""
+async def start_process(tmp_path: Path, fork_server: ForkServer) -> AsyncIterator[StartProcess]:
+    """Starts the service as a process; what runs in the end is killed.
+
+    It is forked, unless it is to be started by the program `before`, its error output is read by the test (STDERR), or
+    `is_new` says so, for a test of what the kernel shows of it.
+    """
     started: list[ServiceProcess] = []
 
     async def start(
-        turns: Turns | Mapping[str, Any] = (), *, before: Sequence[str] = (), **variables: str
+        turns: Turns | Mapping[str, Any] = (), *, before: Sequence[str] = (), is_new: bool = False, **variables: str
     ) -> ServiceProcess:
+        with_stderr = bool(variables.pop("STDERR", ""))
+        environ = {"PATH": os.environ["PATH"], **_environ(tmp_path, turns, variables)}
         ready, announce = os.pipe()
-        process = await asyncio.create_subprocess_exec(
-            *before,
-            sys.executable,
-            "-m",
-            "runner_service",
-            "serve",
-            "--ready-fd",
-            str(announce),
-            env={"PATH": os.environ["PATH"], **_environ(tmp_path, turns, variables)},
-            pass_fds=[announce],
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE if variables.pop("STDERR", "") else None,
-        )
+        process: asyncio.subprocess.Process | ForkedProcess
+        if before or with_stderr or is_new:
+            process = await _execute(before, environ, announce, with_stderr=with_stderr)
+        else:
+            process = await fork_server.fork(["serve", "--ready-fd"], environ, announce)
         os.close(announce)
         line = await asyncio.to_thread(_read_line, ready)
         if not line:
@@ -203,6 +202,19 @@ async def start_process(tmp_path: Path) -> AsyncIterator[StartProcess]:
         await service.channel.close()
         if service.process.returncode is None:
             await service.kill()
+
+
+async def _execute(
+    before: Sequence[str], environ: Mapping[str, str], announce: int, *, with_stderr: bool
+) -> asyncio.subprocess.Process:
+    arguments = [*before, sys.executable, "-m", "runner_service", "serve", "--ready-fd", str(announce)]
+    return await asyncio.create_subprocess_exec(
+        *arguments,
+        env=environ,
+        pass_fds=[announce],
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE if with_stderr else None,
+    )
 
 
 def _read_line(descriptor: int) -> str:

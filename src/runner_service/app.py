@@ -16,7 +16,7 @@ from runner_service.api.page_tokens import PageTokens
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.api.validation.requests import check_execute
 from runner_service.approvals.validation import read_policy_file
-from runner_service.events.writer import log_writer
+from runner_service.events.writer import LogWriter, log_writer
 from runner_service.executions.approval_service import ApprovalService
 from runner_service.executions.audit import running_audit
 from runner_service.executions.background import running_executions
@@ -141,6 +141,7 @@ class RunningService(NamedTuple):
 async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
     """Serves until the context ends; what still runs then is left INTERRUPTED. Raises as `serve` does."""
     readiness = Readiness()
+    serving = asyncio.Event()
     async with AsyncExitStack() as parts:
         await parts.enter_async_context(monitored_loop())
         callers = await parts.enter_async_context(known_callers(settings))
@@ -148,28 +149,11 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         storage = await _enter_storage(parts, settings)
         log = storage.log
         await parts.enter_async_context(running_audit(callers.audit, storage.audit))
-        writer = await parts.enter_async_context(
-            log_writer(
-                log,
-                on_change=lambda broken: readiness.set_held_up("log", is_held_up=broken),
-                write_timeout_seconds=_SHARED_LOG_WRITE_TIMEOUT_SECONDS if storage.replicas else None,
-            )
-        )
-        serving = asyncio.Event()
+        writer = await _enter_writer(parts, storage, readiness)
         executor = await _enter_executor(parts, settings, serving, readiness)
         await parts.enter_async_context(_proven(executor, operator_minimum(settings), readiness))
         loading = await parts.enter_async_context(loading_agent_loop(storage))
-        runner = Runner(
-            settings,
-            log,
-            mode=settings.mode,
-            executor=executor,
-            agent_loop=loading,
-            contents=storage.contents,
-            approval_policy=await _approval_policy(settings),
-            prices=await _prices(settings),
-            tenant_usage=TenantUsage(callers.tenants, log, storage.usage),
-        )
+        runner = await _runner(settings, storage, callers, executor, loading)
         daemon = await _enter_daemon(parts, settings, log, readiness)
         executions, approvals, changes, recovery = await parts.enter_async_context(
             running_executions(
@@ -178,16 +162,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         )
         operators = OperatorRpcs(callers, storage.audit, PageTokens(log))
         servicer = AgentRunnerServicer(executions, approvals, changes, log, operators=operators)
-        handler = servicer.handler()
-        server = await parts.enter_async_context(
-            running_server(
-                settings,
-                add_services=lambda server: server.add_generic_rpc_handlers((handler,)),
-                service_names=[SERVICE_NAME],
-                readiness=readiness,
-                callers=callers,
-            )
-        )
+        server = await _enter_server(parts, settings, servicer, callers, readiness)
         metrics_address = await _serve_metrics(parts, settings, callers)
         web_address = await _serve_web(parts, settings, servicer, callers, readiness, log)
         others = [server.health_address, metrics_address, web_address]
@@ -202,6 +177,51 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         if settings.resume_on_start and not storage.replicas:
             await recovery.resume_interrupted()
         yield RunningService(server, executions, approvals, changes, loading, serving, metrics_address, web_address)
+
+
+async def _enter_writer(parts: AsyncExitStack, storage: Storage, readiness: Readiness) -> LogWriter:
+    return await parts.enter_async_context(
+        log_writer(
+            storage.log,
+            on_change=lambda broken: readiness.set_held_up("log", is_held_up=broken),
+            write_timeout_seconds=_SHARED_LOG_WRITE_TIMEOUT_SECONDS if storage.replicas else None,
+        )
+    )
+
+
+async def _runner(
+    settings: Settings, storage: Storage, callers: KnownCallers, executor: Executor, loading: LazyAgentLoop
+) -> Runner:
+    return Runner(
+        settings,
+        storage.log,
+        mode=settings.mode,
+        executor=executor,
+        agent_loop=loading,
+        contents=storage.contents,
+        approval_policy=await _approval_policy(settings),
+        prices=await _prices(settings),
+        tenant_usage=TenantUsage(callers.tenants, storage.log, storage.usage),
+    )
+
+
+async def _enter_server(
+    parts: AsyncExitStack,
+    settings: Settings,
+    servicer: AgentRunnerServicer,
+    callers: KnownCallers,
+    readiness: Readiness,
+) -> RunningServer:
+    handler = servicer.handler()
+    return await parts.enter_async_context(
+        running_server(
+            settings,
+            add_services=lambda server: server.add_generic_rpc_handlers((handler,)),
+            service_names=[SERVICE_NAME],
+            readiness=readiness,
+            callers=callers,
+        )
+    )
 
 
 async def _enter_storage(parts: AsyncExitStack, settings: Settings) -> Storage:

@@ -83,7 +83,7 @@ async def test_the_keys_of_the_service_reach_no_command(start: StartService, mon
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such files")
 async def test_the_environment_and_memory_of_the_service_are_closed_to_its_user(start_process: StartProcess) -> None:
-    service = await start_process([turn("Ok.")], OPENAI_API_KEY=OWN_KEY)
+    service = await start_process([turn("Ok.")], is_new=True, OPENAI_API_KEY=OWN_KEY)
     as_ordinary_user = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
     for file in ("environ", "mem", "maps"):

@@ -11,6 +11,19 @@ from tests.running import start, start_process
 __all__ = ["start", "start_process"]
 
 
+class _Unmounting:
+    """Unmounts a path in the end, also when the tests are killed: its input ends then."""
+
+    def __init__(self, path: Path) -> None:
+        script = 'cat; umount --lazy "$1" 2>/dev/null; true'
+        arguments = ["sh", "-c", script, "sh", str(path)]
+        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True)
+
+    def now(self) -> None:
+        """Unmounts it, if it is mounted."""
+        self._process.communicate()
+
+
 class SmallDisk:
     """A file system of its own, which can be full, read-only, and both no longer."""
 
@@ -18,6 +31,7 @@ class SmallDisk:
         self.path = path
         path.mkdir()
         _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "none", str(path))
+        self._unmounting = _Unmounting(path)
 
     def fill(self) -> None:
         """Takes all the room that is left."""
@@ -39,7 +53,7 @@ class SmallDisk:
 
     def remove(self) -> None:
         """Unmounts it."""
-        _run("umount", "--lazy", str(self.path))
+        self._unmounting.now()
 
 
 @pytest.fixture
@@ -72,6 +86,7 @@ class BreakableDisk:
         _run("mkfs.ext4", "-q", str(self._image))
         path.mkdir()
         self._mount()
+        self._unmounting = _Unmounting(path)
 
     def break_down(self) -> None:
         """Lets the kernel find an error, from which on it takes no more writes; what was written before is kept."""
@@ -90,7 +105,7 @@ class BreakableDisk:
 
     def remove(self) -> None:
         """Unmounts it, if it is mounted."""
-        subprocess.run(["umount", "--lazy", str(self.path)], check=False, capture_output=True)
+        self._unmounting.now()
 
     def _mount(self) -> None:
         _run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))

@@ -1,12 +1,11 @@
 """The executions of a session run one at a time, over all replicas."""
 
-import asyncio
 import itertools
 
 import pytest
 from tests.running import Event, command, one, turn
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import Deployment
+from tests.scale.replicas import Deployment, kind
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -36,7 +35,7 @@ async def test_11_executions_of_a_session_take_turns_over_replicas_that_die(depl
                 break
         call.cancel()
     watchers = {name: deployment.watch(1, 2, execution_id=name) for name in names}
-    await asyncio.sleep(3)
+    await watchers[names[0]].until(kind("finished"))
     await deployment.kill(0)
     events = {name: await watcher.ended(150) for name, watcher in watchers.items()}
     for session in set(sessions.values()):

@@ -3,10 +3,11 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import langsmith
 import pytest
+from deepagents.backends import StateBackend
 from deepagents.middleware._parent_notifier import _ParentNotifierMiddleware
 from deepagents.middleware.filesystem import FilesystemMiddleware, GlobSchema, GrepSchema
 from deepagents.middleware.patch_tool_calls import PatchToolCallsMiddleware
@@ -16,6 +17,7 @@ from langchain.agents.middleware.summarization import _get_approximate_token_cou
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.sqlite import SqliteSaver
 from tests.agent.bench import Bench, command, open_bench, turn
@@ -42,6 +44,39 @@ def test_deepagents_takes_our_file_tools_instead_of_its_own_by_their_name() -> N
 def test_deepagents_search_tools_take_the_arguments_that_ours_add_to() -> None:
     assert {"pattern", "path"} <= GlobSchema.model_fields.keys()
     assert {"pattern", "path", "glob"} <= GrepSchema.model_fields.keys()
+
+
+async def test_langchain_hands_a_tool_the_arguments_that_one_method_makes() -> None:
+    class Taken(BaseTool):
+        name: str = "t"
+        description: str = "d"
+
+        def _to_args_and_kwargs(
+            self, tool_input: Any, tool_call_id: str | None
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return (), {"arguments": tool_input}
+
+        def _run(self, arguments: dict[str, Any]) -> str:
+            return str(arguments)
+
+    arguments = {"config": 1, "run_manager": 2}
+    assert await Taken(args_schema={"type": "object", "properties": {}}).ainvoke(arguments) == str(arguments)
+
+
+def test_deepagents_state_backend_reads_and_writes_files_by_two_methods() -> None:
+    class Kept(StateBackend):
+        files: ClassVar[dict[str, Any]] = {}
+
+        def _read_files(self) -> dict[str, Any]:
+            return self.files
+
+        def _send_files_update(self, update: dict[str, Any]) -> None:
+            self.files.update(update)
+
+    backend = Kept()
+    assert backend.write("/a", "text").error is None
+    assert list(Kept.files) == ["/a"]
+    assert backend.read("/a").file_data == Kept.files["/a"]
 
 
 async def test_langgraphs_saver_has_the_synchronous_methods_that_are_called_on_the_loop(tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ from daytona import AsyncDaytona, DaytonaConfig
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # has no types
 from grpc_status import rpc_status
+from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from runner_service.settings import Settings
 
 
 def test_pydantic_settings_takes_its_sources_as_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "_build_sources" in inspect.signature(BaseSettings.__init__).parameters
+    assert callable(EnvSettingsSource._load_env_vars), "see `_Environment`"
     monkeypatch.setenv("LISTEN_ADDRESS", "localhost:1")
     settings = Settings.from_environment({"MODE": "local", "LISTEN_ADDRESS": "localhost:2"})
     assert settings.listen_address == "localhost:2"
@@ -69,6 +71,11 @@ async def test_httpx_reads_a_body_that_a_hook_has_replaced() -> None:
 
 def test_mcps_transport_takes_a_client_of_ours() -> None:
     assert "http_client" in inspect.signature(streamable_http_client).parameters
+
+
+def test_mcps_session_checks_results_by_one_method() -> None:
+    assert "self._validate_tool_result(" in inspect.getsource(ClientSession.call_tool), "see `_Session`"
+    assert inspect.iscoroutinefunction(ClientSession._validate_tool_result)
 
 
 def test_grpc_status_encodes_details_and_reads_them_from_asynchronous_errors() -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from runner_service.agent.interface import AgentLoop
@@ -35,6 +35,7 @@ OpenHarness = Callable[[Storage, OpenCheckpoints], AbstractAsyncContextManager["
 OpenLoop = Callable[[], AbstractAsyncContextManager["AgentHarness"]]
 
 
+@cache
 def load() -> OpenHarness:
     """Imports the agent loop and returns `agent_harness`. Blocks for a second: call it in a thread.
 

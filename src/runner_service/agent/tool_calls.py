@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from deepagents.middleware.filesystem import FilesystemMiddleware
 from langchain.agents.middleware import ToolCallRequest
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp
@@ -13,12 +12,10 @@ from langgraph.types import Command
 
 from runner_service.agent.approval_gate import pass_gate
 from runner_service.agent.failures import end_for
+from runner_service.agent.filesystem_middleware import FileTools
 from runner_service.agent.interface import AgentRun
 from runner_service.agent.journal import CallEnd
 from runner_service.agent.tool_call_events import Outcome, ToolCallReporter, sub_agent_names
-from runner_service.agent.tool_descriptions import DESCRIPTIONS
-from runner_service.agent.tools.backend import SandboxBackend
-from runner_service.agent.tools.include_ignored import with_include_ignored
 from runner_service.agent.tools.loop_detector import LOOP_REMARK
 from runner_service.agent.tools.scope import RunningCall, RunScope, current_call, current_scope, sub_agent_id
 from runner_service.agent.usage import count_tool_call
@@ -31,12 +28,6 @@ logger = logging.getLogger(__name__)
 
 ToolResult = ToolMessage | Command[Any]
 Handler = Callable[[ToolCallRequest], Awaitable[ToolResult]]
-
-_MAX_RESULT_TOKENS = 15_000
-"""Of a longer result the model sees head and tail; deepagents offloads the whole to a file it can read."""
-
-_MAX_REQUESTED_TIMEOUT_SECONDS = 7 * 24 * 3600
-"""Above it deepagents rejects the call; below it the request's limit applies."""
 
 _SIDE_EFFECT_FREE = {"ls", "read_file", "glob", "grep", "write_todos", "task"}
 """Calls of these tools may be repeated after a crash; others must not."""
@@ -58,23 +49,8 @@ _UNPARSED = (
 _ONE_LIST = "write_todos replaces the whole list, so it can be called once in a message; call it again, once"
 
 
-class SandboxTools(FilesystemMiddleware[Any, Any]):
+class SandboxTools(FileTools):
     """Provides the file and command tools. As the outermost middleware it wraps the calls of all other tools, too."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            backend=SandboxBackend(),
-            tools=["execute", "ls", "read_file", "write_file", "edit_file", "glob", "grep"],
-            tool_token_limit_before_evict=_MAX_RESULT_TOKENS,
-            max_execute_timeout=_MAX_REQUESTED_TIMEOUT_SECONDS,
-            custom_tool_descriptions=DESCRIPTIONS,
-        )
-        self.tools = with_include_ignored(self.tools)
-
-    @property
-    def name(self) -> str:
-        """The name of the deepagents middleware that this replaces."""
-        return FilesystemMiddleware.__name__
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Handler) -> ToolResult:
         """Runs a tool. Errors become results; only an `ExecutionEnd` or a cancellation ends the agent."""

@@ -1,6 +1,5 @@
 """Announces requests for approval to APPROVAL_WEBHOOK_URL, signed, at least once each."""
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -13,15 +12,27 @@ from typing import Protocol
 import aiohttp
 
 from runner_service.identity import ANY_TENANT, NO_KEY, OwnerKey
+from runner_service.retries import exponential_backoff, retry
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 6
+_MAX_ATTEMPTS = 6
 _MIN_BACKOFF_SECONDS = 0.5
+_MAX_BACKOFF_SECONDS = 16.0
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 Key = tuple[str, str, int]
+
+
+class _StatusError(Exception):
+    """The webhook answered with a status that is no success."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP {status}")
+
+
+_FAILURES = (_StatusError, aiohttp.ClientError, TimeoutError)
 
 
 class Changes(Protocol):
@@ -64,19 +75,27 @@ class ApprovalWebhook:
 
     async def _announce(self, session: aiohttp.ClientSession, approval: runner_pb2.PendingApproval) -> None:
         body = _body(approval)
-        for attempt in range(_ATTEMPTS):
-            try:
-                async with session.post(
-                    self._url, data=body, headers=self._headers(body), allow_redirects=False
-                ) as response:
-                    if response.status < 300:  # noqa: PLR2004  # HTTP's own
-                        return
-                    reason = f"HTTP {response.status}"
-            except (aiohttp.ClientError, TimeoutError) as error:
-                reason = type(error).__name__
+
+        async def post() -> None:
+            async with session.post(
+                self._url, data=body, headers=self._headers(body), allow_redirects=False
+            ) as response:
+                if response.status >= 300:  # noqa: PLR2004  # HTTP's own
+                    raise _StatusError(response.status)
+
+        def delay_after(error: Exception, attempt: int) -> float | None:
+            if not isinstance(error, _FAILURES):
+                return None
+            reason = str(error) if isinstance(error, _StatusError) else type(error).__name__
             logger.warning("approval_webhook_failed execution=%s reason=%s", approval.execution_id, reason)
-            await asyncio.sleep(_MIN_BACKOFF_SECONDS * 2**attempt)
-        logger.error("approval_webhook_given_up execution=%s", approval.execution_id)
+            if attempt == _MAX_ATTEMPTS:
+                return None
+            return exponential_backoff(attempt, initial=_MIN_BACKOFF_SECONDS, maximum=_MAX_BACKOFF_SECONDS)
+
+        try:
+            await retry(post, delay_after)
+        except _FAILURES:
+            logger.error("approval_webhook_given_up execution=%s", approval.execution_id)  # noqa: TRY400  # said above
 
     def _headers(self, body: bytes) -> dict[str, str]:
         timestamp = str(int(time.time()))

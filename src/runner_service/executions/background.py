@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner_service.errors import CallError, ExecutionEnd, UnavailableError
 from runner_service.events.writer import LogWriter
@@ -65,13 +66,7 @@ async def running_executions(
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
         registry = Registry(storage.log, writer, _secret_box(settings))
-        tenants = runner.tenant_usage.tenants if runner.tenant_usage else None
-        local_queue = ExecutionQueue(
-            max_running=settings.max_concurrent_executions,
-            max_queued=settings.max_queued_executions,
-            tenants=tenants,
-        )
-        queue: Queue = SharedQueue(local_queue, storage.replicas.turns) if storage.replicas else local_queue
+        queue = _queue(settings, storage, runner)
         lifecycle = Lifecycle(
             settings, registry, storage.log, storage.ownership, storage.replicas, queue, runner.executor, tasks=tasks
         )
@@ -89,45 +84,71 @@ async def running_executions(
         )
         approvals = ApprovalService(storage.log, runner, service, registry=registry, lifecycle=lifecycle)
         changes = ChangeService(storage.log, runner, registry)
-        if storage.replicas is None:  # else another may be about to
-            await changes.complete_reverts()
         recovery = Recovery(service, registry, tasks=tasks)
-        guard = DiskGuard(
-            settings.state_dir,
-            settings.state_min_free_bytes,
-            registry,
-            lambda is_full: readiness.set_held_up(DISK, is_held_up=is_full),
-        )
-        cleanups = [
-            tasks.create_task(_prune_log(settings, storage.log, registry, storage.audit, tenants), name="prune-log"),
-            tasks.create_task(guard.run(), name="guard-disk"),
-            tasks.create_task(_delete_orphaned_state(runner, registry), name="delete-orphaned-state"),
-            tasks.create_task(approvals.expire_forever(), name="expire-approvals"),
-        ]
-        if settings.approval_webhook_url:
-            from runner_service.executions.approval_webhook import ApprovalWebhook  # noqa: PLC0415  # aiohttp
-
-            secret = settings.approval_webhook_secret
-            webhook = ApprovalWebhook(
-                settings.approval_webhook_url, secret.get_secret_value() if secret else None, approvals.changes
-            )
-            cleanups.append(tasks.create_task(_announce_approvals(webhook), name="approval-webhook"))
+        background = _background(settings, storage, runner, registry, approvals, readiness)
         takeover = None
         if storage.replicas:
             takeover = Takeover(service, registry, lifecycle, storage.replicas, readiness=readiness)
-            cleanups.append(tasks.create_task(takeover.run(), name="takeover"))
-        else:
+            background["takeover"] = takeover.run
+        else:  # with replicas another may be about to
+            await changes.complete_reverts()
             await approvals.reserve_waiting()
+        running = [tasks.create_task(run(), name=name) for name, run in background.items()]
         try:
             with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
                 yield RunningExecutions(service, approvals, changes, recovery)
         finally:
-            for each in cleanups:
+            for each in running:
                 each.cancel()
             recovery.stop()
             await lifecycle.interrupt_all()
             if takeover:
                 await takeover.leave()
+
+
+def _queue(settings: Settings, storage: Storage, runner: Runner) -> "Queue":
+    local = ExecutionQueue(
+        max_running=settings.max_concurrent_executions,
+        max_queued=settings.max_queued_executions,
+        tenants=_tenants(runner),
+    )
+    return SharedQueue(local, storage.replicas.turns) if storage.replicas else local
+
+
+def _tenants(runner: Runner) -> Tenants | None:
+    return runner.tenant_usage.tenants if runner.tenant_usage else None
+
+
+def _background(
+    settings: Settings,
+    storage: Storage,
+    runner: Runner,
+    registry: Registry,
+    approvals: ApprovalService,
+    readiness: Readiness,
+) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+    """Returns what runs beside the executions until it is cancelled, by the names of its tasks."""
+    guard = DiskGuard(
+        settings.state_dir,
+        settings.state_min_free_bytes,
+        registry,
+        lambda is_full: readiness.set_held_up(DISK, is_held_up=is_full),
+    )
+    background: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        "prune-log": partial(_prune_log, settings, storage.log, registry, storage.audit, _tenants(runner)),
+        "guard-disk": guard.run,
+        "delete-orphaned-state": partial(_delete_orphaned_state, runner, registry),
+        "expire-approvals": approvals.expire_forever,
+    }
+    if settings.approval_webhook_url:
+        from runner_service.executions.approval_webhook import ApprovalWebhook  # noqa: PLC0415  # aiohttp
+
+        secret = settings.approval_webhook_secret
+        webhook = ApprovalWebhook(
+            settings.approval_webhook_url, secret.get_secret_value() if secret else None, approvals.changes
+        )
+        background["approval-webhook"] = partial(_announce_approvals, webhook)
+    return background
 
 
 class Recovery:

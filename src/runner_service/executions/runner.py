@@ -174,11 +174,7 @@ class PreparedRun:
 
     async def _run(self, execution: Execution, resumption: Resumption | None, on_started: Callable[[], None]) -> str:
         loop = await self.runner.agent_loop.loaded()
-        limits = _limits(self.request.limits, self.runner.settings)
-        usage, tenant = self.runner.tenant_usage, tenant_of(execution.id)
-        if usage:
-            apply_ceilings(limits, usage.tenants.limits_of(tenant))
-        meter = usage.meter(tenant, execution.usage) if usage else None
+        limits, meter = self._limits(execution), self._meter(execution)
         timeout_seconds = limits.timeout.ToNanoseconds() / 1e9
         egress = self._egress(execution)
         execution.stream.quota.set_limit(self.runner.settings.execution_max_bytes)
@@ -192,33 +188,7 @@ class PreparedRun:
                 self._warn_if_approvals_can_be_evaded(execution)
                 on_started()
                 tracker = await self._tracker(execution, sandbox)
-                execution.run = AgentRun(
-                    execution_id=execution.id,
-                    session_id=self.request.session_id,
-                    agent=self.request.agent,
-                    message=self.request.message,
-                    limits=limits,
-                    model=self.model,
-                    sandbox=sandbox,
-                    events=execution.stream,
-                    redactor=execution.redactor,
-                    approvals=execution.approvals,
-                    approval_hold_seconds=self.runner.settings.approval_hold,
-                    approval_hold_background_seconds=self.runner.settings.approval_hold_background,
-                    environment=self._environment(),
-                    usage=execution.usage,
-                    prices=self.runner.prices,
-                    cost=execution.cost,
-                    mcp_start_timeout=self.runner.settings.mcp_start_timeout,
-                    max_repeated_calls=self.runner.settings.max_repeated_calls,
-                    resumption=resumption,
-                    confinement=self.confinement,
-                    egress=egress,
-                    mcp_addresses=self.runner.mcp_addresses,
-                    tracker=tracker,
-                    require_tokens=meter.require if meter else None,
-                    is_interrupted=lambda: execution.is_interrupted,
-                )
+                execution.run = self._agent_run(execution, resumption, limits, meter, egress, sandbox, tracker)
                 try:
                     return await self._run_tracked(loop, execution, execution.run)
                 finally:
@@ -229,6 +199,55 @@ class PreparedRun:
             raise
         except SandboxError as error:
             raise SandboxEnd(execution.redactor.text(str(error)), code=error.code, retryable=error.retryable) from error
+
+    def _limits(self, execution: Execution) -> runner_pb2.ExecutionLimits:
+        limits = _limits(self.request.limits, self.runner.settings)
+        if usage := self.runner.tenant_usage:
+            apply_ceilings(limits, usage.tenants.limits_of(tenant_of(execution.id)))
+        return limits
+
+    def _meter(self, execution: Execution) -> TokenMeter | None:
+        usage = self.runner.tenant_usage
+        return usage.meter(tenant_of(execution.id), execution.usage) if usage else None
+
+    def _agent_run(
+        self,
+        execution: Execution,
+        resumption: Resumption | None,
+        limits: runner_pb2.ExecutionLimits,
+        meter: TokenMeter | None,
+        egress: EgressPolicy | None,
+        sandbox: Sandbox,
+        tracker: ChangeTracker | None,
+    ) -> AgentRun:
+        settings = self.runner.settings
+        return AgentRun(
+            execution_id=execution.id,
+            session_id=self.request.session_id,
+            agent=self.request.agent,
+            message=self.request.message,
+            limits=limits,
+            model=self.model,
+            sandbox=sandbox,
+            events=execution.stream,
+            redactor=execution.redactor,
+            approvals=execution.approvals,
+            approval_hold_seconds=settings.approval_hold,
+            approval_hold_background_seconds=settings.approval_hold_background,
+            environment=self._environment(),
+            usage=execution.usage,
+            prices=self.runner.prices,
+            cost=execution.cost,
+            mcp_start_timeout=settings.mcp_start_timeout,
+            max_repeated_calls=settings.max_repeated_calls,
+            resumption=resumption,
+            confinement=self.confinement,
+            egress=egress,
+            mcp_addresses=self.runner.mcp_addresses,
+            tracker=tracker,
+            require_tokens=meter.require if meter else None,
+            is_interrupted=lambda: execution.is_interrupted,
+        )
 
     async def _run_agent(self, loop: AgentLoop, execution: Execution, run: AgentRun) -> str:
         try:

@@ -35,6 +35,7 @@ _PERMANENT = {
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.NOT_FOUND,
 }
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # a skill archive is a single message
@@ -100,22 +101,23 @@ class DaemonClient:
             ReportRefusedError: retrying is pointless.
         """
         report = _report(execution_id, status)
-        for attempt in range(1, _MAX_REPORT_ATTEMPTS + 1):
-            try:
-                await self._call(UPDATE_STATUS.path, report, 2 * CALL_TIMEOUT_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    raise ReportRefusedError(version_mismatch(self.endpoint)) from error
-                not_found = error.code() is grpc.StatusCode.NOT_FOUND
-                if error.code() in _PERMANENT or (not_found and attempt == _MAX_REPORT_ATTEMPTS):
-                    raise ReportRefusedError(f"{error.code().name}: {detail_of(error)}") from error
-                logger.debug("report_failed execution=%s code=%s", execution_id, error.code().name)
-                if not not_found:
-                    return False
-            else:
-                return True
-            await asyncio.sleep(_INITIAL_BACKOFF_SECONDS * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
+
+        def delay_after(error: Exception, attempt: int) -> float | None:
+            is_not_found = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.NOT_FOUND
+            if not is_not_found or attempt == _MAX_REPORT_ATTEMPTS:
+                return None
+            return exponential_backoff(attempt, initial=_INITIAL_BACKOFF_SECONDS, maximum=CALL_TIMEOUT_SECONDS)
+
+        try:
+            await retry(lambda: self._call(UPDATE_STATUS.path, report, 2 * CALL_TIMEOUT_SECONDS), delay_after)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise ReportRefusedError(version_mismatch(self.endpoint)) from error
+            if error.code() in _PERMANENT:
+                raise ReportRefusedError(f"{error.code().name}: {detail_of(error)}") from error
+            logger.debug("report_failed execution=%s code=%s", execution_id, error.code().name)
+            return False
+        return True
 
     async def wait_before_retry(self, seconds: float) -> None:
         """Sleeps before a retry, or until the daemon reconnects if that is sooner."""

@@ -21,6 +21,7 @@ from runner_service.errors import (
 from runner_service.executions.readiness import Readiness, Stage
 from runner_service.executions.service import ExecutionService
 from runner_service.identity import TEMPORAL, Caller, OwnerKey, current_caller
+from runner_service.retries import exponential_backoff, retry
 from runner_service.settings import Settings
 from runner_service.storage.activities import ActivityStore, OpenActivity
 from runner_service.storage.event_log import EventLog
@@ -199,19 +200,20 @@ class Attempt:
 
     async def _complete(self, outcome: Outcome) -> None:
         """Completes the activity, again until Temporal has taken it or does not want it."""
-        delay = _RETRY_DELAY_SECONDS
-        while True:
-            client = await self._services.connection.client()
-            handle = handle_of(client, self._activity)
+
+        def delay_after(error: Exception, attempt: int) -> float | None:
+            if not isinstance(error, RPCError):
+                return None
+            logger.info("activity_not_completed execution=%s reason=%s", self._execution_id, error.message)
+            if error.status in _FINAL_STATUSES:
+                return None
+            return exponential_backoff(attempt, initial=_RETRY_DELAY_SECONDS, maximum=_MAX_BACKOFF_SECONDS)
+
+        async def complete() -> None:
+            handle = handle_of(await self._services.connection.client(), self._activity)
             is_cancelled = self._verdict is Verdict.CANCELLED
-            try:
-                await self._contract.complete(handle, self._activity, outcome, cancel_requested=is_cancelled)
-            except RPCError as error:
-                logger.info("activity_not_completed execution=%s reason=%s", self._execution_id, error.message)
-                if error.status in _FINAL_STATUSES:
-                    return
-            else:
-                logger.info("activity_completed execution=%s", self._execution_id)
-                return
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
+            await self._contract.complete(handle, self._activity, outcome, cancel_requested=is_cancelled)
+
+        with suppress(RPCError):
+            await retry(complete, delay_after)
+            logger.info("activity_completed execution=%s", self._execution_id)

@@ -20,7 +20,7 @@ from deepagents.backends.protocol import (
 )
 
 from runner_service.agent.tools.excerpt import MAX_WINDOW_CHARACTERS, first_lines
-from runner_service.agent.tools.include_ignored import includes_ignored
+from runner_service.agent.tools.scope import includes_ignored
 from runner_service.executors.protocol import BinaryFile, FileEntry, FileError, Sandbox, TextLines
 from runner_service.redaction import MARK, Redactor
 

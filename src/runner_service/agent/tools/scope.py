@@ -86,6 +86,9 @@ current_scope: ContextVar[RunScope] = ContextVar("scope")
 current_call: ContextVar[RunningCall | None] = ContextVar("call", default=None)
 """The current task's tool call; for a sub-agent its `task` call."""
 
+includes_ignored: ContextVar[bool] = ContextVar("includes_ignored", default=False)
+"""Whether the current search includes files that ignore files name."""
+
 
 def sub_agent_id() -> str:
     """Returns the id of the current agent's `task` call; empty for the main agent."""

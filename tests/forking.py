@@ -1,0 +1,113 @@
+"""Processes of the service that a fork server starts, in a tenth of the time that a new interpreter takes."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+_MAX_ANSWER_BYTES = 1024
+
+
+class ForkedProcess:
+    """A process of the service, with the methods of `asyncio.subprocess.Process` that tests use."""
+
+    stderr: asyncio.StreamReader | None = None
+
+    def __init__(self, pid: int, exit_code: "Future[int]") -> None:
+        self.pid = pid
+        self._exit_code = exit_code
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._exit_code.result() if self._exit_code.done() else None
+
+    def send_signal(self, number: int) -> None:
+        """Sends it a signal, unless it has ended."""
+        if not self._exit_code.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Asks it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kills it."""
+        self.send_signal(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Waits for its end, and returns its exit code."""
+        return await asyncio.shield(asyncio.wrap_future(self._exit_code))
+
+
+class ForkServer:
+    """Starts services. It is itself started by the first; close it at the end."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._pids: dict[int, Future[int]] = {}
+        self._exit_codes: dict[int, Future[int]] = {}
+
+    async def fork(self, arguments: Sequence[str], environ: Mapping[str, str], descriptor: int) -> ForkedProcess:
+        """Starts a service, whose last argument is the number that `descriptor` has there."""
+        control = self._control or self._start()
+        number = next(self._ids)
+        pid: Future[int] = Future()
+        exit_code: Future[int] = Future()
+        self._pids[number], self._exit_codes[number] = pid, exit_code
+        order = {"id": number, "environ": dict(environ), "arguments": list(arguments), "directory": str(Path.cwd())}
+        socket.send_fds(control, [json.dumps(order).encode()], [1, 2, descriptor])
+        return ForkedProcess(await asyncio.wrap_future(pid), exit_code)
+
+    def _start(self) -> socket.socket:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())],
+                cwd=_ROOT,
+                env={"PATH": os.environ["PATH"]},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        threading.Thread(target=self._read, args=(self._control,), daemon=True).start()
+        return self._control
+
+    def _read(self, control: socket.socket) -> None:
+        while data := control.recv(_MAX_ANSWER_BYTES):
+            answer = json.loads(data)
+            if "pid" in answer:
+                self._pids.pop(answer["id"]).set_result(answer["pid"])
+            else:
+                self._exit_codes.pop(answer["id"]).set_result(answer["exit_code"])
+        for each in (*self._pids.values(), *self._exit_codes.values()):
+            each.set_exception(RuntimeError("the fork server has ended"))
+
+    def close(self) -> None:
+        """Ends the fork server; services that still run go on."""
+        if self._server and self._control:
+            self._control.shutdown(socket.SHUT_RDWR)
+            self._server.wait()
+            self._control.close()
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """One for all tests of a worker."""
+    server = ForkServer()
+    yield server
+    server.close()
