@@ -1,5 +1,6 @@
 """What the agent loop uses of deepagents, LangGraph and langsmith."""
 
+import inspect
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -150,6 +151,17 @@ def test_deepagents_takes_our_replacements_of_its_middleware_by_their_name() -> 
         "SummarizationMiddleware",
     }
     assert names == deepagents
+
+
+def test_deepagents_looks_at_the_content_of_each_message_by_one_method() -> None:
+    """If it no longer does, `_PlainTextIsSupported` saves nothing."""
+    source = inspect.getsource(UnsupportedContentMiddleware)
+    assert source.count("self._filter_message(") >= 1
+    assert list(inspect.signature(UnsupportedContentMiddleware._filter_message).parameters) == [
+        "self",
+        "message",
+        "model",
+    ]
 
 
 @pytest.mark.parametrize("with_usage", [True, False])

@@ -39,6 +39,7 @@ PRIVATE = {
     "models/ollama.py": {"_chat_params", "_async_client", "_client"},
     "executors/daytona/sdk.py": {"_init_otel", "_target"},
     "settings/variables.py": {"_build_sources", "_load_env_vars"},
+    "agent/middleware.py": {"_filter_message"},
     "agent/mcp/connections.py": {"_validate_tool_result"},
     "agent/mcp/tools.py": {"_to_args_and_kwargs"},
     "storage/redis/offloaded_files.py": {"_read_files", "_send_files_update"},
