@@ -71,6 +71,24 @@ async def answering(port: int, body: Iterable[bytes], *headers: tuple[bytes, byt
         yield url
 
 
+@asynccontextmanager
+async def silent_about(port: int, method: str) -> AsyncIterator[str]:
+    """Serves one tool, `answer`, and never answers requests of one method."""
+    server = FastMCP("silent", log_level="ERROR", json_response=True)
+    server.add_tool(answer, structured_output=False)
+    inner: Any = server.streamable_http_app()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive() if scope["type"] == "http" else {}
+        if f'"{method}"'.encode() in message.get("body", b""):
+            await receive()  # until the client has left
+            return
+        await inner(scope, _again(message, receive) if message else receive, send)
+
+    async with _serving(app, port) as url:
+        yield url
+
+
 def _again(message: Any, receive: Any) -> Any:
     messages = [message]
 

@@ -8,7 +8,7 @@ from tests.changes.repositories import repository
 from tests.changes.test_reverting import BEFORE, COMMAND, listed, revert, snapshot
 from tests.running import StartProcess, StartService, command, turn
 
-from runner_service.changes.records import decode
+from runner_service.changes.records import decode_all
 from runner_service.changes.revert import changes_to_undo, encode_items, plan_revert
 from runner_service.executions.reverting import PENDING_REVERT
 from runner_service.executors.local.restoring import LocalRestorer
@@ -82,7 +82,7 @@ async def test_a_service_that_is_killed_at_any_moment_of_a_revert_leaves_all_fil
 async def _revert_partly(state_dir: Path, root: Path, done: int) -> None:
     """Does what a service does that is killed when it has put back some files."""
     async with sqlite_storage(state_dir) as storage:
-        sets = [decode(each) for each in await storage.log.change_sets("e")]
+        sets = decode_all(await storage.log.change_sets("e"))
         changes = changes_to_undo(sets, 0)
         restorer = LocalRestorer(str(root), FileThreads(1))
         now = await restorer.states([change.path for change in changes])

@@ -1,6 +1,7 @@
 """Messages of MCP servers: each is parsed, ignored, or ends the connection."""
 
 import asyncio
+import itertools
 import json
 
 from hypothesis import given
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 from mcp.types import JSONRPCMessage
 
 from runner_service.agent.mcp.http_limits import _Event
-from runner_service.agent.mcp.messages import MAX_MESSAGE_VALUES, MessageLimitError, MessageParser, _counted_values
+from runner_service.agent.mcp.messages import MessageLimitError, MessageParser
+from runner_service.models.json_values import MAX_VALUES, ObjectReader, has_too_many_values
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -33,27 +35,27 @@ def test_any_bytes_are_a_message_or_none(lines: list[bytes]) -> None:
     asyncio.run(parse())
 
 
-@given(values)
-def test_values_are_counted_outside_of_strings(value: object) -> None:
-    text = json.dumps(value, separators=(",", ":"))
-    bare = json.dumps(_without_strings(value), separators=(",", ":"))
-    assert _counted_values(text.encode()) == sum(map(bare.count, ",[{"))
+@given(values, st.text(',[{}"\\a', max_size=8))
+def test_values_are_counted_outside_of_strings(value: object, text: str) -> None:
+    few = json.dumps([value, text * MAX_VALUES]).encode()
+    assert not has_too_many_values(few)
+    assert has_too_many_values(few + b"," * MAX_VALUES)
 
 
-def _without_strings(value: object) -> object:
-    match value:
-        case dict():
-            return {str(number): _without_strings(each) for number, each in enumerate(value.values())}
-        case list():
-            return [_without_strings(each) for each in value]
-        case str():
-            return ""
-    return value
+@given(st.dictionaries(st.text(max_size=8), values, max_size=4), st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_an_object_in_parts_ends_at_its_end(value: dict[str, object], lengths: list[int]) -> None:
+    text, position, reader = json.dumps(value, ensure_ascii=False), 0, ObjectReader()
+    for length in itertools.cycle(lengths):
+        reader.feed(text[position : position + length])
+        position += length
+        assert reader.has_ended == (position >= len(text))
+        if position >= len(text):
+            return
 
 
 @given(st.integers(1, 3))
 def test_too_many_values_end_the_connection(extra: int) -> None:
-    data = b"[" + b"0," * (MAX_MESSAGE_VALUES + extra) + b"0]"
+    data = b"[" + b"0," * (MAX_VALUES + extra) + b"0]"
     try:
         asyncio.run(MessageParser().parse(data))
     except MessageLimitError:

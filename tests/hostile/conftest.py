@@ -37,8 +37,15 @@ class Target:
     The first turn runs what the request has in `PREPARE`: the attacker lays out files, others do nothing.
     """
 
-    def __init__(self, service: ServiceProcess, attacker: "asyncio.Task[list[Event]]", metrics_url: str) -> None:
+    def __init__(
+        self,
+        service: ServiceProcess,
+        attacker: "asyncio.Task[list[Event]]",
+        metrics_url: str,
+        others: Mapping[str, Any],
+    ) -> None:
         self.service = service
+        self._others = others
         self._metrics_url = metrics_url
         self.attacker = attacker
         self._numbers = count(1)
@@ -54,7 +61,7 @@ class Target:
             # A new one each time: an id that is known would only replay its events.
             # With the second turn it would attack too.
             limits = runner_pb2.ExecutionLimits(max_model_calls=1)
-            fields = _fields(f"bystander-{next(self._numbers)}", "echo unharmed", limits=limits)
+            fields = _fields(f"bystander-{next(self._numbers)}", "echo unharmed", limits=limits, **self._others)
             assert stdout_of(await self.service.client.execute(**fields)) == b"unharmed\n"
 
     async def was_on_time(self) -> None:
@@ -85,15 +92,20 @@ Attack = Callable[..., Any]
 
 @pytest.fixture
 def attack(start_process: StartProcess, tmp_path: Path) -> Attack:
-    """Starts a service and an execution that attacks it; in the end SIGTERM must be obeyed."""
+    """Starts a service and an execution that attacks it; in the end SIGTERM must be obeyed.
+
+    `until` counts the events after which the attack is on, of which there must be two; `others` are the fields of the
+    requests of bystanders.
+    """
 
     @asynccontextmanager
     async def attacked(
         turns: Turns,
         prepare: str = ":",
         *,
-        until: Callable[[Event], bool] = lambda event: event.HasField("tool_call_started"),
+        until: Callable[[Event], int] = lambda event: event.HasField("tool_call_started"),
         fields: Mapping[str, Any] | None = None,
+        others: Mapping[str, Any] | None = None,
         **variables: str,
     ) -> AsyncIterator[Target]:
         script = [turn("", command('bash -c "$PREPARE"')), *turns, turn("Done.")]
@@ -113,7 +125,7 @@ def attack(start_process: StartProcess, tmp_path: Path) -> Attack:
 
         task = asyncio.create_task(attacking())
         await asyncio.wait_for(begun.wait(), END_TIMEOUT_SECONDS)
-        target = Target(service, task, metrics_url(tmp_path / "state"))
+        target = Target(service, task, metrics_url(tmp_path / "state"), others or {})
         yield target
         await target.was_on_time()
         service.process.send_signal(signal.SIGTERM)

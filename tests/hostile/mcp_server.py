@@ -23,6 +23,7 @@ ONCE: dict[str, dict[str, Any]] = {
     "pattern of names": {"content": TEXT, "structuredContent": {"a" * 60: "x"}},
     "objects": {"content": TEXT, "structuredContent": {"a": [{}] * 2_000_000}},
     "numbers": {"content": TEXT, "structuredContent": {"a": [1] * 2_000_000}},
+    "a text": {"content": [{"type": "text", "text": "x" * 7_000_000}]},
     "contents": {"content": [{}] * 300_000},
     "no answers": {"content": 7},
 }
@@ -55,9 +56,12 @@ def serve(kind: str) -> None:
     """Answers until its stdin ends."""
     schema = {"pattern": SCHEMA, "pattern of names": FORMAT}.get(kind)
     tool = {"name": "evil", "inputSchema": {"type": "object"}, **({"outputSchema": schema} if schema else {})}
+    silent_about = kind.removeprefix("silence about ")
     about = {"capabilities": {"tools": {}}, "serverInfo": {"name": "evil", "version": "1"}}
     for line in sys.stdin:
         match json.loads(line):
+            case {"method": method} if method == silent_about:
+                continue
             case {"id": request_id, "method": "initialize", "params": {"protocolVersion": version}}:
                 parts: Iterator[bytes] = iter([result(request_id, protocolVersion=version, **about)])
             case {"id": request_id, "method": "tools/list"}:

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.agent.http_mcp import answering
+from tests.agent.http_mcp import answering, silent_about
 from tests.hostile import mcp_server
 from tests.hostile.conftest import Attack
-from tests.running import turn
+from tests.running import Event, turn
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -29,6 +29,7 @@ HTTP = {
     "events of other kinds": ([b"event: x\ndata: {}\n\n" * 10_000] * 200, EVENTS),
     "notes": ([b"data: " + mcp_server.NOTE.strip() + b"\n\n"] * 100_000, EVENTS),
 }
+SILENCE = ("initialize", "tools/list", "tools/call")
 
 
 def agent(**transport: object) -> dict[str, object]:
@@ -50,5 +51,31 @@ async def test_a_server_over_http_keeps_nobody_waiting(attack: Attack, unused_tc
     async with answering(unused_tcp_port, body, header) as url:
         fields = agent(http=runner_pb2.HttpServer(url=f"{url}/mcp"))
         async with attack([turn("", ("answer", {}))], fields=fields) as target:
+            await target.answers()
+            await target.cancel()
+
+
+def attack_is_on(event: Event) -> int:
+    """Counts two for the start: without an answer to `initialize` or `tools/list` no tool is called for 30 s."""
+    return 2 * event.HasField("started")
+
+
+@pytest.mark.parametrize("method", SILENCE)
+async def test_a_server_that_never_answers_keeps_nobody_waiting(attack: Attack, method: str) -> None:
+    stdio = runner_pb2.StdioServer(command=sys.executable, args=[SERVER, f"silence about {method}"])
+    began = {"until": attack_is_on} if method != "tools/call" else {}
+    async with attack([turn("", ("evil", {}))], fields=agent(stdio=stdio), **began) as target:
+        await target.answers()
+        await target.cancel()
+
+
+@pytest.mark.parametrize("method", SILENCE)
+async def test_a_server_over_http_that_never_answers_keeps_nobody_waiting(
+    attack: Attack, unused_tcp_port: int, method: str
+) -> None:
+    began = {"until": attack_is_on} if method != "tools/call" else {}
+    async with silent_about(unused_tcp_port, method) as url:
+        fields = agent(http=runner_pb2.HttpServer(url=f"{url}/mcp"))
+        async with attack([turn("", ("answer", {}))], fields=fields, **began) as target:
             await target.answers()
             await target.cancel()

@@ -45,23 +45,23 @@ async def prepare_agent(run: AgentRun) -> AsyncIterator[AgentPlan]:
 
     What is unavailable is left out, with a notice.
     """
-    agent, redact = run.agent, run.redactor.text
+    agent = run.agent
     skills = SkillInstaller(run)
     own = await skills.install(agent.skills)
     prompts = [await skills.install(each.skills) for each in agent.sub_agents]
+    texts = [
+        [each.description, _join(each.instructions, prompt)]
+        for each, prompt in zip(agent.sub_agents, prompts, strict=True)
+    ]
+    instructions, texts = await run.redactor.any_value([_join(agent.instructions, own), texts])
     async with _tools(run) as tools:
         sub_agents = [
-            SubAgentPlan(
-                name=each.name,
-                description=redact(each.description),
-                instructions=redact(_join(each.instructions, prompt)),
-                tools=_select_tools(each, tools),
-            )
-            for each, prompt in zip(agent.sub_agents, prompts, strict=True)
+            SubAgentPlan(each.name, description, text, _select_tools(each, tools))
+            for each, (description, text) in zip(agent.sub_agents, texts, strict=True)
         ]
         current_scope.get().mcp_tools = _mcp_tools(tools)
         all_tools = tuple(tool for server in tools.values() for tool in server.values())
-        yield AgentPlan(redact(_join(agent.instructions, own)), tuple(sub_agents), all_tools)
+        yield AgentPlan(instructions, tuple(sub_agents), all_tools)
 
 
 @asynccontextmanager

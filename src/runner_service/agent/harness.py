@@ -113,7 +113,7 @@ class AgentHarness:
         if run.resumption is None:
             _publish_retirement(run)
         config = _config(_thread_id(run), run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100)
-        user_message = HumanMessage(run.redactor.text(run.message), id=f"{current_scope.get().run_id}-wish")
+        user_message = HumanMessage(await run.redactor.any_value(run.message), id=f"{current_scope.get().run_id}-wish")
         saver = self._checkpoints.saver
         continues = run.resumption is not None and await _can_continue(graph, config, user_message)
         try:

@@ -43,6 +43,8 @@ _CALL_AS_TEXT = (
     "Choose a model that does, such as ollama/qwen3:8b; `runner-service check` tells whether one can"
 )
 
+_MAX_ERROR_CHARACTERS = 64 * 1024
+
 logger = logging.getLogger(__name__)
 
 
@@ -128,7 +130,8 @@ def _failure_of(error: Exception, scope: RunScope) -> Failure:
         if failure.kind == "overflow" and not isinstance(error, ConversationTooLongError):
             raise ConversationTooLongError(failure) from error
         return failure
-    reason = scope.run.redactor.text(" ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON_CHARACTERS])
+    text = " ".join(f"{type(error).__name__}: {str(error)[:_MAX_ERROR_CHARACTERS]}".split())
+    reason = scope.run.redactor.beginning(text, MAX_REASON_CHARACTERS)
     logger.error("model_call_defect", exc_info=error)
     raise ModelRequestEnd(f"the service could not make the call of the model: {reason}") from error
 
@@ -138,7 +141,7 @@ async def _call(scope: RunScope, request: ModelRequest[Any], handler: Call) -> M
     with chat_span(model, provider=provider) as span, _metered(provider, model):
         streamed, response = await _attempt(scope, request, handler)
         message = _message_of(response)
-        stop_reason = scope.run.redactor.text(stop_reason_of(message))[:MAX_REASON_CHARACTERS]
+        stop_reason = scope.run.redactor.beginning(stop_reason_of(message), MAX_REASON_CHARACTERS)
         streamed.finish(stop_reason)
         usage = count_usage(scope.run, message, model)
         metrics.tokens_used(provider, model, usage)

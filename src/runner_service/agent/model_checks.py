@@ -49,7 +49,7 @@ def heed_ending(scope: RunScope, message: AIMessage, stop_reason: str) -> None:
     """Acts on the end of an answer that is not to be asked for again. Raises ModelRejectedEnd."""
     match ending(message):
         case Ending.REFUSED:
-            words = scope.run.redactor.text(message.text.strip())[:MAX_REASON_CHARACTERS] or "it gave no reason"
+            words = scope.run.redactor.beginning(message.text.strip(), MAX_REASON_CHARACTERS) or "it gave no reason"
             text = f"the model refused to answer ({stop_reason}): {words}"
             raise ModelRejectedEnd(text, refuses_content=True)
         case Ending.EXHAUSTED:

@@ -1,5 +1,6 @@
 """Publishes a model's message while it is streamed."""
 
+import asyncio
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackHandler
@@ -9,7 +10,10 @@ from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_
 from runner_service.agent.usage import count_usage
 from runner_service.idle_timeout import IdleTimeout
 from runner_service.models.answer import current_text_listener
+from runner_service.redaction import TextStreamRedactor
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+_PIECE_CHARACTERS = 32 * 1024  # redacted in less than a millisecond, unless it is full of what looks like secrets
 
 
 class StreamedMessage:
@@ -29,11 +33,18 @@ class StreamedMessage:
     async def add_text(self, text: str, reasoning: str) -> None:
         """Publishes the next text and reasoning. Without either it only restarts the idle timeout."""
         self._idle.arm(self._idle_timeout_seconds)
-        if reasoning:
-            self._publish(event_pb2.ReasoningDelta, self._reasoning.feed(reasoning))
-        if text:
-            self._publish(event_pb2.TextDelta, self._text.feed(text))
+        await self._add(event_pb2.ReasoningDelta, self._reasoning, reasoning)
+        await self._add(event_pb2.TextDelta, self._text, text)
         await self._events.wait_for_capacity()
+
+    async def _add(
+        self, kind: type[event_pb2.TextDelta] | type[event_pb2.ReasoningDelta], redactor: TextStreamRedactor, text: str
+    ) -> None:
+        for start in range(0, len(text), _PIECE_CHARACTERS):
+            if start:
+                await self._events.wait_for_capacity()
+                await asyncio.sleep(0)
+            self._publish(kind, redactor.feed(text[start : start + _PIECE_CHARACTERS]))
 
     def finish(self, stop_reason: str) -> None:
         """Publishes the end of the message."""

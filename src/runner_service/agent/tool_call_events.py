@@ -1,8 +1,9 @@
 """Publishes the events of a tool call."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
@@ -38,6 +39,7 @@ _MAX_RESULT_CHARACTERS = 32_000
 _MAX_ARGUMENT_CHARACTERS = 16_000
 _MAX_ITEMS = 200
 _MAX_DEPTH = 20
+_MAX_VALUES = 5000  # of which a Struct takes some milliseconds to fill
 _UNKNOWN_TOOL = "unknown"
 _MAX_ARGUMENTS_BYTES = 192 * 1024
 _GENERAL_PURPOSE = "general-purpose"
@@ -237,7 +239,7 @@ def _update_of(command: Command[Any]) -> dict[str, Any]:
 def arguments_struct(arguments: Mapping[str, Any]) -> Struct:
     """Returns the arguments of a call as events show them, cut to the limits of events."""
     struct = Struct()
-    struct.update(_bounded(arguments, _MAX_DEPTH))
+    struct.update(_bounded(arguments, _MAX_DEPTH, iter(range(_MAX_VALUES))))
     if struct.ByteSize() > _MAX_ARGUMENTS_BYTES:
         size = struct.ByteSize()
         struct.Clear()
@@ -245,15 +247,16 @@ def arguments_struct(arguments: Mapping[str, Any]) -> Struct:
     return struct
 
 
-def _bounded(value: Any, depth: int) -> Any:
-    """Returns a JSON value cut to the limits of events."""
+def _bounded(value: Any, depth: int, room: Iterator[int]) -> Any:
+    """Returns a JSON value cut to the limits of events. Each item takes one from `room`."""
     match value:
         case str():
             return shorten(value, _MAX_ARGUMENT_CHARACTERS)
         case dict() if depth:
-            return {str(name): _bounded(item, depth - 1) for name, item in list(value.items())[:_MAX_ITEMS]}
+            items = zip(islice(value.items(), _MAX_ITEMS), room, strict=False)
+            return {str(name): _bounded(item, depth - 1, room) for (name, item), _ in items}
         case list() if depth:
-            return [_bounded(item, depth - 1) for item in value[:_MAX_ITEMS]]
+            return [_bounded(item, depth - 1, room) for item, _ in zip(value[:_MAX_ITEMS], room, strict=False)]
         case None | bool() | int() | float():
             return value
         case _:

@@ -21,6 +21,7 @@ from runner_service.agent.tools.scope import RunningCall, RunScope, current_call
 from runner_service.agent.usage import count_tool_call
 from runner_service.changes.tracker import ChangeTracker
 from runner_service.errors import ExecutionEnd, SandboxEnd
+from runner_service.models.json_values import MAX_VALUES
 from runner_service.models.tool_arguments import UNPARSED_ARGUMENTS
 from runner_service.telemetry import tool_span
 
@@ -41,8 +42,8 @@ _INTERRUPTED = (
 )
 
 _UNPARSED = (
-    "the arguments could not be read; send them again, as one JSON object, in valid Unicode and without NaN or "
-    "integers of more than 64 bits"
+    "the arguments could not be read; send them again, as one JSON object, in valid Unicode, without NaN or integers "
+    f"of more than 64 bits, and with at most {MAX_VALUES:,} values"
 )
 
 

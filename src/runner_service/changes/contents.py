@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
-from runner_service.changes.lines import LineCounts, count_lines
+from runner_service.changes.lines import LineCounts, compare, count_lines
 from runner_service.changes.net import NetChange
 from runner_service.changes.records import RecordedChange
 from runner_service.executors.tracking import SYMLINK, FileState, FoundChange
@@ -13,6 +14,7 @@ from runner_service.redaction import Redactor
 from runner_service.storage.changes import ContentStore
 
 _MAX_PATH_CHARACTERS = 4096
+_CHANGES_PER_PAUSE = 250
 
 
 def shown_path(path: str) -> str:
@@ -40,8 +42,16 @@ class Contents:
         path = self.redactor.text(shown_path(change.path))
         return RecordedChange(change.path, stored_before, after, *counts, is_shared, path)
 
-    async def net(self, change: NetChange) -> RecordedChange:
-        """Describes a net change. Raises LogError."""
+    async def net(self, changes: Sequence[NetChange]) -> list[RecordedChange]:
+        """Describes net changes. Raises LogError."""
+        described: list[RecordedChange] = []
+        for number, change in enumerate(changes, 1):
+            described.append(await self._net(change))
+            if not number % _CHANGES_PER_PAUSE:
+                await asyncio.sleep(0)
+        return described
+
+    async def _net(self, change: NetChange) -> RecordedChange:
         whole = RecordedChange(
             change.path, change.before, change.after, 0, 0, change.is_binary, change.is_shared, change.shown_path
         )
@@ -54,7 +64,7 @@ class Contents:
         before, after = await self.read(change.before), await self.read(change.after)
         if before is None or after is None or _has_link(change.before, change.after):
             return change
-        counts = await asyncio.to_thread(count_lines, before, after)
+        counts = await compare(count_lines, before, after)
         return replace(change, lines_added=counts.added, lines_removed=counts.removed, is_binary=counts.is_binary)
 
     async def read(self, state: FileState | None, *, for_callers: bool = False) -> bytes | None:
@@ -87,7 +97,7 @@ class Contents:
         old, new = sides
         if old is None or new is None or _has_link(before, after):
             return LineCounts(0, 0, is_binary=old is None or new is None)
-        return await asyncio.to_thread(count_lines, old, new)
+        return await compare(count_lines, old, new)
 
 
 def _has_link(*states: FileState | None) -> bool:

@@ -1,12 +1,11 @@
 """Unified diffs of net changes, within bounds and with secrets redacted."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
 from runner_service.changes.contents import Contents
-from runner_service.changes.lines import is_binary, unified_diff
+from runner_service.changes.lines import compare, is_binary, unified_diff
 from runner_service.changes.net import NetChange
 from runner_service.executors.tracking import EXECUTABLE, SYMLINK, FileState
 
@@ -30,7 +29,7 @@ async def diff_of(changes: Sequence[NetChange], contents: Contents, context: int
     for change in changes:
         before = await contents.read(change.before, for_callers=True)
         after = await contents.read(change.after, for_callers=True)
-        part = await asyncio.to_thread(_part, change, before, after, context)
+        part = await compare(_part, change, before, after, context)
         size = len(part.text.encode())
         if size > room:
             return Diff("".join(parts), is_truncated=True)

@@ -1,10 +1,20 @@
 """Lines of texts that were changed: counts and unified diffs, in bounded time."""
 
+import asyncio
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import accumulate
+from typing import NamedTuple, ParamSpec, TypeVar
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_thread = ThreadPoolExecutor(1, thread_name_prefix="diffs")  # of its own: others do not wait for many large files
+
+_MAX_COMPARISONS = 2_000_000  # take some 100 ms
 _MAX_COMPARED_LINES = 1500
 _BINARY_SAMPLE_BYTES = 8000
 _NO_NEWLINE = "\\ No newline at end of file\n"
@@ -23,17 +33,41 @@ def is_binary(data: bytes) -> bool:
     return b"\0" in data[:_BINARY_SAMPLE_BYTES]
 
 
+async def compare(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Compares texts in the one thread for it."""
+    return await asyncio.get_running_loop().run_in_executor(_thread, partial(work, *args, **kwargs))
+
+
 def count_lines(before: bytes, after: bytes) -> LineCounts:
     """Counts changed lines. In large changes a line that was moved counts as unchanged."""
     if is_binary(before) or is_binary(after):
         return LineCounts(0, 0, is_binary=True)
     start, old, new, _ = _middle(before.splitlines(keepends=True), after.splitlines(keepends=True))
     del start
-    if max(len(old), len(new)) > _MAX_COMPARED_LINES:
+    kept = None if max(len(old), len(new)) > _MAX_COMPARED_LINES else _kept_lines(old, new)
+    if kept is None:
         gone, come = Counter(old), Counter(new)
         return LineCounts((come - gone).total(), (gone - come).total(), is_binary=False)
-    kept = sum(block.size for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks())
     return LineCounts(len(new) - kept, len(old) - kept, is_binary=False)
+
+
+def _kept_lines(old: Sequence[bytes], new: Sequence[bytes]) -> int | None:
+    """Returns how many lines are the same, in order; None if that takes too long: few different lines, many times."""
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    counts = Counter(new)
+    costs = [0, *accumulate(1 + counts[line] for line in old)]
+    kept = comparisons = 0
+    parts = [(0, len(old), 0, len(new))]
+    while parts:
+        first, last, new_first, new_last = parts.pop()
+        comparisons += costs[last] - costs[first]
+        if comparisons > _MAX_COMPARISONS:
+            return None
+        start, new_start, size = matcher.find_longest_match(first, last, new_first, new_last)
+        if size:
+            kept += size
+            parts += [(first, start, new_first, new_start), (start + size, last, new_start + size, new_last)]
+    return kept
 
 
 def unified_diff(before: bytes, after: bytes, context: int) -> Iterator[str]:

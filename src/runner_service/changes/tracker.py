@@ -115,7 +115,7 @@ class ChangeTracker:
 
     async def summary(self) -> event_pb2.FilesChangedSummary | None:
         """Counts what the execution has changed in all; None if nothing. Raises LogError."""
-        changes = [await self._contents.net(each) for each in net_changes(self._sets)]
+        changes = await self._contents.net(await asyncio.to_thread(net_changes, self._sets))
         return summarize(changes) if changes else None
 
     async def begin(self) -> None:
@@ -135,7 +135,8 @@ class ChangeTracker:
             if self._needs_scan and not self._failed:
                 self._needs_scan = False
                 await self._attempt(self._tracking.scan(lambda change: self._record(change, window, found)))
-            self._publish(tool_call_id, sorted(found, key=lambda change: change.path))
+            if found:
+                await self._publish(tool_call_id, sorted(found, key=lambda change: change.path))
 
     async def _record(self, change: FoundChange, window: Window | None, found: list[RecordedChange]) -> None:
         known = self._ledger.known(change)
@@ -153,15 +154,12 @@ class ChangeTracker:
         """Returns whether somebody else made a change: before the call, when nothing of the execution ran."""
         return bool(window and window.is_quiet and 0 < change.changed_at < window.start)
 
-    def _publish(self, tool_call_id: str, found: Sequence[RecordedChange]) -> None:
-        if not found:
-            return
+    async def _publish(self, tool_call_id: str, found: Sequence[RecordedChange]) -> None:
+        data = await asyncio.to_thread(ChangeSet(0, found, tool_call_id).encode)
         listed = [file_change(each) for each in found[:_MAX_LISTED]]
         event = event_pb2.FilesChanged(tool_call_id=tool_call_id, changes=listed, omitted=len(found) - len(listed))
         sequence = self._events.publish(event)
-        change_set = ChangeSet(sequence, found, tool_call_id)
-        self._sets.append(change_set)
-        data = change_set.encode()
+        self._sets.append(ChangeSet(sequence, found, tool_call_id))
         self._events.append(NewChangeSet(self._events.execution_id, sequence, data), len(data))
 
     async def _attempt(self, work: Coroutine[Any, Any, None]) -> None:

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from runner_service import states
 from runner_service.changes.contents import Contents
 from runner_service.changes.diffs import Diff, diff_of
 from runner_service.changes.messages import file_change
 from runner_service.changes.net import NetChange, between, net_changes
-from runner_service.changes.records import ChangeSet, decode
+from runner_service.changes.records import ChangeSet, RecordedChange, decode_all
 from runner_service.changes.renames import with_renames
 from runner_service.changes.revert import RevertPlan, changes_to_undo, latest_revert, plan_revert
 from runner_service.changes.tracker import summarize
@@ -49,9 +49,9 @@ class ChangeService:
         execution = await self._registry.find(OwnerKey(request.execution_id))
         contents = self._contents(execution)
         sets = between(await self._sets(execution), request.after_sequence, request.to_sequence)
-        changes = [await contents.net(each) for each in net_changes(sets)]
+        changes = await contents.net(await asyncio.to_thread(net_changes, sets))
         stored = await self._runner.contents.names(execution.id)
-        shown = with_renames([file_change(each, stored) for each in changes])
+        shown = await asyncio.to_thread(_shown, changes, stored)
         next_key = after_key + limit if len(shown) > after_key + limit else 0
         return shown[after_key : after_key + limit], summarize(changes), next_key
 
@@ -59,7 +59,7 @@ class ChangeService:
         """Returns a unified diff of net changes. Raises NotFoundError, LogError."""
         execution = await self._registry.find(OwnerKey(request.execution_id))
         sets = between(await self._sets(execution), request.after_sequence, request.to_sequence)
-        changes = _selected(net_changes(sets), request.paths, execution)
+        changes = _selected(await asyncio.to_thread(net_changes, sets), request.paths, execution)
         return await diff_of(changes, self._contents(execution), context_lines)
 
     async def revert(self, request: runner_pb2.RevertChangesRequest) -> runner_pb2.RevertChangesResponse:
@@ -105,13 +105,14 @@ class ChangeService:
         self, execution: Execution, request: runner_pb2.RevertChangesRequest, restorer: Restorer
     ) -> runner_pb2.RevertChangesResponse:
         sets = await self._sets(execution)
-        changes = latest_revert(sets) if request.undo_revert else changes_to_undo(sets, request.to_sequence)
+        changes = await asyncio.to_thread(_to_revert, sets, request)
         if changes is None:
             raise PreconditionError(f"there is no revert of execution {bare_id(execution.id)} to take back")
         changes = _selected(changes, request.paths, execution)
         now = await restorer.states([change.path for change in changes])
         present = {change.path: state for change, state in zip(changes, now, strict=True)}
-        plan = plan_revert(changes, present, await self._runner.contents.names(execution.id))
+        stored = await self._runner.contents.names(execution.id)
+        plan = await asyncio.to_thread(plan_revert, changes, present, stored)
         contents = self._contents(execution)
         if request.dry_run:
             done = [await contents.compared(each.as_change()) for each in plan.items]
@@ -135,7 +136,7 @@ class ChangeService:
         return Contents(execution.id, self._runner.contents, Redactor([]))
 
     async def _sets(self, execution: Execution) -> list[ChangeSet]:
-        return [decode(each) for each in await self._log.change_sets(execution.id)]
+        return await asyncio.to_thread(decode_all, await self._log.change_sets(execution.id))
 
     def _require_here(self, execution: Execution) -> None:
         mode = execution.record.mode
@@ -148,6 +149,14 @@ class ChangeService:
         if execution.is_active:
             state = states.state_name(execution.state).removeprefix("STATE_")
             raise PreconditionError(f"execution {bare_id(execution.id)} is {state}: cancel it, or wait for its end")
+
+
+def _shown(changes: Sequence[RecordedChange], stored: Collection[str]) -> list[event_pb2.FileChange]:
+    return with_renames([file_change(each, stored) for each in changes])
+
+
+def _to_revert(sets: Sequence[ChangeSet], request: runner_pb2.RevertChangesRequest) -> list[NetChange] | None:
+    return latest_revert(sets) if request.undo_revert else changes_to_undo(sets, request.to_sequence)
 
 
 def _selected(changes: Sequence[NetChange], paths: Sequence[str], execution: Execution) -> list[NetChange]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MAX_ERROR_CHARACTERS = 8 * 1024
+
 
 class Execution:
     """An execution that is active, or that somebody watches. Belongs to the event loop.
@@ -214,7 +216,9 @@ class Execution:
         finished.elapsed.FromNanoseconds(int(elapsed * 1e9))
         if end:
             self.record.error.code = finished.error.code = end.code
-            self.record.error.message = finished.error.message = self.redactor.text(end.message)
+            self.record.error.message = finished.error.message = self.redactor.beginning(
+                end.message, _MAX_ERROR_CHARACTERS
+            )
             self.record.error.retryable = finished.error.retryable = end.retryable
             if end.caller:
                 finished.caller.CopyFrom(end.caller)

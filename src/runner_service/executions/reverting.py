@@ -1,5 +1,6 @@
 """Carries a revert out: all files or none, also when the service is killed meanwhile."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +40,8 @@ class Reverting:
             UnavailableError: it failed; then no file is changed, or the next start of the service completes it.
         """
         await self._require_space(items)
-        await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, encode_items(items)))
+        data = await asyncio.to_thread(encode_items, items)
+        await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, data))
         done: list[RevertItem] = []
         try:
             for item in items:
@@ -97,7 +99,7 @@ class Reverting:
     async def _record(self, done: Sequence[RevertItem]) -> list[RecordedChange]:
         changes = [await self._contents.compared(item.as_change()) for item in done]
         if changes:
-            data = ChangeSet(self._stream.last_sequence, changes, is_revert=True).encode()
+            data = await asyncio.to_thread(ChangeSet(0, changes, is_revert=True).encode)
             self._stream.append(NewChangeSet(self._stream.execution_id, self._stream.last_sequence, data), len(data))
         await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, None))
         return changes

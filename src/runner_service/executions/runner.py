@@ -14,7 +14,7 @@ from runner_service.agent.interface import AgentLoop, AgentLoopLoading, AgentRun
 from runner_service.agent.resume import Resumption, read_resumption
 from runner_service.approvals.policy import Approver
 from runner_service.changes.contents import Contents
-from runner_service.changes.records import decode
+from runner_service.changes.records import decode_all
 from runner_service.changes.tracker import ChangeTracker, tracked
 from runner_service.changes.workspaces import Workspaces
 from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
@@ -261,8 +261,9 @@ class PreparedRun:
         if tracking is None:
             return None
         earlier = await self.runner.log.change_sets(execution.id) if self.resumes else ()
+        sets = await asyncio.to_thread(decode_all, earlier) if earlier else []
         contents = Contents(execution.id, self.runner.contents, execution.redactor)
-        return ChangeTracker(tracking, execution.stream, contents, self.runner.workspaces, [*map(decode, earlier)])
+        return ChangeTracker(tracking, execution.stream, contents, self.runner.workspaces, sets)
 
     async def _run_tracked(self, loop: AgentLoop, execution: Execution, run: AgentRun) -> str:
         """Runs the agent; what its calls changed is published before the end of the execution."""

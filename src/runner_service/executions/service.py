@@ -297,7 +297,8 @@ class ExecutionService:
     async def _start_by_id(self, request: "Request") -> Execution:
         self._require_readiness()
         found = await self._read_from_daemon(request)
-        stored = stored_request.storable_by_id(found.request, await self._runner.redactor(found.request))
+        redactor = await self._runner.redactor(found.request)
+        stored = await asyncio.to_thread(stored_request.storable_by_id, found.request, redactor)
         async with self._start_lock:
             # Another call may have been faster.
             if (known := await self._registry.lookup(OwnerKey(request.execution_id))) is not None:

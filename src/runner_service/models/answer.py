@@ -7,12 +7,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from runner_service.models.endings import Ending, ending_of
 from runner_service.models.failures import StreamBrokenError
+from runner_service.models.json_values import ObjectReader
 from runner_service.models.tool_arguments import parse_arguments
 
 MAX_MESSAGE_SIZE = 8 * 1024 * 1024
@@ -32,6 +34,7 @@ ENDING = "ending"
 
 _MAX_TOOL_CALLS = 256
 _MAX_NAME_CHARACTERS = 64
+_MAX_PART_CHARACTERS = 1024  # of an id, a name as it was sent, and a stop reason
 _NAMESPACE = re.compile(r"^(?:functions|tools|default_api|tool)[.:](?=\w)")
 _SPECIAL_TOKEN = re.compile(r"<\|.*$", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -46,6 +49,8 @@ class _Call:
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
+    _reader: ObjectReader = field(default_factory=ObjectReader)
+    _read_parts: int = 0
 
     def is_followed_by(self, call_id: str, name: str, *, keyed: bool) -> bool:
         """Whether a part with this id and name begins another call."""
@@ -55,14 +60,16 @@ class _Call:
             return call_id != self.id
         return not keyed and self._is_whole()
 
+    def replace_arguments(self, text: str) -> None:
+        """Sets the arguments, which are whole."""
+        self.arguments, self._reader, self._read_parts = [text], ObjectReader(), 0
+
     def _is_whole(self) -> bool:
-        if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
-            return False
-        try:
-            json.loads("".join(self.arguments))
-        except ValueError:
-            return False
-        return True
+        # Each part is read once: a provider may send one with a name, which asks for this, a million times.
+        for part in self.arguments[self._read_parts :]:
+            self._reader.feed(part)
+        self._read_parts = len(self.arguments)
+        return bool(self.arguments) and self.arguments[-1].rstrip().endswith("}") and self._reader.has_ended
 
 
 class _SurrogateJoiner:
@@ -130,20 +137,29 @@ class AnswerBuilder:
         Raises:
             StreamBrokenError: above the limits.
         """
-        call = self._find_call(key, str(call_id or ""), str(name or ""))
+        call = self._find_call(key, _short(call_id), _short(name))
         self._add_arguments(call, arguments)
 
     def begin_call(self, *, call_id: object = None, name: object = None, arguments: object = None) -> None:
         """Adds a whole tool call. Raises StreamBrokenError above the limits."""
-        self._add_arguments(self._append_call(str(call_id or ""), str(name or "")), arguments)
+        self._add_arguments(self._append_call(_short(call_id), _short(name)), arguments)
 
     def _add_arguments(self, call: _Call, arguments: object) -> None:
         if isinstance(arguments, str):
             self._grow(len(arguments) + 1)
             call.arguments += [arguments] if arguments else []
         elif arguments is not None:
-            call.arguments = [json.dumps(arguments)]
+            call.replace_arguments(json.dumps(arguments))
             self._grow(len(call.arguments[0]))
+
+    def add_kept(self, name: str, values: list[Any]) -> None:
+        """Adds to a list of values that the provider wants back with the message. StreamBrokenError above the limit."""
+        self._grow(sum(len(orjson.dumps(each)) for each in values))
+        self.message_fields.setdefault(name, []).extend(values)
+
+    def add_block(self, block: Mapping[str, Any]) -> None:
+        """Counts a block that is kept elsewhere. Raises StreamBrokenError above the limit."""
+        self._grow(len(orjson.dumps(block)))
 
     def add_usage(self, *, input_tokens: object, output_tokens: object, cached_tokens: object = 0) -> None:
         """Adds the usage so far: providers repeat it, cumulatively, in each chunk."""
@@ -169,7 +185,7 @@ class AnswerBuilder:
             }
             for call in self._calls
         ]
-        stop_reason = "refusal" if self.is_refusal else str(self.stop_reason)
+        stop_reason = "refusal" if self.is_refusal else _short(self.stop_reason)
         ending = ending_of(stop_reason, has_text=bool(text.strip()), has_calls=bool(calls))
         fields = {"reasoning_content": reasoning} if reasoning and content is None else {}
         return AIMessage(
@@ -186,7 +202,7 @@ class AnswerBuilder:
         if call is None or call.is_followed_by(call_id, name, keyed=key is not None):
             call = self._append_call(call_id, name)
         elif name and name != call.name and not call.arguments:
-            call.name += name  # streamed in parts
+            call.name = (call.name + name)[:_MAX_PART_CHARACTERS]  # streamed in parts
         call.id = call.id or call_id
         if key is not None:
             self._by_key[key] = call
@@ -211,6 +227,10 @@ class AnswerBuilder:
         return UsageMetadata(
             input_tokens=sent, output_tokens=written, total_tokens=sent + written, input_token_details=details
         )
+
+
+def _short(value: object) -> str:
+    return str(value or "")[:_MAX_PART_CHARACTERS]
 
 
 def tool_name(name: str) -> str:

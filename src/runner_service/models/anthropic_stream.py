@@ -12,7 +12,7 @@ import orjson
 from runner_service.models.answer import AnswerBuilder
 from runner_service.models.failure_texts import provider_words
 from runner_service.models.failures import UNREADABLE, StreamBrokenError, protocol_error, reported_error
-from runner_service.models.sse import SseDecoder
+from runner_service.models.sse import SseDecoder, require_few_values
 
 Event = Mapping[str, Any]
 
@@ -68,6 +68,7 @@ class AnthropicAnswer:
 
     async def _add_events(self, events: list[bytes]) -> None:
         for count, data in enumerate(events, 1):
+            await require_few_values(data)
             try:
                 event = orjson.loads(data)
                 self._add_event(event)
@@ -97,6 +98,7 @@ class AnthropicAnswer:
         return {**block, kind: "".join(self._parts[index])} if kind in {"text", "thinking"} else block
 
     def _start_block(self, index: int, block: Event) -> None:
+        self.builder.add_block(block)
         self._blocks[index] = dict(block)
         if block["type"] in {"text", "thinking"}:
             self._add_words(index, block["type"], block.get(block["type"]) or "")
@@ -116,7 +118,8 @@ class AnthropicAnswer:
                 self.builder.add_call(index, arguments=delta["partial_json"])
 
     def _add_words(self, index: int, kind: str, words: str) -> None:
-        self._parts[index].append(words)
+        if words:
+            self._parts[index].append(words)
         self.builder.add_text(*((words, "") if kind == "text" else ("", words)))
 
     def _add_usage(self, usage: Event | None) -> None:

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 import httpx
 import httpx2
 
-_TAGS = re.compile(r"<(?:script|style|head)\b.*?</(?:script|style|head)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(?P<end>/?)(?P<name>[a-z]*)[^<>]*>", re.IGNORECASE)
+_HIDDEN_ELEMENTS = frozenset({"script", "style", "head"})
+_MAX_READ_CHARACTERS = 100_000  # of a body: no reason is further down
 _MAX_WORDS_CHARACTERS = 500
 _MAX_NESTING = 5
 _FIELDS_OF_WORDS = ("message", "error", "detail", "msg", "errors", "error_description", "reason", "title")
@@ -33,7 +35,7 @@ _OWN_ERRORS = (
 
 def provider_words(body: object) -> str:
     """Returns what an error body says to people, on one line of limited length."""
-    text = " ".join(unescape(_message_in(body)).split()) or "no reason given"
+    text = " ".join(_unescaped(_message_in(body)).split()) or "no reason given"
     return text if len(text) <= _MAX_WORDS_CHARACTERS else f"{text[:_MAX_WORDS_CHARACTERS]}…"
 
 
@@ -53,7 +55,7 @@ def network_failure(error: BaseException) -> str:
 
 def _message_in(body: object, depth: int = 0) -> str:
     if isinstance(body, bytes):
-        body = body.decode("utf-8", "replace")
+        body = body[:_MAX_READ_CHARACTERS].decode("utf-8", "replace")
     if isinstance(body, str):
         return _text_message(body, depth)
     if depth > _MAX_NESTING:
@@ -70,13 +72,33 @@ def _message_in(body: object, depth: int = 0) -> str:
 
 
 def _text_message(text: str, depth: int) -> str:
-    stripped = text.strip()
+    stripped = text[:_MAX_READ_CHARACTERS].strip()
     if stripped.startswith(("{", "[")) and depth <= _MAX_NESTING:
         try:
             return _message_in(json.loads(stripped), depth + 1) or stripped
         except (ValueError, RecursionError):
             return stripped
-    return _TAGS.sub(" ", stripped) if stripped.startswith("<") else stripped
+    return _text_of_page(stripped) if stripped.startswith("<") else stripped
+
+
+def _text_of_page(page: str) -> str:
+    """Returns the text of an HTML page, without that of elements which show none. Takes linear time."""
+    parts: list[str] = []
+    position, hidden = 0, False
+    for tag in _TAG.finditer(page):
+        if not hidden:
+            parts.append(page[position : tag.start()])
+        if tag["name"].lower() in _HIDDEN_ELEMENTS:
+            hidden = not tag["end"]
+        position = tag.end()
+    return " ".join([*parts, "" if hidden else page[position:]])
+
+
+def _unescaped(text: str) -> str:
+    try:
+        return unescape(text)
+    except ValueError:  # a character reference of more digits than `int` takes
+        return text
 
 
 def words_of(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from runner_service.models.answer import AnswerBuilder
 from runner_service.models.blocks import Image, plain_blocks
 from runner_service.models.failures import UNREADABLE, StreamBrokenError, protocol_error, reported_error
-from runner_service.models.sse import MAX_EVENT_BYTES
+from runner_service.models.sse import MAX_EVENT_BYTES, require_few_values
 
 _ROLES = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant", ToolMessage: "tool"}
 
@@ -50,8 +50,10 @@ async def read_answer(response: httpx.Response) -> AnswerBuilder:
         if len(unread) > MAX_EVENT_BYTES:
             raise StreamBrokenError(f"the provider sent a line of more than {MAX_EVENT_BYTES:,} bytes")
         for line in _whole_lines(unread):
+            await require_few_values(line)
             is_done |= _add_line(answer, line)
         await answer.deliver()
+    await require_few_values(unread)
     is_done |= _add_line(answer, bytes(unread))
     await answer.deliver()
     if not is_done:

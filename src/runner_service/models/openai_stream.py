@@ -23,7 +23,7 @@ import orjson
 from runner_service.models.answer import AnswerBuilder, text_in
 from runner_service.models.failure_texts import provider_words
 from runner_service.models.failures import UNREADABLE, StreamBrokenError, reported_error
-from runner_service.models.sse import MAX_EVENT_BYTES, SseDecoder
+from runner_service.models.sse import MAX_EVENT_BYTES, SseDecoder, require_few_values
 
 Chunk = Mapping[str, Any]
 
@@ -85,6 +85,7 @@ class _Reader:
             return await self.read_stream(_once(bytes(body)))
         if kind != "application/json":
             raise StreamBrokenError(f"the provider answered with {kind}: {provider_words(bytes(body))}")
+        await require_few_values(bytes(body))
         self._add_event(bytes(body))
         await self.answer.deliver()
         if not self.answer.stop_reason and self.answer.is_empty:
@@ -97,6 +98,7 @@ class _Reader:
                 self._is_done = True
                 return
             if data.strip():
+                await require_few_values(data)
                 self._add_event(data)
             if not count % _CALLS_PER_PAUSE:
                 await asyncio.sleep(0)
@@ -140,7 +142,7 @@ class _Reader:
             self.answer.add_call("function_call", name=legacy.get("name"), arguments=legacy.get("arguments"))
         for name in _KEPT_FIELDS:
             if isinstance(details := delta.get(name), list):
-                self.answer.message_fields.setdefault(name, []).extend(details)
+                self.answer.add_kept(name, details)
 
     def _add_usage(self, usage: Chunk | None) -> None:
         if usage:

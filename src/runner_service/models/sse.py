@@ -1,10 +1,14 @@
-"""Decodes server-sent events."""
+"""Decodes server-sent events, and bounds what is in them."""
+
+import asyncio
 
 from runner_service.models.failures import StreamBrokenError
+from runner_service.models.json_values import MAX_VALUES, has_too_many_values
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """Limit of one event of a provider."""
 
+_MAX_UNCOUNTED_BYTES = 64 * 1024  # no more values than the limit fit into it, or not many more
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -51,3 +55,9 @@ class SseDecoder:
         if complete or not self._data:  # between events, comments do not count
             self._size = len(rest)
         return complete
+
+
+async def require_few_values(data: bytes | bytearray) -> None:
+    """Raises StreamBrokenError if a JSON text of a provider has more values than can be parsed at once."""
+    if len(data) > _MAX_UNCOUNTED_BYTES and await asyncio.to_thread(has_too_many_values, bytes(data)):
+        raise StreamBrokenError(f"the provider sent an event of more than {MAX_VALUES:,} values")

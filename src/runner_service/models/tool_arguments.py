@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any
 
+from runner_service.models.json_values import has_too_many_values
+
 UNPARSED_ARGUMENTS = "unreadable_arguments"
 """The one argument of a call whose arguments are no JSON object: what the model wrote."""
 
@@ -20,12 +22,16 @@ async def parse_arguments(raw: str) -> dict[str, Any]:
     """Returns the arguments of a call: a JSON object that every part of the service can encode.
 
     Empty arguments are an empty object. What is not a whole JSON object, or holds a value that no provider could be
-    sent again (half a surrogate pair, NaN, an integer of more than 64 bits, nesting above 100), becomes an object with
-    the one field `UNPARSED_ARGUMENTS`.
+    sent again (half a surrogate pair, NaN, an integer of more than 64 bits, nesting above 100), or has more than
+    `MAX_VALUES` values, becomes an object with the one field `UNPARSED_ARGUMENTS`.
     """
     if len(raw) <= _MAX_INLINE_CHARACTERS:
         return _parse(raw)
-    return await asyncio.to_thread(_parse, raw)
+    return await asyncio.to_thread(_parse_long, raw)
+
+
+def _parse_long(raw: str) -> dict[str, Any]:
+    return _unparsed(raw) if has_too_many_values(raw.encode("utf-8", "surrogatepass")) else _parse(raw)
 
 
 def _parse(raw: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ __all__ = ["MARK", "MIN_SECRET_BYTES", "Redactor", "StreamRedactor", "TextStream
 
 _MAX_SMALL_BYTES = 32 * 1024
 _ITEM_BYTES = 64  # of text, which takes as long as an item of a list
+_PIECE_BYTES = 64 * 1024  # between two of which other threads run
 
 
 class Redactor:
@@ -56,12 +57,19 @@ class Redactor:
         return _redacted(self._others, data) if self._others else data
 
     def text(self, text: str) -> str:
-        """Redacts a text that is whole."""
+        """Redacts a text that is whole. Takes long for a long one: see `any_value` and `beginning`."""
         if not self:
             return text
         data = text.encode(*ENCODING)
         redacted = self.data(data)
         return text if redacted is data else redacted.decode(*ENCODING)
+
+    def beginning(self, text: str, max_characters: int) -> str:
+        """Redacts the beginning of a text, however long that is; a secret that is cut there is not shown in part."""
+        piece = text[: max_characters + _PIECE_BYTES]
+        if len(piece) == len(text):
+            return self.text(text)[:max_characters]
+        return self.text_stream().feed(piece)[:max_characters]  # holds back what may begin a secret
 
     def value(self, value: Any) -> Any:
         """Redacts every string of a JSON-like value, names of fields included."""
@@ -111,10 +119,12 @@ def _is_small(value: Any) -> bool:
 
 def _redacted(source: PatternSource, data: bytes) -> bytes:
     patterns = source.patterns
-    if not patterns or not patterns.may_be_in(without_line_ends(data)):
+    if not patterns or (len(data) <= _PIECE_BYTES and not patterns.may_be_in(without_line_ends(data))):
         return data
     stream = StreamRedactor(source)
-    return stream.feed(data) + stream.flush()
+    pieces = (data[start : start + _PIECE_BYTES] for start in range(0, len(data), _PIECE_BYTES))
+    redacted = b"".join([*map(stream.feed, pieces), stream.flush()])
+    return data if redacted == data else redacted
 
 
 class TextStreamRedactor:

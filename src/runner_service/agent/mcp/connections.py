@@ -17,7 +17,7 @@ from runner_service.agent.interface import AgentRun
 from runner_service.agent.mcp.http import http_server
 from runner_service.agent.mcp.http_limits import HttpLimits
 from runner_service.agent.mcp.stdio import ServerOutput, Streams, stdio_server
-from runner_service.agent.mcp.tool_listing import limit_attachments, list_tools, plain_name
+from runner_service.agent.mcp.tool_listing import limit_attachments, list_tools, plain_name, shown_name
 from runner_service.agent.mcp.tools import mcp_tool
 from runner_service.executors.egress.mcp_addresses import EgressAddresses
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -160,7 +160,7 @@ class _Connection:
         return {name: self._make_tool(tool) for name, tool in listing.tools.items()}
 
     def _make_tool(self, tool: Tool) -> BaseTool:
-        return mcp_tool(tool, plain_name(self._run.redactor.text(tool.name)), partial(self._call_tool, tool.name))
+        return mcp_tool(tool, shown_name(tool.name, self._run.redactor), partial(self._call_tool, tool.name))
 
     async def _call_tool(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
         """Calls a tool. Failures and timeouts of the server become error results."""
@@ -170,7 +170,7 @@ class _Connection:
                 return limit_attachments(await self._called(name, arguments))
         except Exception as error:  # noqa: BLE001  # becomes a result for the model
             reason = self._reason(error, timeout)
-            tool = self._run.redactor.text(name)
+            tool = shown_name(name, self._run.redactor)
             logger.warning("mcp_call_failed server=%s tool=%s reason=%s", self._server.name, tool, reason)
             text = f"Error: MCP server {self._server.name} failed: {reason}"
             return CallToolResult(isError=True, content=[TextContent(type="text", text=text)])
@@ -210,7 +210,7 @@ class _Connection:
         # A server that has ended is why the session broke off; what else went wrong has made it end.
         reason = end or reason if _is_broken_off(error) else reason or end
         text = f"{reason or type(error).__name__}{f'; it said: {stderr}' if stderr else ''}"
-        return self._run.redactor.text(text)[:_MAX_REASON_CHARACTERS]
+        return self._run.redactor.beginning(text, _MAX_REASON_CHARACTERS)
 
 
 def _is_broken_off(error: BaseException) -> bool:

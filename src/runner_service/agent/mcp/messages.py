@@ -7,11 +7,10 @@ import time
 
 from mcp.types import JSONRPCMessage, JSONRPCResponse
 
+from runner_service.models.json_values import MAX_VALUES, has_too_many_values
+
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Limit of one message of a server."""
-
-MAX_MESSAGE_VALUES = 50_000
-"""Limit of values in one message: as many take some 20 ms to parse, in which no other thread runs."""
 
 _MAX_REQUEST_BYTES = 1024 * 1024
 _MAX_ITEMS = 1000
@@ -21,9 +20,7 @@ _MESSAGES_PER_SECOND, _MAX_BURST = 100.0, 2000
 _MAX_CONSECUTIVE_FAULTS = 200
 _FAULTS_PER_TURN = 20
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_SEPARATORS = (b",", b"[", b"{")
 
 
 class MessageLimitError(Exception):
@@ -76,8 +73,8 @@ class MessageParser:
 
 def _parsed(data: bytes) -> JSONRPCMessage:
     """Parses a message. Raises ValueError, RecursionError, MessageLimitError."""
-    if sum(map(data.count, _SEPARATORS)) > MAX_MESSAGE_VALUES and _counted_values(data) > MAX_MESSAGE_VALUES:
-        raise MessageLimitError(f"sent a message of more than {MAX_MESSAGE_VALUES:,} values")
+    if has_too_many_values(data):
+        raise MessageLimitError(f"sent a message of more than {MAX_VALUES:,} values")
     value = json.loads(data.decode("utf-8", "replace"))
     if b"\\ud" in data.lower():  # halves of surrogate pairs, which nothing behind this can encode
         value = json.loads(_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", json.dumps(value, ensure_ascii=False)))
@@ -85,15 +82,6 @@ def _parsed(data: bytes) -> JSONRPCMessage:
     message = JSONRPCMessage.model_validate(value)
     _check_sizes(message, len(data))
     return message
-
-
-def _counted_values(data: bytes) -> int:
-    """Counts separators outside of strings, and lets other threads run between them."""
-    count = position = 0
-    for string in _STRING.finditer(data):
-        count += sum(data.count(each, position, string.start()) for each in _SEPARATORS)
-        position = string.end()
-    return count + sum(data.count(each, position) for each in _SEPARATORS)
 
 
 def _check_sizes(message: JSONRPCMessage, size: int) -> None:

@@ -1,8 +1,9 @@
 """Limits and redacts the tools and results of MCP servers."""
 
+import asyncio
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mcp import ClientSession
@@ -46,11 +47,15 @@ class ToolListing:
     _faults: dict[str, str] = field(default_factory=dict)
     _more: int = 0
 
-    def add_tool(self, tool: Tool, redactor: Redactor) -> None:
-        """Adds a tool, or records why it is left out."""
+    def add_tools(self, tools: Sequence[Tool], redactor: Redactor) -> None:
+        """Adds tools, or records why they are left out."""
+        for tool in tools:
+            self._add_tool(tool, redactor)
+
+    def _add_tool(self, tool: Tool, redactor: Redactor) -> None:
         self.unknown.discard(tool.name)
         if fault := _fault(tool) or ("" if len(self.tools) < MAX_TOOLS else f"more than {MAX_TOOLS} are too many"):
-            self.leave_out(plain_name(redactor.text(tool.name)), fault)
+            self.leave_out(shown_name(tool.name, redactor), fault)
         else:
             self.tools[tool.name] = _clean(tool, redactor)
 
@@ -74,9 +79,9 @@ async def list_tools(session: ClientSession, enabled: Collection[str], redactor:
     cursor: str | None = None
     for _ in range(_MAX_PAGES):
         page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
-        for tool in page.tools:
-            if not enabled or tool.name in enabled:
-                listing.add_tool(tool, redactor)
+        wanted = [tool for tool in page.tools if not enabled or tool.name in enabled]
+        # A thread, since a page may have 8 MiB of schemas.
+        await asyncio.to_thread(listing.add_tools, wanted, redactor)
         cursor = page.nextCursor
         if not cursor:
             return listing
@@ -87,6 +92,11 @@ async def list_tools(session: ClientSession, enabled: Collection[str], redactor:
 def plain_name(name: str) -> str:
     """Returns a tool name that every provider accepts."""
     return _ODD.sub("_", name)[:_MAX_NAME_CHARACTERS] or "tool"
+
+
+def shown_name(name: str, redactor: Redactor) -> str:
+    """Returns a server's name of a tool, redacted, as one that every provider accepts."""
+    return plain_name(redactor.beginning(name, _MAX_NAME_CHARACTERS))
 
 
 def limit_attachments(result: CallToolResult) -> CallToolResult:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from runner_service.executors.local.commands import Commands
 from runner_service.executors.local.environment import command_environment
+from runner_service.executors.local.scanner.files import MAX_CONTENT_BYTES
 from runner_service.executors.local.supervisor_process import PACKAGES
 from runner_service.executors.local.write_recorder import WriteRecorder
 from runner_service.executors.protocol import SandboxError, Stream
@@ -114,8 +115,15 @@ class _Messages:
             self._stderr = (self._stderr + data)[-_MAX_STDERR_BYTES:]
             return
         self._buffer += data
-        while (found := self._next()) is not None:
+        while (found := self._next_change()) is not None:
             await self._handle(found)
+
+    def _next_change(self) -> FoundChange | None:
+        """Returns the next change, if it is whole. A command may have written into the scanner's output."""
+        try:
+            return self._next()
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise SandboxError("the scanner sent something unreadable") from error
 
     def _next(self) -> FoundChange | None:
         while True:
@@ -138,7 +146,9 @@ class _Messages:
         message = json.loads(bytes(self._buffer[:end]))
         del self._buffer[: end + 1]
         if "path" in message:
-            self._message, self._sizes = message, [max(0, size) for size in message["sizes"]]
+            self._message, self._sizes = message, [max(0, int(size)) for size in message["sizes"]]
+            if max(self._sizes) > MAX_CONTENT_BYTES:
+                raise ValueError("a content is too large")
         elif "failed" in message:
             self.failure = str(message["failed"])
         else:
