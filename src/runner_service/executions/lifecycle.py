@@ -8,7 +8,14 @@ from typing import NamedTuple
 from opentelemetry.trace import SpanContext
 
 from runner_service import states
-from runner_service.errors import CancelledEnd, ExecutionEnd, InterruptedEnd, NotFoundError, UnavailableError
+from runner_service.errors import (
+    CancelledEnd,
+    ExecutionEnd,
+    InterruptedEnd,
+    NotFoundError,
+    QuotaExceededError,
+    UnavailableError,
+)
 from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.executions.runner import PreparedRun
@@ -88,9 +95,13 @@ class Lifecycle:
         """Checks that one more execution may run or wait. Raises QueueFullError, QuotaExceededError."""
         await self._queue.require_room(session_id, tenant)
 
-    async def join_session(self, session_id: str, claim: Claim) -> None:
-        """Puts an execution that is about to start behind the others of its session. Raises LogError."""
-        await self._queue.join_session(session_id, claim.execution_id)
+    async def join_queue(self, session_id: str, claim: Claim) -> None:
+        """Does what has to be done before `start`. Raises QuotaExceededError, LogError; then the claim is released."""
+        try:
+            await self._queue.join(session_id, claim.execution_id)
+        except QuotaExceededError:
+            await self._ownership.release(claim.execution_id)
+            raise
 
     def start(
         self,

@@ -5,9 +5,11 @@ first execution of a session stands in the queue; when it is done, the next one 
 execution without a session is a session of its own. A tenant that has as many running as it may stands aside.
 """
 
+import asyncio
 import time
 from asyncio import Event
 from collections import defaultdict, deque
+from collections.abc import Callable
 from types import TracebackType
 
 from runner_service.errors import QueueFullError, QuotaExceededError
@@ -19,6 +21,7 @@ from runner_service.telemetry import metrics
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _RETRY_DELAY_SECONDS = 5.0
+_ASIDE_SECONDS = 0.25
 
 
 class Slot:
@@ -28,9 +31,13 @@ class Slot:
         self.session_id = session_id
         self.tenant = tenant
         self.notify = notify
+        self.is_told = False
+        """True once it was told that it waits."""
         self._queue = queue
         self._queued_at = time.monotonic()
         self._admitted = Event()
+        self.is_provisional = False
+        """True while other replicas are asked whether it may run: `confirm` or `stand_aside` follows."""
         self.is_parked = False
         """True while its execution waits for approvals: it does not run, but holds back the others of its session."""
 
@@ -41,6 +48,11 @@ class Slot:
 
     async def admitted(self) -> None:
         """Waits until the execution may run."""
+        await self.provisionally_admitted()
+        self.confirm()
+
+    async def provisionally_admitted(self) -> None:
+        """Waits until the execution may run, as far as this process knows."""
         await self._admitted.wait()
 
     def park(self) -> None:
@@ -55,9 +67,19 @@ class Slot:
         """Leaves the queue or, if admitted, makes room."""
         self._queue.release(self)
 
+    def confirm(self) -> None:
+        """Leaves the queue: the execution may run."""
+        if self.is_provisional:
+            self._queue.confirm(self)
+        metrics.queue_wait_ended(time.monotonic() - self._queued_at)
+
+    def stand_aside(self) -> None:
+        """Waits on: the execution, which was provisionally admitted, may not run yet."""
+        self._admitted.clear()
+        self._queue.stand_aside(self)
+
     def admit(self) -> None:
         """Called by the queue: the execution may run."""
-        metrics.queue_wait_ended(time.monotonic() - self._queued_at)
         self._admitted.set()
 
     def __enter__(self) -> None:
@@ -71,12 +93,23 @@ class Slot:
 
 
 class ExecutionQueue:
-    """Implements `Queue` in memory: at most `max_running` are admitted, at most `max_queued` others wait."""
+    """Implements `Queue` in memory: at most `max_running` are admitted, at most `max_queued` others wait.
 
-    def __init__(self, *, max_running: int, max_queued: int, tenants: Tenants | None = None) -> None:
+    Those of tenants that `asks_others` names are admitted provisionally.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_running: int,
+        max_queued: int,
+        tenants: Tenants | None = None,
+        asks_others: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._max_running = max_running
         self._max_queued = max_queued
         self._tenants = tenants or Tenants()
+        self.asks_others = asks_others
         self._queues: defaultdict[str, TenantQueue[Slot]] = defaultdict(TenantQueue)
         self._turns_now = 0.0
         """The turns of the tenant that was admitted last."""
@@ -110,7 +143,12 @@ class ExecutionQueue:
                 retry_delay=_RETRY_DELAY_SECONDS,
             )
 
-    async def join_session(self, session_id: str, execution_id: str) -> None:
+    @property
+    def has_room(self) -> bool:
+        """True while one more could run at once."""
+        return self.running < self._max_running
+
+    async def join(self, session_id: str, execution_id: str) -> None:
         """Implements `Queue`: `enqueue` does it, at once."""
 
     def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
@@ -160,12 +198,38 @@ class ExecutionQueue:
             self._session_waiters[slot.session_id].remove(slot)
             self._count_queued(slot, -1)
             return
+        if slot.is_provisional:
+            self.confirm(slot)
         if slot.is_admitted:
             self._count_running(slot, -1)
             self._admit_next()
         else:
             self._leave_queue(slot)
         self._enqueue_next_of_session(slot.session_id)
+
+    def confirm(self, slot: Slot) -> None:
+        """Takes a provisionally admitted slot out of the queue."""
+        slot.is_provisional = False
+        self._queues[slot.tenant].provisional = None
+        self._leave_queue(slot)
+        self._admit_next()
+
+    def stand_aside(self, slot: Slot) -> None:
+        """Gives the turn of a provisionally admitted slot to others until `retry`, or for a moment."""
+        own = self._queues[slot.tenant]
+        slot.is_provisional, own.provisional, own.stands_aside = False, None, True
+        own.turns -= 1 / self._tenants.limits_of(slot.tenant).weight
+        if not slot.is_told and not self._is_closed:
+            slot.is_told = True
+            own.notify_position(1)
+        self._count_running(slot, -1)
+        asyncio.get_running_loop().call_later(_ASIDE_SECONDS, self.retry, slot.tenant)
+        self._admit_next()
+
+    def retry(self, tenant: str) -> None:
+        """Lets a tenant that stands aside try again."""
+        self._queues[tenant].stands_aside = False
+        self._admit_next()
 
     def close(self) -> None:
         """Admits no more: whoever waits does so until it is released."""
@@ -183,6 +247,7 @@ class ExecutionQueue:
         own.append(slot, self._turns_now)
         self._admit_next()
         if not slot.is_admitted and not self._is_closed:
+            slot.is_told = True
             own.notify_position(len(own.waiting))
 
     def _admit_next(self) -> None:
@@ -193,7 +258,10 @@ class ExecutionQueue:
             own.turns += 1 / self._tenants.limits_of(tenant).weight
             self._count_running(slot, 1)
             slot.admit()
-            self._leave_queue(slot)
+            if self.asks_others(tenant):
+                slot.is_provisional, own.provisional = True, slot
+            else:
+                self._leave_queue(slot)
 
     def _next_tenant(self) -> str | None:
         """Returns the tenant with the fewest turns of those that wait and may have one more running."""

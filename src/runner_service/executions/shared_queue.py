@@ -8,9 +8,11 @@ from types import TracebackType
 from runner_service.events.notifier import Notifier
 from runner_service.executions.queue import ExecutionQueue
 from runner_service.executions.queue import Slot as LocalSlot
-from runner_service.identity import bare_id
+from runner_service.executions.shared_tenants import SharedTenants
+from runner_service.executions.tenant_limits import Tenants
+from runner_service.identity import bare_id, tenant_of
 from runner_service.storage.event_log import LogError
-from runner_service.storage.ownership import Turns
+from runner_service.storage.ownership import Replicas
 from runner_service.storage.queue import Notify
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -34,20 +36,26 @@ class SharedSlot:
     @property
     def is_admitted(self) -> bool:
         """True once the execution may run."""
-        return self._local is not None and self._local.is_admitted
+        return self._local is not None and self._local.is_admitted and not self._local.is_provisional
 
     async def admitted(self) -> None:
         """Waits until the execution may run."""
         if self._local is None:
             await self._first_of_session()
             self._local = self._queue.local.enqueue("", self._notify, self._execution_id)
-        await self._local.admitted()
+        while True:
+            await self._local.provisionally_admitted()
+            if await self._queue.tenants.admit(self._execution_id) or not self._local.is_provisional:
+                self._local.confirm()
+                return
+            self._local.stand_aside()
 
     def park(self) -> None:
         """Makes room for others, but not for those of the same session."""
         self._is_parked = True
         if self._local:
             self._local.park()
+        self._queue.leave_tenant(self._execution_id)
 
     def unpark(self) -> "SharedSlot":
         """Returns a slot that takes the place of this parked one."""
@@ -55,8 +63,9 @@ class SharedSlot:
 
     def release(self) -> None:
         """Leaves the queue or, if admitted, makes room."""
-        if self._local:
+        if self._local and not self._is_parked:
             self._local.release()
+        self._queue.leave_tenant(self._execution_id)
         if self._session_id:
             self._queue.leave(self._session_id, self._execution_id)
 
@@ -80,13 +89,15 @@ class SharedSlot:
 
 
 class SharedQueue:
-    """Implements `Queue`. `local` counts what this replica runs."""
+    """Implements `Queue`. `local` counts what this replica runs, `tenants` what tenants have in all of them."""
 
-    def __init__(self, local: ExecutionQueue, turns: Turns) -> None:
+    def __init__(self, local: ExecutionQueue, replicas: Replicas, tenants: Tenants) -> None:
         self.local = local
+        self.tenants = SharedTenants(tenants, replicas.tenant_slots)
+        local.asks_others = self.tenants.are_limited
         self.left = Notifier()
         """Notifies when an execution of this replica gives its turn up."""
-        self._turns = turns
+        self._turns = replicas.turns
         self._leaving: set[asyncio.Task[None]] = set()
 
     @property
@@ -100,14 +111,19 @@ class SharedQueue:
         return self.local.queued
 
     async def require_room(self, session_id: str, tenant: str) -> None:
-        """Implements `Queue`. What a tenant may have running and queued is counted for each replica."""
+        """Implements `Queue`. What this replica alone has is enough to refuse; `join` asks the others."""
         del session_id
         await self.local.require_room("", tenant)
 
-    async def join_session(self, session_id: str, execution_id: str) -> None:
+    async def join(self, session_id: str, execution_id: str) -> None:
         """Implements `Queue`."""
-        if session_id:
-            await self._turns.join(session_id, execution_id)
+        await self.tenants.join(execution_id, session_id, has_room=self.local.has_room)
+        try:
+            if session_id:
+                await self._turns.join(session_id, execution_id)
+        except BaseException:
+            self.leave_tenant(execution_id)
+            raise
 
     def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> SharedSlot:
         """Implements `Queue`."""
@@ -126,6 +142,10 @@ class SharedQueue:
         with contextlib.suppress(LogError):
             return await self._turns.is_first(session_id, execution_id)
         return False
+
+    def leave_tenant(self, execution_id: str) -> None:
+        """Counts an execution no more among those of its tenant."""
+        self.tenants.leave(execution_id, lambda: self.local.retry(tenant_of(execution_id)))
 
     def leave(self, session_id: str, execution_id: str) -> None:
         """Gives up the turn of an execution, in the background."""

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 from runner_service.storage.event_log import EventLog, LogError
+from runner_service.storage.tenant_slots import TenantSlots
 
 owner_token: ContextVar[int] = ContextVar("owner_token", default=0)
 """The token of the claim that the current task works under, for writes that do not name it."""
@@ -73,6 +74,10 @@ class Replicas(Protocol):
     @property
     def turns(self) -> Turns:
         """The turns of sessions."""
+
+    @property
+    def tenant_slots(self) -> TenantSlots:
+        """What tenants have queued and running."""
 
     async def reach(self) -> None:
         """Checks that the storage answers, and is suitable. Raises UnsuitableStorageError."""

@@ -52,8 +52,11 @@ class Queue(Protocol):
     async def require_room(self, session_id: str, tenant: str) -> None:
         """Checks that one more execution may run or wait. Raises QueueFullError, QuotaExceededError."""
 
-    async def join_session(self, session_id: str, execution_id: str) -> None:
-        """Puts an execution that is about to be enqueued behind the others of its session. Raises LogError."""
+    async def join(self, session_id: str, execution_id: str) -> None:
+        """Counts an execution that is about to be enqueued, and puts it behind the others of its session.
+
+        Raises QuotaExceededError, LogError.
+        """
 
     def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a slot; `notify` is given notices of its position. There is always room."""

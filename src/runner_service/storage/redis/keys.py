@@ -104,6 +104,14 @@ class DeploymentKeys(NamedTuple):
         """How many tokens a tenant has used on a day."""
         return f"{self.counter}:usage:{tenant}:{day}"
 
+    def starts(self, tenant: str) -> str:
+        """A sorted set of the starts of a tenant in the last minute, by when, in ms."""
+        return f"{self.counter}:starts:{tenant}"
+
+    def slots(self, tenant: str) -> str:
+        """A hash of the executions of a tenant that are queued or running, if it may have only so many."""
+        return f"{self.counter}:slots:{tenant}"
+
     def owned(self, replica: str) -> str:
         """The executions that a replica may own."""
         return f"{self.counter}:own:{replica}"

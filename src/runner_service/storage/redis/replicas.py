@@ -7,6 +7,7 @@ from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.event_log import RedisEventLog
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
 from runner_service.storage.redis.suitability import prepare
+from runner_service.storage.redis.tenant_slots import RedisTenantSlots
 from runner_service.storage.redis.turns import RedisTurns
 
 _MAX_TAKEN = 100
@@ -23,6 +24,7 @@ class RedisReplicas:
         self._replica = replica
         self._log = log
         self.turns = RedisTurns(connection, keys)
+        self.tenant_slots = RedisTenantSlots(connection, keys, replica)
         self._lease_ms = round(lease_seconds * 1000)
 
     @property

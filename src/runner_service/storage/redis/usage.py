@@ -1,13 +1,15 @@
 """The `UsageStore` in Redis."""
 
-from runner_service.storage.redis.connection import Connection
+import secrets
+
+from runner_service.storage.redis.connection import Argument, Connection
 from runner_service.storage.redis.keys import DeploymentKeys
 
 _KEPT_SECONDS = 2 * 24 * 3600
 
 
 class RedisUsageStore:
-    """Counts tokens for all replicas together. A counter expires when its day is over."""
+    """Counts for all replicas together. A counter of tokens expires when its day is over."""
 
     def __init__(self, connection: Connection, keys: DeploymentKeys) -> None:
         self._connection = connection
@@ -21,3 +23,8 @@ class RedisUsageStore:
     async def total(self, tenant: str, day: str) -> int:
         """Implements `UsageStore`."""
         return int(await self._connection.call("GET", self._keys.usage(tenant, day)) or 0)
+
+    async def start(self, tenant: str, limit: int) -> float:
+        """Implements `UsageStore`."""
+        arguments: list[Argument] = [limit, secrets.token_hex(8)]
+        return int(await self._connection.script("start", [self._keys.starts(tenant)], arguments)) / 1000
