@@ -69,6 +69,29 @@ async def test_what_callers_do_and_are_refused_is_audited_with_who_and_for_whom(
     assert [each.action for each in await entries(client, "globex")] == []
 
 
+async def test_a_revert_is_audited_with_what_it_did_and_a_dry_run_is_not(
+    start: StartService, callers: CallersYaml
+) -> None:
+    metadata = bearer(callers.add("ci", "default"))
+    client = await start(
+        [turn("", command("echo x > new")), turn("done")],
+        CALLERS_FILE=str(callers.path),
+        AUTH_TOKEN="the-operators-own-token",
+    )
+    await client.collect(client.stub.ExecuteAgent(client.request(execution_id="one"), metadata=metadata))
+    for is_dry, undoes in ((True, False), (False, False), (False, True)):
+        request = runner_pb2.RevertChangesRequest(execution_id="one", dry_run=is_dry, undo_revert=undoes)
+        await client.stub.RevertChanges(request, metadata=metadata)
+    async with asyncio.timeout(20):
+        while len(found := await entries(client)) < 3:
+            await asyncio.sleep(0.05)
+    assert [(each.action, each.caller.name, each.execution_id, each.text) for each in found] == [
+        ("START", "ci", "one", ""),
+        ("REVERT", "ci", "one", "1 files put back"),
+        ("REVERT", "ci", "one", "1 files changed again"),
+    ]
+
+
 async def _rest(call: Any) -> list[Any]:
     events: list[Any] = []
     while (response := await call.read()) is not grpc.aio.EOF:

@@ -162,6 +162,34 @@ async def test_roles_and_tenants_are_those_of_the_rpcs(start_process: StartProce
                 await asyncio.sleep(0.05)
 
 
+async def test_refusals_on_the_page_are_audited_and_a_tenant_is_named_once(start: StartService, tmp_path: Path) -> None:
+    callers = CallersYaml(tmp_path / "callers.yaml")
+    token = callers.add("watcher", "acme", ["watch"])
+    client = await start([turn("Hi.")], CALLERS_FILE=str(callers.path), AUTH_TOKEN=TOKEN, **ON)
+    address = web_address(client)
+    async with session() as http:
+        assert (await post(http, address, "/login", {"token": "wrong"}))[0] == 401
+        assert (await post(http, address, "/login", {"token": token.token}))[0] == 200
+        assert (await post(http, address, "/api/CancelExecution", {"execution_id": "a"}))[0] == 403
+        assert (await post(http, address, "/api/ListExecutions", x_runner_tenant="globex"))[0] == 403
+        assert (await post(http, address, "/api/ListExecutions", x_runner_tenant="acme"))[0] == 200
+        twice = [("Origin", f"http://{address}"), ("x-runner-tenant", "acme"), ("x-runner-tenant", "globex")]
+        async with http.post(f"http://{address}/api/ListExecutions", json={}, headers=twice) as response:
+            assert (response.status, "one tenant" in await response.text()) == (400, True)
+    operator = (("authorization", f"Bearer {TOKEN}"),)
+    async with asyncio.timeout(30):
+        found: dict[str, runner_pb2.AuditEntry] = {}
+        while len(found) < 3:  # those that are not known are counted every ten seconds
+            await asyncio.sleep(0.1)
+            page = await client.stub.ListAudit(runner_pb2.ListAuditRequest(), metadata=operator)
+            found = {each.text: each for each in page.entries}
+    assert found["UnauthenticatedError"].count == 1
+    refused = found["CancelExecution needs the role run, which watcher does not have"]
+    assert (refused.action, refused.caller.name, refused.rpc) == ("REFUSED", "watcher", "CancelExecution")
+    refused = found["watcher may not act for the tenant globex"]
+    assert (refused.action, refused.caller.tenant, refused.rpc) == ("REFUSED", "acme", "ListExecutions")
+
+
 async def test_the_page_token_is_the_only_one_that_the_page_takes(start: StartService) -> None:
     address = web_address(await start([turn("Hi.")], **ON, WEB_TOKEN="a-token-of-the-page"))
     async with session() as http:

@@ -2707,8 +2707,8 @@ type AuditEntry struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Who. Unset for callers that were not recognised.
 	Caller *Caller `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
-	// What: START, RESUME, CANCEL, DELETE, APPROVAL, ACT_FOR (any call for another tenant than one's own), REFUSED, or
-	// REFUSED_UNKNOWN, which counts callers that were not recognised, by reason, every 10 seconds.
+	// What: START, RESUME, CANCEL, DELETE, APPROVAL, REVERT, ACT_FOR (any call for another tenant than one's own), REFUSED,
+	// or REFUSED_UNKNOWN, which counts callers that were not recognised, by reason, every 10 seconds.
 	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	// The execution, an id of the tenant that the caller acted for. Empty if it is about none.
 	ExecutionId string `protobuf:"bytes,4,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
@@ -2716,7 +2716,7 @@ type AuditEntry struct {
 	SessionId string `protobuf:"bytes,5,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// The rpc, of ACT_FOR and REFUSED.
 	Rpc string `protobuf:"bytes,6,opt,name=rpc,proto3" json:"rpc,omitempty"`
-	// The reason, or the decision.
+	// The reason, the decision, or how many files were put back.
 	Text string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
 	// The names of the secret variables that were given to the execution, of START and RESUME.
 	SecretNames []string `protobuf:"bytes,8,rep,name=secret_names,json=secretNames,proto3" json:"secret_names,omitempty"`

@@ -14,6 +14,7 @@ from runner_service.changes.renames import with_renames
 from runner_service.changes.revert import RevertPlan, changes_to_undo, latest_revert, plan_revert
 from runner_service.changes.tracker import summarize
 from runner_service.errors import AbortedError, NotFoundError, PreconditionError, UnavailableError
+from runner_service.executions.audit import Audit
 from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.executions.reverting import PENDING_REVERT, Reverting
@@ -32,10 +33,11 @@ logger = logging.getLogger(__name__)
 class ChangeService:
     """Belongs to the event loop."""
 
-    def __init__(self, log: EventLog, runner: Runner, registry: Registry) -> None:
+    def __init__(self, log: EventLog, runner: Runner, registry: Registry, audit: Audit) -> None:
         self._log = log
         self._runner = runner
         self._registry = registry
+        self._audit = audit
         self._reverting = asyncio.Lock()
 
     async def page(
@@ -119,6 +121,10 @@ class ChangeService:
         else:
             _require_possible(plan, request)
             done = await self._reverter(execution, restorer).carry_out(plan.items) if plan.items else []
+            kind = "files changed again" if request.undo_revert else "files put back"
+            self._audit.record(
+                "REVERT", key=execution.id, session=execution.record.session_id, text=f"{len(done)} {kind}"
+            )
         conflicts = [runner_pb2.RevertConflict(path=path, reason=obstacle.value) for path, obstacle in plan.obstacles]
         reverted = [file_change(each) for each in done]
         return runner_pb2.RevertChangesResponse(reverted=reverted, conflicts=conflicts)

@@ -14,8 +14,7 @@ from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from runner_service.api.callers.delegation import TENANT_KEY, acting
-from runner_service.api.callers.roles import require_role
+from runner_service.api.callers.delegation import TENANT_KEY
 from runner_service.api.callers.watching import KnownCallers
 from runner_service.api.servicer import SERVICE_NAME, AgentRunnerServicer
 from runner_service.errors import CallError
@@ -84,14 +83,13 @@ class Calls:
         if name not in self._rpcs:
             raise web.HTTPNotFound
         rpc, message = self._rpcs[name], await _parsed(request, self._rpcs[name].request)
-        tenant = request.headers.get(TENANT_KEY)
+        metadata = [(TENANT_KEY, tenant) for tenant in request.headers.getall(TENANT_KEY, [])]
 
         def identify() -> Caller:
-            caller = acting(find_caller(), [(TENANT_KEY, tenant)] if tenant else [])
-            require_role(caller, f"/{SERVICE_NAME}/{name}")
-            return caller
+            return self._callers.calls.allow(find_caller(), metadata, f"/{SERVICE_NAME}/{name}")
 
-        caller = identify()
+        with self._callers.calls.counting_unknown():
+            caller = identify()
         current_caller.set(caller)
         with self._callers.calls.admitted(caller, name, identify):
             if rpc.is_stream:

@@ -155,8 +155,9 @@ class _Page:
         token = given.get("token") if isinstance(given, dict) else None
         if not isinstance(token, str) or not token.isascii():
             raise UnauthenticatedError("wrong token")
-        await self._callers.prepare(_metadata(token.encode()))
-        self._caller_of(token.encode())
+        with self._callers.calls.counting_unknown():
+            await self._callers.prepare(_metadata(token.encode()))
+            self._caller_of(token.encode())
         response = web.json_response({})
         response.set_cookie(
             self._cookie_name,
@@ -181,7 +182,8 @@ class _Page:
         return web.json_response(about)
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
-        await self._callers.prepare(_metadata(self._token_in(request)))
+        with self._callers.calls.counting_unknown():
+            await self._callers.prepare(_metadata(self._token_in(request)))
         return await self._calls.answer(request, lambda: self._caller(request))
 
     def _caller(self, request: web.Request) -> Caller:

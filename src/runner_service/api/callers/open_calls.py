@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from runner_service.api.callers.delegation import Metadata, acting
+from runner_service.api.callers.roles import require_role
 from runner_service.errors import (
     CallError,
     CredentialExpiredError,
@@ -91,12 +93,29 @@ class AdmittedCalls:
             self._calls.discard(call)
             self._open[caller.tenant] -= 1
 
-    def refused(self, caller: Caller | None, method: str, error: CallError) -> None:
-        """Audits a refusal; of callers that are not known only their number."""
-        if isinstance(error, UnauthenticatedError):
-            self._audit.count_unknown(error)
-        elif caller and isinstance(error, PermissionDeniedError):
+    def allow(self, caller: Caller, metadata: Metadata, method: str) -> Caller:
+        """Returns the caller as it acts in a call; a refusal is audited.
+
+        Raises:
+            InvalidRequestError: the metadata names several tenants, or no tenant at all.
+            PermissionDeniedError: the caller may not act for that tenant, or has no role for the method.
+        """
+        try:
+            acts = acting(caller, metadata)
+            require_role(acts, method)
+        except PermissionDeniedError as error:
             self._audit.record("REFUSED", rpc=_rpc(method), text=error.message, caller=caller)
+            raise
+        return acts
+
+    @contextmanager
+    def counting_unknown(self) -> Iterator[None]:
+        """Counts callers that are not known, by the UnauthenticatedError that the context raises."""
+        try:
+            yield
+        except UnauthenticatedError as error:
+            self._audit.count_unknown(error)
+            raise
 
     async def end_refused(self, *, is_changed: bool) -> None:
         """Ends what is no longer allowed: of all calls after a change, else of those whose time is over."""
