@@ -160,6 +160,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
                 settings, storage, writer, runner, readiness=readiness, daemon=daemon, audit=callers.audit
             )
         )
+        callers.end_executions_of = executions.end_tenant
         operators = OperatorRpcs(callers, storage.audit, PageTokens(log))
         servicer = AgentRunnerServicer(executions, approvals, changes, log, operators=operators)
         server = await _enter_server(parts, settings, servicer, callers, readiness)
@@ -201,7 +202,7 @@ async def _runner(
         contents=storage.contents,
         approval_policy=await _approval_policy(settings),
         prices=await _prices(settings),
-        tenant_usage=TenantUsage(callers.tenants, storage.log, storage.usage),
+        tenant_usage=TenantUsage(callers.tenants, storage.usage),
     )
 
 

@@ -57,6 +57,8 @@ class Caller:
     """Other tenants that it may act for. Operators may for all."""
     until: float = math.inf
     """Unix time at which its credential expires."""
+    with_certificates: frozenset[tuple[str, str]] = frozenset()
+    """Kinds and values of names: its token counts only with a client certificate that has one. Empty: alone."""
 
     @property
     def is_operator(self) -> bool:

@@ -78,6 +78,26 @@ async def test_a_new_token_in_the_file_replaces_the_old_one(tmp_path: Path) -> N
         assert await probe.call(metadata=bearer(TOKEN)).code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def endless(request: Any, context: Any) -> None:
+    await context.write(request)
+    await asyncio.Event().wait()
+
+
+async def test_a_stream_ends_when_its_token_is_replaced_and_goes_on_with_the_next_one(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    async with serving(stream=endless, AUTH_TOKEN_FILE=str(file)) as probe:
+        call = probe.watch("x", metadata=bearer(TOKEN))
+        await call.read()
+        file.write_text("another-token")
+        async with asyncio.timeout(20):
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "operator may no longer make this call: wrong token" in (await call.details() or "")
+        again = probe.watch("x", metadata=bearer("another-token"))
+        assert await again.read() is not grpc.aio.EOF
+        again.cancel()
+
+
 @pytest.mark.parametrize("loss", ["", "gone"])
 def test_a_token_file_that_is_emptied_or_lost_leaves_the_token_in_force(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, loss: str

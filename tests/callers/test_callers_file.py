@@ -35,6 +35,11 @@ CALLER = f"callers:\n- name: ci\n  tenant: acme\n  roles: [run]\n  tokens: [{{id
         ("callers: [{name: a, tenant: b, roles: [run]}]", "should have tokens or certificates"),
         ("callers: [{name: a, tenant: b, roles: [run], certificates: ['spiffe://a/*']}]", "without patterns"),
         ("callers: [{name: a, tenant: b, roles: [run], certificates: [nobody]}]", "should be spiffe://"),
+        (
+            "callers: [{name: a, tenant: b, roles: [run], certificates: ['dns:a'], with_certificates: ['dns:a']}]",
+            "with_certificates is what tokens need",
+        ),
+        (CALLER + "  with_certificates: [nobody]\n", "line 6: callers.0.with_certificates.0: should be spiffe://"),
         ("a: " + "[" * 100 + "]" * 100, "nested too deeply"),
         ("a: " + "[" * 100_000 + "]" * 100_000, "nested too deeply"),
         ("x" * (1 << 21), "more than"),

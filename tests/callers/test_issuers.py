@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import grpc
 import jwt
 import pytest
@@ -18,6 +19,8 @@ from tests.callers.files import CallersYaml, acting_for, bearer
 from tests.callers.issuing import Issuer, issuing
 from tests.callers.test_recognition import answer, endless, who
 from tests.probe import failure_of, serving
+from tests.running import StartService
+from tests.scraping import Scrape
 
 from runner_service.api.callers import issuers as issuers_module
 from runner_service.api.callers import key_sets
@@ -183,6 +186,40 @@ async def test_known_keys_outlive_an_issuer_that_fails_and_unknown_ones_cost_one
         assert all(each.startswith((REFUSED, "UNAVAILABLE")) for each in said)
         assert issuer.reads - reads <= 1
         assert await answer(probe.channel, *bearer(issuer.token(sub="robot5"))) == "robot5 of acme for acme"
+
+
+async def test_the_age_of_the_keys_and_a_wrong_file_are_metrics(
+    callers: CallersYaml, issuer: Issuer, start: StartService
+) -> None:
+    issuer.answer = _failing
+    rule = {"match": {"sub": "robot"}, "tenant": "acme", "roles": ["run"]}
+    callers.content["issuers"] = [issuer.entry(rules=[rule])]
+    callers.write()
+    operator = "an-operators-own-token"
+    client = await start(CALLERS_FILE=str(callers.path), AUTH_TOKEN=operator, METRICS_ADDRESS="127.0.0.1:0")
+    url = f"http://{client.service.metrics_address}/metrics"  # type: ignore[union-attr]  # in this process
+
+    async def read(name: str) -> float | None:
+        headers = {"Authorization": f"Bearer {operator}"}
+        async with aiohttp.ClientSession(headers=headers) as session, session.get(url) as response:
+            samples = Scrape(await response.text()).samples
+        return next((each.value for each in samples if each.name == name), None)
+
+    first = await read("runner_jwks_age_seconds")
+    assert first is not None
+    assert first < 60, "since the keys were first wanted"
+    async with asyncio.timeout(20):
+        while (await read("runner_jwks_age_seconds") or 0) <= first:
+            await asyncio.sleep(0.05)
+    assert await read("runner_callers_file_unusable") == 0
+    callers.path.write_text("callers: [")
+    async with asyncio.timeout(20):
+        while await read("runner_callers_file_unusable") != 1:
+            await asyncio.sleep(0.05)
+    callers.write()
+    async with asyncio.timeout(20):
+        while await read("runner_callers_file_unusable") != 0:
+            await asyncio.sleep(0.05)
 
 
 async def test_an_issuer_that_is_away_at_the_start_is_unavailable_and_named_tokens_work(

@@ -163,12 +163,12 @@ async def test_the_starts_of_the_last_minute_and_the_tokens_of_the_day_outlive_t
         record = runner_pb2.Execution(execution_id="acme~1", state=states.SUCCEEDED)
         record.create_time.GetCurrentTime()
         await storage.log.append([NewExecution(record, b"")])
-        usage = TenantUsage(tenants, storage.log, storage.usage)
+        usage = TenantUsage(tenants, storage.usage)
         await usage.add_tokens("acme", 60)
         await usage.add_tokens("globex", 1000)
         await usage.require_tokens("acme")
     async with sqlite_storage(tmp_path) as storage:
-        usage = TenantUsage(tenants, storage.log, storage.usage)
+        usage = TenantUsage(tenants, storage.usage)
         with pytest.raises(QuotaExceededError, match="starts_per_minute"):
             await usage.require_start("acme")
         await usage.require_start("globex")

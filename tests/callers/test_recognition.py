@@ -10,7 +10,8 @@ import grpc
 import pytest
 import trustme
 from google.protobuf.wrappers_pb2 import StringValue
-from tests.callers.files import CallersYaml, acting_for, bearer
+from tests.callers.files import SEVERAL_TENANTS, CallersYaml, acting_for, bearer
+from tests.callers.issuing import issuing
 from tests.probe import SERVICE, failure_of, serving
 
 from runner_service.identity import current_caller
@@ -210,6 +211,60 @@ async def test_certificates_and_tokens_have_addresses_of_their_own(callers: Call
         ):
             async with grpc.aio.secure_channel(address, _trusting(authority, own)) as channel:
                 assert (await answer(channel, *metadata)).startswith(expected)
+
+
+async def test_a_rule_may_demand_a_token_and_a_certificate_together(callers: CallersYaml, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    server = authority.issue_cert("localhost", "127.0.0.1", "::1")
+    (tmp_path / "cert.pem").write_bytes(b"".join(each.bytes() for each in server.cert_chain_pems))
+    (tmp_path / "key.pem").write_bytes(server.private_key_pem.bytes())
+    (tmp_path / "key.pem").chmod(0o600)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    token = callers.add("ci", with_certificates=["dns:ci.example", "spiffe://prod.example/ci"])
+    async with issuing() as issuer:
+        entry = issuer.entry()
+        entry["rules"][0]["with_certificates"] = ["dns:robot.example"]
+        callers.content["issuers"] = [entry]
+        callers.write()
+        environ: dict[str, Any] = {
+            "LISTEN_ADDRESS": "127.0.0.1:0,localhost:0",
+            "TLS_CERT_FILE": str(tmp_path / "cert.pem"),
+            "TLS_KEY_FILE": str(tmp_path / "key.pem"),
+            "TLS_CLIENT_CA_FILE": str(tmp_path / "ca.pem"),
+            "TLS_CLIENT_ADDRESSES": "localhost:0",
+            "CALLERS_FILE": str(callers.path),
+            **SEVERAL_TENANTS,
+        }
+        ci, robot = authority.issue_cert("ci.example"), authority.issue_cert("robot.example")
+        by_id = authority.issue_cert("spiffe://prod.example/ci", "other.example")
+        signed = issuer.token()
+        async with serving(unary=who, stream=endless, credentials=_trusting(authority), **environ) as probe:
+            tokens, certificates = probe.server.listen_addresses
+            for own, address, sent, expected in (
+                (ci, certificates, token, "ci of default for default"),
+                (by_id, certificates, token, "ci of default for default"),
+                (
+                    robot,
+                    certificates,
+                    token,
+                    "UNAUTHENTICATED: the token of ci counts only with",
+                ),
+                (ci, certificates, None, "UNAUTHENTICATED: the client certificate names no caller"),
+                (ci, tokens, token, "UNAUTHENTICATED: the token of ci counts only with"),
+                (robot, certificates, signed, "robot of acme for acme"),
+                (ci, certificates, signed, "UNAUTHENTICATED: the token of robot counts only with"),
+                (robot, tokens, signed, "UNAUTHENTICATED: the token of robot counts only with"),
+            ):
+                async with grpc.aio.secure_channel(address, _trusting(authority, own)) as channel:
+                    assert (await answer(channel, *(bearer(sent) if sent else ()))).startswith(expected)
+            async with grpc.aio.secure_channel(certificates, _trusting(authority, ci)) as channel:
+                method: Any = channel.unary_stream(f"/{SERVICE}/Watch", response_deserializer=StringValue.FromString)
+                call = method(b"", metadata=bearer(token))
+                await call.read()
+                callers.caller("ci")["with_certificates"] = ["dns:next.example"]
+                callers.write()
+                async with asyncio.timeout(20):
+                    assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_a_stream_ends_when_the_authority_of_its_certificate_is_taken_away(

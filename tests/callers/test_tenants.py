@@ -1,18 +1,21 @@
 """Executions belong to tenants: other tenants' ids are not there."""
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from tests.callers.files import CallersYaml, bearer
 from tests.probe import failure_of
-from tests.running import Client, StartService, command, one, turn
+from tests.running import Client, StartProcess, StartService, command, one, turn
 
 from runner_service.api.callers.roles import ROLE_OF_RPC, may_call, require_role
 from runner_service.errors import PermissionDeniedError
 from runner_service.identity import OPERATOR, Caller, Role, bare_id, owner_key, tenant_of
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 SERVICE = runner_pb2.DESCRIPTOR.services_by_name["AgentRunnerService"]
@@ -73,6 +76,43 @@ async def test_the_same_ids_in_three_tenants_are_three_executions_with_directori
     assert {each.tenant for each in page.executions} == {"default", "acme", "globex"}
 
 
+async def test_the_same_ids_in_three_tenants_are_resumed_each_as_itself_after_a_kill(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    turns = [
+        turn("", command("echo x >> mine; echo begun; while [ ! -e go ]; do sleep 0.05; done")),
+        turn("", command("wc -l < mine")),
+        turn("done"),
+    ]
+    service = await start_process(turns, SANDBOX_SCOPE="session")
+    names = ("default", "acme", "globex")
+    roots: dict[str, str] = {}
+    for name in names:
+        request = service.client.request(
+            execution_id="nightly", session_id="chat", disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH
+        )
+        call = service.stub.ExecuteAgent(request, metadata=tenant(name))
+        async for response in call:
+            for each in response.events:
+                roots[name] = each.started.sandbox.root or roots.get(name, "")
+            if any(each.HasField("tool_output") for each in response.events):
+                break
+        call.cancel()
+    await service.kill()
+    assert len(set(roots.values())) == 3
+    for root in roots.values():
+        assert (Path(root) / "mine").read_text() == "x\n"
+    service = await start_process(SANDBOX_SCOPE="session")
+    for name in names:
+        events = await ended(service.client, "nightly", tenant(name), session_id="chat", disconnect_policy=2)
+        started = [each.started for each in events if each.HasField("started")]
+        assert [each.resumed for each in started] == [False, True]
+        assert {(each.sandbox.root, each.caller.tenant) for each in started} == {(roots[name], name)}
+        assert [each.sequence for each in events] == list(range(1, len(events) + 1))
+        assert b"".join(each.tool_output.stdout for each in events) == b"begun\n1\n"
+        assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
 async def test_a_session_of_default_cannot_be_named_like_the_directory_of_another_tenant(start: StartService) -> None:
     client = await start([turn("", command("pwd")), turn("done")], SANDBOX_SCOPE="session")
     theirs = one(await ended(client, "1", tenant("acme"), session_id="chat"), "started").sandbox.root
@@ -81,6 +121,71 @@ async def test_a_session_of_default_cannot_be_named_like_the_directory_of_anothe
         assert mine != theirs
     with pytest.raises(grpc.aio.AioRpcError, match="session_id"):
         await ended(client, "", (), session_id=Path(theirs).name)
+
+
+async def test_what_a_tenant_has_ends_when_it_leaves_the_file_and_its_log_stays_for_the_operator(
+    start: StartService, callers: CallersYaml
+) -> None:
+    token = bearer(callers.add("ci", "acme"))
+    mine = bearer(callers.add("mine", "acme"))
+    operator = bearer("the-operators-own-token")
+    asks = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_EFFECTS)
+    client = await start(
+        [turn("", command("sleep 300")), turn("done")],
+        CALLERS_FILE=str(callers.path),
+        AUTH_TOKEN="the-operators-own-token",
+        MAX_CONCURRENT_EXECUTIONS="2",
+        APPROVAL_HOLD="0",
+    )
+
+    async def begin(name: str, state: str, metadata: Any, **fields: Any) -> None:
+        request = client.request(
+            execution_id=name, session_id=name, disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH, **fields
+        )
+        call = client.stub.ExecuteAgent(request, metadata=metadata)
+        await call.read()
+        async with asyncio.timeout(30):
+            while await state_of(name, metadata) != f"STATE_{state}":
+                await asyncio.sleep(0.02)
+        call.cancel()
+
+    async def state_of(name: str, metadata: Any) -> str:
+        asked = runner_pb2.GetExecutionRequest(execution_id=name)
+        return event_pb2.State.Name((await client.stub.GetExecution(asked, metadata=metadata)).execution.state)
+
+    await begin("waits", "WAITING", token, approval_policy=asks)
+    await begin("runs", "RUNNING", token)
+    await begin("other", "RUNNING", operator)
+    await begin("queued", "PENDING", token)
+    callers.content["callers"] = []
+    callers.add("next", "default")
+
+    theirs = (*operator, *tenant("acme"))
+    async with asyncio.timeout(30):
+        for name in ("waits", "runs", "queued"):
+            while await state_of(name, theirs) != "STATE_CANCELLED":
+                await asyncio.sleep(0.05)
+            asked = runner_pb2.GetExecutionRequest(execution_id=name)
+            record = (await client.stub.GetExecution(asked, metadata=theirs)).execution
+            assert record.error.message == "cancelled: the tenant acme is no longer in CALLERS_FILE"
+    assert await state_of("other", operator) == "STATE_RUNNING"
+    refused = await failure_of(client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(), metadata=mine))
+    assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_second_tenant_that_joins_the_file_without_walls_between_their_commands_is_refused(
+    start: StartService, callers: CallersYaml, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = bearer(callers.add("ci", "acme"))
+    client = await start([turn("done")], CALLERS_FILE=str(callers.path))
+    other = bearer(callers.add("other", "globex"))
+    async with asyncio.timeout(20):
+        while "callers_file_unusable" not in caplog.text:
+            await asyncio.sleep(0.05)
+    assert "set SANDBOX_SCOPE=session and SANDBOX_CONFINEMENT=workspace" in caplog.text
+    await client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(), metadata=token)
+    refused = await failure_of(client.stub.ListExecutions(runner_pb2.ListExecutionsRequest(), metadata=other))
+    assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def requests_for(execution_id: str) -> dict[str, Any]:

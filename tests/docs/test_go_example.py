@@ -33,14 +33,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def running(client: Path, address: str, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(
+    client: Path, address: str, *flags: str, **variables: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         client,
         *("-address", address, *flags, "hello"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"], **variables},
     )
     try:
         yield process
@@ -92,6 +94,32 @@ async def test_the_go_client_goes_on_when_the_service_was_killed(
     assert process.returncode == 0, errors.decode()
     assert output == b"The end.\nSTATE_SUCCEEDED\n"
     assert errors.count(b"attaching again") == 1
+
+
+async def test_the_go_client_goes_on_with_the_next_token_when_its_own_is_replaced(
+    client: Path, start_process: StartProcess, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("the-first-token")
+    turns = [turn("", command("echo begun; while [ ! -e go ]; do sleep 0.05; done")), turn("The end.")]
+    service = await start_process(turns, AUTH_TOKEN_FILE=str(token))
+
+    async with running(client, service.address, AUTH_TOKEN_FILE=str(token)) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            while (line := await process.stdout.readline()) != b"begun\n":
+                assert line, "the client ended too early"
+            token.write_text("the-next-token")
+            while b"attaching again" not in (said := await process.stderr.readline()):
+                assert said, "the client was not told"
+        assert b"wrong token" in said
+        (tmp_path / "workspace" / "go").touch()
+        output, errors = await process.communicate()
+
+    assert process.returncode == 0, errors.decode()
+    assert output == b"The end.\nSTATE_SUCCEEDED\n"
+    assert errors == b""
 
 
 def test_the_generated_go_code_is_that_of_the_protos(tmp_path: Path) -> None:

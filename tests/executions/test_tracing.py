@@ -1,16 +1,19 @@
 """A real OTLP receiver sees the whole trip, below the caller's own span, with honest outcomes."""
 
 import asyncio
+import json
 import signal
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
+from tests.callers.files import CallersYaml, bearer
 from tests.ports import free_port
 from tests.running import StartProcess, command, one, turn
-from tests.scraping import metrics_url, scrape
+from tests.scraping import Scrape, metrics_url, scrape
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -107,6 +110,45 @@ async def test_a_call_that_was_refused_and_an_execution_that_failed_say_so(
     (refused,) = collector.named("runner_service.v1.AgentRunnerService/GetExecution")
     assert attributes(refused)["rpc.response.status_code"] == "NOT_FOUND"
     assert refused.status.code == 0
+
+
+async def test_log_lines_and_spans_say_whose_they_are_and_metrics_name_the_tenant(
+    start_process: StartProcess, collector: Collector, tmp_path: Path
+) -> None:
+    callers = CallersYaml(tmp_path / "callers.yaml")
+    token = bearer(callers.add("ci", "acme"))
+    operator = "an-operators-own-token"
+    service = await start_process(
+        [turn("Let me see.", command("true")), turn("Done.")],
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        CALLERS_FILE=str(callers.path),
+        AUTH_TOKEN=operator,
+        METRICS_ADDRESS="127.0.0.1:0",
+        LOG_FORMAT="json",
+        STDERR="yes",
+    )
+    request = service.client.request(execution_id="nightly")
+    await service.client.collect(service.stub.ExecuteAgent(request, metadata=token))
+    asked = urllib.request.Request(metrics_url(tmp_path / "state"), headers={"Authorization": f"Bearer {operator}"})
+    page = await asyncio.to_thread(lambda: urllib.request.urlopen(asked, timeout=20).read().decode())
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.stderr is not None
+    lines = [json.loads(line) for line in (await service.process.stderr.read()).splitlines()]
+    await service.ended()
+    await collector.until("runner_service.v1", "invoke_agent", "execute_tool")
+
+    told = [line for line in lines if line["message"].startswith("execution_ended")]
+    assert [(line["caller"], line["tenant"]) for line in told] == [("ci", "acme")]
+    (server,) = collector.named("runner_service.v1.AgentRunnerService/ExecuteAgent")
+    (execution,) = collector.named("invoke_agent")
+    for span in (server, execution):
+        assert attributes(span)["runner.caller"] == "ci"
+        assert attributes(span)["runner.tenant"] == "acme"
+    shown = Scrape(page)
+    assert shown.value("runner_executions_finished_total", tenant="acme") == 1
+    assert shown.value("runner_execution_duration_seconds_count", tenant="acme") == 1
+    assert shown.value("runner_tool_call_duration_seconds_count", tenant="acme") == 1
+    assert not [sample for sample in shown.samples if "ci" in sample.labels.values()]
 
 
 async def test_a_secret_in_the_name_of_a_model_is_in_no_event_span_or_metric(

@@ -24,6 +24,12 @@ class Authentication:
 
     def __init__(self, token: TokenSource | None) -> None:
         self._token = token
+        self._seen = token() if token else b""
+
+    def has_other_token(self) -> bool:
+        """Tells whether the token is another one than at the last call."""
+        before, self._seen = self._seen, self._token() if self._token else b""
+        return before != self._seen
 
     def caller(self, metadata: Metadata) -> Caller:
         """Returns the caller that a call's metadata names.

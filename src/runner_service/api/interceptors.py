@@ -14,12 +14,10 @@ from typing import Any, cast
 import grpc
 from opentelemetry import trace
 
-from runner_service.api.callers.delegation import acting
 from runner_service.api.callers.open_calls import AdmittedCalls
-from runner_service.api.callers.roles import require_role
 from runner_service.api.callers.sources import CallerSource
 from runner_service.api.error_details import abort_with, end_abandoned_call, require_decodable, tolerant_deserializer
-from runner_service.errors import CallError, PermissionDeniedError
+from runner_service.errors import CallError
 from runner_service.executions.readiness import Readiness
 from runner_service.identity import Caller, current_caller
 from runner_service.telemetry import record_call_status, server_span
@@ -182,13 +180,13 @@ class AccessControl(_HandlerInterceptor):
         handler = await super().intercept_service(continuation, handler_call_details)
         if handler is None or handler_call_details.method.startswith(_HEALTH_PREFIX):
             return handler
-        metadata, caller = handler_call_details.invocation_metadata or (), None
+        metadata = handler_call_details.invocation_metadata or ()
         try:
-            await self._source.prepare(metadata)
-            if caller := self._source.from_metadata(metadata):
-                require_role(acting(caller, metadata), handler_call_details.method)
+            with self._admitted.counting_unknown():
+                await self._source.prepare(metadata)
+                if caller := self._source.from_metadata(metadata):
+                    self._admitted.allow(caller, metadata, handler_call_details.method)
         except CallError as error:
-            self._admitted.refused(caller, handler_call_details.method, error)
             return _refusing(error)
         return handler
 
@@ -200,16 +198,14 @@ class AccessControl(_HandlerInterceptor):
 
         def identify() -> Caller:
             metadata = context.invocation_metadata() or ()
-            found = self._source.from_metadata(metadata) or self._source.from_certificate(context.auth_context())
-            caller = acting(found, metadata)
-            try:
-                require_role(caller, method)
-            except PermissionDeniedError as error:
-                self._admitted.refused(caller, method, error)
-                raise
-            return caller
+            if found := self._source.from_metadata(metadata):
+                found = self._source.confirm(found, context.auth_context())
+            else:
+                found = self._source.from_certificate(context.auth_context())
+            return self._admitted.allow(found, metadata, method)
 
-        caller = identify()
+        with self._admitted.counting_unknown():
+            caller = identify()
         current_caller.set(caller)
         trace.get_current_span().set_attributes({"runner.caller": caller.name, "runner.tenant": caller.tenant})
         with self._admitted.admitted(caller, method, identify):

@@ -51,8 +51,9 @@ def _credentials(entry: CallerEntry | SocketEntry) -> Iterator[str]:
     if isinstance(entry, SocketEntry):
         yield f"the socket {entry.path} (mode {entry.mode})"
         return
+    also = f" with the certificate {' or '.join(entry.with_certificates)}" if entry.with_certificates else ""
     for token in entry.tokens:
-        yield f"token {token.id}" + (f" until {token.expires:%Y-%m-%d %H:%M %Z}" if token.expires else "")
+        yield f"token {token.id}{also}" + (f" until {token.expires:%Y-%m-%d %H:%M %Z}" if token.expires else "")
     for name in entry.certificates:
         yield f"certificate {name}"
 

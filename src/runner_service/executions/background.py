@@ -83,13 +83,14 @@ async def running_executions(
             audit=audit or Audit(),
         )
         approvals = ApprovalService(storage.log, runner, service, registry=registry, lifecycle=lifecycle)
-        changes = ChangeService(storage.log, runner, registry)
+        changes = ChangeService(storage.log, runner, registry, service.audit)
         recovery = Recovery(service, registry, tasks=tasks)
         background = _background(settings, storage, runner, registry, approvals, readiness)
         takeover = None
         if storage.replicas:
             takeover = Takeover(service, registry, lifecycle, storage.replicas, readiness=readiness)
             background["takeover"] = takeover.run
+            background["correct-quotas"] = queue.correct_forever
         else:  # with replicas another may be about to
             await changes.complete_reverts()
             await approvals.reserve_waiting()
@@ -112,7 +113,7 @@ def _queue(settings: Settings, storage: Storage, runner: Runner) -> "Queue":
         max_queued=settings.max_queued_executions,
         tenants=_tenants(runner),
     )
-    return SharedQueue(local, storage.replicas.turns) if storage.replicas else local
+    return SharedQueue(local, storage.replicas, _tenants(runner) or Tenants()) if storage.replicas else local
 
 
 def _tenants(runner: Runner) -> Tenants | None:

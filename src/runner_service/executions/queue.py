@@ -151,6 +151,9 @@ class ExecutionQueue:
     async def join(self, session_id: str, execution_id: str) -> None:
         """Implements `Queue`: `enqueue` does it, at once."""
 
+    async def correct_forever(self) -> None:
+        """Implements `Queue`: the storage counts nothing."""
+
     def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a slot, admitted at once if possible; else `notify` is given notices of its position.
 

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from runner_service import states
 from runner_service.errors import (
     AlreadyExistsError,
     CancelledEnd,
@@ -33,6 +34,7 @@ from runner_service.executions.tenant_limits import check_ceilings
 from runner_service.executors.protocol import SandboxError
 from runner_service.identity import OPERATOR, OwnerKey, bare_id, current_caller, owner_key, tenant_of
 from runner_service.storage.event_log import EventLog
+from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.ownership import Claim, Ownership, Replicas
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
     Request = runner_pb2.ExecuteAgentRequest
 
+_PAGE = 200
 _STARTED_ELSEWHERE_POLLS, _STARTED_ELSEWHERE_POLL_SECONDS = 40, 0.05
 
 
@@ -172,6 +175,21 @@ class ExecutionService:
             raise _started_elsewhere(execution.id)
         await self._replicas.cancel(execution.id, end.message)
 
+    async def end_tenant(self, tenant: str) -> None:
+        """Ends everything of a tenant that has not ended. Raises LogError."""
+        end = CancelledEnd(f"cancelled: the tenant {tenant} is no longer in CALLERS_FILE")
+        wanted = ExecutionFilter(states=states.OPEN_STATES, tenant=tenant)
+        key, count = 0, 0
+        while True:
+            page = await self._log.list_executions(wanted, limit=_PAGE, before_key=key)
+            for record in page.executions:
+                with suppress(NotFoundError):
+                    await self.end(OwnerKey(record.execution_id), end)
+                    count += 1
+            if not (key := page.next_key):
+                break
+        logger.info("tenant_ended tenant=%s executions=%d", tenant, count)
+
     async def resume(self, execution_id: OwnerKey) -> None:
         """Resumes an interrupted execution with what is stored of its request. It no longer depends on callers.
 
@@ -277,7 +295,7 @@ class ExecutionService:
             return known
         if claim is None:
             raise _started_elsewhere(key)
-        await self._lifecycle.join_session(request.session_id, claim)
+        await self._lifecycle.join_queue(request.session_id, claim)
         execution = self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
         self._record("START", execution, request)
         return execution

@@ -133,6 +133,10 @@ class SharedQueue:
         """Implements `Queue`. Never called: the turns of sessions outlive replicas."""
         raise NotImplementedError
 
+    async def correct_forever(self) -> None:
+        """Implements `Queue`."""
+        await self.tenants.correct_forever()
+
     def close(self) -> None:
         """Implements `Queue`."""
         self.local.close()

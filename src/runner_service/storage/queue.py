@@ -64,5 +64,8 @@ class Queue(Protocol):
     def reserve(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a parked slot, for an execution that an earlier process has parked."""
 
+    async def correct_forever(self) -> None:
+        """Corrects what the storage counts of this process, if it counts anything, until cancelled."""
+
     def close(self) -> None:
         """Admits no more in this process."""

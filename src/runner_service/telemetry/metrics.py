@@ -41,8 +41,13 @@ DAEMON_UNREACHABLE = Gauge("runner.daemon.unreachable", "{failure}", "1 while th
 TEMPORAL_UNREACHABLE = Gauge("runner.temporal.unreachable", "{failure}", "1 while Temporal does not answer, else 0")
 TEMPORAL_ACTIVITIES = Gauge("runner.temporal.activities", "{activity}", "Activities that are not completed yet")
 
+JWKS_AGE = Gauge("runner.jwks.age", "s", "Since the keys of an issuer were last read", "issuer")
+CALLERS_FILE_UNUSABLE = Gauge("runner.callers.file.unusable", "{failure}", "1 while CALLERS_FILE is wrong, else 0")
+
 WARM_SANDBOXES = Gauge("runner.sandboxes.warm", "{sandbox}", "Cloud sandboxes that are started and wait for a session")
 _GAUGES = (
+    JWKS_AGE,
+    CALLERS_FILE_UNUSABLE,
     WARM_SANDBOXES,
     TEMPORAL_UNREACHABLE,
     TEMPORAL_ACTIVITIES,

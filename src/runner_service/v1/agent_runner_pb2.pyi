@@ -1569,8 +1569,8 @@ class AuditEntry(_message.Message):
     SECRET_NAMES_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     action: _builtins.str
-    """What: START, RESUME, CANCEL, DELETE, APPROVAL, ACT_FOR (any call for another tenant than one's own), REFUSED, or
-    REFUSED_UNKNOWN, which counts callers that were not recognised, by reason, every 10 seconds.
+    """What: START, RESUME, CANCEL, DELETE, APPROVAL, REVERT, ACT_FOR (any call for another tenant than one's own), REFUSED,
+    or REFUSED_UNKNOWN, which counts callers that were not recognised, by reason, every 10 seconds.
     """
     execution_id: _builtins.str
     """The execution, an id of the tenant that the caller acted for. Empty if it is about none."""
@@ -1579,7 +1579,7 @@ class AuditEntry(_message.Message):
     rpc: _builtins.str
     """The rpc, of ACT_FOR and REFUSED."""
     text: _builtins.str
-    """The reason, or the decision."""
+    """The reason, the decision, or how many files were put back."""
     count: _builtins.int
     """How many, of REFUSED_UNKNOWN."""
     @_builtins.property

@@ -27,6 +27,12 @@ class CertificateName(NamedTuple):
     value: str
 
 
+def valid_certificate_name(text: str) -> str:
+    """Returns what `parse_certificate_name` parses. Raises ValueError."""
+    parse_certificate_name(text)
+    return text
+
+
 def parse_certificate_name(text: str) -> CertificateName:
     """Parses `spiffe://…`, or a kind and a value such as `dns:worker.example`.
 

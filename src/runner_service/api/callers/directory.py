@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Directory:
     def __init__(self, file: CallersFile) -> None:
         self.file = file
         self._by_token = {
-            bytes.fromhex(token.sha256): _Token(token.id, _caller(entry, token.expires))
+            bytes.fromhex(token.sha256): _Token(token.id, _token_caller(entry, token.expires))
             for entry in file.callers
             for token in entry.tokens
         }
@@ -70,6 +71,11 @@ class Directory:
         return found
 
 
-def _caller(entry: CallerEntry | SocketEntry, expires: datetime | None = None) -> Caller:
+def _token_caller(entry: CallerEntry, expires: datetime | None) -> Caller:
     until = expires.timestamp() if expires else math.inf
-    return Caller(entry.name, entry.tenant, entry.tenant, frozenset(entry.roles), frozenset(entry.acts_for), until)
+    needed = frozenset(map(parse_certificate_name, entry.with_certificates))
+    return replace(_caller(entry), until=until, with_certificates=needed)
+
+
+def _caller(entry: CallerEntry | SocketEntry) -> Caller:
+    return Caller(entry.name, entry.tenant, entry.tenant, frozenset(entry.roles), frozenset(entry.acts_for))

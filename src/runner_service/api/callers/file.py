@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, model_validator
 
-from runner_service.api.callers.certificates import parse_certificate_name
+from runner_service.api.callers.certificates import valid_certificate_name
 from runner_service.api.callers.issuers_file import IssuerEntry, StrictEntry, TenantName
 from runner_service.api.callers.strict_yaml import Document, StrictYamlError, read_document
 from runner_service.api.callers.tenants_file import TenantEntry
@@ -22,11 +22,6 @@ _MODE = r"0?[0-7]{3}"
 
 class CallersFileError(Exception):
     """CALLERS_FILE cannot be used. The message names the file, the line, and what is wrong."""
-
-
-def _certificate_name(text: str) -> str:
-    parse_certificate_name(text)
-    return text
 
 
 CallerName = Annotated[str, Field(pattern=f"^{_NAME}$")]
@@ -53,12 +48,16 @@ class CallerEntry(_Granted):
     """A caller with tokens or certificates, or both."""
 
     tokens: tuple[TokenEntry, ...] = ()
-    certificates: tuple[Annotated[str, AfterValidator(_certificate_name)], ...] = ()
+    certificates: tuple[Annotated[str, AfterValidator(valid_certificate_name)], ...] = ()
+    with_certificates: tuple[Annotated[str, AfterValidator(valid_certificate_name)], ...] = ()
+    """The tokens count only together with a client certificate that has one of these names."""
 
     @model_validator(mode="after")
     def _is_recognisable(self) -> Self:
         if not (self.tokens or self.certificates):
             raise ValueError("should have tokens or certificates, or nobody can be this caller")
+        if self.with_certificates and not self.tokens:
+            raise ValueError("with_certificates is what tokens need; certificates that are enough are certificates")
         return self
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jwt
 
+from runner_service.api.callers.certificates import parse_certificate_name
 from runner_service.api.callers.issuers_file import IssuerEntry
 from runner_service.api.callers.key_sets import KeySet
 from runner_service.api.callers.token_claims import LEEWAY_SECONDS, Unverified, read_unverified
@@ -53,8 +54,9 @@ class Issuers:
         return is_changed
 
     def ages(self) -> Mapping[str, float]:
-        """Returns how many seconds old the keys of each issuer are."""
-        return {each.name: self._key_sets[_source(each)].age_seconds for each in self._entries}
+        """Returns for how many seconds the keys of each issuer could not be read anew. For any thread."""
+        pairs = [(each.name, self._key_sets.get(_source(each))) for each in self._entries]
+        return {name: keys.unread_seconds for name, keys in pairs if keys}
 
     async def admit(self, token: str) -> None:
         """Verifies a token that is not known, within a share of the event loop's time.
@@ -123,7 +125,13 @@ class Issuers:
             if rule.matches(claims) and (tenant := rule.tenant_of(claims)):
                 until = unverified.expires_at + LEEWAY_SECONDS
                 return Caller(
-                    unverified.subject, tenant, tenant, frozenset(rule.roles), frozenset(rule.acts_for), until
+                    unverified.subject,
+                    tenant,
+                    tenant,
+                    frozenset(rule.roles),
+                    frozenset(rule.acts_for),
+                    until,
+                    frozenset(map(parse_certificate_name, rule.with_certificates)),
                 )
         raise UnauthenticatedError("the token's claims match no rule of CALLERS_FILE")
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from runner_service.addresses import TcpAddress, is_loopback
+from runner_service.api.callers.certificates import valid_certificate_name
 from runner_service.identity import TENANT, Role
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -47,6 +48,8 @@ class RuleEntry(StrictEntry):
     tenants: list[TenantName] = []
     roles: Annotated[list[Role], Field(min_length=1)]
     acts_for: list[TenantName] = []
+    with_certificates: list[Annotated[str, AfterValidator(valid_certificate_name)]] = []
+    """The tokens count only together with a client certificate that has one of these names."""
 
     @model_validator(mode="after")
     def _names_a_tenant(self) -> Self:

@@ -38,6 +38,7 @@ class KeySet:
         self._file_version: Version | None = None
         self._lock = asyncio.Lock()
         self._attempted_at = -MAX_OUTAGE_SECONDS
+        self._wanted_since = time.time()
         self.keys: Keys = {}
         self.read_at = 0.0
         """Unix time of the last read that succeeded; 0 before it."""
@@ -53,6 +54,13 @@ class KeySet:
     def age_seconds(self) -> float:
         """How old the keys are."""
         return time.time() - self.read_at
+
+    @property
+    def unread_seconds(self) -> float:
+        """How long ago they were last read, or first wanted; 0 for a file that was read, which is read on a change."""
+        if isinstance(self._source, Path) and self.read_at:
+            return 0.0
+        return time.time() - (self.read_at or self._wanted_since)
 
     async def refresh_if_due(self) -> None:
         """Reads a file that has changed, or a URL whose time has come."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from runner_service.api.auth import Authentication, bearer_token
-from runner_service.api.callers.certificates import AuthContext
+from runner_service.api.callers.certificates import AuthContext, certificate_names
 from runner_service.api.callers.directory import Directory
 from runner_service.errors import UnauthenticatedError
 from runner_service.identity import OPERATOR, Caller
@@ -39,7 +39,18 @@ class Callers:
             await self.issuers.admit(token.decode())
 
     def by_token(self, metadata: Metadata) -> Caller:
-        """Returns who sends this metadata.
+        """Returns who sends this metadata, where a token is all that can be shown.
+
+        Raises:
+            UnauthenticatedError: nobody who is known, or the token counts only with a client certificate.
+        """
+        caller = self.by_token_with_certificate(metadata)
+        if caller.with_certificates:
+            raise UnauthenticatedError(f"the token of {caller.name} counts only with its client certificate")
+        return caller
+
+    def by_token_with_certificate(self, metadata: Metadata) -> Caller:
+        """Returns who sends this metadata; call `confirm` before it counts.
 
         Raises:
             UnauthenticatedError: nobody who is known.
@@ -54,6 +65,22 @@ class Callers:
         if self.issuers and _is_signed(token):
             return self.issuers.caller(token.decode())
         return self.directory.by_token(token.decode())
+
+    def confirm(self, caller: Caller, context: AuthContext) -> Caller:
+        """Checks the certificate that a caller's token needs, if it needs one.
+
+        Raises:
+            UnauthenticatedError: the connection has shown another one, or one that no longer holds.
+        """
+        if not caller.with_certificates:
+            return caller
+        if caller.with_certificates.isdisjoint(certificate_names(context)):
+            raise UnauthenticatedError(f"the token of {caller.name} counts only with its client certificate")
+        return self.until_certificate_ends(caller, context)
+
+    def until_certificate_ends(self, caller: Caller, context: AuthContext) -> Caller:
+        """Returns the caller, for as long as its certificate holds. Raises UnauthenticatedError: it does not."""
+        return replace(caller, until=min(caller.until, self.authorities.until(context))) if self.authorities else caller
 
 
 def _is_signed(token: bytes) -> bool:
@@ -71,7 +98,10 @@ class CallerSource(Protocol):
         """Returns the caller, before anything of the request is read; None when its certificate decides."""
 
     def from_certificate(self, context: AuthContext) -> Caller:
-        """Returns whose certificate it is."""
+        """Returns whose certificate it is. Raises UnauthenticatedError."""
+
+    def confirm(self, caller: Caller, context: AuthContext) -> Caller:
+        """Checks what a caller of `from_metadata` has to show besides. Raises UnauthenticatedError."""
 
 
 class TokenSource:
@@ -93,6 +123,11 @@ class TokenSource:
         del context
         raise UnauthenticatedError("no token")
 
+    def confirm(self, caller: Caller, context: AuthContext) -> Caller:
+        """Implements `CallerSource`."""
+        del context
+        return caller
+
 
 class CertificateSource:
     """Recognises callers by their token if they send one, else by their client certificate."""
@@ -108,15 +143,17 @@ class CertificateSource:
         """Implements `CallerSource`. A wrong token never falls back to the certificate."""
         if self._callers.directory and not any(key == "authorization" for key, _ in metadata):
             return None
-        return self._callers.by_token(metadata)
+        return self._callers.by_token_with_certificate(metadata)
+
+    def confirm(self, caller: Caller, context: AuthContext) -> Caller:
+        """Implements `CallerSource`."""
+        return self._callers.confirm(caller, context)
 
     def from_certificate(self, context: AuthContext) -> Caller:
         """Implements `CallerSource`."""
         if self._callers.directory is None:
             return OPERATOR
-        caller = self._callers.directory.by_certificate(context)
-        authorities = self._callers.authorities
-        return replace(caller, until=authorities.until(context)) if authorities else caller
+        return self._callers.until_certificate_ends(self._callers.directory.by_certificate(context), context)
 
 
 class SocketSource:
@@ -140,3 +177,8 @@ class SocketSource:
         """Implements `CallerSource`."""
         del context
         raise UnauthenticatedError("no certificate counts here")
+
+    def confirm(self, caller: Caller, context: AuthContext) -> Caller:
+        """Implements `CallerSource`."""
+        del context
+        return caller

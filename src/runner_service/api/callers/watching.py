@@ -11,12 +11,15 @@ from runner_service.api.callers.authorities import Authorities
 from runner_service.api.callers.directory import Directory
 from runner_service.api.callers.file import CallersFileError, read_callers_file
 from runner_service.api.callers.file_versions import version_of
+from runner_service.api.callers.isolation import require_isolation
 from runner_service.api.callers.issuers import Issuers
 from runner_service.api.callers.open_calls import AdmittedCalls
 from runner_service.api.callers.sources import Callers
 from runner_service.executions.audit import Audit
 from runner_service.executions.tenant_limits import Tenants
+from runner_service.identity import DEFAULT_TENANT
 from runner_service.settings import Settings
+from runner_service.storage.event_log import LogError
 from runner_service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ class KnownCallers(Callers):
 
     def __init__(self, settings: Settings) -> None:
         """Reads the files that the settings name. Raises CallersFileError, OSError."""
+        self._settings = settings
         self._path = settings.callers_file
         self._version = version_of(self._path) if self._path else None
         super().__init__(authentication(settings), Directory(read_callers_file(self._path)) if self._path else None)
@@ -36,6 +40,11 @@ class KnownCallers(Callers):
         if settings.tls_client_ca_file and self.directory:
             with suppress(ValueError):  # which the server, needing the file as well, tells better
                 self.authorities = Authorities(settings.tls_client_ca_file)
+        self.is_file_unusable = False
+        """True while CALLERS_FILE is wrong, and an earlier one in force."""
+        self.end_executions_of: Callable[[str], Awaitable[None]] = _end_nothing
+        """Ends what a tenant has that the file no longer names. Raises LogError."""
+        self._removed_tenants: set[str] = set()
         self.audit = Audit()
         self.calls = AdmittedCalls(self.tenants, self.audit)
 
@@ -46,11 +55,29 @@ class KnownCallers(Callers):
             self.issuers = self.issuers or Issuers()
             self.issuers.configure(self.directory.file.issuers)
 
+    def gauges(self) -> dict[metrics.Gauge, metrics.Reading]:
+        """Returns the gauges of what names callers."""
+        return {
+            metrics.JWKS_AGE: lambda: self.issuers.ages() if self.issuers else {},
+            metrics.CALLERS_FILE_UNUSABLE: lambda: float(self.is_file_unusable),
+        }
+
     async def watch_files(self) -> None:
         """Looks at the files every second, and ends what is no longer allowed."""
         is_changed = self._path is not None and await self._reload_if_changed(self._path)
         has_other_authorities = self.authorities is not None and await self.authorities.reload_if_changed()
-        await self.calls.end_refused(is_changed=is_changed or has_other_authorities)
+        has_other_token = self.operator.has_other_token()
+        await self.calls.end_refused(is_changed=is_changed or has_other_authorities or has_other_token)
+        await self._end_removed_tenants()
+
+    async def _end_removed_tenants(self) -> None:
+        for tenant in sorted(self._removed_tenants):
+            try:
+                await self.end_executions_of(tenant)
+            except LogError as error:
+                logger.warning("tenant_not_ended tenant=%s error=%s", tenant, error)
+                return
+            self._removed_tenants.discard(tenant)
 
     async def watch_keys(self) -> None:
         """Reads the keys of issuers whose time has come; apart from the files, since an issuer may not answer."""
@@ -61,13 +88,18 @@ class KnownCallers(Callers):
         version = await asyncio.to_thread(version_of, path)
         if version == self._version:
             return False
-        try:
-            self.directory = Directory(await asyncio.to_thread(read_callers_file, path))
-        except CallersFileError as error:
-            logger.error("callers_file_unusable consequence=the_earlier_one_holds reason=%s", error)  # noqa: TRY400  # its text says all
-            self._version = version
-            return False
+        before = self.directory.file.tenant_names() if self.directory else frozenset[str]()
         self._version = version
+        try:
+            directory = Directory(await asyncio.to_thread(read_callers_file, path))
+            require_isolation(self._settings, directory)
+        except CallersFileError as error:
+            self.is_file_unusable = True
+            logger.error("callers_file_unusable consequence=the_earlier_one_holds reason=%s", error)  # noqa: TRY400  # its text says all
+            return False
+        self.directory, self.is_file_unusable = directory, False
+        now = self.directory.file.tenant_names()
+        self._removed_tenants = (self._removed_tenants | before) - now - {self._settings.stigmer_tenant, DEFAULT_TENANT}
         self.tenants.replace(self.directory.file.tenant_limits())
         self.configure_issuers()
         file = self.directory.file
@@ -89,11 +121,16 @@ async def known_callers(settings: Settings) -> AsyncIterator[KnownCallers]:
         asyncio.create_task(_repeat(callers.watch_keys), name="watch-keys"),
     ]
     try:
-        yield callers
+        with metrics.gauges_observed(callers.gauges()):
+            yield callers
     finally:
         for each in watching:
             each.cancel()
         await asyncio.wait(watching)
+
+
+async def _end_nothing(_: str) -> None:
+    pass
 
 
 async def _repeat(look: Callable[[], Awaitable[None]]) -> None:
