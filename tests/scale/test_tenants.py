@@ -73,7 +73,7 @@ async def test_quotas_count_what_all_replicas_have_and_what_a_dead_one_had_moves
 ) -> None:
     callers = CallersYaml(tmp_path / "callers.yaml")
     callers.content["tenants"] = {"acme": {"quotas": {"running": 1, "queued": 1}}}
-    callers.content["tenants"]["hasty"] = {"quotas": {"starts_per_minute": 3}}
+    callers.content["tenants"]["hasty"] = {"quotas": {"starts_per_minute": 3, "open_calls": 2}}
     acme, globex, hasty = (Caller(deployment, bearer(callers.add(name, name))) for name in ("acme", "globex", "hasty"))
     await deployment.start(WAITS, count=2, CALLERS_FILE=str(callers.path))
     await acme.start(0, "a1")
@@ -103,6 +103,23 @@ async def test_quotas_count_what_all_replicas_have_and_what_a_dead_one_had_moves
     for number in range(3):
         await hasty.start((0, 2)[number % 2], f"h{number}")
     assert await hasty.refused(0, "h3") == await hasty.refused(2, "h3") == "starts_per_minute"
+
+    watching = [asyncio.create_task(hasty.events(replica, "h0")) for replica in (0, 2)]
+    async with asyncio.timeout(30):
+        while await _state_or_quota(hasty, 2, "h0") != "open_calls":
+            await asyncio.sleep(0.05)
+    watching[0].cancel()
+    async with asyncio.timeout(30):
+        while await _state_or_quota(hasty, 2, "h0") == "open_calls":
+            await asyncio.sleep(0.05)
+    watching[1].cancel()
+
+
+async def _state_or_quota(caller: Caller, replica: int, name: str) -> str:
+    try:
+        return await caller.state(replica, name)
+    except grpc.aio.AioRpcError as error:
+        return str(details_of(error)[0].quota_metric)
 
 
 @pytest.mark.timeout(180)

@@ -173,3 +173,21 @@ async def test_what_a_dead_replica_had_does_not_count_and_what_was_lost_is_corre
     assert not await two.tenant_slots.admit("acme~5", running=3)
     await one.tenant_slots.correct("acme", {})
     assert await two.tenant_slots.admit("acme~5", running=3)
+
+
+async def test_open_calls_of_all_replicas_count_together_but_not_those_of_a_dead_one(
+    replicas: list[RedisStorage],
+) -> None:
+    one, two, three = (each.replicas.tenant_slots for each in replicas)
+    assert await one.open_call("acme", 0, 3)
+    assert await one.open_call("acme", 1, 3)
+    assert await two.open_call("acme", 0, 3)
+    assert not await three.open_call("acme", 0, 3)
+    assert not await one.open_call("acme", 2, 3)
+    assert await three.open_call("globex", 0, 1)
+    await one.set_open_calls("acme", 1)
+    assert await three.open_call("acme", 0, 3)
+    assert not await two.open_call("acme", 1, 3)
+    await replicas[0].replicas.leave()
+    assert await two.open_call("acme", 1, 3)
+    assert not await two.open_call("acme", 2, 3)

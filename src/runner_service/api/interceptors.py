@@ -208,7 +208,7 @@ class AccessControl(_HandlerInterceptor):
             caller = identify()
         current_caller.set(caller)
         trace.get_current_span().set_attributes({"runner.caller": caller.name, "runner.tenant": caller.tenant})
-        with self._admitted.admitted(caller, method, identify):
+        async with self._admitted.admitted(caller, method, identify):
             return await behaviour(request, context)
 
 

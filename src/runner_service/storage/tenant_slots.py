@@ -1,11 +1,13 @@
-"""The Protocol of what tenants have queued and running over all replicas."""
+"""The Protocol of what tenants have queued, running and open over all replicas."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 
 class TenantSlots(Protocol):
-    """Counts the executions of tenants that are queued and running in any replica. All methods raise LogError.
+    """Counts the executions of tenants that are queued and running in any replica, and their open calls.
+
+    All methods raise LogError.
 
     What dead replicas had does not count.
     """
@@ -28,6 +30,12 @@ class TenantSlots(Protocol):
 
     async def leave(self, execution_id: str) -> None:
         """Counts an execution no more."""
+
+    async def open_call(self, tenant: str, count: int, limit: int) -> bool:
+        """Counts one more open call of a tenant, of which this replica has `count`; False if it may have no more."""
+
+    async def set_open_calls(self, tenant: str, count: int) -> None:
+        """Replaces how many open calls of a tenant this replica has."""
 
     async def correct(self, tenant: str, executions: Mapping[str, bool]) -> None:
         """Replaces what is counted of this replica: whether each execution is running."""

@@ -91,7 +91,7 @@ class Calls:
         with self._callers.calls.counting_unknown():
             caller = identify()
         current_caller.set(caller)
-        with self._callers.calls.admitted(caller, name, identify):
+        async with self._callers.calls.admitted(caller, name, identify):
             if rpc.is_stream:
                 return await _stream(request, rpc, message)
             response: Message = await rpc.method(message, None)

@@ -2,18 +2,17 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from runner_service.api.callers.delegation import Metadata, acting
+from runner_service.api.callers.open_counts import OpenCounts
 from runner_service.api.callers.roles import require_role
 from runner_service.errors import (
     CallError,
     CredentialExpiredError,
     CredentialRevokedError,
     PermissionDeniedError,
-    QuotaExceededError,
     UnauthenticatedError,
 )
 from runner_service.executions.audit import Audit
@@ -24,7 +23,6 @@ Identify = Callable[[], Caller]
 """Finds out again who makes a call, and whether they may. Raises CallError."""
 
 _MAX_SLICE_SECONDS = 0.001
-_RETRY_DELAY_SECONDS = 5.0
 
 
 class OpenCall:
@@ -58,32 +56,31 @@ class AdmittedCalls:
     """The open calls of all listeners. Belongs to the event loop."""
 
     def __init__(self, tenants: Tenants, audit: Audit) -> None:
-        self._tenants = tenants
+        self.counts = OpenCounts(tenants)
         self._audit = audit
         self._calls: set[OpenCall] = set()
-        self._open: Counter[str] = Counter()
 
-    @contextmanager
-    def admitted(self, caller: Caller, method: str, identify: Identify) -> Iterator[None]:
+    @asynccontextmanager
+    async def admitted(self, caller: Caller, method: str, identify: Identify) -> AsyncIterator[None]:
         """Holds a call of the current task.
 
         Raises:
             QuotaExceededError: its tenant has as many calls open as it may.
             CallError: the caller was refused while the call was open.
         """
-        limit = self._tenants.limits_of(caller.tenant).open_calls
-        if limit is not None and self._open[caller.tenant] >= limit:
-            raise QuotaExceededError(caller.tenant, "open_calls", limit, retry_delay=_RETRY_DELAY_SECONDS)
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("calls are made by tasks")
-        if caller.tenant != caller.home_tenant:
-            self._audit.record("ACT_FOR", rpc=_rpc(method), caller=caller)
         call = OpenCall(caller, identify, task)
         self._calls.add(call)
-        self._open[caller.tenant] += 1
         try:
-            yield
+            await self.counts.opened(caller.tenant)
+            try:
+                if caller.tenant != caller.home_tenant:
+                    self._audit.record("ACT_FOR", rpc=_rpc(method), caller=caller)
+                yield
+            finally:
+                self.counts.closed(caller.tenant)
         except asyncio.CancelledError:
             if call.refusal is None:
                 raise
@@ -91,7 +88,6 @@ class AdmittedCalls:
             raise call.refusal from None
         finally:
             self._calls.discard(call)
-            self._open[caller.tenant] -= 1
 
     def allow(self, caller: Caller, metadata: Metadata, method: str) -> Caller:
         """Returns the caller as it acts in a call; a refusal is audited.

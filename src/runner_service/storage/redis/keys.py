@@ -112,6 +112,10 @@ class DeploymentKeys(NamedTuple):
         """A hash of the executions of a tenant that are queued or running, if it may have only so many."""
         return f"{self.counter}:slots:{tenant}"
 
+    def calls(self, tenant: str) -> str:
+        """A hash of how many calls of a tenant are open in each replica, if it may have only so many."""
+        return f"{self.counter}:calls:{tenant}"
+
     def owned(self, replica: str) -> str:
         """The executions that a replica may own."""
         return f"{self.counter}:own:{replica}"

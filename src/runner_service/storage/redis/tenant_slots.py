@@ -33,6 +33,15 @@ class RedisTenantSlots:
         """Implements `TenantSlots`."""
         await self._script("leave", tenant_of(execution_id), [execution_id])
 
+    async def open_call(self, tenant: str, count: int, limit: int) -> bool:
+        """Implements `TenantSlots`."""
+        keys = [self._keys.calls(tenant), self._keys.leases]
+        return bool(await self._connection.script("calls", keys, [self._replica, count, limit]))
+
+    async def set_open_calls(self, tenant: str, count: int) -> None:
+        """Implements `TenantSlots`."""
+        await self._connection.call("HSET", self._keys.calls(tenant), self._replica, count)
+
     async def correct(self, tenant: str, executions: Mapping[str, bool]) -> None:
         """Implements `TenantSlots`."""
         pairs = [each for name, is_running in executions.items() for each in (name, "r" if is_running else "q")]
