@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.agent.capabilities import agent, zip_archive
 from tests.running import Client, Event, StartProcess, StartService, command, one, stdout_of, turn
 
 from runner_service.allowed_hosts import AllowedHost
@@ -73,6 +74,24 @@ async def test_file_tools_obey_the_level_of_the_commands(start: StartService, tm
     assert "read-only" in edited
     assert "ead-only" in commanded
     assert "a" in read
+
+
+@needs_bubblewrap
+async def test_mcp_servers_and_scripts_of_skills_obey_the_level_of_the_commands(
+    start: StartService, tmp_path: Path
+) -> None:
+    outside = Path.home() / f".written-by-{os.getpid()}"
+    script = f"touch {outside}; touch "
+    server = runner_pb2.StdioServer(command="bash", args=["-c", f"{script} by-server"])
+    skill = runner_pb2.Skill(
+        name="s", version="v-1", content="x", archive=zip_archive({"run.sh": f"{script} by-skill".encode()})
+    )
+    equipped = agent(skills=[skill], mcp_servers=[runner_pb2.McpServer(name="no-server", stdio=server)])
+    client = await start([turn("", command("bash bin/skills/v-1/run.sh")), turn("Done.")])
+    await client.execute(agent=equipped, confinement=WORKSPACE)
+    assert (tmp_path / "workspace" / "by-server").exists()
+    assert (tmp_path / "workspace" / "by-skill").exists()
+    assert not outside.exists()
 
 
 @needs_bubblewrap

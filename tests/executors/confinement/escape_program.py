@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.executors.confinement.escapes import ESCAPES, Escape  # needs the path
 from tests.executors.recorder import run
 
-from runner_service.allowed_hosts import parse_hosts
+from runner_service.allowed_hosts import AllowedHost, parse_hosts
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.egress.policy import EgressPolicy
 from runner_service.executors.local.executor import LocalExecutor, local_executor
@@ -33,8 +33,6 @@ from runner_service.executors.protocol import ConfinementError, SandboxSpec
 MARKER = f"escape-{os.getpid()}"
 IS_CONTROL = "control" in sys.argv[2:]
 IS_THREAD = "thread" in sys.argv[2:]
-ALLOWED = parse_hosts(["localhost:1", "localhost"])
-
 Level = tuple[str, str, bool]
 """Of files and network, and whether something in the root is hidden."""
 Outcomes = dict[str, bool | None]
@@ -76,15 +74,18 @@ def git(*arguments: str) -> None:
     subprocess.run(["git", *arguments], check=True, env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"})
 
 
-def answer(listener: socket.socket) -> None:
-    """Answers every HTTP request with success, or whoever gets out to it would wait."""
+FOUND = b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+def answer(listener: socket.socket, response: bytes = FOUND) -> None:
+    """Answers every HTTP request, or whoever gets out to it would wait."""
     while True:
         connection, _ = listener.accept()
         with connection:
             connection.settimeout(1)  # some only connect
             with suppress(OSError):
                 connection.recv(4096)
-                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+                connection.sendall(response)
 
 
 @contextmanager
@@ -93,7 +94,10 @@ def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
     with ExitStack() as parts:
         tcp = parts.enter_context(socket.create_server(("127.0.0.1", 0)))
         everywhere = parts.enter_context(socket.create_server(("0.0.0.0", 0)))
-        listeners = [tcp]
+        listeners = [tcp, parts.enter_context(socket.create_server(("0.0.0.0", 0)))]
+        redirecting = parts.enter_context(socket.create_server(("0.0.0.0", 0)))
+        redirect = f"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:{tcp.getsockname()[1]}/\r\n\r\n".encode()
+        threading.Thread(target=answer, args=(redirecting, redirect), daemon=True).start()
         port6 = "1"
         if socket.has_ipv6:
             six = parts.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
@@ -122,6 +126,8 @@ def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
             "PORT6": port6,
             "UDP_PORT": str(udp.getsockname()[1]),
             "ANY_PORT": str(everywhere.getsockname()[1]),
+            "PORT_OF_ALL": str(listeners[1].getsockname()[1]),
+            "REDIRECTING_PORT": str(redirecting.getsockname()[1]),
             "ADDRESS": socket.gethostbyname(socket.gethostname()),
             "VICTIM": str(victim.pid),
             "MARKER": MARKER,
@@ -166,7 +172,7 @@ async def try_at(
     base: Path, executor: LocalExecutor, level: Level, escapes: list[Escape], variables: Mapping[str, str]
 ) -> Outcomes:
     files, network, hides = level
-    hosts = ALLOWED if network == "proxy" else ()
+    hosts = allowed(variables) if network == "proxy" else ()
     hidden = (str(base / "root" / "deep" / "below" / "hidden"),) if hides or not IS_THREAD else ()
     confinement = Confinement(files=files, network=network, allowed_hosts=hosts, hidden_paths=hidden)  # type: ignore[arg-type]  # levels
     if IS_CONTROL:
@@ -196,6 +202,12 @@ async def try_at(
             _, stdout, _ = await run(sandbox, f'ROOT="{sandbox.root}"; cd "$ROOT"; {escape.script}')
             outcomes[escape.name] = b"ESCAPED" in stdout
     return outcomes
+
+
+def allowed(variables: Mapping[str, str]) -> tuple[AllowedHost, ...]:
+    """Returns what the level `proxy` lets through: names of the loopback, which lead nowhere, and one address."""
+    names = [f"localhost:{variables['PORT']}", "localhost:1", "localhost"]
+    return parse_hosts([*names, f"{variables['ADDRESS']}:{variables['REDIRECTING_PORT']}"])
 
 
 def level_of(escape: Escape) -> Level:

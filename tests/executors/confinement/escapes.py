@@ -20,6 +20,13 @@ REQUEST_KEY = (
 )
 BPF = "$([ $(uname -m) = x86_64 ] && echo 321 || echo 280)"
 PERF = "$([ $(uname -m) = x86_64 ] && echo 298 || echo 241)"
+FAMILY = "import socket, sys; socket.socket(int(sys.argv[1]), socket.SOCK_DGRAM)"
+IO_URING = "import ctypes, sys; sys.exit(ctypes.CDLL(None).syscall(425, 4, bytes(120)) < 0)"
+TAKE_DESCRIPTOR = (
+    "import ctypes, os, sys; process = os.pidfd_open(int(sys.argv[1])); "
+    "sys.exit(all(ctypes.CDLL(None).syscall(438, process, number, 0) < 0 for number in range(64)))"
+)
+TALK_TO_PROXY = "exec 3<>/dev/tcp/127.0.0.1/${HTTP_PROXY##*:}; printf '%b' \"$REQUEST\" >&3; head -1 <&3 | grep ' 200 '"
 FD_LEAK = (
     "import os; found = [each for each in os.listdir('/proc/self/fd') "
     "if os.path.isdir('/proc/self/fd/' + each) and not os.readlink('/proc/self/fd/' + each).startswith('/proc')]; "
@@ -239,6 +246,20 @@ ESCAPES = [
         "started without",
     ),
     Escape("Processes", "trace the supervisor", python(PTRACE, "$PPID"), "not dumpable"),
+    Escape("Processes", "trace the cell's first process", python(PTRACE, "1"), "another Landlock domain"),
+    Escape(
+        "Processes",
+        "write the memory of the cell's first process",
+        "(: >> /proc/1/mem) && echo ESCAPED",
+        "another Landlock domain",
+    ),
+    Escape(
+        "Processes",
+        "take a descriptor of the cell's first process",
+        python(TAKE_DESCRIPTOR, "1"),
+        "another Landlock domain",
+    ),
+    Escape("Processes", "take a descriptor of the supervisor", python(TAKE_DESCRIPTOR, "$PPID"), "not dumpable"),
     Escape("Processes", "shared memory of outside", 'ls "/dev/shm/$MARKER" && echo ESCAPED', "a /dev/shm of its own"),
     Escape("Processes", "System V memory of outside", "ipcs -m | grep -q 0x && echo ESCAPED", "IPC namespace"),
     Escape("Sockets", "a socket in the runtime directory", python(UNIX, '"$SOCKET"'), "hidden"),
@@ -286,6 +307,10 @@ ESCAPES = [
         "network namespace",
         network="none",
     ),
+    Escape("Network", "the host of a virtual machine by vsock", python(FAMILY, "40"), "seccomp", network="none"),
+    Escape("Network", "vsock, past the proxy", python(FAMILY, "40"), "seccomp", network="proxy"),
+    Escape("Network", "sockets by io_uring", python(IO_URING), "seccomp", network="none"),
+    Escape("Network", "packets of the machine", python(FAMILY, "17"), "seccomp, no capabilities", network="none"),
     Escape(
         "Network",
         "the loopback past the proxy",
@@ -313,6 +338,56 @@ ESCAPES = [
         "the loopback by an allowed name",
         'curl -sf -m 5 --noproxy "" "http://localhost:$PORT/" && echo ESCAPED',
         "private addresses need to be named",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "the loopback by an allowed name in upper case, with a final dot",
+        'curl -sf -m 5 --noproxy "" -p "http://LOCALHOST.:$PORT/" && echo ESCAPED',
+        "private addresses need to be named",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "another port of an allowed address",
+        'curl -sf -m 5 --noproxy "" -p "http://$ADDRESS:$PORT_OF_ALL/" && echo ESCAPED',
+        "not allowed",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "port 25 of an allowed name",
+        'curl -sf -m 5 --noproxy "" -p http://localhost:25/ && echo ESCAPED',
+        "a name without a port is allowed at 80 and 443",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "the loopback by a redirect of an allowed address",
+        'curl -sfL -m 5 --noproxy "" "http://$ADDRESS:$REDIRECTING_PORT/" && echo ESCAPED',
+        "not allowed",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "the loopback by a request of HTTP/2",
+        f"REQUEST='PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n'; {TALK_TO_PROXY} && echo ESCAPED",
+        "HTTP/1 only",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "the loopback by a line feed in the request line",
+        'REQUEST="GET http://localhost:1/ HTTP/1.1\\nHost: 127.0.0.1:$PORT\\r\\n\\r\\n"; '
+        f"{TALK_TO_PROXY} && echo ESCAPED",
+        "control characters are refused",
+        network="proxy",
+    ),
+    Escape(
+        "Network",
+        "link-local by an address that is mapped to IPv6",
+        'curl -sf -m 5 --noproxy "" -p "http://[::ffff:169.254.169.254]/" && echo ESCAPED',
+        "not allowed",
         network="proxy",
     ),
     Escape(

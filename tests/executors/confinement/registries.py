@@ -1,4 +1,4 @@
-"""Stand-ins for the registries of pip, npm, cargo and go, and for a git server: files, served over plain HTTP.
+"""Stand-ins for the registries of pip, npm, cargo and go, and for a git server: files, served over HTTP or HTTPS.
 
 Each offers one package, `demo` 0.1.0. The directory is made for an address that is known before.
 """
@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import ssl
 import subprocess
 import tarfile
 import threading
@@ -28,9 +29,11 @@ def make_registries(directory: Path, url: str) -> None:
 
 
 @contextmanager
-def served(directory: Path, port: int = 0) -> Iterator[int]:
+def served(directory: Path, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """Serves the files of a directory to everybody; gives the port."""
-    with ThreadingHTTPServer(("0.0.0.0", port), partial(_Handler, directory=str(directory))) as server:
+    with ThreadingHTTPServer(("0.0.0.0", 0), partial(_Handler, directory=str(directory))) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         try:

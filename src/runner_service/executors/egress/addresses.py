@@ -11,7 +11,8 @@ from runner_service.allowed_hosts import parse_ip
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LOOKUP_TIMEOUT_SECONDS = 10.0
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NETWORKS_OF_IPV4 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))
+"""NAT64, and addresses that are compatible with IPv4: the last 32 bits are an IPv4 address."""
 _METADATA = frozenset(
     map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"))
 )
@@ -58,6 +59,6 @@ def _embedded_addresses(address: IpAddress) -> Sequence[IpAddress]:
     if isinstance(address, ipaddress.IPv4Address):
         return []
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64:
+    if any(address in network for network in _NETWORKS_OF_IPV4):
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in found if each]

@@ -109,6 +109,8 @@ async def _read_request(reader: asyncio.StreamReader, *, is_full: bool) -> _Requ
 
 def _parse(head: bytes) -> _Request:
     first, *headers = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    if any(byte in line for line in (first, *headers) for byte in (b"\r", b"\n", b"\0")):
+        raise _RefusedError("400 Bad Request", "a line of the head holds a control character")  # a server may split it
     try:
         method, target, version = first.decode("ascii").split(" ")
         is_tunnel = method == "CONNECT"

@@ -42,29 +42,37 @@ class OrphanRecord:
             os.close(self._descriptor)
             raise SandboxError(f"{path} is no file of this user alone: see who can write there, and remove it")
 
-    def recorded_zone(self) -> Sequence[int]:
-        """Returns the bounds of the zone last recorded in this boot; empty when there is none."""
+    def recorded_spans(self) -> Sequence[Span]:
+        """Returns the tags last recorded in this boot, those of commands and those of cells."""
         try:
             record = json.loads(os.pread(self._descriptor, 4096, 0))
             if record["boot_id"] != _boot_id():
-                return ()
-            span = Span(*map(int, record["zone"]))
-        except (ValueError, KeyError, TypeError):
-            return ()
-        if not span.is_valid:
-            logger.error("orphan_record_ignored reason=%s", "no supervisor has taken such a zone")
-            return ()
-        return span
+                return []
+            noted = [record["zone"], record.get("cells")]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return []
+        return [span for each in noted if (span := _valid_span(each))]
 
-    def record_zone(self, zone: Sequence[int] | None) -> None:
-        """Records the zone in use; None once nothing is left."""
-        text = json.dumps({"boot_id": _boot_id(), "zone": zone}).encode()
+    def record(self, zone: Sequence[int] | None, cells: Sequence[int] | None) -> None:
+        """Records the tags in use, of commands and of cells; None once nothing is left."""
+        text = json.dumps({"boot_id": _boot_id(), "zone": zone, "cells": cells}).encode()
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text, 0)
 
     def release(self) -> None:
         """Releases the lock on the directory."""
         os.close(self._descriptor)
+
+
+def _valid_span(noted: object) -> Span | None:
+    try:
+        span = Span(*map(int, noted))  # type: ignore[call-overload]  # whatever is in the file
+    except (ValueError, TypeError):
+        return None
+    if not span.is_valid:
+        logger.error("orphan_record_ignored reason=%s", "no supervisor has taken such a zone")
+        return None
+    return span
 
 
 def _is_private(found: os.stat_result) -> bool:

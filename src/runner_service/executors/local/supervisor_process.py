@@ -14,6 +14,8 @@ from runner_service.executors.local.orphan_record import OrphanRecord
 from runner_service.executors.local.supervisor_client import Child, SupervisorClient
 from runner_service.executors.local.supervisor_heartbeat import kill_with_descendants, until_lost
 from runner_service.executors.protocol import KilledProcess, SandboxError
+from runner_service.executors.supervisor.process_ownership import unused_zone
+from runner_service.executors.supervisor.tags import Span, tagged
 from runner_service.executors.supervisor.watchdog import Quota
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class SupervisorProcess:
         self._process: subprocess.Popen[bytes]
         self.client: SupervisorClient
         self.control = ""
+        self.cells: Span | None = None
+        """Tags for the cells of the service. They outlive a supervisor, which has tags of its own for commands."""
 
     async def started(self, execution: int) -> SupervisorClient:  # noqa: ARG002  # as the Protocol has it
         """Returns the current client at once; while the supervisor is being restarted it refuses commands."""
@@ -59,6 +63,7 @@ class SupervisorProcess:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Runs a supervisor during the block, then ends it with all its descendants."""
+        self.cells = await asyncio.to_thread(_tags_for_cells)
         await self._launch()
         restarts = asyncio.create_task(self._restart_when_lost(), name="supervisor-restarts")
         try:
@@ -101,17 +106,18 @@ class SupervisorProcess:
             self.client.disconnect()
             await asyncio.to_thread(self._process.wait)
         with suppress(OSError):  # on a broken disk the next start looks for orphans in vain, which is harmless
-            await asyncio.to_thread(self._orphan_record.record_zone, None)
+            await asyncio.to_thread(self._orphan_record.record, None, None)
 
     async def _launch(self) -> None:
         """Starts a supervisor, which first ends orphans of an earlier one, and records its zone before use."""
-        zone = await asyncio.to_thread(self._orphan_record.recorded_zone)
-        arguments = [str(self._grace), *map(str, (*self._quota, *zone))]
+        recorded = await asyncio.to_thread(self._orphan_record.recorded_spans)
+        orphans = [number for span in recorded if span != self.cells for number in span]
+        arguments = [str(self._grace), *map(str, (*self._quota, *(self.cells or (0, 0)), *orphans))]
         channel, process = start_supervisor(Program(sys.executable), arguments)
         client = SupervisorClient(channel)
         try:
             ready = await asyncio.wait_for(client.ready, _READY_TIMEOUT_SECONDS)
-            await asyncio.to_thread(self._orphan_record.record_zone, ready["zone"])
+            await asyncio.to_thread(self._orphan_record.record, ready["zone"], self.cells)
         except BaseException as error:
             client.disconnect()
             await asyncio.to_thread(process.wait)
@@ -132,6 +138,8 @@ class Program(NamedTuple):
     stderr: int | None = None
     environment: Mapping[str, str] | None = None
     """None: that of the service, which the supervisor hides from its commands."""
+    tag: int = 0
+    """By which all of it can be found; 0 for none."""
 
 
 def start_supervisor(program: Program, arguments: Sequence[str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -145,21 +153,30 @@ def start_supervisor(program: Program, arguments: Sequence[str]) -> tuple[socket
     source = _SOURCE.format(entry=program.entry)
     interpreter = [program.python, "-I", "-S", "-X", "utf8", "-c", source, str(PACKAGES)]
     try:
-        process = subprocess.Popen(  # noqa: S603  # our own program
-            [*program.wrapper, *interpreter, *program.first_arguments, str(theirs.fileno()), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=program.stderr,
-            env=program.environment,
-            start_new_session=True,
-            pass_fds=[theirs.fileno(), *program.descriptors],
-        )
+        with tagged(program.tag):
+            process = subprocess.Popen(  # noqa: S603  # our own program
+                [*program.wrapper, *interpreter, *program.first_arguments, str(theirs.fileno()), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=program.stderr,
+                env=program.environment,
+                start_new_session=True,
+                pass_fds=[theirs.fileno(), *program.descriptors],
+            )
     except OSError as error:
         ours.close()
         raise SandboxError(f"the process supervisor does not start: {error.strerror}") from error
     finally:
         theirs.close()
     return ours, process
+
+
+def _tags_for_cells() -> Span | None:
+    """Returns a span of tags; None inside of a command of another service, which finds what is left by its own."""
+    with suppress(OSError, ValueError):
+        zone = unused_zone()
+        return zone.span if zone and zone.slot_size > 1 else None
+    return None
 
 
 @asynccontextmanager

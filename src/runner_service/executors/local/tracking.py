@@ -3,20 +3,16 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
 
 from runner_service.executors.local.commands import Commands
 from runner_service.executors.local.environment import command_environment
-from runner_service.executors.local.scanner.files import MAX_CONTENT_BYTES
+from runner_service.executors.local.scan_messages import ScanMessages
 from runner_service.executors.local.supervisor_process import PACKAGES
 from runner_service.executors.local.write_recorder import WriteRecorder
-from runner_service.executors.protocol import SandboxError, Stream
-from runner_service.executors.tracking import FileState, FoundChange, Handle, TrackingError
+from runner_service.executors.tracking import FoundChange, Handle, TrackingError
 
 _SCAN_TIMEOUT_SECONDS = 60.0
 _END_TIMEOUT_SECONDS = 5.0
-_MAX_STDERR_BYTES = 2000
-_MAX_LINE_BYTES = 64 * 1024
 _INTERPRETER = os.path.realpath(sys.executable)
 _SOURCE = """
 import sys
@@ -68,7 +64,7 @@ class LocalTracking:
     async def _run(self, what: str, handle: Handle, timeout_seconds: float) -> None:
         request = {"do": what, "root": self._root, "directory": self._directory, "uses_git": self._uses_git}
         also = self._recorder.paths()
-        messages = _Messages(handle)
+        messages = ScanMessages(handle)
         result = await self._commands.run_program(
             [
                 _INTERPRETER,
@@ -92,82 +88,6 @@ class LocalTracking:
             raise TrackingError(f"looking for changes used {result.exceeded.text}")
         if not messages.is_done:
             raise TrackingError(messages.failure or result.start_error or f"the scanner ended: {messages.stderr}")
-
-
-class _Messages:
-    """Reads what the scanner writes."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-        self._buffer = bytearray()
-        self._message: dict[str, object] | None = None
-        self._sizes: list[int] = []
-        self._stderr = b""
-        self.is_done = False
-        self.failure = ""
-
-    @property
-    def stderr(self) -> str:
-        return self._stderr.decode("utf-8", "replace").strip()[-300:]
-
-    async def write(self, stream: Stream, data: bytes) -> None:
-        if stream == "stderr":
-            self._stderr = (self._stderr + data)[-_MAX_STDERR_BYTES:]
-            return
-        self._buffer += data
-        while (found := self._next_change()) is not None:
-            await self._handle(found)
-
-    def _next_change(self) -> FoundChange | None:
-        """Returns the next change, if it is whole. A command may have written into the scanner's output."""
-        try:
-            return self._next()
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise SandboxError("the scanner sent something unreadable") from error
-
-    def _next(self) -> FoundChange | None:
-        while True:
-            if self._message is None and not self._read_line():
-                return None
-            if (message := self._message) is None:
-                continue
-            if len(self._buffer) < sum(self._sizes):
-                return None
-            self._message = None
-            return self._change(message)
-
-    def _read_line(self) -> bool:
-        """Reads the next line, if there is a whole one."""
-        end = self._buffer.find(b"\n", 0, _MAX_LINE_BYTES)
-        if end < 0:
-            if len(self._buffer) > _MAX_LINE_BYTES:
-                raise SandboxError("the scanner sent something unreadable")
-            return False
-        message = json.loads(bytes(self._buffer[:end]))
-        del self._buffer[: end + 1]
-        if "path" in message:
-            self._message, self._sizes = message, [max(0, int(size)) for size in message["sizes"]]
-            if max(self._sizes) > MAX_CONTENT_BYTES:
-                raise ValueError("a content is too large")
-        elif "failed" in message:
-            self.failure = str(message["failed"])
-        else:
-            self.is_done = True
-        return True
-
-    def _change(self, message: Mapping[str, object]) -> FoundChange:
-        contents: dict[str, bytes] = {}
-        states: list[FileState | None] = []
-        for side, size in zip(("before", "after"), self._sizes, strict=True):
-            data = bytes(self._buffer[:size])
-            del self._buffer[:size]
-            described = message[side]
-            state = FileState(**described) if isinstance(described, dict) else None
-            states.append(state)
-            if state and state.has_content:
-                contents[state.sha256] = data
-        changed_at = float(str(message["changed_at"]))
-        return FoundChange(str(message["path"]), states[0], states[1], contents, changed_at)
 
 
 def _environment(root: str) -> dict[str, str]:

@@ -15,13 +15,16 @@ ABSTRACT_SOCKETS_GAP = "abstract-unix-sockets"
 
 
 def main_in_cell(arguments: list[str]) -> None:
-    """Runs the supervisor. The first argument is `listen` to open a listener for the egress proxy, else `-`."""
-    listen, *arguments = arguments
+    """Runs the supervisor. The first argument is the level of the network; at `proxy` a listener is opened for it."""
+    network, *arguments = arguments
     gaps = [] if _scope_abstract_sockets() else [ABSTRACT_SOCKETS_GAP]
     kernel.join_new_keyring()
     kernel.set_no_new_privileges()
-    kernel.deny_system_calls(kernel.DENIED_ALWAYS)
-    if listen != "listen":
+    if network == "all":
+        kernel.deny_system_calls(kernel.DENIED_ALWAYS)
+    else:
+        kernel.deny_system_calls((*kernel.DENIED_ALWAYS, *kernel.IO_URING), kernel.NAMESPACED_FAMILIES)
+    if network != "proxy":
         main(arguments, {"gaps": gaps})
         return
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:

@@ -22,7 +22,7 @@ _SECCOMP_FILTER_FLAG_SPEC_ALLOW = 1 << 2
 _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
 _LOAD_WORD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_OFFSET_NUMBER, _OFFSET_ARCHITECTURE = 0, 4
+_OFFSET_NUMBER, _OFFSET_ARCHITECTURE, _OFFSET_FIRST_ARGUMENT = 0, 4, 16  # the lower half: both are little-endian
 _X32_BIT = 0x40000000
 
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -73,6 +73,9 @@ DENIED_ALWAYS = (
 
 IO_URING = tuple(_NUMBERS_EVERYWHERE)
 
+NAMESPACED_FAMILIES = (1, 2, 10, 16)
+"""Families of sockets that a network namespace holds: unix, IPv4, IPv6, netlink. Vsock, for one, leads to the host."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -98,9 +101,12 @@ def join_new_keyring() -> None:
     _libc.syscall(_number("keyctl"), _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
-def deny_system_calls(names: Iterable[str]) -> None:
-    """Refuses system calls with EPERM, io_uring and foreign architectures with ENOSYS."""
-    program = _filter_program(list(names))
+def deny_system_calls(names: Iterable[str], families: Sequence[int] = ()) -> None:
+    """Refuses system calls with EPERM, io_uring and foreign architectures with ENOSYS.
+
+    With `families`, sockets of any other family are refused with EAFNOSUPPORT; io_uring has to be refused then, too.
+    """
+    program = _filter_program(list(names), families)
     instructions = ctypes.create_string_buffer(b"".join(program))
     fprog = struct.pack("HxxxxxxP", len(program), ctypes.addressof(instructions))
     _check(
@@ -148,7 +154,7 @@ def _ruleset_bytes() -> int:
     return 24 if abi >= 6 else 16 if abi >= 4 else 8  # noqa: PLR2004  # versions that added a field
 
 
-def _filter_program(names: Sequence[str]) -> list[bytes]:
+def _filter_program(names: Sequence[str], families: Sequence[int]) -> list[bytes]:
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise UnsupportedError(f"seccomp filters for {machine} are not known")
@@ -167,7 +173,19 @@ def _filter_program(names: Sequence[str]) -> list[bytes]:
             _instruction(_JUMP_EQUAL, 0, 1, _number(name)),
             _instruction(_RETURN, 0, 0, _RET_ERRNO | code),
         ]
+    if families:
+        program += _only_families(families)
     return [*program, _instruction(_RETURN, 0, 0, _RET_ALLOW)]
+
+
+def _only_families(families: Sequence[int]) -> list[bytes]:
+    """Returns instructions that refuse sockets of other families, and go on after themselves for all else."""
+    return [
+        _instruction(_JUMP_EQUAL, 0, len(families) + 2, _number("socket")),
+        _instruction(_LOAD_WORD, 0, 0, _OFFSET_FIRST_ARGUMENT),
+        *(_instruction(_JUMP_EQUAL, len(families) - index, 0, each) for index, each in enumerate(families)),
+        _instruction(_RETURN, 0, 0, _RET_ERRNO | errno.EAFNOSUPPORT),
+    ]
 
 
 def _instruction(code: int, if_true: int, if_false: int, value: int) -> bytes:

@@ -9,14 +9,14 @@ import socket
 import sys
 from collections.abc import Sequence
 from math import inf
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.executors.supervisor import spawn, wire
 from runner_service.executors.supervisor.dumpable import make_undumpable
 from runner_service.executors.supervisor.oom_score import OomScore
 from runner_service.executors.supervisor.process_ownership import create_ownership, kill_tagged
-from runner_service.executors.supervisor.tags import Span, Zone
+from runner_service.executors.supervisor.tags import Span
 from runner_service.executors.supervisor.termination import MAX_NAMED_PROCESSES, Termination
 from runner_service.executors.supervisor.watchdog import Quota, QuotaViolation, Watchdog
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 65536
 _DESCRIPTORS_PER_READ = 64
+_REPARENTING_TIMEOUT_SECONDS = 1.0
+_REPARENTING_INTERVAL_SECONDS = 0.01
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -50,6 +52,7 @@ class Supervisor:
         self._descriptors: list[int] = []
         self._terminations: list[tuple[int, Termination]] = []
         self._shutdown: Termination | None = None
+        self.was_told_to_close = False
         self._spawn_times: dict[int, float] = {}
         self._restricted: dict[int, RestrictedThread] = {}
         self._children_changed, wake = os.pipe()
@@ -130,6 +133,7 @@ class Supervisor:
                 for _, termination in self._terminations:
                     termination.skip_grace()
             case "close":
+                self.was_told_to_close = True
                 self._shutdown = Termination(self._ownership, None, self._grace)
 
     def _start(self, message: wire.Message) -> None:
@@ -240,17 +244,31 @@ def main(arguments: list[str], about: wire.Message | None = None, descriptors: S
     """Runs the supervisor.
 
     Args:
-        arguments: socket descriptor, grace in seconds, the quota's three values, and, as two numbers or none, the zone
-            whose processes are killed first.
+        arguments: socket descriptor, grace in seconds, the quota's three values, and pairs of numbers, each a span of
+            tags: first that of the service's cells, which are killed if the service dies, then those of an earlier
+            service and supervisor, which are killed at once.
         about: more to say when ready.
         descriptors: for the service, sent with it.
     """
-    descriptor, grace, memory, processes, cpu_time, *span = arguments
+    descriptor, grace, memory, processes, cpu_time, *numbers = arguments
+    cells, *orphans = [Span(low, high) for low, high in zip(*[map(int, numbers)] * 2, strict=True)] or [Span(0, 0)]
+    parent = os.getppid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    if span:
-        kill_tagged(Zone(Span(int(span[0]), int(span[1]))))
+    for span in orphans:
+        kill_tagged(span)
     with socket.socket(fileno=int(descriptor)) as service:
         os.set_inheritable(service.fileno(), False)
         quota = Quota(int(memory), int(processes), float(cpu_time))
-        Supervisor(service, float(grace), quota, Greeting(about or {}, descriptors)).serve()
+        supervisor = Supervisor(service, float(grace), quota, Greeting(about or {}, descriptors))
+        supervisor.serve()
+    if cells.high and not supervisor.was_told_to_close and _has_died(parent):
+        kill_tagged(cells)
+
+
+def _has_died(parent: int) -> bool:
+    """Returns whether the parent is gone. Its descriptors are closed a moment before its children get another one."""
+    end = monotonic() + _REPARENTING_TIMEOUT_SECONDS
+    while os.getppid() == parent and monotonic() < end:
+        sleep(_REPARENTING_INTERVAL_SECONDS)
+    return os.getppid() != parent

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from runner_service.executors.supervisor import process_table
 from runner_service.executors.supervisor.process_table import Process
-from runner_service.executors.supervisor.tags import RLIMIT_LOCKS, Slots, Zone, zone_below
+from runner_service.executors.supervisor.tags import RLIMIT_LOCKS, Slots, Span, Zone, zone_below
 
 _PR_SET_CHILD_SUBREAPER = 36
 _CLEAR_INTERVAL_SECONDS = 0.01
@@ -235,14 +235,14 @@ def create_ownership() -> Ownership:
     return Tree() if _become_subreaper() else Groups()
 
 
-def kill_tagged(zone: Zone) -> None:
-    """Kills every process tagged within `zone`: the orphans of an earlier supervisor."""
+def kill_tagged(span: Span) -> None:
+    """Kills every process tagged within `span`, such as the orphans of an earlier supervisor. Blocks."""
     spared = process_table.ancestors()
     for _ in range(200):
         tagged = [
             process_table.process(pid)
             for pid in process_table.all_pids()
-            if pid not in spared and zone.span.holds(process_table.limits_of(pid))
+            if pid not in spared and span.holds(process_table.limits_of(pid))
         ]
         living = [each for each in tagged if each and each.is_alive]
         for each in living:
@@ -263,7 +263,7 @@ def _become_subreaper() -> bool:
 
 def _claim_zone() -> Zone | None:
     try:
-        zone = _unused_zone()
+        zone = unused_zone()
         if zone:
             resource.setrlimit(RLIMIT_LOCKS, (zone.span.high, zone.span.high))
     except (OSError, ValueError):
@@ -271,7 +271,8 @@ def _claim_zone() -> Zone | None:
     return zone
 
 
-def _unused_zone() -> Zone | None:
+def unused_zone() -> Zone | None:
+    """Returns a zone of tags that no process carries and this one may take; None when there is none. Blocks."""
     for _ in range(100):
         zone = zone_below(resource.getrlimit(RLIMIT_LOCKS))
         if zone is None or not any(zone.span.holds(process_table.limits_of(pid)) for pid in process_table.all_pids()):

@@ -9,6 +9,8 @@ takes its zone inside that command's slot, so the outer one still knows whose it
 
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 RLIMIT_LOCKS = 10
@@ -78,6 +80,20 @@ class Slots:
     def release_slot(self, slot: int) -> None:
         """Frees a slot."""
         self._taken.discard(slot)
+
+
+@contextmanager
+def tagged(tag: int) -> Iterator[None]:
+    """Tags what this process starts inside the block; 0 is no tag. Whoever is started keeps the hard limit."""
+    if not tag:
+        yield
+        return
+    before = resource.getrlimit(RLIMIT_LOCKS)
+    resource.setrlimit(RLIMIT_LOCKS, (tag, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(RLIMIT_LOCKS, before)
 
 
 def zone_below(limits: Limits) -> Zone | None:

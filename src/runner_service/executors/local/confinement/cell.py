@@ -3,23 +3,23 @@
 import asyncio
 import logging
 import os
+import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from runner_service.executors.completion import run_to_completion
 from runner_service.executors.confinement import NetworkLevel
+from runner_service.executors.local.confinement.identities import Identity, require_identities
 from runner_service.executors.local.supervisor_client import Child, SupervisorClient
 from runner_service.executors.local.supervisor_heartbeat import until_lost
 from runner_service.executors.local.supervisor_process import Program, start_supervisor
 from runner_service.executors.protocol import ConfinementError, KilledProcess, SandboxError
 from runner_service.executors.supervisor import process_table
+from runner_service.executors.supervisor.process_ownership import kill_tagged
+from runner_service.executors.supervisor.tags import Span
 from runner_service.executors.supervisor.watchdog import Quota
-
-if TYPE_CHECKING:
-    import subprocess
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ INTERPRETER = os.path.realpath(sys.executable)
 _READY_TIMEOUT_SECONDS = 20.0
 _CLOSE_TIMEOUT_SECONDS = 3.0
 _TERMINATION_TIMEOUT_SECONDS = 8.0
+_EXIT_TIMEOUT_SECONDS = 1.0
+_EXIT_INTERVAL_SECONDS = 0.02
 _MAX_REASON_BYTES = 500
 _NAMESPACES = ("--unshare-pid", "--unshare-ipc")  # without capabilities, those for host and control groups add nothing
 _GUARDS = ("--die-with-parent", "--new-session", "--cap-drop", "ALL", "--chdir", "/")
@@ -36,13 +38,18 @@ _GUARDS = ("--die-with-parent", "--new-session", "--cap-drop", "ALL", "--chdir",
 
 @dataclass(frozen=True, slots=True)
 class CellSpec:
-    """What a cell is made of: bubblewrap's path, its mounts (called in a thread, for each start), network, limits."""
+    """What a cell is made of: bubblewrap's path, its mounts (called in a thread, for each start), network, limits.
+
+    The mounts are bubblewrap's arguments, and what has to be seen at which paths.
+    `tag` is on bubblewrap and on the first process inside; 0 where there are no tags.
+    """
 
     bwrap: str
-    mounts: Callable[[], Sequence[str]]
+    mounts: Callable[[], tuple[Sequence[str], Mapping[str, Identity]]]
     network: NetworkLevel
     grace: float
     quota: Quota
+    tag: int
 
 
 class Cell:
@@ -124,12 +131,12 @@ class Cell:
             self._heartbeat.cancel()
             await asyncio.wait([self._heartbeat])
             self._heartbeat = None
+        is_ending = self._current is not None and self._current.lost.is_set()
         if self._current:
             self._current.disconnect()
         if self._process:
-            if self._process.poll() is None:
-                self._process.kill()
-            await asyncio.to_thread(self._process.wait)
+            timeout = _EXIT_TIMEOUT_SECONDS if is_ending else 0.0
+            await asyncio.to_thread(_end, self._process, self._spec.tag, timeout)
             self._process = None
 
     async def _open(self) -> SupervisorClient:
@@ -138,36 +145,42 @@ class Cell:
         if self._current:
             logger.error("cell_lost")
             await self._end_process()
-        mounts = await asyncio.to_thread(self._spec.mounts)
+        mounts, planned = await asyncio.to_thread(self._spec.mounts)
         with _memory_file("arguments", self._arguments(mounts)) as arguments, _memory_file("errors") as errors:
-            client, ready = await self._start(arguments, errors)
+            client, ready = await self._start(arguments, errors, planned)
         self._current = client
         assert self._process  # noqa: S101  # set by _start
         self._heartbeat = asyncio.create_task(_kill_when_silent(client, self._process), name="cell-heartbeat")
         await self._on_open(client, ready)
         return client
 
-    async def _start(self, arguments: int, errors: int) -> tuple[SupervisorClient, dict[str, object]]:
+    async def _start(
+        self, arguments: int, errors: int, planned: Mapping[str, Identity]
+    ) -> tuple[SupervisorClient, dict[str, object]]:
         program = Program(
             python=INTERPRETER,
             entry="cell import main_in_cell",
-            first_arguments=["listen" if self._spec.network == "proxy" else "-"],
+            first_arguments=[self._spec.network],
             wrapper=[self._spec.bwrap, "--args", str(arguments), "--"],
             descriptors=[arguments],
             stderr=errors,
             environment={},  # bubblewrap's own would be readable in the cell
+            tag=self._spec.tag,
         )
         channel, process = start_supervisor(program, [str(self._spec.grace), *map(str, self._spec.quota)])
         client = SupervisorClient(channel)
         try:
-            ready = await asyncio.wait_for(client.ready, _READY_TIMEOUT_SECONDS)
+            async with asyncio.timeout(_READY_TIMEOUT_SECONDS):
+                ready = await _ready_or_ended(client, process)
+            await asyncio.to_thread(lambda: require_identities(process_table.children(process.pid)[0], planned))
         except BaseException as error:
             client.disconnect()
-            process.kill()
-            await asyncio.to_thread(process.wait)
-            if isinstance(error, (TimeoutError, SandboxError)):
+            await asyncio.to_thread(_end, process, self._spec.tag)
+            if isinstance(error, (TimeoutError, SandboxError)) and not isinstance(error, ConfinementError):
                 said = os.pread(errors, _MAX_REASON_BYTES, 0).decode("utf-8", "replace").strip()
-                raise ConfinementError(f"the cell of the execution does not open: {said or 'no answer'}") from error
+                raise ConfinementError(
+                    f"the cell of the execution does not open: {said or str(error) or 'no answer'}"
+                ) from error
             raise
         self._process = process
         return client, ready
@@ -177,7 +190,29 @@ class Cell:
         return b"".join(os.fsencode(each) + b"\0" for each in (*_NAMESPACES, *network, *_GUARDS, *mounts))
 
 
-async def _kill_when_silent(client: SupervisorClient, process: "subprocess.Popen[bytes]") -> None:
+async def _ready_or_ended(client: SupervisorClient, process: subprocess.Popen[bytes]) -> dict[str, object]:
+    """Waits until the supervisor is ready. Bubblewrap can be killed while what it has made keeps the channel open."""
+    while process.poll() is None and not client.ready.done():
+        await asyncio.wait([client.ready], timeout=_EXIT_INTERVAL_SECONDS)
+    if not client.ready.done():
+        raise SandboxError(f"bubblewrap has ended with {process.returncode}")
+    return client.ready.result()
+
+
+def _end(process: subprocess.Popen[bytes], tag: int, timeout: float = 0.0) -> None:
+    """Ends bubblewrap, unless it does so itself, and what it leaves. Blocks.
+
+    If it is killed while it makes the namespaces, the first process inside waits for it for ever.
+    """
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    if process.wait() and tag:
+        kill_tagged(Span(tag - 1, tag))
+
+
+async def _kill_when_silent(client: SupervisorClient, process: subprocess.Popen[bytes]) -> None:
     """Kills a cell whose supervisor does not answer; what waits for its commands is told why."""
     if reason := await until_lost(client, lambda: _supervisor_and_parents(process.pid)):
         logger.error("cell_killed pid=%d reason=%s", process.pid, reason)

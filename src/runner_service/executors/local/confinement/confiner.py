@@ -8,15 +8,16 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from runner_service.executors.confinement import Confinement, ConfinementInForce
-from runner_service.executors.local.commands import SupervisorSource
 from runner_service.executors.local.confinement import probing
 from runner_service.executors.local.confinement.cell import Cell, CellSpec
 from runner_service.executors.local.confinement.file_rules import FileRules, file_rules
 from runner_service.executors.local.confinement.git import GitPaths, git_paths
 from runner_service.executors.local.confinement.hidden import hidden_paths
+from runner_service.executors.local.confinement.identities import Identity, identities_of
 from runner_service.executors.local.confinement.landlock import (
     ThreadSource,
     gaps_of_thread,
@@ -26,6 +27,7 @@ from runner_service.executors.local.confinement.landlock import (
 from runner_service.executors.local.confinement.mounts import Mounts, PrivateDirectories, plan
 from runner_service.executors.local.confinement.remedies import remedy_for, remedy_for_missing
 from runner_service.executors.local.supervisor_client import SupervisorClient
+from runner_service.executors.local.supervisor_process import SupervisorProcess
 from runner_service.executors.protocol import ConfinementError, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
 
@@ -60,13 +62,14 @@ class Ability:
 class Confiner:
     """Opens the cells of one service. Its own probe has to have succeeded first."""
 
-    def __init__(self, place: Place, *, grace: float, quota: Quota, shared: SupervisorSource | None = None) -> None:
+    def __init__(self, place: Place, *, grace: float, quota: Quota, shared: SupervisorProcess | None = None) -> None:
         self._place = place
         self._shared = shared
         self._grace = grace
         self._quota = quota
         self._probing: asyncio.Task[Ability] | None = None
         self._bwrap = ""
+        self._numbers = count(1)
 
     async def ability(self) -> Ability:
         """Returns how this machine can confine; the first call tries it."""
@@ -109,10 +112,12 @@ class Confiner:
     ) -> Cell:
         """Returns a cell, not open yet. `root` and `scope_root` are real paths."""
 
-        def mounts() -> Sequence[str]:
-            return self._plan(asked, root, scope_root, private, home_cache).arguments()
+        def mounts() -> tuple[Sequence[str], Mapping[str, Identity]]:
+            planned = self._plan(asked, root, scope_root, private, home_cache)
+            identities = identities_of(planned.shown())
+            return planned.arguments(), identities
 
-        return Cell(CellSpec(self._bwrap, mounts, asked.network, self._grace, self._quota), on_open)
+        return Cell(CellSpec(self._bwrap, mounts, asked.network, self._grace, self._quota, self._next_tag()), on_open)
 
     def thread(self, asked: Confinement, *, root: str, scope_root: str, private: PrivateDirectories) -> ThreadSource:
         """Returns a restricted thread, not made yet. Blocks on the file system.
@@ -141,6 +146,10 @@ class Confiner:
             home_cache=home_cache,
             git=git_paths(root) if asked.files != "read_only" else GitPaths(),
         )
+
+    def _next_tag(self) -> int:
+        cells = self._shared.cells if self._shared else None
+        return cells.low + (next(self._numbers) - 1) % (cells.high - cells.low) + 1 if cells else 0
 
     def _secrets(self) -> list[str]:
         return [os.path.realpath(path) for path in (str(self._place.state_dir), *self._place.secrets)]

@@ -67,6 +67,10 @@ class Mounts:
         self._make_mount_points()
         return [*self._base(), *self._views(), *_processes(), *self._seal()]
 
+    def shown(self) -> list[tuple[str, str]]:
+        """Returns what is bound, by where it is seen, and where it is outside."""
+        return [(path, self.sources.get(path, path)) for path, view in self.views.items() if view != "hidden"]
+
     def _make_mount_points(self) -> None:
         """Makes the directories above what is seen below a private one, where a command may have left links."""
         for seen, source in self.sources.items():

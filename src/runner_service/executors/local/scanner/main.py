@@ -18,7 +18,8 @@ from runner_service.executors.local.scanner.git_tracker import GitTracker
 if TYPE_CHECKING:
     from runner_service.executors.local.scanner.walk_tracker import WalkTracker
 
-_MAX_CHANGES = 20_000
+MAX_CHANGES = 20_000
+"""How many changes are told at once."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -48,8 +49,8 @@ def _answer(request: Mapping[str, object], output: BinaryIO) -> int:
     for change in tracker.changes(also if isinstance(also, list) else []):
         if _is_change(change):
             count += 1
-            if count > _MAX_CHANGES:
-                raise NotTrackedError(f"more than {_MAX_CHANGES:,} files were changed at once")
+            if count > MAX_CHANGES:
+                raise NotTrackedError(f"more than {MAX_CHANGES:,} files were changed at once")
             _send(output, root, change)
     return count
 
