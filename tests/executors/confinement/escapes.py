@@ -20,7 +20,7 @@ REQUEST_KEY = (
 )
 BPF = "$([ $(uname -m) = x86_64 ] && echo 321 || echo 280)"
 PERF = "$([ $(uname -m) = x86_64 ] && echo 298 || echo 241)"
-FAMILY = "import socket, sys; socket.socket(int(sys.argv[1]), socket.SOCK_DGRAM)"
+FAMILY = "import socket, sys; socket.socket(int(sys.argv[1]), int(sys.argv[2]))"
 IO_URING = "import ctypes, sys; sys.exit(ctypes.CDLL(None).syscall(425, 4, bytes(120)) < 0)"
 TAKE_DESCRIPTOR = (
     "import ctypes, os, sys; process = os.pidfd_open(int(sys.argv[1])); "
@@ -307,10 +307,10 @@ ESCAPES = [
         "network namespace",
         network="none",
     ),
-    Escape("Network", "the host of a virtual machine by vsock", python(FAMILY, "40"), "seccomp", network="none"),
-    Escape("Network", "vsock, past the proxy", python(FAMILY, "40"), "seccomp", network="proxy"),
+    Escape("Network", "the host of a virtual machine by vsock", python(FAMILY, "40", "1"), "seccomp", network="none"),
+    Escape("Network", "vsock, past the proxy", python(FAMILY, "40", "1"), "seccomp", network="proxy"),
     Escape("Network", "sockets by io_uring", python(IO_URING), "seccomp", network="none"),
-    Escape("Network", "packets of the machine", python(FAMILY, "17"), "seccomp, no capabilities", network="none"),
+    Escape("Network", "packets of the machine", python(FAMILY, "17", "2"), "seccomp, no capabilities", network="none"),
     Escape(
         "Network",
         "the loopback past the proxy",
