@@ -1,17 +1,17 @@
 """What `write_file` and `edit_file` would change: a diff for people, and the hash of the file as it is now."""
 
 import asyncio
-import difflib
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from runner_service.agent.interface import AgentRun
 from runner_service.approvals.policy import Call
+from runner_service.changes.lines import unified_diff
 from runner_service.executors.protocol import FileError
 
 _MAX_FILE_BYTES = 1024 * 1024
-_MAX_DIFFED_LINES = 2000
+_CONTEXT_LINES = 3
 _MAX_DIFF_CHARACTERS = 64 * 1024
 
 
@@ -48,17 +48,11 @@ async def _read(run: AgentRun, path: str) -> bytes | None:
 
 
 def _change(before: bytes, call: Call) -> FileChange:
-    old = before.decode("utf-8", "replace")
-    new = _changed(old, call.name, call.arguments)
+    after = _changed(before.decode("utf-8", "replace"), call.name, call.arguments).encode("utf-8", "replace")
     sha256 = hashlib.sha256(before).hexdigest() if before else ""
-    old_lines, new_lines = old.splitlines(keepends=True), new.splitlines(keepends=True)
-    too_long = max(len(old_lines), len(new_lines)) > _MAX_DIFFED_LINES
-    # The time of a diff grows with the product of both lengths.
-    lines = difflib.unified_diff(
-        old_lines[:_MAX_DIFFED_LINES], new_lines[:_MAX_DIFFED_LINES], f"a/{call.path}", f"b/{call.path}"
-    )
-    diff = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
-    return FileChange(diff[:_MAX_DIFF_CHARACTERS], too_long or len(diff) > _MAX_DIFF_CHARACTERS, sha256)
+    hunks = unified_diff(before, after, _CONTEXT_LINES)
+    diff = "".join([f"--- a/{call.path}\n", f"+++ b/{call.path}\n", *hunks]) if before != after else ""
+    return FileChange(diff[:_MAX_DIFF_CHARACTERS], len(diff) > _MAX_DIFF_CHARACTERS, sha256)
 
 
 def _changed(old: str, tool: str, arguments: Mapping[str, Any]) -> str:

@@ -1,18 +1,16 @@
 """What a file tool changed, as lines of a diff."""
 
-import difflib
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import PurePosixPath
 
 from google.protobuf.json_format import MessageToDict
 
+from runner_service.changes.lines import Edit, find_edits
 from runner_service.cli.views.lines import printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _MAX_LINES = 60
 _HEAD_LINES = 40
-_MAX_COMPARED_LINES = 1000  # the time of a comparison grows with the product of both lengths
 _MOUNTS = ("/tool_output/", "/large_tool_results/", "/conversation_history/", "/skills/")
 """Directories of the file tools that are not below the root."""
 
@@ -49,23 +47,11 @@ def _changes(call: event_pb2.ToolCallStarted) -> Iterator[tuple[str, str]]:
 
 
 def _difference(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields the removed lines of each change, then the added ones. Long texts are not compared line by line."""
-    same = _common_length(before, after)
-    before, after = before[same:], after[same:]
-    if same := _common_length(before[::-1], after[::-1]):
-        before, after = before[:-same], after[:-same]
-    matcher = difflib.SequenceMatcher(None, before, after)
-    is_short = max(len(before), len(after)) <= _MAX_COMPARED_LINES
-    changes = matcher.get_opcodes() if is_short else [("replace", 0, len(before), 0, len(after))]
-    for kind, start, end, new_start, new_end in changes:
-        if kind != "equal":
-            yield from (("-", line) for line in before[start:end])
-            yield from (("+", line) for line in after[new_start:new_end])
-
-
-def _common_length(before: Sequence[str], after: Sequence[str]) -> int:
-    pairs = zip(before, after, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    """Yields the removed lines of each change, then the added ones. Very different texts are not compared by line."""
+    edits = find_edits(before, after)
+    for edit in [Edit(0, len(before), 0, len(after))] if edits is None else edits:
+        yield from (("-", line) for line in before[edit.old_start : edit.old_end])
+        yield from (("+", line) for line in after[edit.new_start : edit.new_end])
 
 
 def _lines(text: str) -> list[str]:
