@@ -2,7 +2,8 @@
 //
 //	go run . -address localhost:50051 "Find the primes up to 15"
 //
-// With -ask it asks at the terminal before each command of the agent.
+// With -ask it asks at the terminal before each command of the agent. With -changes it shows at the end which files the agent
+// changed, and how; -undo takes that back as well.
 package main
 
 import (
@@ -37,6 +38,8 @@ func main() {
 	log.SetFlags(0)
 	address := flag.String("address", "localhost:50051", "where the service is")
 	id := flag.String("id", fmt.Sprintf("go-%d", time.Now().UnixNano()), "the execution's name; known already: attach to it")
+	changes := flag.Bool("changes", false, "show which files the agent changed")
+	undo := flag.Bool("undo", false, "show that, and take it back")
 	ask := flag.Bool("ask", false, "ask before each command of the agent")
 	flag.Parse()
 
@@ -55,6 +58,11 @@ func main() {
 		log.Fatal(err)
 	}
 	fmt.Printf("\n%s\n", finished.State)
+	if *changes || *undo {
+		if err := showChanges(*address, *id, *undo); err != nil {
+			log.Fatal(err)
+		}
+	}
 	if finished.State != runner.State_STATE_SUCCEEDED {
 		log.Fatalf("%s: %s", finished.Error.GetCode(), finished.Error.GetMessage())
 	}

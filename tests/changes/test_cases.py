@@ -51,7 +51,7 @@ async def put_back(found: list[FoundChange], root: Path, state_dir: Path) -> Non
     ):
         for change in sorted(found, key=lambda each: (each.before is not None, -each.path.count("/"))):
             data = change.contents[change.before.sha256] if change.before else b""
-            await restorer.restore(Restoration(change.path, change.after, change.before, data))
+            await restorer.restore([Restoration(change.path, change.after, change.before, data)])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

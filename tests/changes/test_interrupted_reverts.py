@@ -92,4 +92,4 @@ async def _revert_partly(state_dir: Path, root: Path, done: int) -> None:
         await storage.log.append([NewValue("e", PENDING_REVERT, encode_items(plan.items))])
         for item in plan.items[:done]:
             data = await storage.contents.get("e", item.wanted.sha256) if item.wanted else b""
-            await restorer.restore(Restoration(item.path, item.expected, item.wanted, data or b""))
+            await restorer.restore([Restoration(item.path, item.expected, item.wanted, data or b"")])

@@ -65,3 +65,13 @@ def test_the_example_of_approvals_asks_before_a_command_runs(service: CommandLin
     assert "run `echo hi`? [y/n]" in done.stdout
     assert told in done.stdout
     assert "STATE_SUCCEEDED" in done.stdout
+
+
+def test_the_example_of_changes_shows_and_takes_back_what_an_execution_changed(service: CommandLine) -> None:
+    address = service.environ["RUNNER_SERVICE_ADDRESS"]
+    service("run", "--id", "e", "echo new > made-by-the-example")
+    command = [sys.executable, str(EXAMPLES / "changes.py"), address, "e"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, input="y\n", timeout=TIMEOUT_SECONDS)
+    assert "ADDED made-by-the-example +1 -0" in done.stdout
+    assert "+new\n" in done.stdout
+    assert done.stdout.endswith("1 files put back\n")

@@ -76,6 +76,24 @@ async def test_the_go_client_asks_before_a_command(
     assert f"I was told: {outcome}" in output.decode()
 
 
+async def test_the_go_client_shows_what_was_changed_and_takes_it_back(
+    client: Path, start_process: StartProcess, tmp_path: Path
+) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    (root / "a").write_text("1\n")
+    service = await start_process([turn("", command("echo 2 > a; echo 3 > b")), turn("ok")], SANDBOX_ROOT_DIR=str(root))
+
+    async with running(client, service.address, "-undo") as process:
+        output, errors = await process.communicate()
+
+    assert process.returncode == 0, errors.decode()
+    assert "KIND_MODIFIED a +1 -1\nKIND_ADDED b +1 -0\n" in output.decode()
+    assert "-1\n+2\n" in output.decode()
+    assert output.endswith(b"2 files put back\n")
+    assert {each.name: each.read_text() for each in root.iterdir()} == {"a": "1\n"}
+
+
 async def test_the_go_client_goes_on_when_the_service_was_killed(
     client: Path, start_process: StartProcess, tmp_path: Path
 ) -> None:

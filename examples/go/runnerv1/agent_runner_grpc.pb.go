@@ -120,7 +120,7 @@ type AgentRunnerServiceClient interface {
 	// INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
 	ReadToolOutput(ctx context.Context, in *ReadToolOutputRequest, opts ...grpc.CallOption) (*ReadToolOutputResponse, error)
 	// Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
+	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
 	//
 	// NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
 	// INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
@@ -132,13 +132,14 @@ type AgentRunnerServiceClient interface {
 	GetDiff(ctx context.Context, in *GetDiffRequest, opts ...grpc.CallOption) (*GetDiffResponse, error)
 	// Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
 	// conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
-	// a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
-	// A revert is itself a change, and can be taken back by `undo_revert`.
+	// a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound; its
+	// next message begins with a line that names the files. In cloud mode files are put back in the sandbox, which is started
+	// if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
 	//
 	// NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
 	// INVALID_ARGUMENT: a field is out of range.
-	// FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
-	// sandbox is gone. The message says which.
+	// FAILED_PRECONDITION: the execution runs or is queued, or another of its session runs; a file is not revertable; there is
+	// no revert to take back; or the sandbox is gone. The message says which.
 	// ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
 	// UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
 	RevertChanges(ctx context.Context, in *RevertChangesRequest, opts ...grpc.CallOption) (*RevertChangesResponse, error)
@@ -442,7 +443,7 @@ type AgentRunnerServiceServer interface {
 	// INVALID_ARGUMENT: `stream` is not set, `offset` is negative, or `max_bytes` is not between 0 and 1 MiB.
 	ReadToolOutput(context.Context, *ReadToolOutputRequest) (*ReadToolOutputResponse, error)
 	// Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
+	// the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
 	//
 	// NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
 	// INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
@@ -454,13 +455,14 @@ type AgentRunnerServiceServer interface {
 	GetDiff(context.Context, *GetDiffRequest) (*GetDiffResponse, error)
 	// Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
 	// conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
-	// a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
-	// A revert is itself a change, and can be taken back by `undo_revert`.
+	// a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound; its
+	// next message begins with a line that names the files. In cloud mode files are put back in the sandbox, which is started
+	// if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
 	//
 	// NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
 	// INVALID_ARGUMENT: a field is out of range.
-	// FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
-	// sandbox is gone. The message says which.
+	// FAILED_PRECONDITION: the execution runs or is queued, or another of its session runs; a file is not revertable; there is
+	// no revert to take back; or the sandbox is gone. The message says which.
 	// ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
 	// UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
 	RevertChanges(context.Context, *RevertChangesRequest) (*RevertChangesResponse, error)

@@ -1,13 +1,12 @@
 """What `write_file` and `edit_file` would change: a diff for people, and the hash of the file as it is now."""
 
-import asyncio
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from runner_service.agent.interface import AgentRun
 from runner_service.approvals.policy import Call
-from runner_service.changes.lines import unified_diff
+from runner_service.changes.lines import compare, unified_diff
 from runner_service.executors.protocol import FileError
 
 _MAX_FILE_BYTES = 1024 * 1024
@@ -31,7 +30,7 @@ async def describe_change(run: AgentRun, call: Call) -> FileChange:
     before = await _read(run, str(call.arguments.get("file_path", "")))
     if before is None:
         return FileChange(truncated=True)
-    return await asyncio.to_thread(_change, before, call)
+    return await compare(_change, before, call)
 
 
 async def _read(run: AgentRun, path: str) -> bytes | None:

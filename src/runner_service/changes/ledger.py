@@ -22,6 +22,11 @@ class Ledger:
             return change.before
         return self._states.get(change.path, change.before)
 
+    def has(self, change: FoundChange) -> bool:
+        """Returns whether a change is known already: a sandbox tells again what it told a process that was killed."""
+        seen = change.path in self._states and self._states[change.path] == change.after
+        return seen or self.known(change) == change.after
+
     def learn(self, change: FoundChange) -> None:
         """Notes a change that the execution did not make."""
         self._states[change.path] = change.after

@@ -139,9 +139,9 @@ class ChangeTracker:
                 await self._publish(tool_call_id, sorted(found, key=lambda change: change.path))
 
     async def _record(self, change: FoundChange, window: Window | None, found: list[RecordedChange]) -> None:
-        known = self._ledger.known(change)
-        if known == change.after:
+        if self._ledger.has(change):
             return
+        known = self._ledger.known(change)
         if not change.is_exact and (self._is_outside(change, window) or self._workspaces.is_anothers(self, change)):
             self._ledger.learn(change)
             return

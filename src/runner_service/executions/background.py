@@ -92,7 +92,10 @@ async def running_executions(
             background["takeover"] = takeover.run
             background["correct-quotas"] = queue.correct_forever
         else:  # with replicas another may be about to
-            await changes.complete_reverts()
+            if settings.is_local_mode():
+                await changes.complete_reverts()
+            else:
+                background["complete-reverts"] = partial(_complete_reverts, changes)
             await approvals.reserve_waiting()
         running = [tasks.create_task(run(), name=name) for name, run in background.items()]
         try:
@@ -194,6 +197,14 @@ class Recovery:
         except CallError as error:
             logger.warning("resume_refused execution=%s reason=%s", execution_id, error)
         return None
+
+
+async def _complete_reverts(changes: ChangeService) -> None:
+    """Completes reverts while the service runs, since a sandbox may take its time."""
+    try:
+        await changes.complete_reverts()
+    except LogError as error:  # the next revert of the execution tries again
+        logger.warning("reverts_not_completed error=%s", error)
 
 
 async def _announce_approvals(webhook: "ApprovalWebhook") -> None:

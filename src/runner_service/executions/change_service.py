@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from runner_service import states
 from runner_service.changes.contents import Contents
@@ -19,11 +20,12 @@ from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
 from runner_service.executions.reverting import PENDING_REVERT, Reverting
 from runner_service.executions.runner import Runner
-from runner_service.executors.protocol import FileError, SandboxError, SandboxSpec
+from runner_service.executors.protocol import FileError, SandboxError, SandboxLostError, SandboxSpec
 from runner_service.executors.tracking import Restorer
 from runner_service.identity import OwnerKey, bare_id
 from runner_service.redaction import Redactor
-from runner_service.storage.event_log import EventLog, LogError
+from runner_service.storage.event_log import EventLog, LogError, NewValue
+from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -73,16 +75,13 @@ class ChangeService:
         async with self._reverting:
             execution = await self._registry.find(OwnerKey(request.execution_id))
             with self._registry.holding(execution):
-                self._require_at_rest(execution)
                 self._require_here(execution)
                 try:
-                    async with self._runner.executor.open_restorer(
-                        SandboxSpec(execution.id, execution.record.session_id), execution.record.root
-                    ) as restorer:
+                    async with self._at_rest(execution), self._restorer(execution) as restorer:
                         return await self._revert(execution, request, restorer)
-                except SandboxError as error:
-                    raise PreconditionError(str(error)) from error
-                except FileError as error:
+                except SandboxLostError as error:
+                    raise PreconditionError(f"nothing can be put back: {error}") from error
+                except (FileError, SandboxError) as error:
                     raise UnavailableError(str(error)) from error
 
     async def complete_reverts(self) -> None:
@@ -98,14 +97,19 @@ class ChangeService:
                 logger.warning("revert_not_completed execution=%s error=%s", execution_id, error)
 
     async def _complete(self, execution: Execution, data: bytes) -> None:
-        spec = SandboxSpec(execution.id, execution.record.session_id)
-        async with self._runner.executor.open_restorer(spec, execution.record.root) as restorer:
-            await self._reverter(execution, restorer).complete(data)
+        try:
+            name = execution.session or execution.id
+            async with self._runner.sandbox_locks.held(name), self._restorer(execution) as restorer:
+                await self._reverter(execution, restorer).complete(data)
+        except SandboxLostError:  # with all that was to be put back
+            execution.stream.append(NewValue(execution.id, PENDING_REVERT, None), 0)
         logger.info("revert_completed execution=%s", execution.id)
 
     async def _revert(
         self, execution: Execution, request: runner_pb2.RevertChangesRequest, restorer: Restorer
     ) -> runner_pb2.RevertChangesResponse:
+        if not request.dry_run and (pending := (await self._log.find_values(PENDING_REVERT)).get(execution.id)):
+            await self._reverter(execution, restorer).complete(pending)  # which was killed, or failed
         sets = await self._sets(execution)
         changes = await asyncio.to_thread(_to_revert, sets, request)
         if changes is None:
@@ -136,6 +140,7 @@ class ChangeService:
             restorer,
             workspaces=self._runner.workspaces,
             root=execution.record.root,
+            session_id=execution.record.session_id,
         )
 
     def _contents(self, execution: Execution) -> Contents:
@@ -151,10 +156,28 @@ class ChangeService:
                 f"execution {bare_id(execution.id)} ran with MODE={mode}, and this service has MODE={self._runner.mode}"
             )
 
-    def _require_at_rest(self, execution: Execution) -> None:
+    def _restorer(self, execution: Execution) -> AbstractAsyncContextManager[Restorer]:
+        spec = SandboxSpec(execution.id, execution.record.session_id)
+        return self._runner.executor.open_restorer(spec, execution.record.root)
+
+    @asynccontextmanager
+    async def _at_rest(self, execution: Execution) -> AsyncIterator[None]:
+        """Keeps an execution, and the others of its session, from running. Raises PreconditionError, LogError."""
+        session = execution.session
         if execution.is_active:
             state = states.state_name(execution.state).removeprefix("STATE_")
             raise PreconditionError(f"execution {bare_id(execution.id)} is {state}: cancel it, or wait for its end")
+        wanted = ExecutionFilter([event_pb2.STATE_RUNNING], session)
+        running = (await self._log.list_executions(wanted, limit=1)).executions if session else ()
+        name = session or execution.id
+        if running or self._runner.sandbox_locks.is_held(name):
+            raise PreconditionError(
+                f"an execution of session {bare_id(session)} is running: cancel it, or wait for its end"
+                if session
+                else f"execution {bare_id(execution.id)} is about to go on: cancel it, or wait for its end"
+            )
+        async with self._runner.sandbox_locks.held(name):
+            yield
 
 
 def _shown(changes: Sequence[RecordedChange], stored: Collection[str]) -> list[event_pb2.FileChange]:

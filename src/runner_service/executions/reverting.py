@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from runner_service.changes.contents import Contents
@@ -11,8 +11,9 @@ from runner_service.changes.revert import RevertItem, decode_items, encode_items
 from runner_service.changes.workspaces import Workspaces
 from runner_service.errors import UnavailableError
 from runner_service.events.stream import EventStream
+from runner_service.executions.revert_notes import new_note
 from runner_service.executors.protocol import FileError, SandboxError
-from runner_service.executors.tracking import Restoration, Restorer
+from runner_service.executors.tracking import FileState, Restoration, Restorer
 from runner_service.storage.event_log import LogError, NewChangeSet, NewValue
 
 logger = logging.getLogger(__name__)
@@ -20,13 +21,24 @@ logger = logging.getLogger(__name__)
 PENDING_REVERT = "revert"
 """The name of the stored value that says what a revert is about to do. It is there until all of it is done."""
 
+_MAX_BATCH_ITEMS = 200
+_MAX_BATCH_BYTES = 4 * 1024 * 1024
+
 
 class Reverting:
-    """A revert of one execution, in the directory `root`."""
+    """A revert of one execution, in the directory `root`; `session_id` is empty if it belongs to no session."""
 
     def __init__(
-        self, stream: EventStream, contents: Contents, restorer: Restorer, *, workspaces: Workspaces, root: str
+        self,
+        stream: EventStream,
+        contents: Contents,
+        restorer: Restorer,
+        *,
+        workspaces: Workspaces,
+        root: str,
+        session_id: str,
     ) -> None:
+        self._session_id = session_id
         self._stream = stream
         self._contents = contents
         self._restorer = restorer
@@ -42,16 +54,16 @@ class Reverting:
         await self._require_space(items)
         data = await asyncio.to_thread(encode_items, items)
         await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, data))
-        done: list[RevertItem] = []
+        attempted: list[RevertItem] = []
         try:
-            for item in items:
-                await self._restore(item)
-                done.append(item)
+            for batch in _batches(items):
+                attempted += batch
+                await self._restore(batch)
         except (FileError, SandboxError, LogError) as error:
-            await self._take_back(done)
+            await self._take_back(attempted)
             await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, None))
             raise UnavailableError(f"nothing was put back: {error}") from error
-        return await self._record(done)
+        return await self._record(attempted)
 
     async def complete(self, data: bytes) -> None:
         """Completes what an earlier process has begun. What somebody else has changed since stays as it is.
@@ -61,29 +73,39 @@ class Reverting:
         """
         items = decode_items(data)
         present = await self._restorer.states([item.path for item in items])
-        done = []
+        done, left = [], []
         for item, now in zip(items, present, strict=True):
-            is_between = now is None and item.expected and item.wanted and item.expected.kind != item.wanted.kind
-            if now != item.wanted and (now == item.expected or is_between):
-                await self._restore(replace(item, expected=now))
-            elif now != item.wanted:
+            if now != item.wanted and not (now == item.expected or _is_between(item, now)):
                 logger.warning("revert_left_out execution=%s path=%r", self._stream.execution_id, item.path)
                 continue
             done.append(item)
+            if now != item.wanted:
+                left.append(replace(item, expected=now))
+        for batch in _batches(left):
+            await self._restore(batch)
         await self._record(done)
 
-    async def _restore(self, item: RevertItem) -> None:
-        data = await self._contents.read(item.wanted)
-        if data is None:
-            raise LogError(f"the content of {item.path!r} is no longer stored")
-        self._workspaces.note_restored(f"{self._root}/{item.path}", item.wanted)
-        await self._restorer.restore(Restoration(item.path, item.expected, item.wanted, data))
+    async def _restore(self, items: Sequence[RevertItem]) -> None:
+        restorations = []
+        for item in items:
+            data = await self._contents.read(item.wanted)
+            if data is None:
+                raise LogError(f"the content of {item.path!r} is no longer stored")
+            self._workspaces.note_restored(f"{self._root}/{item.path}", item.wanted)
+            restorations.append(Restoration(item.path, item.expected, item.wanted, data))
+        await self._restorer.restore(restorations)
 
-    async def _take_back(self, done: Sequence[RevertItem]) -> None:
+    async def _take_back(self, attempted: Sequence[RevertItem]) -> None:
         """Undoes what is done of a revert that failed."""
         try:
-            for item in reversed(done):
-                await self._restore(replace(item, expected=item.wanted, wanted=item.expected))
+            present = await self._restorer.states([item.path for item in attempted])
+            done = [
+                replace(item, expected=now, wanted=item.expected)
+                for item, now in zip(attempted, present, strict=True)
+                if now == item.wanted or _is_between(item, now)
+            ]
+            for batch in _batches(done[::-1]):
+                await self._restore(batch)
         except (FileError, SandboxError, LogError) as error:
             logger.error("revert_incomplete execution=%s error=%s", self._stream.execution_id, error)  # noqa: TRY400
             raise UnavailableError(
@@ -99,8 +121,11 @@ class Reverting:
     async def _record(self, done: Sequence[RevertItem]) -> list[RecordedChange]:
         changes = [await self._contents.compared(item.as_change()) for item in done]
         if changes:
+            execution_id, sequence = self._stream.execution_id, self._stream.last_sequence
             data = await asyncio.to_thread(ChangeSet(0, changes, is_revert=True).encode)
-            self._stream.append(NewChangeSet(self._stream.execution_id, self._stream.last_sequence, data), len(data))
+            self._stream.append(NewChangeSet(execution_id, sequence, data), len(data))
+            if self._session_id:
+                self._stream.append(new_note(execution_id, self._session_id, changes), 0)
         await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, None))
         return changes
 
@@ -110,3 +135,23 @@ class Reverting:
         await self._stream.flush()
         if self._stream.broken:
             raise UnavailableError(self._stream.broken.message, retry_delay=5.0)
+
+
+def _is_between(item: RevertItem, now: FileState | None) -> bool:
+    """Returns whether a file was removed, and not yet written: one of another kind takes its place."""
+    return bool(now is None and item.expected and item.wanted and item.expected.kind != item.wanted.kind)
+
+
+def _batches(items: Sequence[RevertItem]) -> Iterator[list[RevertItem]]:
+    """Yields items in batches that fit into memory and into a request."""
+    batch: list[RevertItem] = []
+    size = 0
+    for item in items:
+        added = item.wanted.size if item.wanted else 0
+        if batch and (len(batch) >= _MAX_BATCH_ITEMS or size + added > _MAX_BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += added
+    if batch:
+        yield batch

@@ -5,7 +5,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -20,6 +20,8 @@ from runner_service.changes.workspaces import Workspaces
 from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
 from runner_service.executions.confinement_mapping import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
+from runner_service.executions.revert_notes import with_notes
+from runner_service.executions.sandbox_locks import SandboxLocks
 from runner_service.executions.tenant_limits import apply_ceilings
 from runner_service.executions.tenant_usage import TenantUsage, TokenMeter
 from runner_service.executors.completion import run_to_completion
@@ -61,6 +63,7 @@ class Runner:
     ) -> None:
         self.contents = contents
         self.workspaces = Workspaces()
+        self.sandbox_locks = SandboxLocks()
         self.settings = settings
         self.log = log
         self.mode = mode
@@ -181,6 +184,7 @@ class PreparedRun:
         try:
             async with (
                 asyncio.timeout(max(0.0, timeout_seconds - execution.elapsed_before_seconds)) as clock,
+                self.runner.sandbox_locks.held(self.request.session_id or execution.id),
                 self.runner.sharing_secrets(execution, self.request, self.confinement),
                 self.runner.executor.open(self._sandbox_spec(execution, egress)) as sandbox,
             ):
@@ -189,6 +193,9 @@ class PreparedRun:
                 on_started()
                 tracker = await self._tracker(execution, sandbox)
                 execution.run = self._agent_run(execution, resumption, limits, meter, egress, sandbox, tracker)
+                if resumption is None:
+                    told = await with_notes(self.request.message, self.runner.log, execution.session, execution.id)
+                    execution.run = replace(execution.run, message=told)
                 try:
                     return await self._run_tracked(loop, execution, execution.run)
                 finally:

@@ -35,6 +35,12 @@ class SandboxError(Exception):
     retryable = True
 
 
+class SandboxLostError(SandboxError):
+    """The sandbox is gone."""
+
+    code = "SANDBOX_LOST"
+
+
 class ConfinementError(SandboxError):
     """The confinement that was asked for cannot be had here. Nothing runs without it."""
 
@@ -325,7 +331,8 @@ class Executor(Protocol):
         """Opens what puts files below `root` back, that of the sandbox of an execution that does not run.
 
         Raises:
-            SandboxError: that is not possible; the text says why.
+            SandboxLostError: the sandbox is gone.
+            SandboxError: that is not possible now; the text says why.
         """
 
     def open(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:

@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 FILE, EXECUTABLE, SYMLINK, REPOSITORY = "file", "executable", "symlink", "repository"
+KINDS = frozenset({FILE, EXECUTABLE, SYMLINK, REPOSITORY})
 """The kinds of what is tracked."""
+
+OTHER = "other"
+"""The kind of what is at a path and is not tracked, such as a socket."""
+
+MAX_CHANGES = 20_000
+"""How many changes are told at once."""
+
+MAX_CONTENT_BYTES = 10 * 1024 * 1024
+"""Larger files are listed, without their content."""
 
 
 class TrackingError(Exception):
@@ -91,10 +101,11 @@ class Restorer(Protocol):
     async def states(self, paths: Sequence[str]) -> Sequence[FileState | None]:
         """Returns what is at paths, relative to the root. Raises FileError, SandboxError."""
 
-    async def restore(self, restoration: Restoration) -> None:
-        """Puts one file back, if what is there is as expected. Directories are made, and removed when left empty.
+    async def restore(self, restorations: Sequence[Restoration]) -> None:
+        """Puts files back, in order, each if what is there is as expected; stops at the first failure.
 
-        A crash leaves the file as it was or as it is to be. Raises FileError, SandboxError.
+        Directories are made, and removed when left empty. A crash leaves each file as it was or as it is to be. Raises
+        FileError, SandboxError.
         """
 
     async def require_space(self, size: int) -> None:

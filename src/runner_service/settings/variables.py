@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     sandbox_scope: Literal["shared", "session"] = "shared"
     """`shared`: all executions work in SANDBOX_ROOT_DIR. `session`: each session has its own directory below it."""
     sandbox_track_changes: Literal["auto", "off"] = "auto"
-    """Whether changes of files are tracked, so that they can be listed and taken back. Local mode."""
+    """Whether changes of files are tracked, so that they can be listed and taken back."""
     sandbox_confinement: Annotated[FilesLevel, BeforeValidator(lower)] = "none"
     """The least confinement of files for every execution: `none`, `workspace`, `read_only` or `strict`; a request can \
 only tighten it. Local mode on Linux, with bubblewrap; where it cannot be had, executions are refused."""

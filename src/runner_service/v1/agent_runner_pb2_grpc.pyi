@@ -118,7 +118,7 @@ class AgentRunnerServiceStub:
     """
     ListFileChanges: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.ListFileChangesRequest, _agent_runner_pb2.ListFileChangesResponse]
     """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
+    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
 
     NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
     INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
@@ -132,13 +132,14 @@ class AgentRunnerServiceStub:
     RevertChanges: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.RevertChangesRequest, _agent_runner_pb2.RevertChangesResponse]
     """Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
     conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
-    a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
-    A revert is itself a change, and can be taken back by `undo_revert`.
+    a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound; its
+    next message begins with a line that names the files. In cloud mode files are put back in the sandbox, which is started
+    if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
 
     NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
     INVALID_ARGUMENT: a field is out of range.
-    FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
-    sandbox is gone. The message says which.
+    FAILED_PRECONDITION: the execution runs or is queued, or another of its session runs; a file is not revertable; there is
+    no revert to take back; or the sandbox is gone. The message says which.
     ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
     UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
     """
@@ -259,7 +260,7 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     """
     ListFileChanges: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.ListFileChangesRequest, _agent_runner_pb2.ListFileChangesResponse]  # type: ignore[assignment]
     """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
+    the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
 
     NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
     INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
@@ -273,13 +274,14 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     RevertChanges: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.RevertChangesRequest, _agent_runner_pb2.RevertChangesResponse]  # type: ignore[assignment]
     """Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
     conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
-    a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
-    A revert is itself a change, and can be taken back by `undo_revert`.
+    a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound; its
+    next message begins with a line that names the files. In cloud mode files are put back in the sandbox, which is started
+    if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
 
     NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
     INVALID_ARGUMENT: a field is out of range.
-    FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
-    sandbox is gone. The message says which.
+    FAILED_PRECONDITION: the execution runs or is queued, or another of its session runs; a file is not revertable; there is
+    no revert to take back; or the sandbox is gone. The message says which.
     ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
     UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
     """
@@ -451,7 +453,7 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_runner_pb2.ListFileChangesResponse, _abc.Awaitable[_agent_runner_pb2.ListFileChangesResponse]]:
         """Lists what the tools of an execution changed in the files of its sandbox, by path: the difference between two points of
-        the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED. In cloud mode nothing is tracked.
+        the execution, in pages. Complete unless the execution has the notice CHANGES_NOT_TRACKED.
 
         NOT_FOUND: the execution is not in the log; it never was, or it was pruned.
         INVALID_ARGUMENT: `page_size` is out of range, `page_token` was not returned for the same fields, or a sequence is negative.
@@ -477,13 +479,14 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_runner_pb2.RevertChangesResponse, _abc.Awaitable[_agent_runner_pb2.RevertChangesResponse]]:
         """Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
         conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
-        a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound.
-        A revert is itself a change, and can be taken back by `undo_revert`.
+        a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound; its
+        next message begins with a line that names the files. In cloud mode files are put back in the sandbox, which is started
+        if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
 
         NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
         INVALID_ARGUMENT: a field is out of range.
-        FAILED_PRECONDITION: the execution runs or is queued; a file is not revertable; there is no revert to take back; or the
-        sandbox is gone. The message says which.
+        FAILED_PRECONDITION: the execution runs or is queued, or another of its session runs; a file is not revertable; there is
+        no revert to take back; or the sandbox is gone. The message says which.
         ABORTED: there are conflicts. The message names the first; a call with `dry_run` lists all.
         UNAVAILABLE: the files cannot be written, for example since the disk is full. None was changed.
         """

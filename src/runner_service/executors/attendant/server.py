@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner_service.executors.attendant.changes import restored
 from runner_service.executors.attendant.fence import Fence
 from runner_service.executors.attendant.files import OPERATIONS
 from runner_service.executors.attendant.output_buffer import STREAMS
@@ -69,6 +70,8 @@ class Attendant:
             "close": self._close,
             "remove": self._remove,
             "file": self._file,
+            "changes": self._changes,
+            "restore": self._restore,
         }
         self._fence = Fence(directory / "sessions")
         self._active_requests = 0
@@ -145,7 +148,7 @@ class Attendant:
             executor, name = self._executor, request["session"]
             if name not in self._sessions:
                 given = {**_own_environment(), **request["environment"]}
-                session = Session(self._directory / "sessions" / request["directory"])
+                session = Session(self._directory / "sessions" / request["directory"], self._directory / "transfers")
                 await session.enter(executor, SandboxSpec(name, environment=given, notify=session.notify))
                 self._sessions[name] = session
         return {"root": self._sessions[name].sandbox.root, "process_control": executor.process_control}
@@ -157,6 +160,7 @@ class Attendant:
                 state_dir=self._directory / "state",
                 terminate_grace=request["terminate_grace"],
                 quota=_quota(request),
+                tracks_home=True,
             )
         )
 
@@ -209,6 +213,17 @@ class Attendant:
 
     async def _file(self, request: Request) -> Response:
         return {"result": await OPERATIONS[request["operation"]](self._known(request).sandbox, request)}
+
+    async def _changes(self, request: Request) -> Response:
+        """Finds what was changed."""
+        return await self._known(request).changes.respond(request)
+
+    async def _restore(self, request: Request) -> Response:
+        """Puts files back as they were."""
+        root = self._known(request).sandbox.root
+        assert self._executor is not None  # noqa: S101  # a session was opened by it
+        async with self._executor.open_restorer(SandboxSpec(request["session"]), root) as restorer:
+            return {"result": await restored(restorer, request)}
 
     def _known_open(self, request: Request) -> Session:
         session = self._known(request)

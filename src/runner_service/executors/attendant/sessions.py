@@ -9,8 +9,10 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from runner_service.executors.attendant.changes import SessionChanges
 from runner_service.executors.attendant.output_buffer import STREAMS, DiskFullError, Notifier, Offsets, OutputBuffer
 from runner_service.executors.attendant.stdin_buffer import StdinBuffer
+from runner_service.executors.local.tracking import LocalTracking
 from runner_service.executors.protocol import (
     Command,
     CommandResult,
@@ -103,13 +105,15 @@ class CommandRun:
 class Session:
     """The sandbox of one execution. Not thread-safe."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, transfers: Path) -> None:
         self._directory = directory
+        self._transfers = transfers
         self._parts = AsyncExitStack()
         self.runs: dict[str, CommandRun] = {}
         self.notifier = Notifier()
         self.notices: list[tuple[str, str]] = []
         self.sandbox: Sandbox
+        self.changes: SessionChanges
         self.is_closed = False
         self._latest_poll = ("", 0)
 
@@ -117,6 +121,9 @@ class Session:
         """Opens the sandbox. Raises SandboxError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.sandbox = await self._parts.enter_async_context(executor.open(spec))
+        if not isinstance(tracking := self.sandbox.tracking, LocalTracking):
+            raise SandboxError("the attendant serves no local sandbox")
+        self.changes = SessionChanges(tracking, self._transfers, self._directory.name)
 
     def notify(self, code: str, text: str) -> None:
         """Queues a notice for the service."""
@@ -186,6 +193,7 @@ class Session:
         for run in self.runs.values():
             run.output.close()
         self.notifier.notify()
+        self.changes.forget()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +14,7 @@ from runner_service.executors.completion import run_to_completion
 from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.daytona.attendant_client import AttendantClient
 from runner_service.executors.daytona.bundle import bundle
+from runner_service.executors.daytona.changes import DaytonaRestorer, restorer_in
 from runner_service.executors.daytona.commands import CommandRunner
 from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.deletions import Deletions
@@ -26,7 +27,6 @@ from runner_service.executors.daytona.sdk import daytona_client
 from runner_service.executors.daytona.session import CommandLimits, ExecutionSession, session_directory_name
 from runner_service.executors.daytona.warm_pool import WarmPool
 from runner_service.executors.protocol import ConfinementError, SandboxError, SandboxSpec
-from runner_service.executors.tracking import Restorer
 from runner_service.telemetry.metrics import WARM_SANDBOXES, gauges_observed, sandbox_opened
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _RENEWALS_PER_LEASE = 4
 _NO_SESSION = "none"
+_RESTORER_PREFIX = "revert "  # begins no id of an execution
 _DEFAULT_LIMITS = CommandLimits()
 
 
@@ -99,9 +100,22 @@ class DaytonaExecutor:
     def skip_grace(self) -> None:
         """Does nothing: commands in a sandbox outlive the service."""
 
-    def open_restorer(self, spec: SandboxSpec, root: str) -> AbstractAsyncContextManager[Restorer]:
-        """Implements `Executor`: changes in a cloud sandbox are not tracked."""
-        raise SandboxError(f"files of a cloud sandbox cannot be put back: {spec.execution_id}, {root}")
+    @asynccontextmanager
+    async def open_restorer(self, spec: SandboxSpec, root: str) -> AsyncIterator[DaytonaRestorer]:
+        """Implements `Executor`. The sandbox is started if it is stopped."""
+        self._load_sdk.set()
+        manager = (await asyncio.shield(self._sandboxes)).manager
+        ref = manager.ref_for(spec)
+        end = asyncio.get_running_loop().time() + self._config.start_timeout
+        self._held.add(ref.name)
+        try:
+            handle = await manager.existing(ref, spec.notify)
+            remote = RemoteSandbox(manager, handle, spec.notify)
+            own_session = SandboxSpec(f"{_RESTORER_PREFIX}{spec.execution_id}")
+            async with restorer_in(await self._open_session(remote, own_session, end), root) as restorer:
+                yield restorer
+        finally:
+            self._held.discard(ref.name)
 
     @asynccontextmanager
     async def open(self, spec: SandboxSpec) -> AsyncIterator[DaytonaSandbox]:
@@ -126,7 +140,8 @@ class DaytonaExecutor:
             await parts.enter_async_context(_background_task(commands.poll()))
             parts.push_async_callback(_closed, commands, spec)
             await parts.enter_async_context(_background_task(self._renew(remote)))
-            yield DaytonaSandbox(remote, session, commands, spec.is_interrupted)
+            scan_wait = self._config.poll_interval
+            yield DaytonaSandbox(remote, session, commands, spec.is_interrupted, scan_wait=scan_wait)
 
     async def _open_session(self, remote: RemoteSandbox, spec: SandboxSpec, end: float) -> ExecutionSession:
         sent = (await asyncio.to_thread(bundle)).for_limits(self._limits)

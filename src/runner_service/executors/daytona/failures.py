@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from runner_service.executors.protocol import FileError, SandboxError
+from runner_service.executors.protocol import FileError, SandboxError, SandboxLostError
 
 _STATUS_IN_TEXT = re.compile(r"\b(4\d\d|5\d\d)\b")
 _MAX_RETRY_DELAY_SECONDS = 30.0
@@ -67,12 +67,6 @@ class KeyRefusedError(SandboxError):
 
     code = "SANDBOX_UNAUTHENTICATED"
     retryable = False
-
-
-class SandboxLostError(SandboxError):
-    """The sandbox is gone."""
-
-    code = "SANDBOX_LOST"
 
 
 class RefusedError(SandboxError):

@@ -22,15 +22,11 @@ from runner_service.executors.daytona.config import (
     SandboxConfig,
     SandboxRef,
 )
-from runner_service.executors.daytona.failures import (
-    FailureKind,
-    IncompatibleServerError,
-    SandboxLostError,
-)
+from runner_service.executors.daytona.failures import FailureKind, IncompatibleServerError
 from runner_service.executors.daytona.raw_api import RawApi
 from runner_service.executors.daytona.retries import RETRYABLE, CallFailedError
 from runner_service.executors.daytona.start_wait import StartWait
-from runner_service.executors.protocol import MAX_PARKED_DAYS, SandboxSpec
+from runner_service.executors.protocol import MAX_PARKED_DAYS, SandboxLostError, SandboxSpec
 
 if TYPE_CHECKING:
     from daytona import AsyncDaytona, AsyncSandbox
@@ -170,6 +166,18 @@ class SandboxManager(SandboxApi):
         """
         wait = StartWait(self.config.outage_timeout + self.config.start_timeout, notify)
         return await self._ensure_started(sandbox_id, wait, None)
+
+    async def existing(self, ref: SandboxRef, notify: Notify) -> "AsyncSandbox":
+        """Returns the sandbox of a session or execution, started; makes none.
+
+        Raises:
+            SandboxLostError: there is none any more.
+            SandboxError: it cannot be started.
+        """
+        wait = StartWait(self.config.start_timeout, notify)
+        if (found := await self._find_by_label_too(ref, wait.left())) is None:
+            raise SandboxLostError("the sandbox is gone, and with it its files")
+        return await self._ensure_started(found.id, wait, None, found)
 
     async def _find_by_label_too(
         self, ref: SandboxRef, total_timeout: float, *, at_once: bool = False

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
+from runner_service.executors.daytona.changes import DaytonaTracking, WriteMark
 from runner_service.executors.daytona.commands import CommandRunner
 from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
 from runner_service.executors.daytona.session import ExecutionSession
@@ -32,11 +33,15 @@ class DaytonaSandbox:
         session: ExecutionSession,
         commands: CommandRunner,
         is_interrupted: Callable[[], bool],
+        *,
+        scan_wait: float,
     ) -> None:
         self._remote_sandbox = remote
         self._session = session
         self._followed = commands
         self._is_interrupted = is_interrupted
+        self._writes = WriteMark()
+        self._scan_wait = scan_wait
 
     @property
     def root(self) -> str:
@@ -44,8 +49,9 @@ class DaytonaSandbox:
         return self._session.root
 
     @property
-    def tracking(self) -> None:
-        """Changes of files are not tracked here."""
+    def tracking(self) -> DaytonaTracking:
+        """Implements `Sandbox`."""
+        return DaytonaTracking(self._session, self._remote_sandbox, self._writes, wait=self._scan_wait)
 
     @property
     def keeps_commands(self) -> bool:
@@ -73,19 +79,19 @@ class DaytonaSandbox:
 
     async def write_text(self, path: str, text: str, *, agent: str = "") -> None:
         """Writes a whole file."""
-        await self._session.file_operation("write", path=path, text=text, agent=agent)
+        with self._writes.marked():
+            await self._session.file_operation("write", path=path, text=text, agent=agent)
 
     async def edit_text(self, path: str, old: str, new: str, *, replace_all: bool = False, agent: str = "") -> int:
         """Replaces text in a file."""
-        return int(
-            await self._session.file_operation(
-                "edit", path=path, old=old, new=new, replace_all=replace_all, agent=agent
-            )
-        )
+        arguments = {"path": path, "old": old, "new": new, "replace_all": replace_all, "agent": agent}
+        with self._writes.marked():
+            return int(await self._session.file_operation("edit", **arguments))
 
     async def delete(self, path: str) -> None:
         """Removes a file or a directory."""
-        await self._session.file_operation("delete", path=path)
+        with self._writes.marked():
+            await self._session.file_operation("delete", path=path)
 
     async def glob(self, pattern: str, path: str = "/", *, include_ignored: bool = False) -> Found[FileEntry]:
         """Finds files by name."""
@@ -102,6 +108,10 @@ class DaytonaSandbox:
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes], *, mode: int = 0o644) -> None:
         """Uploads a file of any size, in parts that are safe to resend, joined in the sandbox."""
+        with self._writes.marked():
+            await self._upload(path, chunks, mode)
+
+    async def _upload(self, path: str, chunks: AsyncIterator[bytes], mode: int) -> None:
         transfer = self._session.transfer_path(secrets.token_hex(8))
         uploaded: list[str] = []
         try:

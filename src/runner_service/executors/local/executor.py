@@ -50,9 +50,11 @@ class LocalSandbox(Files):
         rules: FileRules | None,
         *,
         scan_directory: str,
+        tracks_home: bool,
     ) -> None:
         super().__init__(root, threads, ripgrep, rules)
         self._scan_directory = scan_directory
+        self._tracks_home = tracks_home
         self._path = root
         self._commands = commands
 
@@ -70,7 +72,13 @@ class LocalSandbox(Files):
         """Implements `Sandbox`; None if all files are read-only."""
         if self._root.rules.is_read_only:
             return None
-        return LocalTracking(self._commands, self._recorder, root=self._path, directory=self._scan_directory)
+        return LocalTracking(
+            self._commands,
+            self._recorder,
+            root=self._path,
+            directory=self._scan_directory,
+            allows_home=self._tracks_home,
+        )
 
     @property
     def keeps_commands(self) -> bool:
@@ -100,8 +108,10 @@ class LocalExecutor:
         programs: Programs,
         cells: Cells,
         scans: Path,
+        tracks_home: bool,
     ) -> None:
         self._scans = scans
+        self._tracks_home = tracks_home
         self._supervisor = supervisor
         self._cells = cells
         self._in_use: set[SupervisorSource] = set()
@@ -172,6 +182,7 @@ class LocalExecutor:
                     ripgrep,
                     rules,
                     scan_directory=f"{supervisor.temporary_directory or self._scans}/scan-{token_hex(8)}",
+                    tracks_home=self._tracks_home,
                 )
             finally:
                 await commands.close()
@@ -203,6 +214,7 @@ async def local_executor(
     quota: Quota = _NO_QUOTA,
     secrets: Sequence[Path] = (),
     cache_bounds: CacheBounds = _DEFAULT_CACHE_BOUNDS,
+    tracks_home: bool = False,
     on_supervisor_change: Callable[[bool], None] = lambda _: None,
 ) -> AsyncIterator[LocalExecutor]:
     """Opens the executor of this machine, and ends every process that it started in the end.
@@ -216,6 +228,7 @@ async def local_executor(
         secrets: files of the service that no confined execution may see, beside `state_dir`.
         on_supervisor_change: called with False when the supervisor is lost, with True when there is another.
         cache_bounds: how much the private directories of confined sessions may take, and for how long.
+        tracks_home: whether changes are tracked if the root is the home directory.
 
     Raises:
         SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
@@ -235,6 +248,7 @@ async def local_executor(
                 scope=scope,
                 programs=programs,
                 scans=scans,
+                tracks_home=tracks_home,
                 cells=Cells(
                     Confiner(place, grace=terminate_grace, quota=quota, shared=supervisor), state_dir, cache_bounds
                 ),

@@ -18,7 +18,7 @@ from runner_service.executors.local.scanner.files import read_below
 from runner_service.executors.local.threads import FileThreads
 from runner_service.executors.local.write_recorder import state_of
 from runner_service.executors.protocol import FileError
-from runner_service.executors.tracking import EXECUTABLE, SYMLINK, FileState, Restoration
+from runner_service.executors.tracking import EXECUTABLE, OTHER, SYMLINK, FileState, Restoration
 
 T = TypeVar("T")
 
@@ -36,9 +36,10 @@ class LocalRestorer:
         """Implements `Restorer`. A directory counts as nothing: there is no file."""
         return await self._run(partial(_states, self._root, paths))
 
-    async def restore(self, restoration: Restoration) -> None:
+    async def restore(self, restorations: Sequence[Restoration]) -> None:
         """Implements `Restorer`."""
-        await self._run(partial(_restore, self._root, restoration))
+        for each in restorations:
+            await self._run(partial(_restore, self._root, each))
 
     async def require_space(self, size: int) -> None:
         """Implements `Restorer`."""
@@ -64,7 +65,7 @@ def _state(root: Root, directory: int, path: str) -> FileState | None:
         found = os.lstat(f"{root.path}/{path}")
     except OSError:
         return None
-    return None if stat.S_ISDIR(found.st_mode) else FileState("other", found.st_size)
+    return None if stat.S_ISDIR(found.st_mode) else FileState(OTHER, found.st_size)
 
 
 def _restore(root: Root, restoration: Restoration) -> None:

@@ -23,21 +23,41 @@ run(sys.argv[1:])
 
 
 class LocalTracking:
-    """Implements `Tracking`. `directory` is the scanner's, as seen by commands; `uses_git` if it is on the PATH."""
+    """Implements `Tracking`. `directory` is the scanner's, as seen by commands; `uses_git` if it is on the PATH.
+
+    `allows_home`: the home directory may be tracked, without its hidden directories.
+    """
 
     def __init__(
-        self, commands: Commands, recorder: WriteRecorder, *, root: str, directory: str, uses_git: bool = True
+        self,
+        commands: Commands,
+        recorder: WriteRecorder,
+        *,
+        root: str,
+        directory: str,
+        uses_git: bool = True,
+        allows_home: bool = False,
     ) -> None:
         self._commands = commands
         self._recorder = recorder
         self._root = root
         self._directory = directory
-        self._uses_git = uses_git
+        self._request = {
+            "root": root,
+            "directory": directory,
+            "uses_git": uses_git,
+            "allows_home": allows_home,
+        }
 
     @property
     def place(self) -> str:
         """The sandbox's root."""
         return self._root
+
+    @property
+    def directory(self) -> str:
+        """Where the scanner keeps what it remembers."""
+        return self._directory
 
     @property
     def is_quiet(self) -> bool:
@@ -62,8 +82,7 @@ class LocalTracking:
         await self._run("forget", _ignore, _END_TIMEOUT_SECONDS)
 
     async def _run(self, what: str, handle: Handle, timeout_seconds: float) -> None:
-        request = {"do": what, "root": self._root, "directory": self._directory, "uses_git": self._uses_git}
-        also = self._recorder.paths()
+        request = {**self._request, "do": what, "also": self._recorder.paths()}
         messages = ScanMessages(handle)
         result = await self._commands.run_program(
             [
@@ -75,7 +94,7 @@ class LocalTracking:
                 "-c",
                 _SOURCE,
                 str(PACKAGES),
-                json.dumps({**request, "also": also}),
+                json.dumps(request),
             ],
             cwd=self._root,
             timeout=timeout_seconds,

@@ -17,6 +17,15 @@ class Change(NamedTuple):
     after: Content | None
 
 
+class Place(NamedTuple):
+    """What is tracked, and where that is remembered, a directory that can be deleted at any time."""
+
+    root: str
+    directory: str
+    skips_hidden: bool
+    """Whether hidden directories in the root are left out, as caches and settings in a home directory."""
+
+
 class Limits(NamedTuple):
     """How much a directory may hold: files in all, and files and bytes whose contents have to be stored first."""
 

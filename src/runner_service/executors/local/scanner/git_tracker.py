@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from runner_service.executors.local.scanner import repository
-from runner_service.executors.local.scanner.changes import Change, Limits, NotTrackedError
+from runner_service.executors.local.scanner.changes import Change, Limits, NotTrackedError, Place
 from runner_service.executors.local.scanner.files import (
     EXECUTABLE,
     FILE,
@@ -22,14 +22,15 @@ from runner_service.executors.local.scanner.git import DirtyEntry, Git, GitError
 
 _KINDS = {"100644": FILE, "100755": EXECUTABLE, "120000": SYMLINK, "160000": REPOSITORY}
 _SKIPPED_TAG = b"S"
+_HIDDEN_DIRECTORIES = b"/.*/"
 
 
 class GitTracker:
-    """Remembers a directory in an index below `directory`, which can be deleted at any time."""
+    """Remembers a directory in an index."""
 
-    def __init__(self, program: str, directory: str, root: str, limits: Limits) -> None:
-        self._directory = directory
-        self._root = root
+    def __init__(self, program: str, place: Place, limits: Limits) -> None:
+        self._root, self._directory, self._skips_hidden = place
+        root, directory = self._root, self._directory
         self._limits = limits
         self._table = f"{directory}/large.json"
         self._repository = repository.find_repository(root)
@@ -74,6 +75,8 @@ class GitTracker:
 
     def _begin(self, borrowed: repository.Repository | None) -> None:
         repository.make_shadow(self._directory, borrowed)
+        if self._skips_hidden:
+            repository.exclude(self._directory, _HIDDEN_DIRECTORIES)
         entries = self._git.entries()
         self._limits.require_files(len(entries))
         self._git.update([path for tag, path in entries if tag.upper() == _SKIPPED_TAG], "--no-skip-worktree")

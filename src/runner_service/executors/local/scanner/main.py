@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from runner_service.executors.local.scanner.changes import Change, Limits, NotTrackedError
+from runner_service.executors.local.scanner.changes import Change, Limits, NotTrackedError, Place
 from runner_service.executors.local.scanner.files import Content, last_change
 from runner_service.executors.local.scanner.git import GitError
 from runner_service.executors.local.scanner.git_tracker import GitTracker
@@ -40,9 +40,12 @@ def _answer(request: Mapping[str, object], output: BinaryIO) -> int:
         return 0
     limits = Limits()
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    tracker = _tracker(directory, root, limits, uses_git=bool(request["uses_git"]))
+    is_home = root == os.path.realpath(os.environ.get("HOME", "/"))
+    if request["do"] == "remember" and (root == "/" or (is_home and not request["allows_home"])):
+        raise NotTrackedError(f"{root} is not a directory of a project")
+    place = Place(root, directory, skips_hidden=is_home)
+    tracker = _tracker(place, limits, uses_git=bool(request["uses_git"]))
     if request["do"] == "remember":
-        _require_suitable(root)
         return tracker.remember()
     count = 0
     also = request["also"]
@@ -55,17 +58,12 @@ def _answer(request: Mapping[str, object], output: BinaryIO) -> int:
     return count
 
 
-def _tracker(directory: str, root: str, limits: Limits, *, uses_git: bool) -> "GitTracker | WalkTracker":
+def _tracker(place: Place, limits: Limits, *, uses_git: bool) -> "GitTracker | WalkTracker":
     if uses_git and (program := shutil.which("git")):
-        return GitTracker(program, directory, root, limits)
+        return GitTracker(program, place, limits)
     from runner_service.executors.local.scanner.walk_tracker import WalkTracker  # noqa: PLC0415  # costs more than all others
 
-    return WalkTracker(directory, root, limits)
-
-
-def _require_suitable(root: str) -> None:
-    if root == "/" or root == os.path.realpath(os.environ.get("HOME", "/")):
-        raise NotTrackedError(f"{root} is not a directory of a project")
+    return WalkTracker(place, limits)
 
 
 def _is_change(change: Change) -> bool:

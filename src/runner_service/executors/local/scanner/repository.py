@@ -97,6 +97,12 @@ def make_shadow(directory: str, repository: Repository | None) -> None:
         _copy_index(repository, directory)
 
 
+def exclude(directory: str, pattern: bytes) -> None:
+    """Has our own repository ignore what matches a pattern."""
+    path = f"{directory}/info/exclude"
+    _write(path, _read(path) + b"\n" + pattern + b"\n")
+
+
 def end_conversions(directory: str) -> None:
     """Turns conversions of content off in our own repository."""
     _write(f"{directory}/info/attributes", SHADOW_ATTRIBUTES.encode())

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.ignore_files import IgnoreRules, ignore_rules
-from runner_service.executors.local.scanner.changes import Change, Limits, NotTrackedError
+from runner_service.executors.local.scanner.changes import Change, Limits, NotTrackedError, Place
 from runner_service.executors.local.scanner.files import (
     MAX_CONTENT_BYTES,
     REPOSITORY,
@@ -35,10 +35,10 @@ class _Known(NamedTuple):
 
 
 class WalkTracker:
-    """Remembers a directory below `directory`, which can be deleted at any time."""
+    """Remembers the status of each file in a table."""
 
-    def __init__(self, directory: str, root: str, limits: Limits) -> None:
-        self._root = root
+    def __init__(self, place: Place, limits: Limits) -> None:
+        self._root, directory, self._skips_hidden = place
         self._limits = limits
         self._table = f"{directory}/files.json"
         self._contents = f"{directory}/contents"
@@ -108,7 +108,10 @@ class WalkTracker:
         for entry in below:
             path = [*names, entry.name]
             is_directory = entry.is_dir(follow_symlinks=False)
-            if entry.name == ".git" or (rules and rules.ignore(path, is_directory=is_directory)):
+            is_left_out = entry.name == ".git" or (
+                self._skips_hidden and is_directory and not names and entry.name.startswith(".")
+            )
+            if is_left_out or (rules and rules.ignore(path, is_directory=is_directory)):
                 continue
             with suppress(OSError):
                 if not is_directory:
