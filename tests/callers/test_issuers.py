@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,8 +20,8 @@ from tests.callers.files import CallersYaml, acting_for, bearer
 from tests.callers.issuing import Issuer, issuing
 from tests.callers.test_recognition import answer, endless, who
 from tests.probe import failure_of, serving
-from tests.running import StartService
-from tests.scraping import Scrape
+from tests.running import StartProcess
+from tests.scraping import Scrape, metrics_url
 
 from runner_service.api.callers import issuers as issuers_module
 from runner_service.api.callers import key_sets
@@ -189,15 +190,15 @@ async def test_known_keys_outlive_an_issuer_that_fails_and_unknown_ones_cost_one
 
 
 async def test_the_age_of_the_keys_and_a_wrong_file_are_metrics(
-    callers: CallersYaml, issuer: Issuer, start: StartService
+    callers: CallersYaml, issuer: Issuer, start_process: StartProcess, tmp_path: Path
 ) -> None:
     issuer.answer = _failing
     rule = {"match": {"sub": "robot"}, "tenant": "acme", "roles": ["run"]}
     callers.content["issuers"] = [issuer.entry(rules=[rule])]
     callers.write()
     operator = "an-operators-own-token"
-    client = await start(CALLERS_FILE=str(callers.path), AUTH_TOKEN=operator, METRICS_ADDRESS="127.0.0.1:0")
-    url = f"http://{client.service.metrics_address}/metrics"  # type: ignore[union-attr]  # in this process
+    await start_process(CALLERS_FILE=str(callers.path), AUTH_TOKEN=operator, METRICS_ADDRESS="127.0.0.1:0")
+    url = metrics_url(tmp_path / "state")
 
     async def read(name: str) -> float | None:
         headers = {"Authorization": f"Bearer {operator}"}

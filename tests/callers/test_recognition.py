@@ -220,7 +220,7 @@ async def test_a_rule_may_demand_a_token_and_a_certificate_together(callers: Cal
     (tmp_path / "key.pem").write_bytes(server.private_key_pem.bytes())
     (tmp_path / "key.pem").chmod(0o600)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    token = callers.add("ci", with_certificates=["dns:ci.example", "spiffe://prod.example/ci"])
+    token = callers.add("ci", with_certificates=["dns:ci.example", "dns:next.ci.example"])
     async with issuing() as issuer:
         entry = issuer.entry()
         entry["rules"][0]["with_certificates"] = ["dns:robot.example"]
@@ -236,13 +236,13 @@ async def test_a_rule_may_demand_a_token_and_a_certificate_together(callers: Cal
             **SEVERAL_TENANTS,
         }
         ci, robot = authority.issue_cert("ci.example"), authority.issue_cert("robot.example")
-        by_id = authority.issue_cert("spiffe://prod.example/ci", "other.example")
+        by_other_name = authority.issue_cert("other.example", "next.ci.example")
         signed = issuer.token()
         async with serving(unary=who, stream=endless, credentials=_trusting(authority), **environ) as probe:
             tokens, certificates = probe.server.listen_addresses
             for own, address, sent, expected in (
                 (ci, certificates, token, "ci of default for default"),
-                (by_id, certificates, token, "ci of default for default"),
+                (by_other_name, certificates, token, "ci of default for default"),
                 (
                     robot,
                     certificates,
