@@ -1,6 +1,7 @@
 """Tenants over replicas: quotas count what all of them have, and the same ids are different executions."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ class Caller:
         answer = await self._deployment.replicas[replica].stub.GetExecution(request, metadata=self._metadata)
         return event_pb2.State.Name(answer.execution.state).removeprefix("STATE_")
 
+    async def watch(self, replica: int, name: str) -> Any:
+        """Opens a stream, once what was open before is closed, and reads its first events."""
+        request = runner_pb2.WatchExecutionRequest(execution_id=name)
+        async with asyncio.timeout(30):
+            while True:
+                call = self._deployment.replicas[replica].stub.WatchExecution(request, metadata=self._metadata)
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await call.read()
+                    return call
+                await asyncio.sleep(0.05)
+
     async def events(self, replica: int, name: str) -> list[Any]:
         """Returns all events of an execution, once it has ended."""
         request = runner_pb2.WatchExecutionRequest(execution_id=name)
@@ -104,7 +116,7 @@ async def test_quotas_count_what_all_replicas_have_and_what_a_dead_one_had_moves
         await hasty.start((0, 2)[number % 2], f"h{number}")
     assert await hasty.refused(0, "h3") == await hasty.refused(2, "h3") == "starts_per_minute"
 
-    watching = [asyncio.create_task(hasty.events(replica, "h0")) for replica in (0, 2)]
+    watching = [await hasty.watch(replica, "h0") for replica in (0, 2)]
     async with asyncio.timeout(30):
         while await _state_or_quota(hasty, 2, "h0") != "open_calls":
             await asyncio.sleep(0.05)
