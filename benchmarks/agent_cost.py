@@ -66,22 +66,24 @@ class Stock:
 
 
 @contextmanager
-def runners() -> Iterator[dict[str, Runner]]:
-    """Opens both, against one provider."""
+def runners(kind: str = "openai") -> Iterator[dict[str, Runner]]:
+    """Opens both, against one provider: openai, anthropic or ollama."""
     with running(["-m", "benchmarks.provider"]) as provider:
+        url = f"{provider.address}/v1" if kind == "openai" else provider.address
         variables = {
-            "STIGMER_LLM_PROVIDER": "openai",
-            "STIGMER_LLM_BASE_URL": provider.address,
-            "STIGMER_LLM_MODEL": "measured",
+            "STIGMER_LLM_PROVIDER": kind,
+            "STIGMER_LLM_BASE_URL": url,
+            "STIGMER_LLM_MODEL": "claude-measured" if kind == "anthropic" else "measured",
+            "STIGMER_LLM_API_KEY": "none",
         }
-        with running_service(variables) as service, _running_stock(provider.address) as stock:
+        with running_service(variables) as service, _running_stock(kind, url) as stock:
             yield {"runner-service": Service(service), "deepagents alone": stock}
 
 
 @contextmanager
-def _running_stock(provider: str) -> Iterator[Stock]:
+def _running_stock(kind: str, url: str) -> Iterator[Stock]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.stock_agent", "--provider", provider],
+        [sys.executable, "-m", "benchmarks.stock_agent", "--provider", kind, "--url", url],
         cwd=ROOT,
         env=plain_environment(),
         stdin=subprocess.PIPE,

@@ -70,6 +70,18 @@ def tokens(rounds: int) -> Figure:
     return _compared("tokens", "CPU per token, provider's wire to caller's", "µs", found, goal=100)
 
 
+def providers(rounds: int) -> Figure:
+    """Per token of 100 agents, by provider."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for kind in ("openai", "anthropic", "ollama"):
+        with agent_cost.runners(kind) as runners:
+            for number in range(rounds + 1):
+                for name, runner in runners.items():
+                    cost = agent_cost.token_cost(runner, agents=100, gap=0.025, few=20, many=120)
+                    found.setdefault(kind, {}).setdefault(name, []).extend([cost] if number else [])
+    return _compared("providers", "CPU per token of 100 agents, by provider", "µs", found)
+
+
 def steps(rounds: int) -> Figure:
     """Per step of a model call and a tool, with durable checkpoints."""
     found: dict[str, dict[str, list[float]]] = {"1 agent": {}, "10 agents": {}}
@@ -249,6 +261,7 @@ def _compared(
 FIGURES: dict[str, Callable[[int], Figure]] = {
     "events": events,
     "tokens": tokens,
+    "providers": providers,
     "steps": steps,
     "growth": growth,
     "start": footprints,

@@ -1,4 +1,4 @@
-"""The same work by the libraries alone, as their documentation shows it: deepagents on ChatOpenAI, its text streamed.
+"""The same work by the libraries alone, as their documentation shows it: deepagents on LangChain's models, streamed.
 
 Serves runs over a pipe: reads lines of JSON, `{"agents": N, "message": TEXT}`, from standard input, runs so many agents
 at once, and writes `{"cpu": SECONDS, "elapsed": SECONDS, "pieces": N}` for each.
@@ -16,6 +16,9 @@ from typing import Any
 
 from deepagents import create_deep_agent
 from deepagents.backends import FilesystemBackend
+from langchain_anthropic import ChatAnthropic
+from langchain_core.language_models import BaseChatModel
+from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
@@ -31,11 +34,20 @@ async def _run(graph: Any, message: str) -> int:
     return pieces
 
 
-async def _serve(provider: str, base: Path) -> None:
+def _model(provider: str, url: str) -> BaseChatModel:
+    match provider:
+        case "anthropic":
+            return ChatAnthropic(model="claude-measured", base_url=url, api_key="none")  # type: ignore[call-arg, arg-type]
+        case "ollama":
+            return ChatOllama(model="measured", base_url=url)
+        case _:
+            return ChatOpenAI(model="measured", base_url=url, api_key="none", stream_usage=True)  # type: ignore[arg-type]
+
+
+async def _serve(provider: str, url: str, base: Path) -> None:
     async with AsyncSqliteSaver.from_conn_string(str(base / "checkpoints.db")) as saver:
-        model = ChatOpenAI(model="measured", base_url=provider, api_key="none", stream_usage=True)  # type: ignore[arg-type]
         graph = create_deep_agent(
-            model,
+            _model(provider, url),
             system_prompt="Answer.",
             backend=FilesystemBackend(root_dir=str(base), virtual_mode=True),
             checkpointer=saver,
@@ -51,8 +63,10 @@ async def _serve(provider: str, base: Path) -> None:
 def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--provider", required=True)
+    parser.add_argument("--url", required=True)
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as base:
-        asyncio.run(_serve(parser.parse_args().provider, Path(base)))
+        asyncio.run(_serve(arguments.provider, arguments.url, Path(base)))
 
 
 if __name__ == "__main__":

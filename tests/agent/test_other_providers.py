@@ -44,7 +44,7 @@ async def test_claude_streams_text_thoughts_and_tool_calls(bench: Bench) -> None
 
     assert played.answer == "Let me."
     assert [delta.text for delta in played.all("reasoning_delta")] == ["Hm."]
-    assert [delta.text for delta in played.all("text_delta")] == ["Let ", "me."] * 2
+    assert "".join(delta.text for delta in played.all("text_delta")) == "Let me." * 2
     assert [each.stop_reason for each in played.all("message_finished")] == ["tool_use", "end_turn"]
     assert played.output("toolu_1") == b"hi\n"
     assert (played.usage.input_tokens, played.usage.output_tokens) == (18, 6)

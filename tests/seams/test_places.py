@@ -17,7 +17,7 @@ ONLY_IN = {
     "langchain_anthropic": {"models/anthropic.py"},
     "anthropic": {"models/anthropic.py"},
     "langchain_ollama": {"models/ollama.py"},
-    "openai": {"models/aiohttp_connections.py"},
+    "openai": {"models/openai.py"},
     "langchain.agents.factory": {"agent/langsmith_off.py"},
     "langchain.agents.middleware.TodoListMiddleware": {"agent/middleware.py"},
     "deepagents.middleware.summarization": {"agent/middleware.py"},

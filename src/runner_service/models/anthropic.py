@@ -52,12 +52,14 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     # Published as a notice: see `retirement_date`.
     warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
 
+    http = connections.by_aiohttp(anthropic.DefaultAioHttpClient)
+
     class SharedChatAnthropic(StreamingChatAnthropic):
         """Uses the shared connections: its own are never closed."""
 
         @cached_property
         def _async_client(self) -> anthropic.AsyncClient:
-            return anthropic.AsyncClient(**self._client_params, http_client=connections.http)
+            return anthropic.AsyncClient(**self._client_params, http_client=http)
 
     fields = {
         "model": choice.name,

@@ -1,7 +1,7 @@
 """HTTP connection pools for providers, shared by all clients."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,8 +14,6 @@ _MAX_CONNECTIONS, _MAX_IDLE_CONNECTIONS = 1000, 100
 
 _LIMITS = httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_IDLE_CONNECTIONS)
 
-ClientClass = Callable[..., httpx2.AsyncClient]
-
 
 @dataclass(frozen=True)
 class Connections:
@@ -23,17 +21,22 @@ class Connections:
 
     http: httpx2.AsyncClient
     exit_stack: AsyncExitStack
-    _by_class: dict[ClientClass, httpx2.AsyncClient] = field(default_factory=dict)
+    _by_adapter: dict[type[httpx2.AsyncClient], httpx2.AsyncClient] = field(default_factory=dict)
 
-    def client_of_class(self, client_class: ClientClass) -> httpx2.AsyncClient:
-        """A client of another class with the same limits; one for all callers.
+    def by_aiohttp(self, adapter: type[httpx2.AsyncClient]) -> httpx2.AsyncClient:
+        """A client by a library's adapter for aiohttp, if that is installed; else the default one.
 
-        Raises what `client_class` does. Not thread-safe.
+        It has the same limits, and is one for all callers. Not thread-safe.
         """
-        if client_class not in self._by_class:
-            self._by_class[client_class] = http = client_class(timeout=self.http.timeout, limits=_LIMITS)
+        try:
+            from runner_service.models.aiohttp_connections import with_mapped_errors  # noqa: PLC0415  # optional
+        except ImportError:
+            return self.http
+        if adapter not in self._by_adapter:
+            http = with_mapped_errors(adapter)(timeout=self.http.timeout, limits=_LIMITS)
+            self._by_adapter[adapter] = http
             self.exit_stack.push_async_callback(http.aclose)
-        return self._by_class[client_class]
+        return self._by_adapter[adapter]
 
 
 @asynccontextmanager

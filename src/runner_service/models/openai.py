@@ -11,6 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
+from openai import DefaultAioHttpClient
 from pydantic import PrivateAttr
 
 from runner_service.models import ModelChoice
@@ -92,15 +93,6 @@ async def _read_error(response: httpx2.Response) -> str:
     return body[:_MAX_ERROR_BYTES].decode("utf-8", "replace")
 
 
-def _http(connections: Connections) -> httpx2.AsyncClient:
-    """The aiohttp transport if installed, else the default one."""
-    try:
-        from runner_service.models.aiohttp_connections import AiohttpClient  # noqa: PLC0415  # optional
-    except ImportError:
-        return connections.http
-    return connections.client_of_class(AiohttpClient)
-
-
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
     """Creates the client on the shared `connections`."""
     return StreamingChatOpenAI(
@@ -113,5 +105,5 @@ def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
         timeout=httpx2.Timeout(choice.read_timeout, connect=CONNECT_TIMEOUT_SECONDS),
         stream_chunk_timeout=None,  # silence is bounded where the tokens arrive, for all providers alike
         max_retries=0,
-        http_async_client=_http(connections),
+        http_async_client=connections.by_aiohttp(DefaultAioHttpClient),
     )
