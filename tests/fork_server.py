@@ -13,6 +13,8 @@ import sys
 from types import FrameType
 from typing import Any
 
+from daytona import AsyncDaytona  # noqa: F401  # for the services, which would import it when it is first used
+
 from runner_service.agent.loader import load
 from runner_service.cli import main
 

@@ -38,6 +38,7 @@ async def outlives(deployment: Deployment, fault: str, seconds: float) -> None:
     assert text_of(events) == SLOW["text"]
 
 
+@pytest.mark.long
 async def test_6_redis_is_killed_for_two_seconds(deployment: Deployment) -> None:
     await outlives(deployment, "killed", 2.0)
 
@@ -126,6 +127,7 @@ async def test_9_a_redis_that_evicts_is_refused(start_process: StartProcess, tmp
             await start_process([], **variables)
 
 
+@pytest.mark.long
 async def test_a_replica_ends_on_sigterm_while_redis_is_away(deployment: Deployment) -> None:
     await deployment.start([SLOW])
     await deployment.begin(0, "e", until="text_delta")
@@ -133,6 +135,6 @@ async def test_a_replica_ends_on_sigterm_while_redis_is_away(deployment: Deploym
     deployment.signal(0, signal.SIGTERM)
     await deployment.replicas[0].ended()
     await deployment.redis.start()
-    await deployment.start([SLOW])
+    await deployment.start([turn("The end.")])
     events = await deployment.watch(1, execution_id="e").ended()
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED

@@ -45,6 +45,7 @@ async def test_1_kill_of_the_owner_in_mid_sentence(deployment: Deployment) -> No
     print(f"taken over after {took_seconds:.1f} s")
 
 
+@pytest.mark.long
 async def test_2_kill_of_the_owner_in_mid_command(deployment: Deployment) -> None:
     script = "echo begun >> begun; for i in $(seq 60); do echo line $i; sleep 0.2; done; cat begun; exit 3"
     await deployment.start([turn("", command(script)), turn("The end.")], count=2)
@@ -128,6 +129,7 @@ async def test_3_kill_of_the_owner_after_the_end_of_a_call_is_in_the_journal(dep
     assert stdout_of(events) == b"ran\n"
 
 
+@pytest.mark.long
 async def test_4_an_owner_that_was_stopped_does_nothing_when_it_goes_on(deployment: Deployment) -> None:
     turns = [turn("", command("touch zombie")), turn("", command("sleep 8; ls")), turn("The end.")]
     await deployment.start(turns, count=2)
