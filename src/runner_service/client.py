@@ -32,6 +32,8 @@ _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 2.0  # between two attempts to
 _SILENCE_TIMEOUT_SECONDS = 45.0  # seconds; the service sends a keepalive every 15
 _DISCONNECT_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _PROXY_CODES = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+_BEFORE_STARTED = {"notice", "approval_decided"}
+"""What a new owner can publish before its `started`: after such an event nobody knows whose it was."""
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -119,22 +121,26 @@ class RunnerClient:
         asked.CopyFrom(request)
         asked.execution_id = asked.execution_id or uuid.uuid4().hex
 
-        def open_stream(after: int) -> Call:
-            asked.after_sequence = after
+        def open_stream(after: int, owner: int) -> Call:
+            asked.after_sequence, asked.after_owner = after, owner
             return self._stub.ExecuteAgent(asked, metadata=self._metadata)
 
-        async with aclosing(self._follow(open_stream, asked.after_sequence)) as events:
+        async with aclosing(self._follow(open_stream, asked.after_sequence, asked.after_owner)) as events:
             async for event in events:
                 yield event
 
-    async def watch(self, execution_id: str, after_sequence: int = 0) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
+    async def watch(
+        self, execution_id: str, after_sequence: int = 0, after_owner: int = 0
+    ) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
         """Yields the events above `after_sequence` without being the execution's caller, until its end."""
 
-        def open_stream(after: int) -> Call:
-            request = runner_pb2.WatchExecutionRequest(execution_id=execution_id, after_sequence=after)
+        def open_stream(after: int, owner: int) -> Call:
+            request = runner_pb2.WatchExecutionRequest(
+                execution_id=execution_id, after_sequence=after, after_owner=owner
+            )
             return self._stub.WatchExecution(request, metadata=self._metadata)
 
-        async with aclosing(self._follow(open_stream, after_sequence)) as events:
+        async with aclosing(self._follow(open_stream, after_sequence, after_owner)) as events:
             async for event in events:
                 yield event
 
@@ -278,18 +284,19 @@ class RunnerClient:
         self._stub = runner_grpc.AgentRunnerServiceStub(self._channel)
 
     async def _follow(
-        self, open_stream: Callable[[int], Call], after: int
+        self, open_stream: Callable[[int, int], Call], after: int, owner: int
     ) -> AsyncGenerator[event_pb2.ExecutionEvent, None]:
         """Yields the events above `after`; reopens the stream after the last one seen whenever it breaks."""
-        finished = False
+        finished, kind = False, None
         backoff = self._new_backoff()
         while not finished:
-            call = open_stream(after)
+            call = open_stream(after, 0 if kind in _BEFORE_STARTED else owner)
             try:
                 while (response := await _next_response(call)) is not None:
                     backoff = self._new_backoff()
                     for event in response.events:
                         after, finished = event.sequence, event.HasField("finished")
+                        owner, kind = event.started.owner or owner, event.WhichOneof("event")
                         yield event
                 break
             except grpc.aio.AioRpcError as error:

@@ -90,6 +90,19 @@ class SequenceOutOfRangeError(CallError):
     code = grpc.StatusCode.OUT_OF_RANGE
 
 
+class LogWentBackError(CallError):
+    """The log has lost events that the watcher has seen, and others have come or will come under their numbers."""
+
+    code = grpc.StatusCode.DATA_LOSS
+
+    def __init__(self, after_sequence: int) -> None:
+        super().__init__(
+            f"events above {after_sequence} that were delivered have been lost from the log: forget them, "
+            f"and attach again with after_sequence = {after_sequence}"
+        )
+        self.after_sequence = after_sequence
+
+
 class UnavailableError(CallError):
     """Temporarily unavailable: the caller retries after `retry_delay` seconds."""
 

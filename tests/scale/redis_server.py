@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,13 +80,20 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
-    async def fail_over_to(self, standby: "RedisServer", lost_seconds: float) -> None:
-        """Lets a standby take over the port, without what was written in the last `lost_seconds`."""
+    async def fail_over_to(
+        self, standby: "RedisServer", lost_seconds: float, meanwhile: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Lets a standby take over the port, without what was written in the last `lost_seconds`.
+
+        `meanwhile` is awaited when the old one is gone.
+        """
         with standby.client as client:
             client.execute_command("REPLICAOF", "NO", "ONE")
         await asyncio.sleep(lost_seconds)
         self.kill()
         standby.kill()
+        if meanwhile:
+            await meanwhile()
         self._directory, self._arguments = standby._directory, ()
         await self.start()
 

@@ -1,8 +1,13 @@
 """A replica that follows what others commit."""
 
 import asyncio
+import os
+import signal
 
+import pytest
+from tests.running import turn
 from tests.scale.redis_server import RedisServer, needs_redis
+from tests.scale.replicas import Deployment, kind
 
 from runner_service import states
 from runner_service.storage.event_log import NewEvent, NewExecution, NewState
@@ -12,6 +17,8 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 pytestmark = needs_redis
 
+STOPPED_SECONDS = float(os.environ.get("CHAOS_STOPPED_SECONDS", "5"))
+
 
 async def test_a_watcher_that_comes_as_the_first_one_leaves_is_notified(redis: RedisServer) -> None:
     address = RedisAddress("127.0.0.1", redis.port)
@@ -20,13 +27,40 @@ async def test_a_watcher_that_comes_as_the_first_one_leaves_is_notified(redis: R
         assert claim
         tokens = {"e": claim.token}
         await owner.log.append([NewExecution(runner_pb2.Execution(execution_id="e"), b"f")], tokens)
-        with other.log.subscribe("e", lambda _, __: None):
+        with other.log.subscribe("e", lambda *_: None):
             pass
         await asyncio.sleep(0)  # the follower wakes up, and finds nobody
         await asyncio.sleep(0.1)
         finished = asyncio.Event()
-        with other.log.subscribe("e", lambda last, is_last: finished.set() if (last, is_last) == (1, True) else None):
+        with other.log.subscribe(
+            "e", lambda last, is_last, _: finished.set() if (last, is_last) == (1, True) else None
+        ):
             ended = NewState(runner_pb2.Execution(execution_id="e", state=states.SUCCEEDED))
             await owner.log.append([NewEvent("e", 1, b"x"), ended], tokens)
             async with asyncio.timeout(10):
                 await finished.wait()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_19_a_watcher_misses_nothing_when_its_replica_is_stopped_and_redis_drops_it(
+    deployment: Deployment,
+) -> None:
+    slow = turn(" ".join(str(number) for number in range(80)), delay=0.1)
+    await deployment.start([slow], count=2)
+    await deployment.begin(0, "e", until="text_delta")
+    watcher = deployment.watch(1, execution_id="e")
+    await watcher.until(kind("text_delta"))
+    deployment.signal(1, signal.SIGSTOP)
+    with deployment.redis.client as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB")  # as when their output buffer is full
+    await asyncio.sleep(STOPPED_SECONDS)
+    deployment.signal(1, signal.SIGCONT)
+    await deployment.begin(0, "other", until="text_delta")
+    other = deployment.watch(1, execution_id="other")
+    await other.until(kind("text_delta"))
+    with deployment.redis.client as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "PUBSUB")
+    assert await watcher.ended() == await deployment.watch(0, execution_id="e").ended()
+    assert await other.ended() == await deployment.watch(0, execution_id="other").ended()
+    assert not watcher.statuses, "the stream went on"

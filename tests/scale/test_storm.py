@@ -48,5 +48,7 @@ async def test_5_random_kills_and_stops_lose_double_and_contradict_nothing(deplo
         one_saw, other_saw = [await each.ended(150) for each in two]
         assert one_saw == other_saw
         assert one(one_saw, "finished").state == event_pb2.STATE_SUCCEEDED
+        owners = [each.started.owner for each in one_saw if each.HasField("started")]
+        assert owners == sorted(set(owners)), "each began after the one before had been fenced"
         ended = [each.tool_call_finished.tool_call_id for each in one_saw if each.HasField("tool_call_finished")]
         assert len(ended) == len(set(ended)) == 2

@@ -5,7 +5,7 @@ It stands for a store beyond this machine: tokens fence earlier owners off, and 
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from runner_service.storage.event_log import (
     NewRun,
     NewState,
     NewValue,
+    Notify,
     Page,
     Rejection,
     StoredExecution,
@@ -30,10 +31,9 @@ from runner_service.storage.event_log import (
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.frames import skip_frames
 from runner_service.storage.journal import JournaledCall
+from runner_service.storage.owner_history import OwnerHistory
 from runner_service.storage.ownership import Claim
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-
-Notify = Callable[[int, bool], None]
 
 
 @dataclass
@@ -138,7 +138,7 @@ class SharedLog:
         last = stored.events[-1].sequence if stored.events else 0
         for service, notify in list(self._store.subscribers[name]):
             if service != self._service:
-                notify(last, states.is_final(stored.record.state))
+                notify(last, states.is_final(stored.record.state), OwnerHistory())
 
     @contextmanager
     def subscribe(self, execution_id: str, notify: Notify) -> Iterator[None]:

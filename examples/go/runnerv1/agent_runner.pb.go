@@ -165,8 +165,11 @@ type ExecuteAgentRequest struct {
 	Confinement *Confinement `protobuf:"bytes,10,opt,name=confinement,proto3" json:"confinement,omitempty"`
 	// Which tool calls wait for a person's decision. Unset: none, unless the operator's policy asks.
 	ApprovalPolicy *ApprovalPolicy `protobuf:"bytes,11,opt,name=approval_policy,json=approvalPolicy,proto3" json:"approval_policy,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The `started.owner` of the last `started` seen below `after_sequence`. If the log has lost events up to there, the
+	// call is DATA_LOSS. 0: that is not checked. Ignored when requests are compared for sameness.
+	AfterOwner    int64 `protobuf:"varint,12,opt,name=after_owner,json=afterOwner,proto3" json:"after_owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecuteAgentRequest) Reset() {
@@ -274,6 +277,13 @@ func (x *ExecuteAgentRequest) GetApprovalPolicy() *ApprovalPolicy {
 		return x.ApprovalPolicy
 	}
 	return nil
+}
+
+func (x *ExecuteAgentRequest) GetAfterOwner() int64 {
+	if x != nil {
+		return x.AfterOwner
+	}
+	return 0
 }
 
 // Limits what the tools of an execution may read, write and reach: commands, file tools and MCP servers alike.
@@ -1206,6 +1216,8 @@ type WatchExecutionRequest struct {
 	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
 	// Deliver only events above this sequence. 0: from the beginning.
 	AfterSequence int64 `protobuf:"varint,2,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
+	// As in ExecuteAgentRequest.
+	AfterOwner    int64 `protobuf:"varint,3,opt,name=after_owner,json=afterOwner,proto3" json:"after_owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1250,6 +1262,13 @@ func (x *WatchExecutionRequest) GetExecutionId() string {
 func (x *WatchExecutionRequest) GetAfterSequence() int64 {
 	if x != nil {
 		return x.AfterSequence
+	}
+	return 0
+}
+
+func (x *WatchExecutionRequest) GetAfterOwner() int64 {
+	if x != nil {
+		return x.AfterOwner
 	}
 	return 0
 }
@@ -3509,7 +3528,7 @@ var File_runner_service_v1_agent_runner_proto protoreflect.FileDescriptor
 
 const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\n" +
-	"$runner_service/v1/agent_runner.proto\x12\x11runner_service.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'runner_service/v1/approval_policy.proto\x1a'runner_service/v1/execution_event.proto\"\xab\x06\n" +
+	"$runner_service/v1/agent_runner.proto\x12\x11runner_service.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a'runner_service/v1/approval_policy.proto\x1a'runner_service/v1/execution_event.proto\"\xcc\x06\n" +
 	"\x13ExecuteAgentRequest\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12\x1d\n" +
 	"\n" +
@@ -3523,7 +3542,9 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x06labels\x18\t \x03(\v22.runner_service.v1.ExecuteAgentRequest.LabelsEntryR\x06labels\x12@\n" +
 	"\vconfinement\x18\n" +
 	" \x01(\v2\x1e.runner_service.v1.ConfinementR\vconfinement\x12J\n" +
-	"\x0fapproval_policy\x18\v \x01(\v2!.runner_service.v1.ApprovalPolicyR\x0eapprovalPolicy\x1ac\n" +
+	"\x0fapproval_policy\x18\v \x01(\v2!.runner_service.v1.ApprovalPolicyR\x0eapprovalPolicy\x12\x1f\n" +
+	"\vafter_owner\x18\f \x01(\x03R\n" +
+	"afterOwner\x1ac\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x129\n" +
 	"\x05value\x18\x02 \x01(\v2#.runner_service.v1.EnvironmentValueR\x05value:\x028\x01\x1a9\n" +
@@ -3608,10 +3629,12 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x0emax_tool_calls\x18\x03 \x01(\x05R\fmaxToolCalls\x12(\n" +
 	"\x10max_total_tokens\x18\x04 \x01(\x03R\x0emaxTotalTokens\x12B\n" +
 	"\x0fcommand_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0ecommandTimeout\x12(\n" +
-	"\x10max_output_bytes\x18\x06 \x01(\x03R\x0emaxOutputBytes\"a\n" +
+	"\x10max_output_bytes\x18\x06 \x01(\x03R\x0emaxOutputBytes\"\x82\x01\n" +
 	"\x15WatchExecutionRequest\x12!\n" +
 	"\fexecution_id\x18\x01 \x01(\tR\vexecutionId\x12%\n" +
-	"\x0eafter_sequence\x18\x02 \x01(\x03R\rafterSequence\"S\n" +
+	"\x0eafter_sequence\x18\x02 \x01(\x03R\rafterSequence\x12\x1f\n" +
+	"\vafter_owner\x18\x03 \x01(\x03R\n" +
+	"afterOwner\"S\n" +
 	"\x16WatchExecutionResponse\x129\n" +
 	"\x06events\x18\x01 \x03(\v2!.runner_service.v1.ExecutionEventR\x06events\"8\n" +
 	"\x13GetExecutionRequest\x12!\n" +

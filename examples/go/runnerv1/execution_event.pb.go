@@ -1074,6 +1074,9 @@ type Started struct {
 	Model *ModelInfo `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
 	// True if this resumes an execution that an earlier process of the service had started.
 	Resumed bool `protobuf:"varint,4,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	// Identifies the process that publishes the events from here on, among replicas that share a Redis; it rises with each
+	// that takes the execution over. Pass the last one seen as `after_owner`. 0 without replicas.
+	Owner int64 `protobuf:"varint,5,opt,name=owner,proto3" json:"owner,omitempty"`
 	// Who started the execution. Unset for one that is older than this field.
 	Caller        *Caller `protobuf:"bytes,6,opt,name=caller,proto3" json:"caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1136,6 +1139,13 @@ func (x *Started) GetResumed() bool {
 		return x.Resumed
 	}
 	return false
+}
+
+func (x *Started) GetOwner() int64 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
 }
 
 func (x *Started) GetCaller() *Caller {
@@ -3269,12 +3279,13 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x10approval_decided\x18\x14 \x01(\v2\".runner_service.v1.ApprovalDecidedH\x00R\x0fapprovalDecided\x12I\n" +
 	"\x0enetwork_denied\x18\x15 \x01(\v2 .runner_service.v1.NetworkDeniedH\x00R\rnetworkDenied\x12F\n" +
 	"\rfiles_changed\x18\x16 \x01(\v2\x1f.runner_service.v1.FilesChangedH\x00R\ffilesChangedB\a\n" +
-	"\x05event\"\xd8\x01\n" +
+	"\x05event\"\xee\x01\n" +
 	"\aStarted\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x128\n" +
 	"\asandbox\x18\x02 \x01(\v2\x1e.runner_service.v1.SandboxInfoR\asandbox\x122\n" +
 	"\x05model\x18\x03 \x01(\v2\x1c.runner_service.v1.ModelInfoR\x05model\x12\x18\n" +
-	"\aresumed\x18\x04 \x01(\bR\aresumed\x121\n" +
+	"\aresumed\x18\x04 \x01(\bR\aresumed\x12\x14\n" +
+	"\x05owner\x18\x05 \x01(\x03R\x05owner\x121\n" +
 	"\x06caller\x18\x06 \x01(\v2\x19.runner_service.v1.CallerR\x06caller\"U\n" +
 	"\x06Caller\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +

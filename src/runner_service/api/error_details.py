@@ -19,6 +19,7 @@ from runner_service.errors import (
     CallError,
     FieldViolation,
     InvalidRequestError,
+    LogWentBackError,
     QuotaExceededError,
     UnauthenticatedError,
     UnavailableError,
@@ -52,7 +53,7 @@ async def abort_with(error: BaseException, method: str, context: Context) -> NoR
         # Whoever reaches the port can be refused for being unknown: the audit counts these instead.
         level = logging.DEBUG if isinstance(call_error, UnauthenticatedError) else logging.INFO
         logger.log(level, "call_refused method=%s code=%s reason=%s", method, code.name, reason)
-    details.append(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
+    details.append(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=_metadata(call_error)))
     status = rpc_status.to_status(_status(code, truncate_status_text(text), details))
     await _complete(context, code, status.details, status.trailing_metadata)
 
@@ -107,6 +108,10 @@ def _details(error: CallError) -> Iterator[Message]:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(round(error.retry_delay * 1000))
         yield retry
+
+
+def _metadata(error: CallError | None) -> dict[str, str]:
+    return {"after_sequence": str(error.after_sequence)} if isinstance(error, LogWentBackError) else {}
 
 
 def _bad_request(violations: tuple[FieldViolation, ...]) -> error_details_pb2.BadRequest:

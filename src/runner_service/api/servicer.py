@@ -95,7 +95,8 @@ class AgentRunnerServicer:
     async def watch_execution(self, request: runner_pb2.WatchExecutionRequest, context: Context) -> None:
         """Streams the events of an execution, without becoming its caller."""
         requests.check_watch(request)
-        async with self._executions.watched(_own(request.execution_id), request.after_sequence) as stream:
+        key = _own(request.execution_id)
+        async with self._executions.watched(key, request.after_sequence, request.after_owner) as stream:
             await self._deliver(stream, request.after_sequence, context)
 
     async def get_execution(

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from runner_service.errors import CallError, LogUnavailableEnd, NotFoundError, UnavailableError
 from runner_service.events.notifier import Notifier
+from runner_service.events.positions import Positions
 from runner_service.events.quota import DiskQuota
 from runner_service.events.tail import Tail
 from runner_service.events.writer import EventRun, LogWriter
@@ -19,6 +20,7 @@ from runner_service.executors.protocol import Stream
 from runner_service.identity import bare_id
 from runner_service.storage.event_log import Entry, EventLog, NewEvent, NewOutput, NewState, NewValue, Page, Rejection
 from runner_service.storage.frames import Framer
+from runner_service.storage.owner_history import OwnerHistory
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -65,7 +67,8 @@ class EventStream:
         self._enqueued_entries = self._committed_entries = 0
         self._run: EventRun | None = None
         self._tail = Tail(_MAX_TAIL_BYTES)
-        self._positions: dict[object, int] = {}
+        self.positions = Positions()
+        """Those of its watchers."""
         self._notifier = Notifier()
         self._closed_with: CallError | None = None
         self.quota = DiskQuota()
@@ -153,8 +156,9 @@ class EventStream:
         Raises:
             UnavailableError: the service is stopping, or its log cannot be read; attach again later.
             NotFoundError: the execution has been pruned.
+            LogWentBackError: the log has lost events above `after` or before.
         """
-        self._positions[watcher] = after
+        self.positions.set(watcher, after)
         while self.committed <= after:
             if self.finished:
                 return None
@@ -162,8 +166,13 @@ class EventStream:
                 raise self._closed_with
             if not await self._notifier.wait(timeout_seconds):
                 return Page(b"", after)
-        size = max_bytes()
-        return self._tail.page(after, size) or await self._page_from_log(after, size)
+            self.positions.set(watcher, after)
+        changes, size = self.positions.changes, max_bytes()
+        page = self._tail.page(after, size) or await self._page_from_log(after, size)
+        if changes != self.positions.changes:  # what was read may be what the log has lost
+            return Page(b"", after)
+        self.positions.set(watcher, page.last)
+        return page
 
     @property
     def is_remote(self) -> bool:
@@ -173,6 +182,7 @@ class EventStream:
     @is_remote.setter
     def is_remote(self, is_remote: bool) -> None:
         self._is_remote = is_remote
+        self._tail.clear()  # it has what this process publishes
         self._follow_if_remote()
 
     @contextmanager
@@ -194,17 +204,21 @@ class EventStream:
             self._subscription.close()
         self._is_subscribed = follows
 
-    def take_over(self, token: int, last_sequence: int) -> None:
-        """Makes this process the publisher, which continues after `last_sequence`."""
+    def take_over(self, token: int, last_sequence: int, owners: OwnerHistory) -> None:
+        """Makes this process the publisher, which continues after `last_sequence`. `owners` includes it."""
         self.owner_token = token
         if self.is_remote:
+            self.positions.observe(owners, self.committed)
             self.is_remote = False
             self.committed = self.last_sequence = last_sequence
             self._notifier.notify_all()
 
-    def observe(self, last_sequence: int, finished: bool) -> None:  # a callback
+    def observe(self, last_sequence: int, finished: bool, owners: OwnerHistory) -> None:  # a callback
         """Shows watchers what another process has committed."""
-        if self.is_remote and (last_sequence > self.committed or finished > self.finished):
+        if not self.is_remote:
+            return
+        before, self.committed = self.committed, self.positions.observe(owners, self.committed)
+        if last_sequence > self.committed or finished > self.finished or self.committed < before:
             self.committed = self.last_sequence = max(last_sequence, self.committed)
             self.finished = finished
             self._notifier.notify_all()
@@ -218,8 +232,8 @@ class EventStream:
 
     def remove_watcher(self, watcher: object) -> None:
         """Removes a watcher."""
-        self._positions.pop(watcher, None)
-        if not self._positions:
+        self.positions.remove(watcher)
+        if not self.positions:
             self._tail.clear()
 
     def close(self, error: CallError) -> None:
@@ -238,7 +252,7 @@ class EventStream:
             return
         self.committed = last = entry.sequence
         self.finished = self._published_finish and last == self.last_sequence
-        if self._positions:
+        if self.positions:
             self._tail.add(entry)
 
     def on_rejected(self, rejection: Rejection) -> None:
@@ -262,7 +276,8 @@ class EventStream:
 
     def wake_watchers(self) -> None:
         """Implements `LogSubscriber`."""
-        self._tail.trim(min(self._positions.values(), default=self.committed))
+        least = self.positions.least
+        self._tail.trim(self.committed if least is None else least)
         self._notifier.notify_all()
 
     def fail(self, error: LogUnavailableEnd) -> None:

@@ -14,6 +14,7 @@ from runner_service.errors import CallError, ExecutionEnd
 from runner_service.events.stream import EventStream
 from runner_service.identity import OwnerKey, bare_id
 from runner_service.redaction import Redactor
+from runner_service.storage.event_log import StoredExecution
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -137,17 +138,17 @@ class Execution:
         """True while another process may own it: `record` is what the log had when it was last read."""
         return self.stream.is_remote
 
-    def take_over(self, token: int, record: runner_pb2.Execution) -> None:
-        """Makes this process its owner. `record` is what the log has since the claim."""
+    def take_over(self, token: int, stored: StoredExecution) -> None:
+        """Makes this process its owner. `stored` is what the log has since the claim."""
         if self.stream.is_remote:
-            self.record.CopyFrom(record)
-        self.stream.take_over(token, record.last_sequence)
+            self.record.CopyFrom(stored.execution)
+        self.stream.take_over(token, stored.execution.last_sequence, stored.owners)
 
-    def observe(self, record: runner_pb2.Execution) -> None:
+    def observe(self, stored: StoredExecution) -> None:
         """Takes over what another process has recorded."""
         if self.stream.is_remote:
-            self.record.CopyFrom(record)
-            self.stream.observe(record.last_sequence, self.is_final)
+            self.record.CopyFrom(stored.execution)
+            self.stream.observe(stored.execution.last_sequence, self.is_final, stored.owners)
 
     async def run_to_end(self, work: Coroutine[Any, Any, str]) -> None:
         """Runs `work`, whose result is the final answer, and records how it ended. Raises nothing of it."""

@@ -139,7 +139,7 @@ class Lifecycle:
         stored = await self._log.get(execution.id)
         if stored is None:
             raise NotFoundError(f"execution {execution.id} was deleted")
-        execution.take_over(claim.token, stored.execution)
+        execution.take_over(claim.token, stored)
         return True
 
     def parked_run(self, execution_id: str) -> PreparedRun | None:

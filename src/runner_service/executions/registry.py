@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from runner_service import states
 from runner_service.agent.resume import read_resumption
-from runner_service.errors import NotFoundError, SequenceOutOfRangeError
+from runner_service.errors import NotFoundError
 from runner_service.events.notifier import Notifier
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
@@ -15,6 +15,7 @@ from runner_service.identity import NO_KEY, OwnerKey, bare_id, current_caller
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, NewExecution, StoredExecution
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.owner_history import OwnerHistory, Start
 from runner_service.storage.ownership import Claim
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -75,7 +76,7 @@ class Registry:
             known = self.get_in_memory(execution_id)
             if known is None:
                 known = self._in_memory[execution_id] = self._restore(stored)
-            known.observe(stored.execution)
+            known.observe(stored)
         return known
 
     async def load_approvals(self, execution: Execution) -> None:
@@ -116,6 +117,7 @@ class Registry:
         record.create_time.GetCurrentTime()
         stream = EventStream(record.execution_id, self._writer, self._log)
         stream.owner_token = claim.token
+        stream.positions.owners = OwnerHistory([Start(claim.token, 0)] if claim.token else [])
         execution = Execution(record, fingerprint, stream, stored_request, redactor, self.approval_changes.notify_all)
         self._in_memory[execution.id] = execution
         copy = runner_pb2.Execution()
@@ -125,15 +127,12 @@ class Registry:
         return execution
 
     @contextmanager
-    def watching(self, execution: Execution, after_sequence: int) -> Iterator[EventStream]:
-        """Counts a caller or watcher until the context ends. Raises SequenceOutOfRangeError."""
+    def watching(self, execution: Execution, after_sequence: int, after_owner: int) -> Iterator[EventStream]:
+        """Counts a caller or watcher until the context ends. Raises as `Positions.require` does."""
         self.watchers += 1
         try:
             with self.holding(execution) as stream:
-                if after_sequence > stream.committed:
-                    raise SequenceOutOfRangeError(
-                        f"after_sequence is {after_sequence}, but the newest event is {stream.committed}"
-                    )
+                stream.positions.require(after_sequence, after_owner, stream.committed, finished=stream.finished)
                 yield stream
         finally:
             self.watchers -= 1
@@ -172,6 +171,7 @@ class Registry:
             finished=states.is_final(record.state),
         )
         stream.is_remote = not stream.finished
+        stream.positions.owners = stored.owners
         return Execution(
             record, stored.fingerprint, stream, self._request(stored), Redactor([]), self.approval_changes.notify_all
         )

@@ -314,6 +314,7 @@ class PreparedRun:
             ),
             model=event_pb2.ModelInfo(provider=model.provider, name=execution.redactor.text(model.name)),
             resumed=self.resumes and execution.has_started,
+            owner=execution.stream.owner_token,
             caller=execution.record.caller if execution.record.HasField("caller") else None,
         )
 

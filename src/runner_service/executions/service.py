@@ -114,16 +114,18 @@ class ExecutionService:
                 await self._replicas.set_disconnect_policy(execution.id, request.disconnect_policy)
         execution.callers += 1
         try:
-            with self._registry.watching(execution, request.after_sequence) as stream:
+            with self._registry.watching(execution, request.after_sequence, request.after_owner) as stream:
                 yield stream
         finally:
             execution.callers -= 1
             self._lifecycle.cancel_if_abandoned(execution)
 
     @asynccontextmanager
-    async def watched(self, execution_id: OwnerKey, after_sequence: int) -> AsyncIterator[EventStream]:
-        """Finds an execution to watch until the context ends. Raises NotFoundError, SequenceOutOfRangeError."""
-        with self._registry.watching(await self._registry.find(execution_id), after_sequence) as stream:
+    async def watched(
+        self, execution_id: OwnerKey, after_sequence: int, after_owner: int = 0
+    ) -> AsyncIterator[EventStream]:
+        """Finds an execution to watch until the context ends. Raises NotFoundError, or as `Positions.require` does."""
+        with self._registry.watching(await self._registry.find(execution_id), after_sequence, after_owner) as stream:
             yield stream
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ def fingerprint(request: runner_pb2.ExecuteAgentRequest, key: bytes) -> bytes:
         if entry.is_secret:
             entry.ClearField("value")
     same.ClearField("after_sequence")
+    same.ClearField("after_owner")
     same.ClearField("disconnect_policy")
     return hashlib.blake2b(same.SerializeToString(deterministic=True), key=key, digest_size=32).digest()
 

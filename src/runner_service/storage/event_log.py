@@ -16,6 +16,7 @@ from runner_service.storage.changes import ChangeSets
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.journal import CallResult, Journal
 from runner_service.storage.outputs import Outputs
+from runner_service.storage.owner_history import OwnerHistory
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
@@ -128,6 +129,9 @@ class NewChangeSet:
 Entry = NewExecution | NewEvent | NewOutput | NewState | NewValue | NewRun | NewCall | NewChangeSet
 
 
+Notify = Callable[[int, bool, OwnerHistory], None]
+
+
 class Rejection(StrEnum):
     """Why entries of an execution were not appended. They never will be: its process must stop working on it."""
 
@@ -150,6 +154,7 @@ class StoredExecution(NamedTuple):
     fingerprint: bytes
     request: runner_pb2.ExecuteAgentRequest | None = None
     sealed_request: bytes | None = None
+    owners: OwnerHistory = OwnerHistory()
 
 
 class ExecutionPage(NamedTuple):
@@ -187,10 +192,10 @@ class EventLog(Outputs, Journal, ChangeSets, Protocol):
     async def get(self, execution_id: str) -> StoredExecution | None:
         """Reads an execution; None when it is not in the log."""
 
-    def subscribe(self, execution_id: str, notify: Callable[[int, bool], None]) -> AbstractContextManager[None]:
+    def subscribe(self, execution_id: str, notify: Notify) -> AbstractContextManager[None]:
         """Calls `notify` in the event loop when another process has committed events.
 
-        It is given the sequence of the newest one, and whether that is `finished`. `read` has the events.
+        It is given the sequence of the newest one, whether that is `finished`, and the owners. `read` has the events.
         """
 
     async def find_values(self, name: str) -> Mapping[str, bytes]:

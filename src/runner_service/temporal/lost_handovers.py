@@ -1,4 +1,6 @@
-"""Takes activities that Temporal handed to an earlier process, which was killed before it stored their task tokens.
+"""Takes activities whose process has ended: an earlier one, or another replica.
+
+Among them are those that Temporal handed to a process which was killed before it stored their task tokens.
 
 Temporal cannot be asked for the activities of a worker, only for those of a workflow. The daemon's workflow runs
 `EnsureThread` before `ExecuteGraphton`, and so announces itself. An announcement is withdrawn when the activity is
@@ -16,7 +18,7 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from runner_service.storage.activities import AnnouncedWorkflow, WorkerIdentity
+from runner_service.storage.activities import AnnouncedWorkflow
 from runner_service.storage.event_log import LogError
 from runner_service.temporal.attempt import Services
 from runner_service.temporal.contracts import GRAPHTON
@@ -33,17 +35,18 @@ _Handle = WorkflowHandle[object, object]
 
 
 class LostHandovers:
-    """Looks at the workflows that have announced an activity. `identity` is that of this process."""
+    """Looks at the workflows that have announced an activity, and at activities whose process has ended."""
 
-    def __init__(self, services: Services, attempts: Attempts, identity: WorkerIdentity) -> None:
+    def __init__(self, services: Services, attempts: Attempts) -> None:
         self._services = services
         self._attempts = attempts
-        self._identity = identity
 
     async def run(self) -> None:
         """Looks at the start and then at intervals, until cancelled. What fails is retried then."""
         while True:
             try:
+                if self._services.store.is_shared:
+                    await self._attempts.resume_stored()
                 announced = await self._services.store.list_announced()
             except LogError as error:
                 logger.warning("handovers_not_inspected reason=%s", error)
@@ -68,14 +71,14 @@ class LostHandovers:
         if found.workflow_execution_info.status != WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING:
             await self._services.store.withdraw(workflow)
         for pending in found.pending_activities:
-            if self._is_lost(pending) and not self._attempts.has(workflow, pending.activity_id):
+            if not self._attempts.has(workflow, pending.activity_id) and await self._is_lost(pending):
                 await self._take(handle, workflow, pending)
 
-    def _is_lost(self, pending: PendingActivityInfo) -> bool:
-        """Whether an earlier process has it; what this one has may be about to be stored."""
+    async def _is_lost(self, pending: PendingActivityInfo) -> bool:
+        """Whether a process that has ended has it; what another one has may be about to be stored."""
         is_started = pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
-        is_earlier = self._identity.is_later_than(pending.last_worker_identity)
-        return is_started and pending.activity_type.name == GRAPHTON and is_earlier
+        is_graphton = pending.activity_type.name == GRAPHTON
+        return is_started and is_graphton and await self._services.store.has_ended(pending.last_worker_identity)
 
     async def _take(self, handle: _Handle, workflow: AnnouncedWorkflow, pending: PendingActivityInfo) -> None:
         async for event in handle.fetch_history_events(rpc_timeout=_RPC_TIMEOUT):

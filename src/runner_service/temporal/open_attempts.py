@@ -73,11 +73,14 @@ class Attempts:
             self._begin(activity, request, is_resumed=False)
 
     async def resume_stored(self) -> None:
-        """Resumes what earlier processes have left. Raises LogError."""
+        """Resumes what processes that have ended had left, except for what is resumed already. Raises LogError."""
         for activity in await self._services.store.list_open():
             if activity.activity_type not in self._contracts:
                 logger.warning("activity_unknown type=%s execution=%s", activity.activity_type, activity.execution_id)
                 continue
+            if self.has(AnnouncedWorkflow(activity.workflow_id, activity.run_id), activity.activity_id):
+                continue
+            await self._services.store.add(activity)
             request = runner_pb2.ExecuteAgentRequest(execution_id=activity.execution_id)
             if activity.request:
                 request = runner_pb2.ExecuteAgentRequest.FromString(activity.request)

@@ -46,7 +46,7 @@ async def temporal_worker(parts: WorkerParts) -> AsyncIterator[None]:
         attempts = Attempts(services, contracts, tasks)
         background = [
             tasks.create_task(connection.run(), name="temporal-connection"),
-            tasks.create_task(LostHandovers(services, attempts, identity).run(), name="temporal-handovers"),
+            tasks.create_task(LostHandovers(services, attempts).run(), name="temporal-handovers"),
             tasks.create_task(_poll_when_loaded(parts, services, attempts), name="temporal-worker"),
         ]
         try:

@@ -132,6 +132,7 @@ class ExecuteAgentRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     CONFINEMENT_FIELD_NUMBER: _builtins.int
     APPROVAL_POLICY_FIELD_NUMBER: _builtins.int
+    AFTER_OWNER_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """Names the execution; letters, digits, `.`, `_` and `-`, at most 128, the first a letter or digit. Empty: the service
     generates one, and the events carry it. Choose it yourself to be able to retry this call safely.
@@ -146,6 +147,10 @@ class ExecuteAgentRequest(_message.Message):
     """Deliver only events above this sequence. 0: from the beginning."""
     disconnect_policy: Global___DisconnectPolicy.ValueType
     """What happens to the execution when its callers disconnect. Ignored when requests are compared for sameness."""
+    after_owner: _builtins.int
+    """The `started.owner` of the last `started` seen below `after_sequence`. If the log has lost events up to there, the
+    call is DATA_LOSS. 0: that is not checked. Ignored when requests are compared for sameness.
+    """
     @_builtins.property
     def agent(self) -> Global___Agent:
         """The agent to run. Not needed when only attaching, nor for an execution of the Stigmer daemon: of a request that starts
@@ -191,10 +196,11 @@ class ExecuteAgentRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         confinement: Global___Confinement | None = ...,
         approval_policy: _approval_policy_pb2.ApprovalPolicy | None = ...,
+        after_owner: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "approval_policy", b"approval_policy", "confinement", b"confinement", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent", b"agent", "approval_policy", b"approval_policy", "confinement", b"confinement", "disconnect_policy", b"disconnect_policy", "environment", b"environment", "execution_id", b"execution_id", "labels", b"labels", "limits", b"limits", "message", b"message", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_owner", b"after_owner", "after_sequence", b"after_sequence", "agent", b"agent", "approval_policy", b"approval_policy", "confinement", b"confinement", "disconnect_policy", b"disconnect_policy", "environment", b"environment", "execution_id", b"execution_id", "labels", b"labels", "limits", b"limits", "message", b"message", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -771,19 +777,23 @@ class WatchExecutionRequest(_message.Message):
 
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    AFTER_OWNER_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The execution to watch."""
     after_sequence: _builtins.int
     """Deliver only events above this sequence. 0: from the beginning."""
+    after_owner: _builtins.int
+    """As in ExecuteAgentRequest."""
     def __init__(
         self,
         *,
         execution_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        after_owner: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "execution_id", b"execution_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_owner", b"after_owner", "after_sequence", b"after_sequence", "execution_id", b"execution_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

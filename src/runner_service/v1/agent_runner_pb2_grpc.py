@@ -166,6 +166,9 @@ class AgentRunnerServiceServicer:
         `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
         `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
         OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
+        DATA_LOSS: with several replicas, a failover of their Redis has lost the newest events together with the replica that
+        had published them, and others come under their numbers; the execution goes on. `google.rpc.ErrorInfo` has the reason
+        LOG_WENT_BACK and `after_sequence`: forget what came above it, and attach again there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +179,7 @@ class AgentRunnerServiceServicer:
         cancelled when its callers disconnect.
 
         NOT_FOUND: the id is not in the log; it never was, or it was pruned.
-        OUT_OF_RANGE: as for ExecuteAgent.
+        OUT_OF_RANGE, DATA_LOSS: as for ExecuteAgent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,13 +69,16 @@ class AgentRunnerServiceStub:
     `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
     `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
     OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
+    DATA_LOSS: with several replicas, a failover of their Redis has lost the newest events together with the replica that
+    had published them, and others come under their numbers; the execution goes on. `google.rpc.ErrorInfo` has the reason
+    LOG_WENT_BACK and `after_sequence`: forget what came above it, and attach again there.
     """
     WatchExecution: _grpc.UnaryStreamMultiCallable[_agent_runner_pb2.WatchExecutionRequest, _agent_runner_pb2.WatchExecutionResponse]
     """Streams the events of an execution without being its caller: never starts it, and does not keep it from being
     cancelled when its callers disconnect.
 
     NOT_FOUND: the id is not in the log; it never was, or it was pruned.
-    OUT_OF_RANGE: as for ExecuteAgent.
+    OUT_OF_RANGE, DATA_LOSS: as for ExecuteAgent.
     """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_agent_runner_pb2.GetExecutionRequest, _agent_runner_pb2.GetExecutionResponse]
     """Returns the current state of an execution.
@@ -211,13 +214,16 @@ class AgentRunnerServiceAsyncStub(AgentRunnerServiceStub):
     `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
     `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
     OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
+    DATA_LOSS: with several replicas, a failover of their Redis has lost the newest events together with the replica that
+    had published them, and others come under their numbers; the execution goes on. `google.rpc.ErrorInfo` has the reason
+    LOG_WENT_BACK and `after_sequence`: forget what came above it, and attach again there.
     """
     WatchExecution: _aio.UnaryStreamMultiCallable[_agent_runner_pb2.WatchExecutionRequest, _agent_runner_pb2.WatchExecutionResponse]  # type: ignore[assignment]
     """Streams the events of an execution without being its caller: never starts it, and does not keep it from being
     cancelled when its callers disconnect.
 
     NOT_FOUND: the id is not in the log; it never was, or it was pruned.
-    OUT_OF_RANGE: as for ExecuteAgent.
+    OUT_OF_RANGE, DATA_LOSS: as for ExecuteAgent.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_agent_runner_pb2.GetExecutionRequest, _agent_runner_pb2.GetExecutionResponse]  # type: ignore[assignment]
     """Returns the current state of an execution.
@@ -356,6 +362,9 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         `google.rpc.QuotaFailure` names. Only a new one is refused like that; call again after the delay in
         `google.rpc.RetryInfo`. Without a delay only an operator, or the next day, can help.
         OUT_OF_RANGE: `after_sequence` is beyond the last event. Pass the last sequence that was really received.
+        DATA_LOSS: with several replicas, a failover of their Redis has lost the newest events together with the replica that
+        had published them, and others come under their numbers; the execution goes on. `google.rpc.ErrorInfo` has the reason
+        LOG_WENT_BACK and `after_sequence`: forget what came above it, and attach again there.
         """
 
     @_abc_1.abstractmethod
@@ -368,7 +377,7 @@ class AgentRunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         cancelled when its callers disconnect.
 
         NOT_FOUND: the id is not in the log; it never was, or it was pruned.
-        OUT_OF_RANGE: as for ExecuteAgent.
+        OUT_OF_RANGE, DATA_LOSS: as for ExecuteAgent.
         """
 
     @_abc_1.abstractmethod

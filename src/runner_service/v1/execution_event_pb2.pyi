@@ -456,11 +456,16 @@ class Started(_message.Message):
     SANDBOX_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
     """Where tools run: `local` or `cloud`."""
     resumed: _builtins.bool
     """True if this resumes an execution that an earlier process of the service had started."""
+    owner: _builtins.int
+    """Identifies the process that publishes the events from here on, among replicas that share a Redis; it rises with each
+    that takes the execution over. Pass the last one seen as `after_owner`. 0 without replicas.
+    """
     @_builtins.property
     def sandbox(self) -> Global___SandboxInfo:
         """The sandbox of the tools."""
@@ -480,11 +485,12 @@ class Started(_message.Message):
         sandbox: Global___SandboxInfo | None = ...,
         model: Global___ModelInfo | None = ...,
         resumed: _builtins.bool = ...,
+        owner: _builtins.int = ...,
         caller: Global___Caller | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "model", b"model", "sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "mode", b"mode", "model", b"model", "resumed", b"resumed", "sandbox", b"sandbox"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "mode", b"mode", "model", b"model", "owner", b"owner", "resumed", b"resumed", "sandbox", b"sandbox"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

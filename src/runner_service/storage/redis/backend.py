@@ -42,7 +42,7 @@ class RedisStorage:
 
     def open_activities(self) -> AbstractAsyncContextManager[RedisActivityStore]:
         """Implements `Storage`."""
-        return nullcontext(RedisActivityStore(self.connection, self.keys))
+        return nullcontext(RedisActivityStore(self.connection, self.keys, self.ownership))
 
     def load_checkpoints(self) -> OpenCheckpoints:
         """Implements `Storage`."""

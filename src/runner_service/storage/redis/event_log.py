@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ from runner_service.storage.event_log import (
     NewExecution,
     NewState,
     NewValue,
+    Notify,
     Page,
     Rejection,
     StoredExecution,
@@ -148,7 +149,7 @@ class RedisEventLog:
         stored = (await read_records(self._connection, [execution_id]))[0]
         return stored.execution if stored else None
 
-    def subscribe(self, execution_id: str, notify: Callable[[int, bool], None]) -> AbstractContextManager[None]:
+    def subscribe(self, execution_id: str, notify: Notify) -> AbstractContextManager[None]:
         """Implements `EventLog`."""
         return self._follower.subscribed(execution_id, notify)
 

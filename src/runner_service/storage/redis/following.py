@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis.asyncio.client import PubSub
 
 from runner_service.states import is_final
-from runner_service.storage.event_log import LogError
+from runner_service.storage.event_log import LogError, Notify
+from runner_service.storage.owner_history import OwnerHistory
 from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.storage.redis.reading import read_records
@@ -19,8 +20,6 @@ _RECONNECT_INTERVAL_SECONDS = 0.2
 _POLL_SECONDS = 1.0
 _SUBSCRIBE_POLL_SECONDS = 0.02
 _CANCEL_INTERVAL_SECONDS = 0.1
-
-Notify = Callable[[int, bool], None]
 
 
 async def cancel(task: "asyncio.Task[None]") -> None:
@@ -41,10 +40,11 @@ class Follower:
         self._wanted = asyncio.Event()
         self._changes: asyncio.Queue[str] = asyncio.Queue()
         self._ids: dict[str, str] = {}
+        self._owners: dict[str, OwnerHistory] = {}
 
     @contextmanager
     def subscribed(self, execution_id: str, notify: Notify) -> Iterator[None]:
-        """Calls `notify` with the newest sequence, and whether it is the last, until the context ends."""
+        """Calls `notify`, as `EventLog.subscribe` says, until the context ends."""
         channel = ExecutionKeys(execution_id).channel
         watchers = self._watchers.setdefault(channel, [])
         watchers.append(notify)
@@ -91,6 +91,7 @@ class Follower:
                 await subscription.subscribe(channel)
             elif channel in self._ids:
                 del self._ids[channel]
+                self._owners.pop(channel, None)
                 await subscription.unsubscribe(channel)
 
     async def _receive(self, subscription: PubSub) -> None:
@@ -105,16 +106,21 @@ class Follower:
             if message["type"] == "subscribe":  # what was committed before is not announced
                 await self._notify_of_record(channel)
             elif message["type"] == "message":
-                last, finished = message["data"].split(b":")
-                self._notify(channel, int(last), finished=finished == b"1")
+                last, finished, token = message["data"].split(b":")
+                if channel in self._owners and self._owners[channel].token == int(token):
+                    self._notify(channel, int(last), finished=finished == b"1")
+                else:
+                    await self._notify_of_record(channel)
 
     async def _notify_of_record(self, channel: str) -> None:
         if channel not in self._watchers:
             return
         if stored := (await read_records(self._connection, [self._ids[channel]]))[0]:
             execution = stored.execution.execution
+            self._owners[channel] = stored.execution.owners
             self._notify(channel, execution.last_sequence, finished=is_final(execution.state))
 
     def _notify(self, channel: str, last: int, *, finished: bool) -> None:
+        owners = self._owners.get(channel, OwnerHistory())
         for notify in list(self._watchers.get(channel, ())):
-            notify(last, finished)
+            notify(last, finished, owners)

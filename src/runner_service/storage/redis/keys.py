@@ -15,7 +15,8 @@ class ExecutionKeys:
         self._base = f"{_PREFIX}:{{{execution_id}}}"
         self.record = f"{self._base}:x"
         """A hash: `token`, `owner`, `n` (entries of this owner), `last`, `record`, `state`, `fingerprint`, `request`,
-        `cancel`, `policy`, `sealed`; `i:<token>` is the sequence after which that owner began."""
+        `cancel`, `policy`, `sealed`; `owners`: for each, with spaces between, `<token>:<sequence
+        after which it began>`."""
         self.events = f"{self._base}:e"
         """A stream with the id `<last sequence>-0`: `n` (count), `f` (frames), and for output where its data is."""
         self.journal = f"{self._base}:j"
@@ -23,7 +24,7 @@ class ExecutionKeys:
         self.calls = f"{self._base}:c"
         """A hash with a field for each tool call that has started."""
         self.channel = f"{self._base}:n"
-        """Where commits are announced, as `<last sequence>:<1 if finished>`."""
+        """Where commits are announced, as `<last sequence>:<1 if finished>:<token>`."""
         self.changes = f"{self._base}:d"
         """A list of change sets, as `<sequence>:<data>`."""
         self.contents = f"{self._base}:f"

@@ -26,7 +26,7 @@ class RedisOwnership:
         owner, token = await self._owner(record)
         if owner == self.replica:
             return Claim(execution_id, token)
-        if owner and (await self._alive([owner]))[owner]:
+        if owner and (await self.alive([owner]))[owner]:
             await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
             return None
         arguments: list[Argument] = [self.replica, token, floor, _UNUSED_CLAIM_SECONDS]
@@ -46,15 +46,16 @@ class RedisOwnership:
         ids = list(execution_ids)
         replies = await self._connection.pipeline([("HGET", ExecutionKeys(each).record, "owner") for each in ids])
         owners = {each: owner.decode() for each, owner in zip(ids, replies, strict=True) if owner}
-        alive = await self._alive(sorted(set(owners.values())))
+        alive = await self.alive(sorted(set(owners.values())))
         return [each for each in ids if not alive.get(owners.get(each, ""))]
 
-    async def _owner(self, record: str) -> tuple[str, int]:
-        owner, token = await self._connection.call("HMGET", record, "owner", "token")
-        return (owner or b"").decode(), int(token or 0)
-
-    async def _alive(self, replicas: Sequence[str]) -> dict[str, bool]:
+    async def alive(self, replicas: Sequence[str]) -> dict[str, bool]:
+        """Tells for each replica whether its lease is not over. Raises LogError."""
         if not replicas:
             return {}
         reply = await self._connection.script("alive", [self._keys.leases], replicas)
         return {each: bool(alive) for each, alive in zip(replicas, reply, strict=True)}
+
+    async def _owner(self, record: str) -> tuple[str, int]:
+        owner, token = await self._connection.call("HMGET", record, "owner", "token")
+        return (owner or b"").decode(), int(token or 0)

@@ -6,12 +6,13 @@ from typing import NamedTuple
 from runner_service.executors.protocol import Stream
 from runner_service.storage.event_log import LogError, Page, StoredExecution
 from runner_service.storage.frames import skip_frames
+from runner_service.storage.owner_history import decode_history
 from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _MIN_ENTRIES_PER_READ, _MAX_ENTRIES_PER_READ = 64, 4096
-_RECORD = (b"record", b"state", b"last", b"fingerprint", b"request", b"changed", b"sealed")
+_RECORD = (b"record", b"state", b"last", b"fingerprint", b"request", b"changed", b"sealed", b"owners")
 
 
 class _Entry(NamedTuple):
@@ -49,6 +50,7 @@ def _stored(
     request: bytes | None,
     changed: bytes | None,
     sealed: bytes | None,
+    owners: bytes | None,
 ) -> Stored | None:
     if record is None:
         return None
@@ -56,7 +58,7 @@ def _stored(
     execution.state = int(state or 0)  # type: ignore[assignment]  # an enum is an int
     execution.last_sequence = int(last or 0)
     kept = runner_pb2.ExecuteAgentRequest.FromString(request) if request is not None else None
-    return Stored(StoredExecution(execution, fingerprint, kept, sealed), float(changed or 0))
+    return Stored(StoredExecution(execution, fingerprint, kept, sealed, decode_history(owners)), float(changed or 0))
 
 
 async def read_page(

@@ -91,9 +91,12 @@ async def _as_log_error(thread: WriterThread, job: Callable[[], T]) -> T:
 class SqliteActivityStore:
     """The `ActivityStore` in a file. Construct it with `sqlite_activity_store`."""
 
+    is_shared = False
+
     def __init__(self, thread: WriterThread, connection: sqlite3.Connection) -> None:
         self._thread = thread
         self._connection = connection
+        self._identity: WorkerIdentity | None = None
 
     async def add(self, activity: OpenActivity) -> None:
         """Implements `ActivityStore`."""
@@ -123,7 +126,12 @@ class SqliteActivityStore:
                     self._connection.execute("INSERT INTO worker VALUES (?, 1)", (secrets.token_hex(8),))
                 return WorkerIdentity(*self._connection.execute("SELECT name, starts FROM worker").fetchone())
 
-        return await _as_log_error(self._thread, count_start)
+        self._identity = await _as_log_error(self._thread, count_start)
+        return self._identity
+
+    async def has_ended(self, worker: str) -> bool:
+        """Implements `ActivityStore`."""
+        return self._identity is not None and self._identity.is_later_than(worker)
 
     async def announce(self, workflow: AnnouncedWorkflow) -> None:
         """Implements `ActivityStore`."""

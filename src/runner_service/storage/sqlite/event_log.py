@@ -24,6 +24,7 @@ from runner_service.storage.event_log import (
     Entry,
     ExecutionPage,
     LogError,
+    Notify,
     Page,
     Rejection,
     StateDirError,
@@ -155,7 +156,7 @@ class SqliteEventLog:
 
         return await self._read(find)
 
-    def subscribe(self, execution_id: str, notify: Callable[[int, bool], None]) -> AbstractContextManager[None]:
+    def subscribe(self, execution_id: str, notify: Notify) -> AbstractContextManager[None]:
         """Implements `EventLog`: no other process writes the log."""
         del execution_id, notify
         return nullcontext()

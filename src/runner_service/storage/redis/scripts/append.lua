@@ -55,5 +55,5 @@ while i <= #ARGV do
   i = i + 2 + size
 end
 redis.call('HSET', record, 'n', before + given, 'last', last)
-redis.call('PUBLISH', ARGV[5], last .. ':' .. finished)
+redis.call('PUBLISH', ARGV[5], last .. ':' .. finished .. ':' .. ARGV[1])
 return {'OK'}

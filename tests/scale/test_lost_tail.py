@@ -1,0 +1,82 @@
+"""Redis fails over to a standby that lacks the newest events, and the replica that has published them is gone too."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has types, but no marker
+from tests.api.test_error_guard import details_of
+from tests.running import one, text_of, turn
+from tests.scale.redis_server import needs_redis, standby_of
+from tests.scale.replicas import DETACHED, Deployment, Event, kind
+
+from runner_service.storage.owner_history import OwnerHistory, Start
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+SLOW = turn(" ".join(str(number) for number in range(60)), delay=0.1)
+
+
+async def follow(deployment: Deployment, seen: list[Event], **request: int) -> grpc.aio.AioRpcError:
+    """Watches at the replica that survives, and returns why it ends."""
+    asked = runner_pb2.WatchExecutionRequest(execution_id="e", **request)
+    try:
+        async for response in deployment.replicas[1].stub.WatchExecution(asked):
+            seen += response.events
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError("the stream ended as if nothing had been lost")
+
+
+def lost_above(error: grpc.aio.AioRpcError) -> int:
+    """Returns the sequence after which a watcher has to go on."""
+    assert error.code() == grpc.StatusCode.DATA_LOSS
+    info = details_of(error, error_details_pb2.ErrorInfo)
+    assert info.reason == "LOG_WENT_BACK"
+    return int(info.metadata["after_sequence"])
+
+
+@needs_redis
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_8_watchers_are_told_what_a_failover_has_lost_together_with_the_owner(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    async with standby_of(deployment.redis, tmp_path / "standby") as standby:
+        await deployment.start([SLOW], count=2)
+        await deployment.begin(0, "e", until="text_delta")
+        seen: list[Event] = []
+        watching = asyncio.create_task(follow(deployment, seen))
+        await deployment.watch(1, execution_id="e").until(kind("text_delta"))
+        await deployment.redis.fail_over_to(standby, 1.0, lambda: deployment.kill(0))
+        error = await watching
+    kept = lost_above(error)
+    assert 0 < kept < seen[-1].sequence
+
+    events = await deployment.watch(1, execution_id="e").ended()
+    assert events[:kept] == seen[:kept]
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+    assert SLOW["text"] in text_of(events)
+    owners = [each.started.owner for each in events if each.HasField("started")]
+    assert owners == sorted(set(owners))
+
+    last = seen[-1].sequence
+    error = await follow(deployment, [], after_sequence=last, after_owner=owners[0])
+    assert lost_above(error) == kept
+    again = runner_pb2.ExecuteAgentRequest(
+        execution_id="e", disconnect_policy=DETACHED, after_sequence=last, after_owner=owners[0]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await deployment.replicas[1].stub.ExecuteAgent(again).read()
+    assert refused.value.code() == grpc.StatusCode.DATA_LOSS
+
+
+def test_a_history_tells_which_positions_a_later_owner_has_cut_off() -> None:
+    history = OwnerHistory([Start(10, 0), Start(20, 30), Start(40, 25)])
+    assert history.kept(10, 24) == 24
+    assert history.kept(10, 31) == 25
+    assert history.kept(20, 40) == 25
+    assert history.kept(30, 40) == 25, "an owner whose claim was lost as well"
+    assert history.kept(40, 40) == 40
+    assert OwnerHistory().kept(10, 5) == 5
