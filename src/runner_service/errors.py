@@ -236,10 +236,11 @@ class ModelRequestEnd(ExecutionEnd):
 class SandboxEnd(ExecutionEnd):
     """The sandbox could not be opened, or was lost. `code` and `retryable` are those of the `SandboxError`."""
 
-    def __init__(self, message: str, *, code: str, retryable: bool) -> None:
+    def __init__(self, message: str, *, code: str, retryable: bool, fenced_by: int = 0) -> None:
         super().__init__(message)
         self.code = code
         self.retryable = retryable
+        self.fenced_by = fenced_by
 
 
 class LogUnavailableEnd(ExecutionEnd):

@@ -10,6 +10,7 @@ from tests.scale.redis_server import needs_redis
 from tests.scale.replicas import Deployment, kind
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
@@ -106,3 +107,29 @@ async def test_18_every_replica_lists_reads_and_cancels_alike(deployment: Deploy
     events = await watcher.ended()
     assert one(events, "finished").state == event_pb2.STATE_CANCELLED
     assert stdout_of(events) == b"out\n"
+
+
+async def test_a_decision_at_another_replica_reaches_the_call_that_waits_in_memory(deployment: Deployment) -> None:
+    await deployment.start([turn("", command("echo out")), turn("The end.")], count=2, APPROVAL_HOLD="600")
+    policy = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_COMMANDS)
+    await deployment.begin(0, "e", until="approval_requested", approval_policy=policy)
+    watcher = deployment.watch(1, execution_id="e")
+    asked = (await watcher.until(kind("approval_requested"))).approval_requested
+    decision = runner_pb2.SubmitApprovalRequest(
+        execution_id="e",
+        tool_call_id=asked.tool_call_id,
+        generation=asked.generation,
+        action=event_pb2.APPROVAL_ACTION_APPROVE,
+    )
+    stub = deployment.replicas[1].stub
+    old = runner_pb2.SubmitApprovalRequest()
+    old.CopyFrom(decision)
+    old.generation += 1
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.SubmitApproval(old)
+    assert refused.value.code() == grpc.StatusCode.ABORTED
+    assert (await stub.SubmitApproval(decision)).state == event_pb2.STATE_RUNNING
+    events = await watcher.ended()
+    assert one(events, "approval_decided").action == event_pb2.APPROVAL_ACTION_APPROVE
+    assert stdout_of(events) == b"out\n"
+    assert len([each for each in events if each.HasField("started")]) == 1, "it was not parked"

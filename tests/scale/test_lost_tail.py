@@ -1,13 +1,14 @@
 """Redis fails over to a standby that lacks the newest events, and the replica that has published them is gone too."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from tests.api.test_error_guard import details_of
-from tests.running import one, text_of, turn
+from tests.running import command, one, stdout_of, text_of, turn
 from tests.scale.redis_server import needs_redis, standby_of
 from tests.scale.replicas import DETACHED, Deployment, Event, kind
 
@@ -80,3 +81,40 @@ def test_a_history_tells_which_positions_a_later_owner_has_cut_off() -> None:
     assert history.kept(30, 40) == 25, "an owner whose claim was lost as well"
     assert history.kept(40, 40) == 40
     assert OwnerHistory().kept(10, 5) == 5
+
+
+@needs_redis
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_7_an_execution_whose_end_a_failover_has_lost_ends_again(deployment: Deployment, tmp_path: Path) -> None:
+    async with standby_of(deployment.redis, tmp_path / "standby") as standby:
+        await deployment.start([turn("one two three four five", delay=0.3)], count=2)
+        await deployment.begin(0, "e", until="text_delta")
+        watcher = deployment.watch(1, execution_id="e")
+        await watcher.until(kind("text_delta"))
+        await deployment.redis.fail_over_to(standby, 3.0)
+    assert (await watcher.ended())[-1].HasField("finished"), "it had ended, as whoever watched has seen"
+    events = await deployment.watch(1, execution_id="e").ended()
+    assert len([each for each in events if each.HasField("started")]) == 2
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
+@needs_redis
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_4_an_owner_that_only_the_sandbox_refuses_claims_with_a_higher_token(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    """A failover has lost the claim of a later owner, which the sandbox has seen."""
+    turns = [turn("", command("echo one")), turn("", command("echo two"), silence=1.0), turn("The end.")]
+    await deployment.start(turns, count=1)
+    await deployment.begin(0, "e", until="tool_call_finished")
+    later = time.time_ns() // 1000 + 3600 * 10**6
+    (fence,) = deployment.cloud.directory.rglob("sessions/*.token")
+    await deployment.kill(0)
+    fence.write_text(str(later))
+    await deployment.start(turns, count=1)
+    events = await deployment.watch(1, execution_id="e").ended(90)
+    assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+    assert max(each.started.owner for each in events) > later
+    assert stdout_of(events) == b"one\ntwo\n"

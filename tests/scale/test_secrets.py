@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 from tests.running import command, one, stdout_of, turn
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import Deployment, kind, resumed
+from tests.scale.replicas import DETACHED, Deployment, kind, resumed
+from tests.stigmer.conftest import daemon
+from tests.stigmer.fake_daemon import KEY as DAEMON_KEY
+from tests.stigmer.fake_daemon import FakeDaemon
 
 from runner_service.executions.secret_box import SecretBox
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+__all__ = ["daemon"]
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 SECRET = "hunter2-of-the-caller"
@@ -61,6 +66,29 @@ async def test_14_without_a_key_it_waits_for_a_caller_that_sends_them_again(
     while await client.state("e") != event_pb2.STATE_INTERRUPTED:
         pass
     await deployment.begin(1, "e", until="tool_call_finished", environment=ENVIRONMENT)
+    events = await watcher.ended()
+    assert stdout_of(events) == b"begun\n%d characters\n" % len(SECRET)
+    assert SECRET.encode() not in everything_in(deployment, tmp_path)
+
+
+@needs_redis
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_14_the_secrets_of_an_execution_of_the_daemon_are_asked_for_again(
+    deployment: Deployment, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    daemon.environment("vault", {"TOKEN": SECRET}, secret=True)
+    daemon.execution("aex-1")
+    daemon.instance("vault")
+    variables = {"STIGMER_BACKEND_ENDPOINT": daemon.address, "STIGMER_API_KEY": DAEMON_KEY}
+    await deployment.start(TURNS, 2, **variables)
+    request = runner_pb2.ExecuteAgentRequest(execution_id="aex-1", disconnect_policy=DETACHED)
+    call = deployment.replicas[0].stub.ExecuteAgent(request)
+    async for response in call:
+        if any(each.HasField("tool_output") for each in response.events):
+            break
+    watcher = deployment.watch(1, execution_id="aex-1")
+    await deployment.kill(0)
     events = await watcher.ended()
     assert stdout_of(events) == b"begun\n%d characters\n" % len(SECRET)
     assert SECRET.encode() not in everything_in(deployment, tmp_path)

@@ -241,7 +241,7 @@ class SharedOwnership:
         self._service = service
         store.alive.add(service)
 
-    async def claim(self, execution_id: str) -> Claim | None:
+    async def claim(self, execution_id: str, *, anew: bool = False) -> Claim | None:
         owner = self._store.owners.get(execution_id)
         if owner != self._service:
             if owner in self._store.alive:
@@ -250,7 +250,7 @@ class SharedOwnership:
             self._store.tokens[execution_id] += 1
         return Claim(execution_id, self._store.tokens[execution_id])
 
-    async def release(self, execution_id: str) -> None:
+    async def release(self, execution_id: str, *, floor: int = 0) -> None:
         if self._store.owners.get(execution_id) == self._service:
             del self._store.owners[execution_id]
 

@@ -21,8 +21,13 @@ async def redis_check(settings: Settings) -> Check:
     try:
         async with connection(address) as opened:
             version = await require_suitable(opened)
+            replicas = int((await opened.call("INFO", "replication")).get("connected_slaves", 0))
     except UnsuitableStorageError as error:
         return Check(_HOST, "fail", str(error), "correct Redis, or use another one")
     except LogError as error:
         return Check(_HOST, "fail", str(error), f"start Redis, or correct {_HOST}, REDIS_PORT and REDIS_PASSWORD")
-    return Check(_HOST, "ok", f"{address} answers, version {version}, and keeps what it is given")
+    if replicas < settings.redis_min_replicas:
+        text = f"{address} has {replicas} replicas, and REDIS_MIN_REPLICAS is {settings.redis_min_replicas}"
+        return Check(_HOST, "fail", text, "add replicas to Redis: until then nothing starts")
+    safety = "" if settings.redis_min_replicas else "; with REDIS_MIN_REPLICAS=0 a failover can lose starts and claims"
+    return Check(_HOST, "ok", f"{address} answers, version {version}, and keeps what it is given{safety}")

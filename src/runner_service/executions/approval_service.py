@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from runner_service import states
 from runner_service.agent.resume import read_resumption
-from runner_service.approvals.requests import Asked
+from runner_service.approvals.requests import Approvals, Asked
 from runner_service.errors import CallError, PreconditionError, UnavailableError
 from runner_service.executions.execution import Execution
 from runner_service.executions.lifecycle import Lifecycle
@@ -18,6 +18,7 @@ from runner_service.identity import NO_KEY, OwnerKey, bare_id, tenant_of
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, LogError
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.ownership import Replicas
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -30,14 +31,23 @@ _MAX_WAITING = 10_000
 _MAX_WATCHED = 500
 _KEEPALIVE_SECONDS = 15.0
 _COALESCE_SECONDS = 0.1
+_DECISION_POLLS, _DECISION_POLL_SECONDS = 40, 0.25
 
 
 class ApprovalService:
     """Belongs to the event loop."""
 
     def __init__(
-        self, log: EventLog, runner: Runner, service: ExecutionService, *, registry: Registry, lifecycle: Lifecycle
+        self,
+        log: EventLog,
+        runner: Runner,
+        service: ExecutionService,
+        *,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        replicas: Replicas | None,
     ) -> None:
+        self._replicas = replicas
         self._log = log
         self._runner = runner
         self._service = service
@@ -53,10 +63,20 @@ class ApprovalService:
         """
         execution = await self._registry.find(OwnerKey(request.execution_id))
         with self._registry.holding(execution):
-            if execution.is_remote and execution.is_active:
-                raise UnavailableError(
-                    f"execution {execution.name} runs at another replica: decide there, or call again"
-                )
+            is_decided = (
+                execution.is_remote and execution.is_active and await self._decide_elsewhere(execution, request)
+            )
+            if not is_decided:
+                await self.apply(request)
+            action = event_pb2.ApprovalAction.Name(request.action).removeprefix("APPROVAL_ACTION_")
+            text = f"{action} {request.tool_call_id}"
+            self._service.audit.record("APPROVAL", key=execution.id, session=execution.session, text=text)
+            return execution.state
+
+    async def apply(self, request: runner_pb2.SubmitApprovalRequest) -> None:
+        """Records a decision about an execution that no other replica runs, and resumes it. Raises as `submit` does."""
+        execution = await self._registry.find(OwnerKey(request.execution_id))
+        with self._registry.holding(execution):
             if not execution.is_active and not execution.is_final:
                 await self._service.own(execution)
             await self._registry.load_approvals(execution)
@@ -65,11 +85,27 @@ class ApprovalService:
                 raise PreconditionError(f"execution {execution.name} has ended: {states.state_name(execution.state)}")
             execution.approvals.submit(request, redactor.value)
             self._store_session_grant(execution, request)
-            action = event_pb2.ApprovalAction.Name(request.action).removeprefix("APPROVAL_ACTION_")
-            text = f"{action} {request.tool_call_id}"
-            self._service.audit.record("APPROVAL", key=execution.id, session=execution.session, text=text)
             await self._act_on_decision(execution)
-            return execution.state
+
+    async def _decide_elsewhere(self, execution: Execution, request: runner_pb2.SubmitApprovalRequest) -> bool:
+        """Passes a decision on to the replica that runs the execution, and waits until it is in the log.
+
+        Returns False once the execution does not run any more. Raises as `submit` does.
+        """
+        redactor = await self._redactor(execution)
+        for poll in range(_DECISION_POLLS):
+            known = Approvals(lambda *_, **__: None, lambda _: None)
+            known.restore((await read_resumption(self._log, execution.id)).approval_events)
+            is_decided = known.decision(request.tool_call_id) is not None
+            known.submit(request, redactor.value)  # refuses what the owner would refuse
+            if is_decided:
+                return True
+            if not (await self._registry.find(execution.id)).is_active:
+                return False
+            if poll == 0 and self._replicas:
+                await self._replicas.decide(execution.id, request.SerializeToString())
+            await asyncio.sleep(_DECISION_POLL_SECONDS)
+        raise UnavailableError(f"the replica that runs execution {execution.name} does not answer; call again")
 
     async def pending(
         self, *, limit: int, before_key: int, tenant: str, execution_id: OwnerKey, session_id: OwnerKey

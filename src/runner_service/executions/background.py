@@ -82,13 +82,15 @@ async def running_executions(
             daemon=daemon,
             audit=audit or Audit(),
         )
-        approvals = ApprovalService(storage.log, runner, service, registry=registry, lifecycle=lifecycle)
+        approvals = ApprovalService(
+            storage.log, runner, service, registry=registry, lifecycle=lifecycle, replicas=storage.replicas
+        )
         changes = ChangeService(storage.log, runner, registry, service.audit)
         recovery = Recovery(service, registry, tasks=tasks)
         background = _background(settings, storage, runner, registry, approvals, readiness)
         takeover = None
         if storage.replicas:
-            takeover = Takeover(service, registry, lifecycle, storage.replicas, readiness=readiness)
+            takeover = Takeover(service, approvals, registry, lifecycle, storage.replicas, readiness=readiness)
             background["takeover"] = takeover.run
             background["correct-quotas"] = queue.correct_forever
         else:  # with replicas another may be about to

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runner_service import states
 from runner_service.agent.interface import ParkedError
 from runner_service.approvals.requests import Approvals
-from runner_service.errors import CallError, ExecutionEnd
+from runner_service.errors import CallError, ExecutionEnd, SandboxEnd
 from runner_service.events.stream import EventStream
 from runner_service.identity import OwnerKey, bare_id
 from runner_service.redaction import Redactor
@@ -71,6 +71,8 @@ class Execution:
         self._task: asyncio.Task[str] | None = None
         self._end: ExecutionEnd | None = None
         self._interrupted = False
+        self.claim_floor = 0
+        """The lowest token of the next owner; 0 for any."""
         self._started_at = 0.0
         stream.on_break = self.stop
         stream.on_fenced = self.interrupt
@@ -268,11 +270,19 @@ class Execution:
         elif isinstance(failure, ParkedError) and not self._interrupted:
             self._change_state(states.WAITING)
             self._store_record()
-        elif self._interrupted:
+        elif self._interrupted or self._is_fenced_by_sandbox(failure):
             self._change_state(states.INTERRUPTED)
             self._store_record()
         else:
             self.finish(failure if isinstance(failure, ExecutionEnd) else _internal_error(failure))
+
+    def _is_fenced_by_sandbox(self, failure: BaseException | None) -> bool:
+        """Whether the sandbox knows a later owner. If the log knows none, a failover has lost its claim."""
+        if not isinstance(failure, SandboxEnd) or not failure.fenced_by:
+            return False
+        logger.warning("sandbox_fenced execution=%s token=%d", self.id, failure.fenced_by)
+        self.claim_floor = failure.fenced_by + 1
+        return True
 
 
 def _internal_error(failure: BaseException | None) -> ExecutionEnd:

@@ -129,11 +129,11 @@ class Lifecycle:
         execution.requeue(run.redactor)
         self._enqueue(execution, run)
 
-    async def own(self, execution: Execution) -> bool:
+    async def own(self, execution: Execution, *, anew: bool = False) -> bool:
         """Makes this process the owner of an execution that is not active; False if another one is. Raises LogError."""
         if not execution.is_remote:
             return True
-        claim = await self._ownership.claim(execution.id)
+        claim = await self._ownership.claim(execution.id, anew=anew)
         if claim is None:
             return False
         stored = await self._log.get(execution.id)
@@ -265,7 +265,7 @@ class Lifecycle:
             return
         execution.stream.is_remote = not execution.is_final
         try:
-            await self._ownership.release(execution.id)
+            await self._ownership.release(execution.id, floor=execution.claim_floor)
             if hands_over and execution.can_be_resumed and self._replicas:
                 await self._replicas.hand_over([execution.id])
         except LogError as error:  # the end of the lease does it

@@ -172,6 +172,7 @@ class Registry:
         )
         stream.is_remote = not stream.finished
         stream.positions.owners = stored.owners
+        stream.owner_token = stored.owners.token if stream.finished else 0  # nobody takes it over any more
         return Execution(
             record, stored.fingerprint, stream, self._request(stored), Redactor([]), self.approval_changes.notify_all
         )

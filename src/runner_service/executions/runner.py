@@ -205,7 +205,8 @@ class PreparedRun:
                 raise TimedOutEnd(f"limits.timeout = {timeout_seconds:g} s was reached") from None
             raise
         except SandboxError as error:
-            raise SandboxEnd(execution.redactor.text(str(error)), code=error.code, retryable=error.retryable) from error
+            text = execution.redactor.text(str(error))
+            raise SandboxEnd(text, code=error.code, retryable=error.retryable, fenced_by=error.fenced_by) from error
 
     def _limits(self, execution: Execution) -> runner_pb2.ExecutionLimits:
         limits = _limits(self.request.limits, self.runner.settings)

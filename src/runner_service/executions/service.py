@@ -203,8 +203,10 @@ class ExecutionService:
             execution.policy = runner_pb2.DISCONNECT_POLICY_DETACH
             await self._resume_if_interrupted(execution, execution.request)
 
-    async def take_over(self, execution_id: OwnerKey) -> None:
+    async def take_over(self, execution_id: OwnerKey, *, anew: bool = False) -> None:
         """Resumes an execution whose process is gone; one that cannot be resumed is left INTERRUPTED.
+
+        `anew`: also one that this process owns, but does not work on.
 
         Raises:
             CallError: as of `started_or_attached`.
@@ -213,7 +215,7 @@ class ExecutionService:
         if execution is None or execution.is_final or not execution.is_remote:
             return
         with self._registry.holding(execution):
-            if not await self._lifecycle.own(execution):
+            if not await self._lifecycle.own(execution, anew=anew):
                 return
             if execution.is_active:
                 execution.mark_interrupted()
@@ -221,6 +223,8 @@ class ExecutionService:
                 if execution.can_be_resumed:
                     logger.info("execution_taken_over execution=%s", execution_id)
                     await self.resume(execution_id)
+                    if self._daemon:
+                        await self._daemon.follow_if_pending(execution_id)
                     # It depends on its callers as before, at whichever replica they are.
                     execution.policy = runner_pb2.DISCONNECT_POLICY_CANCEL
             finally:

@@ -9,6 +9,7 @@ import random
 import time
 
 from runner_service.errors import CallError, CancelledEnd, UnavailableError
+from runner_service.executions.approval_service import ApprovalService
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.readiness import Readiness, Stage
 from runner_service.executions.registry import Registry
@@ -16,11 +17,12 @@ from runner_service.executions.service import ExecutionService
 from runner_service.identity import OwnerKey
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import Replicas, UnsuitableStorageError
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 logger = logging.getLogger(__name__)
 
 _BEATS_PER_LEASE = 4
-_STORAGE = "storage"
+_STORAGE, _REPLICATION = "storage", "replication"
 
 
 class Takeover:
@@ -29,6 +31,7 @@ class Takeover:
     def __init__(
         self,
         service: ExecutionService,
+        approvals: ApprovalService,
         registry: Registry,
         lifecycle: Lifecycle,
         replicas: Replicas,
@@ -36,12 +39,17 @@ class Takeover:
         readiness: Readiness,
     ) -> None:
         self._service = service
+        self._approvals = approvals
         self._registry = registry
         self._lifecycle = lifecycle
         self._replicas = replicas
         self._readiness = readiness
         self._interval_seconds = replicas.lease_seconds / _BEATS_PER_LEASE
         self._last_beat = self._steady_since = 0.0
+        self._was_replicated = True
+        self._beats = 0
+        self._idle: set[str] = set()
+        """What this replica owned and did not work on when it last looked."""
         self._postponed: dict[str, None] = {}
         """Executions that could not be resumed for a reason that passes."""
 
@@ -88,6 +96,7 @@ class Takeover:
             self._steady_since = now  # while nobody could renew, everybody looks dead
         self._last_beat = now
         self._readiness.set_held_up(_STORAGE, is_held_up=False)
+        self._observe_replication()
         await self._read_letters()
         attended = [each.id for each in self._registry.in_memory() if each.is_remote and each.callers]
         await self._replicas.attend(attended)
@@ -98,6 +107,18 @@ class Takeover:
         if now - self._steady_since >= self._replicas.lease_seconds:
             for replica in dead:
                 await self._take_over_from(replica)
+        self._beats += 1
+        if self._beats % _BEATS_PER_LEASE == 0:
+            await self._take_over_idle()
+
+    def _observe_replication(self) -> None:
+        """Without the copies that are required nothing new starts; what runs goes on."""
+        is_replicated = self._replicas.is_replicated
+        if is_replicated != self._was_replicated:
+            self._was_replicated = is_replicated
+            level = logging.INFO if is_replicated else logging.WARNING
+            logger.log(level, "storage_replicated is_replicated=%s", is_replicated)
+        self._readiness.set_held_up(_REPLICATION, is_held_up=not is_replicated)
 
     async def _read_letters(self) -> None:
         own = {each.id: each for each in self._registry.in_memory() if each.is_active and not each.is_remote}
@@ -110,6 +131,14 @@ class Takeover:
                 self._lifecycle.end(execution, CancelledEnd(letter.cancel_reason.strip() or "cancelled"))
             else:
                 self._lifecycle.observe_callers(execution, letter)
+                for decision in letter.decisions:
+                    await self._decide(runner_pb2.SubmitApprovalRequest.FromString(decision))
+
+    async def _decide(self, request: runner_pb2.SubmitApprovalRequest) -> None:
+        try:
+            await self._approvals.apply(request)
+        except CallError as error:  # the replica that was asked finds no decision in the log
+            logger.info("decision_refused execution=%s reason=%s", request.execution_id, error)
 
     async def _take_over_from(self, replica: str) -> None:
         owned = list(await self._replicas.owned_by(replica))
@@ -119,10 +148,22 @@ class Takeover:
             await self._replicas.forget(replica, execution_id)
         await self._replicas.forget(replica)
 
-    async def _take_over(self, execution_id: str) -> None:
+    async def _take_over_idle(self) -> None:
+        """Goes on with what ended at this replica, and a failover of Redis has brought back as it was before."""
+        active = {each.id for each in self._registry.in_memory() if each.is_active and not each.is_remote}
+        idle = set(await self._replicas.owned_by()) - active
+        for execution_id in idle & self._idle:  # not one that is just about to begin
+            known = await self._registry.lookup(OwnerKey(execution_id))
+            if known is None or known.is_final:
+                await self._replicas.forget("", execution_id)
+            else:
+                await self._take_over(execution_id, anew=True)
+        self._idle = idle
+
+    async def _take_over(self, execution_id: str, *, anew: bool = False) -> None:
         self._postponed.pop(execution_id, None)
         try:
-            await self._service.take_over(OwnerKey(execution_id))
+            await self._service.take_over(OwnerKey(execution_id), anew=anew)
         except LogError:
             self._postponed[execution_id] = None
             raise

@@ -33,6 +33,16 @@ class SandboxError(Exception):
 
     code = "SANDBOX_UNAVAILABLE"
     retryable = True
+    fenced_by = 0
+    """The token of a later owner, if the sandbox refuses this one."""
+
+
+class SandboxFencedError(SandboxError):
+    """The sandbox has seen a later owner of the execution, with the token `highest`."""
+
+    def __init__(self, highest: int) -> None:
+        super().__init__("another replica has taken the execution over")
+        self.fenced_by = highest
 
 
 class SandboxLostError(SandboxError):

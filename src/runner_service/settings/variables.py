@@ -311,6 +311,10 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """Connects to Redis with TLS, and verifies its certificate. Cloud mode only."""
     redis_tls_ca_file: Path | None = None
     """The CA of the certificate of Redis, in PEM. Unset: those of the system. Cloud mode only."""
+    redis_min_replicas: Annotated[int, Field(ge=0)] = 0
+    """How many replicas of Redis have to have a start, a claim of an execution, the start of a call or a checkpoint
+    before the service acts on it, so that a failover does not lose it. With fewer, nothing new starts, and what runs
+    goes on. 0 for a single Redis. Cloud mode only."""
     secrets_key: SecretsKey | None = None
     """Encrypts requests with secrets in Redis, so that another replica can resume them: 32 bytes in base64 (`openssl
     rand -base64 32`). Two, separated by a comma, while a key is replaced: the first seals, both open. Unset: secrets

@@ -49,7 +49,11 @@ class Daemon:
         """Starts reporting an execution that is in the log."""
         self._reporter.follow(execution_id)
 
-    async def wait_reported(self, execution_id: str) -> None:
+    async def follow_if_pending(self, execution_id: OwnerKey) -> None:
+        """Starts reporting an execution that another process has begun to report. Raises LogError."""
+        await self._reporter.follow_if_pending(execution_id)
+
+    async def wait_reported(self, execution_id: OwnerKey) -> None:
         """Waits until the final report of an execution has arrived, or the daemon refused it."""
         await self._reporter.wait_reported(execution_id)
 

@@ -18,7 +18,7 @@ from runner_service.stigmer.client import DaemonClient, ReportRefusedError
 from runner_service.stigmer.pending_reports import add_pending_report, pending_reports, remove_pending_report
 from runner_service.stigmer.report_throttle import ReportThrottle
 from runner_service.stigmer.status import LISTS, StatusBuilder
-from runner_service.storage.event_log import EventLog
+from runner_service.storage.event_log import EventLog, LogError
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 if TYPE_CHECKING:
@@ -60,8 +60,15 @@ class Reporter:
             self._following[execution_id] = task
             task.add_done_callback(lambda _: self._following.pop(execution_id, None))
 
-    async def wait_reported(self, execution_id: str) -> None:
-        """Waits until the final report of an execution that is followed has arrived, or was refused."""
+    async def follow_if_pending(self, execution_id: OwnerKey) -> None:
+        """Starts reporting an execution that another process has begun to report. Raises LogError."""
+        if execution_id not in self._following and execution_id in await pending_reports(self._log):
+            self.follow(execution_id)
+
+    async def wait_reported(self, execution_id: OwnerKey) -> None:
+        """Waits until the final report of an execution has arrived, or was refused."""
+        with suppress(LogError):  # the next process finds it pending
+            await self.follow_if_pending(execution_id)
         while task := self._following.get(execution_id):
             await asyncio.wait([task])
 
@@ -89,6 +96,8 @@ class Reporter:
             raise RuntimeError("follow was called before attach")
         try:
             async with self._open_stream(execution_id) as stream:
+                if stream.is_remote and stream.positions.owners:
+                    return  # the replica that owns it does
                 add_pending_report(stream)
                 await self._deliver(execution_id, stream)
                 remove_pending_report(stream)

@@ -25,14 +25,14 @@ class Claim(NamedTuple):
 class Ownership(Protocol):
     """Decides which process works on an execution when several share its storage. Raises LogError."""
 
-    async def claim(self, execution_id: str) -> Claim | None:
+    async def claim(self, execution_id: str, *, anew: bool = False) -> Claim | None:
         """Makes this process the owner, also before the execution exists.
 
-        Returns None while another process is the owner, and the same claim while this one is.
+        Returns None while another process is the owner, and the same claim while this one is, unless `anew`.
         """
 
-    async def release(self, execution_id: str) -> None:
-        """Gives an execution up, so that another process can claim it at once."""
+    async def release(self, execution_id: str, *, floor: int = 0) -> None:
+        """Gives an execution up, so that another process can claim it at once, with a token of at least `floor`."""
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
         """Returns those that no running process owns."""
@@ -49,6 +49,8 @@ class Letter(NamedTuple):
     """The last one that a caller asked for at any replica; 0 when none did."""
     has_callers: bool
     """Whether another replica has had callers of it a moment ago."""
+    decisions: Sequence[bytes]
+    """The encoded SubmitApprovalRequests that other replicas were given."""
 
 
 class Turns(Protocol):
@@ -79,6 +81,10 @@ class Replicas(Protocol):
     def tenant_slots(self) -> TenantSlots:
         """What tenants have queued and running."""
 
+    @property
+    def is_replicated(self) -> bool:
+        """Whether at the last beat as many copies of the storage were up to date as are required."""
+
     async def reach(self) -> None:
         """Checks that the storage answers, and is suitable. Raises UnsuitableStorageError."""
 
@@ -88,11 +94,11 @@ class Replicas(Protocol):
     async def leave(self) -> None:
         """Ends the lease of this replica."""
 
-    async def owned_by(self, replica: str) -> Sequence[str]:
-        """Returns what a replica may own."""
+    async def owned_by(self, replica: str = "") -> Sequence[str]:
+        """Returns what a replica, or this one, may own."""
 
     async def forget(self, replica: str, execution_id: str = "") -> None:
-        """Removes an execution from what a dead replica may own, or the replica itself."""
+        """Removes an execution from what a replica, or this one, may own; or a dead replica itself."""
 
     async def hand_over(self, execution_ids: Collection[str]) -> None:
         """Offers executions that this replica has left INTERRUPTED to the others."""
@@ -108,6 +114,9 @@ class Replicas(Protocol):
 
     async def cancel(self, execution_id: str, reason: str) -> None:
         """Asks the owner of an execution, whoever it is, to cancel it."""
+
+    async def decide(self, execution_id: str, decision: bytes) -> None:
+        """Passes an encoded SubmitApprovalRequest on to the owner of an execution, whoever it is."""
 
     async def letters(self, tokens: Mapping[str, int]) -> Mapping[str, Letter]:
         """Reads what there is for executions that this replica works on, by their tokens."""

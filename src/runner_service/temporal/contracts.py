@@ -8,6 +8,7 @@ from temporalio.exceptions import ApplicationError
 
 from runner_service import states
 from runner_service.errors import CancelledEnd, PreconditionError, UnavailableError
+from runner_service.identity import OwnerKey
 from runner_service.stigmer.daemon import Daemon
 from runner_service.stigmer.formatting import error_text, iso
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
@@ -54,7 +55,7 @@ class GraphtonContract:
         if self._daemon is None:
             return
         if outcome.refusal is None:
-            await self._daemon.wait_reported(outcome.record.execution_id)
+            await self._daemon.wait_reported(OwnerKey(outcome.record.execution_id))
         else:
             error = outcome.finished.finished.error
             is_cancelled = isinstance(outcome.refusal, CancelledEnd)

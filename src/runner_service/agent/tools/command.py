@@ -26,7 +26,7 @@ async def run_command(scope: RunScope, call: RunningCall, text: str, requested: 
         result = await _result(scope, call, Command(text, timeout, output, name=call.id))
     except SandboxError as error:
         text = scope.run.redactor.text(str(error))
-        raise SandboxEnd(text, code=error.code, retryable=error.retryable) from error
+        raise SandboxEnd(text, code=error.code, retryable=error.retryable, fenced_by=error.fenced_by) from error
     finally:
         output.end(result)
     call.interrupted = bool(result.lost)

@@ -21,6 +21,10 @@ class Fence:
             self._path(session).write_text(str(token))
         return token >= highest
 
+    def highest(self, session: str) -> int:
+        """Returns the highest token that was seen."""
+        return self._tokens[session]
+
     def _read(self, session: str) -> int:
         try:
             return int(self._path(session).read_text())

@@ -110,7 +110,7 @@ class Attendant:
     async def _respond(self, request: Request) -> Response:
         """Answers a request; a repeated number gets the cached response. Runs on if the caller disconnects."""
         if not self._fence.admits(request.get("session", ""), request.get("token", 0)):
-            return {"fenced": True}
+            return {"fenced": self._fence.highest(request["session"])}
         number = request.get("number")
         if number is None or request.get("session") not in self._sessions:  # that it is unknown is not to be cached
             return await self._dispatch(request)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from runner_service.executors.daytona.attendant_client import AttendantClient
 from runner_service.executors.daytona.config import SandboxConfig
-from runner_service.executors.protocol import FileError, SandboxError, SandboxSpec
+from runner_service.executors.protocol import FileError, SandboxError, SandboxFencedError, SandboxSpec
 
 CLOSE_TIMEOUT_SECONDS = 30.0
 
@@ -102,7 +102,7 @@ def _raise_errors(response: dict[str, Any]) -> None:
     if "sandbox_error" in response:
         raise SandboxError(str(response["sandbox_error"]))
     if "fenced" in response:
-        raise SandboxError("another replica has taken the execution over")
+        raise SandboxFencedError(int(response["fenced"]))
     if "unknown_request" in response:
         raise SandboxError("the sandbox runs an older version of the service for this execution, which cannot do this")
     if "defect" in response or "unknown_session" in response:

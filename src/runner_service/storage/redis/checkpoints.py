@@ -112,7 +112,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
         return f"{int(current.split('.')[0]) + 1 if current else 1:032}"
 
     async def _write(self, keys: ThreadKeys, key: str, fields: Sequence[Argument], *, keeps: bool = False) -> None:
-        written = await self._connection.script(
+        written, _ = await self._connection.replicated_script(
             "checkpoint", [keys.token, key], [owner_token.get(), int(keeps), *fields]
         )
         if not written:

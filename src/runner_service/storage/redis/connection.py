@@ -22,6 +22,7 @@ Argument = str | bytes | int | float
 
 TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2.0
+REPLICATION_TIMEOUT_MS = 200
 _MAX_BACKOFF_SECONDS, _MIN_BACKOFF_SECONDS, _RETRIES = 0.2, 0.02, 2
 _MAX_CONNECTIONS = 64
 _DEFAULT_PORT = 6379
@@ -37,6 +38,8 @@ class RedisAddress:
     user: str | None = None
     tls_ca_file: str | None = None
     tls: bool = False
+    min_replicas: int = 0
+    """How many replicas of Redis have to have a write before anything is done because of it."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -65,6 +68,7 @@ def redis_address(settings: Settings) -> RedisAddress:
         password.get_secret_value() if password else None,
         user=settings.redis_user,
         tls=settings.redis_tls,
+        min_replicas=settings.redis_min_replicas,
         tls_ca_file=str(ca_file) if ca_file else None,
     )
 
@@ -121,6 +125,29 @@ class Connection:
                 if isinstance(reply, Exception):
                     raise reply
             return replies
+
+    async def replicated_script(
+        self, name: str, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> tuple[Any, bool]:
+        """Runs a script, and tells whether enough replicas of Redis have what it wrote. Raises LogError."""
+        if not self.address.min_replicas:
+            return await self.script(name, keys, arguments), True
+        text, digest = script(name)
+        commands: list[list[Argument]] = [["EVALSHA", digest, len(keys), *keys, *arguments], self.wait_command]
+        with self.as_log_error():
+            reply, count = await self._run_pipeline(commands, raise_on_error=False)  # WAIT is about its connection
+            if isinstance(reply, NoScriptError):
+                await self._client.script_load(text)
+                reply, count = await self._run_pipeline(commands, raise_on_error=False)
+            for each in (reply, count):
+                if isinstance(each, Exception):
+                    raise each
+        return reply, int(count) >= self.address.min_replicas
+
+    @property
+    def wait_command(self) -> list[Argument]:
+        """The command that waits for the replicas of Redis to have what its connection has written."""
+        return ["WAIT", self.address.min_replicas, REPLICATION_TIMEOUT_MS]
 
     async def _run_pipeline(self, commands: Sequence[Sequence[Argument]], *, raise_on_error: bool) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipeline:

@@ -13,6 +13,7 @@ from runner_service.storage.event_log import (
     Entry,
     ExecutionPage,
     LogError,
+    NewCall,
     NewExecution,
     NewState,
     NewValue,
@@ -90,9 +91,9 @@ class RedisEventLog:
         for name, own in by_execution.items():
             sent = await self._sent_of(name, owners.get(name, 0), is_new=isinstance(own[0], NewExecution))
             batch.append((name, sent, encode(sent.keys, own)))
-        replies = await self._hot.scripts(
-            "append", [_append_call(sent, sent.count, encoded) for _, sent, encoded in batch]
-        )
+        min_replicas = self._connection.address.min_replicas if any(map(_begins, entries)) else 0
+        calls = [_append_call(sent, sent.count, encoded) for _, sent, encoded in batch]
+        replies = await self._hot.scripts("append", calls, min_replicas=min_replicas)
         rejected: dict[str, Rejection] = {}
         for (name, sent, encoded), reply in zip(batch, replies, strict=True):
             if rejection := await self._settle(sent, encoded, reply):
@@ -214,6 +215,11 @@ class RedisEventLog:
 def _append_call(sent: _Sent, before: int, encoded: EncodedEntries) -> tuple[list[str], list[Argument]]:
     head: list[Argument] = [sent.token, before, encoded.count, time.time(), sent.keys.channel]
     return encoded.keys, [*head, *encoded.arguments]
+
+
+def _begins(entry: Entry) -> bool:
+    """Tells whether something is about to be done because the log has the entry."""
+    return isinstance(entry, NewExecution) or (isinstance(entry, NewCall) and entry.result is None)
 
 
 def _ended(entries: Sequence[Entry]) -> list[str]:

@@ -106,7 +106,7 @@ class Follower:
             if message["type"] == "subscribe":  # what was committed before is not announced
                 await self._notify_of_record(channel)
             elif message["type"] == "message":
-                last, finished, token = message["data"].split(b":")
+                last, finished, token, *_ = message["data"].split(b":")
                 if channel in self._owners and self._owners[channel].token == int(token):
                     self._notify(channel, int(last), finished=finished == b"1")
                 else:

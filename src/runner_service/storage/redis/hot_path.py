@@ -14,6 +14,7 @@ import hiredis
 from runner_service.storage.event_log import LogError
 from runner_service.storage.redis.connection import (
     CONNECT_TIMEOUT_SECONDS,
+    REPLICATION_TIMEOUT_MS,
     TIMEOUT_SECONDS,
     Argument,
     RedisAddress,
@@ -31,8 +32,13 @@ class HotConnection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._parser = hiredis.Reader()
 
-    async def scripts(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
-        """Runs a script for each of `calls`, keys and arguments. Raises LogError for the first that failed."""
+    async def scripts(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, min_replicas: int = 0
+    ) -> list[Any]:
+        """Runs a script for each of `calls`, keys and arguments. Raises LogError for the first that failed.
+
+        Returns when `min_replicas` replicas of Redis have what was written, or a little later.
+        """
         text, digest = script(name)
         commands = [("EVALSHA", digest, len(keys), *keys, *arguments) for keys, arguments in calls]
         replies = await self._run(commands)
@@ -44,6 +50,8 @@ class HotConnection:
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 raise LogError(f"Redis at {self._address} refuses: {reply}")
+        if min_replicas:
+            await self._run([("WAIT", min_replicas, REPLICATION_TIMEOUT_MS)])
         return replies
 
     async def close(self) -> None:

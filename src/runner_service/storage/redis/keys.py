@@ -15,8 +15,8 @@ class ExecutionKeys:
         self._base = f"{_PREFIX}:{{{execution_id}}}"
         self.record = f"{self._base}:x"
         """A hash: `token`, `owner`, `n` (entries of this owner), `last`, `record`, `state`, `fingerprint`, `request`,
-        `cancel`, `policy`, `sealed`; `owners`: for each, with spaces between, `<token>:<sequence
-        after which it began>`."""
+        `cancel`, `policy`, `sealed`; `floor`, the lowest token of the next claim; `owners`: for each, with spaces
+        between, `<token>:<sequence after which it began>`."""
         self.events = f"{self._base}:e"
         """A stream with the id `<last sequence>-0`: `n` (count), `f` (frames), and for output where its data is."""
         self.journal = f"{self._base}:j"
@@ -32,6 +32,9 @@ class ExecutionKeys:
         self.callers = f"{self._base}:p"
         """Exists while a replica that does not own the execution has callers of it."""
 
+        self.decisions = f"{self._base}:a"
+        """A list of SubmitApprovalRequests that the owner has not seen yet."""
+
     def output(self, tool_call_id: str, stream: str) -> str:
         """The string with what a call wrote to a stream."""
         return f"{self._base}:o:{tool_call_id}:{stream}"
@@ -40,7 +43,7 @@ class ExecutionKeys:
     def fixed(self) -> list[str]:
         """All but those of outputs."""
         hot = [self.record, self.events, self.journal, self.values, self.calls]
-        return [*hot, self.changes, self.contents, self.callers]
+        return [*hot, self.changes, self.contents, self.callers, self.decisions]
 
 
 class ThreadKeys:

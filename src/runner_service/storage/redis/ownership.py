@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Collection, Sequence
 
+from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import Claim
 from runner_service.storage.redis.connection import Argument, Connection
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
@@ -18,27 +19,33 @@ class RedisOwnership:
         self._keys = keys
         self.replica = secrets.token_hex(8)
 
-    async def claim(self, execution_id: str, *, floor: int = 0) -> Claim | None:
-        """Implements `Ownership`. The new token is at least `floor`."""
+    async def claim(self, execution_id: str, *, anew: bool = False) -> Claim | None:
+        """Implements `Ownership`."""
         record = ExecutionKeys(execution_id).record
         # Added before the claim, or a crash in between would leave an execution that nobody looks for.
         await self._connection.call("SADD", self._keys.owned(self.replica), execution_id)
         owner, token = await self._owner(record)
-        if owner == self.replica:
+        if owner == self.replica and not anew:
             return Claim(execution_id, token)
-        if owner and (await self.alive([owner]))[owner]:
+        if owner not in {"", self.replica} and (await self.alive([owner]))[owner]:
             await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
             return None
-        arguments: list[Argument] = [self.replica, token, floor, _UNUSED_CLAIM_SECONDS]
-        new = await self._connection.script("claim", [record], arguments)
+        arguments: list[Argument] = [self.replica, token, _UNUSED_CLAIM_SECONDS]
+        new, is_replicated = await self._connection.replicated_script("claim", [record], arguments)
+        if not is_replicated:  # nothing is begun by a claim that a failover would lose
+            await self.release(execution_id)
+            raise LogError(
+                f"Redis at {self._connection.address} has fewer than REDIS_MIN_REPLICAS = "
+                f"{self._connection.address.min_replicas} replicas that are up to date; call again"
+            )
         if new is None:  # another one was faster, or the answer of this claim was lost and it was tried again
             owner, token = await self._owner(record)
             return Claim(execution_id, token) if owner == self.replica else None
         return Claim(execution_id, int(new))
 
-    async def release(self, execution_id: str) -> None:
+    async def release(self, execution_id: str, *, floor: int = 0) -> None:
         """Implements `Ownership`."""
-        await self._connection.script("release", [ExecutionKeys(execution_id).record], [self.replica])
+        await self._connection.script("release", [ExecutionKeys(execution_id).record], [self.replica, floor])
         await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:

@@ -11,6 +11,8 @@ from runner_service.storage.redis.tenant_slots import RedisTenantSlots
 from runner_service.storage.redis.turns import RedisTurns
 
 _MAX_TAKEN = 100
+_MAX_DECISIONS = 100
+_DECISION_SECONDS = 60
 
 
 class RedisReplicas:
@@ -26,6 +28,8 @@ class RedisReplicas:
         self.turns = RedisTurns(connection, keys)
         self.tenant_slots = RedisTenantSlots(connection, keys, replica)
         self._lease_ms = round(lease_seconds * 1000)
+        self.is_replicated = True
+        """As of `Replicas`."""
 
     @property
     def lease_seconds(self) -> float:
@@ -38,21 +42,24 @@ class RedisReplicas:
 
     async def beat(self) -> Sequence[str]:
         """Implements `Replicas`."""
-        reply = await self._connection.script("beat", [self._keys.leases], [self._replica, self._lease_ms])
+        reply, self.is_replicated = await self._connection.replicated_script(
+            "beat", [self._keys.leases], [self._replica, self._lease_ms]
+        )
         return [each.decode() for each in reply]
 
     async def leave(self) -> None:
         """Implements `Replicas`."""
         await self._connection.call("ZADD", self._keys.leases, 0, self._replica)
 
-    async def owned_by(self, replica: str) -> Sequence[str]:
+    async def owned_by(self, replica: str = "") -> Sequence[str]:
         """Implements `Replicas`."""
+        replica = replica or self._replica
         return [each.decode() for each in await self._connection.call("SMEMBERS", self._keys.owned(replica))]
 
     async def forget(self, replica: str, execution_id: str = "") -> None:
         """Implements `Replicas`."""
         if execution_id:
-            await self._connection.call("SREM", self._keys.owned(replica), execution_id)
+            await self._connection.call("SREM", self._keys.owned(replica or self._replica), execution_id)
         else:
             await self._connection.call("ZREM", self._keys.leases, replica)
 
@@ -80,6 +87,11 @@ class RedisReplicas:
         """Implements `Replicas`."""
         await self._connection.call("HSET", ExecutionKeys(execution_id).record, "cancel", reason or " ")
 
+    async def decide(self, execution_id: str, decision: bytes) -> None:
+        """Implements `Replicas`."""
+        key = ExecutionKeys(execution_id).decisions
+        await self._connection.pipeline([("RPUSH", key, decision), ("EXPIRE", key, _DECISION_SECONDS)])
+
     async def letters(self, tokens: Mapping[str, int]) -> Mapping[str, Letter]:
         """Implements `Replicas`."""
         keys = [ExecutionKeys(each) for each in tokens]
@@ -87,12 +99,16 @@ class RedisReplicas:
             [("HMGET", each.record, "token", "cancel", "policy") for each in keys]
         )
         callers = await self._connection.pipeline([("EXISTS", each.callers) for each in keys])
+        decisions = await self._connection.pipeline([("LPOP", each.decisions, _MAX_DECISIONS) for each in keys])
         return {
             name: Letter(
                 int(token or 0) == tokens[name],
                 cancel.decode() if cancel is not None else None,
                 int(policy or 0),
                 bool(has_callers),
+                tuple(submitted or ()),
             )
-            for name, (token, cancel, policy), has_callers in zip(tokens, records, callers, strict=True)
+            for name, (token, cancel, policy), has_callers, submitted in zip(
+                tokens, records, callers, decisions, strict=True
+            )
         }
