@@ -166,7 +166,8 @@ type ExecuteAgentRequest struct {
 	// Which tool calls wait for a person's decision. Unset: none, unless the operator's policy asks.
 	ApprovalPolicy *ApprovalPolicy `protobuf:"bytes,11,opt,name=approval_policy,json=approvalPolicy,proto3" json:"approval_policy,omitempty"`
 	// The `started.owner` of the last `started` seen below `after_sequence`. If the log has lost events up to there, the
-	// call is DATA_LOSS. 0: that is not checked. Ignored when requests are compared for sameness.
+	// call is DATA_LOSS. 0: that is not checked; leave it so when the last event seen is a `notice` or `approval_decided`,
+	// which a new owner can publish before its `started`. Ignored when requests are compared for sameness.
 	AfterOwner    int64 `protobuf:"varint,12,opt,name=after_owner,json=afterOwner,proto3" json:"after_owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -149,7 +149,8 @@ class ExecuteAgentRequest(_message.Message):
     """What happens to the execution when its callers disconnect. Ignored when requests are compared for sameness."""
     after_owner: _builtins.int
     """The `started.owner` of the last `started` seen below `after_sequence`. If the log has lost events up to there, the
-    call is DATA_LOSS. 0: that is not checked. Ignored when requests are compared for sameness.
+    call is DATA_LOSS. 0: that is not checked; leave it so when the last event seen is a `notice` or `approval_decided`,
+    which a new owner can publish before its `started`. Ignored when requests are compared for sameness.
     """
     @_builtins.property
     def agent(self) -> Global___Agent:
