@@ -103,18 +103,28 @@ async def test_7_an_execution_whose_end_a_failover_has_lost_ends_again(deploymen
 @pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_4_an_owner_that_only_the_sandbox_refuses_claims_with_a_higher_token(
-    deployment: Deployment, tmp_path: Path
+    deployment: Deployment,
 ) -> None:
     """A failover has lost the claim of a later owner, which the sandbox has seen."""
-    turns = [turn("", command("echo one")), turn("", command("echo two"), silence=1.0), turn("The end.")]
-    await deployment.start(turns, count=1)
+    turns = [turn("", command("echo one")), turn("", command("echo begun; sleep 2; echo two")), turn("The end.")]
+    await deployment.start(turns)
     await deployment.begin(0, "e", until="tool_call_finished")
-    later = time.time_ns() // 1000 + 3600 * 10**6
-    (fence,) = deployment.cloud.directory.rglob("sessions/*.token")
     await deployment.kill(0)
-    fence.write_text(str(later))
-    await deployment.start(turns, count=1)
-    events = await deployment.watch(1, execution_id="e").ended(90)
+    record, later = "rs1:{e}:x", time.time_ns() // 1000 + 3600 * 10**6
+    with deployment.redis.client as client:
+        before = client.hmget(record, "token", "owners")
+        client.hset(record, "floor", later)
+        await deployment.start(turns)
+        watcher = deployment.watch(1, execution_id="e")
+        await watcher.until(lambda event: event.tool_output.stdout.startswith(b"begun"))
+        await deployment.kill(1)
+        await watcher.close()
+        client.hdel(record, "floor")
+        client.hset(record, mapping={"token": before[0], "owners": before[1]})
+        for key in client.scan_iter("rs1:{t:*}:t"):
+            client.set(key, before[0])
+    await deployment.start(turns)
+    events = await deployment.watch(2, execution_id="e").ended(90)
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
     assert max(each.started.owner for each in events) > later
-    assert stdout_of(events) == b"one\ntwo\n"
+    assert stdout_of(events) == b"one\nbegun\ntwo\n"
