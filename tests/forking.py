@@ -54,7 +54,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """Starts services. It is itself started by the first; close it at the end."""
+    """Starts services. It is itself started by the first, and again if a test has killed it; close it at the end."""
 
     def __init__(self) -> None:
         self._ids = itertools.count()
@@ -65,17 +65,20 @@ class ForkServer:
 
     async def fork(self, arguments: Sequence[str], environ: Mapping[str, str], descriptor: int) -> ForkedProcess:
         """Starts a service, whose last argument is the number that `descriptor` has there."""
-        control = self._control or self._start()
+        if self._control is None or (self._server and self._server.poll() is not None):
+            self._control = self._start()
         number = next(self._ids)
         pid: Future[int] = Future()
         exit_code: Future[int] = Future()
         self._pids[number], self._exit_codes[number] = pid, exit_code
         order = {"id": number, "environ": dict(environ), "arguments": list(arguments), "directory": str(Path.cwd())}
-        socket.send_fds(control, [json.dumps(order).encode()], [1, 2, descriptor])
+        socket.send_fds(self._control, [json.dumps(order).encode()], [1, 2, descriptor])
         return ForkedProcess(await asyncio.wrap_future(pid), exit_code)
 
     def _start(self) -> socket.socket:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if self._control:
+            self._control.close()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())],
@@ -84,8 +87,8 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        threading.Thread(target=self._read, args=(self._control,), daemon=True).start()
-        return self._control
+        threading.Thread(target=self._read, args=(ours,), daemon=True).start()
+        return ours
 
     def _read(self, control: socket.socket) -> None:
         while data := control.recv(_MAX_ANSWER_BYTES):
@@ -94,8 +97,9 @@ class ForkServer:
                 self._pids.pop(answer["id"]).set_result(answer["pid"])
             else:
                 self._exit_codes.pop(answer["id"]).set_result(answer["exit_code"])
-        for each in (*self._pids.values(), *self._exit_codes.values()):
-            each.set_exception(RuntimeError("the fork server has ended"))
+        for waiting in (self._pids, self._exit_codes):
+            while waiting:
+                waiting.popitem()[1].set_exception(RuntimeError("the fork server has ended"))
 
     def close(self) -> None:
         """Ends the fork server; services that still run go on."""
