@@ -102,13 +102,13 @@ async def _lags(service: Service) -> dict[float, float]:
     return {float(each.labels["le"]): each.value for each in found}
 
 
-async def _flood(service: Service, rate: int, answers: Counter[str]) -> None:
+async def _flood(service: Service, tokens: list[Any], rate: int, answers: Counter[str]) -> None:
     async with grpc.aio.insecure_channel(service.address) as channel:
         call: Any = channel.unary_unary(_METHOD)
 
         async def send(number: int) -> None:
             try:
-                await call(b"", metadata=service.forged[number % _TOKENS], timeout=10)
+                await call(b"", metadata=tokens[number % len(tokens)], timeout=10)
             except grpc.aio.AioRpcError as error:
                 answers[error.code().name] += 1
 
@@ -137,12 +137,13 @@ async def measure(rate: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         async with _serving(Path(directory)) as service:
             await asyncio.sleep(4)  # for slow imports of the start
-            for each in (0, rate):
+            wrong = [_bearer(new_token().token)]
+            for what, tokens in (("nobody else", []), ("unknown tokens", wrong), ("forged tokens", service.forged)):
                 answers, seconds = Counter[str](), list[float]()
                 before = await _lags(service)
                 knowing = asyncio.create_task(_known(service, seconds))
-                if each:
-                    await _flood(service, each, answers)
+                if tokens:
+                    await _flood(service, tokens, rate, answers)
                 else:
                     await asyncio.sleep(_SECONDS)
                 knowing.cancel()
@@ -153,7 +154,7 @@ async def measure(rate: int) -> None:
                 p99 = next(bound for bound, count in lags.items() if count >= 0.99 * total)
                 seconds.sort()
                 print(
-                    f"forged {sum(answers.values()) / _SECONDS:.0f}/s {dict(answers)}: loop lag p99 <= {p99:g} s, "
+                    f"{what}: {sum(answers.values()) / _SECONDS:.0f}/s {dict(answers)}: loop lag p99 <= {p99:g} s, "
                     f"max <= {highest:g} s; a known caller: median {seconds[len(seconds) // 2] * 1000:.1f} ms, "
                     f"99th percentile {seconds[int(len(seconds) * 0.99)] * 1000:.1f} ms"
                 )

@@ -14,7 +14,7 @@ import grpc
 import jwt
 import pytest
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.callers.files import CallersYaml, acting_for, bearer
 from tests.callers.issuing import Issuer, issuing
@@ -27,7 +27,7 @@ from runner_service.api.callers import issuers as issuers_module
 from runner_service.api.callers import key_sets
 from runner_service.api.callers.issuers import Issuers
 from runner_service.api.callers.issuers_file import IssuerEntry
-from runner_service.errors import CallError
+from runner_service.errors import CallError, UnauthenticatedError, UnavailableError
 
 REFUSED = "UNAUTHENTICATED"
 
@@ -187,6 +187,28 @@ async def test_known_keys_outlive_an_issuer_that_fails_and_unknown_ones_cost_one
         assert all(each.startswith((REFUSED, "UNAVAILABLE")) for each in said)
         assert issuer.reads - reads <= 1
         assert await answer(probe.channel, *bearer(issuer.token(sub="robot5"))) == "robot5 of acme for acme"
+
+
+async def test_a_flood_of_forged_tokens_is_refused_at_once_and_known_ones_are_not(issuer: Issuer) -> None:
+    accepting = Issuers()
+    accepting.configure([IssuerEntry.model_validate(issuer.entry())])
+    good, forged = issuer.token(), issuer.token(key=ec.generate_private_key(ec.SECP256R1()))
+    await accepting.admit(good)
+
+    async def said(token: str) -> type[CallError] | None:
+        try:
+            await accepting.admit(token)
+        except CallError as error:
+            return type(error)
+        return None
+
+    answers = asyncio.gather(*(said(forged) for _ in range(1000)))
+    await asyncio.sleep(0)
+    assert await said(good) is None
+    assert accepting.caller(good).name == "robot"
+    found = await answers
+    assert found.count(UnavailableError) >= 1000 - issuers_module._MAX_WAITING - 1
+    assert set(found) == {UnavailableError, UnauthenticatedError}
 
 
 async def test_the_age_of_the_keys_and_a_wrong_file_are_metrics(

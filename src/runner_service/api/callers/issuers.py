@@ -21,6 +21,7 @@ _LOOP_SHARE = 8
 """Verifying tokens that are not known takes at most this part of the event loop's time."""
 
 _MAX_WAIT_SECONDS = 2.0
+_MAX_WAITING = 100
 
 
 class Issuers:
@@ -32,6 +33,7 @@ class Issuers:
         self._accepted: dict[bytes, Caller] = {}
         self._generation: tuple[int, ...] = ()
         self._verifying = asyncio.Lock()
+        self._waiting = 0
 
     def configure(self, entries: Sequence[IssuerEntry]) -> None:
         """Takes the issuers of the file; keys that are known already stay known."""
@@ -73,11 +75,16 @@ class Issuers:
         await keys.find(unverified.key_id, unverified.algorithm)
         if not keys.is_usable:
             raise UnavailableError(f"the keys of {entry.name} cannot be read; call again", retry_delay=10.0)
+        if self._waiting >= _MAX_WAITING:  # more would only make the wait longer, and each of them cost a timer
+            raise _too_many()
+        self._waiting += 1
         try:
             async with asyncio.timeout(_MAX_WAIT_SECONDS):
                 await self._verifying.acquire()
         except TimeoutError:
-            raise UnavailableError("too many tokens are to be verified; call again", retry_delay=2.0) from None
+            raise _too_many() from None
+        finally:
+            self._waiting -= 1
         started = time.perf_counter()
         try:
             self.caller(token)
@@ -143,6 +150,10 @@ class Issuers:
                     raise UnauthenticatedError(f"the token's algorithm is not one of {entry.name}")
                 return entry
         raise UnauthenticatedError("the token's issuer is not in CALLERS_FILE")
+
+
+def _too_many() -> UnavailableError:
+    return UnavailableError("too many tokens are to be verified; call again", retry_delay=2.0)
 
 
 def _source(entry: IssuerEntry) -> str:
