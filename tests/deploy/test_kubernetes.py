@@ -60,6 +60,27 @@ def test_probes_and_services_use_ports_where_the_service_listens(pod: Any) -> No
     assert all(names[each["targetPort"]] == each["port"] for each in service["spec"]["ports"])
 
 
+def test_prometheus_finds_the_metrics_and_names_the_job_as_the_alerts_do() -> None:
+    (monitor,) = documents(KUBERNETES / "monitoring/service-monitor.yaml")
+    (service,) = documents(KUBERNETES / "base/service.yaml")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {each["name"] for each in service["spec"]["ports"]}
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    # Without `jobLabel` the job is called as the Service is.
+    assert f'job="{service["metadata"]["name"]}"' in (DEPLOY / "alerts.yml").read_text()
+
+
+def test_the_autoscaler_and_the_budget_are_about_the_deployment(pod: Any) -> None:
+    (autoscaler,) = documents(KUBERNETES / "monitoring/autoscaler.yaml")
+    (deployment,) = documents(KUBERNETES / "base/deployment.yaml")
+    (budget,) = documents(KUBERNETES / "base/disruption-budget.yaml")
+    assert autoscaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert budget["spec"]["selector"] == deployment["spec"]["selector"]
+    targets = [int(each["pods"]["target"]["averageValue"]) for each in autoscaler["spec"]["metrics"]]
+    assert max(targets) < int(variables(KUBERNETES / "base")["MAX_CONCURRENT_EXECUTIONS"])
+    assert pod["automountServiceAccountToken"] is False
+
+
 def test_the_alerts_are_those_that_the_page_explains() -> None:
     (rule,) = documents(KUBERNETES / "monitoring/alerts.yaml")
     (rules,) = documents(DEPLOY / "alerts.yml")

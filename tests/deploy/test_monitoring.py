@@ -20,6 +20,7 @@ __all__ = ["start_process"]
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "dashboard.json"
+AUTOSCALER = ROOT / "deploy" / "kubernetes" / "monitoring" / "autoscaler.yaml"
 OPERATIONS = ROOT / "docs" / "operations.md"
 
 ONLY_WITH_ISSUERS = {"runner_jwks_age_seconds"}
@@ -37,8 +38,17 @@ def panels() -> list[dict[str, Any]]:
     return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
 
 
+def autoscaled() -> Iterator[str]:
+    """What the autoscaler asks the adapter for, as Prometheus would be asked."""
+    for each in yaml.safe_load(AUTOSCALER.read_text())["spec"]["metrics"]:
+        metric = each["pods"]["metric"]
+        matchers = ",".join(f'{name}="{value}"' for name, value in metric["selector"]["matchLabels"].items())
+        yield f"{metric['name']}{{{matchers}}}"
+
+
 def expressions() -> Iterator[str]:
     yield from (rule["expr"] for rule in alerts().values())
+    yield from autoscaled()
     for panel in panels():
         yield from (target["expr"] for target in panel["targets"])
 
@@ -107,6 +117,9 @@ async def test_everything_that_is_asked_for_is_there_after_one_execution(
                 assert set(re.findall(r"(\w+)[!=]", matchers)) <= labels_of[name] | {"instance"}, expression
         by = {label.strip() for group in re.findall(r"by \((.*?)\)", expression) for label in group.split(",")}
         assert by <= set().union(*(labels_of[name] for name in names)) | {"instance"}, expression
+    for expression in autoscaled():  # an adapter knows no sample that is not there: also 0 has to be exported
+        (state,) = re.findall(r'state="(\w+)"', expression)
+        assert any(each.name == "runner_executions" and each.labels["state"] == state for each in page.samples)
     asked_for = {name for expression in expressions() for name in re.findall(r"\brunner_[a-z_]+", expression)}
     unseen = {
         name for name in labels_of if name.startswith("runner_") and not name.endswith(("_sum", "_count", "_bucket"))

@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -87,7 +87,7 @@ backend runner
 """
 _QUIETLY = ("--log-level", "critical", "--concurrency", "1", "--disable-hot-restart")
 _COMMANDS: dict[str, tuple[str, Callable[[str], list[str]]]] = {
-    "envoy": (_ENVOY, lambda file: ["-c", file, *_QUIETLY]),
+    "envoy": (_ENVOY, lambda file: envoy_arguments(Path(file))),
     "nginx": (_NGINX, lambda file: ["-c", file, "-e", f"{file}.errors"]),
     "haproxy": (_HAPROXY, lambda file: ["-f", file]),
 }
@@ -103,12 +103,24 @@ async def in_front_of(address: str, program: str, directory: Path) -> AsyncItera
         text = text.replace(name, value)
     file = directory / f"{program}.{'yaml' if program == 'envoy' else 'conf'}"
     file.write_text(text)
+    async with running_proxy(program, arguments(str(file)), port):
+        yield f"127.0.0.1:{port}"
+
+
+def envoy_arguments(file: Path) -> list[str]:
+    """Returns the arguments of an Envoy that logs errors only."""
+    return ["-c", str(file), *_QUIETLY]
+
+
+@asynccontextmanager
+async def running_proxy(program: str, arguments: Sequence[str], port: int) -> AsyncIterator[None]:
+    """Runs a proxy, which listens on `port` when the context is entered."""
     found = program_path(program)
     assert found
-    process = await asyncio.create_subprocess_exec(found, *arguments(str(file)), stdin=asyncio.subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(found, *arguments, stdin=asyncio.subprocess.DEVNULL)
     try:
         await _listening(port, process)
-        yield f"127.0.0.1:{port}"
+        yield
     finally:
         if process.returncode is None:
             process.terminate()

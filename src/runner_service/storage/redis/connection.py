@@ -1,5 +1,6 @@
 """The connection to Redis: plain commands, pipelines and scripts. Every failure is a LogError."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -26,6 +27,7 @@ REPLICATION_TIMEOUT_MS = 200
 _MAX_BACKOFF_SECONDS, _MIN_BACKOFF_SECONDS, _RETRIES = 0.2, 0.02, 2
 _MAX_CONNECTIONS = 64
 _DEFAULT_PORT = 6379
+_SUBSCRIPTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,13 @@ class Connection:
 
     def __init__(self, client: Any, address: RedisAddress) -> None:
         self._client = client
+        self._calls = asyncio.Semaphore(_MAX_CONNECTIONS - _SUBSCRIPTIONS)  # the pool refuses what exceeds it
         self.address = address
 
     async def call(self, *command: Argument) -> Any:
         """Runs a command and returns its reply, with bytes for strings. Raises LogError."""
         with self.as_log_error():
-            return await self._client.execute_command(*command)
+            return await self._execute(*command)
 
     async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Runs commands in one round trip, not as a transaction. Raises LogError for the first that failed."""
@@ -110,10 +113,10 @@ class Connection:
         with self.as_log_error():
             if len(commands) == 1:
                 try:
-                    return [await self._client.execute_command(*commands[0])]
+                    return [await self._execute(*commands[0])]
                 except NoScriptError:
                     await self._client.script_load(text)
-                    return [await self._client.execute_command(*commands[0])]
+                    return [await self._execute(*commands[0])]
             replies = await self._run_pipeline(commands, raise_on_error=False)
             missing = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if missing:
@@ -149,8 +152,12 @@ class Connection:
         """The command that waits for the replicas of Redis to have what its connection has written."""
         return ["WAIT", self.address.min_replicas, REPLICATION_TIMEOUT_MS]
 
+    async def _execute(self, *command: Argument) -> Any:
+        async with self._calls:
+            return await self._client.execute_command(*command)
+
     async def _run_pipeline(self, commands: Sequence[Sequence[Argument]], *, raise_on_error: bool) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipeline:
+        async with self._calls, self._client.pipeline(transaction=False) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
             replies: list[Any] = await pipeline.execute(raise_on_error=raise_on_error)
