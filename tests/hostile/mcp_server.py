@@ -23,7 +23,6 @@ ONCE: dict[str, dict[str, Any]] = {
     "pattern of names": {"content": TEXT, "structuredContent": {"a" * 60: "x"}},
     "objects": {"content": TEXT, "structuredContent": {"a": [{}] * 2_000_000}},
     "numbers": {"content": TEXT, "structuredContent": {"a": [1] * 2_000_000}},
-    "a text": {"content": [{"type": "text", "text": "x" * 7_000_000}]},
     "contents": {"content": [{}] * 300_000},
     "no answers": {"content": 7},
 }

@@ -1,7 +1,8 @@
 """INTERNAL means a defect of the service: odd input of others ends as what it is.
 
-Each case fails where the check that it is for is taken out: of arguments in `models.tool_arguments` and of paths in
-`executors.local.paths`, of requests in `api.validation`, of bytes in `api.interceptors`.
+Each case was seen to fail without the check that it is for: of arguments in `models.tool_arguments` and of NUL in
+`executors.local.paths`, of requests in `api.validation`, of bytes in `api.interceptors`. What deepagents refuses by
+itself, such as an argument of another type, has no case here.
 """
 
 from typing import Any
@@ -24,18 +25,7 @@ ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "a number of 400 digits below zero": ("read_file", {"file_path": "/a", "offset": -HUGE}),
     "a number of 400 digits for a timeout": ("execute", {"command": "true", "timeout": HUGE}),
     "a number of 400 digits for a path": ("ls", {"path": HUGE}),
-    "infinity": ("execute", {"command": "true", "timeout": float("inf")}),
-    "no number": ("execute", {"command": "true", "timeout": float("nan")}),
-    "nothing for a path": ("read_file", {"file_path": None}),
-    "an object for a path": ("read_file", {"file_path": {"a": []}}),
-    "a list for a command": ("execute", {"command": ["true"]}),
-    "no arguments": ("edit_file", {}),
-    "arguments that nobody knows": ("glob", {"pattern": "*", "path": "/", "config": {}, "self": 1, "runtime": None}),
     "NUL in a path": ("read_file", {"file_path": "/a\0b"}),
-    "NUL in a pattern": ("grep", {"pattern": "\0", "path": "/"}),
-    "a plan that is none": ("write_todos", {"todos": {"a": 1}}),
-    "an unknown sub-agent of an odd type": ("task", {"subagent_type": ["a"], "description": 7}),
-    "a tool without a name": ("", {}),
 }
 
 
@@ -54,6 +44,9 @@ async def test_odd_arguments_of_a_model_are_results_and_the_agent_goes_on(client
 
 
 EXECUTE, GET, LIST = "ExecuteAgent", "GetExecution", "ListExecutions"
+START = runner_pb2.ExecuteAgentRequest(
+    message="go", agent=runner_pb2.Agent(name="a", instructions="b")
+).SerializeToString()
 REQUESTS: dict[str, tuple[str, bytes]] = {
     "bytes that are no message": (GET, b"\xff" * 100),
     "a message that is cut short": (GET, b"\x0a\x7fabc"),
@@ -63,10 +56,11 @@ REQUESTS: dict[str, tuple[str, bytes]] = {
     "a number of more than 64 bits": (LIST, b"\x08" + b"\xff" * 20),
     "a page token of somebody else": (LIST, runner_pb2.ListExecutionsRequest(page_token="\x00odd").SerializeToString()),
     "a negative page size": (LIST, runner_pb2.ListExecutionsRequest(page_size=-(2**31)).SerializeToString()),
-    "an enum of no value": (EXECUTE, b"\x38\xff\xff\xff\xff\x07"),
+    "an enum of no value": (EXECUTE, START + b"\x38\xff\xff\xff\xff\x07"),
     "a duration of an age": (
         EXECUTE,
-        runner_pb2.ExecuteAgentRequest(
+        START
+        + runner_pb2.ExecuteAgentRequest(
             limits=runner_pb2.ExecutionLimits(timeout=Duration(seconds=2**62, nanos=-(2**31)))
         ).SerializeToString(),
     ),

@@ -1,4 +1,4 @@
-"""Answers of providers that cost more to read than to send. Each held the event loop for longer than probes wait."""
+"""Answers of providers that cost more to read than to send: each took the first release seconds to hours."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -38,11 +38,6 @@ REPLIES: dict[str, Callable[[], Reply]] = {
     "parts of a call that all seem to end it": lambda: Reply(200, [call_part('{"a":"'), *[call_part("}") * 1000] * 60]),
     # Joining a name from its parts.
     "a name in many parts": lambda: Reply(200, [name_parts(8000)] * 25),
-    # Parsing.
-    "an event of millions of values": lambda: Reply(
-        200, [b'data: {"choices":[', *[b"{}," * 100_000] * 25, b"{}]}\n\n"]
-    ),
-    "a document of millions of values": lambda: Reply(200, [b'{"choices":[', *[b"{}," * 100_000] * 25, b"{}]}"], JSON),
 }
 
 

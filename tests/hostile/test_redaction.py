@@ -4,14 +4,11 @@ All but the last were seen to fail: with the redactor of the first release, or, 
 """
 
 import random
-import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
 from tests.hostile.conftest import ATTACKING, Attack, attacking
-from tests.hostile.test_mcp_servers import SERVER, agent
-from tests.running import Turns, turn
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -63,26 +60,3 @@ async def test_a_secret_keeps_nobody_waiting(attack: Attack, name: str) -> None:
     async with attack(ATTACKING, fields=attacking(case.printing, secrets)) as target:
         await target.answers()
         await target.cancel()
-
-
-ALIKE = {f"SECRET_{at}": "x" * 300 + each for at, each in enumerate(words(200, 100))}
-SECRETS = {name: runner_pb2.EnvironmentValue(value=value, is_secret=True) for name, value in ALIKE.items()}
-LARGE = "x" * 7_000_000
-WHOLE: dict[str, tuple[Turns, str]] = {
-    "an answer": ([turn(LARGE)], "go"),
-    "a reasoning": ([turn("", reasoning=LARGE)], "go"),
-    "arguments": ([turn("", ("write_file", {"file_path": "/a", "content": LARGE}))], "go"),
-    "a result of an MCP server": ([turn("", ("evil", {}))], "go"),
-    "a message of the caller": ([turn("fine")], LARGE[:250_000]),
-}
-
-
-@pytest.mark.parametrize("name", WHOLE)
-async def test_a_large_text_keeps_nobody_waiting(attack: Attack, name: str) -> None:
-    turns, message = WHOLE[name]
-    stdio = runner_pb2.StdioServer(command=sys.executable, args=[SERVER, "a text"])
-    fields = {**agent(stdio=stdio), "environment": SECRETS, "message": message}
-    async with attack(turns, until=lambda event: 2 * event.HasField("started"), fields=fields) as target:
-        while not target.attacker.done():
-            await target.answers()
-        assert not any(LARGE[:400] in str(event) for event in await target.ended())

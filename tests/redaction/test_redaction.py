@@ -5,11 +5,13 @@ import json
 import random
 import re
 import threading
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
 
 from runner_service.redaction import MARK, Redactor
+from runner_service.redaction.matcher import Match, Patterns
 
 SECRET = "a-secret-of-some-length"
 
@@ -208,3 +210,26 @@ def test_no_secret_passes_where_comparing_all_would_take_too_long(name: str, chu
     assert all(long[start : start + 100].encode() not in told for start in range(0, 5000, 100))
     assert told.endswith(b" end")
     assert len(told) < len(text)
+
+
+def test_a_large_text_is_redacted_in_pieces_between_which_other_threads_run() -> None:
+    lengths: list[int] = []
+
+    class Watched(Patterns):
+        def matches(self, text: bytes) -> Iterator[Match]:
+            lengths.append(len(text))
+            return super().matches(text)
+
+    redactor = Redactor([])
+    redactor.patterns = Watched.of([SECRET])
+    assert redactor.text(f"{'x' * 500_000}{SECRET}{'y' * 500_000}") == f"{'x' * 500_000}{MARK}{'y' * 500_000}"
+    assert lengths
+    assert max(lengths) < 100_000
+
+
+@pytest.mark.parametrize("before", [0, 95, 99, 100, 65_500, 65_630])
+def test_the_beginning_of_a_text_shows_no_part_of_a_secret(before: int) -> None:
+    text = "x" * before + SECRET + "y" * 100_000
+    redactor = Redactor([SECRET])
+    assert redactor.beginning(text, 100) == redactor.text(text)[:100]
+    assert redactor.beginning(text[:110], 100) == redactor.text(text[:110])[:100]

@@ -19,7 +19,7 @@ _MAX_LINES = 128  # a key of 8192 bits has a hundred
 _LINE_END = re.compile(r"\r\n|\n|\r|\\n")  # also those that JSON has escaped: programs print keys from within JSON
 _PEM_BOUNDARY = re.compile(r"-----(BEGIN|END) [A-Z0-9 ]+-----")
 _SHELL_SPECIAL = re.compile(r"[^A-Za-z0-9_./:=@%+,-]", re.ASCII)
-_SAFE_IN_SHELL = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:=@%+,-")
+_SAFE_IN_SHELL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:=@%+,-"
 _SAFE_IN_URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-"
 _ANSI_C = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\x1b": r"\E", "'": r"\'"}  # the backslash first
 _ANSI_C_CONTROL = re.compile(r"[\x00-\x1f]")
@@ -84,7 +84,8 @@ def _shell(value: str) -> set[str]:
     quoted = value.replace("'", r"'\''")
     exported = re.sub(r'["$`\\]', r"\\\g<0>", value)
     escaped = _backslashed(value)
-    return {quoted, exported, escaped, _ansi_c(value), _ansi_c(value, octal=True)}
+    octal = set() if value.isascii() else {_ansi_c(value, octal=True)}
+    return {quoted, exported, escaped, _ansi_c(value), *octal}
 
 
 def _unquoted(value: str) -> set[str]:
@@ -94,7 +95,8 @@ def _unquoted(value: str) -> set[str]:
 
 
 def _backslashed(value: str) -> str:
-    for character in ("\\", *(set(value) - _SAFE_IN_SHELL - {"\\"})):
+    unsafe = value.encode(*ENCODING).translate(None, _SAFE_IN_SHELL).decode(*ENCODING)
+    for character in ("\\", *(set(unsafe) - {"\\"})):
         value = value.replace(character, "\\" + character)
     return value
 
@@ -118,16 +120,15 @@ def _ansi_c(value: str, *, octal: bool = False) -> str:
 
 def _url(value: str) -> set[str]:
     raw = value.encode(*ENCODING)
-    plus = raw.replace(b" ", b"\0")
-    return {
-        text.decode()
-        for code in (b"%%%02X", b"%%%02x")
-        for text in (
-            _percent_encoded(raw, code, safe=_SAFE_IN_URL),
-            _percent_encoded(raw, code, safe=_SAFE_IN_URL + b"/"),
-            _percent_encoded(plus, code, safe=_SAFE_IN_URL).replace(b"%00", b"+"),
-        )
-    }
+    forms: set[str] = set()
+    for code in (b"%%%02X", b"%%%02x"):
+        forms.add(_percent_encoded(raw, code, safe=_SAFE_IN_URL).decode())
+        if b"/" in raw:
+            forms.add(_percent_encoded(raw, code, safe=_SAFE_IN_URL + b"/").decode())
+        if b" " in raw:
+            plus = _percent_encoded(raw.replace(b" ", b"\0"), code, safe=_SAFE_IN_URL)
+            forms.add(plus.replace(b"%00", b"+").decode())
+    return forms
 
 
 def _percent_encoded(raw: bytes, code: bytes, *, safe: bytes) -> bytes:

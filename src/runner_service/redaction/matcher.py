@@ -78,7 +78,8 @@ class Patterns:
             for piece, offset in _pieces_of(form):
                 self._places.setdefault(piece, []).append(Place(form, offset))
         for places in self._places.values():
-            places.sort(key=_next_bytes)
+            if places[1:]:
+                places.sort(key=_next_bytes)
         self._sorted = sorted(patterns.union(self._places))
         self._longest = max(map(len, self._sorted), default=0)
         self._shortest = min(map(len, self._sorted), default=0)
@@ -87,8 +88,11 @@ class Patterns:
             self._by_seed.setdefault(pattern[:_SEED_BYTES], []).append(pattern)
         self._anchors = _filters({seed[-_ANCHOR_BYTES:] for seed in self._by_seed})
         self._seeds = _searches(self._by_seed, _NFA)
-        self._prefixes = _filters({pattern[:_PREFIX_BYTES] for pattern in self._sorted})
-        self._beginnings = {pattern[:length] for pattern in self._sorted for length in range(1, _PREFIX_BYTES)}
+        prefixes = {pattern[:_PREFIX_BYTES] for pattern in self._sorted}
+        # Among many, looking each place of a tail up is as fast as searching, and takes nothing to build.
+        self._many_prefixes = prefixes if len(prefixes) > _MAX_FOR_DFA else ()
+        self._prefixes = () if self._many_prefixes else _filters(prefixes)
+        self._beginnings = {prefix[:length] for prefix in prefixes for length in range(1, _PREFIX_BYTES)}
 
     @classmethod
     def of(cls, secrets: Iterable[str]) -> "Patterns":
@@ -153,11 +157,14 @@ class Patterns:
 
     def _prefixes_in(self, text: bytes, first: int) -> Sequence[int]:
         """Returns, in order, where prefixes may begin: a hit hides others that begin within it."""
+        last = len(text) - _PREFIX_BYTES
+        if self._many_prefixes:
+            places = range(first, last + 1)
+            return [start for start in places if text[start : start + _PREFIX_BYTES] in self._many_prefixes]
         tail = text[first:] if first else text
         starts = [start for search in self._prefixes for _, start, _ in search.find_matches_as_indexes(tail)]
         if not starts:
             return ()
-        last = len(text) - _PREFIX_BYTES
         near = {first + start + offset for start in starts for offset in range(_PREFIX_BYTES)}
         return sorted(start for start in near if start <= last)
 

@@ -69,6 +69,8 @@ def _skills(field: str, skills: Collection[runner_pb2.Skill]) -> Violations:
 
 def _servers(servers: Collection[runner_pb2.McpServer], variables: Collection[str]) -> Violations:
     yield from at_most("agent.mcp_servers", len(servers), MAX_SERVERS, "servers")
+    if len(servers) > MAX_SERVERS:
+        return
     yield from _unique("agent.mcp_servers", [each.name for each in servers])
     for index, server in enumerate(servers):
         field = f"agent.mcp_servers[{index}]"
@@ -122,7 +124,7 @@ def _http(field: str, http: runner_pb2.HttpServer, variables: Collection[str]) -
 
 def _placeholders(field: str, values: Mapping[str, str], variables: Collection[str]) -> Violations:
     for name, value in values.items():
-        for missing in [each for each in PLACEHOLDER.findall(value) if each not in variables]:
+        for missing in (each[1] for each in PLACEHOLDER.finditer(value) if each[1] not in variables):
             yield FieldViolation(
                 f"{field}[{name[:MAX_NAME_CHARACTERS]!r}]",
                 f"names ${{{missing[:MAX_NAME_CHARACTERS]}}}, which is not in environment",
@@ -144,8 +146,10 @@ def _tools(field: str, names: Collection[str]) -> Violations:
 
 
 def _sub_agents(agent: runner_pb2.Agent) -> Violations:
-    servers = {each.name for each in agent.mcp_servers}
+    servers = {each.name for each in agent.mcp_servers[:MAX_SERVERS]}
     yield from at_most("agent.sub_agents", len(agent.sub_agents), MAX_SUB_AGENTS, "sub-agents")
+    if len(agent.sub_agents) > MAX_SUB_AGENTS:
+        return
     yield from _unique("agent.sub_agents", [_GENERAL_PURPOSE, *(each.name for each in agent.sub_agents)])
     for index, sub_agent in enumerate(agent.sub_agents):
         field = f"agent.sub_agents[{index}]"

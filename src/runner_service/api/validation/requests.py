@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping
+from itertools import chain, islice
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -40,6 +41,7 @@ MIN_SECRET_BYTES = 6
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HIGHEST_KEY = 2**63 - 1
 _MAX_STATES = 64
+_MAX_VIOLATIONS = 100  # a request may have a million; a status has room for some ten
 _TIMES = ("created_after", "created_before")
 _NANOSECONDS = 1_000_000_000
 _MAX_TIME_SECONDS = 2**63 // _NANOSECONDS
@@ -199,6 +201,8 @@ def _agent(request: runner_pb2.ExecuteAgentRequest) -> Violations:
 
 def _environment(request: runner_pb2.ExecuteAgentRequest) -> Violations:
     yield from at_most("environment", len(request.environment), MAX_VARIABLES, "variables")
+    if len(request.environment) > MAX_VARIABLES:
+        return
     size = sum(len(name.encode()) + len(entry.value.encode()) for name, entry in request.environment.items())
     yield from at_most("environment", size, MAX_ENVIRONMENT_BYTES, "bytes")
     for name, entry in request.environment.items():
@@ -258,7 +262,7 @@ def required_identifier(value: str, field: str = "execution_id") -> Violations:
 
 
 def raise_if_any(*checks: Violations) -> None:
-    """Raises InvalidRequestError with all violations, if there are any."""
-    violations = [violation for check in checks for violation in check]
+    """Raises InvalidRequestError with the violations, if there are any; with the first ones if there are many."""
+    violations = list(islice(chain.from_iterable(checks), _MAX_VIOLATIONS))
     if violations:
         raise InvalidRequestError(violations)
