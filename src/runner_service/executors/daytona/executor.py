@@ -155,7 +155,12 @@ class DaytonaExecutor:
         try:
             async with asyncio.timeout_at(end):
                 session = ExecutionSession(
-                    client, spec, remote.working_directory, config=self._config, limits=self._limits
+                    client,
+                    spec,
+                    remote.working_directory,
+                    config=self._config,
+                    limits=self._limits,
+                    on_fenced=remote.note_fenced,
                 )
                 await session.open()
         except TimeoutError:
@@ -209,19 +214,23 @@ class DaytonaExecutor:
         ref = manager.ref_for(spec)
         self._held.add(ref.name)
         reference, awaits_deletion = ref.name, False
+        remote = None
         try:
             handle, origin = await manager.obtain(ref, spec.notify, pool.claim if self._config.warm else None)
             sandbox_opened(origin)
             reference, awaits_deletion = handle.id, True  # one of the warm pool has another name
             if origin == "existing":
                 await manager.unpark(handle, ref)
-            yield RemoteSandbox(manager, handle, spec.notify, is_new=origin == "new")
+            remote = RemoteSandbox(manager, handle, spec.notify, is_new=origin == "new")
+            yield remote
         except SandboxError:
             awaits_deletion = False  # it may take long when Daytona fails, and nothing depends on it
             raise
         finally:
             try:
-                if spec.is_parked():
+                if remote and remote.is_fenced:
+                    pass  # a later owner uses it
+                elif spec.is_parked():
                     await run_to_completion(_park(manager, reference))
                 elif ref.kind == "execution" and not spec.is_interrupted():
                     deletion = deletions.begin(reference)

@@ -46,6 +46,12 @@ class RemoteSandbox:
         self.name = handle.name
         self.id = handle.id
         self.is_new = is_new
+        self.is_fenced = False
+        """True once it has refused this replica, since a later owner of the execution uses it."""
+
+    def note_fenced(self) -> None:
+        """Leaves the sandbox to the later owner of the execution."""
+        self.is_fenced = True
 
     async def execute(
         self,

@@ -35,7 +35,9 @@ class ExecutionSession:
         *,
         config: SandboxConfig,
         limits: CommandLimits,
+        on_fenced: Callable[[], None],
     ) -> None:
+        self._on_fenced = on_fenced
         self._client = client
         self._spec = spec
         self._working_directory = working_directory
@@ -60,7 +62,7 @@ class ExecutionSession:
         if "unknown_root" in response:
             root = await self._working_directory()
             response = await self._client.request({**message, "root": root}, response_timeout=self._open_timeout)
-        _raise_errors(response)
+        self._raise_errors(response)
         self.root, self.process_control = str(response["root"]), str(response["process_control"])
 
     async def request(
@@ -78,8 +80,14 @@ class ExecutionSession:
         if "unknown_session" in response:
             await self.open()
             response = await self._client.request(message, wait=wait, response_timeout=response_timeout)
-        _raise_errors(response)
+        self._raise_errors(response)
         return response
+
+    def _raise_errors(self, response: dict[str, Any]) -> None:
+        if "fenced" in response:
+            self._on_fenced()
+            raise SandboxFencedError(int(response["fenced"]))
+        _raise_errors(response)
 
     async def file_operation(self, operation: str, **fields: Any) -> Any:
         """Performs a file operation exactly once, whatever is resent. Raises FileError, SandboxError."""
@@ -101,8 +109,6 @@ def _raise_errors(response: dict[str, Any]) -> None:
         raise FileError(response["file_error"]["code"], str(response["file_error"]["message"]))
     if "sandbox_error" in response:
         raise SandboxError(str(response["sandbox_error"]))
-    if "fenced" in response:
-        raise SandboxFencedError(int(response["fenced"]))
     if "unknown_request" in response:
         raise SandboxError("the sandbox runs an older version of the service for this execution, which cannot do this")
     if "defect" in response or "unknown_session" in response:
