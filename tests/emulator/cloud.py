@@ -35,6 +35,8 @@ class Sandbox:
     activity: int = 0
     sessions: dict[str, Any] = field(default_factory=dict)
     executed: list[str] = field(default_factory=list)
+    variables: list[dict[str, str]] = field(default_factory=list)
+    """Of each script in `executed`."""
     daemon: subprocess.Popen[bytes] | None = None
 
     @property

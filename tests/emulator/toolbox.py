@@ -30,6 +30,7 @@ async def execute(request: web.Request) -> web.Response:
     asked = await request.json()
     _check(asked)
     sandbox.executed.append(asked["command"])
+    sandbox.variables.append(asked.get("envs") or {})
     faults = request.app[CLOUD].faults
     await asyncio.sleep(faults.exec_delay)
     if faults.before_execute:

@@ -85,7 +85,7 @@ async def running_executions(
         approvals = ApprovalService(
             storage.log, runner, service, registry=registry, lifecycle=lifecycle, replicas=storage.replicas
         )
-        changes = ChangeService(storage.log, runner, registry, service.audit)
+        changes = ChangeService(storage.log, runner, registry, lifecycle, service.audit)
         recovery = Recovery(service, registry, tasks=tasks)
         background = _background(settings, storage, runner, registry, approvals, readiness)
         takeover = None

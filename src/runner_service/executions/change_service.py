@@ -17,6 +17,7 @@ from runner_service.changes.tracker import summarize
 from runner_service.errors import AbortedError, NotFoundError, PreconditionError, UnavailableError
 from runner_service.executions.audit import Audit
 from runner_service.executions.execution import Execution
+from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.registry import Registry
 from runner_service.executions.reverting import PENDING_REVERT, Reverting
 from runner_service.executions.runner import Runner
@@ -35,8 +36,9 @@ logger = logging.getLogger(__name__)
 class ChangeService:
     """Belongs to the event loop."""
 
-    def __init__(self, log: EventLog, runner: Runner, registry: Registry, audit: Audit) -> None:
+    def __init__(self, log: EventLog, runner: Runner, registry: Registry, lifecycle: Lifecycle, audit: Audit) -> None:
         self._log = log
+        self._lifecycle = lifecycle
         self._runner = runner
         self._registry = registry
         self._audit = audit
@@ -77,7 +79,11 @@ class ChangeService:
             with self._registry.holding(execution):
                 self._require_here(execution)
                 try:
-                    async with self._at_rest(execution), self._restorer(execution) as restorer:
+                    async with (
+                        self._at_rest(execution),
+                        self._restorer(execution) as restorer,
+                        self._lifecycle.owning(execution),
+                    ):
                         return await self._revert(execution, request, restorer)
                 except SandboxLostError as error:
                     raise PreconditionError(f"nothing can be put back: {error}") from error

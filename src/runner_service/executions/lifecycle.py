@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
@@ -141,6 +142,25 @@ class Lifecycle:
             raise NotFoundError(f"execution {execution.id} was deleted")
         execution.take_over(claim.token, stored)
         return True
+
+    @asynccontextmanager
+    async def owning(self, execution: Execution) -> AsyncIterator[None]:
+        """Makes this process the owner of an execution at rest, ended or not, for what is appended in the block.
+
+        Raises:
+            UnavailableError: another process is the owner.
+            LogError: the log cannot be read.
+        """
+        if self._replicas is None:
+            yield
+            return
+        execution.stream.is_remote = True  # what has ended is nobody's
+        if not await self.own(execution):
+            raise UnavailableError(f"execution {execution.name} is in use at another replica: call again")
+        try:
+            yield
+        finally:
+            await self.release(execution)
 
     def parked_run(self, execution_id: str) -> PreparedRun | None:
         """Returns the run of a waiting execution, if this process has accepted it and its request had secrets."""
