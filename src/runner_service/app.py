@@ -22,6 +22,7 @@ from runner_service.executions.audit import running_audit
 from runner_service.executions.background import running_executions
 from runner_service.executions.change_service import ChangeService
 from runner_service.executions.confinement_mapping import operator_minimum
+from runner_service.executions.overview import Overview
 from runner_service.executions.readiness import Readiness
 from runner_service.executions.runner import Runner
 from runner_service.executions.service import ExecutionService
@@ -36,6 +37,7 @@ from runner_service.server import (
     StopRequests,
     announce_ready,
     http_tls,
+    page_tls,
     running_server,
     serve_metrics,
     service_file,
@@ -96,7 +98,9 @@ async def _serve_until_stopped(
         await service.executions.drain(timeout_seconds)
 
     async with (
-        announce_ready(service.address, fd=options.ready_fd, file=options.ready_file, about=_other_addresses(service)),
+        announce_ready(
+            service.address, fd=options.ready_fd, file=options.ready_file, about=_other_addresses(settings, service)
+        ),
         asyncio.TaskGroup() as tasks,
     ):
         service.begin_loading(with_agent_loop=options.load_agent_at_start)
@@ -143,7 +147,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
     readiness = Readiness()
     serving = asyncio.Event()
     async with AsyncExitStack() as parts:
-        await parts.enter_async_context(monitored_loop())
+        lag = await parts.enter_async_context(monitored_loop())
         callers = await parts.enter_async_context(known_callers(settings))
         require_isolation(settings, callers.directory)
         storage = await _enter_storage(parts, settings)
@@ -155,9 +159,9 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         loading = await parts.enter_async_context(loading_agent_loop(storage))
         runner = await _runner(settings, storage, callers, executor, loading)
         daemon = await _enter_daemon(parts, settings, log, readiness)
-        executions, approvals, changes, recovery = await parts.enter_async_context(
+        executions, approvals, changes, recovery, reporter = await parts.enter_async_context(
             running_executions(
-                settings, storage, writer, runner, readiness=readiness, daemon=daemon, audit=callers.audit
+                settings, storage, writer, runner, readiness=readiness, daemon=daemon, audit=callers.audit, lag=lag
             )
         )
         callers.end_executions_of = executions.end_tenant
@@ -166,7 +170,8 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
         servicer = AgentRunnerServicer(executions, approvals, changes, log, operators=operators)
         server = await _enter_server(parts, settings, servicer, callers, readiness)
         metrics_address = await _serve_metrics(parts, settings, callers)
-        web_address = await _serve_web(parts, settings, servicer, callers, readiness, log)
+        reporter.address = server.address
+        web_address = await _serve_web(parts, settings, servicer, callers, readiness, Overview(reporter, log))
         others = [server.health_address, metrics_address, web_address]
         runner.mcp_addresses.own_ports |= _ports([*server.addresses, *others])
         readiness.set_serving()
@@ -341,22 +346,22 @@ async def _serve_web(
     servicer: AgentRunnerServicer,
     callers: KnownCallers,
     readiness: Readiness,
-    log: EventLog,
+    overview: Overview,
 ) -> str:
     wanted = parse_address(settings.web_address) if settings.web_address else None
     if not isinstance(wanted, TcpAddress):
         return ""
     from runner_service.web.server import WebOptions, serve_web  # noqa: PLC0415  # only who wants the page needs it
 
-    tls = await asyncio.to_thread(http_tls, settings)
+    tls = await asyncio.to_thread(page_tls, settings)
     options = WebOptions(
         names=tuple(name.strip() for name in settings.web_hosts.split(",") if name.strip()),
-        cookie_key=log.fingerprint_key,
+        cookie_key=overview.log.fingerprint_key,
         token=settings.web_token.get_secret_value().encode() if settings.web_token else None,
         tls=tls.context if tls else None,
         reload_tls=tls.reload_if_changed if tls else lambda: None,
     )
-    return str(await parts.enter_async_context(serve_web(wanted, servicer, callers, readiness, options)))
+    return str(await parts.enter_async_context(serve_web(wanted, servicer, callers, readiness, overview, options)))
 
 
 def _ports(addresses: Iterable[str]) -> set[int]:
@@ -377,11 +382,12 @@ def _quota(settings: Settings) -> Quota:
 
 
 def _about(settings: Settings, service: RunningService) -> dict[str, str]:
-    return {"sandbox_root": str(_root(settings)), "mode": settings.mode} | _other_addresses(service)
+    return {"sandbox_root": str(_root(settings)), "mode": settings.mode} | _other_addresses(settings, service)
 
 
-def _other_addresses(service: RunningService) -> dict[str, str]:
-    others = {"metrics_address": service.metrics_address, "web_address": service.web_address}
+def _other_addresses(settings: Settings, service: RunningService) -> dict[str, str]:
+    scheme = ("https" if settings.tls_cert_file else "http") if service.web_address else ""
+    others = {"metrics_address": service.metrics_address, "web_address": service.web_address, "web_scheme": scheme}
     return {name: address for name, address in others.items() if address}
 
 

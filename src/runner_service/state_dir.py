@@ -28,6 +28,8 @@ class HoldingService(NamedTuple):
     is_stopping: bool
     web_address: str = ""
     """Where its page for browsers is; empty when it has none."""
+    web_scheme: str = "http"
+    """`https` when the page has TLS."""
 
     def accepts_connections(self) -> bool:
         """Tells whether it can be called. Takes up to a second."""
@@ -60,6 +62,7 @@ def find_service(state_dir: Path) -> HoldingService | None:
             facts["mode"],
             bool(facts.get(STOPPING)),
             str(facts.get("web_address", "")),
+            str(facts.get("web_scheme", "http")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

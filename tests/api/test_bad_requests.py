@@ -137,6 +137,9 @@ def test_the_wrong_field_is_named(field: str) -> None:
             "page_token",
         ),
         (_check_list, runner_pb2.ListExecutionsRequest(states=[event_pb2.STATE_RUNNING] * 100), "states"),
+        (_check_list, runner_pb2.ListExecutionsRequest(name="x" * 257), "name"),
+        (_check_list, runner_pb2.ListExecutionsRequest(order_by=99), "order_by"),  # type: ignore[arg-type]  # a newer one
+        (_check_list, runner_pb2.ListExecutionsRequest(ascending=True), "ascending"),
         (requests.check_read, runner_pb2.ReadToolOutputRequest(execution_id="a", tool_call_id="c"), "stream"),
         (
             requests.check_read,

@@ -2,12 +2,16 @@
 
 import json
 import signal
+import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import trustme
 from tests.cli.command_line import CommandLine
+from tests.server.test_tls import write_server_files
 
 
 def post(address: str, path: str, body: object, cookie: str = "") -> tuple[int, str]:
@@ -34,6 +38,21 @@ def test_web_starts_a_service_with_a_page_that_only_its_token_opens(alone: Comma
         assert post(url.netloc, "/about", {}, cookie)[0] == 200
         assert alone("run", "--id", "seen", "true").returncode == 0, "commands use the same service"
         assert post(url.netloc, "/api/GetExecution", {"execution_id": "seen"}, cookie)[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_web_shows_an_address_with_tls_where_the_service_has_it(alone: CommandLine, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    variables = write_server_files(tmp_path, authority)
+    with alone.start("web", "--no-open", **variables) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("https://localhost:")
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        with urllib.request.urlopen(url.partition("#")[0], timeout=30, context=context) as page:
+            assert b"page.js" in page.read()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 

@@ -29,6 +29,7 @@ from runner_service.storage.event_log import (
     StoredExecution,
 )
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.execution_order import ExecutionOrder
 from runner_service.storage.frames import skip_frames
 from runner_service.storage.journal import JournaledCall
 from runner_service.storage.owner_history import OwnerHistory
@@ -176,14 +177,19 @@ class SharedLog:
     async def find_values(self, name: str) -> Mapping[str, bytes]:
         return {key: each.values[name] for key, each in self._store.executions.items() if name in each.values}
 
-    async def list_executions(self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0) -> ExecutionPage:
+    async def list_executions(
+        self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0, order: ExecutionOrder | None = None
+    ) -> ExecutionPage:
         found = [
             (key, self._record(each))
             for key, each in enumerate(self._store.executions.values(), 1)
-            if (not before_key or key < before_key)
+            if (order or not before_key or key < before_key)
             and wanted.session_id in {"", each.record.session_id}
             and (not wanted.states or each.record.state in wanted.states)
+            and wanted.matches_record(each.record.SerializeToString())
         ][::-1]
+        if order:
+            return ExecutionPage(*order.page([each for _, each in found], limit=limit, position=before_key))
         return ExecutionPage([each for _, each in found[:limit]], found[limit - 1][0] if len(found) > limit else 0)
 
     async def read_output(

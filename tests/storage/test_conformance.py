@@ -5,12 +5,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from tests.scale.redis_server import redis_path, redis_server, valkey_path
 from tests.storage.shared_log import SharedLog, SharedOwnership, SharedStore
 
 from runner_service.errors import LogUnavailableEnd
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import log_writer
+from runner_service.identity import bare_id
 from runner_service.storage.event_log import (
     Entry,
     EventLog,
@@ -25,6 +27,7 @@ from runner_service.storage.event_log import (
     Rejection,
 )
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.execution_order import ExecutionOrder
 from runner_service.storage.journal import CallResult, JournaledCall
 from runner_service.storage.ownership import Claim, Ownership, interrupt_abandoned
 from runner_service.storage.redis.backend import redis_storage
@@ -83,6 +86,43 @@ async def test_events_and_output_come_back_in_order_from_any_position(log: Event
     assert await log.read_output("a", "c", "stdout", 1, 10) == b"ut"
     assert await log.read_output("a", "unknown", "stdout", 0, 10) is None
     assert (await log.list_executions(ExecutionFilter(), limit=10)).executions[0].last_sequence == 4
+
+
+async def test_all_executions_are_found_by_name_and_sorted_page_by_page(log: EventLog) -> None:
+    for number, (name, agent) in enumerate([("a", "Writer"), ("b", "reader"), ("c", "writer"), ("Writ-d", "")]):
+        record = runner_pb2.Execution(
+            execution_id=f"acme~{name}",
+            agent_name=agent,
+            state=event_pb2.STATE_FAILED if name == "b" else event_pb2.STATE_SUCCEEDED,
+            create_time=Timestamp(seconds=100 + number),
+            start_time=Timestamp(seconds=1000),
+            finish_time=Timestamp(seconds=1000 + (number * 7) % 10),
+            usage=event_pb2.Usage(input_tokens=number % 2),
+        )
+        await log.append([NewExecution(record, b"fingerprint")])
+
+    async def names(order: ExecutionOrder | None, name: str = "") -> list[str]:
+        found: list[str] = []
+        position = 0
+        while True:
+            page = await log.list_executions(ExecutionFilter(name=name), limit=2, before_key=position, order=order)
+            found += [bare_id(each.execution_id) for each in page.executions]
+            if not (position := page.next_key):
+                return found
+
+    assert await names(None, "wRIT") == ["Writ-d", "c", "a"]
+    assert await names(None, "acme") == [], "the tenant is no part of the id"
+    assert await names(ExecutionOrder(runner_pb2.EXECUTION_ORDER_CREATE_TIME, ascending=True)) == [*"abc", "Writ-d"]
+    assert await names(ExecutionOrder(runner_pb2.EXECUTION_ORDER_DURATION)) == ["b", "c", "Writ-d", "a"]
+    assert await names(ExecutionOrder(runner_pb2.EXECUTION_ORDER_TOKENS)) == ["Writ-d", "b", "c", "a"]
+    assert await names(ExecutionOrder(runner_pb2.EXECUTION_ORDER_STATE), "r") == ["b", "Writ-d", "c", "a"]
+    assert await names(ExecutionOrder(runner_pb2.EXECUTION_ORDER_AGENT_NAME, ascending=True), "writ") == [
+        "Writ-d",
+        "a",
+        "c",
+    ]
+    for by in runner_pb2.ExecutionOrder.values()[1:]:
+        assert sorted(await names(ExecutionOrder(by))) == ["Writ-d", *"abc"]
 
 
 async def test_the_journal_tells_what_never_started_what_ended_and_what_is_unknown(log: EventLog) -> None:

@@ -91,6 +91,21 @@ class Page:
             "field.dispatchEvent(new Event('change', {bubbles: true})); })()"
         )
 
+    async def press(self, key: str) -> None:
+        """Presses a key, as on a keyboard."""
+        code = {"Tab": 9, "Enter": 13, "ArrowUp": 38, "ArrowDown": 40}[key]
+        given = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        await self.send("Input.dispatchKeyEvent", type="keyDown", **given, **({"text": "\r"} if key == "Enter" else {}))
+        await self.send("Input.dispatchKeyEvent", type="keyUp", **given)
+
+    async def press_until(self, key: str, condition: str) -> None:
+        """Presses a key again and again until an expression is true."""
+        for _ in range(60):
+            if await self.evaluate(condition):
+                return
+            await self.press(key)
+        raise AssertionError(f"{key} never reaches: {condition}")
+
     async def look(self, width: int, height: int, **features: str) -> None:
         """Sets the size of the window, and media features such as `prefers_color_scheme`."""
         await self.send(

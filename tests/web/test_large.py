@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 from tests.running import StartService, turn
 from tests.web.browser import Page, needs_browser
+from tests.web.test_page import ended
 from tests.web.test_security import web_address
 
-from runner_service.storage.event_log import NewExecution
 from runner_service.storage.sqlite.backend import sqlite_storage
-from runner_service.v1 import agent_runner_pb2 as runner_pb2
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_browser, pytest.mark.long, pytest.mark.timeout(280)]
 
@@ -63,7 +60,7 @@ async def test_an_execution_of_a_hundred_thousand_events(start: StartService, pa
 async def test_a_list_of_ten_thousand_executions(start: StartService, page: Page, tmp_path: Path) -> None:
     async with sqlite_storage(tmp_path / "state") as storage:
         for first in range(0, EXECUTIONS, 1000):
-            await storage.log.append([_ended(number) for number in range(first, first + 1000)])
+            await storage.log.append([ended(number, f"agent-{number}") for number in range(first, first + 1000)])
     client = await start([turn("Hi.")], **ON)
     await page.open(f"http://{web_address(client)}/")
     await page.wait_for("document.querySelectorAll('.execution-row').length > 20")
@@ -78,17 +75,3 @@ async def test_a_list_of_ten_thousand_executions(start: StartService, page: Page
     await page.type("input[name=Name]", "agent-7777")
     await page.wait_for("document.querySelectorAll('.execution-row').length === 1")
     await page.check_clean()
-
-
-def _ended(number: int) -> NewExecution:
-    when = Timestamp(seconds=1_790_000_000 + number)
-    record = runner_pb2.Execution(
-        execution_id=f"e{number}",
-        session_id=f"s{number // 10}",
-        agent_name=f"agent-{number}",
-        state=event_pb2.STATE_SUCCEEDED,
-        create_time=when,
-        start_time=when,
-        finish_time=when,
-    )
-    return NewExecution(record, b"fingerprint", None, {})

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from tests.callers.files import SEVERAL_TENANTS, CallersYaml, bearer
 from tests.docs.pages import REPOSITORY
 from tests.running import Client, StartProcess, StartService, command, turn
 from tests.web.browser import Browser, Page, needs_browser
 from tests.web.hostile import HOSTILE
 from tests.web.test_security import web_address, web_of
 
+from runner_service.storage.event_log import NewExecution
+from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -64,9 +68,107 @@ async def test_the_list_shows_what_runs_and_what_has_ended_and_filters_it(start:
         )
         await page.type(selector, "")
         await page.wait_for("document.querySelectorAll('.execution-row').length === 3")
-    await page.evaluate("document.querySelector('.execution-row[data-key=first]').click()")
+    await page.evaluate("document.querySelector('.execution-row[data-id=first]').click()")
     await page.wait_for(has("succeeded in"))
     await page.check_clean()
+
+
+ROWS = "[...document.querySelectorAll('.execution-row')].map((row) => row.dataset.id)"
+
+
+async def test_the_list_is_sorted_and_searched_over_what_is_not_loaded(
+    start: StartService, page: Page, tmp_path: Path
+) -> None:
+    async with sqlite_storage(tmp_path / "state") as storage:
+        entries = [ended(number, agent="the needle" if number == 3 else f"agent-{number}") for number in range(700)]
+        await storage.log.append(entries)
+    client = await start([turn("Hi.")], **ON)
+    await page.open(f"http://{web_address(client)}/")
+    await page.wait_for(f"{ROWS}[0] === 'e699' && {has('scroll for more')}")
+
+    await page.click("Created ↓")
+    await page.wait_for(f"{ROWS}[0] === 'e0' && {has('100 shown')}")
+    assert await page.evaluate("document.querySelector('[aria-sort=ascending]').innerText.trim()") == "Created ↑"
+    await page.type("input[name=Name]", "NEEDLE")
+    await page.wait_for(f"String({ROWS}) === 'e3'")
+    await page.type("input[name=Name]", "nothing has this name")
+    await page.click("Clear the filters")
+    await page.wait_for(f"{ROWS}[0] === 'e0'")
+    await page.check_clean()
+
+
+async def test_an_operator_opens_the_execution_of_another_tenant_and_that_is_audited(
+    start: StartService, page: Page, tmp_path: Path
+) -> None:
+    callers = CallersYaml(tmp_path / "callers.yaml")
+    operator = callers.add("ann", roles=["operate"])
+    theirs = callers.add("bob", tenant="acme", roles=["run"])
+    client = await start([turn("Theirs.")], **ON, **SEVERAL_TENANTS, CALLERS_FILE=str(callers.path))
+    await client.collect(client.stub.ExecuteAgent(client.request(execution_id="a"), metadata=bearer(theirs)))
+    await page.open(f"http://{web_address(client)}/#token={operator.token}")
+    await page.wait_for(has("No executions yet."))
+
+    await page.type("input[name=Tenant]", "*")
+    await page.wait_for(f"String({ROWS}) === 'a'")
+    await page.click("a")
+
+    await page.wait_for(f"location.hash === '#/tenant/acme/execution/a' && {has('Theirs.')} && {has('audited')}")
+    audit = await client.stub.ListAudit(runner_pb2.ListAuditRequest(tenant="acme"), metadata=bearer(operator))
+    acted = [entry for entry in audit.entries if entry.action == "ACT_FOR"]
+    assert {(entry.caller.name, entry.rpc) for entry in acted} == {("ann", "WatchExecution")}
+    await page.evaluate("location.hash = '#/execution/a'")
+    await page.wait_for(has("is not in the log"))
+    await page.check_clean()
+
+
+async def test_replicas_and_usage_are_shown_to_operators_and_usage_to_its_tenant(
+    start: StartService, page: Page, browser: Browser, tmp_path: Path
+) -> None:
+    callers = CallersYaml(tmp_path / "callers.yaml")
+    operator, runner = callers.add("ann", roles=["operate"]), callers.add("bob", roles=["run"])
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("{currency: USD, per_million_tokens: {scripted/scripted: {input: 2, output: 8}}}")
+    turns = [turn("", command("until [ -e go ]; do sleep 0.02; done")), turn("Done.")]
+    client = await start(turns, **ON, CALLERS_FILE=str(callers.path), PRICES_FILE=str(prices))
+    call = client.stub.ExecuteAgent(client.request(execution_id="owned-one"), metadata=bearer(runner))
+    address = web_address(client)
+    await page.open(f"http://{address}/#token={operator.token}")
+    await page.click("Replicas and usage")
+    await page.click("owns 1 execution")
+    await page.wait_for(f"{has('the only process')} && {has('serving')} && {has('owned-one')}")
+    running = "[...document.querySelectorAll('.figure')].find((each) => each.innerText.includes('running')).innerText"
+    assert "1" in await page.evaluate(running)
+    await page.wait_for("document.querySelector('details[open]') !== null")
+
+    (tmp_path / "workspace" / "go").touch()
+    await client.collect(call)
+    await page.wait_for(has("owns nothing now"))
+
+    other = await browser.page()
+    await other.open(f"http://{address}/#token={runner.token}")
+    await other.click("Usage")
+    row = "document.querySelector('.usage tbody tr')?.innerText.split('\\t')"
+    assert (await other.wait_for(row))[:4] == ["default", "1", "0", "2"]
+    assert "USD" in (await other.evaluate(row))[6]
+    assert "Replicas" not in await other.text()
+    refused = "fetch('/replicas', {method: 'POST', body: '{}', headers: {'content-type': 'application/json'}})"
+    assert await other.evaluate(f"{refused}.then((answer) => answer.status)") == 403
+    await page.check_clean()
+    await other.check_clean()
+
+
+def ended(number: int, agent: str) -> NewExecution:
+    when = Timestamp(seconds=1_790_000_000 + number)
+    record = runner_pb2.Execution(
+        execution_id=f"e{number}",
+        session_id=f"s{number // 10}",
+        agent_name=agent,
+        state=event_pb2.STATE_SUCCEEDED,
+        create_time=when,
+        start_time=when,
+        finish_time=when,
+    )
+    return NewExecution(record, b"fingerprint", None, {})
 
 
 async def test_one_execution_is_shown_live(start: StartService, page: Page, tmp_path: Path) -> None:
@@ -95,6 +197,41 @@ async def test_one_execution_is_shown_live(start: StartService, page: Page, tmp_
     await page.check_clean()
 
 
+async def test_changes_are_put_back_after_it_was_shown_what_would_be_done(
+    start: StartService, page: Page, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir(exist_ok=True)
+    (workspace / "kept.txt").write_text("before\n")
+    turns = [turn("", command("echo after > kept.txt; echo new > new.txt; echo mine > edited.txt")), turn("Done.")]
+    client = await start(turns, **ON)
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    traced = [("traceparent", f"00-{trace}-b7ad6b7169203331-01")]
+    await client.collect(client.stub.ExecuteAgent(client.request(execution_id="undo"), metadata=traced))
+    (workspace / "edited.txt").write_text("a person was here\n")
+    await page.open(f"http://{web_address(client)}/#/execution/undo")
+    await page.wait_for(f"{has(trace)} && {has('succeeded')}")
+
+    await page.click("Changes")
+    await page.wait_for(has("+after"))
+    await page.click("Undo these changes…")
+    await page.wait_for(f"{has('This would be done')} && {has('These would be left as they are')}")
+    assert (workspace / "kept.txt").read_text() == "after\n", "nothing was written yet"
+    await page.click("Leave everything as it is")
+    await page.click("Undo these changes…")
+    await page.click("Put back 2 files")
+    await page.wait_for(has("2 files put back."))
+    assert (workspace / "kept.txt").read_text() == "before\n"
+    assert (workspace / "edited.txt").read_text() == "a person was here\n"
+    assert not (workspace / "new.txt").exists()
+
+    await page.click("Take the undo back…")
+    await page.click("Restore 2 files")
+    await page.wait_for(f"{has('+after')} && {has('2 files restored.')}")
+    assert (workspace / "kept.txt").read_text() == "after\n"
+    await page.check_clean()
+
+
 async def test_output_before_what_the_page_holds_is_read_on_request(start: StartService, page: Page) -> None:
     client = await start([turn("", command("seq 1 200000")), turn("Done.")], **ON)
     await client.execute(execution_id="long")
@@ -103,12 +240,22 @@ async def test_output_before_what_the_page_holds_is_read_on_request(start: Start
     await page.evaluate("document.querySelector('.row.fold').click()")
     await page.wait_for(has("show less"))
     await page.evaluate("document.querySelector('.rows').scrollTop = 0")
-    before = "(() => Number(document.querySelector('.row.out').innerText))()"
-    first = await page.wait_for(before)
-
-    await page.click("▸ load the output before this")
-
-    await page.wait_for(f"{before} < {first} && !{has('load the output before')}")
+    first = "document.querySelector('.row.out').innerText"
+    load = "document.querySelector('.row.fold + .row.fold, .row.fold')?.parentElement.querySelectorAll('.row.fold')"
+    load = f"[...{load}].find((each) => each.innerText.includes('load the output before'))"
+    presses = 0
+    while await page.evaluate(f"{first} !== '1'"):
+        height = "document.querySelector('.rows-space').style.height"
+        before = await page.evaluate(height)
+        await page.evaluate(f"{load}.click()")
+        await page.wait_for(f"{height} !== {before!r} && (document.querySelector('.rows').scrollTop = 0) === 0")
+        await page.wait_for(f"{first} === '1' || {load}")
+        presses += 1
+    assert presses == 4  # 1.3 MB, 256 KiB each
+    rows = await page.evaluate("parseInt(document.querySelector('.rows-space').style.height) / 20")
+    assert rows - 200_000 < 10, "no line is missing and none is there twice"
+    assert rows >= 200_000
+    assert not await page.evaluate(has("load the output before"))
     await page.check_clean()
 
 

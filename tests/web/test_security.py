@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 from tests.callers.files import CallersYaml
 from tests.running import Client, StartProcess, StartService, command, turn
+from tests.server.test_tls import write_server_files
 
 from runner_service.settings import SettingsError, load_settings
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -83,7 +86,8 @@ async def test_a_name_that_only_resolves_to_the_service_is_refused(start: StartS
 async def test_another_site_cannot_make_a_call(start: StartService, headers: Mapping[str, str]) -> None:
     address = web_address(await start([turn("Hi.")], **ON))
     async with session() as http:
-        for path in ("/api/CancelExecution", "/api/SubmitApproval", "/api/ListExecutions", "/login", "/about"):
+        rpcs = ("CancelExecution", "SubmitApproval", "RevertChanges", "ListExecutions")
+        for path in (*(f"/api/{rpc}" for rpc in rpcs), "/login", "/about", "/replicas", "/usage"):
             status, _ = await post(http, address, path, **headers)
             assert status in {403, 415}
 
@@ -155,6 +159,9 @@ async def test_roles_and_tenants_are_those_of_the_rpcs(start_process: StartProce
         assert (await post(http, address, "/api/CancelExecution", {"execution_id": "a"}))[0] == 403
         decision = {"execution_id": "a", "tool_call_id": "c", "action": "APPROVAL_ACTION_APPROVE"}
         assert (await post(http, address, "/api/SubmitApproval", decision))[0] == 403
+        assert (await post(http, address, "/api/RevertChanges", {"execution_id": "a"}))[0] == 403
+        assert (await post(http, address, "/api/ListExecutions", x_runner_tenant="acme"))[0] == 403
+        assert (await post(http, address, "/replicas"))[0] == 403
         assert (await post(http, address, "/api/ListExecutions", {"tenant": "*"}))[0] == 400
         callers.remove("watcher")
         async with asyncio.timeout(30):
@@ -188,6 +195,45 @@ async def test_refusals_on_the_page_are_audited_and_a_tenant_is_named_once(start
     assert (refused.action, refused.caller.name, refused.rpc) == ("REFUSED", "watcher", "CancelExecution")
     refused = found["watcher may not act for the tenant globex"]
     assert (refused.action, refused.caller.tenant, refused.rpc) == ("REFUSED", "acme", "ListExecutions")
+
+
+async def test_a_browser_is_known_by_its_certificate_or_by_a_token(start: StartService, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    files = write_server_files(tmp_path, authority) | {"TLS_CLIENT_CA_FILE": str(tmp_path / "ca.pem")}
+    callers = CallersYaml(tmp_path / "callers.yaml")
+    watcher = callers.add("watcher", roles=["watch"])
+    callers.add("runner", roles=["run"], certificates=["email:ann@example.com"])
+    url = f"https://{web_address(await start([turn('Hi.')], CALLERS_FILE=str(callers.path), **files, **ON))}"
+
+    async def about(own: trustme.LeafCert | None, *, token: str | None = None) -> tuple[int, str]:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        if own:
+            own.configure_cert(context)
+        given = {"Origin": url}
+        connector, jar = aiohttp.TCPConnector(ssl=context), aiohttp.CookieJar(unsafe=True)
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as http:
+            if token:
+                async with http.post(f"{url}/login", json={"token": token}, headers=given) as response:
+                    assert response.status == 200
+                    assert "Secure" in response.headers["Set-Cookie"]
+            async with http.post(f"{url}/about", json={}, headers=given) as response:
+                return response.status, (await response.json()).get("name", "")
+
+    known = authority.issue_cert("ann@example.com")
+    assert await about(known) == (200, "runner")
+    assert await about(known, token=watcher.token) == (200, "watcher"), "a token comes first"
+    assert await about(None) == (401, "")
+    assert await about(None, token=watcher.token) == (200, "watcher")
+    assert await about(authority.issue_cert("eve@example.com")) == (401, "")
+    with pytest.raises((aiohttp.ClientError, ConnectionError)):
+        await about(trustme.CA().issue_cert("ann@example.com"))
+    callers.caller("runner")["certificates"] = []
+    callers.write()
+    async with asyncio.timeout(30):
+        while await about(known) != (401, ""):
+            await asyncio.sleep(0.05)
 
 
 async def test_the_page_token_is_the_only_one_that_the_page_takes(start: StartService) -> None:

@@ -80,6 +80,83 @@ func (DisconnectPolicy) EnumDescriptor() ([]byte, []int) {
 	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{0}
 }
 
+// What executions are sorted by.
+type ExecutionOrder int32
+
+const (
+	// When they were accepted.
+	ExecutionOrder_EXECUTION_ORDER_UNSPECIFIED ExecutionOrder = 0
+	// When they were accepted; for `ascending`.
+	ExecutionOrder_EXECUTION_ORDER_CREATE_TIME ExecutionOrder = 1
+	// Their state, by its number.
+	ExecutionOrder_EXECUTION_ORDER_STATE ExecutionOrder = 2
+	// Their id.
+	ExecutionOrder_EXECUTION_ORDER_EXECUTION_ID ExecutionOrder = 3
+	// The name of their agent.
+	ExecutionOrder_EXECUTION_ORDER_AGENT_NAME ExecutionOrder = 4
+	// Their session.
+	ExecutionOrder_EXECUTION_ORDER_SESSION_ID ExecutionOrder = 5
+	// From `start_time` to `finish_time`, or until now.
+	ExecutionOrder_EXECUTION_ORDER_DURATION ExecutionOrder = 6
+	// Input and output tokens together.
+	ExecutionOrder_EXECUTION_ORDER_TOKENS ExecutionOrder = 7
+	// Their cost.
+	ExecutionOrder_EXECUTION_ORDER_COST ExecutionOrder = 8
+)
+
+// Enum value maps for ExecutionOrder.
+var (
+	ExecutionOrder_name = map[int32]string{
+		0: "EXECUTION_ORDER_UNSPECIFIED",
+		1: "EXECUTION_ORDER_CREATE_TIME",
+		2: "EXECUTION_ORDER_STATE",
+		3: "EXECUTION_ORDER_EXECUTION_ID",
+		4: "EXECUTION_ORDER_AGENT_NAME",
+		5: "EXECUTION_ORDER_SESSION_ID",
+		6: "EXECUTION_ORDER_DURATION",
+		7: "EXECUTION_ORDER_TOKENS",
+		8: "EXECUTION_ORDER_COST",
+	}
+	ExecutionOrder_value = map[string]int32{
+		"EXECUTION_ORDER_UNSPECIFIED":  0,
+		"EXECUTION_ORDER_CREATE_TIME":  1,
+		"EXECUTION_ORDER_STATE":        2,
+		"EXECUTION_ORDER_EXECUTION_ID": 3,
+		"EXECUTION_ORDER_AGENT_NAME":   4,
+		"EXECUTION_ORDER_SESSION_ID":   5,
+		"EXECUTION_ORDER_DURATION":     6,
+		"EXECUTION_ORDER_TOKENS":       7,
+		"EXECUTION_ORDER_COST":         8,
+	}
+)
+
+func (x ExecutionOrder) Enum() *ExecutionOrder {
+	p := new(ExecutionOrder)
+	*p = x
+	return p
+}
+
+func (x ExecutionOrder) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExecutionOrder) Descriptor() protoreflect.EnumDescriptor {
+	return file_runner_service_v1_agent_runner_proto_enumTypes[1].Descriptor()
+}
+
+func (ExecutionOrder) Type() protoreflect.EnumType {
+	return &file_runner_service_v1_agent_runner_proto_enumTypes[1]
+}
+
+func (x ExecutionOrder) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExecutionOrder.Descriptor instead.
+func (ExecutionOrder) EnumDescriptor() ([]byte, []int) {
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{1}
+}
+
 // An output stream of a command.
 type OutputStream int32
 
@@ -117,11 +194,11 @@ func (x OutputStream) String() string {
 }
 
 func (OutputStream) Descriptor() protoreflect.EnumDescriptor {
-	return file_runner_service_v1_agent_runner_proto_enumTypes[1].Descriptor()
+	return file_runner_service_v1_agent_runner_proto_enumTypes[2].Descriptor()
 }
 
 func (OutputStream) Type() protoreflect.EnumType {
-	return &file_runner_service_v1_agent_runner_proto_enumTypes[1]
+	return &file_runner_service_v1_agent_runner_proto_enumTypes[2]
 }
 
 func (x OutputStream) Number() protoreflect.EnumNumber {
@@ -130,7 +207,7 @@ func (x OutputStream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OutputStream.Descriptor instead.
 func (OutputStream) EnumDescriptor() ([]byte, []int) {
-	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{1}
+	return file_runner_service_v1_agent_runner_proto_rawDescGZIP(), []int{2}
 }
 
 // Request of ExecuteAgent.
@@ -1622,7 +1699,14 @@ type ListExecutionsRequest struct {
 	CreatedBefore *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_before,json=createdBefore,proto3" json:"created_before,omitempty"`
 	// The tenant whose executions to list, or `*` for those of all tenants. Only for the role `operate`. Empty: the tenant
 	// that the caller acts for.
-	Tenant        string `protobuf:"bytes,8,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Tenant string `protobuf:"bytes,8,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Only executions whose id or agent's name contains this, whatever the case. At most 256 characters. Empty: all.
+	Name string `protobuf:"bytes,9,opt,name=name,proto3" json:"name,omitempty"`
+	// What the list is sorted by; the newest first where that is equal. Unset: the newest first. Of more than 10,000
+	// executions that match, the newest 10,000 are sorted. One that changes between two pages can be missing or come twice.
+	OrderBy ExecutionOrder `protobuf:"varint,10,opt,name=order_by,json=orderBy,proto3,enum=runner_service.v1.ExecutionOrder" json:"order_by,omitempty"`
+	// Sort from the lowest value to the highest. Only with `order_by`.
+	Ascending     bool `protobuf:"varint,11,opt,name=ascending,proto3" json:"ascending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1713,10 +1797,31 @@ func (x *ListExecutionsRequest) GetTenant() string {
 	return ""
 }
 
+func (x *ListExecutionsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListExecutionsRequest) GetOrderBy() ExecutionOrder {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ExecutionOrder_EXECUTION_ORDER_UNSPECIFIED
+}
+
+func (x *ListExecutionsRequest) GetAscending() bool {
+	if x != nil {
+		return x.Ascending
+	}
+	return false
+}
+
 // A page of executions.
 type ListExecutionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The executions, newest first.
+	// The executions, newest first unless `order_by` says otherwise.
 	Executions []*Execution `protobuf:"bytes,1,rep,name=executions,proto3" json:"executions,omitempty"`
 	// The token of the next page. Empty: this is the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -3668,7 +3773,7 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x04mode\x18\x11 \x01(\tR\x04mode\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc9\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb9\x04\n" +
 	"\x15ListExecutionsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -3679,7 +3784,11 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v24.runner_service.v1.ListExecutionsRequest.LabelsEntryR\x06labels\x12?\n" +
 	"\rcreated_after\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fcreatedAfter\x12A\n" +
 	"\x0ecreated_before\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rcreatedBefore\x12\x16\n" +
-	"\x06tenant\x18\b \x01(\tR\x06tenant\x1a9\n" +
+	"\x06tenant\x18\b \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04name\x18\t \x01(\tR\x04name\x12<\n" +
+	"\border_by\x18\n" +
+	" \x01(\x0e2!.runner_service.v1.ExecutionOrderR\aorderBy\x12\x1c\n" +
+	"\tascending\x18\v \x01(\bR\tascending\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
@@ -3827,7 +3936,17 @@ const file_runner_service_v1_agent_runner_proto_rawDesc = "" +
 	"\x10DisconnectPolicy\x12!\n" +
 	"\x1dDISCONNECT_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18DISCONNECT_POLICY_CANCEL\x10\x01\x12\x1c\n" +
-	"\x18DISCONNECT_POLICY_DETACH\x10\x02*a\n" +
+	"\x18DISCONNECT_POLICY_DETACH\x10\x02*\xa3\x02\n" +
+	"\x0eExecutionOrder\x12\x1f\n" +
+	"\x1bEXECUTION_ORDER_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bEXECUTION_ORDER_CREATE_TIME\x10\x01\x12\x19\n" +
+	"\x15EXECUTION_ORDER_STATE\x10\x02\x12 \n" +
+	"\x1cEXECUTION_ORDER_EXECUTION_ID\x10\x03\x12\x1e\n" +
+	"\x1aEXECUTION_ORDER_AGENT_NAME\x10\x04\x12\x1e\n" +
+	"\x1aEXECUTION_ORDER_SESSION_ID\x10\x05\x12\x1c\n" +
+	"\x18EXECUTION_ORDER_DURATION\x10\x06\x12\x1a\n" +
+	"\x16EXECUTION_ORDER_TOKENS\x10\a\x12\x18\n" +
+	"\x14EXECUTION_ORDER_COST\x10\b*a\n" +
 	"\fOutputStream\x12\x1d\n" +
 	"\x19OUTPUT_STREAM_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14OUTPUT_STREAM_STDOUT\x10\x01\x12\x18\n" +
@@ -3863,185 +3982,187 @@ func file_runner_service_v1_agent_runner_proto_rawDescGZIP() []byte {
 	return file_runner_service_v1_agent_runner_proto_rawDescData
 }
 
-var file_runner_service_v1_agent_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_runner_service_v1_agent_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_runner_service_v1_agent_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_runner_service_v1_agent_runner_proto_goTypes = []any{
 	(DisconnectPolicy)(0),           // 0: runner_service.v1.DisconnectPolicy
-	(OutputStream)(0),               // 1: runner_service.v1.OutputStream
-	(*ExecuteAgentRequest)(nil),     // 2: runner_service.v1.ExecuteAgentRequest
-	(*Confinement)(nil),             // 3: runner_service.v1.Confinement
-	(*ExecuteAgentResponse)(nil),    // 4: runner_service.v1.ExecuteAgentResponse
-	(*Agent)(nil),                   // 5: runner_service.v1.Agent
-	(*Skill)(nil),                   // 6: runner_service.v1.Skill
-	(*McpServer)(nil),               // 7: runner_service.v1.McpServer
-	(*StdioServer)(nil),             // 8: runner_service.v1.StdioServer
-	(*HttpServer)(nil),              // 9: runner_service.v1.HttpServer
-	(*SubAgent)(nil),                // 10: runner_service.v1.SubAgent
-	(*ToolSelection)(nil),           // 11: runner_service.v1.ToolSelection
-	(*Model)(nil),                   // 12: runner_service.v1.Model
-	(*EnvironmentValue)(nil),        // 13: runner_service.v1.EnvironmentValue
-	(*ExecutionLimits)(nil),         // 14: runner_service.v1.ExecutionLimits
-	(*WatchExecutionRequest)(nil),   // 15: runner_service.v1.WatchExecutionRequest
-	(*WatchExecutionResponse)(nil),  // 16: runner_service.v1.WatchExecutionResponse
-	(*GetExecutionRequest)(nil),     // 17: runner_service.v1.GetExecutionRequest
-	(*GetExecutionResponse)(nil),    // 18: runner_service.v1.GetExecutionResponse
-	(*Execution)(nil),               // 19: runner_service.v1.Execution
-	(*ListExecutionsRequest)(nil),   // 20: runner_service.v1.ListExecutionsRequest
-	(*ListExecutionsResponse)(nil),  // 21: runner_service.v1.ListExecutionsResponse
-	(*CancelExecutionRequest)(nil),  // 22: runner_service.v1.CancelExecutionRequest
-	(*DeleteExecutionRequest)(nil),  // 23: runner_service.v1.DeleteExecutionRequest
-	(*DeleteExecutionResponse)(nil), // 24: runner_service.v1.DeleteExecutionResponse
-	(*DeleteSessionRequest)(nil),    // 25: runner_service.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil),   // 26: runner_service.v1.DeleteSessionResponse
-	(*CancelExecutionResponse)(nil), // 27: runner_service.v1.CancelExecutionResponse
-	(*ReadToolOutputRequest)(nil),   // 28: runner_service.v1.ReadToolOutputRequest
-	(*ReadToolOutputResponse)(nil),  // 29: runner_service.v1.ReadToolOutputResponse
-	(*SubmitApprovalRequest)(nil),   // 30: runner_service.v1.SubmitApprovalRequest
-	(*SubmitApprovalResponse)(nil),  // 31: runner_service.v1.SubmitApprovalResponse
-	(*ListApprovalsRequest)(nil),    // 32: runner_service.v1.ListApprovalsRequest
-	(*ListApprovalsResponse)(nil),   // 33: runner_service.v1.ListApprovalsResponse
-	(*WhoAmIRequest)(nil),           // 34: runner_service.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),          // 35: runner_service.v1.WhoAmIResponse
-	(*ListAuditRequest)(nil),        // 36: runner_service.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),       // 37: runner_service.v1.ListAuditResponse
-	(*AuditEntry)(nil),              // 38: runner_service.v1.AuditEntry
-	(*WatchApprovalsRequest)(nil),   // 39: runner_service.v1.WatchApprovalsRequest
-	(*WatchApprovalsResponse)(nil),  // 40: runner_service.v1.WatchApprovalsResponse
-	(*PendingApproval)(nil),         // 41: runner_service.v1.PendingApproval
-	(*ListFileChangesRequest)(nil),  // 42: runner_service.v1.ListFileChangesRequest
-	(*ListFileChangesResponse)(nil), // 43: runner_service.v1.ListFileChangesResponse
-	(*GetDiffRequest)(nil),          // 44: runner_service.v1.GetDiffRequest
-	(*GetDiffResponse)(nil),         // 45: runner_service.v1.GetDiffResponse
-	(*RevertChangesRequest)(nil),    // 46: runner_service.v1.RevertChangesRequest
-	(*RevertChangesResponse)(nil),   // 47: runner_service.v1.RevertChangesResponse
-	(*RevertConflict)(nil),          // 48: runner_service.v1.RevertConflict
-	nil,                             // 49: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
-	nil,                             // 50: runner_service.v1.ExecuteAgentRequest.LabelsEntry
-	nil,                             // 51: runner_service.v1.StdioServer.EnvironmentEntry
-	nil,                             // 52: runner_service.v1.HttpServer.HeadersEntry
-	nil,                             // 53: runner_service.v1.HttpServer.QueryEntry
-	nil,                             // 54: runner_service.v1.SubAgent.ToolSelectionsEntry
-	nil,                             // 55: runner_service.v1.Execution.LabelsEntry
-	nil,                             // 56: runner_service.v1.ListExecutionsRequest.LabelsEntry
-	(*ApprovalPolicy)(nil),          // 57: runner_service.v1.ApprovalPolicy
-	(FilesConfinement)(0),           // 58: runner_service.v1.FilesConfinement
-	(NetworkConfinement)(0),         // 59: runner_service.v1.NetworkConfinement
-	(*ExecutionEvent)(nil),          // 60: runner_service.v1.ExecutionEvent
-	(*durationpb.Duration)(nil),     // 61: google.protobuf.Duration
-	(State)(0),                      // 62: runner_service.v1.State
-	(*timestamppb.Timestamp)(nil),   // 63: google.protobuf.Timestamp
-	(*ExecutionError)(nil),          // 64: runner_service.v1.ExecutionError
-	(*Usage)(nil),                   // 65: runner_service.v1.Usage
-	(*Caller)(nil),                  // 66: runner_service.v1.Caller
-	(*Cost)(nil),                    // 67: runner_service.v1.Cost
-	(ApprovalAction)(0),             // 68: runner_service.v1.ApprovalAction
-	(*structpb.Struct)(nil),         // 69: google.protobuf.Struct
-	(ApprovalGrant)(0),              // 70: runner_service.v1.ApprovalGrant
-	(*ApprovalRule)(nil),            // 71: runner_service.v1.ApprovalRule
-	(*ApprovalRequested)(nil),       // 72: runner_service.v1.ApprovalRequested
-	(*FileChange)(nil),              // 73: runner_service.v1.FileChange
-	(*FilesChangedSummary)(nil),     // 74: runner_service.v1.FilesChangedSummary
+	(ExecutionOrder)(0),             // 1: runner_service.v1.ExecutionOrder
+	(OutputStream)(0),               // 2: runner_service.v1.OutputStream
+	(*ExecuteAgentRequest)(nil),     // 3: runner_service.v1.ExecuteAgentRequest
+	(*Confinement)(nil),             // 4: runner_service.v1.Confinement
+	(*ExecuteAgentResponse)(nil),    // 5: runner_service.v1.ExecuteAgentResponse
+	(*Agent)(nil),                   // 6: runner_service.v1.Agent
+	(*Skill)(nil),                   // 7: runner_service.v1.Skill
+	(*McpServer)(nil),               // 8: runner_service.v1.McpServer
+	(*StdioServer)(nil),             // 9: runner_service.v1.StdioServer
+	(*HttpServer)(nil),              // 10: runner_service.v1.HttpServer
+	(*SubAgent)(nil),                // 11: runner_service.v1.SubAgent
+	(*ToolSelection)(nil),           // 12: runner_service.v1.ToolSelection
+	(*Model)(nil),                   // 13: runner_service.v1.Model
+	(*EnvironmentValue)(nil),        // 14: runner_service.v1.EnvironmentValue
+	(*ExecutionLimits)(nil),         // 15: runner_service.v1.ExecutionLimits
+	(*WatchExecutionRequest)(nil),   // 16: runner_service.v1.WatchExecutionRequest
+	(*WatchExecutionResponse)(nil),  // 17: runner_service.v1.WatchExecutionResponse
+	(*GetExecutionRequest)(nil),     // 18: runner_service.v1.GetExecutionRequest
+	(*GetExecutionResponse)(nil),    // 19: runner_service.v1.GetExecutionResponse
+	(*Execution)(nil),               // 20: runner_service.v1.Execution
+	(*ListExecutionsRequest)(nil),   // 21: runner_service.v1.ListExecutionsRequest
+	(*ListExecutionsResponse)(nil),  // 22: runner_service.v1.ListExecutionsResponse
+	(*CancelExecutionRequest)(nil),  // 23: runner_service.v1.CancelExecutionRequest
+	(*DeleteExecutionRequest)(nil),  // 24: runner_service.v1.DeleteExecutionRequest
+	(*DeleteExecutionResponse)(nil), // 25: runner_service.v1.DeleteExecutionResponse
+	(*DeleteSessionRequest)(nil),    // 26: runner_service.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil),   // 27: runner_service.v1.DeleteSessionResponse
+	(*CancelExecutionResponse)(nil), // 28: runner_service.v1.CancelExecutionResponse
+	(*ReadToolOutputRequest)(nil),   // 29: runner_service.v1.ReadToolOutputRequest
+	(*ReadToolOutputResponse)(nil),  // 30: runner_service.v1.ReadToolOutputResponse
+	(*SubmitApprovalRequest)(nil),   // 31: runner_service.v1.SubmitApprovalRequest
+	(*SubmitApprovalResponse)(nil),  // 32: runner_service.v1.SubmitApprovalResponse
+	(*ListApprovalsRequest)(nil),    // 33: runner_service.v1.ListApprovalsRequest
+	(*ListApprovalsResponse)(nil),   // 34: runner_service.v1.ListApprovalsResponse
+	(*WhoAmIRequest)(nil),           // 35: runner_service.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),          // 36: runner_service.v1.WhoAmIResponse
+	(*ListAuditRequest)(nil),        // 37: runner_service.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),       // 38: runner_service.v1.ListAuditResponse
+	(*AuditEntry)(nil),              // 39: runner_service.v1.AuditEntry
+	(*WatchApprovalsRequest)(nil),   // 40: runner_service.v1.WatchApprovalsRequest
+	(*WatchApprovalsResponse)(nil),  // 41: runner_service.v1.WatchApprovalsResponse
+	(*PendingApproval)(nil),         // 42: runner_service.v1.PendingApproval
+	(*ListFileChangesRequest)(nil),  // 43: runner_service.v1.ListFileChangesRequest
+	(*ListFileChangesResponse)(nil), // 44: runner_service.v1.ListFileChangesResponse
+	(*GetDiffRequest)(nil),          // 45: runner_service.v1.GetDiffRequest
+	(*GetDiffResponse)(nil),         // 46: runner_service.v1.GetDiffResponse
+	(*RevertChangesRequest)(nil),    // 47: runner_service.v1.RevertChangesRequest
+	(*RevertChangesResponse)(nil),   // 48: runner_service.v1.RevertChangesResponse
+	(*RevertConflict)(nil),          // 49: runner_service.v1.RevertConflict
+	nil,                             // 50: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
+	nil,                             // 51: runner_service.v1.ExecuteAgentRequest.LabelsEntry
+	nil,                             // 52: runner_service.v1.StdioServer.EnvironmentEntry
+	nil,                             // 53: runner_service.v1.HttpServer.HeadersEntry
+	nil,                             // 54: runner_service.v1.HttpServer.QueryEntry
+	nil,                             // 55: runner_service.v1.SubAgent.ToolSelectionsEntry
+	nil,                             // 56: runner_service.v1.Execution.LabelsEntry
+	nil,                             // 57: runner_service.v1.ListExecutionsRequest.LabelsEntry
+	(*ApprovalPolicy)(nil),          // 58: runner_service.v1.ApprovalPolicy
+	(FilesConfinement)(0),           // 59: runner_service.v1.FilesConfinement
+	(NetworkConfinement)(0),         // 60: runner_service.v1.NetworkConfinement
+	(*ExecutionEvent)(nil),          // 61: runner_service.v1.ExecutionEvent
+	(*durationpb.Duration)(nil),     // 62: google.protobuf.Duration
+	(State)(0),                      // 63: runner_service.v1.State
+	(*timestamppb.Timestamp)(nil),   // 64: google.protobuf.Timestamp
+	(*ExecutionError)(nil),          // 65: runner_service.v1.ExecutionError
+	(*Usage)(nil),                   // 66: runner_service.v1.Usage
+	(*Caller)(nil),                  // 67: runner_service.v1.Caller
+	(*Cost)(nil),                    // 68: runner_service.v1.Cost
+	(ApprovalAction)(0),             // 69: runner_service.v1.ApprovalAction
+	(*structpb.Struct)(nil),         // 70: google.protobuf.Struct
+	(ApprovalGrant)(0),              // 71: runner_service.v1.ApprovalGrant
+	(*ApprovalRule)(nil),            // 72: runner_service.v1.ApprovalRule
+	(*ApprovalRequested)(nil),       // 73: runner_service.v1.ApprovalRequested
+	(*FileChange)(nil),              // 74: runner_service.v1.FileChange
+	(*FilesChangedSummary)(nil),     // 75: runner_service.v1.FilesChangedSummary
 }
 var file_runner_service_v1_agent_runner_proto_depIdxs = []int32{
-	5,  // 0: runner_service.v1.ExecuteAgentRequest.agent:type_name -> runner_service.v1.Agent
-	49, // 1: runner_service.v1.ExecuteAgentRequest.environment:type_name -> runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
+	6,  // 0: runner_service.v1.ExecuteAgentRequest.agent:type_name -> runner_service.v1.Agent
+	50, // 1: runner_service.v1.ExecuteAgentRequest.environment:type_name -> runner_service.v1.ExecuteAgentRequest.EnvironmentEntry
 	0,  // 2: runner_service.v1.ExecuteAgentRequest.disconnect_policy:type_name -> runner_service.v1.DisconnectPolicy
-	14, // 3: runner_service.v1.ExecuteAgentRequest.limits:type_name -> runner_service.v1.ExecutionLimits
-	50, // 4: runner_service.v1.ExecuteAgentRequest.labels:type_name -> runner_service.v1.ExecuteAgentRequest.LabelsEntry
-	3,  // 5: runner_service.v1.ExecuteAgentRequest.confinement:type_name -> runner_service.v1.Confinement
-	57, // 6: runner_service.v1.ExecuteAgentRequest.approval_policy:type_name -> runner_service.v1.ApprovalPolicy
-	58, // 7: runner_service.v1.Confinement.files:type_name -> runner_service.v1.FilesConfinement
-	59, // 8: runner_service.v1.Confinement.network:type_name -> runner_service.v1.NetworkConfinement
-	60, // 9: runner_service.v1.ExecuteAgentResponse.events:type_name -> runner_service.v1.ExecutionEvent
-	12, // 10: runner_service.v1.Agent.model:type_name -> runner_service.v1.Model
-	6,  // 11: runner_service.v1.Agent.skills:type_name -> runner_service.v1.Skill
-	7,  // 12: runner_service.v1.Agent.mcp_servers:type_name -> runner_service.v1.McpServer
-	10, // 13: runner_service.v1.Agent.sub_agents:type_name -> runner_service.v1.SubAgent
-	8,  // 14: runner_service.v1.McpServer.stdio:type_name -> runner_service.v1.StdioServer
-	9,  // 15: runner_service.v1.McpServer.http:type_name -> runner_service.v1.HttpServer
-	51, // 16: runner_service.v1.StdioServer.environment:type_name -> runner_service.v1.StdioServer.EnvironmentEntry
-	52, // 17: runner_service.v1.HttpServer.headers:type_name -> runner_service.v1.HttpServer.HeadersEntry
-	53, // 18: runner_service.v1.HttpServer.query:type_name -> runner_service.v1.HttpServer.QueryEntry
-	61, // 19: runner_service.v1.HttpServer.timeout:type_name -> google.protobuf.Duration
-	54, // 20: runner_service.v1.SubAgent.tool_selections:type_name -> runner_service.v1.SubAgent.ToolSelectionsEntry
-	6,  // 21: runner_service.v1.SubAgent.skills:type_name -> runner_service.v1.Skill
-	61, // 22: runner_service.v1.ExecutionLimits.timeout:type_name -> google.protobuf.Duration
-	61, // 23: runner_service.v1.ExecutionLimits.command_timeout:type_name -> google.protobuf.Duration
-	60, // 24: runner_service.v1.WatchExecutionResponse.events:type_name -> runner_service.v1.ExecutionEvent
-	19, // 25: runner_service.v1.GetExecutionResponse.execution:type_name -> runner_service.v1.Execution
-	62, // 26: runner_service.v1.Execution.state:type_name -> runner_service.v1.State
-	63, // 27: runner_service.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
-	63, // 28: runner_service.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
-	63, // 29: runner_service.v1.Execution.finish_time:type_name -> google.protobuf.Timestamp
-	55, // 30: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
-	64, // 31: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
-	65, // 32: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
-	66, // 33: runner_service.v1.Execution.caller:type_name -> runner_service.v1.Caller
-	67, // 34: runner_service.v1.Execution.cost:type_name -> runner_service.v1.Cost
-	62, // 35: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
-	56, // 36: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
-	63, // 37: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
-	63, // 38: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
-	19, // 39: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
-	62, // 40: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
-	1,  // 41: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
-	68, // 42: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
-	69, // 43: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
-	70, // 44: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
-	71, // 45: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
-	62, // 46: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
-	41, // 47: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	66, // 48: runner_service.v1.WhoAmIResponse.caller:type_name -> runner_service.v1.Caller
-	63, // 49: runner_service.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
-	38, // 50: runner_service.v1.ListAuditResponse.entries:type_name -> runner_service.v1.AuditEntry
-	63, // 51: runner_service.v1.AuditEntry.create_time:type_name -> google.protobuf.Timestamp
-	66, // 52: runner_service.v1.AuditEntry.caller:type_name -> runner_service.v1.Caller
-	41, // 53: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
-	63, // 54: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
-	72, // 55: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
-	73, // 56: runner_service.v1.ListFileChangesResponse.changes:type_name -> runner_service.v1.FileChange
-	74, // 57: runner_service.v1.ListFileChangesResponse.summary:type_name -> runner_service.v1.FilesChangedSummary
-	73, // 58: runner_service.v1.RevertChangesResponse.reverted:type_name -> runner_service.v1.FileChange
-	48, // 59: runner_service.v1.RevertChangesResponse.conflicts:type_name -> runner_service.v1.RevertConflict
-	13, // 60: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
-	11, // 61: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
-	2,  // 62: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
-	15, // 63: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
-	17, // 64: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
-	20, // 65: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
-	22, // 66: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
-	23, // 67: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
-	25, // 68: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
-	28, // 69: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
-	42, // 70: runner_service.v1.AgentRunnerService.ListFileChanges:input_type -> runner_service.v1.ListFileChangesRequest
-	44, // 71: runner_service.v1.AgentRunnerService.GetDiff:input_type -> runner_service.v1.GetDiffRequest
-	46, // 72: runner_service.v1.AgentRunnerService.RevertChanges:input_type -> runner_service.v1.RevertChangesRequest
-	30, // 73: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
-	32, // 74: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
-	39, // 75: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
-	34, // 76: runner_service.v1.AgentRunnerService.WhoAmI:input_type -> runner_service.v1.WhoAmIRequest
-	36, // 77: runner_service.v1.AgentRunnerService.ListAudit:input_type -> runner_service.v1.ListAuditRequest
-	4,  // 78: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
-	16, // 79: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
-	18, // 80: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
-	21, // 81: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
-	27, // 82: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
-	24, // 83: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
-	26, // 84: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
-	29, // 85: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
-	43, // 86: runner_service.v1.AgentRunnerService.ListFileChanges:output_type -> runner_service.v1.ListFileChangesResponse
-	45, // 87: runner_service.v1.AgentRunnerService.GetDiff:output_type -> runner_service.v1.GetDiffResponse
-	47, // 88: runner_service.v1.AgentRunnerService.RevertChanges:output_type -> runner_service.v1.RevertChangesResponse
-	31, // 89: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
-	33, // 90: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
-	40, // 91: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
-	35, // 92: runner_service.v1.AgentRunnerService.WhoAmI:output_type -> runner_service.v1.WhoAmIResponse
-	37, // 93: runner_service.v1.AgentRunnerService.ListAudit:output_type -> runner_service.v1.ListAuditResponse
-	78, // [78:94] is the sub-list for method output_type
-	62, // [62:78] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	15, // 3: runner_service.v1.ExecuteAgentRequest.limits:type_name -> runner_service.v1.ExecutionLimits
+	51, // 4: runner_service.v1.ExecuteAgentRequest.labels:type_name -> runner_service.v1.ExecuteAgentRequest.LabelsEntry
+	4,  // 5: runner_service.v1.ExecuteAgentRequest.confinement:type_name -> runner_service.v1.Confinement
+	58, // 6: runner_service.v1.ExecuteAgentRequest.approval_policy:type_name -> runner_service.v1.ApprovalPolicy
+	59, // 7: runner_service.v1.Confinement.files:type_name -> runner_service.v1.FilesConfinement
+	60, // 8: runner_service.v1.Confinement.network:type_name -> runner_service.v1.NetworkConfinement
+	61, // 9: runner_service.v1.ExecuteAgentResponse.events:type_name -> runner_service.v1.ExecutionEvent
+	13, // 10: runner_service.v1.Agent.model:type_name -> runner_service.v1.Model
+	7,  // 11: runner_service.v1.Agent.skills:type_name -> runner_service.v1.Skill
+	8,  // 12: runner_service.v1.Agent.mcp_servers:type_name -> runner_service.v1.McpServer
+	11, // 13: runner_service.v1.Agent.sub_agents:type_name -> runner_service.v1.SubAgent
+	9,  // 14: runner_service.v1.McpServer.stdio:type_name -> runner_service.v1.StdioServer
+	10, // 15: runner_service.v1.McpServer.http:type_name -> runner_service.v1.HttpServer
+	52, // 16: runner_service.v1.StdioServer.environment:type_name -> runner_service.v1.StdioServer.EnvironmentEntry
+	53, // 17: runner_service.v1.HttpServer.headers:type_name -> runner_service.v1.HttpServer.HeadersEntry
+	54, // 18: runner_service.v1.HttpServer.query:type_name -> runner_service.v1.HttpServer.QueryEntry
+	62, // 19: runner_service.v1.HttpServer.timeout:type_name -> google.protobuf.Duration
+	55, // 20: runner_service.v1.SubAgent.tool_selections:type_name -> runner_service.v1.SubAgent.ToolSelectionsEntry
+	7,  // 21: runner_service.v1.SubAgent.skills:type_name -> runner_service.v1.Skill
+	62, // 22: runner_service.v1.ExecutionLimits.timeout:type_name -> google.protobuf.Duration
+	62, // 23: runner_service.v1.ExecutionLimits.command_timeout:type_name -> google.protobuf.Duration
+	61, // 24: runner_service.v1.WatchExecutionResponse.events:type_name -> runner_service.v1.ExecutionEvent
+	20, // 25: runner_service.v1.GetExecutionResponse.execution:type_name -> runner_service.v1.Execution
+	63, // 26: runner_service.v1.Execution.state:type_name -> runner_service.v1.State
+	64, // 27: runner_service.v1.Execution.create_time:type_name -> google.protobuf.Timestamp
+	64, // 28: runner_service.v1.Execution.start_time:type_name -> google.protobuf.Timestamp
+	64, // 29: runner_service.v1.Execution.finish_time:type_name -> google.protobuf.Timestamp
+	56, // 30: runner_service.v1.Execution.labels:type_name -> runner_service.v1.Execution.LabelsEntry
+	65, // 31: runner_service.v1.Execution.error:type_name -> runner_service.v1.ExecutionError
+	66, // 32: runner_service.v1.Execution.usage:type_name -> runner_service.v1.Usage
+	67, // 33: runner_service.v1.Execution.caller:type_name -> runner_service.v1.Caller
+	68, // 34: runner_service.v1.Execution.cost:type_name -> runner_service.v1.Cost
+	63, // 35: runner_service.v1.ListExecutionsRequest.states:type_name -> runner_service.v1.State
+	57, // 36: runner_service.v1.ListExecutionsRequest.labels:type_name -> runner_service.v1.ListExecutionsRequest.LabelsEntry
+	64, // 37: runner_service.v1.ListExecutionsRequest.created_after:type_name -> google.protobuf.Timestamp
+	64, // 38: runner_service.v1.ListExecutionsRequest.created_before:type_name -> google.protobuf.Timestamp
+	1,  // 39: runner_service.v1.ListExecutionsRequest.order_by:type_name -> runner_service.v1.ExecutionOrder
+	20, // 40: runner_service.v1.ListExecutionsResponse.executions:type_name -> runner_service.v1.Execution
+	63, // 41: runner_service.v1.CancelExecutionResponse.state:type_name -> runner_service.v1.State
+	2,  // 42: runner_service.v1.ReadToolOutputRequest.stream:type_name -> runner_service.v1.OutputStream
+	69, // 43: runner_service.v1.SubmitApprovalRequest.action:type_name -> runner_service.v1.ApprovalAction
+	70, // 44: runner_service.v1.SubmitApprovalRequest.arguments:type_name -> google.protobuf.Struct
+	71, // 45: runner_service.v1.SubmitApprovalRequest.grant:type_name -> runner_service.v1.ApprovalGrant
+	72, // 46: runner_service.v1.SubmitApprovalRequest.granted_rules:type_name -> runner_service.v1.ApprovalRule
+	63, // 47: runner_service.v1.SubmitApprovalResponse.state:type_name -> runner_service.v1.State
+	42, // 48: runner_service.v1.ListApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
+	67, // 49: runner_service.v1.WhoAmIResponse.caller:type_name -> runner_service.v1.Caller
+	64, // 50: runner_service.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 51: runner_service.v1.ListAuditResponse.entries:type_name -> runner_service.v1.AuditEntry
+	64, // 52: runner_service.v1.AuditEntry.create_time:type_name -> google.protobuf.Timestamp
+	67, // 53: runner_service.v1.AuditEntry.caller:type_name -> runner_service.v1.Caller
+	42, // 54: runner_service.v1.WatchApprovalsResponse.approvals:type_name -> runner_service.v1.PendingApproval
+	64, // 55: runner_service.v1.PendingApproval.create_time:type_name -> google.protobuf.Timestamp
+	73, // 56: runner_service.v1.PendingApproval.request:type_name -> runner_service.v1.ApprovalRequested
+	74, // 57: runner_service.v1.ListFileChangesResponse.changes:type_name -> runner_service.v1.FileChange
+	75, // 58: runner_service.v1.ListFileChangesResponse.summary:type_name -> runner_service.v1.FilesChangedSummary
+	74, // 59: runner_service.v1.RevertChangesResponse.reverted:type_name -> runner_service.v1.FileChange
+	49, // 60: runner_service.v1.RevertChangesResponse.conflicts:type_name -> runner_service.v1.RevertConflict
+	14, // 61: runner_service.v1.ExecuteAgentRequest.EnvironmentEntry.value:type_name -> runner_service.v1.EnvironmentValue
+	12, // 62: runner_service.v1.SubAgent.ToolSelectionsEntry.value:type_name -> runner_service.v1.ToolSelection
+	3,  // 63: runner_service.v1.AgentRunnerService.ExecuteAgent:input_type -> runner_service.v1.ExecuteAgentRequest
+	16, // 64: runner_service.v1.AgentRunnerService.WatchExecution:input_type -> runner_service.v1.WatchExecutionRequest
+	18, // 65: runner_service.v1.AgentRunnerService.GetExecution:input_type -> runner_service.v1.GetExecutionRequest
+	21, // 66: runner_service.v1.AgentRunnerService.ListExecutions:input_type -> runner_service.v1.ListExecutionsRequest
+	23, // 67: runner_service.v1.AgentRunnerService.CancelExecution:input_type -> runner_service.v1.CancelExecutionRequest
+	24, // 68: runner_service.v1.AgentRunnerService.DeleteExecution:input_type -> runner_service.v1.DeleteExecutionRequest
+	26, // 69: runner_service.v1.AgentRunnerService.DeleteSession:input_type -> runner_service.v1.DeleteSessionRequest
+	29, // 70: runner_service.v1.AgentRunnerService.ReadToolOutput:input_type -> runner_service.v1.ReadToolOutputRequest
+	43, // 71: runner_service.v1.AgentRunnerService.ListFileChanges:input_type -> runner_service.v1.ListFileChangesRequest
+	45, // 72: runner_service.v1.AgentRunnerService.GetDiff:input_type -> runner_service.v1.GetDiffRequest
+	47, // 73: runner_service.v1.AgentRunnerService.RevertChanges:input_type -> runner_service.v1.RevertChangesRequest
+	31, // 74: runner_service.v1.AgentRunnerService.SubmitApproval:input_type -> runner_service.v1.SubmitApprovalRequest
+	33, // 75: runner_service.v1.AgentRunnerService.ListApprovals:input_type -> runner_service.v1.ListApprovalsRequest
+	40, // 76: runner_service.v1.AgentRunnerService.WatchApprovals:input_type -> runner_service.v1.WatchApprovalsRequest
+	35, // 77: runner_service.v1.AgentRunnerService.WhoAmI:input_type -> runner_service.v1.WhoAmIRequest
+	37, // 78: runner_service.v1.AgentRunnerService.ListAudit:input_type -> runner_service.v1.ListAuditRequest
+	5,  // 79: runner_service.v1.AgentRunnerService.ExecuteAgent:output_type -> runner_service.v1.ExecuteAgentResponse
+	17, // 80: runner_service.v1.AgentRunnerService.WatchExecution:output_type -> runner_service.v1.WatchExecutionResponse
+	19, // 81: runner_service.v1.AgentRunnerService.GetExecution:output_type -> runner_service.v1.GetExecutionResponse
+	22, // 82: runner_service.v1.AgentRunnerService.ListExecutions:output_type -> runner_service.v1.ListExecutionsResponse
+	28, // 83: runner_service.v1.AgentRunnerService.CancelExecution:output_type -> runner_service.v1.CancelExecutionResponse
+	25, // 84: runner_service.v1.AgentRunnerService.DeleteExecution:output_type -> runner_service.v1.DeleteExecutionResponse
+	27, // 85: runner_service.v1.AgentRunnerService.DeleteSession:output_type -> runner_service.v1.DeleteSessionResponse
+	30, // 86: runner_service.v1.AgentRunnerService.ReadToolOutput:output_type -> runner_service.v1.ReadToolOutputResponse
+	44, // 87: runner_service.v1.AgentRunnerService.ListFileChanges:output_type -> runner_service.v1.ListFileChangesResponse
+	46, // 88: runner_service.v1.AgentRunnerService.GetDiff:output_type -> runner_service.v1.GetDiffResponse
+	48, // 89: runner_service.v1.AgentRunnerService.RevertChanges:output_type -> runner_service.v1.RevertChangesResponse
+	32, // 90: runner_service.v1.AgentRunnerService.SubmitApproval:output_type -> runner_service.v1.SubmitApprovalResponse
+	34, // 91: runner_service.v1.AgentRunnerService.ListApprovals:output_type -> runner_service.v1.ListApprovalsResponse
+	41, // 92: runner_service.v1.AgentRunnerService.WatchApprovals:output_type -> runner_service.v1.WatchApprovalsResponse
+	36, // 93: runner_service.v1.AgentRunnerService.WhoAmI:output_type -> runner_service.v1.WhoAmIResponse
+	38, // 94: runner_service.v1.AgentRunnerService.ListAudit:output_type -> runner_service.v1.ListAuditResponse
+	79, // [79:95] is the sub-list for method output_type
+	63, // [63:79] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_runner_service_v1_agent_runner_proto_init() }
@@ -4062,7 +4183,7 @@ func file_runner_service_v1_agent_runner_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_service_v1_agent_runner_proto_rawDesc), len(file_runner_service_v1_agent_runner_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -1078,7 +1078,9 @@ type Started struct {
 	// that takes the execution over. Pass the last one seen as `after_owner`. 0 without replicas.
 	Owner int64 `protobuf:"varint,5,opt,name=owner,proto3" json:"owner,omitempty"`
 	// Who started the execution. Unset for one that is older than this field.
-	Caller        *Caller `protobuf:"bytes,6,opt,name=caller,proto3" json:"caller,omitempty"`
+	Caller *Caller `protobuf:"bytes,6,opt,name=caller,proto3" json:"caller,omitempty"`
+	// The W3C trace of the execution, 32 hexadecimal digits. Empty where no spans are exported and the caller sent none.
+	TraceId       string `protobuf:"bytes,7,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1153,6 +1155,13 @@ func (x *Started) GetCaller() *Caller {
 		return x.Caller
 	}
 	return nil
+}
+
+func (x *Started) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
 }
 
 // Names whoever made a call.
@@ -3279,14 +3288,15 @@ const file_runner_service_v1_execution_event_proto_rawDesc = "" +
 	"\x10approval_decided\x18\x14 \x01(\v2\".runner_service.v1.ApprovalDecidedH\x00R\x0fapprovalDecided\x12I\n" +
 	"\x0enetwork_denied\x18\x15 \x01(\v2 .runner_service.v1.NetworkDeniedH\x00R\rnetworkDenied\x12F\n" +
 	"\rfiles_changed\x18\x16 \x01(\v2\x1f.runner_service.v1.FilesChangedH\x00R\ffilesChangedB\a\n" +
-	"\x05event\"\xee\x01\n" +
+	"\x05event\"\x89\x02\n" +
 	"\aStarted\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x128\n" +
 	"\asandbox\x18\x02 \x01(\v2\x1e.runner_service.v1.SandboxInfoR\asandbox\x122\n" +
 	"\x05model\x18\x03 \x01(\v2\x1c.runner_service.v1.ModelInfoR\x05model\x12\x18\n" +
 	"\aresumed\x18\x04 \x01(\bR\aresumed\x12\x14\n" +
 	"\x05owner\x18\x05 \x01(\x03R\x05owner\x121\n" +
-	"\x06caller\x18\x06 \x01(\v2\x19.runner_service.v1.CallerR\x06caller\"U\n" +
+	"\x06caller\x18\x06 \x01(\v2\x19.runner_service.v1.CallerR\x06caller\x12\x19\n" +
+	"\btrace_id\x18\a \x01(\tR\atraceId\"U\n" +
 	"\x06Caller\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vhome_tenant\x18\x02 \x01(\tR\n" +

@@ -115,6 +115,7 @@ class AgentRunnerServicer:
             requests.execution_filter(request, current_caller.get().tenant),
             limit=request.page_size or requests.DEFAULT_PAGE_SIZE,
             before_key=key,
+            order=requests.execution_order(request),
         )
         token = requests.page_token(request, page.next_key)
         return runner_pb2.ListExecutionsResponse(executions=map(keys_to_ids, page.executions), next_page_token=token)

@@ -86,6 +86,8 @@ class LogWriter:
         self.has_capacity.set()
         self._broken: LogUnavailableEnd | None = None
         self._closing = False
+        self.committed_events = 0
+        """How many events have been committed since the start."""
 
     @property
     def broken(self) -> LogUnavailableEnd | None:
@@ -164,6 +166,7 @@ class LogWriter:
             else:
                 part = parts.pop(0)
                 metrics.log_committed(len(part), time.monotonic() - tried)
+                self.committed_events += sum(entry.count for _, entry in part if isinstance(entry, NewEvent))
                 if not parts:
                     self._recover(batch)
                 _publish(part, rejected)

@@ -19,6 +19,7 @@ from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.queue import ExecutionQueue
 from runner_service.executions.readiness import DISK, Readiness
 from runner_service.executions.registry import Registry
+from runner_service.executions.replica_reports import ReplicaReporter
 from runner_service.executions.runner import Runner
 from runner_service.executions.secret_box import SecretBox
 from runner_service.executions.service import ExecutionService
@@ -32,6 +33,7 @@ from runner_service.storage.audit import AuditStore
 from runner_service.storage.backend import Storage
 from runner_service.storage.event_log import EventLog, LogError
 from runner_service.telemetry import metrics
+from runner_service.telemetry.loop_lag import LoopLag
 
 if TYPE_CHECKING:
     from runner_service.executions.approval_webhook import ApprovalWebhook
@@ -50,6 +52,7 @@ class RunningExecutions(NamedTuple):
     approvals: ApprovalService
     changes: ChangeService
     recovery: "Recovery"
+    reporter: ReplicaReporter
 
 
 @asynccontextmanager
@@ -62,6 +65,7 @@ async def running_executions(
     readiness: Readiness,
     daemon: "Daemon | None" = None,
     audit: Audit | None = None,
+    lag: LoopLag | None = None,
 ) -> AsyncIterator["RunningExecutions"]:
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
@@ -88,9 +92,12 @@ async def running_executions(
         changes = ChangeService(storage.log, runner, registry, lifecycle, service.audit)
         recovery = Recovery(service, registry, tasks=tasks)
         background = _background(settings, storage, runner, registry, approvals, readiness)
+        reporter = ReplicaReporter(registry, writer, lifecycle, readiness, lag or LoopLag(), storage.replicas)
         takeover = None
         if storage.replicas:
-            takeover = Takeover(service, approvals, registry, lifecycle, storage.replicas, readiness=readiness)
+            takeover = Takeover(
+                service, approvals, registry, lifecycle, storage.replicas, readiness=readiness, reporter=reporter
+            )
             background["takeover"] = takeover.run
             background["correct-quotas"] = queue.correct_forever
         else:  # with replicas another may be about to
@@ -102,7 +109,7 @@ async def running_executions(
         running = [tasks.create_task(run(), name=name) for name, run in background.items()]
         try:
             with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
-                yield RunningExecutions(service, approvals, changes, recovery)
+                yield RunningExecutions(service, approvals, changes, recovery, reporter)
         finally:
             for each in running:
                 each.cancel()

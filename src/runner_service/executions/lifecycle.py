@@ -71,6 +71,8 @@ class Lifecycle:
         self._parked: dict[str, Parked] = {}
         self._running_tasks: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
+        self.ended = 0
+        """How many executions have ended here since the start."""
         self.on_parked: Callable[[Execution], Awaitable[None]] | None = None
         """Called when an execution is WAITING: a decision that came while it was being parked resumed nothing."""
 
@@ -79,16 +81,16 @@ class Lifecycle:
         """True while an execution runs or is queued."""
         return bool(self._running_tasks)
 
+    def counts(self) -> dict[str, int]:
+        """Returns how many executions are `running`, `queued` and `waiting` here."""
+        return {"running": self._queue.running, "queued": self._queue.queued, "waiting": len(self._parked)}
+
     def gauges(self) -> dict[metrics.Gauge, metrics.Reading]:
         """Returns the gauges of how many executions there are, and may be."""
-        queue, settings = self._queue, self._settings
+        settings = self._settings
         limits = {"running": settings.max_concurrent_executions, "queued": settings.max_queued_executions}
         return {
-            metrics.EXECUTIONS: lambda: {
-                "running": queue.running,
-                "queued": queue.queued,
-                "waiting": len(self._parked),
-            },
+            metrics.EXECUTIONS: self.counts,
             metrics.EXECUTIONS_LIMIT: lambda: limits,
         }
 
@@ -272,6 +274,7 @@ class Lifecycle:
             await execution.stream.flush()
             # Not before the end is in the log: killed in between, all of it would be done again.
             if execution.stream.finished:
+                self.ended += 1
                 await run.delete_state(execution)
             await self.release(execution, hands_over=True)
             logger.info("execution_ended state=%s", states.state_name(execution.state))

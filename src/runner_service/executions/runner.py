@@ -38,6 +38,7 @@ from runner_service.settings import Settings
 from runner_service.storage.changes import ContentStore
 from runner_service.storage.event_log import EventLog, LogError
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.telemetry import current_trace_id
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -317,6 +318,7 @@ class PreparedRun:
             resumed=self.resumes and execution.has_started,
             owner=execution.stream.owner_token,
             caller=execution.record.caller if execution.record.HasField("caller") else None,
+            trace_id=current_trace_id(),
         )
 
     async def _confinement_info(self) -> event_pb2.ConfinementInfo | None:

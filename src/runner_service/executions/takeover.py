@@ -13,6 +13,7 @@ from runner_service.executions.approval_service import ApprovalService
 from runner_service.executions.lifecycle import Lifecycle
 from runner_service.executions.readiness import Readiness, Stage
 from runner_service.executions.registry import Registry
+from runner_service.executions.replica_reports import ReplicaReporter
 from runner_service.executions.service import ExecutionService
 from runner_service.identity import OwnerKey
 from runner_service.storage.event_log import LogError
@@ -37,6 +38,7 @@ class Takeover:
         replicas: Replicas,
         *,
         readiness: Readiness,
+        reporter: ReplicaReporter,
     ) -> None:
         self._service = service
         self._approvals = approvals
@@ -44,6 +46,7 @@ class Takeover:
         self._lifecycle = lifecycle
         self._replicas = replicas
         self._readiness = readiness
+        self._reporter = reporter
         self._interval_seconds = replicas.lease_seconds / _BEATS_PER_LEASE
         self._last_beat = self._steady_since = 0.0
         self._was_replicated = True
@@ -100,6 +103,7 @@ class Takeover:
         await self._read_letters()
         attended = [each.id for each in self._registry.in_memory() if each.is_remote and each.callers]
         await self._replicas.attend(attended)
+        await self._reporter.publish()
         if self._readiness.stage is not Stage.SERVING:
             return
         for execution_id in [*await self._replicas.handed_over(), *self._postponed]:

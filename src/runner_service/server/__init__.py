@@ -18,7 +18,7 @@ from runner_service.server.metrics_http import serve_metrics
 from runner_service.server.ready_file import ServiceFile, announce_ready, service_file
 from runner_service.server.reflection import add_reflection
 from runner_service.server.signals import StopRequests, stop_signals
-from runner_service.server.tls import TlsError, http_tls
+from runner_service.server.tls import TlsError, http_tls, page_tls
 from runner_service.server.transport import CHANNEL_OPTIONS
 from runner_service.settings import Settings
 
@@ -31,6 +31,7 @@ __all__ = [
     "TlsError",
     "announce_ready",
     "http_tls",
+    "page_tls",
     "require_bindable",
     "running_server",
     "serve_metrics",

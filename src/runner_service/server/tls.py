@@ -55,8 +55,9 @@ class HttpTls:
     New files are used from the second connection after the change on.
     """
 
-    def __init__(self, files: _TlsFiles) -> None:
+    def __init__(self, files: _TlsFiles, *, needs_certificate: bool = True) -> None:
         self._files = files
+        self._verify_mode = ssl.CERT_REQUIRED if needs_certificate else ssl.CERT_OPTIONAL
         _check_files(files)
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._versions = _versions_of(files)
@@ -76,7 +77,7 @@ class HttpTls:
         self.context.load_cert_chain(self._files.cert, self._files.key)
         if self._files.client_ca is not None:
             self.context.load_verify_locations(self._files.client_ca)
-            self.context.verify_mode = ssl.CERT_REQUIRED
+            self.context.verify_mode = self._verify_mode
 
 
 def http_tls(settings: Settings) -> HttpTls | None:
@@ -89,6 +90,17 @@ def http_tls(settings: Settings) -> HttpTls | None:
         return None
     client_ca = None if settings.has_tokens() else settings.tls_client_ca_file
     return HttpTls(_TlsFiles(settings.tls_cert_file, settings.tls_key_file, client_ca))
+
+
+def page_tls(settings: Settings) -> HttpTls | None:
+    """Returns the TLS of the page: as `http_tls`, but where CALLERS_FILE knows certificates, browsers may show one.
+
+    Blocks. Raises TlsError: the files cannot be used.
+    """
+    if settings.tls_cert_file is None or settings.tls_key_file is None or not settings.callers_file:
+        return http_tls(settings)
+    files = _TlsFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
+    return HttpTls(files, needs_certificate=False)
 
 
 class _CertificateReader:

@@ -14,6 +14,7 @@ from runner_service.errors import UnavailableError
 from runner_service.executors.protocol import Stream
 from runner_service.storage.changes import ChangeSets
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.execution_order import ExecutionOrder
 from runner_service.storage.journal import CallResult, Journal
 from runner_service.storage.outputs import Outputs
 from runner_service.storage.owner_history import OwnerHistory
@@ -201,8 +202,13 @@ class EventLog(Outputs, Journal, ChangeSets, Protocol):
     async def find_values(self, name: str) -> Mapping[str, bytes]:
         """Returns, by execution id, every stored value of that name."""
 
-    async def list_executions(self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0) -> ExecutionPage:
-        """Lists executions accepted before the one with `before_key` (0: all), newest first."""
+    async def list_executions(
+        self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0, order: ExecutionOrder | None = None
+    ) -> ExecutionPage:
+        """Lists executions accepted before the one with `before_key` (0: all), newest first.
+
+        With an `order`, `before_key` and `next_key` are positions in the sorted list.
+        """
 
     async def unfinished(self) -> Sequence[str]:
         """Returns the executions that are PENDING or RUNNING, in this process or another."""

@@ -74,6 +74,10 @@ class Replicas(Protocol):
         """How long a replica may be silent before the others take over what it owns."""
 
     @property
+    def name(self) -> str:
+        """The name of this replica, another one with each start."""
+
+    @property
     def turns(self) -> Turns:
         """The turns of sessions."""
 
@@ -93,6 +97,12 @@ class Replicas(Protocol):
 
     async def leave(self) -> None:
         """Ends the lease of this replica."""
+
+    async def report(self, report: bytes) -> None:
+        """Shows what this replica does to the others, in place of its last report."""
+
+    async def reports(self) -> Mapping[str, bytes]:
+        """Returns the last reports of the replicas that have a lease, by their names."""
 
     async def owned_by(self, replica: str = "") -> Sequence[str]:
         """Returns what a replica, or this one, may own."""

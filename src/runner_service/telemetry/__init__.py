@@ -11,6 +11,7 @@ from runner_service.telemetry.metrics_export import metering, scrape_metrics
 from runner_service.telemetry.spans import (
     chat_span,
     current_span_context,
+    current_trace_id,
     execution_span,
     record_call_status,
     record_command,
@@ -25,6 +26,7 @@ __all__ = [
     "ExportFlush",
     "chat_span",
     "current_span_context",
+    "current_trace_id",
     "execution_id_var",
     "execution_span",
     "flushed_at_exit",

@@ -55,6 +55,12 @@ def current_span_context() -> SpanContext:
     return trace.get_current_span().get_span_context()
 
 
+def current_trace_id() -> str:
+    """Returns the id of the current trace, 32 hexadecimal digits; empty for none."""
+    context = current_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
 @contextmanager
 def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span]:
     """The span of one call. `method` is `/package.Service/Method`; the caller's W3C context is in `metadata`.

@@ -50,6 +50,54 @@ DISCONNECT_POLICY_DETACH: DisconnectPolicy.ValueType  # 2
 """The execution continues."""
 Global___DisconnectPolicy: _TypeAlias = DisconnectPolicy  # noqa: Y015
 
+class _ExecutionOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExecutionOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExecutionOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXECUTION_ORDER_UNSPECIFIED: _ExecutionOrder.ValueType  # 0
+    """When they were accepted."""
+    EXECUTION_ORDER_CREATE_TIME: _ExecutionOrder.ValueType  # 1
+    """When they were accepted; for `ascending`."""
+    EXECUTION_ORDER_STATE: _ExecutionOrder.ValueType  # 2
+    """Their state, by its number."""
+    EXECUTION_ORDER_EXECUTION_ID: _ExecutionOrder.ValueType  # 3
+    """Their id."""
+    EXECUTION_ORDER_AGENT_NAME: _ExecutionOrder.ValueType  # 4
+    """The name of their agent."""
+    EXECUTION_ORDER_SESSION_ID: _ExecutionOrder.ValueType  # 5
+    """Their session."""
+    EXECUTION_ORDER_DURATION: _ExecutionOrder.ValueType  # 6
+    """From `start_time` to `finish_time`, or until now."""
+    EXECUTION_ORDER_TOKENS: _ExecutionOrder.ValueType  # 7
+    """Input and output tokens together."""
+    EXECUTION_ORDER_COST: _ExecutionOrder.ValueType  # 8
+    """Their cost."""
+
+class ExecutionOrder(_ExecutionOrder, metaclass=_ExecutionOrderEnumTypeWrapper):
+    """What executions are sorted by."""
+
+EXECUTION_ORDER_UNSPECIFIED: ExecutionOrder.ValueType  # 0
+"""When they were accepted."""
+EXECUTION_ORDER_CREATE_TIME: ExecutionOrder.ValueType  # 1
+"""When they were accepted; for `ascending`."""
+EXECUTION_ORDER_STATE: ExecutionOrder.ValueType  # 2
+"""Their state, by its number."""
+EXECUTION_ORDER_EXECUTION_ID: ExecutionOrder.ValueType  # 3
+"""Their id."""
+EXECUTION_ORDER_AGENT_NAME: ExecutionOrder.ValueType  # 4
+"""The name of their agent."""
+EXECUTION_ORDER_SESSION_ID: ExecutionOrder.ValueType  # 5
+"""Their session."""
+EXECUTION_ORDER_DURATION: ExecutionOrder.ValueType  # 6
+"""From `start_time` to `finish_time`, or until now."""
+EXECUTION_ORDER_TOKENS: ExecutionOrder.ValueType  # 7
+"""Input and output tokens together."""
+EXECUTION_ORDER_COST: ExecutionOrder.ValueType  # 8
+"""Their cost."""
+Global___ExecutionOrder: _TypeAlias = ExecutionOrder  # noqa: Y015
+
 class _OutputStream:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1028,6 +1076,9 @@ class ListExecutionsRequest(_message.Message):
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    ASCENDING_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The page size. 0: 50. At most 500."""
     page_token: _builtins.str
@@ -1038,6 +1089,14 @@ class ListExecutionsRequest(_message.Message):
     """The tenant whose executions to list, or `*` for those of all tenants. Only for the role `operate`. Empty: the tenant
     that the caller acts for.
     """
+    name: _builtins.str
+    """Only executions whose id or agent's name contains this, whatever the case. At most 256 characters. Empty: all."""
+    order_by: Global___ExecutionOrder.ValueType
+    """What the list is sorted by; the newest first where that is equal. Unset: the newest first. Of more than 10,000
+    executions that match, the newest 10,000 are sorted. One that changes between two pages can be missing or come twice.
+    """
+    ascending: _builtins.bool
+    """Sort from the lowest value to the highest. Only with `order_by`."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_execution_event_pb2.State.ValueType]:
         """Only executions in one of these states. Empty: all."""
@@ -1065,10 +1124,13 @@ class ListExecutionsRequest(_message.Message):
         created_after: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
         tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        order_by: Global___ExecutionOrder.ValueType = ...,
+        ascending: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ascending", b"ascending", "created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "name", b"name", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1086,7 +1148,7 @@ class ListExecutionsResponse(_message.Message):
     """The token of the next page. Empty: this is the last page."""
     @_builtins.property
     def executions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Execution]:
-        """The executions, newest first."""
+        """The executions, newest first unless `order_by` says otherwise."""
 
     def __init__(
         self,

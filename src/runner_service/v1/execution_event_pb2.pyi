@@ -458,6 +458,7 @@ class Started(_message.Message):
     RESUMED_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
     """Where tools run: `local` or `cloud`."""
     resumed: _builtins.bool
@@ -466,6 +467,8 @@ class Started(_message.Message):
     """Identifies the process that publishes the events from here on, among replicas that share a Redis; it rises with each
     that takes the execution over. Pass the last one seen as `after_owner`. 0 without replicas.
     """
+    trace_id: _builtins.str
+    """The W3C trace of the execution, 32 hexadecimal digits. Empty where no spans are exported and the caller sent none."""
     @_builtins.property
     def sandbox(self) -> Global___SandboxInfo:
         """The sandbox of the tools."""
@@ -487,10 +490,11 @@ class Started(_message.Message):
         resumed: _builtins.bool = ...,
         owner: _builtins.int = ...,
         caller: Global___Caller | None = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "model", b"model", "sandbox", b"sandbox"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "mode", b"mode", "model", b"model", "owner", b"owner", "resumed", b"resumed", "sandbox", b"sandbox"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "mode", b"mode", "model", b"model", "owner", b"owner", "resumed", b"resumed", "sandbox", b"sandbox", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

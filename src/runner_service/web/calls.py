@@ -32,12 +32,13 @@ RPCS = frozenset(
         "ListExecutions",
         "ListFileChanges",
         "ReadToolOutput",
+        "RevertChanges",
         "SubmitApproval",
         "WatchApprovals",
         "WatchExecution",
     }
 )
-"""What the page may call. It starts nothing, and changes no file."""
+"""What the page may call. It starts nothing."""
 
 _LENGTH_BYTES = 4
 _HTTP_STATUS: Mapping[grpc.StatusCode, int] = {

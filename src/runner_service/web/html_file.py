@@ -13,7 +13,7 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 from runner_service.web.schema import build_schema
 
-_MODULES = ("wire", "ansi", "words", "run", "dom", "layout", "rows", "timeline", "view", "file")
+_MODULES = ("wire", "colours", "ansi", "words", "run", "dom", "layout", "rows", "timeline", "changes", "view", "file")
 """Each after those that it imports."""
 _EVENTS_PER_PAGE = 500
 _IMPORT = re.compile(r"^import .*;\n", re.MULTILINE)

@@ -1,11 +1,10 @@
 """The page's HTTP server, on the event loop of the service. Nothing imports it unless WEB_ADDRESS is set."""
 
 import asyncio
-import hmac
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -15,15 +14,19 @@ from runner_service.addresses import TcpAddress
 from runner_service.api.callers.roles import may_call
 from runner_service.api.callers.watching import KnownCallers
 from runner_service.api.servicer import AgentRunnerServicer
-from runner_service.errors import UnauthenticatedError
+from runner_service.errors import PermissionDeniedError, UnauthenticatedError
+from runner_service.executions.overview import Overview
 from runner_service.executions.readiness import Readiness
-from runner_service.identity import OPERATOR, Caller
+from runner_service.identity import ANY_TENANT, Caller
+from runner_service.web.browser_callers import BrowserCallers
 from runner_service.web.calls import Calls, refusal
-from runner_service.web.cookies import MAX_AGE_SECONDS, CookieSeal
+from runner_service.web.connections import Connections
 from runner_service.web.guard import HEADERS, Guard
 from runner_service.web.schema import build_schema
 
 _MAX_REQUEST_BYTES = 256 * 1024
+_BODY_TIMEOUT_SECONDS = 10.0
+_HANDSHAKE_TIMEOUT_SECONDS = 10.0
 _SHUTDOWN_TIMEOUT_SECONDS = 1.0
 _TLS_CHECK_INTERVAL_SECONDS = 10.0
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
@@ -56,6 +59,7 @@ async def serve_web(
     servicer: AgentRunnerServicer,
     callers: KnownCallers,
     readiness: Readiness,
+    overview: Overview,
     options: WebOptions,
 ) -> AsyncIterator[TcpAddress]:
     """Serves the page. Yields the address with its real port.
@@ -65,30 +69,44 @@ async def serve_web(
         servicer: answers the calls of the page.
         callers: finds out who calls, by the token in the cookie.
         readiness: refuses calls once the service has stopped.
+        overview: what replicas do and tenants use.
         options: the rest.
 
     Raises:
         WebListenError: it cannot be listened on.
     """
     static = await asyncio.to_thread(_static_files)
-    page = _Page(servicer, callers, readiness, Guard(wanted.host, options.names), options, static)
+    page = _Page(servicer, callers, readiness, overview, Guard(wanted.host, options.names), options, static)
     runner = web.AppRunner(
         page.application(), handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_SECONDS
     )
     await runner.setup()
     reloading = asyncio.create_task(_reload_forever(options.reload_tls), name="web-tls")
     try:
-        # Both addresses of `localhost` would have different ports if any is taken.
-        host = "127.0.0.1" if wanted.host == "localhost" else wanted.host
-        try:
-            await web.TCPSite(runner, host, wanted.port, ssl_context=options.tls).start()
-        except OSError as error:
-            raise WebListenError(f"WEB_ADDRESS {wanted} cannot be listened on: {error.strerror}") from error
-        page.port = runner.addresses[0][1]
-        yield TcpAddress(wanted.host, page.port)
+        async with _listening(wanted, page.connect(runner), options.tls) as port:
+            page.listen_on(port)
+            yield TcpAddress(wanted.host, port)
     finally:
         reloading.cancel()
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def _listening(wanted: TcpAddress, connections: Connections, tls: ssl.SSLContext | None) -> AsyncIterator[int]:
+    """Yields the port. Raises WebListenError."""
+    # Both addresses of `localhost` would have different ports if any is taken.
+    host = "127.0.0.1" if wanted.host == "localhost" else wanted.host
+    handshake = _HANDSHAKE_TIMEOUT_SECONDS if tls else None
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            connections, host, wanted.port, ssl=tls, ssl_handshake_timeout=handshake
+        )
+    except OSError as error:
+        raise WebListenError(f"WEB_ADDRESS {wanted} cannot be listened on: {error.strerror}") from error
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 async def _reload_forever(reload: Callable[[], object]) -> None:
@@ -105,19 +123,29 @@ class _Page:
         servicer: AgentRunnerServicer,
         callers: KnownCallers,
         readiness: Readiness,
+        overview: Overview,
         guard: Guard,
         options: WebOptions,
         static: dict[str, tuple[bytes, str]],
     ) -> None:
         self._calls = Calls(servicer, callers)
-        self._callers = callers
+        self._callers = BrowserCallers(callers, options.cookie_key, options.token, is_secure=options.tls is not None)
         self._readiness = readiness
+        self._overview = overview
         self._guard = guard
-        self._seal = CookieSeal(options.cookie_key)
-        self._token = options.token
         self._static = static
-        self._is_secure = options.tls is not None
-        self.port = 0
+        self._connections: Connections | None = None
+
+    def connect(self, runner: web.AppRunner) -> Connections:
+        """Returns the connections of the server of the page."""
+        if runner.server is None:
+            raise RuntimeError("set the runner up first")
+        self._connections = Connections(runner.server)
+        return self._connections
+
+    def listen_on(self, port: int) -> None:
+        """Takes the port of the page."""
+        self._callers.port = port
 
     def application(self) -> web.Application:
         """Returns the routes."""
@@ -125,16 +153,24 @@ class _Page:
         application.router.add_get("/{name:[a-z]*(?:[.][a-z]+)?}", self._static_file)
         application.router.add_post("/login", self._login)
         application.router.add_post("/about", self._about)
+        application.router.add_post("/replicas", self._replicas)
+        application.router.add_post("/usage", self._usage)
         application.router.add_post("/api/{rpc}", self._call)
         application.on_response_prepare.append(_add_headers)
         return application
 
     @web.middleware
     async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        connections = self._connections
+        with connections.busy(request.transport) if connections else nullcontext():
+            return await self._answer(request, handler)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._guard.check(request)
         try:
             if request.method == "POST":
                 self._readiness.require_not_stopped()
+                await _read_body(request)
             return await handler(request)
         except web.HTTPException:
             raise
@@ -155,62 +191,49 @@ class _Page:
         token = given.get("token") if isinstance(given, dict) else None
         if not isinstance(token, str) or not token.isascii():
             raise UnauthenticatedError("wrong token")
-        with self._callers.calls.counting_unknown():
-            await self._callers.prepare(_metadata(token.encode()))
-            self._caller_of(token.encode())
         response = web.json_response({})
-        response.set_cookie(
-            self._cookie_name,
-            self._seal.seal(token.encode()),
-            max_age=MAX_AGE_SECONDS,
-            path="/",
-            httponly=True,
-            samesite="Strict",
-            secure=self._is_secure,
-        )
+        await self._callers.sign_in(token.encode(), request, response)
         return response
 
     async def _about(self, request: web.Request) -> web.StreamResponse:
-        await self._callers.prepare(_metadata(self._token_in(request)))
-        caller = self._caller(request)
+        caller = await self._caller(request)
         about = {
             "name": caller.name,
+            "tenant": caller.tenant,
             "is_operator": caller.is_operator,
             "may_approve": may_call(caller, "SubmitApproval"),
             "may_run": may_call(caller, "CancelExecution"),
+            "may_revert": may_call(caller, "RevertChanges"),
         }
         return web.json_response(about)
 
+    async def _replicas(self, request: web.Request) -> web.StreamResponse:
+        caller = await self._caller(request)
+        if not caller.is_operator:
+            raise PermissionDeniedError(f"the replicas need the role operate, which {caller.name} does not have")
+        return web.json_response(await self._overview.replicas())
+
+    async def _usage(self, request: web.Request) -> web.StreamResponse:
+        caller = await self._caller(request)
+        return web.json_response(await self._overview.usage(ANY_TENANT if caller.is_operator else caller.tenant))
+
     async def _call(self, request: web.Request) -> web.StreamResponse:
-        with self._callers.calls.counting_unknown():
-            await self._callers.prepare(_metadata(self._token_in(request)))
-        return await self._calls.answer(request, lambda: self._caller(request))
+        await self._callers.prepare(request)
+        return await self._calls.answer(request, lambda: self._callers.caller(request))
 
-    def _caller(self, request: web.Request) -> Caller:
-        """Raises UnauthenticatedError."""
-        try:
-            return self._caller_of(self._token_in(request))
-        except UnauthenticatedError:
-            raise UnauthenticatedError("sign in with a token of the service") from None
-
-    def _caller_of(self, token: bytes | None) -> Caller:
-        if self._token is None:
-            return self._callers.by_token(_metadata(token))
-        if token is None or not hmac.compare_digest(token, self._token):
-            raise UnauthenticatedError("wrong token")
-        return OPERATOR
-
-    def _token_in(self, request: web.Request) -> bytes | None:
-        cookie = request.cookies.get(self._cookie_name)
-        return self._seal.open(cookie) if cookie else None
-
-    @property
-    def _cookie_name(self) -> str:
-        return f"runner-service-{self.port}"  # cookies are shared by all ports of a host
+    async def _caller(self, request: web.Request) -> Caller:
+        """Raises CallError."""
+        await self._callers.prepare(request)
+        return self._callers.caller(request)
 
 
-def _metadata(token: bytes | None) -> list[tuple[str, str | bytes]]:
-    return [("authorization", f"Bearer {token.decode()}")] if token else []
+async def _read_body(request: web.Request) -> None:
+    """Reads the body, which the request keeps. Raises HTTPException."""
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_SECONDS):
+            await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="the request did not come to its end\n") from None
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:

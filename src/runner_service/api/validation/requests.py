@@ -24,6 +24,7 @@ from runner_service.approvals.validation import policy_violations
 from runner_service.errors import FieldViolation, InvalidRequestError
 from runner_service.identity import ANY_TENANT, NO_KEY, TENANT, Caller, owner_key
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.execution_order import ExecutionOrder
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 MAX_LABELS = 64
@@ -110,6 +111,7 @@ def check_list(request: runner_pb2.ListExecutionsRequest, caller: Caller) -> int
             yield from identifier("session_id", request.session_id)
         yield from _label_violations(request.labels)
         yield from _tenant_violations(request, caller)
+        yield from _order_violations(request)
         for field, value in request.ListFields():
             if field.name in _TIMES and not _is_valid_time(value):
                 yield FieldViolation(field.name, "must be a time between the years 1970 and 2261")
@@ -133,7 +135,13 @@ def execution_filter(request: runner_pb2.ListExecutionsRequest, tenant: str) -> 
         labels=request.labels,
         created_after=times.get("created_after"),
         created_before=times.get("created_before"),
+        name=request.name,
     )
+
+
+def execution_order(request: runner_pb2.ListExecutionsRequest) -> ExecutionOrder | None:
+    """Returns the order that a valid request asks for; None for newest first."""
+    return ExecutionOrder(request.order_by, request.ascending) if request.order_by else None
 
 
 def page_token(request: runner_pb2.ListExecutionsRequest, key: int) -> str:
@@ -235,6 +243,14 @@ def _label_violations(labels: Mapping[str, str]) -> Violations:
                 f"must have a key of 1 to {MAX_LABEL_KEY_CHARACTERS} characters "
                 f"and a value of at most {MAX_LABEL_VALUE_CHARACTERS}",
             )
+
+
+def _order_violations(request: runner_pb2.ListExecutionsRequest) -> Violations:
+    yield from at_most("name", len(request.name), MAX_LABEL_VALUE_CHARACTERS, "characters")
+    if request.order_by not in runner_pb2.ExecutionOrder.values():
+        yield FieldViolation("order_by", "must be one of the values of ExecutionOrder")
+    elif request.ascending and not request.order_by:
+        yield FieldViolation("ascending", "must not be set without order_by")
 
 
 def _tenant_violations(request: runner_pb2.ListExecutionsRequest, caller: Caller) -> Violations:

@@ -64,7 +64,7 @@ def _show(found: HoldingService, token: str | None, *, opens_browser: bool) -> N
             f"the service with pid {found.pid} has no page: set WEB_ADDRESS for it, or try again once it has ended",
             ExitCode.UNAVAILABLE,
         )
-    address = f"http://{found.web_address}/" + (f"#token={quote(token, safe='')}" if token else "")
+    address = f"{found.web_scheme}://{found.web_address}/" + (f"#token={quote(token, safe='')}" if token else "")
     click.echo(address)
     if opens_browser and sys.stdout.isatty():
         click.launch(address)

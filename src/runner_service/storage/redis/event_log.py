@@ -1,5 +1,6 @@
 """The event log in Redis. One script appends what one execution has in a batch: log, journal and record agree."""
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +24,7 @@ from runner_service.storage.event_log import (
     StoredExecution,
 )
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.execution_order import MAX_SORTED_EXECUTIONS, ExecutionOrder
 from runner_service.storage.journal import JournaledCall
 from runner_service.storage.redis.appending import RUN_ID, EncodedEntries, decode_result, encode
 from runner_service.storage.redis.connection import Argument, Connection
@@ -168,9 +170,14 @@ class RedisEventLog:
         """Implements `EventLog`."""
         return await self._index.find_values(name)
 
-    async def list_executions(self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0) -> ExecutionPage:
+    async def list_executions(
+        self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0, order: ExecutionOrder | None = None
+    ) -> ExecutionPage:
         """Implements `EventLog`."""
-        return await self._index.list(wanted, limit=limit, before_key=before_key)
+        if order is None:
+            return await self._index.list(wanted, limit=limit, before_key=before_key)
+        newest = await self._index.list(wanted, limit=MAX_SORTED_EXECUTIONS, before_key=0)
+        return ExecutionPage(*await asyncio.to_thread(order.page, newest.executions, limit=limit, position=before_key))
 
     async def read_output(
         self, execution_id: str, tool_call_id: str, stream: Stream, offset: int, max_bytes: int

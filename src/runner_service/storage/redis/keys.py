@@ -81,6 +81,8 @@ class DeploymentKeys(NamedTuple):
     """A sorted set of executions with contents, by when the first was stored."""
     content_sizes: str
     """A hash of how many bytes those take."""
+    reports: str
+    """A hash: what each replica says of itself, for the operator."""
 
     def session(self, session_id: str) -> str:
         """The executions of a session, as `executions`."""
@@ -142,5 +144,6 @@ def deployment_keys(deployment: str) -> DeploymentKeys:
         "announced",
         "contents",
         "contentsizes",
+        "reports",
     )
     return DeploymentKeys(*(f"{base}:{name}" for name in names))

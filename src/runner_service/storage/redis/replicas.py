@@ -32,6 +32,11 @@ class RedisReplicas:
         """As of `Replicas`."""
 
     @property
+    def name(self) -> str:
+        """Implements `Replicas`."""
+        return self._replica
+
+    @property
     def lease_seconds(self) -> float:
         """Implements `Replicas`."""
         return self._lease_ms / 1000
@@ -50,6 +55,17 @@ class RedisReplicas:
     async def leave(self) -> None:
         """Implements `Replicas`."""
         await self._connection.call("ZADD", self._keys.leases, 0, self._replica)
+        await self._connection.call("HDEL", self._keys.reports, self._replica)
+
+    async def report(self, report: bytes) -> None:
+        """Implements `Replicas`."""
+        await self._connection.call("HSET", self._keys.reports, self._replica, report)
+
+    async def reports(self) -> Mapping[str, bytes]:
+        """Implements `Replicas`."""
+        leases = {each.decode() for each in await self._connection.call("ZRANGE", self._keys.leases, 0, -1)}
+        found = await self._connection.call("HGETALL", self._keys.reports)
+        return {name.decode(): report for name, report in found.items() if name.decode() in leases}
 
     async def owned_by(self, replica: str = "") -> Sequence[str]:
         """Implements `Replicas`."""
@@ -62,6 +78,7 @@ class RedisReplicas:
             await self._connection.call("SREM", self._keys.owned(replica or self._replica), execution_id)
         else:
             await self._connection.call("ZREM", self._keys.leases, replica)
+            await self._connection.call("HDEL", self._keys.reports, replica)
 
     async def hand_over(self, execution_ids: Collection[str]) -> None:
         """Implements `Replicas`."""

@@ -31,6 +31,7 @@ from runner_service.storage.event_log import (
     StoredExecution,
 )
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.execution_order import ExecutionOrder
 from runner_service.storage.journal import CallResult, JournaledCall
 from runner_service.storage.sqlite import queries
 from runner_service.storage.sqlite.appender import Appender
@@ -166,11 +167,17 @@ class SqliteEventLog:
         query = "SELECT execution_id, value FROM execution_values JOIN executions ON key = execution WHERE name = ?"
         return await self._read(lambda connection: dict(connection.execute(query, (name,)).fetchall()))
 
-    async def list_executions(self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0) -> ExecutionPage:
+    async def list_executions(
+        self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0, order: ExecutionOrder | None = None
+    ) -> ExecutionPage:
         """Implements `EventLog`."""
         return await self._read(
             lambda connection: ExecutionPage(
-                *queries.list_executions(connection, wanted, limit=limit, before_key=before_key)
+                *(
+                    queries.list_in_order(connection, wanted, order, limit=limit, position=before_key)
+                    if order
+                    else queries.list_executions(connection, wanted, limit=limit, before_key=before_key)
+                )
             )
         )
 

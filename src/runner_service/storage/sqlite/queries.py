@@ -1,17 +1,21 @@
 """What is read from the event log's tables, by the service and by commands that only look."""
 
 import sqlite3
+import time
 from typing import NamedTuple
 
 from runner_service.identity import ANY_TENANT
 from runner_service.storage.changes import StoredChangeSet
 from runner_service.storage.execution_filter import ExecutionFilter
+from runner_service.storage.execution_order import MAX_SORTED_EXECUTIONS, ExecutionOrder
 from runner_service.storage.frames import skip_frames
 from runner_service.storage.sqlite.output_files import OutputFiles, OutputKey
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _MAX_ROWS_PER_PAGE = 4096
+_ROWS_PER_TURN = 200
+_TURN_SECONDS = 0.00005  # lets the event loop have the interpreter, which it would else get after 5 ms
 _EXECUTION = "record, state, (SELECT IFNULL(MAX(sequence), 0) FROM events WHERE execution = key)"
 
 
@@ -54,9 +58,23 @@ def list_executions(
         f"SELECT {_EXECUTION}, key FROM executions "  # noqa: S608  # only constants and marks are joined
         f"WHERE {' AND '.join(conditions)} ORDER BY key DESC LIMIT ?"
     )
-    rows = connection.execute(query, [*values, limit + 1]).fetchall()
-    next_key = rows[limit - 1][3] if len(rows) > limit else 0
-    return [_execution(*row[:3]) for row in rows[:limit]], next_key
+    cursor = connection.execute(query, [*values, limit + 1])
+    found: list[runner_pb2.Execution] = []
+    keys: list[int] = []
+    while rows := cursor.fetchmany(_ROWS_PER_TURN):
+        if found:
+            time.sleep(_TURN_SECONDS)
+        found += [_execution(*row[:3]) for row in rows]
+        keys += [row[3] for row in rows]
+    return found[:limit], keys[limit - 1] if len(keys) > limit else 0
+
+
+def list_in_order(
+    connection: sqlite3.Connection, wanted: ExecutionFilter, order: ExecutionOrder, *, limit: int, position: int
+) -> tuple[list[runner_pb2.Execution], int]:
+    """Returns a page of the sorted list, and the position of the next one, 0 at the end."""
+    newest, _ = list_executions(connection, wanted, limit=MAX_SORTED_EXECUTIONS, before_key=0)
+    return order.page(newest, limit=limit, position=position)
 
 
 def find_change_sets(connection: sqlite3.Connection, execution_id: str) -> list[StoredChangeSet]:

@@ -1,6 +1,8 @@
 // What commands write, as a terminal would show it: colours and weights, carriage returns and backspaces. Every other
 // sequence is dropped, and nothing ever becomes markup.
 
+import { indexedColour, trueColour } from "./colours.js";
+
 export const MAX_SCREEN_CHARACTERS = 256 * 1024;
 const MAX_COLUMNS = 2000;
 const MAX_SEQUENCE = 4096;
@@ -30,12 +32,22 @@ export class Screen {
     this._sequence = ""; // one that has begun
     this._size = 0;
     this._decoders = {};
+    this._read = { stdout: 0, stderr: 0 };
+    this._ends = []; // of each line, how many bytes of both streams were read by then
+    /** How many bytes of each stream came before the first line. */
+    this.before = { stdout: 0, stderr: 0 };
   }
 
   /** Takes the next bytes of a stream, which may end within a character or a sequence. */
   write(bytes, stream = "stdout") {
     this._decoders[stream] ??= new TextDecoder("utf-8");
-    this.writeText(this._decoders[stream].decode(bytes, { stream: true }), stream === "stderr" ? "err" : "");
+    const base = stream === "stderr" ? "err" : "";
+    for (let from = 0; from < bytes.length;) { // by lines, so that it is known where each begins
+      const at = bytes.indexOf(10, from), end = at < 0 ? bytes.length : at + 1;
+      this._read[stream] += end - from;
+      this.writeText(this._decoders[stream].decode(bytes.subarray(from, end), { stream: true }), base);
+      from = end;
+    }
   }
 
   writeText(text, base = "") {
@@ -76,6 +88,7 @@ export class Screen {
   _newLine() {
     const runs = this._runs();
     this.lines.push(runs);
+    this._ends.push(this._read.stdout, this._read.stderr);
     this._size += this._cells.length + 1;
     this._cells = [];
     this._styles = [];
@@ -90,7 +103,9 @@ export class Screen {
       this._size -= size;
       this.droppedCharacters += size;
     }
+    if (count) this.before = { stdout: this._ends[count * 2 - 2], stderr: this._ends[count * 2 - 1] };
     this.lines.splice(0, count);
+    this._ends.splice(0, count * 2);
   }
 
   _runs() {
@@ -121,26 +136,46 @@ export class Screen {
   }
 }
 
+const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse" };
+const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 27: ["inverse"] };
+
 /** Applies the parameters of a Select Graphic Rendition sequence to a set of class names. */
 function styled(style, parameters) {
   const classes = new Set(style.split(" ").filter(Boolean));
-  const drop = (prefix) => classes.forEach((each) => each.startsWith(prefix) && classes.delete(each));
-  const codes = parameters.split(/[;:]/).map((each) => parseInt(each || "0", 10));
-  for (let at = 0; at < codes.length; at++) {
-    const code = codes[at];
+  const set = (kind, name) => {
+    classes.forEach((each) => each.startsWith(kind) && classes.delete(each));
+    if (name) classes.add(name);
+  };
+  const groups = parameters.split(";").map((group) => group.split(":"));
+  for (let at = 0; at < groups.length; at++) {
+    const group = groups[at], code = number(group[0]);
     if (code === 0) classes.clear();
-    else if (code === 1) classes.add("bold");
-    else if (code === 2) classes.add("dim");
-    else if (code === 3) classes.add("italic");
-    else if (code === 4) classes.add("underline");
-    else if (code === 22) { classes.delete("bold"); classes.delete("dim"); }
-    else if (code === 23) classes.delete("italic");
-    else if (code === 24) classes.delete("underline");
-    else if (code === 39) drop("fg");
-    else if (code === 49) drop("bg");
-    else if (code === 38 || code === 48) { at += codes[at + 1] === 5 ? 2 : codes[at + 1] === 2 ? 4 : 0; }
-    else if ((code >= 30 && code <= 37) || (code >= 90 && code <= 97)) { drop("fg"); classes.add(`fg${code % 10}`); }
-    else if ((code >= 40 && code <= 47) || (code >= 100 && code <= 107)) { drop("bg"); classes.add(`bg${code % 10}`); }
+    else if (code === 4 && group[1] === "0") classes.delete("underline");
+    else if (ON[code]) classes.add(ON[code]);
+    else if (OFF[code]) OFF[code].forEach((each) => classes.delete(each));
+    else if (code === 38 || code === 48) at += extended(code === 38 ? "fg" : "bg", group, groups.slice(at + 1, at + 5), set);
+    else if (code === 39 || code === 49) set(code === 39 ? "fg" : "bg", "");
+    else if ((code >= 30 && code <= 37) || (code >= 90 && code <= 97)) set("fg", `fg${code % 10}`);
+    else if ((code >= 40 && code <= 47) || (code >= 100 && code <= 107)) set("bg", `bg${code % 10}`);
   }
   return [...classes].join(" ");
+}
+
+/** Sets a colour of 256 (`5;n`) or of 24 bits (`2;r;g;b`), also with colons; returns how many more groups it took. */
+function extended(kind, group, following, set) {
+  const hasColons = group.length > 1, values = (hasColons ? group.slice(1) : following.map(([first]) => first)).map(number);
+  if (values[0] === 5) {
+    set(kind, indexedColour(kind, values[1]));
+    return hasColons ? 0 : 2;
+  }
+  if (values[0] === 2) {
+    // With colons a colour space, mostly empty, may come first.
+    set(kind, trueColour(kind, hasColons && values.length > 4 ? values.slice(2, 5) : values.slice(1, 4)));
+    return hasColons ? 0 : 4;
+  }
+  return 0;
+}
+
+function number(text) {
+  return parseInt(text || "0", 10);
 }

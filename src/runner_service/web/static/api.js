@@ -14,10 +14,17 @@ export class CallError extends Error {
   }
 }
 
-async function post(path, body, signal) {
+/** Calls act for this tenant; empty for the caller's own. */
+const acting = { tenant: "" };
+
+export function actFor(tenant) {
+  acting.tenant = tenant;
+}
+
+async function post(path, body, { signal, tenant = acting.tenant } = {}) {
   const response = await fetch(path, {
     method: "POST", body: JSON.stringify(body), signal, credentials: "same-origin", cache: "no-store",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", ...(tenant ? { "x-runner-tenant": tenant } : {}) },
   });
   if (!response.ok) {
     const error = await response.json().catch(() => ({}));
@@ -27,24 +34,34 @@ async function post(path, body, signal) {
 }
 
 /** Calls a unary rpc, and returns its response. */
-export async function call(rpc, request = {}) {
-  const response = await post(`/api/${rpc}`, request);
+export async function call(rpc, request = {}, options = {}) {
+  const response = await post(`/api/${rpc}`, request, options);
   return decode(`${PACKAGE}${rpc}Response`, new Uint8Array(await response.arrayBuffer()));
 }
 
 /** Exchanges a token for a cookie. */
 export async function login(token) {
-  await post("/login", { token });
+  await post("/login", { token }, { tenant: "" });
 }
 
 /** Returns what the page needs to know of the service and of the caller. */
 export async function about() {
-  return (await post("/about", {})).json();
+  return (await post("/about", {}, { tenant: "" })).json();
+}
+
+/** Returns what each replica does; for operators. */
+export async function replicas() {
+  return (await post("/replicas", {}, { tenant: "" })).json();
+}
+
+/** Returns what tenants have used in the last 24 hours. */
+export async function usage() {
+  return (await post("/usage", {}, { tenant: "" })).json();
 }
 
 /** Calls a streaming rpc; `onmessage` gets each response until the stream ends or breaks. */
-export async function stream(rpc, request, signal, onmessage) {
-  const reader = (await post(`/api/${rpc}`, request, signal)).body.getReader();
+async function stream(rpc, request, signal, onmessage) {
+  const reader = (await post(`/api/${rpc}`, request, { signal })).body.getReader();
   let buffer = new Uint8Array();
   for (;;) {
     const { value, done } = await reader.read();

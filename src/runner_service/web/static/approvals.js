@@ -2,18 +2,19 @@
 
 import { call } from "./api.js";
 import { visible } from "./ansi.js";
+import { diffElement } from "./changes.js";
 import { h, replace } from "./dom.js";
-import { diffRows } from "./layout.js";
+import { pathOf } from "./paths.js";
 import { callTitle, ruleWords, time } from "./words.js";
 
 /** Keeps an element filled with a form for each request; `update(pending)` takes `{execution_id, request}`. */
-export function approvalList(element, { mayApprove, showExecution = false }) {
+export function approvalList(element, { mayApprove, service = null }) {
   const forms = new Map();
 
   function update(pending) {
     const keys = new Set(pending.map(keyOf));
     for (const key of forms.keys()) if (!keys.has(key)) forms.delete(key);
-    for (const each of pending) if (!forms.has(keyOf(each))) forms.set(keyOf(each), form(each, { mayApprove, showExecution }));
+    for (const each of pending) if (!forms.has(keyOf(each))) forms.set(keyOf(each), form(each, { mayApprove, service }));
     replace(element, ...pending.map((each) => forms.get(keyOf(each))));
     element.hidden = !pending.length;
   }
@@ -26,7 +27,7 @@ function keyOf({ execution_id: id, request }) {
   return `${id} ${request.tool_call_id} ${request.generation ?? 0}`;
 }
 
-function form({ execution_id: id, request }, { mayApprove, showExecution }) {
+function form({ execution_id: id, tenant, request }, { mayApprove, service }) {
   const title = visible(callTitle(request.name, request.arguments)), rules = request.suggested_rules ?? [];
   const comment = h("input", { type: "text", maxlength: "1000", "aria-label": "Comment for the model", placeholder: "Comment for the model" });
   const edited = h("textarea", { "aria-label": "Arguments as JSON", rows: "6", spellcheck: "false" });
@@ -60,9 +61,9 @@ function form({ execution_id: id, request }, { mayApprove, showExecution }) {
   const grant = () => approve({ grant: "APPROVAL_GRANT_SESSION", granted_rules: rules });
   return h("article", { class: "approval", "aria-label": `Approval of ${title}` },
     h("h3", {}, title),
-    showExecution ? h("p", {}, h("a", { href: `#/execution/${encodeURIComponent(id)}` }, id)) : null,
+    service ? h("p", {}, h("a", { href: pathOf({ execution_id: id, tenant }, service) }, visible(id))) : null,
     request.reason ? h("p", {}, `Asked because: ${visible(request.reason)}`) : null,
-    request.diff ? h("pre", { class: "whole-diff" }, ...diffRows(request.diff, 200).slice(0, 500).map((row) => h("div", { class: row.className }, row.runs[0].text))) : null,
+    request.diff ? diffElement(request.diff, { columns: 200, rows: 500 }) : null,
     request.diff_truncated ? h("p", { class: "error" }, "The diff is not complete.") : null,
     request.expire_time ? h("p", { class: "meta" }, `Waits until ${time(request.expire_time)}`) : null,
     mayApprove ? [editor, comment, h("div", { class: "buttons" },

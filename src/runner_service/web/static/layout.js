@@ -2,7 +2,7 @@
 // A row is `{className, runs, fold}`; a run is `{text, style}`. `fold` opens or closes the item.
 
 import { Screen, visible } from "./ansi.js";
-import { callTitle, changeWords, cost, count, duration, enumWord, stateWord, tokens } from "./words.js";
+import { bytes, callTitle, changeWords, cost, count, duration, enumWord, stateWord, tokens } from "./words.js";
 
 const FOLDED_LINES = 12;
 
@@ -67,12 +67,19 @@ function callRows(item, columns) {
   return rows;
 }
 
+/** What was read of the output before what the screen holds: `screens`, and how many bytes of each stream remain. */
+export function earlierOf(item) {
+  const { before } = item.screen;
+  if (item.earlier?.before !== before) item.earlier = { before, screens: [], remaining: { ...before } }; // more was dropped
+  return item.earlier;
+}
+
 function outputRows(item, columns) {
-  const rows = [], dropped = item.screen.droppedCharacters;
-  if (dropped && item.onEarlier && !item.earlier) {
-    rows.push({ className: "fold", runs: [{ text: "▸ load the output before this", style: "" }], load: item });
-  } else if (dropped && !item.earlier) rows.push(...text("meta", `${count(dropped, "character")} before this are not shown`, columns));
-  for (const screen of [item.earlier, item.screen]) if (screen) for (const row of screenRows(screen, columns)) rows.push(row);
+  const rows = [], { screens, remaining } = earlierOf(item), left = remaining.stdout + remaining.stderr;
+  if (left && item.onEarlier) {
+    rows.push({ className: "fold", runs: [{ text: `▸ load the output before this, ${bytes(left)}`, style: "" }], load: item });
+  } else if (left) rows.push(...text("meta", `${bytes(left)} before this are not shown`, columns));
+  for (const screen of [...screens, item.screen]) for (const row of screenRows(screen, columns)) rows.push(row);
   if (!item.screen.lineCount && item.finished?.result && item.call.kind !== "TOOL_KIND_SUB_AGENT") {
     rows.push(...text("out", item.finished.result, columns));
   }
@@ -161,8 +168,8 @@ export function wrapText(line, columns) {
 }
 
 /** Makes the screen of output that was read by range. */
-export function screenOf(bytes, stream) {
+export function screenOf(data, stream) {
   const screen = new Screen();
-  screen.write(bytes, stream);
+  screen.write(data, stream);
   return screen;
 }

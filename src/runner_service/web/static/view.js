@@ -1,25 +1,27 @@
 // The view of one execution: timeline, transcript, plan, changes and tokens. The page and the file share it.
 
 import { visible } from "./ansi.js";
+import { ChangesPanel } from "./changes.js";
+import { paint } from "./colours.js";
 import { eachFrame, h, replace } from "./dom.js";
-import { diffRows, rowsOf } from "./layout.js";
+import { rowsOf } from "./layout.js";
 import { Rows } from "./rows.js";
 import { timeline } from "./timeline.js";
-import { changeWords, cost, count, duration, stateWord, time, tokens } from "./words.js";
+import { cost, count, duration, stateClass, stateWord, time, tokens } from "./words.js";
 
 const CHARACTER_PIXELS = 7.85;
 const TABS = ["Transcript", "Plan", "Changes", "Tokens"];
 
 /** `loadEarlier(item)` reads output that the view does not hold; absent in a file. */
 export class ExecutionView {
-  constructor({ run, isLive = false, loadEarlier = null, loadDiff = null, actions = [] }) {
+  constructor({ run, isLive = false, loadEarlier = null, loadChanges = null, revert = null, onproblem = () => {}, actions = [] }) {
     this.run = run;
     this._loadEarlier = loadEarlier;
-    this._loadDiff = loadDiff;
+    this._onproblem = onproblem;
     this._columns = 100;
     this._starts = [];
     this._total = 0;
-    this.transcript = new Rows({ label: "Transcript", count: () => this._measure(), row: (index) => this._rowAt(index) });
+    this.transcript = new Rows({ label: "Transcript", count: () => this._measure(), row: (index) => this._element(index), identity: (index) => this._find(index).row });
     this.transcript.follows = true;
     this.transcript.follow = isLive;
     this._timeline = timeline((item) => { this._show("Transcript"); this._measure(); this.transcript.jump(this._starts[item.index]); });
@@ -27,6 +29,7 @@ export class ExecutionView {
     this._panels = Object.fromEntries(TABS.map((tab) => [tab, h("section", { class: "panel", role: "tabpanel", "aria-label": tab, hidden: tab !== "Transcript" })]));
     this._panels.Transcript.append(this.transcript.element,
       h("button", { class: "to-end", type: "button", onclick: () => this.transcript.jumpToEnd() }, "Newest ↓"));
+    this._changes = new ChangesPanel(this._panels.Changes, { run, load: loadChanges, revert });
     this._tabs = h("div", { class: "tabs", role: "tablist" }, ...TABS.map((tab) => h("button", {
       type: "button", role: "tab", "data-tab": tab, "aria-selected": String(tab === "Transcript"), onclick: () => this._show(tab),
     }, tab)), ...actions);
@@ -55,7 +58,7 @@ export class ExecutionView {
     this.transcript.update();
     this._drawPlan();
     this._drawTokens();
-    if (!this._panels.Changes.hidden) this._drawChanges();
+    if (!this._panels.Changes.hidden) this._changes.draw();
   }
 
   _now() {
@@ -67,13 +70,14 @@ export class ExecutionView {
     const state = run.finished?.state ?? (run.pending.length && !run.spans.some((span) => !span.end && span.kind !== "wait") ? "STATE_WAITING" : run.started ? "STATE_RUNNING" : "STATE_PENDING");
     const model = run.started?.model;
     replace(this._summary,
-      h("span", { class: `state ${stateWord(state).replace(" ", "-")}` }, stateWord(state)),
+      h("span", { class: `state ${stateClass(state)}` }, stateWord(state)),
       model ? h("span", {}, visible(`${model.provider}/${model.name}`)) : null,
       run.firstAt ? h("span", {}, time(run.firstAt)) : null,
       h("span", {}, duration(run.finished?.elapsed ?? (run.firstAt ? this._now() - run.firstAt : 0))),
       last ? h("span", {}, `${tokens(last.usage)} tokens`) : null,
       last?.cost ? h("span", {}, cost(last.cost)) : null,
       h("span", {}, count(run.lastSequence, "event")),
+      run.started?.trace_id ? h("span", {}, "trace ", h("code", { class: "trace" }, visible(run.started.trace_id))) : null,
       run.finished?.error ? h("p", { class: "error" }, visible(`${run.finished.error.code}: ${run.finished.error.message}`)) : null);
   }
 
@@ -100,22 +104,6 @@ export class ExecutionView {
       : h("p", {}, "No model call has ended."));
   }
 
-  async _drawChanges() {
-    const panel = this._panels.Changes, { changes } = this.run;
-    if (this._changesDrawn === this.run.lastSequence) return;
-    this._changesDrawn = this.run.lastSequence;
-    const diff = this._loadDiff ? await this._loadDiff().catch((error) => `(no diff: ${error.message})`) : "";
-    const listed = [...changes.values()].map((each) => h("li", {}, visible(changeWords(each))));
-    // A file has no whole diff; what was asked about is in it.
-    const asked = this._loadDiff ? [] : this.run.items.filter((item) => item.kind === "approval" && item.request.diff);
-    replace(panel, listed.length ? h("ul", {}, ...listed) : h("p", {}, "No changes are known."),
-      diff ? this._diff(diff) : null, ...asked.map((item) => this._diff(item.request.diff)));
-  }
-
-  _diff(diff) {
-    return h("pre", { class: "whole-diff" }, ...diffRows(diff, 400).slice(0, 5000).map((row) => h("div", { class: row.className }, row.runs[0].text)));
-  }
-
   _show(tab) {
     for (const [name, panel] of Object.entries(this._panels)) panel.hidden = name !== tab;
     for (const button of this._tabs.querySelectorAll("[role=tab]")) button.setAttribute("aria-selected", String(button.dataset.tab === tab));
@@ -135,21 +123,26 @@ export class ExecutionView {
     return total;
   }
 
-  _rowAt(index) {
+  _find(index) {
     let low = 0, high = this.run.items.length - 1;
     while (low < high) {
       const middle = Math.ceil((low + high) / 2);
       if (this._starts[middle] <= index) low = middle; else high = middle - 1;
     }
-    const item = this.run.items[low], row = item.rows[index - this._starts[low]];
+    const item = this.run.items[low];
+    return { item, row: item.rows[index - this._starts[low]] };
+  }
+
+  _element(index) {
+    const { item, row } = this._find(index);
     if (row.fold || row.load) return this._foldRow(row, item);
     return h("div", { class: `row ${row.className}${row.depth ? " inner" : ""}` },
-      ...row.runs.map((run) => run.style ? h("span", { class: run.style }, run.text) : run.text));
+      ...row.runs.map((run) => run.style ? paint(h("span", {}, run.text), run.style) : run.text));
   }
 
   _foldRow(row, item) {
     const press = async () => {
-      if (row.load) await this._loadEarlier(item); else { item.open = !item.open; item.version++; }
+      if (row.load) await this._loadEarlier(item).catch((error) => this._onproblem(error.message)); else { item.open = !item.open; item.version++; }
       this.transcript.follow = false;
       this.update();
     };

@@ -4,6 +4,10 @@ export function stateWord(state) {
   return (state ?? "").replace("STATE_", "").replaceAll("_", " ").toLowerCase() || "unknown";
 }
 
+export function stateClass(state) {
+  return stateWord(state).replaceAll(" ", "-");
+}
+
 export function enumWord(value) {
   return String(value ?? "").replace(/^(TOOL_OUTCOME|APPROVAL_ACTION|APPROVAL_SOURCE|FILE_CHANGE_KIND)_/, "").replaceAll("_", " ").toLowerCase();
 }
@@ -22,6 +26,11 @@ export function time(seconds) {
   if (!seconds) return "";
   const at = new Date(seconds * 1000), two = (number) => String(number).padStart(2, "0");
   return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+}
+
+export function bytes(number) {
+  if (number < 1000) return `${number} B`;
+  return number < 1e6 ? `${(number / 1e3).toFixed(1)} kB` : `${(number / 1e6).toFixed(1)} MB`;
 }
 
 export function count(number, noun) {
