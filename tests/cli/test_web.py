@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import trustme
-from tests.cli.command_line import CommandLine
+from tests.cli.command_line import CommandLine, running
 from tests.server.test_tls import write_server_files
 
 
@@ -44,17 +44,18 @@ def test_web_starts_a_service_with_a_page_that_only_its_token_opens(alone: Comma
 
 def test_web_shows_an_address_with_tls_where_the_service_has_it(alone: CommandLine, tmp_path: Path) -> None:
     authority = trustme.CA()
-    variables = write_server_files(tmp_path, authority)
-    with alone.start("web", "--no-open", **variables) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert url.startswith("https://localhost:")
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        with urllib.request.urlopen(url.partition("#")[0], timeout=30, context=context) as page:
+    variables = {
+        "WEB_ADDRESS": "localhost:0",
+        "LISTEN_ADDRESS": "localhost:0",
+        **write_server_files(tmp_path, authority),
+    }
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with running(alone, **variables):
+        shown = alone("web", "--no-open").stdout.strip()
+        assert shown.startswith("https://localhost:")
+        with urllib.request.urlopen(shown, timeout=30, context=context) as page:
             assert b"page.js" in page.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(

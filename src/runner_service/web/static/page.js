@@ -106,7 +106,12 @@ function showExecution(id, tenant, service) {
 
 /** Reads the output of a command that came before what is shown: 256 KiB of the stream that has more. */
 async function loadEarlier(id, item) {
-  const { screens, remaining } = earlierOf(item);
+  if (item.isLoading) return;
+  item.isLoading = true;
+  try { await loadNext(id, item, earlierOf(item)); } finally { item.isLoading = false; }
+}
+
+async function loadNext(id, item, { screens, remaining }) {
   const stream = remaining.stdout >= remaining.stderr ? "stdout" : "stderr";
   const end = remaining[stream], offset = Math.max(0, end - EARLIER_BYTES);
   const { data = new Uint8Array() } = await call("ReadToolOutput", {
