@@ -1,7 +1,7 @@
 """Those who only hold connections of the page: there is a bound, and the others are answered."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
@@ -12,6 +12,8 @@ from runner_service.web.connections import MAX_CONNECTIONS, Connections
 
 _SHORT_SECONDS = 0.3
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 @asynccontextmanager
 async def served(limit: int = 10) -> AsyncIterator[tuple[Connections, int, asyncio.Event]]:
@@ -19,10 +21,9 @@ async def served(limit: int = 10) -> AsyncIterator[tuple[Connections, int, async
     go = asyncio.Event()
 
     @web.middleware
-    async def around(request: web.Request, handler: web.Handler) -> web.StreamResponse:  # type: ignore[name-defined]  # of its stubs
+    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         with connections.busy(request.transport):
-            answer: web.StreamResponse = await handler(request)
-            return answer
+            return await handler(request)
 
     async def large(_: web.Request) -> web.Response:
         return web.Response(body=bytes(20_000_000))

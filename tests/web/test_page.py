@@ -140,6 +140,7 @@ async def test_replicas_and_usage_are_shown_to_operators_and_usage_to_its_tenant
     assert "1" in await page.evaluate(running)
     await page.wait_for("document.querySelector('details[open]') !== null")
 
+    (tmp_path / "workspace").mkdir(exist_ok=True)
     (tmp_path / "workspace" / "go").touch()
     await client.collect(call)
     await page.wait_for(has("owns nothing now"))
@@ -251,7 +252,7 @@ async def test_output_before_what_the_page_holds_is_read_on_request(start: Start
         await page.wait_for(f"{first} === '1' || Boolean({load})")
         presses += 1
     assert presses == 4  # 1.3 MB, 256 KiB each
-    rows = await page.evaluate("parseInt(document.querySelector('.rows-space').style.height) / 20")
+    rows = await page.evaluate("parseFloat(document.querySelector('.rows-space').style.height) / 20")
     assert rows - 200_000 < 10, "no line is missing and none is there twice"
     assert rows >= 200_000
     assert not await page.evaluate(has("load the output before"))

@@ -135,7 +135,14 @@ function foldable(item, className, whole, columns) {
 
 export function diffRows(diff, columns) {
   const classes = { "+": "add", "-": "del", "@": "hunk" };
-  return diff.split("\n").flatMap((line) => wrapText(line, columns).map((part) => ({ className: `diff ${classes[line[0]] ?? ""}`, runs: [{ text: part, style: "" }] })));
+  // A line of a file that begins with two more of these comes after a hunk's head; the names of files come before it.
+  let isHead = true;
+  const classOf = (line) => {
+    if (line.startsWith("diff ")) isHead = true;
+    if (line.startsWith("@@")) isHead = false;
+    return isHead && /^(---|\+\+\+) /.test(line) ? "name" : classes[line[0]] ?? "";
+  };
+  return diff.split("\n").map((line) => [line, classOf(line)]).flatMap(([line, name]) => wrapText(line, columns).map((part) => ({ className: `diff ${name}`, runs: [{ text: part, style: "" }] })));
 }
 
 /** Lays out text that grows at its end; complete lines are laid out once. */

@@ -86,6 +86,12 @@ function showList(service) {
   leave = () => { abort.abort(); list.close(); };
 }
 
+function showMissing(text) {
+  leave();
+  say("");
+  replace(place, h("div", { class: "empty" }, h("p", { role: "alert" }, visible(text)), h("p", {}, h("a", { href: "#/" }, "All executions"))));
+}
+
 function showExecution(id, tenant, service) {
   const abort = new AbortController(), run = new Run();
   const cancel = h("button", { type: "button", class: "danger", onclick: () => call("CancelExecution", { execution_id: id, reason: "on the page" }).catch((error) => say(error.message)) }, "Cancel");
@@ -94,13 +100,17 @@ function showExecution(id, tenant, service) {
   const update = approvalList(view.approvals, { mayApprove: service.may_approve });
   document.title = `${id} · runner-service`;
   replace(place, h("h2", {}, visible(id), tenant ? h("span", { class: "tenant" }, ` of the tenant ${visible(tenant)}, for which you act: this is audited`) : null), view.element);
+  const onstate = (text, code = "") => {
+    say(text, code);
+    if (code === "NOT_FOUND") showMissing(text);
+  };
   const onmessage = (message) => {
     for (const event of message.events) run.apply(event);
     update(run.pending.map((item) => ({ execution_id: id, request: item.request })));
     if (run.finished) { cancel.hidden = true; document.title = `${id}: ${stateWord(run.finished.state)}`; }
     view.update();
   };
-  streamForever("WatchExecution", () => ({ execution_id: id, after_sequence: run.lastSequence }), abort.signal, onmessage, { isOver: () => run.finished, onstate: say });
+  streamForever("WatchExecution", () => ({ execution_id: id, after_sequence: run.lastSequence }), abort.signal, onmessage, { isOver: () => run.finished, onstate });
   leave = () => { abort.abort(); view.close(); };
 }
 

@@ -57,9 +57,9 @@ export class ReplicaScreen {
       h("p", { class: "meta" }, visible([each.name === "local" ? "the only process" : each.name, isOwn && each.name !== "local" ? "answers this page" : "",
         each.version, `process ${each.process}`, `up ${duration(now - each.started_at)}`].filter(Boolean).join(" · "))),
       h("dl", { class: "figures" },
-        figure("running", each.running), figure("in the queue", each.queued), figure("wait for approval", each.waiting), figure("watchers", each.watchers),
+        figure("running", each.running), figure("in the queue", each.queued), figure("to approve", each.waiting), figure("watchers", each.watchers),
         figure("events / s", each.events_per_second), figure("ended / min", each.ended_per_minute),
-        figure("to be committed", bytes(each.backlog_bytes), each.backlog_bytes > 4e6), figure("loop lag", duration(each.loop_lag_seconds), each.loop_lag_seconds > 0.25)),
+        figure("uncommitted", bytes(each.backlog_bytes), each.backlog_bytes > 4e6), figure("loop lag", duration(each.loop_lag_seconds), each.loop_lag_seconds > 0.25)),
       each.executions.length ? h("details", { "data-name": each.name, open: isOpen }, h("summary", { "data-key": `owns-${each.name}` }, `owns ${count(each.executions.length, "execution")}`),
         h("ul", { class: "owned" }, ...each.executions.map((owned) => this._owned(owned)))) : h("p", { class: "meta" }, "owns nothing now"));
   }
