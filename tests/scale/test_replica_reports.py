@@ -35,7 +35,10 @@ async def test_each_replica_says_what_it_owns_until_its_lease_is_over(deployment
         def own_it(found: list[Any]) -> list[bool]:
             return [[each["execution_id"] for each in one["executions"]] == ["a"] for one in found]
 
-        own, other = await replicas(lambda found: own_it(found) == [False, True])
+        def runs_at_the_other(found: list[Any]) -> bool:
+            return own_it(found) == [False, True] and found[1]["executions"][0]["state"] == "STATE_RUNNING"
+
+        own, other = await replicas(runs_at_the_other)
         assert own["address"] == deployment.replicas[1].address
         assert other["address"] == deployment.replicas[0].address
         assert (other["running"], other["queued"], other["stage"]) == (1, 0, "serving")
