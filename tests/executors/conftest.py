@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from tests.executors.daytona.executors import emulated, real
 
-from runner_service.executors.confinement import Confinement
+from runner_service.executors.confinement import Confinement, NetworkLevel
 from runner_service.executors.local.executor import local_executor
 from runner_service.executors.protocol import ConfinementError, Executor, Sandbox, SandboxSpec
 from runner_service.executors.supervisor import kernel
@@ -63,12 +63,13 @@ exit 1
 
 @asynccontextmanager
 async def opened_in_a_thread(directory: Path) -> AsyncIterator[Executor]:
-    """Where bubblewrap may make no namespaces."""
+    """Where bubblewrap may make no namespaces. THREAD_NETWORK=none in the environment tries it without sockets."""
     if kernel.landlock_abi() < ABI_WITH_SCOPES:
         pytest.skip("needs Landlock 6 (Linux 6.12)")
     outside = directory / "outside"  # which tests make by a command
     outside.mkdir()
-    level = Confinement(files="workspace", writable_paths=(str(outside),))
+    network: NetworkLevel = "none" if os.environ.get("THREAD_NETWORK") == "none" else "all"
+    level = Confinement(files="workspace", network=network, writable_paths=(str(outside),))
     programs = directory / "programs"
     programs.mkdir()
     (programs / "bwrap").write_text(REFUSED)

@@ -140,6 +140,12 @@ class Cell:
             self._process = None
 
     async def _open(self) -> SupervisorClient:
+        try:
+            return await self._open_anew()
+        except OSError as error:  # no free descriptor, no memory, no more processes
+            raise SandboxError(f"the cell of the execution cannot be opened now: {error.strerror}") from error
+
+    async def _open_anew(self) -> SupervisorClient:
         if self._is_closed:
             raise SandboxError("the sandbox is closed")
         if self._current:

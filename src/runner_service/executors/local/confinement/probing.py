@@ -32,7 +32,10 @@ def prepare(directory: Path, state_dir: Path) -> PrivateDirectories:
     for name in ("root", "tmp", "cache"):
         (directory / name).mkdir()
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (state_dir / PROBE_FILE).write_text("secret", encoding="ascii")
+    with open(
+        os.open(state_dir / PROBE_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb"
+    ) as file:
+        file.write(b"secret")
     return PrivateDirectories(str(directory / "tmp"), str(directory / "cache"))
 
 
