@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
 GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire examples/go/runnerv1
 
-.PHONY: help demo test test-long latest earliest coverage chaos fuzz check format proto docs lock bench image release clean
+.PHONY: help demo test test-long latest earliest coverage chaos fuzz check format proto docs lock bench capacity image release clean
 
 help: ## Lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 11
@@ -79,6 +79,9 @@ lock: $(DEV) ## Resolves the dependencies anew into requirements/
 
 bench: $(DEV) ## Measures, side by side with the peers; see docs/performance.md
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+capacity: $(DEV) ## Computes from the figures what 1,000 and 10,000 executions at once take; ARGS=--write updates docs/scale-out.md
+	@$(BIN)/python -m benchmarks.capacity $(ARGS)
 
 image: ## Builds the container image with buildah or docker (BASE=… for another base image)
 	@bash deploy/build-image.sh

@@ -11,6 +11,7 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 _METHOD = "/runner_service.v1.AgentRunnerService/ExecuteAgent"
+_WATCH = "/runner_service.v1.AgentRunnerService/WatchExecution"
 _CALLS_PER_CHANNEL = 100
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 16 << 20))
 
@@ -24,6 +25,10 @@ class Caller:
             channel.unary_stream(_METHOD, request_serializer=lambda message: message.SerializeToString())
             for channel in channels
         ]
+        self._watches: list[Any] = [
+            channel.unary_stream(_WATCH, request_serializer=lambda message: message.SerializeToString())
+            for channel in channels
+        ]
         self.messages = 0
         """How many messages came in all streams so far."""
 
@@ -32,6 +37,10 @@ class Caller:
         agent = fields.pop("agent", None) or runner_pb2.Agent(name="measured", instructions="Answer.")
         request = runner_pb2.ExecuteAgentRequest(message=message, agent=agent, **fields)
         return self._calls[number % len(self._calls)](request)
+
+    def watch(self, execution_id: str, *, number: int = 0) -> Any:
+        """Watches an execution and returns its stream, of bytes."""
+        return self._watches[number % len(self._watches)](runner_pb2.WatchExecutionRequest(execution_id=execution_id))
 
     async def finish(self, stream: Any) -> event_pb2.Finished:
         """Reads a stream to its end, and returns that."""

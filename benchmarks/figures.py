@@ -4,7 +4,19 @@ import statistics
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from benchmarks import agent_cost, command_cost, crowd, event_cost, footprint, instructions, peers, reporting
+from benchmarks import (
+    agent_cost,
+    command_cost,
+    crowd,
+    event_cost,
+    footprint,
+    instructions,
+    log_cost,
+    peers,
+    reporting,
+    scale,
+)
+from benchmarks.deployment import running_redis
 from benchmarks.hot_paths import PATHS
 from benchmarks.report import Figure, Plot, ratio, ratios, spread
 
@@ -234,6 +246,38 @@ def hot_paths(rounds: int) -> Figure:  # noqa: ARG001  # counted: the same each 
     return Figure("instructions", "Instructions of the hot paths", table, plot, values)
 
 
+def replicas(rounds: int) -> Figure:
+    """Several replicas on one Redis."""
+    found: dict[str, list[float]] = {}
+
+    def note(label: str, *values: float) -> None:
+        found.setdefault(label, []).extend(values)
+
+    with running_redis() as redis:
+        for _ in range(rounds):
+            local = log_cost.measure(None, streams=100, tokens=100, gap=1 / 30)
+            shared = log_cost.measure(redis, streams=100, tokens=100, gap=1 / 30)
+            note(scale.LOCAL, local.process)
+            note(scale.REPLICA, shared.process)
+            note(scale.REDIS, shared.redis)
+            note(scale.RATIO, shared.both / local.process)
+        note(scale.MEMORY, log_cost.measure(redis, streams=10, tokens=1000, gap=0.005).memory)
+    for _ in range(rounds):
+        few = scale.crowd(100, replicas=2, tokens=20, gap=0.2)
+        note(scale.WAKE_UP, few.wake_up * 1e3)
+        note(scale.WAKE_UP_95, few.late_wake_up * 1e3)
+        note(scale.TAKEOVER, *scale.takeover(5))
+    many = scale.crowd(200, tokens=10)
+    note(scale.CROWD_REPLICAS, many.replicas_cpu)
+    note(scale.CROWD_REDIS, many.redis_cpu)
+    note(scale.CROWD_WAKE_UP, many.wake_up * 1e3)
+    table: list[Sequence[str]] = [("", "median (least – most)")]
+    table += [(label, spread(values, ".3g")) for label, values in found.items()]
+    costs = {"SQLite": scale.LOCAL, "replica, with Redis": scale.REPLICA, "Redis": scale.REDIS}
+    plot = Plot("µs", list(costs), {"an event in the log": [statistics.median(found[each]) for each in costs.values()]})
+    return Figure("scale", "CPU per event in the log, 100 streams of 30 events/s", table, plot, found)
+
+
 def _rates(rounds: int) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {}
     for _ in range(rounds):
@@ -268,5 +312,6 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "crowd": crowds,
     "seam": seam,
     "reporting": reports,
+    "scale": replicas,
     "instructions": hot_paths,
 }

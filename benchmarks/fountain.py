@@ -3,6 +3,8 @@
 With `--kind bare` it is a plain grpc.aio stream that sends each token as a message of its own, as one would write it
 first. With `--kind mute` the tokens are made and thrown away.
 
+With `--redis PORT` it is a replica that shares the Redis at that port.
+
 An execution whose message is `{"tokens": N, "gap": SECONDS}` says "ready", waits until one with the message `open`
 runs, says N tokens and "done", and ends with the next `open`. So what lies between "ready" and "done" is tokens alone.
 """
@@ -17,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.deployment import replica_variables
 from benchmarks.hosts import PlainLoop, serve_bare, serve_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -113,7 +116,9 @@ def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--kind", choices=["service", "bare", "mute"], required=True)
+    parser.add_argument("--redis", type=int, metavar="PORT")
     arguments = parser.parse_args()
+    shared = replica_variables(arguments.redis) if arguments.redis else {}
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as base,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -121,7 +126,7 @@ def _main() -> None:
         runner.run(
             serve_bare(BareServicer().execute_agent, arguments.ready_fd)
             if arguments.kind == "bare"
-            else serve_with(Fountain(mute=arguments.kind == "mute"), arguments.ready_fd, Path(base))
+            else serve_with(Fountain(mute=arguments.kind == "mute"), arguments.ready_fd, Path(base), shared)
         )
 
 

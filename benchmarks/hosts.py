@@ -1,6 +1,7 @@
 """The real service with another agent loop, and the bare server that it is compared with."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from benchmarks.processes import say_ready
 from benchmarks.service import service_environment
 from runner_service.agent.interface import AgentLoop
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+WORKSPACE = "BENCH_WORKSPACE"
+"""The variable with the directory that stands for the sandboxes of all replicas."""
 
 
 class PlainLoop:
@@ -31,10 +35,12 @@ class PlainLoop:
         """Keeps nothing."""
 
 
-async def serve_with(loop: AgentLoop, ready_fd: int, base: Path) -> None:
-    """Serves the service as it is, but for its agent loop; its files are below `base`."""
+async def serve_with(loop: AgentLoop, ready_fd: int, base: Path, variables: Mapping[str, str] | None = None) -> None:
+    """Serves the service as it is, but for its agent loop and, in cloud mode, its sandboxes. Files are below `base`."""
     from runner_service import app
     from runner_service.agent import loader
+    from runner_service.executors.daytona import factory
+    from runner_service.executors.local.executor import local_executor
     from runner_service.settings import load_settings
 
     @asynccontextmanager
@@ -42,7 +48,8 @@ async def serve_with(loop: AgentLoop, ready_fd: int, base: Path) -> None:
         yield loop
 
     loader.load = lambda: opened  # type: ignore[assignment]  # the rest is as it is
-    await app.serve(load_settings(service_environment(base, {})), app.ServeOptions(ready_fd=ready_fd))
+    factory.configured = lambda *_: local_executor(root=Path(os.environ[WORKSPACE]), state_dir=base)  # type: ignore[assignment]
+    await app.serve(load_settings(service_environment(base, variables or {})), app.ServeOptions(ready_fd=ready_fd))
 
 
 async def serve_bare(execute_agent: Callable[[Any, Any], Awaitable[None]], ready_fd: int) -> None:
