@@ -63,12 +63,16 @@ def count_lines(before: bytes, after: bytes) -> LineCounts:
 def unified_diff(before: bytes, after: bytes, context: int) -> Iterator[str]:
     """Yields the hunks of a diff, line by line, without a header. What is not UTF-8 becomes U+FFFD."""
     old, new = _text_lines(before), _text_lines(after)
-    edits = find_edits(old, new)
-    if edits is None:
-        head, tail = _common_ends(old, new)
-        edits = [Edit(head, len(old) - tail, head, len(new) - tail)]
-    for hunk in _hunks(edits, context):
+    for hunk in _hunks(edits_between(old, new), context):
         yield from _hunk_lines(old, new, hunk, context)
+
+
+def edits_between(old: Sequence[object], new: Sequence[object]) -> list[Edit]:
+    """Returns the fewest edits or, if that takes too long, one from the first difference to the last."""
+    if (edits := find_edits(old, new)) is not None:
+        return edits
+    head, tail = _common_ends(old, new)
+    return [Edit(head, len(old) - tail, head, len(new) - tail)]
 
 
 def find_edits(old: Sequence[object], new: Sequence[object]) -> list[Edit] | None:

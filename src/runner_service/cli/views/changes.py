@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 from google.protobuf.json_format import MessageToDict
 
-from runner_service.changes.lines import Edit, find_edits
+from runner_service.changes.lines import edits_between
 from runner_service.cli.views.lines import printable
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -48,8 +48,7 @@ def _changes(call: event_pb2.ToolCallStarted) -> Iterator[tuple[str, str]]:
 
 def _difference(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yields the removed lines of each change, then the added ones. Very different texts are not compared by line."""
-    edits = find_edits(before, after)
-    for edit in [Edit(0, len(before), 0, len(after))] if edits is None else edits:
+    for edit in edits_between(before, after):
         yield from (("-", line) for line in before[edit.old_start : edit.old_end])
         yield from (("+", line) for line in after[edit.new_start : edit.new_end])
 
