@@ -1,4 +1,4 @@
-"""Answers of providers that cost more to read than to send: each took the first release seconds to hours."""
+"""Answers of providers that cost more to read than to send. The first was seen to freeze the service."""
 
 import json
 from collections.abc import Callable, Sequence

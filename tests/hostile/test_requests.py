@@ -1,4 +1,4 @@
-"""Requests as large as they may be, of what costs the most. A million servers took 7 s to refuse, the rest held."""
+"""Requests as large as they may be, of what costs the most. A million servers took 7 s to refuse."""
 
 import asyncio
 from collections.abc import Callable

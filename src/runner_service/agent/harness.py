@@ -115,8 +115,10 @@ class AgentHarness:
         config = _config(_thread_id(run), run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100)
         user_message = HumanMessage(await run.redactor.any_value(run.message), id=f"{current_scope.get().run_id}-wish")
         saver = self._checkpoints.saver
-        continues = run.resumption is not None and await _can_continue(graph, config, user_message)
         try:
+            if run.session_id:
+                await self._checkpoints.enter(_thread_id(run), run.execution_id)
+            continues = run.resumption is not None and await _can_continue(graph, config, user_message)
             given = None if continues else [*await missing_results(graph, saver, config), user_message]
             # With any durability but "sync" a finished command runs again after a crash.
             state = await graph.ainvoke(given and {"messages": given}, config, durability="sync")

@@ -15,6 +15,13 @@ class Checkpoints(Protocol):
     def saver(self) -> "BaseCheckpointSaver[Any]":
         """What a graph writes its checkpoints with; only the asynchronous methods are used."""
 
+    async def enter(self, thread_id: str, execution_id: str) -> None:
+        """Makes the owner of an execution the only writer of a thread that executions share, from the current task on.
+
+        Executions of a session do not run in the order in which they were claimed, so the tokens of their claims cannot
+        tell who is the later one. Fails when the current task's claim is no longer the last one of the execution.
+        """
+
     async def thread_ids(self) -> Sequence[str]:
         """Lists the threads that have checkpoints."""
 

@@ -21,10 +21,11 @@ from ormsgpack import packb, unpackb
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import owner_token
 from runner_service.storage.redis.connection import Argument, Connection
-from runner_service.storage.redis.keys import DeploymentKeys, ThreadKeys
+from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys, ThreadKeys
 from runner_service.storage.state_serializer import StateSerializer
 
 _SEPARATOR = "\0"
+_TAKEN_OVER = "another replica has taken the execution over"
 
 
 class RedisSaver(BaseCheckpointSaver[str]):
@@ -116,7 +117,7 @@ class RedisSaver(BaseCheckpointSaver[str]):
             "checkpoint", [keys.token, key], [owner_token.get(), int(keeps), *fields]
         )
         if not written:
-            raise LogError("another replica has taken the execution over")
+            raise LogError(_TAKEN_OVER)
 
     async def _ids(self, thread: str, namespace: str) -> list[str]:
         """Returns the checkpoints of a namespace, newest first."""
@@ -165,6 +166,14 @@ class RedisCheckpoints:
     def saver(self) -> RedisSaver:
         """Implements `Checkpoints`."""
         return self._saver
+
+    async def enter(self, thread_id: str, execution_id: str) -> None:
+        """Implements `Checkpoints`."""
+        keys = [ThreadKeys(thread_id).token, ExecutionKeys(execution_id).record]
+        token = await self._connection.script("enter_thread", keys, [owner_token.get()])
+        if token is None:
+            raise LogError(_TAKEN_OVER)
+        owner_token.set(int(token))
 
     async def thread_ids(self) -> Sequence[str]:
         """Implements `Checkpoints`."""

@@ -132,6 +132,9 @@ class SqliteCheckpoints:
         """Implements `Checkpoints`."""
         return self._saver
 
+    async def enter(self, thread_id: str, execution_id: str) -> None:
+        """Implements `Checkpoints`: there is no other process."""
+
     async def thread_ids(self) -> Sequence[str]:
         """Implements `Checkpoints`."""
         with _as_log_error():
