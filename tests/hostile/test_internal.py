@@ -1,8 +1,8 @@
 """INTERNAL means a defect of the service: odd input of others ends as what it is.
 
 Each case was seen to fail without the check that it is for: of arguments in `models.tool_arguments` and of NUL in
-`executors.local.paths`, of requests in `api.validation`, of bytes in `api.interceptors`; the last two requests hung then.
-What deepagents refuses by itself, such as an argument of another type, has no case here.
+`executors.local.paths`, of requests in `api.validation`, of bytes in `api.interceptors`. The last two requests hung
+then. What deepagents refuses by itself, such as an argument of another type, has no case here.
 """
 
 from typing import Any

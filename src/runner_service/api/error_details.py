@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from grpc_status import rpc_status
 
+from runner_service.api.field_count import MAX_FIELDS, has_too_many_fields
 from runner_service.errors import (
     CallError,
     FieldViolation,
@@ -134,14 +136,20 @@ def _status(code: grpc.StatusCode, text: str, details: list[Message]) -> status_
     return status
 
 
+@dataclass(frozen=True)
 class UndecodableRequest:
-    """Stands in for a request that could not be decoded."""
+    """Stands in for a request that could not be decoded, or was not, for what it `should` be."""
+
+    should: str = "be a message of the type that the method takes"
 
 
 def tolerant_deserializer(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Wraps `deserialize` to return an `UndecodableRequest` instead of raising."""
+    """Wraps `deserialize`, of a class of messages, to return an `UndecodableRequest` instead of raising."""
+    descriptor = getattr(getattr(deserialize, "__self__", None), "DESCRIPTOR", None)
 
     def deserialize_or_mark(data: bytes) -> Any:
+        if descriptor is not None and has_too_many_fields(data, descriptor):
+            return UndecodableRequest(f"have at most {MAX_FIELDS:,} fields and entries in all")
         try:
             return deserialize(data)
         except Exception:  # noqa: BLE001  # whatever it raises, the bytes came from the caller
@@ -157,16 +165,16 @@ def require_decodable(request: Any) -> Any:
         InvalidRequestError: a request could not be decoded.
     """
     if isinstance(request, UndecodableRequest):
-        raise _undecodable_request()
+        raise _undecodable_request(request)
     return _require_all_decodable(request) if isinstance(request, AsyncIterator) else request
 
 
 async def _require_all_decodable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         if isinstance(request, UndecodableRequest):
-            raise _undecodable_request()
+            raise _undecodable_request(request)
         yield request
 
 
-def _undecodable_request() -> InvalidRequestError:
-    return InvalidRequestError([FieldViolation("request", "should be a message of the type that the method takes")])
+def _undecodable_request(request: UndecodableRequest) -> InvalidRequestError:
+    return InvalidRequestError([FieldViolation("request", f"should {request.should}")])
