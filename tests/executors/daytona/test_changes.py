@@ -27,12 +27,12 @@ async def test_changes_in_the_sandbox_of_a_session_are_listed_shown_and_put_back
     start: StartService, cloud: Cloud, is_repository: bool
 ) -> None:
     turns = [
-        turn("", command("until [ -e {{message}} ]; do sleep 0.02; done")),
+        turn("", command("until [ -e ready ] || [ -e a.txt ]; do sleep 0.02; done")),
         turn("", command(COMMAND), ("write_file", {"file_path": "/w", "content": "w\n"})),
         turn("ok"),
     ]
     client = await start(turns, **in_cloud(cloud))
-    call = client.stub.ExecuteAgent(client.request("ready", execution_id="first", session_id="s"))
+    call = client.stub.ExecuteAgent(client.request(execution_id="first", session_id="s"))
     await client.collect(call, until=lambda event: event.HasField("tool_call_started"))
     [sandbox] = cloud.sandboxes.values()
     write(sandbox.work, {"ready": b""})
@@ -45,7 +45,7 @@ async def test_changes_in_the_sandbox_of_a_session_are_listed_shown_and_put_back
         git(sandbox.work, "add", "--", *BEFORE)
         git(sandbox.work, "commit", "-qm", "first")
     before = visible(sandbox.work)
-    events = await client.execute("ready", execution_id="e", session_id="s")
+    events = await client.execute(execution_id="e", session_id="s")
     assert notices(events) == []
     found = ["a.txt", "dir/binary", "gone.txt", "link", "new/deep/file", "run.sh", "w"]
     assert sorted(path for _, _, path in changes(events)) == found
@@ -130,14 +130,14 @@ async def test_after_a_restart_of_the_sandbox_it_is_told_that_commands_are_not_t
 ) -> None:
     turns = [
         turn("", command("echo 1 > a")),
-        turn("", command("until [ -e stop ]; do sleep 0.02; done")),
+        turn("", command("echo up; until [ -e stop ]; do sleep 0.02; done")),
         turn("", command("echo 2 > b")),
         turn("", ("write_file", {"file_path": "/w", "content": "w"})),
         turn("ok"),
     ]
     client = await start(turns, **in_cloud(cloud))
     call = client.stub.ExecuteAgent(client.request(execution_id="e", session_id="s"))
-    events = await client.collect(call, until=lambda event: event.HasField("files_changed"))
+    events = await client.collect(call, until=lambda event: event.HasField("tool_output"))
     [sandbox] = cloud.sandboxes.values()
     await cloud.stop(sandbox)
     events += await client.collect(call)
