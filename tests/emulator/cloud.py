@@ -216,6 +216,8 @@ class Cloud:
         sandbox.state = "destroying"
         await kill_all(sandbox.id)
         sandbox.end_sessions()
+        if daemon := sandbox.daemon:  # `_stop_with` may have been cancelled before it began
+            await in_thread(lambda: _wait(daemon))
         await asyncio.to_thread(sandbox.remove_directories)
         self.sandboxes.pop(sandbox.id, None)
 

@@ -1,6 +1,7 @@
 """Processes that die or stand still: the caller's, the supervisor's, the service's."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -38,10 +39,12 @@ async def until_gone(pid: int) -> None:
 
 
 def supervisor(service: int | None = None) -> int:
-    (found,) = [
-        each.pid for each in psutil.Process(service).children() if any("supervisor" in part for part in each.cmdline())
-    ]
-    return found
+    found = []
+    for each in psutil.Process(service).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended, as commands of other tests may
+            found += [each.pid] if any("supervisor" in part for part in each.cmdline()) else []
+    (pid,) = found
+    return pid
 
 
 async def eventually_succeeds(client: Client) -> None:
