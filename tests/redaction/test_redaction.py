@@ -149,6 +149,12 @@ def test_cutting_a_stream_anywhere_changes_nothing() -> None:
         assert b"".join(done) == redactor.data(text), (secrets, text)
 
 
+def test_a_secret_is_found_that_begins_in_what_was_passed_on_for_its_line_end() -> None:
+    stream = Redactor(["ccab-first-secret", "cab-second-secret!"]).stream()
+    passed = [stream.feed(each) for each in (b"c\nc", b"ab-s", b"econd-secret!\n")]
+    assert b"".join([*passed, stream.flush()]) == b"c\nc" + MARK.encode() + b"\n"
+
+
 def test_repr_shows_no_secret() -> None:
     assert "hunter2" not in repr(Redactor(["hunter2-hunter2"]))
 

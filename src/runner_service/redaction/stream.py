@@ -48,9 +48,8 @@ class StreamRedactor:
         whole = Unbroken(self._held + data if self._held else data)
         done: list[bytes] = []
         position, tail = self._released, len(whole.text)
-        index = whole.index(position) if position else 0
         if not is_last:
-            tail = self._open_tail(whole, index)
+            tail = self._open_tail(whole, 0)  # a secret may begin in what has been returned already
         self._continued = ()
         for match in self._patterns.matches(whole.text):
             if tail <= match.start:  # a longer form that begins here, or earlier, may yet turn out to be meant

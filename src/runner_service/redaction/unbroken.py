@@ -45,10 +45,6 @@ class Unbroken:
         """Returns the end, in the original, of a part that ends before `index`."""
         return self.start(index - 1) + 1 if index else 0
 
-    def index(self, position: int) -> int:
-        """Returns the index of what is at `position` of the original."""
-        return len(without_line_ends(self.original[:position]))
-
     @cached_property
     def _runs(self) -> tuple[list[int], list[int]]:
         """Where each run without line ends begins, in the text and in the original."""
