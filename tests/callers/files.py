@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import trustme
 import yaml
 
 from runner_service.api.callers.tokens import NewToken, new_token
@@ -54,3 +55,20 @@ def bearer(token: NewToken | str) -> Metadata:
 def acting_for(tenant: str) -> Metadata:
     """Returns the metadata of a call for another tenant."""
     return (("x-runner-tenant", tenant),)
+
+
+def certificate_listeners(directory: Path, authority: trustme.CA) -> dict[str, str]:
+    """Writes a server's certificate; returns the variables of a listener for tokens and one for certificates."""
+    server = authority.issue_cert("localhost", "127.0.0.1", "::1")
+    certificate, key, ca = directory / "cert.pem", directory / "key.pem", directory / "ca.pem"
+    certificate.write_bytes(b"".join(each.bytes() for each in server.cert_chain_pems))
+    key.write_bytes(server.private_key_pem.bytes())
+    key.chmod(0o600)
+    authority.cert_pem.write_to_path(str(ca))
+    return {
+        "LISTEN_ADDRESS": "127.0.0.1:0,localhost:0",
+        "TLS_CERT_FILE": str(certificate),
+        "TLS_KEY_FILE": str(key),
+        "TLS_CLIENT_CA_FILE": str(ca),
+        "TLS_CLIENT_ADDRESSES": "localhost:0",
+    }

@@ -15,7 +15,7 @@ import grpc
 import pytest
 import trustme
 from grpc_status import rpc_status
-from tests.callers.files import CallersYaml, acting_for, bearer
+from tests.callers.files import CallersYaml, acting_for, bearer, certificate_listeners
 from tests.callers.issuing import issuing
 from tests.docs.pages import REPOSITORY
 from tests.running import Client, _environ, command, turn
@@ -119,17 +119,8 @@ async def answer(way: Way, rpc: str, request: Any, name: str) -> Answer:
 async def ways(tmp_path: Path, callers: CallersYaml) -> AsyncIterator[tuple[Client, list[Way]]]:
     """Serves with four transports, and yields the operator's client and a way in for each transport and role."""
     authority = trustme.CA()
-    server = authority.issue_cert("localhost", "127.0.0.1", "::1")
-    (tmp_path / "cert.pem").write_bytes(b"".join(each.bytes() for each in server.cert_chain_pems))
-    (tmp_path / "key.pem").write_bytes(server.private_key_pem.bytes())
-    (tmp_path / "key.pem").chmod(0o600)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     variables = {
-        "LISTEN_ADDRESS": "127.0.0.1:0,localhost:0",
-        "TLS_CERT_FILE": str(tmp_path / "cert.pem"),
-        "TLS_KEY_FILE": str(tmp_path / "key.pem"),
-        "TLS_CLIENT_CA_FILE": str(tmp_path / "ca.pem"),
-        "TLS_CLIENT_ADDRESSES": "localhost:0",
+        **certificate_listeners(tmp_path, authority),
         "CALLERS_FILE": str(callers.path),
         "AUTH_TOKEN": "the-operators-own-token",
         "MAX_CONCURRENT_EXECUTIONS": "1",

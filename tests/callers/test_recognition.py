@@ -10,7 +10,7 @@ import grpc
 import pytest
 import trustme
 from google.protobuf.wrappers_pb2 import StringValue
-from tests.callers.files import SEVERAL_TENANTS, CallersYaml, acting_for, bearer
+from tests.callers.files import SEVERAL_TENANTS, CallersYaml, acting_for, bearer, certificate_listeners
 from tests.callers.issuing import issuing
 from tests.probe import SERVICE, failure_of, serving
 
@@ -180,23 +180,14 @@ def _trusting(authority: trustme.CA, own: trustme.LeafCert | None = None) -> grp
 
 async def test_certificates_and_tokens_have_addresses_of_their_own(callers: CallersYaml, tmp_path: Path) -> None:
     authority = trustme.CA()
-    server = authority.issue_cert("localhost", "127.0.0.1", "::1")
-    (tmp_path / "cert.pem").write_bytes(b"".join(each.bytes() for each in server.cert_chain_pems))
-    (tmp_path / "key.pem").write_bytes(server.private_key_pem.bytes())
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     token = callers.add("ci")
     entry = {"name": "worker", "tenant": "acme", "roles": ["run"], "certificates": ["dns:worker.example"]}
     callers.content["callers"].append(entry)
     callers.write()
     environ: dict[str, Any] = {
-        "LISTEN_ADDRESS": "127.0.0.1:0,localhost:0",
-        "TLS_CERT_FILE": str(tmp_path / "cert.pem"),
-        "TLS_KEY_FILE": str(tmp_path / "key.pem"),
-        "TLS_CLIENT_CA_FILE": str(tmp_path / "ca.pem"),
-        "TLS_CLIENT_ADDRESSES": "localhost:0",
+        **certificate_listeners(tmp_path, authority),
         "CALLERS_FILE": str(callers.path),
     }
-    (tmp_path / "key.pem").chmod(0o600)
     worker, stranger = authority.issue_cert("worker.example"), authority.issue_cert("other.example")
     async with serving(unary=who, credentials=_trusting(authority), **environ) as probe:
         tokens, certificates = probe.server.listen_addresses
@@ -215,11 +206,6 @@ async def test_certificates_and_tokens_have_addresses_of_their_own(callers: Call
 
 async def test_a_rule_may_demand_a_token_and_a_certificate_together(callers: CallersYaml, tmp_path: Path) -> None:
     authority = trustme.CA()
-    server = authority.issue_cert("localhost", "127.0.0.1", "::1")
-    (tmp_path / "cert.pem").write_bytes(b"".join(each.bytes() for each in server.cert_chain_pems))
-    (tmp_path / "key.pem").write_bytes(server.private_key_pem.bytes())
-    (tmp_path / "key.pem").chmod(0o600)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     token = callers.add("ci", with_certificates=["dns:ci.example", "dns:next.ci.example"])
     async with issuing() as issuer:
         entry = issuer.entry()
@@ -227,11 +213,7 @@ async def test_a_rule_may_demand_a_token_and_a_certificate_together(callers: Cal
         callers.content["issuers"] = [entry]
         callers.write()
         environ: dict[str, Any] = {
-            "LISTEN_ADDRESS": "127.0.0.1:0,localhost:0",
-            "TLS_CERT_FILE": str(tmp_path / "cert.pem"),
-            "TLS_KEY_FILE": str(tmp_path / "key.pem"),
-            "TLS_CLIENT_CA_FILE": str(tmp_path / "ca.pem"),
-            "TLS_CLIENT_ADDRESSES": "localhost:0",
+            **certificate_listeners(tmp_path, authority),
             "CALLERS_FILE": str(callers.path),
             **SEVERAL_TENANTS,
         }
