@@ -18,9 +18,13 @@ import psutil
 from tests.cli.command_line import PROGRAM, TIMEOUT_SECONDS, CommandLine
 
 CTRL_C = "\x03"
-_TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+# A shell's background job, which may be what runs the tests, ignores SIGINT and lets its children inherit that.
+_TAKE_TERMINAL = """
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -61,7 +65,7 @@ class Terminal:
         return _ESCAPES.sub("", self.raw).replace("\r\n", "\n")
 
     def type(self, keys: str) -> None:
-        """Interrupts keys."""
+        """Types keys."""
         os.write(self._keyboard, keys.encode())
 
     def is_stopped(self) -> bool:
