@@ -1,0 +1,22 @@
+"""Which figures there are, and how each is measured. `rounds` says how often, all subjects in turns."""
+
+from collections.abc import Callable
+
+from benchmarks.figures.agents import crowds, growth, providers, steps, tokens
+from benchmarks.figures.service import footprints, hot_paths, seam
+from benchmarks.figures.streams import events, replicas, reports
+from benchmarks.report import Figure
+
+FIGURES: dict[str, Callable[[int], Figure]] = {
+    "events": events,
+    "tokens": tokens,
+    "providers": providers,
+    "steps": steps,
+    "growth": growth,
+    "start": footprints,
+    "crowd": crowds,
+    "seam": seam,
+    "reporting": reports,
+    "scale": replicas,
+    "instructions": hot_paths,
+}
