@@ -8,7 +8,8 @@ import pytest
 from tests.docs.pages import REPOSITORY
 
 from runner_service.api.callers.directory import Directory
-from runner_service.api.callers.file import CallersFileError, read_callers_file
+from runner_service.api.callers.file import read_callers_file
+from runner_service.api.callers.file_errors import CallersFileError
 from runner_service.api.callers.isolation import require_isolation
 from runner_service.api.callers.tokens import new_token, token_id
 from runner_service.settings import Settings

@@ -60,9 +60,10 @@ def test_help_imports_nothing_heavy() -> None:
     assert not _modules_after("import runner_service.cli").intersection(HEAVY)
 
 
-def test_serve_imports_no_agent_and_no_colours() -> None:
+def test_serve_imports_neither_agent_nor_colours_nor_what_verifies_callers() -> None:
     loaded = _modules_after("import runner_service.cli.actions.serve")
-    assert not loaded & {"rich", "langchain_core", "langgraph", "deepagents"}
+    verifying = {"aiohttp", "cryptography", "jwt", "yaml"}
+    assert not loaded & {"rich", "langchain_core", "langgraph", "deepagents", *verifying}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from runner_service.api.callers.directory import Directory
-from runner_service.api.callers.file import CallerEntry, CallersFile, CallersFileError, SocketEntry, read_callers_file
+from runner_service.api.callers.file import CallerEntry, CallersFile, SocketEntry, read_callers_file
+from runner_service.api.callers.file_errors import CallersFileError
 from runner_service.api.callers.isolation import require_isolation
 from runner_service.api.callers.issuers_file import IssuerEntry
 from runner_service.check.result import Check

@@ -1,5 +1,6 @@
 """How much an execution may store: its events, the output of its commands, and their private directories."""
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from runner_service.errors import DiskLimitEnd, ExecutionEnd
@@ -20,11 +21,14 @@ class DiskQuota:
         self._private = 0
         self.on_exceeded: Callable[[ExecutionEnd], None] = lambda _: None
         self._limit = 0
+        self._room = inf
+        """How much of the limit private directories leave."""
         self._is_exceeded = False
 
     def set_limit(self, limit: int) -> None:
         """Sets the limit in bytes; 0 is none."""
         self._limit = limit
+        self._room = limit - self._private if limit else inf
 
     @property
     def used(self) -> int:
@@ -44,13 +48,14 @@ class DiskQuota:
     def count(self, size: int) -> None:
         """Counts what is stored. Once that is over the limit, the execution is ended; its end is still stored."""
         self.stored += size
-        if self._limit and self.used > self._limit:
+        if self.stored > self._room:
             self._exceed("the events and output of this execution")
 
     def set_private(self, size: int) -> None:
         """Notes by how much the private directories have grown; ends the execution as `count` does."""
         self._private = size
-        if self._limit and self.used > self._limit:
+        self.set_limit(self._limit)
+        if self.stored > self._room:
             self._exceed("what its commands keep in /tmp and caches, with its events and output")
 
     def _exceed(self, what: str) -> None:

@@ -21,7 +21,6 @@ from runner_service.executions.readiness import DISK, Readiness
 from runner_service.executions.registry import Registry
 from runner_service.executions.replica_reports import ReplicaReporter
 from runner_service.executions.runner import Runner
-from runner_service.executions.secret_box import SecretBox
 from runner_service.executions.service import ExecutionService
 from runner_service.executions.shared_queue import SharedQueue
 from runner_service.executions.takeover import Takeover
@@ -37,6 +36,7 @@ from runner_service.telemetry.loop_lag import LoopLag
 
 if TYPE_CHECKING:
     from runner_service.executions.approval_webhook import ApprovalWebhook
+    from runner_service.executions.secret_box import SecretBox
     from runner_service.stigmer.daemon import Daemon
     from runner_service.storage.queue import Queue
 
@@ -257,6 +257,10 @@ async def _delete_orphaned_state(runner: Runner, registry: Registry) -> None:
         await asyncio.sleep(_CLEANUP_INTERVAL_SECONDS)
 
 
-def _secret_box(settings: Settings) -> SecretBox | None:
+def _secret_box(settings: Settings) -> "SecretBox | None":
     keys = settings.secrets_keys()
-    return SecretBox(keys) if keys and settings.redis_host else None
+    if not keys or not settings.redis_host:
+        return None
+    from runner_service.executions.secret_box import SecretBox  # noqa: PLC0415  # cryptography
+
+    return SecretBox(keys)

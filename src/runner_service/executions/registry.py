@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from runner_service import states
 from runner_service.agent.resume import read_resumption
@@ -10,7 +11,6 @@ from runner_service.events.notifier import Notifier
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter
 from runner_service.executions.execution import Execution
-from runner_service.executions.secret_box import SecretBox
 from runner_service.identity import NO_KEY, OwnerKey, bare_id, current_caller
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, NewExecution, StoredExecution
@@ -18,6 +18,9 @@ from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.owner_history import OwnerHistory, Start
 from runner_service.storage.ownership import Claim
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+
+if TYPE_CHECKING:
+    from runner_service.executions.secret_box import SecretBox
 
 _MAX_INTERRUPTED = 10_000
 
@@ -30,7 +33,7 @@ def not_in_log(key: OwnerKey) -> NotFoundError:
 class Registry:
     """Finds executions by their id. Belongs to the event loop."""
 
-    def __init__(self, log: EventLog, writer: LogWriter, secret_box: SecretBox | None = None) -> None:
+    def __init__(self, log: EventLog, writer: LogWriter, secret_box: "SecretBox | None" = None) -> None:
         self._secret_box = secret_box
         self._log = log
         self._writer = writer

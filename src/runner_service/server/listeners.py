@@ -4,14 +4,13 @@ import asyncio
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from runner_service.addresses import UnixAddress, parse_address
 from runner_service.api.auth import Authentication
-from runner_service.api.callers.file import SocketEntry
 from runner_service.api.callers.sources import Callers, CallerSource, CertificateSource, SocketSource, TokenSource
 from runner_service.api.callers.watching import KnownCallers
 from runner_service.api.health import HealthServicer
@@ -21,6 +20,9 @@ from runner_service.server.binding import BindError, BoundAddresses, bind, count
 from runner_service.server.tls import server_credentials
 from runner_service.server.transport import channel_options, health_channel_options
 from runner_service.settings import Settings
+
+if TYPE_CHECKING:
+    from runner_service.api.callers.file import SocketEntry
 
 AddServices = Callable[[grpc.aio.Server], None]
 
@@ -80,7 +82,7 @@ async def bind_listeners(
     return Listeners(all_servers, bound, sockets, bound_health)
 
 
-async def _bind_socket(server: grpc.aio.Server, entry: SocketEntry) -> BoundAddresses:
+async def _bind_socket(server: grpc.aio.Server, entry: "SocketEntry") -> BoundAddresses:
     """Binds a socket for whoever may open it. It is the owner's alone until it has its owner, group and mode."""
     try:
         bound = await bind(server, UnixAddress(entry.path), None)
@@ -92,7 +94,7 @@ async def _bind_socket(server: grpc.aio.Server, entry: SocketEntry) -> BoundAddr
     return bound
 
 
-def _give_to(entry: SocketEntry) -> None:
+def _give_to(entry: "SocketEntry") -> None:
     if entry.owner:
         shutil.chown(entry.path, user=entry.owner)
     if entry.group:

@@ -1,6 +1,6 @@
 """Frames: events as the wire bytes of one entry of `repeated ExecutionEvent events`."""
 
-import time
+from time import time_ns
 
 from google.protobuf.message import Message
 
@@ -19,8 +19,11 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-_SHORT_LENGTHS = tuple(_varint(number) for number in range(2048))
+_NANOSECONDS = 1_000_000_000
 _TAG_OF_ENTRY = _varint(1 << 3 | _LENGTH_DELIMITED)
+_SHORT = 2048
+_SHORT_LENGTHS = tuple(_varint(number) for number in range(_SHORT))
+_SHORT_ENTRIES = tuple(_TAG_OF_ENTRY + length for length in _SHORT_LENGTHS)
 _TAG_OF_KIND: dict[type[Message], bytes] = {
     getattr(event_pb2, event.name): _varint(field.number << 3 | _LENGTH_DELIMITED)
     for field in event_pb2.ExecutionEvent.DESCRIPTOR.oneofs[0].fields
@@ -39,20 +42,27 @@ class Framer:
     def __init__(self, execution_id: str) -> None:
         self._outer = event_pb2.ExecutionEvent(execution_id=execution_id)
         self._time = self._outer.create_time
-        self._seconds, self._sub_agent_id = 0, ""
+        self._second = 0
+        """Unix time of the second that is set, in nanoseconds."""
+        self._sub_agent_id = ""
 
     def frame(self, sequence: int, event: Message, sub_agent_id: str = "") -> bytes:
         """Timestamps an event, one of the messages of `ExecutionEvent`'s oneof, and returns its frame."""
-        seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
-        self._outer.sequence = sequence
+        outer = self._outer
+        outer.sequence = sequence
+        nanos = time_ns() - self._second
+        if not 0 <= nanos < _NANOSECONDS:
+            seconds, nanos = divmod(nanos + self._second, _NANOSECONDS)
+            self._time.seconds, self._second = seconds, seconds * _NANOSECONDS
         self._time.nanos = nanos
-        if seconds != self._seconds:
-            self._time.seconds = self._seconds = seconds
         if sub_agent_id != self._sub_agent_id:
-            self._outer.sub_agent_id = self._sub_agent_id = sub_agent_id
+            outer.sub_agent_id = self._sub_agent_id = sub_agent_id
         body = event.SerializeToString()
-        inner = self._outer.SerializeToString() + _TAG_OF_KIND[type(event)] + _length(len(body)) + body
-        return _TAG_OF_ENTRY + _length(len(inner)) + inner
+        size = len(body)
+        length = _SHORT_LENGTHS[size] if size < _SHORT else _varint(size)
+        inner = outer.SerializeToString() + _TAG_OF_KIND[type(event)] + length + body
+        size = len(inner)
+        return (_SHORT_ENTRIES[size] if size < _SHORT else _TAG_OF_ENTRY + _varint(size)) + inner
 
 
 def skip_frames(frames: bytes, count: int) -> bytes:
@@ -67,7 +77,3 @@ def skip_frames(frames: bytes, count: int) -> bytes:
             position += 1
         position += 1 + (length | byte << shift)
     return frames[position:]
-
-
-def _length(number: int) -> bytes:
-    return _SHORT_LENGTHS[number] if number < len(_SHORT_LENGTHS) else _varint(number)

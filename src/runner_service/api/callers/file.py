@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, model_validator
 
 from runner_service.api.callers.certificates import valid_certificate_name
+from runner_service.api.callers.file_errors import CallersFileError
 from runner_service.api.callers.issuers_file import IssuerEntry, StrictEntry, TenantName
 from runner_service.api.callers.strict_yaml import Document, StrictYamlError, read_document
 from runner_service.api.callers.tenants_file import TenantEntry
@@ -18,10 +19,6 @@ from runner_service.identity import Role
 _HASH = r"[0-9a-f]{64}"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}"
 _MODE = r"0?[0-7]{3}"
-
-
-class CallersFileError(Exception):
-    """CALLERS_FILE cannot be used. The message names the file, the line, and what is wrong."""
 
 
 CallerName = Annotated[str, Field(pattern=f"^{_NAME}$")]

@@ -1,11 +1,15 @@
 """What the service must be set up with before it serves several tenants."""
 
-from runner_service.api.callers.directory import Directory
-from runner_service.api.callers.file import CallersFileError
+from typing import TYPE_CHECKING
+
+from runner_service.api.callers.file_errors import CallersFileError
 from runner_service.settings import Settings
 
+if TYPE_CHECKING:
+    from runner_service.api.callers.directory import Directory
 
-def require_isolation(settings: Settings, directory: Directory | None) -> None:
+
+def require_isolation(settings: Settings, directory: "Directory | None") -> None:
     """Checks that the commands of one tenant cannot read what another one has.
 
     Raises:

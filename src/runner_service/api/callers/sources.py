@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from runner_service.api.auth import Authentication, bearer_token
 from runner_service.api.callers.certificates import AuthContext, certificate_names
-from runner_service.api.callers.directory import Directory
 from runner_service.errors import UnauthenticatedError
 from runner_service.identity import OPERATOR, Caller
 
 if TYPE_CHECKING:
     from runner_service.api.callers.authorities import Authorities
+    from runner_service.api.callers.directory import Directory
     from runner_service.api.callers.issuers import Issuers
 
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -20,7 +20,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 class Callers:
     """Everybody who may call. `directory` is None without CALLERS_FILE: then AUTH_TOKEN alone decides."""
 
-    def __init__(self, operator: Authentication, directory: Directory | None = None) -> None:
+    def __init__(self, operator: Authentication, directory: "Directory | None" = None) -> None:
         self.operator = operator
         self.directory = directory
         self.issuers: Issuers | None = None

@@ -1,18 +1,19 @@
-"""Reads CALLERS_FILE again when it changes, and ends the calls that it no longer allows."""
+"""Reads CALLERS_FILE again when it changes, and ends the calls that it no longer allows.
+
+What reads and verifies is imported only where there is something of it: together it is a third of the service's memory.
+"""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner_service.api.auth import authentication
-from runner_service.api.callers.authorities import Authorities
-from runner_service.api.callers.directory import Directory
-from runner_service.api.callers.file import CallersFileError, read_callers_file
+from runner_service.api.callers.file_errors import CallersFileError
 from runner_service.api.callers.file_versions import version_of
 from runner_service.api.callers.isolation import require_isolation
-from runner_service.api.callers.issuers import Issuers
 from runner_service.api.callers.open_calls import AdmittedCalls
 from runner_service.api.callers.sources import Callers
 from runner_service.executions.audit import Audit
@@ -21,6 +22,10 @@ from runner_service.identity import DEFAULT_TENANT
 from runner_service.settings import Settings
 from runner_service.storage.event_log import LogError
 from runner_service.telemetry import metrics
+
+if TYPE_CHECKING:
+    from runner_service.api.callers.directory import Directory
+    from runner_service.api.callers.issuers import Issuers
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +40,11 @@ class KnownCallers(Callers):
         self._settings = settings
         self._path = settings.callers_file
         self._version = version_of(self._path) if self._path else None
-        super().__init__(authentication(settings), Directory(read_callers_file(self._path)) if self._path else None)
+        super().__init__(authentication(settings), _read_directory(self._path) if self._path else None)
         self.tenants = Tenants(self.directory.file.tenant_limits() if self.directory else {})
         if settings.tls_client_ca_file and self.directory:
+            from runner_service.api.callers.authorities import Authorities  # noqa: PLC0415  # as above
+
             with suppress(ValueError):  # which the server, needing the file as well, tells better
                 self.authorities = Authorities(settings.tls_client_ca_file)
         self.is_file_unusable = False
@@ -48,12 +55,16 @@ class KnownCallers(Callers):
         self.audit = Audit()
         self.calls = AdmittedCalls(self.tenants, self.audit)
 
-    def configure_issuers(self) -> None:
+    async def configure_issuers(self) -> None:
         """Takes the issuers of the directory. Their keys are read when they are needed, or by `watch_keys`."""
-        if self.directory is not None:
-            metrics.set_tenants(self.directory.file.tenant_names())
-            self.issuers = self.issuers or Issuers()
-            self.issuers.configure(self.directory.file.issuers)
+        if self.directory is None:
+            return
+        metrics.set_tenants(self.directory.file.tenant_names())
+        entries = self.directory.file.issuers
+        if entries and self.issuers is None:
+            self.issuers = await asyncio.to_thread(_no_issuers)
+        if self.issuers:
+            self.issuers.configure(entries)
 
     def gauges(self) -> dict[metrics.Gauge, metrics.Reading]:
         """Returns the gauges of what names callers."""
@@ -91,7 +102,7 @@ class KnownCallers(Callers):
         before = self.directory.file.tenant_names() if self.directory else frozenset[str]()
         self._version = version
         try:
-            directory = Directory(await asyncio.to_thread(read_callers_file, path))
+            directory = await asyncio.to_thread(_read_directory, path)
             require_isolation(self._settings, directory)
         except CallersFileError as error:
             self.is_file_unusable = True
@@ -101,7 +112,7 @@ class KnownCallers(Callers):
         now = self.directory.file.tenant_names()
         self._removed_tenants = (self._removed_tenants | before) - now - {self._settings.stigmer_tenant, DEFAULT_TENANT}
         self.tenants.replace(self.directory.file.tenant_limits())
-        self.configure_issuers()
+        await self.configure_issuers()
         file = self.directory.file
         logger.info("callers_file_read callers=%d digest=%.12s", len(file.callers), file.digest)
         return True
@@ -115,7 +126,7 @@ async def known_callers(settings: Settings) -> AsyncIterator[KnownCallers]:
         CallersFileError: CALLERS_FILE cannot be used.
     """
     callers = await asyncio.to_thread(KnownCallers, settings)
-    callers.configure_issuers()
+    await callers.configure_issuers()
     watching = [
         asyncio.create_task(_repeat(callers.watch_files), name="watch-callers"),
         asyncio.create_task(_repeat(callers.watch_keys), name="watch-keys"),
@@ -127,6 +138,19 @@ async def known_callers(settings: Settings) -> AsyncIterator[KnownCallers]:
         for each in watching:
             each.cancel()
         await asyncio.wait(watching)
+
+
+def _read_directory(path: Path) -> "Directory":
+    from runner_service.api.callers.directory import Directory  # noqa: PLC0415  # as above
+    from runner_service.api.callers.file import read_callers_file  # noqa: PLC0415  # as above
+
+    return Directory(read_callers_file(path))
+
+
+def _no_issuers() -> "Issuers":
+    from runner_service.api.callers.issuers import Issuers  # noqa: PLC0415  # as above
+
+    return Issuers()
 
 
 async def _end_nothing(_: str) -> None:

@@ -10,7 +10,7 @@ import uvloop
 
 from runner_service import app
 from runner_service.agent.loader import LOADER_THREAD
-from runner_service.api.callers.file import CallersFileError
+from runner_service.api.callers.file_errors import CallersFileError
 from runner_service.approvals.validation import PolicyFileError
 from runner_service.cli.environment import settings_from
 from runner_service.cli.errors import CommandError, ExitCode, print_message
