@@ -44,3 +44,12 @@ def test_the_first_frames_can_be_left_out() -> None:
     for count in range(21):
         rest = runner_pb2.ExecuteAgentResponse.FromString(skip_frames(frames, count)).events
         assert [event.sequence for event in rest] == list(range(count + 1, 21))
+
+
+def test_frames_have_the_time_of_the_clock_also_when_it_is_set_back() -> None:
+    times = [1_800_000_000_999_999_999, 1_800_000_001_000_000_000, 1_800_000_001_000_000_001, 1_700_000_000_000_000_005]
+    framer = Framer("an-execution", iter(times).__next__)
+
+    frames = b"".join(framer.frame(number, EVENTS[0]) for number in range(1, len(times) + 1))
+    events = runner_pb2.ExecuteAgentResponse.FromString(frames).events
+    assert [event.create_time.ToNanoseconds() for event in events] == times

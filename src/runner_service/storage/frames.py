@@ -1,5 +1,6 @@
 """Frames: events as the wire bytes of one entry of `repeated ExecutionEvent events`."""
 
+from collections.abc import Callable
 from time import time_ns
 
 from google.protobuf.message import Message
@@ -32,14 +33,15 @@ _TAG_OF_KIND: dict[type[Message], bytes] = {
 
 
 class Framer:
-    """Encodes the frames of one execution.
+    """Encodes the frames of one execution. `clock` gives Unix time in nanoseconds.
 
     Copying each event into a new outer message would cost three times as much. Instead one outer message is reused,
     only the fields that differ are set, and the event's own bytes are appended. The result is identical, since fields
     are written in the order of their numbers, and the event has the highest.
     """
 
-    def __init__(self, execution_id: str) -> None:
+    def __init__(self, execution_id: str, clock: Callable[[], int] = time_ns) -> None:
+        self._clock = clock
         self._outer = event_pb2.ExecutionEvent(execution_id=execution_id)
         self._time = self._outer.create_time
         self._second = 0
@@ -50,7 +52,7 @@ class Framer:
         """Timestamps an event, one of the messages of `ExecutionEvent`'s oneof, and returns its frame."""
         outer = self._outer
         outer.sequence = sequence
-        nanos = time_ns() - self._second
+        nanos = self._clock() - self._second
         if not 0 <= nanos < _NANOSECONDS:
             seconds, nanos = divmod(nanos + self._second, _NANOSECONDS)
             self._time.seconds, self._second = seconds, seconds * _NANOSECONDS
