@@ -1,10 +1,14 @@
 """The contrast of every pair of colours that the page uses, in both themes, by the formula of WCAG 2."""
 
 import re
+from itertools import product
+from pathlib import Path
 
 import pytest
+from tests.web.browser import Page, needs_browser
 
-from runner_service.web.html_file import static_file
+from runner_service.v1 import execution_event_pb2 as event_pb2
+from runner_service.web.html_file import html_file, static_file
 
 MIN_TEXT, MIN_SHAPE = 4.5, 3.0
 WORDS = ("text", "soft", "accent", "good", "bad", "warn", "ask", "cyan")
@@ -57,3 +61,49 @@ def test_the_colours_of_the_painter_are_those_of_the_page() -> None:
         assert luminance("#" + "".join(f"{int(each, 16):02x}" for each in values[1].split(", "))) == luminance(
             colours(theme)["back"]
         )
+
+
+PALETTE_BEHIND = ["49", *(f"4{number}" for number in range(8)), "101", "107"]
+OTHERS_BEHIND = [f"48;5;{number}" for number in (0, 16, 21, 46, 101, 145, 196, 231, 240, 255)] + ["48;2;119;119;119"]
+
+
+def coloured_pairs(backs: list[str]) -> list[str]:
+    """Every kind of colour that a terminal has for an `x`, on each of these behind it."""
+    eight = [f"3{number}" for number in range(8)] + [f"9{number}" for number in range(8)]
+    indexed = [f"38;5;{number}" for number in (0, 15, *range(16, 256, 5))]
+    true = [f"38;2;{red};{green};{blue}" for red, green, blue in product((0, 90, 255), repeat=3)]
+    return [f"\x1b[0;{back};{front}mx" for back in backs for front in ("39", *eight, *indexed, *true)]
+
+
+PAIRS_IN_SIGHT = """
+const hex = (colour) => "#" + colour.match(/[0-9]+/g).slice(0, 3)
+  .map((part) => Number(part).toString(16).padStart(2, "0")).join("");
+const shown = [...document.querySelectorAll(".row.out span")].filter((each) => each.innerText === "x");
+shown.map((each) => {
+  let behind = each;
+  while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+  return [hex(getComputedStyle(each).color), hex(getComputedStyle(behind).backgroundColor)];
+})"""
+
+
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("backs", [PALETTE_BEHIND, OTHERS_BEHIND], ids=["palette", "others"])
+async def test_every_colour_of_a_command_can_be_read(backs: list[str], theme: str, page: Page, tmp_path: Path) -> None:
+    sent = coloured_pairs(backs)
+    call = event_pb2.ToolCallStarted(tool_call_id="c", name="execute")
+    output = event_pb2.ToolOutput(tool_call_id="c", stdout="".join(sent).encode())
+    events = [
+        event_pb2.ExecutionEvent(sequence=1, tool_call_started=call),
+        event_pb2.ExecutionEvent(sequence=2, tool_output=output),
+    ]
+    file = tmp_path / "colours.html"
+    file.write_text(html_file("c", events))
+    await page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+    await page.open(file.as_uri())
+    await page.wait_for("document.querySelector('.row.out span') !== null")
+    pairs = await page.evaluate(PAIRS_IN_SIGHT)
+
+    assert len(pairs) == len(sent) - ("49" in backs), "only what has neither colour has no element"
+    assert {f"{one} on {other}": round(contrast(one, other), 2) for one, other in pairs
+            if contrast(one, other) < MIN_TEXT} == {}  # fmt: skip

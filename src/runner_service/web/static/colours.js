@@ -2,6 +2,7 @@
 
 const LIGHT_BACK = [0xff, 0xff, 0xff]; // --back of style.css
 const DARK_BACK = [0x14, 0x17, 0x1a];
+const LIGHT_TINT = [0xd6, 0xda, 0xde], DARK_TINT = [0x4a, 0x3a, 0x10]; // of the eight backgrounds, the hardest to read on
 const BLACK = [0, 0, 0], WHITE = [255, 255, 255];
 const MIN_CONTRAST = 4.5;
 const CUBE = [0, 95, 135, 175, 215, 255];
@@ -23,7 +24,7 @@ export function trueColour(kind, rgb) {
 
 /** Gives an element the classes of a style, and the colours that have none. */
 export function paint(element, style) {
-  const classes = [];
+  let classes = [];
   let front = null, back = null;
   for (const each of style.split(" ")) {
     if (each.startsWith("fgx-")) front = parsed(each);
@@ -31,14 +32,16 @@ export function paint(element, style) {
     else if (each) classes.push(each);
   }
   if (back) {
+    classes = classes.filter((each) => !/^fg\d$/.test(each)); // a class of text is readable on the page's own colours only
     classes.push("painted-back");
     element.style.setProperty("--painted-back", css(back));
-    front ??= contrast(BLACK, back) > contrast(WHITE, back) ? BLACK : WHITE;
+    front ??= readableExtreme(back);
   }
   if (front) {
+    const tinted = classes.some((each) => /^bg\d$/.test(each));
     classes.push("painted");
-    element.style.setProperty("--painted-light", css(readable(front, back ?? LIGHT_BACK)));
-    element.style.setProperty("--painted-dark", css(readable(front, back ?? DARK_BACK)));
+    element.style.setProperty("--painted-light", css(readable(front, back ?? (tinted ? LIGHT_TINT : LIGHT_BACK))));
+    element.style.setProperty("--painted-dark", css(readable(front, back ?? (tinted ? DARK_TINT : DARK_BACK))));
   }
   element.className = classes.join(" ");
   return element;
@@ -46,12 +49,16 @@ export function paint(element, style) {
 
 /** The colour, moved towards black or white until it can be read. */
 export function readable(front, back) {
-  const goal = contrast(BLACK, back) > contrast(WHITE, back) ? BLACK : WHITE;
+  const goal = readableExtreme(back);
   for (let part = 0; part < 1; part += 0.1) {
     const mixed = front.map((each, index) => Math.round(each + (goal[index] - each) * part));
     if (contrast(mixed, back) >= MIN_CONTRAST) return mixed;
   }
   return goal;
+}
+
+function readableExtreme(back) {
+  return contrast(BLACK, back) > contrast(WHITE, back) ? BLACK : WHITE;
 }
 
 /** The contrast of two colours by WCAG, 1 to 21. */
