@@ -110,7 +110,7 @@ async def test_4_an_owner_that_only_the_sandbox_refuses_claims_with_a_higher_tok
     await deployment.start(turns)
     await deployment.begin(0, "e", until="tool_call_finished")
     await deployment.kill(0)
-    record, later = "rs1:{e}:x", time.time_ns() // 1000 + 3600 * 10**6
+    record, stream, later = "rs1:{e}:x", "rs1:{e}:e", time.time_ns() // 1000 + 3600 * 10**6
     with deployment.redis.client as client:
         before = client.hmget(record, "token", "owners")
         client.hset(record, "floor", later)
@@ -121,6 +121,12 @@ async def test_4_an_owner_that_only_the_sandbox_refuses_claims_with_a_higher_tok
         await watcher.close()
         client.hdel(record, "floor")
         client.hset(record, mapping={"token": before[0], "owners": before[1]})
+        entries = client.xrange(stream)
+        client.delete(stream)
+        for name, fields in entries:
+            token, sequence = map(int, name.split(b"-"))
+            if token < later or fields[b"n"] != b"0":
+                client.xadd(stream, fields, id=f"{min(token, int(before[0]))}-{sequence}")
         for key in client.scan_iter("rs1:{t:*}:t"):
             client.set(key, before[0])
     await deployment.start(turns)

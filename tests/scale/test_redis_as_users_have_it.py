@@ -73,12 +73,15 @@ async def test_a_redis_that_evicts_is_told_apart_from_one_that_is_away(redis: Re
         await reach(RedisAddress("127.0.0.1", redis.port))
 
 
-async def test_a_redis_whose_data_a_later_version_wrote_is_refused_and_stays_as_it_is(redis: RedisServer) -> None:
+@pytest.mark.parametrize("other", ["1", "3"])
+async def test_a_redis_whose_data_has_another_layout_is_refused_and_stays_as_it_is(
+    redis: RedisServer, other: str
+) -> None:
     address = RedisAddress("127.0.0.1", redis.port)
     key = await reach(address)
     assert await reach(address) == key, "another replica of this version"
     with redis.client as client:
-        client.set("rs1:{d:default}:layout", "2")
-        with pytest.raises(UnsuitableStorageError, match="has data of layout 2, and this version knows 1"):
+        client.set("rs1:{d:default}:layout", other)
+        with pytest.raises(UnsuitableStorageError, match=f"has data of layout {other}, and this version knows 2: run"):
             await reach(address)
-        assert client.get("rs1:{d:default}:layout") == b"2"
+        assert client.get("rs1:{d:default}:layout") == other.encode()

@@ -324,7 +324,15 @@ class EventStream:
         self._published_finish = False
 
     async def _page_from_log(self, after: int, max_bytes: int) -> Page:
+        announced = self.committed
         page = await self._log.read(self.execution_id, after, max_bytes)
+        if not page.frames and self.is_remote and (stored := await self._log.get(self.execution_id)):
+            # An owner that is fenced may have announced what its successor has not written yet.
+            if self.committed == announced:
+                self.committed = stored.execution.last_sequence
+            if self.committed <= after:
+                return page
+            page = await self._log.read(self.execution_id, after, max_bytes)
         if not page.frames:
             raise NotFoundError(f"execution {bare_id(self.execution_id)} was pruned from the log")
         return page

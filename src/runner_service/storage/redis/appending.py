@@ -1,4 +1,4 @@
-"""Entries of the event log as the arguments of `append.lua`."""
+"""Entries of the event log as the arguments of `append.lua`, and text as a plain `XADD`."""
 
 import json
 from base64 import b64decode, b64encode
@@ -20,8 +20,42 @@ from runner_service.storage.journal import CallResult
 from runner_service.storage.redis.connection import Argument
 from runner_service.storage.redis.keys import ExecutionKeys
 
+_EVENTS = frozenset({"events", "call", "output"})
+
 RUN_ID = ""
 """The field of the journal with the run id."""
+
+
+class PlainAppends:
+    """The commands that append events of one owner without a script, and announce them.
+
+    Redis refuses ids that are not above the newest one. A claim adds an entry with its own token, which is higher: so
+    an earlier owner is refused by the id alone. `NOMKSTREAM` refuses what has been deleted.
+    """
+
+    replies = 2
+
+    def __init__(self, keys: ExecutionKeys, token: int) -> None:
+        key, channel = keys.events.encode(), keys.channel.encode()
+        self._token = token
+        self._head = b"*8\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$" % (len(key), key)
+        self._publish = b"\r\n*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$" % (len(channel), channel)
+
+    def pack(self, events: NewEvent) -> bytes:
+        """Returns the two commands for events without output, none of which starts a call."""
+        position = b"%d-%d" % (self._token, events.sequence)
+        count, news = b"%d" % events.count, b"%d:0:%d" % (events.sequence, self._token)
+        return b"%b%d\r\n%b\r\n$1\r\nn\r\n$%d\r\n%b\r\n$1\r\nf\r\n$%d\r\n%b%b%d\r\n%b\r\n" % (
+            *(self._head, len(position), position, len(count), count),
+            *(len(events.frame), events.frame, self._publish, len(news), news),
+        )
+
+
+def plain_events(entries: Sequence[Entry]) -> NewEvent | None:
+    """Returns the only one of an execution's entries, if it is of events that need no script."""
+    if len(entries) == 1 and isinstance(event := entries[0], NewEvent) and not (event.output or event.tool_call_id):
+        return event
+    return None
 
 
 class EncodedEntries:
@@ -31,9 +65,8 @@ class EncodedEntries:
         self._keys = keys
         self._outputs: dict[str, int] = {}
         self.arguments: list[Argument] = []
-        self.count = 0
-        self.size = 0
-        """Approximate bytes."""
+        self.others = 0
+        """How many are not events."""
 
     @property
     def keys(self) -> list[str]:
@@ -92,10 +125,7 @@ class EncodedEntries:
 
     def _add(self, kind: str, *values: Argument) -> None:
         self.arguments += [kind, len(values), *values]
-        self.count += 1
-        for value in values:
-            if isinstance(value, bytes):
-                self.size += len(value)
+        self.others += kind not in _EVENTS
 
 
 def encode(keys: ExecutionKeys, entries: Sequence[Entry]) -> EncodedEntries:

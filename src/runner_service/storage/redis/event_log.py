@@ -1,11 +1,9 @@
-"""The event log in Redis. One script appends what one execution has in a batch: log, journal and record agree."""
+"""The event log in Redis."""
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
 
 from runner_service import states
 from runner_service.executors.protocol import Stream
@@ -15,6 +13,7 @@ from runner_service.storage.event_log import (
     ExecutionPage,
     LogError,
     NewCall,
+    NewEvent,
     NewExecution,
     NewState,
     NewValue,
@@ -26,40 +25,14 @@ from runner_service.storage.event_log import (
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.execution_order import MAX_SORTED_EXECUTIONS, ExecutionOrder
 from runner_service.storage.journal import JournaledCall
-from runner_service.storage.redis.appending import RUN_ID, EncodedEntries, decode_result, encode
+from runner_service.storage.redis.appender import Append, Appender, Position, Sent
+from runner_service.storage.redis.appending import RUN_ID, decode_result
 from runner_service.storage.redis.connection import Argument, Connection
 from runner_service.storage.redis.following import Follower
 from runner_service.storage.redis.hot_path import HotConnection
 from runner_service.storage.redis.index import Index
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
-from runner_service.storage.redis.reading import read_output, read_page, read_records, read_size
-
-_MAX_RECENT_BYTES = 2 * 1024 * 1024
-_RECENT_SECONDS = 30.0
-
-
-@dataclass(slots=True)
-class _Sent:
-    """What an owner has appended: how many entries, and the recent ones, which a failover of Redis may lose."""
-
-    keys: ExecutionKeys
-    token: int
-    count: int
-    recent_bytes: int = 0
-    recent: deque[tuple[float, int, EncodedEntries]] = field(default_factory=deque)
-
-    def add(self, encoded: EncodedEntries) -> None:
-        now = time.monotonic()
-        self.recent.append((now, self.count, encoded))
-        self.count += encoded.count
-        self.recent_bytes += encoded.size
-        while self.recent_bytes > _MAX_RECENT_BYTES or (self.recent and self.recent[0][0] < now - _RECENT_SECONDS):
-            self.recent_bytes -= self.recent.popleft()[2].size
-
-    def since(self, count: int) -> list[tuple[int, EncodedEntries]] | None:
-        """Returns what follows the first `count` entries; None when some of it is not kept any more."""
-        wanted = [(before, each) for _, before, each in self.recent if before + each.count > count]
-        return wanted if wanted and wanted[0][0] <= count else None
+from runner_service.storage.redis.reading import PageReader, read_output, read_position, read_records, read_size
 
 
 class RedisEventLog:
@@ -67,11 +40,12 @@ class RedisEventLog:
 
     def __init__(self, connection: Connection, hot: HotConnection, keys: DeploymentKeys, follower: Follower) -> None:
         self._connection = connection
-        self._hot = hot
         self._keys = keys
         self._follower = follower
         self._index = Index(connection, keys)
-        self._sent: dict[str, _Sent] = {}
+        self._pages = PageReader(connection)
+        self._appender = Appender(hot)
+        self._sent: dict[str, Sent] = {}
         self.stored_fingerprint_key: bytes | None = None
         """Set once Redis has been reached."""
 
@@ -87,22 +61,21 @@ class RedisEventLog:
         by_execution: dict[str, list[Entry]] = {}
         for entry in entries:
             by_execution.setdefault(entry.execution_id, []).append(entry)
-        ended = _ended(entries)
-        await self._add_to_indexes(entries, ended)
-        batch = []
-        for name, own in by_execution.items():
-            sent = await self._sent_of(name, owners.get(name, 0), is_new=isinstance(own[0], NewExecution))
-            batch.append((name, sent, encode(sent.keys, own)))
-        min_replicas = self._connection.address.min_replicas if any(map(_begins, entries)) else 0
-        calls = [_append_call(sent, sent.count, encoded) for _, sent, encoded in batch]
-        replies = await self._hot.scripts("append", calls, min_replicas=min_replicas)
-        rejected: dict[str, Rejection] = {}
-        for (name, sent, encoded), reply in zip(batch, replies, strict=True):
-            if rejection := await self._settle(sent, encoded, reply):
-                rejected[name] = rejection
+        ended: list[str] = []
+        min_replicas = 0
+        if not all(isinstance(each, NewEvent) for each in entries):  # mostly it is text alone
+            ended = _ended(entries)
+            await self._add_to_indexes(entries, ended)
+            min_replicas = self._connection.address.min_replicas if any(map(_begins, entries)) else 0
+        appends = [
+            Append(self._sent_by(name, owners) or await self._new_sent(name, owners, own[0]), own)
+            for name, own in by_execution.items()
+        ]
+        rejected = await self._appender.append(appends, min_replicas=min_replicas)
         for name in [*ended, *rejected]:
             self._sent.pop(name, None)
-        await self._index.remove_open([name for name in ended if name not in rejected])
+        with suppress(LogError):  # what was appended must not be appended again, and the index may name too many
+            await self._index.remove_open([name for name in ended if name not in rejected])
         return rejected
 
     async def _add_to_indexes(self, entries: Sequence[Entry], ended: Collection[str]) -> None:
@@ -112,40 +85,20 @@ class RedisEventLog:
         values = [(each.name, each.execution_id) for each in entries if isinstance(each, NewValue) and each.value]
         await self._index.add_values([*values, *((name, each.execution_id) for each in new for name in each.values)])
 
-    async def _sent_of(self, execution_id: str, token: int, *, is_new: bool) -> _Sent:
+    def _sent_by(self, execution_id: str, owners: Mapping[str, int]) -> Sent | None:
         sent = self._sent.get(execution_id)
-        if sent is None or sent.token != token:
-            known = None if is_new else await self._connection.call("HGET", ExecutionKeys(execution_id).record, "n")
-            sent = self._sent[execution_id] = _Sent(ExecutionKeys(execution_id), token, int(known or 0))
+        return sent if sent and sent.token == owners.get(execution_id, 0) else None
+
+    async def _new_sent(self, execution_id: str, owners: Mapping[str, int], first: Entry) -> Sent:
+        keys = ExecutionKeys(execution_id)
+        is_new = isinstance(first, NewExecution)
+        stored = Position(0, 0) if is_new else await read_position(self._connection, keys)
+        sent = self._sent[execution_id] = Sent(execution_id, keys, owners.get(execution_id, 0), stored)
         return sent
-
-    async def _settle(self, sent: _Sent, encoded: EncodedEntries, reply: Sequence[bytes | int]) -> Rejection | None:
-        match reply:
-            case [b"FENCED"]:
-                return Rejection.FENCED
-            case [b"DELETED"]:
-                return Rejection.DELETED
-            case [b"WENT_BACK", int(count)]:
-                return await self._repeat(sent, count, encoded)
-            case _:
-                sent.add(encoded)
-        return None
-
-    async def _repeat(self, sent: _Sent, count: int, encoded: EncodedEntries) -> Rejection | None:
-        """Appends again what a failover of Redis has lost: the same bytes under the same numbers."""
-        lost = sent.since(count)
-        if lost is None:
-            return Rejection.LOST
-        for before, each in [*lost, (sent.count, encoded)]:
-            (reply,) = await self._hot.scripts("append", [_append_call(sent, before, each)])
-            if reply[0] != b"OK":
-                return Rejection.FENCED
-        sent.add(encoded)
-        return None
 
     async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool = True) -> Page:
         """Implements `EventLog`."""
-        return await read_page(self._connection, execution_id, after, max_bytes, with_output=with_output)
+        return await self._pages.read(execution_id, after, max_bytes, with_output=with_output)
 
     async def get(self, execution_id: str) -> StoredExecution | None:
         """Implements `EventLog`."""
@@ -194,7 +147,7 @@ class RedisEventLog:
         active = sorted(states.ACTIVE_STATES)
         keys = [ExecutionKeys(each) for each in execution_ids]
         calls: list[tuple[list[str], list[Argument]]] = [
-            ([each.record], [states.INTERRUPTED, time.time(), each.channel, *active]) for each in keys
+            ([each.record, each.events], [states.INTERRUPTED, time.time(), each.channel, *active]) for each in keys
         ]
         if calls:
             await self._connection.scripts("interrupt", calls)
@@ -217,11 +170,6 @@ class RedisEventLog:
     async def prune(self, *, max_age: float, max_bytes: int) -> int:
         """Implements `EventLog`."""
         return await self._index.prune(time.time() - max_age, max_bytes)
-
-
-def _append_call(sent: _Sent, before: int, encoded: EncodedEntries) -> tuple[list[str], list[Argument]]:
-    head: list[Argument] = [sent.token, before, encoded.count, time.time(), sent.keys.channel]
-    return encoded.keys, [*head, *encoded.arguments]
 
 
 def _begins(entry: Entry) -> bool:

@@ -1,110 +1,109 @@
-"""The connection on which events are appended: hiredis packs and parses, with nothing in between.
+"""The connection on which events are appended: commands as bytes, replies as hiredis parses them.
 
-redis-py takes three times as long for a pipeline of scripts; see docs/adr/0403-appends-bypass-redis-py.md.
+redis-py takes three times as long for a pipeline; see docs/adr/0403-appends-bypass-redis-py.md.
 """
 
-import asyncio
-import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import hiredis
 
 from runner_service.storage.event_log import LogError
-from runner_service.storage.redis.connection import (
-    CONNECT_TIMEOUT_SECONDS,
-    REPLICATION_TIMEOUT_MS,
-    TIMEOUT_SECONDS,
-    Argument,
-    RedisAddress,
-    script,
-)
+from runner_service.storage.redis.connection import REPLICATION_TIMEOUT_MS, Argument, RedisAddress, script
+from runner_service.storage.redis.link import FAILURES, Link, open_link, pack
 
-_READ_BYTES = 64 * 1024
+ScriptCall = tuple[Sequence[str], Sequence[Argument]]
+"""Keys and arguments."""
 
 
 class HotConnection:
-    """Runs scripts in one round trip. One caller at a time; connects when needed, and again after a failure."""
+    """Runs commands in one round trip. One caller at a time; connects when needed, and again after a failure."""
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._parser = hiredis.Reader()
+        self._link: Link | None = None
+        self.connections = 0
+        """How many connections there have been: between two of them, Redis may have lost what it had confirmed."""
 
-    async def scripts(
-        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, min_replicas: int = 0
-    ) -> list[Any]:
-        """Runs a script for each of `calls`, keys and arguments. Raises LogError for the first that failed.
+    async def connect(self) -> int:
+        """Connects unless it is connected, and returns `connections`. Raises LogError."""
+        await self._connected()
+        return self.connections
 
-        Returns when `min_replicas` replicas of Redis have what was written, or a little later.
+    async def run(
+        self,
+        packed: Sequence[bytes],
+        replies: int,
+        name: str = "",
+        calls: Sequence[ScriptCall] = (),
+        *,
+        min_replicas: int = 0,
+    ) -> tuple[list[Any], list[Any]]:
+        """Sends `packed` commands with so many `replies`, and runs the script `name` for each of `calls`.
+
+        Returns the replies of both, when `min_replicas` replicas of Redis have what was written, or a little later.
+        Errors are among the replies of the commands. Raises LogError for the first script that failed.
         """
-        text, digest = script(name)
-        commands = [("EVALSHA", digest, len(keys), *keys, *arguments) for keys, arguments in calls]
-        replies = await self._run(commands)
-        missing = [at for at, reply in enumerate(replies) if _is_missing(reply)]
+        scripts = [_evalsha(name, keys, arguments) for keys, arguments in calls]
+        found = await self._exchange([*packed, *scripts], replies + len(scripts))
+        plain, results = found[:replies], found[replies:]
+        missing = [at for at, reply in enumerate(results) if _is_error(reply, "NOSCRIPT")]
         if missing:
-            again = await self._run([("SCRIPT", "LOAD", text), *(commands[at] for at in missing)])
+            load = pack("SCRIPT", "LOAD", script(name)[0])
+            again = await self._exchange([load, *(scripts[at] for at in missing)], 1 + len(missing))
             for at, reply in zip(missing, again[1:], strict=True):
-                replies[at] = reply
-        for reply in replies:
+                results[at] = reply
+        for reply in results:
             if isinstance(reply, hiredis.ReplyError):
-                raise LogError(f"Redis at {self._address} refuses: {reply}")
+                raise self.refusal(reply)
         if min_replicas:
-            await self._run([("WAIT", min_replicas, REPLICATION_TIMEOUT_MS)])
-        return replies
+            await self._exchange([pack("WAIT", min_replicas, REPLICATION_TIMEOUT_MS)], 1)
+        return plain, results
+
+    def refusal(self, error: hiredis.ReplyError) -> LogError:
+        """Returns the LogError for a reply that is an error."""
+        if _is_error(error, "READONLY"):
+            self._drop()  # the primary has become a replica: its name may lead to another one by now
+        return LogError(f"Redis at {self._address} refuses: {error}")
 
     async def close(self) -> None:
         """Closes the connection."""
-        streams, self._streams = self._streams, None
-        if streams:
-            streams[1].close()
-            with suppress(OSError):
-                await streams[1].wait_closed()
+        self._drop()
 
-    async def _run(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        if link:
+            link.abort()
+
+    async def _exchange(self, packed: Sequence[bytes], replies: int) -> list[Any]:
+        if not replies:
+            return []
+        link = await self._connected()
         try:
-            if self._streams is None:
-                async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                    await self._connect()
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                return await self._exchange(commands)
-        except (OSError, TimeoutError, hiredis.HiredisError) as error:
-            await self.close()
-            raise LogError(f"Redis at {self._address} cannot be used: {error or type(error).__name__}") from error
+            return await link.exchange(b"".join(packed), replies)
+        except FAILURES as error:
+            self._drop()
+            raise self._unusable(error) from error
         except BaseException:
-            await self.close()  # replies that nobody reads would be taken for those of the next commands
+            self._drop()  # replies that nobody reads would be taken for those of the next commands
             raise
 
-    async def _connect(self) -> None:
-        address = self._address
-        context = ssl.create_default_context(cafile=address.tls_ca_file) if address.tls else None
-        self._streams = await asyncio.open_connection(address.host, address.port, ssl=context)
-        self._parser = hiredis.Reader()
-        if address.password:
-            login = (address.user, address.password) if address.user else (address.password,)
-            (reply,) = await self._exchange([("AUTH", *login)])
-            if isinstance(reply, hiredis.ReplyError):
-                raise ConnectionError(str(reply))
+    async def _connected(self) -> Link:
+        if self._link is None or self._link.is_lost:
+            try:
+                self._link = await open_link(self._address)
+            except FAILURES as error:
+                raise self._unusable(error) from error
+            self.connections += 1
+        return self._link
 
-    async def _exchange(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        if self._streams is None:
-            raise ConnectionError("the connection is closed")
-        reader, writer = self._streams
-        packed = [hiredis.pack_command(each) for each in commands]  # type: ignore[arg-type]  # its stub means tuples of one
-        writer.write(b"".join(packed))
-        await writer.drain()
-        replies: list[Any] = []
-        while len(replies) < len(commands):
-            reply = self._parser.gets()
-            if reply is not False:
-                replies.append(reply)
-            elif data := await reader.read(_READ_BYTES):
-                self._parser.feed(data)
-            else:
-                raise ConnectionError("Redis has closed the connection")
-        return replies
+    def _unusable(self, error: BaseException) -> LogError:
+        return LogError(f"Redis at {self._address} cannot be used: {error or type(error).__name__}")
 
 
-def _is_missing(reply: object) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+def _evalsha(name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
+    return pack("EVALSHA", script(name)[1], len(keys), *keys, *arguments)
+
+
+def _is_error(reply: object, code: str) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(code)

@@ -1,6 +1,7 @@
 """The names of keys in Redis.
 
-The part in braces is a hash tag: what one script touches has the same one. `rs1` is the version of the layout.
+The part in braces is a hash tag: what one script touches has the same one. `rs1` is in all of them; the version of the
+layout is the value of `DeploymentKeys.layout`.
 """
 
 from typing import NamedTuple
@@ -14,11 +15,13 @@ class ExecutionKeys:
     def __init__(self, execution_id: str) -> None:
         self._base = f"{_PREFIX}:{{{execution_id}}}"
         self.record = f"{self._base}:x"
-        """A hash: `token`, `owner`, `n` (entries of this owner), `last`, `record`, `state`, `fingerprint`, `request`,
-        `cancel`, `policy`, `sealed`; `floor`, the lowest token of the next claim; `owners`: for each, with spaces
-        between, `<token>:<sequence after which it began>`."""
+        """A hash: `token`, `owner`, `n` (entries of this owner other than events), `last` (sequence, as of the newest
+        script that appended), `record`, `state`, `fingerprint`, `request`, `cancel`, `policy`, `sealed`; `floor`, the
+        lowest token of the next claim; `owners`: for each, `<token>:<sequence after which it began>` and a space
+        between two."""
         self.events = f"{self._base}:e"
-        """A stream with the id `<last sequence>-0`: `n` (count), `f` (frames), and for output where its data is."""
+        """A stream with ids `<token>-<last sequence>`: `n` (count), `f` (frames), and for output where its data is.
+        Each owner begins with an entry of no events."""
         self.journal = f"{self._base}:j"
         self.values = f"{self._base}:v"
         self.calls = f"{self._base}:c"

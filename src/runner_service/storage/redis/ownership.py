@@ -21,17 +21,17 @@ class RedisOwnership:
 
     async def claim(self, execution_id: str, *, anew: bool = False) -> Claim | None:
         """Implements `Ownership`."""
-        record = ExecutionKeys(execution_id).record
+        keys = ExecutionKeys(execution_id)
         # Added before the claim, or a crash in between would leave an execution that nobody looks for.
         await self._connection.call("SADD", self._keys.owned(self.replica), execution_id)
-        owner, token = await self._owner(record)
+        owner, token = await self._owner(keys.record)
         if owner == self.replica and not anew:
             return Claim(execution_id, token)
         if owner not in {"", self.replica} and (await self.alive([owner]))[owner]:
             await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
             return None
         arguments: list[Argument] = [self.replica, token, _UNUSED_CLAIM_SECONDS]
-        new, is_replicated = await self._connection.replicated_script("claim", [record], arguments)
+        new, is_replicated = await self._connection.replicated_script("claim", [keys.record, keys.events], arguments)
         if not is_replicated:  # nothing is begun by a claim that a failover would lose
             await self.release(execution_id)
             raise LogError(
@@ -39,7 +39,7 @@ class RedisOwnership:
                 f"{self._connection.address.min_replicas} replicas that are up to date; call again"
             )
         if new is None:  # another one was faster, or the answer of this claim was lost and it was tried again
-            owner, token = await self._owner(record)
+            owner, token = await self._owner(keys.record)
             return Claim(execution_id, token) if owner == self.replica else None
         return Claim(execution_id, int(new))
 

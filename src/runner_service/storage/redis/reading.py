@@ -4,20 +4,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from runner_service.executors.protocol import Stream
+from runner_service.states import is_final
 from runner_service.storage.event_log import LogError, Page, StoredExecution
 from runner_service.storage.frames import skip_frames
 from runner_service.storage.owner_history import decode_history
+from runner_service.storage.redis.appender import Position
 from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _MIN_ENTRIES_PER_READ, _MAX_ENTRIES_PER_READ = 64, 4096
+_MAX_REMEMBERED = 10_000
 _RECORD = (b"record", b"state", b"last", b"fingerprint", b"request", b"changed", b"sealed", b"owners")
 
 
 class _Entry(NamedTuple):
     """An entry of the stream. `output` has the key, offset and length of output that its frame ends with."""
 
+    token: int
     last: int
     events: int
     frame: bytes
@@ -26,6 +30,13 @@ class _Entry(NamedTuple):
     @property
     def size(self) -> int:
         return len(self.frame) + (self.output[2] if self.output else 0)
+
+
+class _Place(NamedTuple):
+    """A place in the stream: the token of an owner, and a sequence."""
+
+    token: int
+    last: int
 
 
 class Stored(NamedTuple):
@@ -38,8 +49,25 @@ class Stored(NamedTuple):
 
 async def read_records(connection: Connection, execution_ids: Sequence[str]) -> list[Stored | None]:
     """Reads executions; None for those that are not in the log. Raises LogError."""
-    commands = [("HMGET", ExecutionKeys(each).record, *_RECORD) for each in execution_ids]
-    return [_stored(*reply) for reply in await connection.pipeline(commands)]
+    keys = [ExecutionKeys(each) for each in execution_ids]
+    replies = await connection.pipeline([("HMGET", each.record, *_RECORD) for each in keys])
+    records = [_stored(*reply) for reply in replies]
+    growing = [at for at, each in enumerate(records) if each and not is_final(each.execution.execution.state)]
+    newest = await connection.pipeline([_newest(keys[at]) for at in growing])
+    for at, entries in zip(growing, newest, strict=True):
+        if (stored := records[at]) and entries:
+            stored.execution.execution.last_sequence = _place_of(entries[0][0]).last
+    return records
+
+
+async def read_position(connection: Connection, keys: ExecutionKeys) -> Position:
+    """Reads how far the owner of an execution has come. Raises LogError."""
+    others, entries = await connection.pipeline([("HGET", keys.record, "n"), _newest(keys)])
+    return Position(int(others or 0), _place_of(entries[0][0]).last if entries else 0)
+
+
+def _newest(keys: ExecutionKeys) -> tuple[str, ...]:
+    return ("XREVRANGE", keys.events, "+", "-", "COUNT", "1")
 
 
 def _stored(
@@ -61,27 +89,50 @@ def _stored(
     return Stored(StoredExecution(execution, fingerprint, kept, sealed, decode_history(owners)), float(changed or 0))
 
 
-async def read_page(
-    connection: Connection, execution_id: str, after: int, max_bytes: int, *, with_output: bool
-) -> Page:
-    """Reads events above `after`, about `max_bytes`, but at least one if there is one. Raises LogError."""
-    keys = ExecutionKeys(execution_id)
-    chosen: list[_Entry] = []
-    size, position, count, is_full = 0, after, _MIN_ENTRIES_PER_READ, False
-    while not is_full:
-        entries = await _read_entries(connection, keys, position, count)
-        for entry in entries:
-            position = entry.last
-            if entry.output and not with_output:
-                continue
-            if is_full := bool(chosen) and size + entry.size > max_bytes:
+class PageReader:
+    """Reads pages of events, and remembers which owner wrote the newest that was read of each execution."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._read: dict[str, _Place] = {}
+
+    async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool) -> Page:
+        """Reads events above `after`, about `max_bytes`, but at least one if there is one. Raises LogError."""
+        keys = ExecutionKeys(execution_id)
+        chosen: list[_Entry] = []
+        size, count, is_full = 0, _MIN_ENTRIES_PER_READ, False
+        place = await self._place(keys, execution_id, after)
+        while not is_full:
+            entries = await _read_entries(self._connection, keys, place, count)
+            for entry in entries:
+                place = _Place(entry.token, entry.last)
+                if entry.last <= after or not entry.events or (entry.output and not with_output):
+                    continue
+                if is_full := bool(chosen) and size + entry.size > max_bytes:
+                    break
+                chosen.append(entry)
+                size += entry.size
+            if len(entries) < count:
                 break
-            chosen.append(entry)
-            size += entry.size
-        if len(entries) < count:
-            break
-        count = min(2 * count, _MAX_ENTRIES_PER_READ)
-    return Page(await _join(connection, chosen, after), chosen[-1].last if chosen else after)
+            count = min(2 * count, _MAX_ENTRIES_PER_READ)
+        if chosen:
+            self._remember(execution_id, _Place(chosen[-1].token, chosen[-1].last))
+        return Page(await _join(self._connection, chosen, after), chosen[-1].last if chosen else after)
+
+    async def _place(self, keys: ExecutionKeys, execution_id: str, after: int) -> _Place:
+        """Returns where in the stream to read what follows `after`, or a place before that."""
+        read = self._read.get(execution_id)
+        if read is None or read.last > after:
+            history = decode_history(await self._connection.call("HGET", keys.record, "owners"))
+            token = max((start.token for start in history if start.after <= after), default=0)
+        else:
+            token = read.token
+        return _Place(token, after)
+
+    def _remember(self, execution_id: str, newest: _Place) -> None:
+        if len(self._read) >= _MAX_REMEMBERED:
+            self._read.clear()
+        self._read[execution_id] = newest
 
 
 async def read_output(
@@ -99,18 +150,19 @@ async def read_output(
 async def read_size(connection: Connection, execution_id: str) -> int:
     """Returns the size of an execution's events and output in bytes. Raises LogError."""
     keys = ExecutionKeys(execution_id)
-    size, position = 0, 0
-    while entries := await _read_entries(connection, keys, position, _MAX_ENTRIES_PER_READ):
+    size, place = 0, _Place(0, 0)
+    while entries := await _read_entries(connection, keys, place, _MAX_ENTRIES_PER_READ):
         size += sum(len(entry.frame) for entry in entries)
-        position = entries[-1].last
+        place = _Place(entries[-1].token, entries[-1].last)
     calls = [each.decode() for each in await connection.call("HKEYS", keys.calls)]
     outputs = [keys.output(call, stream) for call in calls for stream in ("stdout", "stderr")]
     lengths = await connection.pipeline([("STRLEN", each) for each in outputs])
     return size + sum(map(int, lengths))
 
 
-async def _read_entries(connection: Connection, keys: ExecutionKeys, after: int, count: int) -> list[_Entry]:
-    reply = await connection.call("XRANGE", keys.events, f"({after}-0", "+", "COUNT", count)
+async def _read_entries(connection: Connection, keys: ExecutionKeys, after: _Place, count: int) -> list[_Entry]:
+    position = f"({after.token}-{after.last}"
+    reply = await connection.call("XRANGE", keys.events, position, "+", "COUNT", count)
     return [_entry(keys, name, fields) for name, fields in reply]
 
 
@@ -119,7 +171,12 @@ def _entry(keys: ExecutionKeys, name: bytes, fields: dict[bytes, bytes]) -> _Ent
     if b"c" in fields:
         key = keys.output(fields[b"c"].decode(), fields[b"s"].decode())
         output = (key, int(fields[b"o"]), int(fields[b"l"]))
-    return _Entry(int(name.split(b"-")[0]), int(fields[b"n"]), fields[b"f"], output)
+    return _Entry(*_place_of(name), int(fields[b"n"]), fields.get(b"f", b""), output)
+
+
+def _place_of(name: bytes) -> _Place:
+    token, _, last = name.partition(b"-")
+    return _Place(int(token), int(last))
 
 
 async def _join(connection: Connection, entries: Sequence[_Entry], after: int) -> bytes:

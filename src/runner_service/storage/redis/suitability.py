@@ -8,7 +8,8 @@ from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import DeploymentKeys
 
 _MIN_VERSION = (7, 0)
-_LAYOUT = b"1"
+_LAYOUT = b"2"
+"""Replicas with one layout can run side by side. In 1 the ids of events had no token, and only a script fenced."""
 
 
 async def prepare(opened: Connection, keys: DeploymentKeys) -> bytes:
