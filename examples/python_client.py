@@ -40,13 +40,19 @@ async def run(address: str, message: str) -> None:
     )
     async with grpc.aio.insecure_channel(address) as channel:
         stub: runner_grpc.AgentRunnerServiceAsyncStub = runner_grpc.AgentRunnerServiceStub(channel)
-        finished = False
+        # By the id a proxy can send all calls about the execution to the same replica.
+        metadata = (("x-execution-id", request.execution_id),)
+        finished, owner = False, 0
         while not finished:
             try:
-                async for response in stub.ExecuteAgent(request, wait_for_ready=True):
+                async for response in stub.ExecuteAgent(request, metadata=metadata, wait_for_ready=True):
                     for event in response.events:
                         show(event)
-                        request.after_sequence = event.sequence  # where to go on after a break
+                        owner = event.started.owner or owner
+                        # Where to go on after a break, and whose event that was: with replicas it may be lost since.
+                        request.after_sequence, request.after_owner = event.sequence, owner
+                        if event.WhichOneof("event") in {"notice", "approval_decided"}:
+                            request.after_owner = 0  # a new owner can publish these before its `started`
                         finished = event.HasField("finished")
             except grpc.aio.AioRpcError as error:
                 if not is_disconnect(error):

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -18,7 +17,7 @@ func showChanges(address, id string, undo bool) error {
 		return err
 	}
 	defer connection.Close()
-	client, ctx := runner.NewAgentRunnerServiceClient(connection), withToken(context.Background())
+	client, ctx := runner.NewAgentRunnerServiceClient(connection), outgoing(id)
 
 	list := &runner.ListFileChangesRequest{ExecutionId: id}
 	for {

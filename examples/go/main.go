@@ -77,10 +77,11 @@ func run(address string, request *runner.ExecuteAgentRequest) (*runner.Finished,
 	defer connection.Close()
 	client := runner.NewAgentRunnerServiceClient(connection)
 
+	var owner int64 // of the last Started
 	lastSeen, reported := time.Now(), false
 	for {
 		before := request.AfterSequence
-		finished, err := follow(client, request)
+		finished, err := follow(client, request, &owner)
 		if finished != nil || (err != nil && !isDisconnect(err)) {
 			return finished, err
 		}
@@ -122,9 +123,10 @@ func isExpired(s *status.Status) bool {
 	return false
 }
 
-// follow shows events until the stream ends, and keeps in the request how far it came.
-func follow(client runner.AgentRunnerServiceClient, request *runner.ExecuteAgentRequest) (*runner.Finished, error) {
-	ctx, cancel := context.WithCancel(withToken(context.Background()))
+// follow shows events until the stream ends, and keeps in the request how far it came and which owner's event that was: if
+// the service has lost it since, the next call is DataLoss, and never goes on behind another event of that number.
+func follow(client runner.AgentRunnerServiceClient, request *runner.ExecuteAgentRequest, owner *int64) (*runner.Finished, error) {
+	ctx, cancel := context.WithCancel(outgoing(request.ExecutionId))
 	defer cancel()
 	stream, err := client.ExecuteAgent(ctx, request)
 	if err != nil {
@@ -139,7 +141,13 @@ func follow(client runner.AgentRunnerServiceClient, request *runner.ExecuteAgent
 			return nil, err
 		}
 		for _, event := range response.Events {
-			request.AfterSequence = event.Sequence
+			if started := event.GetStarted(); started != nil {
+				*owner = started.Owner
+			}
+			request.AfterSequence, request.AfterOwner = event.Sequence, *owner
+			if event.GetNotice() != nil || event.GetApprovalDecided() != nil {
+				request.AfterOwner = 0 // a new owner can publish these before its Started
+			}
 			show(event)
 			if asked := event.GetApprovalRequested(); asked != nil {
 				if err := decide(ctx, client, event.ExecutionId, asked); err != nil {
@@ -189,6 +197,11 @@ func show(event *runner.ExecutionEvent) {
 	case *runner.ExecutionEvent_Notice:
 		log.Printf("\n(%s)", event.Notice.Text)
 	}
+}
+
+// outgoing sends the token and the execution's id, by which a proxy can send all calls about it to the same replica.
+func outgoing(id string) context.Context {
+	return metadata.AppendToOutgoingContext(withToken(context.Background()), "x-execution-id", id)
 }
 
 // withToken sends what AUTH_TOKEN_FILE holds now, or AUTH_TOKEN, which a service beyond loopback wants.

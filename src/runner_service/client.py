@@ -7,6 +7,7 @@ async with RunnerClient("localhost:50051") as client:
 
 import asyncio
 import random
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -40,6 +41,10 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
+
+EXECUTION_ID_KEY = "x-execution-id"
+"""The metadata by which a proxy sends all calls about an execution to the same replica."""
+_HEADER_VALUE = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _RENEWABLE_REASONS = frozenset({"CREDENTIAL_EXPIRED", "CREDENTIAL_REVOKED"})
 
@@ -123,7 +128,7 @@ class RunnerClient:
 
         def open_stream(after: int, owner: int) -> Call:
             asked.after_sequence, asked.after_owner = after, owner
-            return self._stub.ExecuteAgent(asked, metadata=self._metadata)
+            return self._stub.ExecuteAgent(asked, metadata=self._metadata(asked.execution_id))
 
         async with aclosing(self._follow(open_stream, asked.after_sequence, asked.after_owner)) as events:
             async for event in events:
@@ -138,7 +143,7 @@ class RunnerClient:
             request = runner_pb2.WatchExecutionRequest(
                 execution_id=execution_id, after_sequence=after, after_owner=owner
             )
-            return self._stub.WatchExecution(request, metadata=self._metadata)
+            return self._stub.WatchExecution(request, metadata=self._metadata(execution_id))
 
         async with aclosing(self._follow(open_stream, after_sequence, after_owner)) as events:
             async for event in events:
@@ -151,7 +156,7 @@ class RunnerClient:
             after_sequence=after_sequence,
             disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH,
         )
-        call = self._stub.ExecuteAgent(request, metadata=self._metadata)
+        call = self._stub.ExecuteAgent(request, metadata=self._metadata(execution_id))
         try:
             await call.read()
         finally:
@@ -160,7 +165,7 @@ class RunnerClient:
     async def get(self, execution_id: str) -> runner_pb2.Execution:
         """Returns an execution with its state."""
         request = runner_pb2.GetExecutionRequest(execution_id=execution_id)
-        return (await self._stub.GetExecution(request, metadata=self._metadata)).execution
+        return (await self._stub.GetExecution(request, metadata=self._metadata(execution_id))).execution
 
     async def list(
         self,
@@ -178,7 +183,7 @@ class RunnerClient:
         if created_before is not None:
             request.created_before.FromDatetime(created_before)
         while True:
-            page = await self._stub.ListExecutions(request, metadata=self._metadata)
+            page = await self._stub.ListExecutions(request, metadata=self._metadata())
             for execution in page.executions:
                 yield execution
             if not page.next_page_token:
@@ -188,15 +193,15 @@ class RunnerClient:
     async def cancel(self, execution_id: str, reason: str = "") -> "event_pb2.State.ValueType":
         """Cancels an execution. Returns its state before."""
         request = runner_pb2.CancelExecutionRequest(execution_id=execution_id, reason=reason)
-        return (await self._stub.CancelExecution(request, metadata=self._metadata)).state
+        return (await self._stub.CancelExecution(request, metadata=self._metadata(execution_id))).state
 
     async def who_am_i(self) -> runner_pb2.WhoAmIResponse:
         """Returns who the caller is for the service, and what it may do."""
-        return await self._stub.WhoAmI(runner_pb2.WhoAmIRequest(), metadata=self._metadata)
+        return await self._stub.WhoAmI(runner_pb2.WhoAmIRequest(), metadata=self._metadata())
 
     async def submit_approval(self, request: runner_pb2.SubmitApprovalRequest) -> "event_pb2.State.ValueType":
         """Decides about a tool call that waits. Returns the state of the execution. Safe to repeat."""
-        return (await self._stub.SubmitApproval(request, metadata=self._metadata)).state
+        return (await self._stub.SubmitApproval(request, metadata=self._metadata(request.execution_id))).state
 
     async def list_approvals(
         self, *, execution_id: str = "", session_id: str = ""
@@ -204,7 +209,7 @@ class RunnerClient:
         """Yields the requests for approval that wait for a decision, those of the newest executions first."""
         request = runner_pb2.ListApprovalsRequest(execution_id=execution_id, session_id=session_id)
         while True:
-            page = await self._stub.ListApprovals(request, metadata=self._metadata)
+            page = await self._stub.ListApprovals(request, metadata=self._metadata(execution_id))
             for approval in page.approvals:
                 yield approval
             if not page.next_page_token:
@@ -219,7 +224,7 @@ class RunnerClient:
             execution_id=execution_id, after_sequence=after_sequence, to_sequence=to_sequence
         )
         while True:
-            page = await self._stub.ListFileChanges(request, metadata=self._metadata)
+            page = await self._stub.ListFileChanges(request, metadata=self._metadata(execution_id))
             for change in page.changes:
                 yield change
             if not page.next_page_token:
@@ -228,30 +233,30 @@ class RunnerClient:
 
     async def get_diff(self, request: runner_pb2.GetDiffRequest) -> runner_pb2.GetDiffResponse:
         """Returns what an execution changed in files, as a diff."""
-        return await self._stub.GetDiff(request, metadata=self._metadata)
+        return await self._stub.GetDiff(request, metadata=self._metadata(request.execution_id))
 
     async def revert_changes(self, request: runner_pb2.RevertChangesRequest) -> runner_pb2.RevertChangesResponse:
         """Puts files back as they were."""
-        return await self._stub.RevertChanges(request, metadata=self._metadata)
+        return await self._stub.RevertChanges(request, metadata=self._metadata(request.execution_id))
 
     async def watch_approvals(
         self, *, session_id: str = ""
     ) -> AsyncGenerator[Sequence[runner_pb2.PendingApproval], None]:
         """Yields what waits for a decision, now and after each change, until the service stops or the stream breaks."""
         request = runner_pb2.WatchApprovalsRequest(session_id=session_id)
-        async for response in self._stub.WatchApprovals(request, metadata=self._metadata):
+        async for response in self._stub.WatchApprovals(request, metadata=self._metadata()):
             if not response.keepalive:
                 yield response.approvals
 
     async def delete(self, execution_id: str) -> None:
         """Deletes an execution that has ended."""
         request = runner_pb2.DeleteExecutionRequest(execution_id=execution_id)
-        await self._stub.DeleteExecution(request, metadata=self._metadata)
+        await self._stub.DeleteExecution(request, metadata=self._metadata(execution_id))
 
     async def delete_session(self, session_id: str) -> int:
         """Deletes a session with all its executions, and returns how many those were."""
         request = runner_pb2.DeleteSessionRequest(session_id=session_id)
-        return (await self._stub.DeleteSession(request, metadata=self._metadata)).deleted_executions
+        return (await self._stub.DeleteSession(request, metadata=self._metadata())).deleted_executions
 
     async def read_output(
         self,
@@ -266,13 +271,17 @@ class RunnerClient:
         request = runner_pb2.ReadToolOutputRequest(
             execution_id=execution_id, tool_call_id=tool_call_id, stream=stream, offset=offset, max_bytes=max_bytes
         )
-        return await self._stub.ReadToolOutput(request, metadata=self._metadata)
+        return await self._stub.ReadToolOutput(request, metadata=self._metadata(execution_id))
 
-    @property
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
+    def _metadata(self, execution_id: str = "") -> tuple[tuple[str, str], ...]:
+        """Returns what is sent with a call. A proxy may send all calls about an execution to the same replica."""
         token = self._token() if callable(self._token) else self._token
-        named = (("authorization", f"Bearer {token}"),) if token else ()
-        return (*named, ("x-runner-tenant", self._tenant)) if self._tenant else named
+        values = {
+            "authorization": f"Bearer {token}" if token else "",
+            "x-runner-tenant": self._tenant,
+            EXECUTION_ID_KEY: execution_id if _HEADER_VALUE.fullmatch(execution_id) else "",
+        }
+        return tuple((name, value) for name, value in values.items() if value)
 
     def _connect(self) -> None:
         if self._ca is None:

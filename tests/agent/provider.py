@@ -72,7 +72,10 @@ async def _answer(provider: Provider, reader: asyncio.StreamReader, writer: asyn
     writer.write("\r\n".join(lines).encode())
     for part in reply.body:
         writer.write(b"%x\r\n%s\r\n" % (len(part), part))
-        await writer.drain()
+        try:
+            await writer.drain()
+        except ConnectionError:  # it has read enough
+            return False
     if reply.dies:
         return False
     writer.write(b"0\r\n\r\n")

@@ -1,6 +1,8 @@
 """Reverts and the executions of a session: one at a time, and the conversation knows of them."""
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import grpc
@@ -10,6 +12,8 @@ from tests.changes.test_reverting import revert
 from tests.running import StartService, command, one, turn
 
 from runner_service.executions.sandbox_locks import SandboxLocks
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 TURNS = [turn("", command("echo {{message}} > a; until [ ! -e hold ]; do sleep 0.02; done")), turn("You: {{message}}")]
 
@@ -36,8 +40,17 @@ async def test_nothing_is_put_back_while_another_execution_of_the_session_runs(s
     assert (root / "a").read_text() == "1\n"
 
 
+def stored_notes(directory: Path) -> list[str]:
+    """The executions whose reverts are noted for their session."""
+    query = (
+        "SELECT execution_id FROM execution_values JOIN executions ON key = execution WHERE name LIKE 'revert-note:%'"
+    )
+    with contextlib.closing(sqlite3.connect(directory / "state" / "events.db")) as connection:
+        return [each for (each,) in connection.execute(query)]
+
+
 async def test_the_next_message_of_the_session_names_the_files_and_only_the_next(
-    start: StartService, root: Path
+    start: StartService, root: Path, tmp_path: Path
 ) -> None:
     client = await start(TURNS, SANDBOX_ROOT_DIR=str(root))
     await client.execute("2", execution_id="first", session_id="s")
@@ -50,6 +63,21 @@ async def test_the_next_message_of_the_session_names_the_files_and_only_the_next
     assert "files that you had changed were set back: a." in said[1]
     assert said[1].endswith("\n\n4")
     assert said[2] == "You: 5"
+    assert stored_notes(tmp_path) == [], "the conversation has it"
+
+
+async def test_a_message_that_failed_is_followed_by_no_second_note(
+    start: StartService, root: Path, tmp_path: Path
+) -> None:
+    client = await start(TURNS, SANDBOX_ROOT_DIR=str(root))
+    await client.execute("2", execution_id="first", session_id="s")
+    await revert(client, "first")
+    limits = runner_pb2.ExecutionLimits(max_model_calls=1)
+    failed = one(await client.execute("3", session_id="s", limits=limits), "finished")
+    assert failed.state == event_pb2.STATE_FAILED
+    assert stored_notes(tmp_path) == ["first"], "whether the conversation has it is not known"
+    assert one(await client.execute("4", session_id="s"), "finished").output == "You: 4"
+    assert stored_notes(tmp_path) == []
 
 
 async def test_who_has_the_files_of_a_session_keeps_the_next_waiting() -> None:

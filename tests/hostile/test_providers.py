@@ -1,15 +1,14 @@
 """Answers of providers that cost more to read than to send. The first was seen to freeze the service."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from tests.agent.provider import Reply, serving_provider
 from tests.hostile.conftest import Attack
+from tests.running import StartService, one
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-
-pytestmark = pytest.mark.long
 
 TRIES = 4
 PAGE = {"content-type": "text/html"}
@@ -46,6 +45,7 @@ def agent(provider: str) -> runner_pb2.Agent:
     return runner_pb2.Agent(name="tester", instructions="Do it.", model=runner_pb2.Model(provider=provider, name="m"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REPLIES)
 async def test_a_provider_keeps_nobody_waiting(attack: Attack, name: str) -> None:
     replies: Sequence[Reply] = [REPLIES[name]() for _ in range(TRIES)]
@@ -62,3 +62,26 @@ async def test_a_provider_keeps_nobody_waiting(attack: Attack, name: str) -> Non
             await target.answers()
             await target.cancel()
         assert provider.requests
+
+
+@pytest.mark.parametrize("kind", ["openai", "ollama"])
+async def test_only_the_beginning_of_an_error_is_read(start: StartService, kind: str) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 500:
+            sent += 1
+            yield b"x" * 100_000
+
+    async with serving_provider(Reply(400, endless(), PAGE)) as provider:
+        client = await start(
+            STIGMER_LLM_PROVIDER=kind,
+            STIGMER_LLM_MODEL="m",
+            STIGMER_LLM_BASE_URL=f"{provider.base_url}/v1" if kind == "openai" else provider.base_url,
+            STIGMER_LLM_API_KEY="not-a-real-key",
+        )
+        finished = one(await client.execute(agent=agent(kind)), "finished")
+    assert finished.error.code == "MODEL_REJECTED"
+    assert "xxx" in finished.error.message
+    assert sent < 500

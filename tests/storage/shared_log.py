@@ -177,6 +177,10 @@ class SharedLog:
     async def find_values(self, name: str) -> Mapping[str, bytes]:
         return {key: each.values[name] for key, each in self._store.executions.items() if name in each.values}
 
+    async def remove_values(self, name: str, execution_ids: Collection[str]) -> None:
+        for each in self._store.executions.keys() & set(execution_ids):
+            self._store.executions[each].values.pop(name, None)
+
     async def list_executions(
         self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0, order: ExecutionOrder | None = None
     ) -> ExecutionPage:

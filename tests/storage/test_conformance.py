@@ -176,6 +176,18 @@ async def test_an_execution_is_deleted_alone_and_with_all_that_is_its_own(log: E
     assert await log.read("b", 0, 100) == (b"<b>", 1)
 
 
+async def test_values_are_found_by_their_name_and_removed_by_anybody(log: EventLog) -> None:
+    await log.append([execution("a"), NewValue("a", "token", b"1"), NewValue("a", "other", b"2")])
+    await log.append([execution("b"), NewValue("b", "token", b"3")])
+    assert await log.find_values("token") == {"a": b"1", "b": b"3"}
+    await log.remove_values("token", ["a", "none"])
+    await log.remove_values("token", [])
+    assert await log.find_values("token") == {"b": b"3"}
+    assert await log.find_values("other") == {"a": b"2"}
+    await log.append([NewValue("b", "token", None), NewValue("a", "token", b"4")])
+    assert await log.find_values("token") == {"a": b"4"}
+
+
 async def test_change_sets_come_back_in_order_and_go_with_their_execution(log: EventLog) -> None:
     await log.append([execution("a"), NewEvent("a", 1, b"<1>"), NewChangeSet("a", 1, b"first")])
     await log.append([NewChangeSet("a", 9, b"second"), NewChangeSet("a", 9, b"third"), execution("b")])

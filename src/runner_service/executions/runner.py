@@ -5,7 +5,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -20,7 +20,7 @@ from runner_service.changes.workspaces import Workspaces
 from runner_service.errors import PreconditionError, SandboxEnd, TimedOutEnd
 from runner_service.executions.confinement_mapping import confinement_info, confinement_of, operator_minimum
 from runner_service.executions.execution import Execution
-from runner_service.executions.revert_notes import with_notes
+from runner_service.executions.revert_notes import forget_notes, with_notes
 from runner_service.executions.sandbox_locks import SandboxLocks
 from runner_service.executions.tenant_limits import apply_ceilings
 from runner_service.executions.tenant_usage import TenantUsage, TokenMeter
@@ -193,14 +193,16 @@ class PreparedRun:
                 self._warn_if_approvals_can_be_evaded(execution)
                 on_started()
                 tracker = await self._tracker(execution, sandbox)
-                execution.run = self._agent_run(execution, resumption, limits, meter, egress, sandbox, tracker)
-                if resumption is None:
-                    told = await with_notes(self.request.message, self.runner.log, execution.session, execution.id)
-                    execution.run = replace(execution.run, message=told)
+                log, resumes = self.runner.log, resumption is not None
+                message, noted = await with_notes(self.request.message, log, execution, resumes=resumes)
+                run = self._agent_run(execution, message, resumption, limits, meter, egress, sandbox, tracker)
+                execution.run = run
                 try:
-                    return await self._run_tracked(loop, execution, execution.run)
+                    output = await self._run_tracked(loop, execution, run)
                 finally:
                     await _count_rest(meter)
+                await forget_notes(log, execution.session, noted)
+                return output
         except TimeoutError:
             if clock.expired():
                 raise TimedOutEnd(f"limits.timeout = {timeout_seconds:g} s was reached") from None
@@ -222,6 +224,7 @@ class PreparedRun:
     def _agent_run(
         self,
         execution: Execution,
+        message: str,
         resumption: Resumption | None,
         limits: runner_pb2.ExecutionLimits,
         meter: TokenMeter | None,
@@ -234,7 +237,7 @@ class PreparedRun:
             execution_id=execution.id,
             session_id=self.request.session_id,
             agent=self.request.agent,
-            message=self.request.message,
+            message=message,
             limits=limits,
             model=self.model,
             sandbox=sandbox,

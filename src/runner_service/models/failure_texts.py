@@ -16,6 +16,7 @@ import httpx2
 _TAG = re.compile(r"<(?P<end>/?)(?P<name>[a-z]*)[^<>]*>", re.IGNORECASE)
 _HIDDEN_ELEMENTS = frozenset({"script", "style", "head"})
 _MAX_READ_CHARACTERS = 100_000  # of a body: no reason is further down
+_MAX_READ_BYTES = _MAX_READ_CHARACTERS
 _MAX_WORDS_CHARACTERS = 500
 _MAX_NESTING = 5
 _FIELDS_OF_WORDS = ("message", "error", "detail", "msg", "errors", "error_description", "reason", "title")
@@ -31,6 +32,16 @@ _OWN_ERRORS = (
     httpx2.UnsupportedProtocol,
 )
 """Errors of the HTTP clients that no network has caused: a header, or an address, that cannot be sent."""
+
+
+async def read_error(response: httpx.Response | httpx2.Response) -> str:
+    """Reads the beginning of the body of a response that is an error. Raises what its client raises."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > _MAX_READ_BYTES:
+            break
+    return body[:_MAX_READ_BYTES].decode("utf-8", "replace")
 
 
 def provider_words(body: object) -> str:

@@ -14,6 +14,7 @@ from pydantic import PrivateAttr
 from runner_service.models import ModelChoice
 from runner_service.models.answer import result_of
 from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
+from runner_service.models.failure_texts import read_error
 from runner_service.models.failures import ProviderError, status_failure
 from runner_service.models.notices import publish_model_notice
 from runner_service.models.ollama_stream import ollama_messages, read_answer
@@ -44,8 +45,8 @@ class StreamingChatOllama(ChatOllama):
         http: httpx.AsyncClient = self._async_client._client  # noqa: SLF001  # its `chat` validates away what we read
         async with http.stream("POST", "/api/chat", json=body) as response:
             if response.status_code != httpx.codes.OK:
-                await response.aread()
-                raise ProviderError(status_failure(response.status_code, response.text, response.headers))
+                text = await read_error(response)
+                raise ProviderError(status_failure(response.status_code, text, response.headers))
             answer = await read_answer(response)
         return result_of(await answer.message("ollama"))
 

@@ -17,11 +17,10 @@ from pydantic import PrivateAttr
 from runner_service.models import ModelChoice
 from runner_service.models.answer import result_of
 from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
+from runner_service.models.failure_texts import read_error
 from runner_service.models.failures import ProviderError, status_failure
 from runner_service.models.openai_messages import openai_messages
 from runner_service.models.openai_stream import read_answer
-
-_MAX_ERROR_BYTES = 100_000
 
 
 class StreamingChatOpenAI(ChatOpenAI):
@@ -66,7 +65,7 @@ class StreamingChatOpenAI(ChatOpenAI):
         if response.is_success:
             return response
         try:
-            text = await _read_error(response)
+            text = await read_error(response)
         finally:
             await response.aclose()
         raise ProviderError(status_failure(response.status_code, text, response.headers))
@@ -82,15 +81,6 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         return orjson.dumps(body)
     except TypeError:  # integers of more than 64 bits and halves of surrogate pairs, from the tools of MCP servers
         return json.dumps(body).encode()
-
-
-async def _read_error(response: httpx2.Response) -> str:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _MAX_ERROR_BYTES:
-            break
-    return body[:_MAX_ERROR_BYTES].decode("utf-8", "replace")
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:

@@ -202,6 +202,9 @@ class EventLog(Outputs, Journal, ChangeSets, Protocol):
     async def find_values(self, name: str) -> Mapping[str, bytes]:
         """Returns, by execution id, every stored value of that name."""
 
+    async def remove_values(self, name: str, execution_ids: Collection[str]) -> None:
+        """Removes stored values, whichever process owns the executions; `append` does it for their owner only."""
+
     async def list_executions(
         self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0, order: ExecutionOrder | None = None
     ) -> ExecutionPage:

@@ -123,6 +123,10 @@ class RedisEventLog:
         """Implements `EventLog`."""
         return await self._index.find_values(name)
 
+    async def remove_values(self, name: str, execution_ids: Collection[str]) -> None:
+        """Implements `EventLog`."""
+        await self._connection.pipeline([("HDEL", ExecutionKeys(each).values, name) for each in execution_ids])
+
     async def list_executions(
         self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0, order: ExecutionOrder | None = None
     ) -> ExecutionPage:

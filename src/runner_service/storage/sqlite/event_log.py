@@ -24,6 +24,7 @@ from runner_service.storage.event_log import (
     Entry,
     ExecutionPage,
     LogError,
+    NewValue,
     Notify,
     Page,
     Rejection,
@@ -166,6 +167,10 @@ class SqliteEventLog:
         """Implements `EventLog`."""
         query = "SELECT execution_id, value FROM execution_values JOIN executions ON key = execution WHERE name = ?"
         return await self._read(lambda connection: dict(connection.execute(query, (name,)).fetchall()))
+
+    async def remove_values(self, name: str, execution_ids: Collection[str]) -> None:
+        """Implements `EventLog`."""
+        await self.append([NewValue(each, name, None) for each in execution_ids])
 
     async def list_executions(
         self, wanted: ExecutionFilter, *, limit: int, before_key: int = 0, order: ExecutionOrder | None = None
