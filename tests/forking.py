@@ -63,7 +63,9 @@ class ForkServer:
         self._pids: dict[int, Future[int]] = {}
         self._exit_codes: dict[int, Future[int]] = {}
 
-    async def fork(self, arguments: Sequence[str], environ: Mapping[str, str], descriptor: int) -> ForkedProcess:
+    async def fork(
+        self, arguments: Sequence[str], environ: Mapping[str, str], descriptor: int, *, stderr: int = 2
+    ) -> ForkedProcess:
         """Starts a service, whose last argument is the number that `descriptor` has there."""
         if self._control is None or (self._server and self._server.poll() is not None):
             self._control = self._start()
@@ -72,7 +74,7 @@ class ForkServer:
         exit_code: Future[int] = Future()
         self._pids[number], self._exit_codes[number] = pid, exit_code
         order = {"id": number, "environ": dict(environ), "arguments": list(arguments), "directory": str(Path.cwd())}
-        socket.send_fds(self._control, [json.dumps(order).encode()], [1, 2, descriptor])
+        socket.send_fds(self._control, [json.dumps(order).encode()], [1, stderr, descriptor])
         return ForkedProcess(await asyncio.wrap_future(pid), exit_code)
 
     def _start(self) -> socket.socket:

@@ -4,9 +4,11 @@ import asyncio
 import random
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from tests.chaos.storm import storm
+from tests.forking import ForkServer
 
 _KILLS_PER_STATE = 50
 
@@ -18,8 +20,9 @@ def main(arguments: list[str]) -> None:
     seed = int(given.get("SEED", random.randrange(1_000_000)))
     while kills > 0:
         print(f"SEED={seed} RUNS={min(kills, _KILLS_PER_STATE)}", flush=True)
-        with tempfile.TemporaryDirectory(prefix="storm-") as directory:
-            print(asyncio.run(storm(Path(directory), seed=seed, kills=min(kills, _KILLS_PER_STATE))), flush=True)
+        with tempfile.TemporaryDirectory(prefix="storm-") as directory, closing(ForkServer()) as fork_server:
+            report = asyncio.run(storm(Path(directory), fork_server, seed=seed, kills=min(kills, _KILLS_PER_STATE)))
+            print(report, flush=True)
         kills -= _KILLS_PER_STATE
         seed += 1
 

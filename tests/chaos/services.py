@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
-import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import grpc
 import psutil
 import yaml
 from tests.chaos.scenario import SCRIPT
+from tests.forking import ForkedProcess, ForkServer
 
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
 
@@ -25,17 +26,17 @@ _EXIT_TIMEOUT_SECONDS = 15.0
 
 
 class Service:
-    """One process of the service."""
+    """One process of the service, and the read end of the pipe at which it says that it serves."""
 
-    def __init__(self, pid: int, ready_file: Path) -> None:
-        self.pid = pid
-        self.began = psutil.Process(pid).create_time()
-        self._ready_file = ready_file
+    def __init__(self, process: ForkedProcess, announced: int) -> None:
+        self.pid = process.pid
+        self.began = psutil.Process(process.pid).create_time()
+        self._process = process
+        self._announced = announced
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        self._process.send_signal(number)
 
     def kill_with_supervisor(self) -> None:
         """Kills it together with its supervisor, which would otherwise end its commands."""
@@ -50,32 +51,23 @@ class Service:
     async def ready(self) -> str:
         """Waits until it serves, and returns its address."""
         async with asyncio.timeout(_START_TIMEOUT_SECONDS):
-            while not (text := self._announced()):
-                assert psutil.pid_exists(self.pid), "the service did not start"
-                await asyncio.sleep(0.005)
-        return str(json.loads(text)["address"])
+            line = await asyncio.to_thread(os.read, self._announced, select.PIPE_BUF)
+        assert line, "the service did not start"
+        return str(json.loads(line)["address"])
 
     async def ended(self) -> None:
         """Waits until it is gone."""
         async with asyncio.timeout(_EXIT_TIMEOUT_SECONDS):
-            while psutil.pid_exists(self.pid):
-                await asyncio.sleep(0.002)
-
-    def _announced(self) -> str:
-        try:
-            text = self._ready_file.read_text()
-        except FileNotFoundError:
-            return ""
-        return text if text.endswith("\n") else ""
+            await self._process.wait()
+        os.close(self._announced)
 
 
 class Services:
     """Starts services on the state below a directory. Open it with `running_services`."""
 
-    def __init__(self, directory: Path, fork_server: asyncio.subprocess.Process) -> None:
+    def __init__(self, directory: Path, fork_server: ForkServer) -> None:
         self._directory = directory
         self._fork_server = fork_server
-        self._count = 0
         self._service: Service | None = None
         self.mark = f"{os.getpid()}-{directory.name}"
         self.state = directory / "state"
@@ -85,13 +77,13 @@ class Services:
 
     async def start(self, **variables: str) -> Service:
         """Starts the next one."""
-        self._count += 1
-        ready_file = self._directory / f"ready-{self._count}"
-        order = {"environ": self._environ(variables), "ready_file": str(ready_file), "log": str(self.log)}
-        assert self._fork_server.stdin
-        assert self._fork_server.stdout
-        self._fork_server.stdin.write(json.dumps(order).encode() + b"\n")
-        self._service = Service(int(await self._fork_server.stdout.readline()), ready_file)
+        announced, announce = os.pipe()
+        with self.log.open("a") as log:
+            process = await self._fork_server.fork(
+                ["serve", "--ready-fd"], self._environ(variables), announce, stderr=log.fileno()
+            )
+        os.close(announce)
+        self._service = Service(process, announced)
         return self._service
 
     def end(self) -> None:
@@ -130,23 +122,14 @@ def _mark_of(process: psutil.Process) -> str:
         return ""
 
 
-@asynccontextmanager
-async def running_services(directory: Path) -> AsyncIterator[Services]:
-    """Opens the fork server; on exit remaining processes are killed."""
-    fork_server = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(Path(__file__).with_name("fork_server.py")),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
+@contextmanager
+def running_services(directory: Path, fork_server: ForkServer) -> Iterator[Services]:
+    """Starts services when asked to; on exit remaining processes are killed."""
     every = Services(directory, fork_server)
     try:
         yield every
     finally:
         every.end()
-        assert fork_server.stdin
-        fork_server.stdin.close()
-        await fork_server.wait()
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from tests.chaos.caller import Caller
 from tests.chaos.cleanup_checks import check_no_earlier_processes, check_no_errors_logged, check_state_is_clean
 from tests.chaos.invariants import ExecutionTrace
 from tests.chaos.services import Service, Services, running_services, stub_of
+from tests.forking import ForkServer
 from tests.running import Event
 
 _MOMENTS = (
@@ -202,12 +203,12 @@ class Storm:
             self.report.decisions += trace.decisions()
 
 
-async def storm(directory: Path, *, seed: int, kills: int, at_once: int = 5) -> Report:
+async def storm(directory: Path, fork_server: ForkServer, *, seed: int, kills: int, at_once: int = 5) -> Report:
     """Runs a storm on one state directory and returns its counts. Raises AssertionError for a broken invariant.
 
     Choices follow from the seed; the exact time at which a signal arrives does not.
     """
-    async with running_services(directory) as services:
+    with running_services(directory, fork_server) as services:
         run = Storm(services, Random(seed), at_once)  # a seed is wanted
         await run.run(kills)
         return run.report
