@@ -101,6 +101,16 @@ def test_a_written_file_that_becomes_a_link_is_not_followed(
     assert (tmp_path / "outside" / "secret").read_text() == "secret"
 
 
+def test_a_write_during_a_read_of_the_same_agent_makes_no_later_write_outdated(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = Change(root, "real/secret", Deadline(), SeenFiles(), "", WriteRecorder())
+    after(monkeypatch, "stat", "secret", lambda: write_text(change, "new"))
+    change.record()  # as a read does at its beginning
+    write_text(change, "newer")
+    assert (tmp_path / "root" / "real" / "secret").read_text() == "newer"
+
+
 def test_a_directory_that_is_moved_away_during_a_walk_leads_nowhere_else(
     root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Writes files below a root, the changes of one file one after the other. All functions block on the file system."""
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -30,16 +31,18 @@ Version = tuple[int, int, int, int]
 class SeenFiles:
     """Which version of a file each agent has read or written last, by agent and real path."""
 
-    _versions: dict[tuple[str, str], Version] = field(default_factory=dict)
+    _versions: dict[tuple[str, str], tuple[int, Version]] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
     _lock: Lock = field(default_factory=Lock)
 
     def record(self, root: Root, path: str, agent: str) -> None:
-        """Records that an agent knows the file as it is now."""
+        """Records that an agent knows the file as it is now, unless a call that began later has recorded it."""
+        number = next(self._numbers)
         if found := _status(root, path):
             key = agent, found[0]
-            with self._lock:
-                self._versions.pop(key, None)
-                self._versions[key] = file_version(found[1])
+            version = number, file_version(found[1])
+            with self._lock:  # not around the above: a file system that does not answer would hold up all
+                self._versions[key] = max(version, self._versions.pop(key, version))
                 if len(self._versions) > _MAX_SEEN_FILES:
                     del self._versions[next(iter(self._versions))]
 
@@ -47,7 +50,7 @@ class SeenFiles:
         """Returns whether the file exists and is not the one that the agent has read."""
         found = _status(root, path)
         seen = found and self._versions.get((agent, found[0]))
-        return bool(found and seen and seen != file_version(found[1]))
+        return bool(found and seen and seen[1] != file_version(found[1]))
 
 
 class Change(NamedTuple):
