@@ -181,7 +181,6 @@ SEARCHES = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("rg") is None, reason="ripgrep is not installed")
 async def test_grep_gives_the_same_with_and_without_ripgrep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare = r"""
         mkdir -p src/a .git .hidden "sp ace"; printf 'x needle\r\nneedle' > src/a/dos.txt; echo needle > .git/x
@@ -191,6 +190,9 @@ async def test_grep_gives_the_same_with_and_without_ripgrep(tmp_path: Path, monk
         (seq 200000; echo needle; printf '\000') > late.bin; echo src/ > .ignore; echo '*.txt' > .rgignore
         chmod 000 upper"""
     found = []
+    ripgrep = Path(sys.executable).with_name("rg")
+    monkeypatch.setenv("PATH", f"{ripgrep.parent}:{os.environ['PATH']}")
+    assert shutil.which("rg") == str(ripgrep)
     for name in ("with", "without"):
         if name == "without":
             monkeypatch.setenv("PATH", "/usr/bin:/bin")
@@ -200,8 +202,10 @@ async def test_grep_gives_the_same_with_and_without_ripgrep(tmp_path: Path, monk
             if name == "with":
                 await output(sandbox, prepare)
             found.append([await search(sandbox, *each) for each in SEARCHES])
+            found[-1].append((await sandbox.grep("needle", include_ignored=True)).items)
     assert found[0] == found[1]
-    assert len(found[0][0]) == 8
+    assert len(found[0][0]) == 5
+    assert len(found[0][-1]) == 8
 
 
 async def search(sandbox: Sandbox, pattern: str, path: str, include: str, limit: int) -> Sequence[object] | str:
