@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -41,7 +42,9 @@ Outcomes = dict[str, bool | None]
 
 def prepare(base: Path) -> None:
     """Builds the place: a root with repositories, a home with credentials, and what lies outside."""
-    for name in ("root/deep/below/hidden", "home/.ssh", "home/.config/gh", "home/.cache", "home/plain", "outside"):
+    for name in ("root/deep/below/hidden", "home/.ssh", "home/.config/gh", "home/.cache", "home/plain"):
+        (base / name).mkdir(parents=True)
+    for name in ("outside/kube", "outside/agent"):
         (base / name).mkdir(parents=True)
     (base / "runtime").mkdir()
     (base / "sessions" / "other").mkdir(parents=True)
@@ -49,12 +52,17 @@ def prepare(base: Path) -> None:
         "root/deep/below/hidden/file",
         "home/.ssh/id",
         "home/.netrc",
+        "home/.Xauthority",
+        "outside/kube/settings",
         "home/.config/gh/hosts",
         "outside/file",
         "outside/token",
         "sessions/other/file",
     ):
         (base / name).write_text("secret")
+    for root in ("root", "forged", "sessions/own"):
+        (base / root).mkdir(exist_ok=True)
+        shutil.copy(Path(__file__).with_name("in_namespaces.py"), base / root)
     for repository in ("root", "root/sub", "outside/repository"):
         git("init", "-q", str(base / repository))
     part = base / "root" / ".git" / "modules" / "part"
@@ -62,7 +70,6 @@ def prepare(base: Path) -> None:
     (part / "HEAD").write_text("ref: refs/heads/main")
     (part / "config").write_text("[core]")
     forged = base / "forged"
-    forged.mkdir()
     target = base / "outside" / "repository" / ".git" / "worktrees" / "x"
     target.mkdir(parents=True)
     (target / "commondir").write_text("../..")
@@ -108,7 +115,14 @@ def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
         udp = parts.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         udp.bind(("127.0.0.1", 0))
         temporary = f"/tmp/{MARKER}.sock"
-        for name in (str(base / "runtime" / "socket"), str(base / "outside" / "socket"), temporary, f"\0{MARKER}"):
+        agent = str(base / "outside" / "agent" / "socket")
+        for name in (
+            agent,
+            str(base / "runtime" / "socket"),
+            str(base / "outside" / "socket"),
+            temporary,
+            f"\0{MARKER}",
+        ):
             unix = parts.enter_context(socket.socket(socket.AF_UNIX))
             unix.bind(name)
             unix.listen()
@@ -116,6 +130,11 @@ def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
         shared.write_text("shared")
         parts.callback(shared.unlink)
         parts.callback(Path(temporary).unlink)
+        os.mkfifo(base / "outside" / "pipe")
+        parts.callback(os.close, os.open(base / "outside" / "pipe", os.O_RDWR))
+        terminal = os.openpty()
+        for descriptor in terminal:
+            parts.callback(os.close, descriptor)
         # Not a pipe of ours to hold, in case that this process is killed.
         victim = subprocess.Popen(["python3", "-c", "import time; time.sleep(120)", MARKER], stdout=subprocess.DEVNULL)
         parts.callback(victim.kill)
@@ -132,6 +151,8 @@ def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
             "VICTIM": str(victim.pid),
             "MARKER": MARKER,
             "KEY": MARKER,
+            "AGENT": agent,
+            "TERMINAL": os.ttyname(terminal[1]),
             "SOCKET": str(base / "runtime" / "socket"),
             "TMP_SOCKET": temporary,
             "OUTSIDE": str(base / "outside"),
@@ -142,7 +163,13 @@ def neighbours(base: Path) -> Iterator[Mapping[str, str]]:
 
 async def main(base: Path) -> None:
     prepare(base)
-    os.environ.update(HOME=str(base / "home"), XDG_RUNTIME_DIR=str(base / "runtime"), SERVICE_SECRET="secret")
+    os.environ.update(
+        HOME=str(base / "home"),
+        XDG_RUNTIME_DIR=str(base / "runtime"),
+        SSH_AUTH_SOCK=str(base / "outside" / "agent" / "socket"),
+        KUBECONFIG=f"/nonexistent:{base}/outside/kube/settings",
+        SERVICE_SECRET="secret",
+    )
     outcomes: dict[str, bool | None] = {}
     with neighbours(base) as variables:
         for root, escapes in groupby(sorted(ESCAPES, key=lambda each: each.root), key=lambda each: each.root):

@@ -27,6 +27,19 @@ TAKE_DESCRIPTOR = (
     "sys.exit(all(ctypes.CDLL(None).syscall(438, process, number, 0) < 0 for number in range(64)))"
 )
 TALK_TO_PROXY = "exec 3<>/dev/tcp/127.0.0.1/${HTTP_PROXY##*:}; printf '%b' \"$REQUEST\" >&3; head -1 <&3 | grep ' 200 '"
+FROM_MEMORY = (
+    "import os; file = os.memfd_create('x', 0); os.write(file, open('/bin/grep', 'rb').read()); "
+    "os.execv('/proc/self/fd/' + str(file), ['grep', '-qE', 'Seccomp:.0', '/proc/self/status'])"
+)
+TERMINAL = "import os, sys; os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)"
+NAMED_PIPE = "import os, sys; os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)"
+READ_MEMORY = (
+    "import ctypes, platform, struct, sys; pid = int(sys.argv[1]); "
+    "number = {'x86_64': 310, 'aarch64': 270}[platform.machine()]; held = ctypes.create_string_buffer(8); "
+    "start = int(open('/proc/' + str(pid) + '/maps').readline().split('-')[0], 16); "
+    "own = struct.pack('PN', ctypes.addressof(held), 8); other = struct.pack('PN', start, 8); "
+    "sys.exit(ctypes.CDLL(None).syscall(number, pid, own, 1, other, 1, 0) != 8)"
+)
 FD_LEAK = (
     "import os; found = [each for each in os.listdir('/proc/self/fd') "
     "if os.path.isdir('/proc/self/fd/' + each) and not os.readlink('/proc/self/fd/' + each).startswith('/proc')]; "
@@ -55,6 +68,12 @@ def python(code: str, *arguments: str) -> str:
     return f'{PYTHON} -c "{code}" {" ".join(arguments)} 2>/dev/null && echo ESCAPED'
 
 
+def in_namespaces(what: str, *arguments: str) -> str:
+    """Returns a script that tries something of `in_namespaces.py`, in a directory of its own."""
+    quoted = " ".join(f'"{each}"' for each in arguments)
+    return f'mkdir -p "$ROOT/try-{what}"; cd "$ROOT/try-{what}"; {PYTHON} "$ROOT/in_namespaces.py" {what} {quoted}'
+
+
 PYTHON = "python3 -I -S"
 WRITE = 'echo x > "$OUTSIDE/new" && echo ESCAPED'
 SECRET = 'grep -q secret "$STATE/secret" && echo ESCAPED'
@@ -70,6 +89,7 @@ GAPS_OF_THREAD = {
     "shared memory of outside": "names-visible",
     "a socket in the runtime directory": "unix-sockets",
     "a socket in /tmp": "unix-sockets",
+    "the agent that SSH_AUTH_SOCK names": "unix-sockets",
     "write a hook": "git-hooks",
     "set core.hooksPath": "git-hooks",
     "append to .git/config": "git-hooks",
@@ -95,6 +115,13 @@ ESCAPES = [
     Escape("Files", "read an SSH key", 'cat "$HOME/.ssh/id" && echo ESCAPED', "hidden"),
     Escape("Files", "read ~/.netrc", '[ -s "$HOME/.netrc" ] && cat "$HOME/.netrc" && echo ESCAPED', "hidden"),
     Escape("Files", "read credentials below ~/.config", 'cat "$HOME/.config/gh/hosts" && echo ESCAPED', "hidden"),
+    Escape("Files", "read the X server's cookie", 'grep -q secret "$HOME/.Xauthority" && echo ESCAPED', "hidden"),
+    Escape(
+        "Files",
+        "read credentials that a variable of the service names",
+        'grep -q secret "$OUTSIDE/kube/settings" && echo ESCAPED',
+        "hidden",
+    ),
     Escape("Files", "read the token file of the service", '[ -s "$TOKEN" ] && cat "$TOKEN" && echo ESCAPED', "hidden"),
     Escape("Files", "read what the request hides", 'cat "$ROOT/deep/below/hidden/file" && echo ESCAPED', "hidden"),
     Escape(
@@ -139,20 +166,38 @@ ESCAPES = [
     Escape(
         "Mounts",
         "remount in a user namespace",
-        f"unshare -Urm sh -c 'mount -o remount,bind,rw / && {WRITE}'",
+        in_namespaces("remount", "$OUTSIDE"),
         "the kernel locks mounts that a namespace inherits",
     ),
     Escape(
         "Mounts",
         "unmount in a user namespace",
-        f"unshare -Urm sh -c 'umount \"$STATE\" && {SECRET}'",
+        in_namespaces("unmount", "$STATE"),
         "the kernel locks mounts that a namespace inherits",
     ),
     Escape(
         "Mounts",
         "make another bind of / in a user namespace",
-        f"mkdir -p b; unshare -Urm sh -c 'mount --bind / b && {SECRET.replace('$STATE', 'b/$STATE')}'",
+        in_namespaces("bind", "$STATE"),
         "mounts below come along, or none does",
+    ),
+    Escape(
+        "Mounts",
+        "clone the tree without its mounts in a user namespace",
+        in_namespaces("clone_tree", "$STATE"),
+        "mounts below come along, or none does",
+    ),
+    Escape(
+        "Mounts",
+        "lay another file system over / in a user namespace",
+        in_namespaces("overlay", "$STATE"),
+        "a layer with locked mounts is refused",
+    ),
+    Escape(
+        "Mounts",
+        "join the user namespace that owns the mounts",
+        in_namespaces("owner_of_mounts"),
+        "it lies above",
     ),
     Escape(
         "Mounts",
@@ -193,6 +238,36 @@ ESCAPES = [
         "ls /dev | grep -E '^(vd|sd|nvme|loop|dm-|kvm|mem|fuse)' && echo ESCAPED",
         "a /dev of its own",
     ),
+    Escape(
+        "Kernel",
+        "set the program for core dumps",
+        ": >> /proc/sys/kernel/core_pattern && echo ESCAPED",
+        "read-only mount",
+    ),
+    Escape(
+        "Kernel",
+        "mount control groups in a user namespace",
+        in_namespaces("control_groups"),
+        "seccomp: no namespaces of control groups",
+    ),
+    Escape(
+        "Kernel",
+        "mount another /sys in a user namespace",
+        in_namespaces("devices"),
+        "the cell's is read-only, which the kernel keeps",
+    ),
+    Escape(
+        "Kernel",
+        "mount another /proc in a user namespace",
+        in_namespaces("processes"),
+        "the cell's is covered in part, which the kernel keeps",
+    ),
+    Escape(
+        "Kernel",
+        "handle page faults of the kernel",
+        python(SYSCALL, "$([ $(uname -m) = x86_64 ] && echo 323 || echo 282)", "0"),
+        "no capabilities",
+    ),
     Escape("Kernel", "read kernel memory", "head -c 1 /proc/kcore && echo ESCAPED", "no capabilities"),
     Escape("Kernel", "read the kernel's log", "dmesg && echo ESCAPED", "no capabilities"),
     Escape(
@@ -218,6 +293,8 @@ ESCAPES = [
     Escape(
         "Privileges", "gain by setuid", "grep -q 'NoNewPrivs:.0' /proc/self/status && echo ESCAPED", "no new privileges"
     ),
+    Escape("Privileges", "run a program from memory without the filter", python(FROM_MEMORY), "seccomp is inherited"),
+    Escape("Privileges", "use a terminal of the user", python(TERMINAL, '"$TERMINAL"'), "terminals of its own"),
     Escape("Privileges", "type into the terminal", "(: > /dev/tty) && echo ESCAPED", "no terminal"),
     Escape(
         "Processes",
@@ -260,10 +337,37 @@ ESCAPES = [
         "another Landlock domain",
     ),
     Escape("Processes", "take a descriptor of the supervisor", python(TAKE_DESCRIPTOR, "$PPID"), "not dumpable"),
+    Escape(
+        "Processes",
+        "write the supervisor's memory through its threads",
+        "for each in /proc/$PPID/task/*; do (: >> $each/mem) && echo ESCAPED; done",
+        "not dumpable",
+    ),
+    Escape(
+        "Processes",
+        "read the memory of the cell's first process",
+        python(READ_MEMORY, "1"),
+        "another Landlock domain",
+    ),
+    Escape("Processes", "read the supervisor's memory", python(READ_MEMORY, "$PPID"), "not dumpable"),
+    Escape(
+        "Processes",
+        "compare what the supervisor holds with its own (kcmp)",
+        python(SYSCALL, "$([ $(uname -m) = x86_64 ] && echo 312 || echo 272)", "$$", "$PPID", "2", "0", "0"),
+        "not dumpable",
+    ),
     Escape("Processes", "shared memory of outside", 'ls "/dev/shm/$MARKER" && echo ESCAPED', "a /dev/shm of its own"),
     Escape("Processes", "System V memory of outside", "ipcs -m | grep -q 0x && echo ESCAPED", "IPC namespace"),
     Escape("Sockets", "a socket in the runtime directory", python(UNIX, '"$SOCKET"'), "hidden"),
     Escape("Sockets", "a socket in /tmp", python(UNIX, '"$TMP_SOCKET"'), "a /tmp of its own"),
+    Escape("Sockets", "the agent that SSH_AUTH_SOCK names", python(UNIX, '"$AGENT"'), "hidden"),
+    Escape(
+        "Sockets",
+        "a named pipe elsewhere, at STRICT",
+        python(NAMED_PIPE, '"$OUTSIDE/pipe"'),
+        "not there",
+        files="strict",
+    ),
     Escape("Sockets", "docker.sock", "ls /run/docker.sock /var/run/docker.sock && echo ESCAPED", "/run is hidden"),
     Escape("Sockets", "the bus of the system", "ls /run/dbus/system_bus_socket && echo ESCAPED", "/run is hidden"),
     Escape("Sockets", "an abstract socket", python(UNIX, '"@$MARKER"'), "Landlock scope, or the network namespace"),

@@ -48,6 +48,13 @@ async def test_what_is_in_force_is_what_was_asked_for(executor: Executor, files:
         assert await output(sandbox, "echo y > /tmp/file; cat /tmp/file") == "y\n"
 
 
+async def test_the_first_process_of_a_cell_is_under_the_filter_too(executor: Executor) -> None:
+    """Before Linux 6.12 a command may trace it, and would have it do what the command may not."""
+    async with cell(executor) as sandbox:
+        filters = await output(sandbox, "grep -h Seccomp_filters /proc/1/status /proc/self/status")
+        assert filters == "Seccomp_filters:\t1\n" * 2
+
+
 async def test_without_bubblewrap_a_level_is_refused_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

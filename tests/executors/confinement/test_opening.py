@@ -57,7 +57,8 @@ class Service:
         (self._directory / "flag").touch()
         assert self.process.stdin
         self.process.stdin.write(b"\n")
-        await until(lambda: any(process_table.is_stopped(pid) for pid in self.tagged()))
+        # Alone: what the probe's cell was made of may still be ending.
+        await until(lambda: [process_table.is_stopped(pid) for pid in self.tagged()] == [True])
         (self._directory / "flag").unlink()
         (pid,) = self.tagged()
         return pid

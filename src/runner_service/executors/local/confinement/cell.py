@@ -16,7 +16,7 @@ from runner_service.executors.local.supervisor_client import Child, SupervisorCl
 from runner_service.executors.local.supervisor_heartbeat import until_lost
 from runner_service.executors.local.supervisor_process import Program, start_supervisor
 from runner_service.executors.protocol import ConfinementError, KilledProcess, SandboxError
-from runner_service.executors.supervisor import process_table
+from runner_service.executors.supervisor import kernel, process_table
 from runner_service.executors.supervisor.process_ownership import kill_tagged
 from runner_service.executors.supervisor.tags import Span
 from runner_service.executors.supervisor.watchdog import Quota
@@ -152,8 +152,12 @@ class Cell:
             logger.error("cell_lost")
             await self._end_process()
         mounts, planned = await asyncio.to_thread(self._spec.mounts)
-        with _memory_file("arguments", self._arguments(mounts)) as arguments, _memory_file("errors") as errors:
-            client, ready = await self._start(arguments, errors, planned)
+        with (
+            _memory_file("filter", _filter(self._spec.network)) as seccomp,
+            _memory_file("arguments", self._arguments(mounts, seccomp)) as arguments,
+            _memory_file("errors") as errors,
+        ):
+            client, ready = await self._start((arguments, seccomp), errors, planned)
         self._current = client
         assert self._process  # noqa: S101  # set by _start
         self._heartbeat = asyncio.create_task(_kill_when_silent(client, self._process), name="cell-heartbeat")
@@ -161,14 +165,14 @@ class Cell:
         return client
 
     async def _start(
-        self, arguments: int, errors: int, planned: Mapping[str, Identity]
+        self, descriptors: tuple[int, int], errors: int, planned: Mapping[str, Identity]
     ) -> tuple[SupervisorClient, dict[str, object]]:
         program = Program(
             python=INTERPRETER,
             entry="cell import main_in_cell",
             first_arguments=[self._spec.network],
-            wrapper=[self._spec.bwrap, "--args", str(arguments), "--"],
-            descriptors=[arguments],
+            wrapper=[self._spec.bwrap, "--args", str(descriptors[0]), "--"],
+            descriptors=descriptors,
             stderr=errors,
             environment={},  # bubblewrap's own would be readable in the cell
             tag=self._spec.tag,
@@ -191,9 +195,23 @@ class Cell:
         self._process = process
         return client, ready
 
-    def _arguments(self, mounts: Sequence[str]) -> bytes:
+    def _arguments(self, mounts: Sequence[str], seccomp: int) -> bytes:
         network = () if self._spec.network == "all" else ("--unshare-net",)
-        return b"".join(os.fsencode(each) + b"\0" for each in (*_NAMESPACES, *network, *_GUARDS, *mounts))
+        filtered = ("--seccomp", str(seccomp))
+        return b"".join(os.fsencode(each) + b"\0" for each in (*_NAMESPACES, *network, *_GUARDS, *filtered, *mounts))
+
+
+def _filter(network: NetworkLevel) -> bytes:
+    """Returns the seccomp filter, which bubblewrap sets for the cell's first process too: a command may trace that one.
+
+    So it may where Landlock does not keep it from it (before Linux 6.12).
+    """
+    try:
+        if network == "all":
+            return kernel.filter_program(kernel.DENIED_ALWAYS)
+        return kernel.filter_program((*kernel.DENIED_ALWAYS, *kernel.IO_URING), kernel.NAMESPACED_FAMILIES)
+    except kernel.UnsupportedError as error:
+        raise ConfinementError(f"the cell of the execution does not open: {error}") from error
 
 
 async def _ready_or_ended(client: SupervisorClient, process: subprocess.Popen[bytes]) -> dict[str, object]:

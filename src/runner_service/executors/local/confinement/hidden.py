@@ -19,6 +19,38 @@ CREDENTIALS = (
     ".config/gh",
     ".pypirc",
     ".npmrc",
+    ".Xauthority",
+    ".ICEauthority",
+    ".cargo/credentials",
+    ".cargo/credentials.toml",
+    ".claude/.credentials.json",
+    ".codex/auth.json",
+    ".config/chromium",
+    ".config/composer/auth.json",
+    ".config/containers",
+    ".config/doctl",
+    ".config/git/credentials",
+    ".config/github-copilot",
+    ".config/glab-cli",
+    ".config/google-chrome",
+    ".config/hub",
+    ".config/op",
+    ".config/rclone",
+    ".databrickscfg",
+    ".gem/credentials",
+    ".gemini/oauth_creds.json",
+    ".huggingface/token",
+    ".kaggle",
+    ".local/share/keyrings",
+    ".mozilla",
+    ".my.cnf",
+    ".oci",
+    ".password-store",
+    ".pgpass",
+    ".s3cfg",
+    ".terraform.d/credentials.tfrc.json",
+    ".terraformrc",
+    ".vault-token",
 )
 """Paths below the home directory that hold credentials."""
 
@@ -36,6 +68,26 @@ _SOCKET_VARIABLES = (
 )
 """Variables of the service that hold paths of sockets, or addresses with such paths."""
 
+_CREDENTIAL_VARIABLES = (
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AZURE_CONFIG_DIR",
+    "CLOUDSDK_CONFIG",
+    "DOCKER_CONFIG",
+    "GH_CONFIG_DIR",
+    "GNUPGHOME",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "KUBECONFIG",
+    "NETRC",
+    "NPM_CONFIG_USERCONFIG",
+    "PGPASSFILE",
+    "REGISTRY_AUTH_FILE",
+    "TF_CLI_CONFIG_FILE",
+    "XAUTHORITY",
+)
+"""Variables of the service that say where else such credentials are: a path, or several with colons between them."""
+
 _SOCKET_PATH = re.compile(r"(?:^|unix:(?://)?(?:path=)?)(/[^,;]+)")
 _FIRST_ORDINARY_UID = 1000
 _NOBODY_UID = 65534
@@ -47,7 +99,8 @@ def hidden_paths(home: str, secrets: Iterable[str | Path]) -> list[str]:
 
     A path that appears only later, below a directory that is shown, is not hidden.
     """
-    found = [*(f"{home}/{name}" for name in CREDENTIALS), *map(str, secrets), *_other_homes(home), *_runtime_sockets()]
+    of_home = [f"{home}/{name}" for name in CREDENTIALS]
+    found = [*of_home, *_named_credentials(), *map(str, secrets), *_other_homes(home), *_runtime_sockets()]
     return sorted({os.path.realpath(path) for path in found if os.path.lexists(path)})
 
 
@@ -55,6 +108,11 @@ def name_service_targets() -> list[str]:
     """Returns the real paths of what name resolution needs, where it lies outside /etc and /usr. Blocks."""
     targets = [os.path.realpath(path) for path in (*NAME_SERVICE_FILES, *CERTIFICATE_STORES)]
     return sorted({path for path in targets if not path.startswith(("/etc/", "/usr/")) and Path(path).exists()})
+
+
+def _named_credentials() -> Iterator[str]:
+    for name in _CREDENTIAL_VARIABLES:
+        yield from (path for path in os.environ.get(name, "").split(":") if path.startswith("/") and path != "/")
 
 
 def _runtime_sockets() -> list[str]:

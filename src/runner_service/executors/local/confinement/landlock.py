@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from runner_service.executors.local.commands import SupervisorSource
 
 _MAX_RULES = 5000
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+"""Not /dev/pts, which has the terminals of the user: a rule cannot tell those from what a command opens itself."""
 _CONTAINER_SOCKETS = (
     "/run/docker.sock",
     "/var/run/docker.sock",
