@@ -17,7 +17,8 @@ from tests.agent.bench import Bench, turn
 from runner_service.agent.middleware import TodoList
 from runner_service.agent.session_handover import enter_graph
 from runner_service.models.history import is_sound, repair
-from runner_service.models.per_message import PerMessage
+from runner_service.models.incremental_fold import IncrementalFold
+from runner_service.models.per_message import Copies, PerMessage
 
 CONFIG = RunnableConfig(configurable={"thread_id": "t"})
 
@@ -103,6 +104,49 @@ def test_what_is_remembered_of_a_message_goes_with_the_message() -> None:
     del messages[1:]
     gc.collect()
     assert len(remembered) == 1
+
+
+def test_a_conversation_is_computed_from_its_new_messages_only() -> None:
+    added: list[str] = []
+
+    def add(state: list[str], message: BaseMessage) -> None:
+        added.append(message.text)
+        state.append(message.text)
+
+    fold = IncrementalFold[list[str]](list, add)
+    messages: list[BaseMessage] = [HumanMessage("one"), AIMessage("two")]
+    assert [*fold(messages)] == ["one", "two"]
+    messages += [HumanMessage("three"), AIMessage("four")]
+    assert [*fold(messages)] == ["one", "two", "three", "four"]
+    assert [*fold([*messages])] == ["one", "two", "three", "four"]
+    assert added == ["one", "two", "three", "four"]
+    other: list[BaseMessage] = [HumanMessage("summary"), *messages[2:]]
+    assert [*fold(other)] == ["summary", "three", "four"]
+    changed: list[BaseMessage] = [*messages[:1], AIMessage("new"), *messages[2:]]
+    assert [*fold(changed)] == ["one", "new", "three", "four"]
+    assert fold([]) == []
+    del messages, other, changed
+    gc.collect()
+    assert len(fold) == 0
+
+
+def test_a_message_is_repaired_to_the_same_copy_each_time() -> None:
+    copies = Copies()
+    message = HumanMessage("one")
+    copy = copies(message, content="two")
+    assert copy.content == "two"
+    assert copies(message, content="two") is copy
+    assert copies(message, content="three").content == "three"
+    conversation: list[BaseMessage] = [
+        AIMessage("Before."),
+        HumanMessage("a"),
+        HumanMessage("b"),
+        AIMessage("", tool_calls=[{"name": "ls", "args": {}, "id": "c d", "type": "tool_call"}]),
+        ToolMessage("", tool_call_id="c d", name="ls"),
+    ]
+    first, second = repair(conversation).messages, repair(conversation).messages
+    assert len(first) == 5
+    assert all(one is other for one, other in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(20))

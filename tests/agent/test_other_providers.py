@@ -50,6 +50,8 @@ async def test_claude_streams_text_thoughts_and_tool_calls(bench: Bench) -> None
     assert (played.usage.input_tokens, played.usage.output_tokens) == (18, 6)
     assert played.usage.cached_tokens == 4
     assert provider.requests[0]["max_tokens"] == 999
+    for request in provider.requests:
+        assert request["cache_control"] == request["system"][-1]["cache_control"] == {"type": "ephemeral", "ttl": "5m"}
     assert provider.authorizations[0].endswith("key-of-claude")
 
 

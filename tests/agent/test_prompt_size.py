@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import tool
 from tests.agent.bench import Bench
 from tests.running import turn
@@ -24,13 +23,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "prompt.md"
 def prompts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[BaseMessage], list[Any]]]:
     """The messages and tools of every call of the model."""
     seen: list[tuple[list[BaseMessage], list[Any]]] = []
-    generate = ScriptedChatModel._agenerate
+    answer = ScriptedChatModel.answer
 
-    async def recorded(self: ScriptedChatModel, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        seen.append((messages, kwargs.get("tools", [])))
-        return await generate(self, messages, *args, **kwargs)
+    async def recorded(self: ScriptedChatModel, messages: list[BaseMessage], **options: Any) -> AIMessage:
+        seen.append((messages, options.get("tools", [])))
+        return await answer(self, messages, **options)
 
-    monkeypatch.setattr(ScriptedChatModel, "_agenerate", recorded)
+    monkeypatch.setattr(ScriptedChatModel, "answer", recorded)
     monkeypatch.setattr(ScriptedChatModel, "bind_tools", lambda self, tools, **_: self.bind(tools=tools))
     return seen
 

@@ -1,5 +1,6 @@
 """Conversations in every state that they can get into, as requests that no provider refuses."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,7 +89,7 @@ CONVERSATIONS: dict[str, list[BaseMessage]] = {
 def request_of(provider: str, messages: Sequence[BaseMessage]) -> dict[str, Any]:
     """The request that a client makes of a conversation."""
     if provider == "openai":
-        return {"messages": openai_messages(messages)}
+        return {"messages": json.loads(openai_messages(messages))}
     if provider == "ollama":
         return {"messages": ollama_messages(messages)}
     model = ChatAnthropic(model_name="m", api_key=SecretStr("k"), timeout=None, stop=None)
@@ -138,7 +139,7 @@ def test_results_of_one_id_stay_with_their_calls() -> None:
 
 
 def test_images_of_results_follow_in_a_message_of_the_user() -> None:
-    messages = openai_messages(repair(CONVERSATIONS["an image as a result"]).messages)
+    messages = json.loads(openai_messages(repair(CONVERSATIONS["an image as a result"]).messages))
     assert [each["role"] for each in messages] == ["user", "assistant", "tool", "tool", "user"]
     assert messages[2]["content"] == "[image, image/png, 3 bytes: see below]"
     assert messages[4]["content"][1] == {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -154,14 +155,14 @@ def test_images_can_be_described_instead() -> None:
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning_details"])
 def test_reasoning_goes_back_with_the_calls_of_the_current_turn_only(field: str) -> None:
     thought = calls("a", additional_kwargs={field: ["Hm."]})
-    now = openai_messages([USER, thought, result("a")])
-    later = openai_messages([USER, thought, result("a"), AIMessage("Yes."), USER])
+    now = json.loads(openai_messages([USER, thought, result("a")]))
+    later = json.loads(openai_messages([USER, thought, result("a"), AIMessage("Yes."), USER]))
     assert now[1][field] == ["Hm."]
     assert field not in later[1]
 
 
 def test_mistral_gets_ids_of_nine_characters() -> None:
-    messages = openai_messages([USER, calls("call_1"), result("call_1")], short_ids=True)
+    messages = json.loads(openai_messages([USER, calls("call_1"), result("call_1")], short_ids=True))
     [call] = messages[1]["tool_calls"]
     assert len(call["id"]) == 9
     assert call["id"].isalnum()

@@ -1,6 +1,7 @@
 """What the agent loop uses of deepagents, LangGraph and langsmith."""
 
 import inspect
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,27 +11,33 @@ import langsmith
 import pytest
 from deepagents.backends import StateBackend
 from deepagents.middleware._parent_notifier import _ParentNotifierMiddleware
+from deepagents.middleware._prompt_caching import _LazyAnthropicPromptCachingMiddleware
 from deepagents.middleware.filesystem import FilesystemMiddleware, GlobSchema, GrepSchema
 from deepagents.middleware.patch_tool_calls import PatchToolCallsMiddleware
 from deepagents.middleware.unsupported_content import UnsupportedContentMiddleware
 from langchain.agents import factory
 from langchain.agents.middleware.summarization import _get_approximate_token_counter
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolCall, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
+from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from tests.agent.bench import Bench, command, open_bench, turn
 
+from runner_service.agent import message_list
 from runner_service.agent.capabilities import AgentPlan
 from runner_service.agent.graphs import build_graph
+from runner_service.agent.message_list import MessageList, add_messages
 from runner_service.agent.middleware import TokenCounter, lean_middleware
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.tool_calls import SandboxTools
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
 from runner_service.storage.sqlite.checkpoints import InlineSqliteSaver, sqlite_checkpoints
+from runner_service.storage.state_serializer import StateSerializer
 
 
 def test_deepagents_takes_our_file_tools_instead_of_its_own_by_their_name() -> None:
@@ -147,14 +154,14 @@ def test_deepagents_takes_our_replacements_of_its_middleware_by_their_name() -> 
     deepagents = {
         _ParentNotifierMiddleware().name,
         PatchToolCallsMiddleware().name,
-        UnsupportedContentMiddleware().name,
+        _LazyAnthropicPromptCachingMiddleware().name,
         "SummarizationMiddleware",
     }
     assert names == deepagents
 
 
 def test_deepagents_looks_at_the_content_of_each_message_by_one_method() -> None:
-    """If it no longer does, `_PlainTextIsSupported` saves nothing."""
+    """If it no longer does, `_DirectCall` saves less."""
     source = inspect.getsource(UnsupportedContentMiddleware)
     assert source.count("self._filter_message(") >= 1
     assert list(inspect.signature(UnsupportedContentMiddleware._filter_message).parameters) == [
@@ -162,6 +169,59 @@ def test_deepagents_looks_at_the_content_of_each_message_by_one_method() -> None
         "message",
         "model",
     ]
+
+
+def test_deepagents_offloads_long_messages_of_the_user_where_one_method_says_so() -> None:
+    """Without it `FileTools.awrap_model_call` leaves out what must be done."""
+    assert inspect.getsource(FilesystemMiddleware).count("self._check_eviction_needed(messages)") == 2
+    needed = SandboxTools()._check_eviction_needed
+    tagged = HumanMessage("x", additional_kwargs={"lc_evicted_to": "/file"})
+    assert needed([HumanMessage("short"), AIMessage("y")]) == (False, False)
+    assert needed([HumanMessage("x" * 400_000)]) == (False, True)
+    assert needed([tagged, AIMessage("y")]) == (True, False)
+
+
+def test_langchain_binds_tools_as_options_of_a_call() -> None:
+    bound = ScriptedChatModel(script=Script(turns=[Turn()])).bind_tools(SandboxTools().tools, stop=["end"])
+    assert isinstance(bound, RunnableBinding)
+    assert bound.kwargs == {"has_tools": True}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_our_list_of_messages_is_that_of_deepagents_reducer(seed: int) -> None:
+    choose = random.Random(seed)
+    theirs = DeltaChannel[Any](message_list._THEIRS.reducer)
+    ours = DeltaChannel[Any](add_messages)
+    for channel in (theirs, ours):
+        channel.key = "messages"
+        channel.value = []
+    for step in range(30):
+        made = [_written(choose, step) for _ in range(choose.randrange(1, 4))]
+        writes = [made, made[:1]] if choose.random() < 0.1 else [*made] if choose.random() < 0.1 else [made]
+        branch = ours.copy()
+        branch.update(writes)
+        for channel in (theirs, ours):
+            channel.update(writes)
+        assert ours.get() == branch.get() == theirs.get()
+        assert isinstance(ours.get(), MessageList)
+        assert ours.get().ids == {each.id for each in ours.get()}
+    stored = StateSerializer().dumps_typed(ours.get())
+    assert stored == StateSerializer().dumps_typed(theirs.get())
+
+
+def _written(choose: random.Random, step: int) -> Any:
+    """Mostly a new message; sometimes one that replaces or removes another, or that is no object."""
+    known = f"{choose.randrange(step + 1)}-0"
+    return choose.choice(
+        [
+            *[HumanMessage("new", id=f"{step}-{number}") for number in range(8)],
+            AIMessage("replaces", id=known),
+            RemoveMessage(id=known),
+            HumanMessage("of no id"),
+            {"role": "user", "content": "a dict", "id": f"{step}-d"},
+            *([RemoveMessage(id=REMOVE_ALL_MESSAGES)] if choose.random() < 0.2 else []),
+        ]
+    )
 
 
 @pytest.mark.parametrize("with_usage", [True, False])

@@ -40,6 +40,7 @@ PRIVATE = {
     "executors/daytona/sdk.py": {"_init_otel", "_target"},
     "settings/variables.py": {"_build_sources", "_load_env_vars"},
     "agent/middleware.py": {"_filter_message"},
+    "agent/filesystem_middleware.py": {"_check_eviction_needed"},
     "agent/mcp/connections.py": {"_validate_tool_result"},
     "agent/mcp/tools.py": {"_to_args_and_kwargs"},
     "storage/redis/offloaded_files.py": {"_read_files", "_send_files_update"},

@@ -1,10 +1,11 @@
 """deepagents' file and command tools, with our descriptions, and `include_ignored` for glob and grep."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any
 
 from deepagents.middleware.filesystem import FilesystemMiddleware, GlobSchema, GrepSchema
+from langchain.agents.middleware import ModelRequest, ModelResponse
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import Field
 
@@ -17,6 +18,8 @@ _MAX_RESULT_TOKENS = 15_000
 
 _MAX_REQUESTED_TIMEOUT_SECONDS = 7 * 24 * 3600
 """Above it deepagents rejects the call; below it the request's limit applies."""
+
+ModelHandler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 
 _DESCRIPTION = "Search what ignore files such as .gitignore leave out, too."
 
@@ -53,6 +56,12 @@ class FileTools(FilesystemMiddleware[Any, Any]):
     def name(self) -> str:
         """The name of the deepagents middleware that this replaces."""
         return FilesystemMiddleware.__name__
+
+    async def awrap_model_call(self, request: ModelRequest[Any], handler: ModelHandler) -> Any:
+        """Offloads a very long message of the user. `history.repair` and the backend leave nothing else to do here."""
+        if any(self._check_eviction_needed(request.messages)):
+            return await super().awrap_model_call(request, handler)
+        return await handler(request)
 
 
 def _with_include_ignored(tools: Sequence[BaseTool]) -> list[BaseTool]:

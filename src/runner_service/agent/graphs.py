@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from deepagents import create_deep_agent
 from deepagents.middleware.subagents import GENERAL_PURPOSE_SUBAGENT, SubAgent
 from langchain.agents.middleware import AgentMiddleware
-from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 
 from runner_service.agent.capabilities import AgentPlan, SubAgentPlan
+from runner_service.agent.message_list import AgentState
 from runner_service.agent.middleware import TodoList, lean_middleware
 from runner_service.agent.model_calls import ModelCalls, RetryPolicy
 from runner_service.agent.model_stream import SummaryUsage
@@ -20,6 +20,7 @@ from runner_service.agent.tool_calls import SandboxTools
 from runner_service.agent.tool_descriptions import DESCRIPTIONS
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models import ModelChoice
+from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.clients import ModelClients
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
@@ -69,13 +70,18 @@ class GraphCache:
 
 
 def build_graph(
-    model: BaseChatModel, plan: AgentPlan, checkpoints: BaseCheckpointSaver[str] | None, retries: RetryPolicy
+    model: StreamingChatModel, plan: AgentPlan, checkpoints: BaseCheckpointSaver[str] | None, retries: RetryPolicy
 ) -> Graph:
     """Compiles an agent. Holds no state of an execution except the plan's tools."""
     streaming_model = model.model_copy(update={"callbacks": [SummaryUsage()]})
     # Sub-agents do not inherit middleware, so the default sub-agent of deepagents is declared here with ours.
     middleware = partial(_middleware, streaming_model, retries)
-    general = SubAgent(**{**GENERAL_PURPOSE_SUBAGENT, "description": _GENERAL_PURPOSE}, middleware=middleware())
+    general = SubAgent(
+        name=GENERAL_PURPOSE_SUBAGENT["name"],
+        description=_GENERAL_PURPOSE,
+        system_prompt=f"{GENERAL_PURPOSE_SUBAGENT['system_prompt']}\n\n{_FINISHING_PROMPT}",
+        middleware=middleware(),
+    )
     return create_deep_agent(
         streaming_model,
         tools=plan.tools,
@@ -84,6 +90,7 @@ def build_graph(
         subagents=[general, *(_sub_agent(each, middleware()) for each in plan.sub_agents)],
         backend=SandboxBackend(),
         checkpointer=checkpoints,
+        state_schema=AgentState,
     )
 
 
@@ -98,9 +105,9 @@ def _sub_agent(plan: SubAgentPlan, middleware: list[AgentMiddleware[Any, Any, An
 
 
 def _prompt(instructions: str) -> str:
-    return f"{instructions}\n\n{_ENVIRONMENT_PROMPT}" if instructions else _ENVIRONMENT_PROMPT
+    return "\n\n".join(filter(None, (instructions, _ENVIRONMENT_PROMPT, _FINISHING_PROMPT)))
 
 
-def _middleware(model: BaseChatModel, retries: RetryPolicy) -> list[AgentMiddleware[Any, Any, Any]]:
-    todos = TodoList(system_prompt=_FINISHING_PROMPT, tool_description=DESCRIPTIONS["write_todos"])
+def _middleware(model: StreamingChatModel, retries: RetryPolicy) -> list[AgentMiddleware[Any, Any, Any]]:
+    todos = TodoList(tool_description=DESCRIPTIONS["write_todos"])
     return [*lean_middleware(model), SandboxTools(), todos, ModelCalls(retries)]

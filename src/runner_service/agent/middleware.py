@@ -6,43 +6,59 @@
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from deepagents.middleware.summarization import create_summarization_middleware
 from deepagents.middleware.unsupported_content import UnsupportedContentMiddleware
-from langchain.agents.middleware import AgentMiddleware, TodoListMiddleware
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse, TodoListMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.tools import BaseTool
 
 from runner_service.agent.tools.backend import SandboxBackend
+from runner_service.models.chat_model import StreamingChatModel
+from runner_service.models.incremental_fold import IncrementalFold
 from runner_service.models.per_message import PerMessage
 
 _Tools = Sequence[BaseTool | dict[str, Any]]
+_Handler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 
 _CHARACTERS_PER_TOKEN, _CHARACTERS_PER_ANTHROPIC_TOKEN = 4.0, 3.3
 _MAX_USAGE_SCALE = 1.25
 _MAX_COUNTED_TOOLSETS = 64
 
 
-def lean_middleware(model: BaseChatModel) -> list[AgentMiddleware[Any, Any, Any]]:
+def lean_middleware(model: StreamingChatModel) -> list[AgentMiddleware[Any, Any, Any]]:
     """Returns the replacements, for one agent of this model."""
     return [
         _Nothing("_ParentNotifierMiddleware"),  # no agent of ours is started by another service
         _Nothing("PatchToolCallsMiddleware"),  # `session_handover` and `history` answer such calls
-        _PlainTextIsSupported(),
+        _DirectCall(model),
         create_summarization_middleware(model, SandboxBackend(), token_counter=TokenCounter(model)),
     ]
 
 
 class TodoList(TodoListMiddleware):
-    """Leaves it to the call of the tool to refuse a second list in one message."""
+    """Leaves it to the call of the tool to refuse a second list in one message, and the prompt as it is."""
 
     after_model = AgentMiddleware.after_model
     aafter_model = AgentMiddleware.aafter_model
+    wrap_model_call = AgentMiddleware.wrap_model_call  # type: ignore[assignment]  # it may return more
+    awrap_model_call = AgentMiddleware.awrap_model_call  # type: ignore[assignment]  # as well
+
+
+@dataclass
+class _Count:
+    """Tokens of a conversation; those that the provider reported with its last answer, and that were counted then."""
+
+    tokens: int = 0
+    reported: int = 0
+    counted_then: int = 0
+    providers: set[str] = field(default_factory=set)
 
 
 class TokenCounter:
@@ -52,32 +68,28 @@ class TokenCounter:
         is_anthropic = str(model.asdict()["_type"]).startswith("anthropic-chat")
         per_token = _CHARACTERS_PER_ANTHROPIC_TOKEN if is_anthropic else _CHARACTERS_PER_TOKEN
         self._count = partial(count_tokens_approximately, chars_per_token=per_token)
-        self._of_message = PerMessage(self._count_one)
+        self._of_message: PerMessage[BaseMessage, int] = PerMessage(lambda message: self._count([message]))
+        self._of_conversation = IncrementalFold(_Count, self._add)
         self._of_tools: dict[tuple[int, ...], tuple[_Tools, int]] = {}
 
     def __call__(self, messages: Iterable[Any], *, tools: _Tools | None = None) -> int:
         """Returns the tokens of messages, approximately; of a whole request, with tools, more if its last usage was."""
-        count = self._tools(tools) if tools else 0
-        reported, counted_then = 0, 0
-        providers: set[str] = set()
-        for message in messages:
-            tokens, provider, usage = self._of_message(message)
-            count += tokens
-            if provider is not None:
-                providers.add(provider)
-                if usage:
-                    reported, counted_then = usage, count
-        if tools and counted_then and len(providers) == 1 and providers != {""}:
-            return math.ceil(count * min(_MAX_USAGE_SCALE, max(1.0, reported / counted_then)))
+        if not tools:
+            return sum(map(self._of_message, messages))
+        known = self._of_conversation(list(messages))
+        of_tools = self._tools(tools)
+        count = of_tools + known.tokens
+        if known.counted_then and len(known.providers) == 1 and known.providers != {""}:
+            scale = known.reported / (of_tools + known.counted_then)
+            return math.ceil(count * min(_MAX_USAGE_SCALE, max(1.0, scale)))
         return count
 
-    def _count_one(self, message: BaseMessage) -> tuple[int, str | None, int]:
-        """Returns its tokens and, of an answer, its provider and the tokens that were reported then."""
-        tokens = self._count([message])
-        if not isinstance(message, AIMessage):
-            return tokens, None, 0
-        reported = message.usage_metadata["total_tokens"] if message.usage_metadata else 0
-        return tokens, message.response_metadata.get("model_provider") or "", reported
+    def _add(self, to: _Count, message: BaseMessage) -> None:
+        to.tokens += self._of_message(message)
+        if isinstance(message, AIMessage):
+            to.providers.add(message.response_metadata.get("model_provider") or "")
+            if message.usage_metadata and (reported := message.usage_metadata["total_tokens"]):
+                to.reported, to.counted_then = reported, to.tokens
 
     def _tools(self, tools: _Tools) -> int:
         key = tuple(map(id, tools))
@@ -101,13 +113,45 @@ class _Nothing(AgentMiddleware[Any, Any, Any]):
         return self._name
 
 
-class _PlainTextIsSupported(UnsupportedContentMiddleware[Any, Any]):
-    """Looks for content that the model does not take only where there can be any."""
+class _DirectCall(UnsupportedContentMiddleware[Any, Any]):
+    """Calls the model itself, in the place of what deepagents has between `ModelCalls` and the model.
+
+    LangChain's way to it looks at each message five times, and converts the tools, for every call. Content that the
+    model does not take is looked for only where there can be any. `models.anthropic` asks for caching itself.
+    """
+
+    def __init__(self, model: StreamingChatModel) -> None:
+        super().__init__()
+        self._model = model
+        self._bound: tuple[_Tools, dict[str, Any], Mapping[str, Any]] | None = None
 
     @property
     def name(self) -> str:
-        """The name of the middleware that it replaces."""
-        return UnsupportedContentMiddleware.__name__
+        """The name of the middleware that it replaces, the innermost one in sub-agents, too."""
+        return "AnthropicPromptCachingMiddleware"
+
+    async def awrap_model_call(self, request: ModelRequest[Any], handler: _Handler) -> ModelResponse[Any]:
+        """Calls the model. Raises as `StreamingChatModel.answer` does."""
+        del handler  # LangChain's way
+        if all(isinstance(each.content, str) for each in request.messages):
+            return await self._call(request)
+        response: Any = await super().awrap_model_call(request, self._call)
+        return response  # type: ignore[no-any-return]  # what `_call` has returned
+
+    async def _call(self, request: ModelRequest[Any]) -> ModelResponse[Any]:
+        messages: list[BaseMessage] = [*request.messages]
+        if request.system_message:
+            messages.insert(0, request.system_message)
+        return ModelResponse(result=[await self._model.answer(messages, **self._options(request))])
+
+    def _options(self, request: ModelRequest[Any]) -> Mapping[str, Any]:
+        """What the model makes of the tools, which are mostly those of the last request."""
+        if self._bound and self._bound[:2] == (request.tools, request.model_settings):
+            return self._bound[2]
+        bound = self._model.bind_tools(request.tools, **request.model_settings)
+        options: Mapping[str, Any] = bound.kwargs  # type: ignore[attr-defined]  # it is a RunnableBinding
+        self._bound = (request.tools, request.model_settings, options)
+        return options
 
     def _filter_message(self, message: AnyMessage, *, model: BaseChatModel) -> AnyMessage:
         return message if isinstance(message.content, str) else super()._filter_message(message, model=model)

@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatResult
 
 from runner_service.models.endings import Ending, ending_of
 from runner_service.models.failures import StreamBrokenError
@@ -243,18 +242,6 @@ def ending(message: AIMessage) -> Ending:
     """Returns how an answer has ended."""
     name = message.response_metadata.get(ENDING)
     return Ending[name] if name else Ending.ANSWERED
-
-
-def result_of(message: AIMessage) -> ChatResult:
-    """Wraps a message for LangChain.
-
-    Raises:
-        StreamBrokenError: the message is to be a summary, and is empty or cut short.
-    """
-    how = ending(message)
-    if current_text_listener.get() is None and how is not Ending.ANSWERED:
-        raise StreamBrokenError(f"the summary of the conversation was not completed ({how.name.lower()})")
-    return ChatResult(generations=[ChatGeneration(message=message)])
 
 
 def text_in(content: object, kinds: Mapping[str, str]) -> str:

@@ -8,31 +8,22 @@ import anthropic
 from anthropic import AsyncStream
 from anthropic.resources.messages import messages as anthropic_models
 from langchain_anthropic import ChatAnthropic
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
 
 from runner_service.models import ModelChoice
-from runner_service.models.answer import result_of
-from runner_service.models.anthropic_messages import anthropic_messages
+from runner_service.models.anthropic_messages import CACHE_CONTROL, anthropic_messages
 from runner_service.models.anthropic_stream import AnthropicAnswer
+from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.connections import Connections
 
 
-class StreamingChatAnthropic(ChatAnthropic):
+class StreamingChatAnthropic(StreamingChatModel, ChatAnthropic):
     """Uses Anthropic's client for the connection, LangChain's requests, and our own reader of answers."""
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    async def answer(self, messages: list[BaseMessage], *, stop: list[str] | None = None, **options: Any) -> AIMessage:
         """Makes one call. Raises ProviderError, ConversationTooLongError, and the client's errors."""
-        del run_manager  # text goes to the current listener
-        request = self._get_request_payload(anthropic_messages(messages), stop=stop, **kwargs) | {"stream": True}
+        options["cache_control"] = CACHE_CONTROL
+        request = self._get_request_payload(anthropic_messages(messages), stop=stop, **options) | {"stream": True}
         betas = request.pop("betas", None)
         stream = await self._async_client.post(
             "/v1/messages",
@@ -44,10 +35,10 @@ class StreamingChatAnthropic(ChatAnthropic):
         )
         answer = AnthropicAnswer()
         await answer.read(stream.response)
-        return result_of(await answer.builder.message("anthropic", answer.content))
+        return await answer.builder.message("anthropic", answer.content)
 
 
-def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
+def make_model(choice: ModelChoice, connections: Connections) -> StreamingChatModel:
     """Creates the client on the shared `connections`."""
     # Published as a notice: see `retirement_date`.
     warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)

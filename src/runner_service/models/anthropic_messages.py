@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from runner_service.models.blocks import Image, plain_blocks
+
+CACHE_CONTROL = {"type": "ephemeral", "ttl": "5m"}
+"""Asks Anthropic to keep what a request begins with, for the next one."""
 
 _OWN_BLOCKS = frozenset({"thinking", "redacted_thinking"})
 
@@ -13,7 +16,8 @@ _OWN_BLOCKS = frozenset({"thinking", "redacted_thinking"})
 def anthropic_messages(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     """Returns messages with contents that LangChain passes on unchanged, and that Anthropic takes.
 
-    Thinking goes back only where it is signed, which another provider's is not; empty text is left out.
+    Thinking goes back only where it is signed, which another provider's is not; empty text is left out. The system's
+    message, and so the tools before it, is to be cached.
     """
     return [_prepared(each) for each in messages]
 
@@ -23,6 +27,8 @@ def _prepared(message: BaseMessage) -> BaseMessage:
         return message.model_copy(update={"content": _assistant_content(message), "additional_kwargs": {}})
     if isinstance(message, HumanMessage | ToolMessage):
         return message.model_copy(update={"content": _content(message)})
+    if isinstance(message, SystemMessage) and message.text:
+        return SystemMessage([{"type": "text", "text": message.text, "cache_control": CACHE_CONTROL}])
     return message
 
 

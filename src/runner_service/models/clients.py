@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
-from langchain_core.language_models import BaseChatModel
-
 from runner_service.models import ModelChoice
+from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.connections import Connections, shared_connections
 
 _MAX_CACHED_MODELS = 64
@@ -20,10 +19,10 @@ class ModelClients:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._models: OrderedDict[ModelChoice, BaseChatModel] = OrderedDict()
+        self._models: OrderedDict[ModelChoice, StreamingChatModel] = OrderedDict()
         self._lock = asyncio.Lock()
 
-    async def chat_model(self, choice: ModelChoice) -> BaseChatModel:
+    async def chat_model(self, choice: ModelChoice) -> StreamingChatModel:
         """Returns the client of a model. It streams, and does not retry.
 
         Raises:
@@ -55,7 +54,9 @@ async def model_clients() -> AsyncIterator[ModelClients]:
         yield ModelClients(connections)
 
 
-def _make(choice: ModelChoice, connections: Connections) -> BaseChatModel:
+def _make(choice: ModelChoice, connections: Connections) -> StreamingChatModel:
     # A provider's package takes up to 1.5 s to import.
-    model: BaseChatModel = import_module(f"runner_service.models.{choice.provider}").make_model(choice, connections)
+    model: StreamingChatModel = import_module(f"runner_service.models.{choice.provider}").make_model(
+        choice, connections
+    )
     return model

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +18,8 @@ from langchain_core.messages import (
 
 from runner_service.models.answer import tool_name
 from runner_service.models.blocks import Image, plain_blocks
-from runner_service.models.per_message import PerMessage
+from runner_service.models.incremental_fold import IncrementalFold
+from runner_service.models.per_message import Copies
 
 M = TypeVar("M", bound=BaseMessage)
 
@@ -29,7 +31,7 @@ LEFT_OUT = "[left out: the provider refused it]"
 
 _NO_RESULT = "The call did not complete: no result was recorded. It may have been cancelled or interrupted."
 _NOTHING = "(nothing)"
-_BEFORE = "(The conversation so far was left out.)"
+_BEFORE = HumanMessage("(The conversation so far was left out.)")
 _NOT_ID = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_ID_CHARACTERS = 64
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -56,30 +58,43 @@ def repair(messages: Sequence[BaseMessage]) -> Repaired:
     rest = [_encodable(each) for each in messages if not isinstance(each, SystemMessage)]
     paired, changes = _pair(rest)
     if paired and not isinstance(paired[0], HumanMessage):
-        paired.insert(0, HumanMessage(_BEFORE))
+        paired.insert(0, _BEFORE)
     return Repaired([*system, *_joined(paired)], changes)
 
 
-def is_sound(messages: Iterable[BaseMessage]) -> bool:
-    """Whether `repair` would change nothing. Takes a fraction of its time, once the messages are known."""
-    waiting: list[tuple[str, str]] = []  # calls without a result, the next one last
-    ids: set[str] = set()
-    before = "system"
-    for message in messages:
-        kind, calls = _shape(message)
+def is_sound(messages: Sequence[BaseMessage]) -> bool:
+    """Whether `repair` would change nothing. Looks at the messages only that are new since it was asked before."""
+    checked = _checked(messages)
+    return checked.is_sound and not checked.waiting
+
+
+@dataclass
+class _Check:
+    """What `is_sound` knows of a conversation: `waiting` are the calls without a result, the next one last."""
+
+    is_sound: bool = True
+    before: str = "system"
+    waiting: list[tuple[str, str]] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+
+    def add(self, message: BaseMessage) -> None:
+        """Checks the next message."""
+        self.is_sound = self.is_sound and self._continues(*_shape(message))
+
+    def _continues(self, kind: str, calls: tuple[tuple[str, str], ...]) -> bool:
         if kind == "tool":
-            if not waiting or waiting.pop() != calls[0]:
-                return False
-            continue
-        if waiting or kind not in _MAY_FOLLOW[before]:
+            return bool(self.waiting) and self.waiting.pop() == calls[0]
+        if self.waiting or kind not in _MAY_FOLLOW[self.before]:
             return False
-        before = kind
-        for call in calls:
-            if call[0] in ids:
-                return False
-            ids.add(call[0])
-        waiting = list(reversed(calls))
-    return not waiting
+        self.before = kind
+        self.waiting = list(reversed(calls))
+        ids = {call_id for call_id, _ in calls}
+        is_new = len(ids) == len(calls) and self.ids.isdisjoint(ids)
+        self.ids |= ids
+        return is_new
+
+
+_checked = IncrementalFold(_Check, _Check.add)
 
 
 def has_images(messages: Iterable[BaseMessage]) -> bool:
@@ -107,7 +122,7 @@ def _pair(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], list[str]
         if isinstance(message, ToolMessage):
             continue
         if not isinstance(message, AIMessage):
-            paired.append(message if _blocks(message) else message.model_copy(update={"content": _NOTHING}))
+            paired.append(message if _blocks(message) else _copy(message, content=_NOTHING))
             continue
         results = _results_behind(messages, index)
         calls: list[ToolCall] = []
@@ -142,13 +157,15 @@ def unanswered(name: str, call_id: str) -> ToolMessage:
     return ToolMessage(_NO_RESULT, name=name, tool_call_id=call_id, status="error")
 
 
-# What needs no repair stays the same object, or nothing could be remembered about it from one call to the next.
+# A message is repaired to the same object each time, or nothing could be remembered about it from one call to the next.
+
+_copy = Copies()
 
 
 def _with_calls(message: AIMessage, calls: list[ToolCall]) -> AIMessage:
     if calls == message.tool_calls and not message.invalid_tool_calls:
         return message
-    return message.model_copy(update={"tool_calls": calls, "invalid_tool_calls": []})
+    return _copy(message, tool_calls=calls, invalid_tool_calls=[])
 
 
 def _answer(found: ToolMessage | None, name: str, call_id: str) -> ToolMessage:
@@ -157,7 +174,7 @@ def _answer(found: ToolMessage | None, name: str, call_id: str) -> ToolMessage:
     content: Any = found.content if _blocks(found) else _NOTHING
     if (found.name, found.tool_call_id) == (name, call_id) and content is found.content:
         return found
-    return found.model_copy(update={"content": content, "name": name, "tool_call_id": call_id})
+    return _copy(found, content=content, name=name, tool_call_id=call_id)
 
 
 def _unique_id(given: str, ids: set[str]) -> str:
@@ -176,7 +193,7 @@ def _joined(messages: Iterable[BaseMessage]) -> list[AnyMessage]:
     for message in messages:
         last = joined[-1] if joined else None
         if isinstance(message, HumanMessage) and isinstance(last, HumanMessage):
-            joined[-1] = last.model_copy(update={"content": _together(last.content, message.content)})
+            joined[-1] = _copy(last, content=_together(last.content, message.content))
         else:
             joined.append(message)
     return joined
@@ -197,17 +214,17 @@ def _blocks(message: BaseMessage) -> Sequence[str | Image]:
 
 def _described(message: M) -> M:
     texts = [each if isinstance(each, str) else f"[{each.description}]" for each in _blocks(message)]
-    return message.model_copy(update={"content": "\n".join(texts)})
+    return _copy(message, content="\n".join(texts))
 
 
 def _encodable(message: BaseMessage) -> BaseMessage:
     text = message.content
     if not isinstance(text, str) or text.isascii() or not _SURROGATES.search(text):
         return message
-    return message.model_copy(update={"content": _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)})
+    return _copy(message, content=_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
-def _shape_of(message: BaseMessage) -> tuple[str, tuple[tuple[str, str], ...]]:
+def _shape(message: BaseMessage) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The kind of a message, empty if it needs repair itself, and the ids and names of its calls or of the result's."""
     broken = "", ()
     if _encodable(message) is not message:
@@ -220,6 +237,3 @@ def _shape_of(message: BaseMessage) -> tuple[str, tuple[tuple[str, str], ...]]:
     is_valid = all(_unique_id(call_id, set()) == call_id and tool_name(name) == name for call_id, name in calls)
     is_empty = not calls and not message.text.strip()
     return broken if message.invalid_tool_calls or is_empty or not is_valid else ("ai", calls)
-
-
-_shape = PerMessage(_shape_of)

@@ -1,9 +1,13 @@
-"""Looks at JSON text without parsing it, in linear time: counts its values, and finds the end of an object in parts.
+"""Writes JSON text, and looks at it without parsing it, in linear time: counts values, finds the end of an object.
 
 No other thread runs while a parser works, so values are counted first.
 """
 
+import json
 import re
+from typing import Any
+
+import orjson
 
 MAX_VALUES = 50_000
 """Limit of values in one text of others: as many take some 20 ms to parse."""
@@ -49,3 +53,11 @@ class ObjectReader:
     def has_ended(self) -> bool:
         """Whether everything that was opened is closed."""
         return not (self._depth or self._is_in_string)
+
+
+def encoded(value: Any) -> bytes:
+    """Returns a value as JSON."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # integers of more than 64 bits and halves of surrogate pairs, from the tools of MCP servers
+        return json.dumps(value).encode()

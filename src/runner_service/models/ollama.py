@@ -4,15 +4,12 @@ import json
 from typing import Any
 
 import httpx
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_ollama import ChatOllama
 from pydantic import PrivateAttr
 
 from runner_service.models import ModelChoice
-from runner_service.models.answer import result_of
+from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
 from runner_service.models.failure_texts import read_error
 from runner_service.models.failures import ProviderError, status_failure
@@ -23,21 +20,14 @@ _MIN_CONTEXT_TOKENS = 16_384
 _CHARACTERS_PER_TOKEN = 3  # fewer than on average, so that the prompt fits
 
 
-class StreamingChatOllama(ChatOllama):
+class StreamingChatOllama(StreamingChatModel, ChatOllama):
     """Uses Ollama's client for the connection and LangChain's options; messages and answers are converted here."""
 
     _last_context_tokens: int = PrivateAttr(default=0)
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    async def answer(self, messages: list[BaseMessage], *, stop: list[str] | None = None, **options: Any) -> AIMessage:
         """Makes one call. Raises ProviderError, ConversationTooLongError, httpx.RequestError."""
-        del run_manager  # text goes to the current listener
-        request = self._chat_params([], stop, **kwargs) | {"messages": ollama_messages(messages), "stream": True}
+        request = self._chat_params([], stop, **options) | {"messages": ollama_messages(messages), "stream": True}
         request["options"] = {name: value for name, value in request["options"].items() if value is not None}
         if "num_ctx" not in request["options"]:
             request["options"]["num_ctx"] = self._context_tokens(request)
@@ -48,7 +38,7 @@ class StreamingChatOllama(ChatOllama):
                 text = await read_error(response)
                 raise ProviderError(status_failure(response.status_code, text, response.headers))
             answer = await read_answer(response)
-        return result_of(await answer.message("ollama"))
+        return await answer.message("ollama")
 
     def _context_tokens(self, request: dict[str, Any]) -> int:
         """Returns a context that holds the prompt and the answer, and never less than before: Ollama reloads the model.
@@ -69,7 +59,7 @@ class StreamingChatOllama(ChatOllama):
         return tokens
 
 
-def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:
+def make_model(choice: ModelChoice, connections: Connections) -> StreamingChatModel:
     """Creates the client. Its library requires the older httpx, so it has its own connections."""
     transport = httpx.AsyncHTTPTransport()
     connections.exit_stack.push_async_callback(transport.aclose)

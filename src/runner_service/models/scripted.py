@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 import httpx2
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatResult
 from langchain_core.runnables import Runnable
@@ -22,7 +22,8 @@ from langchain_core.tools import BaseTool
 from pydantic import PrivateAttr
 
 from runner_service.models import DEMO_SCRIPT, ModelChoice
-from runner_service.models.answer import AnswerBuilder, result_of
+from runner_service.models.answer import AnswerBuilder
+from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.connections import Connections
 from runner_service.models.script import Script, Turn, load_script
 
@@ -41,7 +42,7 @@ class ScriptedError(Exception):
         self.response = httpx2.Response(status_code or 500, headers=headers)
 
 
-class ScriptedChatModel(BaseChatModel):
+class ScriptedChatModel(StreamingChatModel):
     """Plays a script."""
 
     script: Script
@@ -72,16 +73,10 @@ class ScriptedChatModel(BaseChatModel):
         """Not supported: turns are streamed."""
         raise NotImplementedError
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    async def answer(self, messages: list[BaseMessage], *, stop: list[str] | None = None, **options: Any) -> AIMessage:
         """Streams a turn to the current listener."""
-        del stop, run_manager  # not supported
-        turn = self._turn(messages, **kwargs)
+        del stop  # not supported
+        turn = self._turn(messages, **options)
         fails = turn.error is not None and self._should_fail(turn, messages)
         answer = AnswerBuilder()
         for count, add_part in enumerate(self._parts(turn, messages, answer)):
@@ -92,7 +87,7 @@ class ScriptedChatModel(BaseChatModel):
             add_part()
             await answer.deliver()
         await asyncio.sleep(turn.silence)
-        return result_of(await answer.message("scripted"))
+        return await answer.message("scripted")
 
     def _turn(self, messages: list[BaseMessage], *, has_tools: bool = False, **_: Any) -> Turn:
         if not has_tools:
@@ -128,7 +123,7 @@ class ScriptedChatModel(BaseChatModel):
         yield partial(answer.add_usage, **usage)
 
 
-def make_model(choice: ModelChoice, connections: Connections) -> BaseChatModel:  # noqa: ARG001  # as the other providers
+def make_model(choice: ModelChoice, connections: Connections) -> StreamingChatModel:  # noqa: ARG001  # as the other providers
     """Creates the model from its script.
 
     Raises:
