@@ -14,6 +14,7 @@ from runner_service.executors.local.commands import Commands, SupervisorSource
 from runner_service.executors.local.confinement.cells import CacheBounds, Cells, plain_name
 from runner_service.executors.local.confinement.confiner import Confiner, Place
 from runner_service.executors.local.confinement.file_rules import FileRules
+from runner_service.executors.local.deep_removal import remove_whole
 from runner_service.executors.local.environment import command_environment
 from runner_service.executors.local.files import Files
 from runner_service.executors.local.restoring import LocalRestorer
@@ -281,7 +282,7 @@ def _resolve_root(directory: Path) -> Path:
 
 def _remove_directory(directory: Path) -> None:
     try:
-        shutil.rmtree(directory)
+        remove_whole(str(directory))
     except FileNotFoundError:
         return
     except OSError as error:

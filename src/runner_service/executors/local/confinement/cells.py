@@ -20,7 +20,7 @@ from runner_service.executors.local.confinement.mounts import (
     thread_environment,
     visible_cache,
 )
-from runner_service.executors.local.confinement.private import PrivateStore
+from runner_service.executors.local.confinement.private import BEYOND_MEASURE, PrivateStore
 from runner_service.executors.local.supervisor_client import SupervisorClient
 from runner_service.executors.protocol import SandboxSpec
 
@@ -72,6 +72,7 @@ class Cells:
 
         async def measure() -> None:
             before = await asyncio.to_thread(self._private.size_of, name)
+            before = 0 if before == BEYOND_MEASURE else before
             while True:
                 await asyncio.sleep(_MEASURE_INTERVAL_SECONDS)
                 size = await asyncio.to_thread(self._private.size_of, name)

@@ -2,20 +2,25 @@
 
 import logging
 import os
-import shutil
-import stat
+import sys
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
 from runner_service.executors.local.confinement.mounts import PrivateDirectories
+from runner_service.executors.local.deep_removal import remove_whole
 
 logger = logging.getLogger(__name__)
 
 _DIRECTORY = "private"
 _PRUNE_INTERVAL_SECONDS = 60.0
+_BLOCK_BYTES = 512
+_MAX_DEPTH = 500
+
+BEYOND_MEASURE = sys.maxsize
+"""The size of what cannot be measured: more than every bound."""
 
 
 class PrivateStore:
@@ -40,12 +45,13 @@ class PrivateStore:
         temporary, cache = own / "tmp", own / "cache"
         temporary.mkdir(exist_ok=True)
         temporary.chmod(0o1777)
-        cache.mkdir(mode=0o700, exist_ok=True)
+        cache.mkdir(exist_ok=True)
+        cache.chmod(0o700)
         return PrivateDirectories(str(temporary.resolve()), str(cache.resolve()))
 
     def size_of(self, name: str) -> int:
-        """Returns the bytes in the directories of a session."""
-        return _bytes_below(self._base / name)
+        """Returns the bytes in the directories of a session; `BEYOND_MEASURE` if commands have nested them too deep."""
+        return _bytes_below(str(self._base / name))
 
     def release(self, name: str, *, keep: bool) -> None:
         """Gives the directories up; those that are not kept are removed, and of the others what exceeds the bounds."""
@@ -62,7 +68,7 @@ class PrivateStore:
     def prune(self) -> None:
         """Removes directories that are too old, then the least recently used ones while all take too much."""
         used = {each: seconds for each in self._directories() if (seconds := _last_use(each)) is not None}
-        sizes = {each: _bytes_below(each) for each in used}
+        sizes = {each: _bytes_below(str(each)) for each in used}
         total = sum(sizes.values())
         for each in sorted(used, key=lambda each: used[each]):
             is_old = time.time() - used[each] > self._max_age_seconds
@@ -94,29 +100,26 @@ def _last_use(directory: Path) -> float | None:
         return None
 
 
-def _bytes_below(directory: Path) -> int:
-    total = 0
-    for current, _, files in os.walk(directory):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(current, name)).st_blocks * 512
-            except OSError:
-                continue
+def _bytes_below(directory: str) -> int:
+    """Returns the bytes below a directory; `BEYOND_MEASURE` if it is nested too deep."""
+    total, waiting = 0, [(directory, 0)]
+    while waiting:
+        path, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            return BEYOND_MEASURE
+        with suppress(OSError), os.scandir(path) as entries:  # removed meanwhile, or closed by its command
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, depth + 1))
+                else:
+                    total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES
     return total
 
 
 def _remove(directory: Path) -> None:
-    """Removes a directory, with directories in it that a command has closed to its own user."""
-
-    def open_up(function: Callable[..., object], path: str, _: object) -> None:
-        try:
-            os.chmod(os.path.dirname(path), stat.S_IRWXU)
-            if stat.S_ISDIR(os.lstat(path).st_mode):
-                os.chmod(path, stat.S_IRWXU)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                function(path)
-        except OSError as error:
-            logger.warning("private_directory_not_removed path=%s error=%s", path, error.strerror)
-
-    shutil.rmtree(directory, onerror=open_up)
+    try:
+        remove_whole(str(directory))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("private_directory_not_removed path=%s error=%s", directory, error.strerror)
