@@ -15,6 +15,9 @@ SERVICE_FILE = "service.json"
 STOPPING = "stopping"
 """The key in SERVICE_FILE that is true while the service drains and closes its files."""
 
+IN_USE = "is in use by another runner-service"
+"""In the error of a service that cannot start since another one holds its STATE_DIR, and may release it."""
+
 _CONNECT_TIMEOUT_SECONDS = 1.0
 
 

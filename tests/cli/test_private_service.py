@@ -97,6 +97,7 @@ def test_a_log_of_another_format_is_left_to_the_service(alone: CommandLine) -> N
     done = alone("ps", "--all")
     assert done.returncode == 75
     assert "schema version 99" in done.stderr
+    assert (alone.state_dir / "service.log").read_text().count("schema version 99") == 1  # it is not tried again
 
 
 def test_a_run_waits_for_a_service_that_is_stopping_and_says_so(alone: CommandLine) -> None:

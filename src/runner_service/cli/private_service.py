@@ -18,7 +18,7 @@ from typing import BinaryIO
 from runner_service.cli.environment import settings_from
 from runner_service.cli.errors import CommandError, ExitCode
 from runner_service.cli.secret_variables import pop_secrets, write_secrets
-from runner_service.state_dir import HoldingService, find_service
+from runner_service.state_dir import IN_USE, HoldingService, find_service
 
 LOG_FILE = "service.log"
 SOCKET_FILE = "service.sock"
@@ -135,7 +135,7 @@ class PrivateService:
         reason = written.removeprefix("runner-service: ") or f"it ended with exit code {exit_code}; its log is {log}"
         text = f"the service cannot start: {reason}"
         if exit_code == ExitCode.LOG_UNAVAILABLE:
-            raise _StateDirHeldError(text, ExitCode.LOG_UNAVAILABLE)
+            raise (_StateDirHeldError if IN_USE in reason else CommandError)(text, ExitCode.LOG_UNAVAILABLE)
         raise CommandError(text, ExitCode.CONFIG if exit_code == ExitCode.CONFIG else ExitCode.UNAVAILABLE)
 
     def _spawn(self, log: Path) -> tuple[subprocess.Popen[bytes], int]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from runner_service import states
 from runner_service.executors.protocol import Stream
+from runner_service.state_dir import IN_USE
 from runner_service.storage.changes import StoredChangeSet
 from runner_service.storage.event_log import (
     Entry,
@@ -88,9 +89,7 @@ def _open(state_dir: Path, on_deleted: Callable[[str], None]) -> "SqliteEventLog
         return SqliteEventLog(state_dir, lock, on_deleted)
     except BlockingIOError:
         os.close(lock)
-        raise LogError(
-            f"STATE_DIR {state_dir} is in use by another runner-service; stop it, or give this one its own directory"
-        ) from None
+        raise LogError(f"STATE_DIR {state_dir} {IN_USE}; stop it, or give this one its own directory") from None
     except (sqlite3.Error, OSError) as error:
         os.close(lock)
         raise LogError(
