@@ -169,7 +169,10 @@ async def test_roles_and_tenants_are_those_of_the_rpcs(start_process: StartProce
                 await asyncio.sleep(0.05)
 
 
-async def test_refusals_on_the_page_are_audited_and_a_tenant_is_named_once(start: StartService, tmp_path: Path) -> None:
+async def test_refusals_on_the_page_are_audited_and_a_tenant_is_named_once(
+    start: StartService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner_service.executions.audit._UNKNOWN_INTERVAL_SECONDS", 0.1)
     callers = CallersYaml(tmp_path / "callers.yaml")
     token = callers.add("watcher", "acme", ["watch"])
     client = await start([turn("Hi.")], CALLERS_FILE=str(callers.path), AUTH_TOKEN=TOKEN, **ON)
@@ -186,7 +189,7 @@ async def test_refusals_on_the_page_are_audited_and_a_tenant_is_named_once(start
     operator = (("authorization", f"Bearer {TOKEN}"),)
     async with asyncio.timeout(30):
         found: dict[str, runner_pb2.AuditEntry] = {}
-        while len(found) < 3:  # those that are not known are counted every ten seconds
+        while len(found) < 3:  # those that are not known are counted later
             await asyncio.sleep(0.1)
             page = await client.stub.ListAudit(runner_pb2.ListAuditRequest(), metadata=operator)
             found = {each.text: each for each in page.entries}
