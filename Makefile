@@ -6,7 +6,9 @@ PYTHON ?= $(shell for each in python3 python3.{14,13,12,11}; do $$each $(SUITS) 
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
-PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+PYTEST := $(BIN)/pytest --dist worksteal --maxprocesses 8
+# Tests wait more than they compute, for processes and connections: two workers for each core. Storms are left to one.
+WORKERS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN))))
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
 GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire examples/go/runnerv1
 
@@ -19,27 +21,27 @@ demo: $(RUNTIME) ## Runs a small real task, its events shown live, and replays i
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: $(DEV) ## Runs the tests, except the long ones; ARGS="tests/agent -x"
-	@$(PYTEST) -m "not long" $(ARGS)
+	@$(PYTEST) --numprocesses $(WORKERS) -m "not long" $(ARGS)
 
 test-long: $(DEV) ## Runs the long tests: storms of kills, many repetitions, real models
-	@$(PYTEST) -m long $(ARGS)
+	@$(PYTEST) --numprocesses logical -m long $(ARGS)
 
 latest: $(DEV) ## Runs the tests with the newest versions of all dependencies, in an environment of its own
 	@rm -rf .venv-latest && $(BIN)/uv venv -q .venv-latest
 	@$(BIN)/uv pip compile -q --no-annotate --no-header pyproject.toml --all-extras --group install --group dev -o .venv-latest/newest.txt
 	@VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q -r .venv-latest/newest.txt
 	@VIRTUAL_ENV=.venv-latest $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
-	@$(subst $(BIN),.venv-latest/bin,$(PYTEST)) -m "not long" $(ARGS)
+	@$(subst $(BIN),.venv-latest/bin,$(PYTEST)) --numprocesses $(WORKERS) -m "not long" $(ARGS)
 
 earliest: $(DEV) ## Runs the tests of Daytona with the earliest SDK that is supported, and the server that needs it
 	@rm -rf .venv-earliest && $(BIN)/uv venv -q .venv-earliest
 	@VIRTUAL_ENV=.venv-earliest $(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
 	@VIRTUAL_ENV=.venv-earliest $(BIN)/uv pip install -q daytona==0.200.0
 	@VIRTUAL_ENV=.venv-earliest $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
-	@EMULATED_DAYTONA=0.190.0 $(subst $(BIN),.venv-earliest/bin,$(PYTEST)) -m "not long" tests/executors/daytona $(ARGS)
+	@EMULATED_DAYTONA=0.190.0 $(subst $(BIN),.venv-earliest/bin,$(PYTEST)) --numprocesses $(WORKERS) -m "not long" tests/executors/daytona $(ARGS)
 
 coverage: $(DEV) ## Runs the tests and fails when less of the code is covered than before
-	@$(PYTEST) -m "not long" --cov --cov-report term:skip-covered $(ARGS)
+	@$(PYTEST) --numprocesses $(WORKERS) -m "not long" --cov --cov-report term:skip-covered $(ARGS)
 
 chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 SEED=1"
 	@$(BIN)/python -m tests.chaos $(ARGS)

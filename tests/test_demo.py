@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DEMO = Path(__file__).parent.parent / "examples" / "demo.sh"
 
 
+@pytest.mark.long
 def test_the_demo_shows_an_agent_replays_it_from_the_middle_and_survives_a_kill(tmp_path: Path) -> None:
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
