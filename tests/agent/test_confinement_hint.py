@@ -20,6 +20,7 @@ ROOT = "/work/root"
         "Error: EACCES: permission denied, open '/etc/x'",
         "OSError: [Errno 30] Read-only file system: '/etc/x'",
         "mkdir: cannot create directory ‘/etc/x’: Read-only file system",
+        "open /etc/x: read-only file system",  # Go
     ],
 )
 def test_a_path_outside_that_was_refused_is_named(output: str) -> None:

@@ -12,10 +12,12 @@ _CLEANUP_TIMEOUT_SECONDS = 10.0
 _LASTING = {
     "agents",
     "checkpoints.db",
+    "confinement-probe",
     "contents",
     "events.db",
     "lock",
     "outputs",
+    "private",
     "reserve",
     "scans",
     "service.json",

@@ -1,6 +1,7 @@
 """The file tools of a confined execution, which run in the service, get no further than its commands."""
 
 import shutil
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -121,3 +122,20 @@ async def test_at_read_only_nothing_is_written(tmp_path: Path, root: Path) -> No
         assert await refusal(opened.write_text("/made/for/it", "x")) == "permission_denied"
         assert await downloaded(opened, "/plain") == b"secret"
     assert not (root / "made").exists()
+
+
+async def test_the_environment_of_the_service_is_not_changed_where_it_lies_in_the_root(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a command adds there would run in the service at its next start, outside of every cell."""
+    (root / "project" / ".venv" / "lib").mkdir(parents=True)
+    (root / "project" / ".venv" / "lib" / "module.py").write_text("secret")
+    monkeypatch.setattr(sys, "prefix", str(root / "project" / ".venv"))
+    level = Confinement(files="workspace")
+    async with opened_locally(tmp_path) as executor, executor.open(SandboxSpec("e", confinement=level)) as opened:
+        for name, operation in WRITE.items():
+            assert await refusal(operation(opened, "/project/.venv/lib/module.py")) == "permission_denied", name
+        assert await refusal(opened.delete("/project")) == "permission_denied"
+        assert await output(opened, "echo x > project/.venv/lib/new.pth || echo held") == "held\n"
+        assert await output(opened, "mv project/.venv elsewhere || mv project elsewhere || echo held") == "held\n"
+        assert await output(opened, "echo x > project/file; cat project/file project/.venv/lib/*") == "x\nsecret"

@@ -1,20 +1,23 @@
 """A line for the model when a command seems to have failed because of the confinement of its execution."""
 
 import re
+from collections.abc import Sequence
 
 from runner_service.executors.confinement import Confinement, is_below
 
-_WORDING = ("Read-only file system", "ermission denied", "Operation not permitted", "EROFS", "EACCES")
-_READ_ONLY = ("Read-only file system", "EROFS")
+_WORDING = ("read-only file system", "permission denied", "operation not permitted", "erofs", "eacces")
+"""In lower case, as Go has it: others write some of it in capitals."""
+_READ_ONLY = ("read-only file system", "erofs")
 _PATH = re.compile(r"/[^\s:'\"`\u2018\u2019,()]*")
 _UNREACHABLE = (
-    "Network is unreachable",
-    "Could not resolve host",
+    "network is unreachable",
+    "could not resolve host",
     "name resolution",
-    "Name or service not known",
+    "name or service not known",
+    "no such host",
     "getaddrinfo",
-    "ENOTFOUND",
-    "EAI_AGAIN",
+    "enotfound",
+    "eai_again",
 )
 _MAX_LINE_CHARACTERS = 2000
 _MAX_PATHS_PER_LINE = 8
@@ -34,7 +37,7 @@ def confinement_hint(confinement: Confinement, root: str, output: str) -> str:
         hints.append(
             f"{path} is closed by the confinement of this execution (files: {confinement.files}); use {writable}"
         )
-    if confinement.network != "all" and any(words in output for words in _UNREACHABLE):
+    if confinement.network != "all" and _says(output, _UNREACHABLE):
         hosts = ", ".join(map(str, confinement.allowed_hosts[:10]))
         reached = f"only {hosts} can be reached, through HTTP_PROXY" if hosts else "no host can be reached"
         hints.append(
@@ -46,10 +49,15 @@ def confinement_hint(confinement: Confinement, root: str, output: str) -> str:
 def _refused_path(confinement: Confinement, root: str, output: str) -> str:
     """Returns a path that seems to have been refused by the confinement: one outside the root, or a read-only root."""
     for line in output.splitlines():
-        if not any(words in line for words in _WORDING):
+        if not _says(line, _WORDING):
             continue
         for path in _PATH.findall(line[:_MAX_LINE_CHARACTERS])[:_MAX_PATHS_PER_LINE]:
             if not is_below(path, root):
                 return str(path)
-    is_whole = confinement.files == "read_only" and any(words in output for words in _READ_ONLY)
+    is_whole = confinement.files == "read_only" and _says(output, _READ_ONLY)
     return root if is_whole else ""
+
+
+def _says(text: str, wording: Sequence[str]) -> bool:
+    lower = text.lower()
+    return any(words in lower for words in wording)

@@ -24,7 +24,7 @@ from runner_service.executors.local.confinement.landlock import (
     landlock_mechanism,
     thread_rules,
 )
-from runner_service.executors.local.confinement.mounts import Mounts, PrivateDirectories, plan
+from runner_service.executors.local.confinement.mounts import Mounts, PrivateDirectories, plan, service_code_below
 from runner_service.executors.local.confinement.remedies import remedy_for, remedy_for_missing
 from runner_service.executors.local.supervisor_client import SupervisorClient
 from runner_service.executors.local.supervisor_process import SupervisorProcess
@@ -98,7 +98,13 @@ class Confiner:
     def file_rules(self, asked: Confinement, root: str) -> FileRules:
         """Returns the rules of the file tools. Blocks on the file system."""
         hidden = hidden_paths(self._place.home, self._secrets())
-        return file_rules(asked, root=root, hidden=hidden, repositories=git_paths(root).writable)
+        return file_rules(
+            asked,
+            root=root,
+            hidden=hidden,
+            repositories=git_paths(root).writable,
+            service_code=service_code_below(root),
+        )
 
     def cell(
         self,

@@ -14,12 +14,16 @@ _REDIRECTS = ("commondir", "gitdir")
 
 @dataclass(frozen=True, slots=True)
 class FileRules:
-    """What file tools may not do. Paths are real and absolute; `repositories` are git directories below the root."""
+    """What file tools may not do. Paths are real and absolute; `repositories` are git directories below the root.
+
+    `service_code` is what the service itself runs.
+    """
 
     is_read_only: bool = False
     protects_git: bool = False
     hidden: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
+    service_code: tuple[str, ...] = ()
 
     def is_hidden(self, path: str) -> bool:
         """Returns whether nothing may be known of what is at or below `path`."""
@@ -36,6 +40,8 @@ class FileRules:
             raise FileError("permission_denied", f"{path}: the files of this execution are read-only (confinement)")
         if any(is_below(each, path) for each in (*self.hidden, *self.repositories)):
             raise FileError("permission_denied", f"{path}: holds what this execution's confinement protects")
+        if any(is_below(path, each) or is_below(each, path) for each in self.service_code):
+            raise FileError("permission_denied", f"{path}: read-only (confinement), since the service itself runs it")
         if self.protects_git and _is_git_setting(path):
             raise FileError(
                 "permission_denied",
@@ -43,7 +49,9 @@ class FileRules:
             )
 
 
-def file_rules(confinement: Confinement, *, root: str, hidden: list[str], repositories: list[str]) -> FileRules:
+def file_rules(
+    confinement: Confinement, *, root: str, hidden: list[str], repositories: list[str], service_code: list[str]
+) -> FileRules:
     """Returns the rules of a level. Blocks on the file system."""
     asked = [os.path.realpath(path) for path in confinement.hidden_paths]
     below = [path for path in (*hidden, *asked) if is_below(path, root) and path != root]
@@ -52,6 +60,7 @@ def file_rules(confinement: Confinement, *, root: str, hidden: list[str], reposi
         protects_git=True,
         hidden=tuple(below),
         repositories=tuple(path for path in repositories if is_below(path, root)),
+        service_code=tuple(service_code),
     )
 
 

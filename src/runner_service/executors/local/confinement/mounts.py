@@ -148,11 +148,22 @@ def plan(
     _refuse_secrets((*confinement.readable_paths, *confinement.writable_paths), secrets)
     _show_listed(mounts, confinement.readable_paths, "read_only")
     if is_writable:
+        code = service_code_below(root)
+        mounts.show(code, "read_only")
         _show_listed(mounts, confinement.writable_paths, "writable")
-        _pin_ancestors_of_hidden(mounts, root)
+        _pin_ancestors(mounts, root, code)
         mounts.show(git.writable, "writable")
         mounts.show(git.read_only, "read_only")
     return mounts
+
+
+def service_code_below(root: str) -> list[str]:
+    """Returns the service's own code and environment, if they lie in a sandbox's directory: its next start runs them.
+
+    Blocks.
+    """
+    code = [os.path.realpath(path) for path in (sys.prefix, PACKAGES / "runner_service")]
+    return [path for path in code if path != root and is_below(path, root) and os.path.isdir(path)]
 
 
 def visible_cache(confinement: Confinement, home: str) -> str:
@@ -216,9 +227,10 @@ def _refuse_secrets(paths: Iterable[str], secrets: Sequence[str]) -> None:
             raise ConfinementError(f"confinement: {path} belongs to the service and cannot be shown")
 
 
-def _pin_ancestors_of_hidden(mounts: Mounts, root: str) -> None:
-    """Makes mount points of the directories between the root and what is hidden below it, so that none can be moved."""
-    for path in [path for path, view in mounts.views.items() if view == "hidden" and is_below(path, root)]:
+def _pin_ancestors(mounts: Mounts, root: str, code: Sequence[str]) -> None:
+    """Makes mount points of the directories between the root and what is hidden or of the service, to stay in place."""
+    hidden = [path for path, view in mounts.views.items() if view == "hidden" and is_below(path, root)]
+    for path in (*hidden, *code):
         for ancestor in Path(path).parents:
             if not is_below(str(ancestor), root) or str(ancestor) == root:
                 break
