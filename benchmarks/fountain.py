@@ -7,6 +7,7 @@ With `--redis PORT` it is a replica that shares the Redis at that port.
 
 An execution whose message is `{"tokens": N, "gap": SECONDS}` says "ready", waits until one with the message `open`
 runs, says N tokens and "done", and ends with the next `open`. So what lies between "ready" and "done" is tokens alone.
+With `"phase": SECONDS` it begins so much later: executions that all spoke in the same moment would wait for each other.
 """
 
 import argparse
@@ -58,6 +59,7 @@ class Fountain(PlainLoop):
         asked = json.loads(run.message)
         run.events.publish(event_pb2.TextDelta(message_id="m", text="ready"))
         await self._gate.passed()
+        await asyncio.sleep(asked.get("phase", 0.0))
         pace = Pace(asked["gap"])
         for _ in range(asked["tokens"]):
             token = event_pb2.TextDelta(message_id="m", text=TOKEN)

@@ -35,6 +35,10 @@ CROWD_WAKE_UP = "the same, a watcher at another replica sees an event later by, 
 """The rows of the table in docs/performance.md, of which `benchmarks.capacity` computes."""
 
 _TAKEOVER_TIMEOUT_SECONDS = 30.0
+_STARTS_AT_ONCE = 24
+"""All at once they would keep replicas without a core of their own from renewing their leases."""
+
+_CROWD_TIMEOUT_SECONDS = 280.0
 
 
 class Crowd(NamedTuple):
@@ -78,21 +82,24 @@ async def _crowd(redis: RunningRedis, replicas: Sequence[Running], executions: i
         callers = [await parts.enter_async_context(calling(each.address, calls=calls)) for each in replicas]
         watched: list[tuple[Watched, Watched]] = []
         all_ready = asyncio.Event()
+        starting = asyncio.Semaphore(_STARTS_AT_ONCE)
 
         async def follow(number: int) -> None:
             owner, other = callers[number % len(callers)], callers[(number + 1) % len(callers)]
             name = f"crowd-{number}"
-            message = f'{{"tokens": {tokens}, "gap": {gap}}}'
-            pair = Watched(owner.start(message, number=number, execution_id=name)), Watched(None)
-            await pair[0].until_ready()
-            pair[1].call = other.watch(name, number=number)
-            await pair[1].until_ready()
+            phase = gap * number / executions
+            message = f'{{"tokens": {tokens}, "gap": {gap}, "phase": {phase}}}'
+            async with starting:
+                pair = Watched(owner.start(message, number=number, execution_id=name)), Watched(None)
+                await pair[0].until_ready()
+                pair[1].call = other.watch(name, number=number)
+                await pair[1].until_ready()
             watched.append(pair)
             if len(watched) == executions:
                 all_ready.set()
             await asyncio.gather(*(each.until_done(tokens) for each in pair))  # what is not read is cut off
 
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(_CROWD_TIMEOUT_SECONDS), asyncio.TaskGroup() as tasks:
             for number in range(executions):
                 tasks.create_task(follow(number))
             await all_ready.wait()

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 import time
+from contextlib import suppress
 
 from runner_service.errors import CallError, CancelledEnd, UnavailableError
 from runner_service.executions.approval_service import ApprovalService
@@ -50,18 +51,25 @@ class Takeover:
         self._interval_seconds = replicas.lease_seconds / _BEATS_PER_LEASE
         self._last_beat = self._steady_since = 0.0
         self._was_replicated = True
-        self._beats = 0
+        self._dead: list[str] = []
+        self._has_dead = asyncio.Event()
+        self._rounds = 0
         self._idle: set[str] = set()
         """What this replica owned and did not work on when it last looked."""
         self._postponed: dict[str, None] = {}
         """Executions that could not be resumed for a reason that passes."""
 
     async def run(self) -> None:
-        """Beats until cancelled."""
+        """Renews the lease, and attends to executions, until cancelled."""
         await self._reach()
+        async with asyncio.TaskGroup() as tasks:  # however long it attends to many, the lease is renewed
+            tasks.create_task(self._renew_forever(), name="lease")
+            tasks.create_task(self._attend_forever(), name="attend")
+
+    async def _renew_forever(self) -> None:
         while True:
             try:
-                await self._beat()
+                await self._renew()
             except LogError as error:
                 if self._steady_since:
                     logger.warning("lease_not_renewed error=%s", error)
@@ -70,6 +78,18 @@ class Takeover:
                 if silent_seconds > self._replicas.lease_seconds - self._interval_seconds:
                     self._readiness.set_held_up(_STORAGE, is_held_up=True)
             await asyncio.sleep(self._interval_seconds)
+
+    async def _attend_forever(self) -> None:
+        while True:
+            if self._steady_since:
+                try:
+                    await self._attend()
+                except LogError as error:
+                    logger.warning("executions_not_attended error=%s", error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_seconds):
+                    await self._has_dead.wait()
+            self._has_dead.clear()
 
     async def leave(self) -> None:
         """Ends the lease of this replica."""
@@ -91,8 +111,8 @@ class Takeover:
                 return
             await asyncio.sleep(self._interval_seconds)
 
-    async def _beat(self) -> None:
-        dead = await self._replicas.beat()
+    async def _renew(self) -> None:
+        self._dead = list(await self._replicas.beat())
         now = time.monotonic()
         if not self._steady_since or now - self._last_beat > self._replicas.lease_seconds:
             logger.info("lease_held")
@@ -100,6 +120,10 @@ class Takeover:
         self._last_beat = now
         self._readiness.set_held_up(_STORAGE, is_held_up=False)
         self._observe_replication()
+        if self._dead:
+            self._has_dead.set()
+
+    async def _attend(self) -> None:
         await self._read_letters()
         attended = [each.id for each in self._registry.in_memory() if each.is_remote and each.callers]
         await self._replicas.attend(attended)
@@ -108,12 +132,17 @@ class Takeover:
             return
         for execution_id in [*await self._replicas.handed_over(), *self._postponed]:
             await self._take_over(execution_id)
-        if now - self._steady_since >= self._replicas.lease_seconds:
-            for replica in dead:
+        if self._is_steady():
+            for replica in self._dead:
                 await self._take_over_from(replica)
-        self._beats += 1
-        if self._beats % _BEATS_PER_LEASE == 0:
+        self._rounds += 1
+        if self._rounds % _BEATS_PER_LEASE == 0:
             await self._take_over_idle()
+
+    def _is_steady(self) -> bool:
+        """Tells whether this replica has held its lease for the time of a whole one."""
+        now, lease_seconds = time.monotonic(), self._replicas.lease_seconds
+        return 0 < self._steady_since <= now - lease_seconds and now - self._last_beat <= lease_seconds
 
     def _observe_replication(self) -> None:
         """Without the copies that are required nothing new starts; what runs goes on."""

@@ -13,6 +13,7 @@ from runner_service.storage.redis.activities import RedisActivityStore
 from runner_service.storage.redis.audit import RedisAuditStore
 from runner_service.storage.redis.connection import Connection, RedisAddress, connection
 from runner_service.storage.redis.contents import RedisContentStore
+from runner_service.storage.redis.entry_reads import EntryReads
 from runner_service.storage.redis.event_log import RedisEventLog
 from runner_service.storage.redis.following import Follower, cancel
 from runner_service.storage.redis.hot_path import HotConnection
@@ -61,9 +62,10 @@ async def redis_storage(
     async with connection(address) as opened:
         follower = Follower(opened)
         hot = HotConnection(address)
+        entries = EntryReads(HotConnection(address))
         following = asyncio.create_task(follower.run(), name="redis-follower")
         try:
-            log = RedisEventLog(opened, hot, keys, follower)
+            log = RedisEventLog(opened, hot, entries, keys, follower)
             ownership = RedisOwnership(opened, keys)
             replicas = RedisReplicas(opened, keys, ownership.replica, log, lease_seconds=LEASE_SECONDS)
             scratch_files = RedisScratchFiles(opened, keys, blocking_client)
@@ -74,4 +76,5 @@ async def redis_storage(
         finally:
             await cancel(following)
             blocking_client.close()
+            await entries.close()
             await hot.close()

@@ -28,6 +28,7 @@ from runner_service.storage.journal import JournaledCall
 from runner_service.storage.redis.appender import Append, Appender, Position, Sent
 from runner_service.storage.redis.appending import RUN_ID, decode_result
 from runner_service.storage.redis.connection import Argument, Connection
+from runner_service.storage.redis.entry_reads import EntryReads
 from runner_service.storage.redis.following import Follower
 from runner_service.storage.redis.hot_path import HotConnection
 from runner_service.storage.redis.index import Index
@@ -38,12 +39,19 @@ from runner_service.storage.redis.reading import PageReader, read_output, read_p
 class RedisEventLog:
     """Implements `EventLog`."""
 
-    def __init__(self, connection: Connection, hot: HotConnection, keys: DeploymentKeys, follower: Follower) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        hot: HotConnection,
+        entries: EntryReads,
+        keys: DeploymentKeys,
+        follower: Follower,
+    ) -> None:
         self._connection = connection
         self._keys = keys
         self._follower = follower
         self._index = Index(connection, keys)
-        self._pages = PageReader(connection)
+        self._pages = PageReader(connection, entries)
         self._appender = Appender(hot)
         self._sent: dict[str, Sent] = {}
         self.stored_fingerprint_key: bytes | None = None

@@ -4,22 +4,22 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from redis.asyncio.client import PubSub
+from typing import Any
 
 from runner_service.states import is_final
 from runner_service.storage.event_log import LogError, Notify
 from runner_service.storage.owner_history import OwnerHistory
-from runner_service.storage.redis.connection import Connection
+from runner_service.storage.redis.connection import TIMEOUT_SECONDS, Connection
 from runner_service.storage.redis.keys import ExecutionKeys
+from runner_service.storage.redis.link import FAILURES, Link, open_link, pack
 from runner_service.storage.redis.reading import read_records
 
 logger = logging.getLogger(__name__)
 
 _RECONNECT_INTERVAL_SECONDS = 0.2
-_POLL_SECONDS = 1.0
-_SUBSCRIBE_POLL_SECONDS = 0.02
+_PING_INTERVAL_SECONDS = 1.0
 _CANCEL_INTERVAL_SECONDS = 0.1
+_CHANNELS_PER_READ = 200
 
 
 async def cancel(task: "asyncio.Task[None]") -> None:
@@ -32,15 +32,21 @@ async def cancel(task: "asyncio.Task[None]") -> None:
 
 
 class Follower:
-    """Calls watchers of an execution when another replica has committed. Belongs to the event loop; `run` it."""
+    """Calls watchers of an execution when another replica has committed. Belongs to the event loop; `run` it.
+
+    What is announced is passed on as it comes. Where it may be about an owner that is not known here, and after each
+    subscription, since what was committed before is not announced, the record is read first.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._watchers: dict[str, list[Notify]] = {}
         self._wanted = asyncio.Event()
-        self._changes: asyncio.Queue[str] = asyncio.Queue()
+        self._link: Link | None = None
         self._ids: dict[str, str] = {}
         self._owners: dict[str, OwnerHistory] = {}
+        self._unread: dict[str, None] = {}
+        self._has_unread = asyncio.Event()
 
     @contextmanager
     def subscribed(self, execution_id: str, notify: Notify) -> Iterator[None]:
@@ -49,76 +55,92 @@ class Follower:
         watchers = self._watchers.setdefault(channel, [])
         watchers.append(notify)
         self._ids[channel] = execution_id
-        self._changes.put_nowait(channel)
+        self._send("SUBSCRIBE", channel)
         self._wanted.set()
         try:
             yield
         finally:
             watchers.remove(notify)
             if not watchers and self._watchers.get(channel) is watchers:
-                del self._watchers[channel]
-                self._changes.put_nowait(channel)
+                del self._watchers[channel], self._ids[channel]
+                self._owners.pop(channel, None)
+                self._send("UNSUBSCRIBE", channel)
 
     async def run(self) -> None:
         """Follows until cancelled, across failures of Redis."""
-        while True:
-            await self._wanted.wait()
-            try:
-                with self._connection.as_log_error():
-                    async with self._connection.subscription() as subscription:
-                        await self._follow(subscription)
-            except LogError as error:
-                logger.warning("following_interrupted error=%s", error)
-            except Exception:  # without the follower, watchers at this replica would wait forever
-                logger.exception("following_failed")
-            await asyncio.sleep(_RECONNECT_INTERVAL_SECONDS)
-
-    async def _follow(self, subscription: PubSub) -> None:
-        while not self._changes.empty():
-            self._changes.get_nowait()
-        for channel in list(self._watchers):
-            await subscription.subscribe(channel)
-        changing = asyncio.create_task(self._apply_changes(subscription), name="redis-subscriptions")
+        reading = asyncio.create_task(self._read_records(), name="redis-follower-records")
         try:
-            await self._receive(subscription)
+            while True:
+                await self._wanted.wait()
+                try:
+                    await self._follow()
+                except FAILURES as error:
+                    logger.warning("following_interrupted error=%s", error or type(error).__name__)
+                except Exception:  # without the follower, watchers at this replica would wait forever
+                    logger.exception("following_failed")
+                await asyncio.sleep(_RECONNECT_INTERVAL_SECONDS)
         finally:
-            await cancel(changing)
+            await cancel(reading)
 
-    async def _apply_changes(self, subscription: PubSub) -> None:
-        while True:
-            channel = await self._changes.get()
-            if channel in self._watchers:
-                await subscription.subscribe(channel)
-            elif channel in self._ids:
-                del self._ids[channel]
-                self._owners.pop(channel, None)
-                await subscription.unsubscribe(channel)
+    async def _follow(self) -> None:
+        self._link = link = await open_link(self._connection.address)
+        try:
+            ended = link.listen(self._receive)
+            if self._watchers:
+                link.send(pack("SUBSCRIBE", *self._watchers))
+            while True:
+                link.send(pack("PING"))
+                await asyncio.wait([ended], timeout=_PING_INTERVAL_SECONDS)
+                if ended.done():
+                    ended.result()
+                if link.silent_seconds > TIMEOUT_SECONDS:
+                    raise TimeoutError(f"no reply within {TIMEOUT_SECONDS:g} s")
+        finally:
+            self._link = None
+            link.abort()
 
-    async def _receive(self, subscription: PubSub) -> None:
-        while True:
-            if not subscription.subscribed:  # redis-py has no connection before the first, and refuses to read
-                await asyncio.sleep(_SUBSCRIBE_POLL_SECONDS)
-                continue
-            message = await subscription.get_message(timeout=_POLL_SECONDS)
-            if message is None:
-                continue
-            channel = message["channel"].decode()
-            if message["type"] == "subscribe":  # what was committed before is not announced
-                await self._notify_of_record(channel)
-            elif message["type"] == "message":
-                last, finished, token, *_ = message["data"].split(b":")
+    def _send(self, command: str, channel: str) -> None:
+        if self._link:
+            self._link.send(pack(command, channel))
+
+    def _receive(self, reply: Any) -> None:
+        match reply:
+            case [b"message", bytes() as name, bytes() as news]:
+                channel = name.decode()
+                last, finished, token, *_ = news.split(b":")
                 if channel in self._owners and self._owners[channel].token == int(token):
                     self._notify(channel, int(last), finished=finished == b"1")
                 else:
-                    await self._notify_of_record(channel)
+                    self._read_record_of(channel)
+            case [b"subscribe", bytes() as name, _]:
+                self._read_record_of(name.decode())
 
-    async def _notify_of_record(self, channel: str) -> None:
-        if channel not in self._watchers:
-            return
-        if stored := (await read_records(self._connection, [self._ids[channel]]))[0]:
-            execution = stored.execution.execution
-            self._owners[channel] = stored.execution.owners
-            self._notify(channel, execution.last_sequence, finished=is_final(execution.state))
+    def _read_record_of(self, channel: str) -> None:
+        self._unread[channel] = None
+        self._has_unread.set()
+
+    async def _read_records(self) -> None:
+        while True:
+            await self._has_unread.wait()
+            self._has_unread.clear()
+            while self._unread:
+                channels = list(self._unread)[:_CHANNELS_PER_READ]
+                for channel in channels:
+                    del self._unread[channel]
+                try:
+                    await self._notify_of_records([each for each in channels if each in self._watchers])
+                except LogError as error:
+                    logger.warning("following_interrupted error=%s", error)
+                    self._unread |= dict.fromkeys(channels)
+                    await asyncio.sleep(_RECONNECT_INTERVAL_SECONDS)
+
+    async def _notify_of_records(self, channels: list[str]) -> None:
+        records = await read_records(self._connection, [self._ids[each] for each in channels])
+        for channel, stored in zip(channels, records, strict=True):
+            if stored and channel in self._watchers:
+                execution = stored.execution.execution
+                self._owners[channel] = stored.execution.owners
+                self._notify(channel, execution.last_sequence, finished=is_final(execution.state))
 
     def _notify(self, channel: str, last: int, *, finished: bool) -> None:
         owners = self._owners.get(channel, OwnerHistory())

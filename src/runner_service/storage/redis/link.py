@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -18,7 +19,7 @@ FAILURES = (OSError, TimeoutError, hiredis.HiredisError)
 
 
 class Link(asyncio.Protocol):
-    """One connection, for one exchange at a time. Open it with `open_link`."""
+    """One connection, for one exchange at a time, or to listen. Open it with `open_link`."""
 
     def __init__(self) -> None:
         self.is_lost = False
@@ -28,6 +29,8 @@ class Link(asyncio.Protocol):
         self._replies: list[Any] = []
         self._wanted = 0
         self._waiter: asyncio.Future[list[Any]] | None = None
+        self._on_reply: Callable[[Any], None] = self._collect
+        self._heard = self._loop.time()
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -47,6 +50,24 @@ class Link(asyncio.Protocol):
         finally:
             self._waiter = None
 
+    def listen(self, on_reply: Callable[[Any], None]) -> asyncio.Future[list[Any]]:
+        """Passes every reply on from now on. Returns a future that gets one of `FAILURES` when the connection ends."""
+        self._on_reply = on_reply
+        self._waiter = self._loop.create_future()
+        if self.is_lost:
+            self._fail(ConnectionError("Redis has closed the connection"))
+        return self._waiter
+
+    def send(self, data: bytes) -> None:
+        """Sends commands whose replies go to the listener."""
+        if self._transport and not self.is_lost:
+            self._transport.write(data)
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long nothing has come."""
+        return self._loop.time() - self._heard
+
     def abort(self) -> None:
         """Closes the connection at once."""
         self.is_lost = True
@@ -61,13 +82,16 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Implements `asyncio.Protocol`."""
+        self._heard = self._loop.time()
         try:
             self._parser.feed(data)
             while (reply := self._parser.gets()) is not False:
-                self._replies.append(reply)
+                self._on_reply(reply)
         except hiredis.HiredisError as error:
             self._fail(error)
-            return
+
+    def _collect(self, reply: Any) -> None:
+        self._replies.append(reply)
         if self._waiter and len(self._replies) >= self._wanted and not self._waiter.done():
             self._waiter.set_result(self._replies)
 

@@ -10,6 +10,7 @@ from runner_service.storage.frames import skip_frames
 from runner_service.storage.owner_history import decode_history
 from runner_service.storage.redis.appender import Position
 from runner_service.storage.redis.connection import Connection
+from runner_service.storage.redis.entry_reads import EntryReads
 from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -92,8 +93,9 @@ def _stored(
 class PageReader:
     """Reads pages of events, and remembers which owner wrote the newest that was read of each execution."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, entries: EntryReads) -> None:
         self._connection = connection
+        self._entries = entries
         self._read: dict[str, _Place] = {}
 
     async def read(self, execution_id: str, after: int, max_bytes: int, *, with_output: bool) -> Page:
@@ -103,7 +105,8 @@ class PageReader:
         size, count, is_full = 0, _MIN_ENTRIES_PER_READ, False
         place = await self._place(keys, execution_id, after)
         while not is_full:
-            entries = await _read_entries(self._connection, keys, place, count)
+            found = await self._entries.read(keys.events, f"{place.token}-{place.last}", count)
+            entries = [_entry(keys, name, dict(zip(fields[::2], fields[1::2], strict=True))) for name, fields in found]
             for entry in entries:
                 place = _Place(entry.token, entry.last)
                 if entry.last <= after or not entry.events or (entry.output and not with_output):
