@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ class Deployment:
         self._directory = directory
         self.replicas: list[ServiceProcess] = []
 
-    async def start(self, turns: Turns | Mapping[str, Any] = (), count: int = 1, **variables: str) -> None:
-        """Starts `count` more replicas, each with a STATE_DIR of its own."""
+    async def start(
+        self, turns: Turns | Mapping[str, Any] = (), count: int = 1, *, before: Sequence[str] = (), **variables: str
+    ) -> None:
+        """Starts `count` more replicas, each with a STATE_DIR of its own; by the program `before`, if there is one."""
         block = {
             "MODE": "cloud",
             "DAYTONA_API_KEY": API_KEY,
@@ -42,9 +44,9 @@ class Deployment:
             **self.redis.variables,
         }
         first = len(self.replicas)
+        states = [{"STATE_DIR": str(self._directory / f"state-{number}")} for number in range(first, first + count)]
         self.replicas += await asyncio.gather(*(
-            self._start_process(turns, **{**block, "STATE_DIR": str(self._directory / f"state-{number}"), **variables})
-            for number in range(first, first + count)
+            self._start_process(turns, before=before, **{**block, **state, **variables}) for state in states
         ))  # fmt: skip
 
     def request(self, execution_id: str, **fields: Any) -> runner_pb2.ExecuteAgentRequest:

@@ -10,7 +10,7 @@ from tests.scale.redis_server import RedisServer, needs_redis
 from tests.scale.replicas import Deployment, kind
 
 from runner_service import states
-from runner_service.storage.event_log import NewEvent, NewExecution, NewState
+from runner_service.storage.event_log import LogError, NewEvent, NewExecution, NewState, Page
 from runner_service.storage.redis.backend import redis_storage
 from runner_service.storage.redis.connection import RedisAddress
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -39,6 +39,36 @@ async def test_a_watcher_that_comes_as_the_first_one_leaves_is_notified(redis: R
             await owner.log.append([NewEvent("e", 1, b"x"), ended], tokens)
             async with asyncio.timeout(10):
                 await finished.wait()
+
+
+async def test_what_many_watchers_want_at_once_is_read_in_one_round_trip(redis: RedisServer) -> None:
+    async with redis_storage(RedisAddress("127.0.0.1", redis.port)) as storage:
+        names = [f"e{number}" for number in range(50)]
+        for name in names:
+            await storage.log.append([NewExecution(runner_pb2.Execution(execution_id=name), b"f")])
+            await storage.log.append([NewEvent(name, 1, b"1"), NewEvent(name, 2, b"2")])
+        assert [(await storage.log.read(each, 0, 1)).last for each in names] == 50 * [1]
+        with redis.client as client:
+            before = client.info("stats")["total_reads_processed"]
+            reads = [asyncio.ensure_future(storage.log.read(each, 1, 1000)) for each in names]
+            asyncio.get_running_loop().call_soon(reads[0].cancel)  # a watcher that leaves
+            pages = await asyncio.gather(*reads, return_exceptions=True)
+            assert client.info("stats")["total_reads_processed"] - before < 10
+    assert isinstance(pages[0], asyncio.CancelledError)
+    assert pages[1:] == 49 * [Page(b"2", 2)]
+
+
+async def test_events_are_read_again_when_redis_is_back(redis: RedisServer) -> None:
+    async with redis_storage(RedisAddress("127.0.0.1", redis.port)) as storage:
+        await storage.log.append([NewExecution(runner_pb2.Execution(execution_id="e"), b"f"), NewEvent("e", 1, b"1")])
+        assert (await storage.log.read("e", 0, 1000)).last == 1
+        with redis.client as client:
+            client.config_set("appendfsync", "always")
+        redis.kill()
+        with pytest.raises(LogError):
+            await storage.log.read("e", 0, 1000)
+        await redis.start()
+        assert await storage.log.read("e", 0, 1000) == Page(b"1", 1)
 
 
 @pytest.mark.long
