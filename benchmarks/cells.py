@@ -1,18 +1,18 @@
-"""What a cell costs: opening it, a command in it, memory, many at once. Usage: python -m benchmarks.cells."""
+"""What a cell costs: a command in it, opening it, closing it, many at once, memory."""
 
-import argparse
 import asyncio
-import statistics
 import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.local.executor import LocalExecutor, local_executor
 from runner_service.executors.protocol import Command, Sandbox, SandboxSpec, Stream
 
 FREE, CELL = Confinement(), Confinement(files="workspace")
+_MODEL_CALL_SECONDS = 0.5
 
 
 class Dropped:
@@ -27,27 +27,52 @@ async def milliseconds(sandbox: Sandbox, text: str = "true") -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-async def compare(executor: LocalExecutor, times: int) -> tuple[float, float]:
-    """Returns milliseconds of a command without and in a cell, which take turns: others use the machine too."""
+class Round(NamedTuple):
+    """Milliseconds, without and in a cell."""
+
+    commands: list[tuple[float, float]]
+    """Of `true`, in turns: others use the machine too."""
+    first: tuple[float, float]
+    """Until a first command has run, from before the sandbox is opened."""
+    later: tuple[float, float]
+    """Of a first command that comes half a second after the opening has begun, as after a model call."""
+    closing: tuple[float, float]
+
+
+class Crowd(NamedTuple):
+    """Many cells, opened at once."""
+
+    seconds: float
+    """Until a command has run in each."""
+    mebibytes: float
+    """Of each."""
+
+
+async def one_round(executor: LocalExecutor, times: int) -> Round:
     async with (
         executor.open(SandboxSpec("free")) as free,
         executor.open(SandboxSpec("cell", confinement=CELL)) as cell,
     ):
-        pairs = [(await milliseconds(free), await milliseconds(cell)) for _ in range(times)]
-    return statistics.median(each[0] for each in pairs), statistics.median(each[1] for each in pairs)
+        await milliseconds(cell)
+        commands = [(await milliseconds(free), await milliseconds(cell)) for _ in range(times)]
+    free_first, free_closing = await opened(executor, FREE, 0)
+    cell_first, cell_closing = await opened(executor, CELL, 0)
+    free_later, _ = await opened(executor, FREE, _MODEL_CALL_SECONDS)
+    cell_later, _ = await opened(executor, CELL, _MODEL_CALL_SECONDS)
+    return Round(commands, (free_first, cell_first), (free_later, cell_later), (free_closing, cell_closing))
 
 
-async def measure(executor: LocalExecutor, level: Confinement) -> tuple[float, float]:
-    """Returns milliseconds: until a first command has run, and of closing."""
-    first, closing = [], []
-    for number in range(5):
-        began = time.perf_counter()
-        async with executor.open(SandboxSpec(f"e{number}", confinement=level)) as sandbox:
-            await milliseconds(sandbox)
-            first.append((time.perf_counter() - began) * 1e3)
+async def opened(executor: LocalExecutor, level: Confinement, pause: float) -> tuple[float, float]:
+    """Returns milliseconds until a first command has run, without the pause before it, and of closing."""
+    began = time.perf_counter()
+    async with executor.open(SandboxSpec("opened", confinement=level)) as sandbox:
+        if pause:
+            await asyncio.sleep(pause)
             began = time.perf_counter()
-        closing.append((time.perf_counter() - began) * 1e3)
-    return statistics.median(first), statistics.median(closing)
+        await milliseconds(sandbox)
+        first = (time.perf_counter() - began) * 1e3
+        began = time.perf_counter()
+    return first, (time.perf_counter() - began) * 1e3
 
 
 def kibibytes(marker: str) -> int:
@@ -63,8 +88,7 @@ def kibibytes(marker: str) -> int:
     return total
 
 
-async def crowd(executor: LocalExecutor, count: int) -> tuple[float, float]:
-    """Opens cells at once; returns seconds until a command has run in each, and MiB for each."""
+async def crowd(executor: LocalExecutor, count: int) -> Crowd:
     async with AsyncExitStack() as parts:
         began = time.perf_counter()
         sandboxes = [
@@ -73,30 +97,14 @@ async def crowd(executor: LocalExecutor, count: int) -> tuple[float, float]:
         ]
         await asyncio.gather(*(milliseconds(sandbox) for sandbox in sandboxes))
         seconds = time.perf_counter() - began
-        return seconds, await asyncio.to_thread(kibibytes, "main_in_cell") / 1024 / count
+        return Crowd(seconds, await asyncio.to_thread(kibibytes, "main_in_cell") / 1024 / count)
 
 
-async def run(cells: int, times: int) -> None:
+async def measure(rounds: int, *, times: int, cells: int) -> tuple[list[Round], list[Crowd]]:
+    """Measures with an executor whose own proof that cells hold is done."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp") as directory:
         base = Path(directory)
         async with local_executor(root=base / "root", state_dir=base / "state") as executor:
             await executor.confinement_for(CELL)
-            free, cell = await compare(executor, times)
-            print(f"`true`: {free:.2f} ms without, {cell:.2f} ms in a cell ({cell / free:.2f} times)")
-            for name, level in (("without", FREE), ("in a cell", CELL)):
-                first, closing = await measure(executor, level)
-                print(f"{name}: opening and a first command {first:.0f} ms, closing {closing:.0f} ms")
-            seconds, memory = await crowd(executor, cells)
-            print(f"{cells} cells at once: {seconds:.1f} s until a command has run in each, {memory:.1f} MiB each")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.cells", description=__doc__)
-    parser.add_argument("--cells", type=int, default=64, help="how many at once (default: 64)")
-    parser.add_argument("--times", type=int, default=150, help="how often a command runs (default: 150)")
-    arguments = parser.parse_args()
-    asyncio.run(run(arguments.cells, arguments.times))
-
-
-if __name__ == "__main__":
-    main()
+            found = [await one_round(executor, times) for _ in range(rounds)]
+            return found, [await crowd(executor, cells) for _ in range(rounds)]

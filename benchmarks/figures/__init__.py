@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from benchmarks.figures.agents import crowds, growth, providers, steps, tokens
+from benchmarks.figures.confinement import confinement
 from benchmarks.figures.service import footprints, hot_paths, seam
 from benchmarks.figures.streams import events, replicas, reports
 from benchmarks.report import Figure
@@ -16,6 +17,7 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "start": footprints,
     "crowd": crowds,
     "seam": seam,
+    "confinement": confinement,
     "reporting": reports,
     "scale": replicas,
     "instructions": hot_paths,
