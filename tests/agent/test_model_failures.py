@@ -71,7 +71,8 @@ async def test_an_answer_that_was_cut_short_is_noticed(bench: Bench) -> None:
     ("wait", "setting"), [("silence", "STIGMER_LLM_IDLE_TIMEOUT"), ("delay", "STIGMER_LLM_FIRST_TOKEN_TIMEOUT")]
 )
 async def test_a_silent_model_is_given_up_and_the_setting_named(bench: Bench, wait: str, setting: str) -> None:
-    choice = replace(bench.script([turn("Well…", **{wait: 30})]), first_token_timeout=0.3, idle_timeout=0.05)
+    choice = bench.script([turn("Well…", **{wait: 60})])
+    choice = replace(choice, idle_timeout=0.05) if wait == "silence" else replace(choice, first_token_timeout=0.05)
     played = await bench.run(choice)
     assert isinstance(played.end, ModelUnavailableEnd)
     assert "sent nothing" in played.end.message

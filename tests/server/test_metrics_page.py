@@ -129,6 +129,7 @@ async def test_who_asks_for_too_much_or_too_slowly_is_cut_off(monkeypatch: pytes
         assert set(answers) == {b""}
         for _, writer in idle:
             writer.close()
+        monkeypatch.setattr("runner_service.server.metrics_http._REQUEST_TIMEOUT_SECONDS", 30.0)
         assert b"everything" in await ask(address, b"GET /metrics HTTP/1.1\r\n\r\n")
 
 

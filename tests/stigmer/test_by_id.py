@@ -99,7 +99,10 @@ async def test_limits_and_labels_of_the_call_count(start: StartService, daemon: 
     assert dict(listed.executions[0].labels) == {"for": "test"}
 
 
-async def test_skills_and_environments_are_asked_for_side_by_side(start: StartService, daemon: FakeDaemon) -> None:
+async def test_skills_and_environments_are_asked_for_side_by_side(
+    start: StartService, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner_service.stigmer.client.CALL_TIMEOUT_SECONDS", 120.0)
     for name in ("one", "two"):
         daemon.skill(name, f"Skill {name}.", version=name, archive=zip_archive({"a": b"a"}))
         daemon.environment(name, {name.upper(): name})
@@ -110,7 +113,7 @@ async def test_skills_and_environments_are_asked_for_side_by_side(start: StartSe
     daemon.asked_together = {"skill": all_four, "environment": all_four, "artifact": both_files}
     client = await start([turn("", command("echo $ONE $TWO; cat bin/skills/*/a")), turn("Ok.")], **with_daemon(daemon))
 
-    async with asyncio.timeout(4):  # one that waits for another is asked again after five
+    async with asyncio.timeout(30):  # one that waits for another is only asked again after the time of a call
         assert stdout_of(await by_id(client, "aex-1")) == b"one two\naa"
 
 
@@ -258,11 +261,12 @@ async def test_a_daemon_that_is_slow_is_told_as_that_within_a_bounded_time(
     daemon.silent.add("session")
     client = await start([turn("Hi.")], **with_daemon(daemon))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         refused = await refusal(client, "aex-1")
 
     assert refused.code() == grpc.StatusCode.UNAVAILABLE
     assert "did not answer when asked for session ses-aex-1 (DEADLINE_EXCEEDED)" in (refused.details() or "")
+    monkeypatch.setattr("runner_service.stigmer.client.CALL_TIMEOUT_SECONDS", 30.0)
     daemon.silent.clear()
     assert one(await by_id(client, "aex-1"), "finished").output == "Hi."
 
