@@ -68,8 +68,8 @@ async def _storage(redis_port: int | None, base: Path) -> AsyncIterator[Storage]
         async with sqlite_storage(base) as local:
             yield local
         return
+    from runner_service.storage.redis.address import RedisAddress
     from runner_service.storage.redis.backend import redis_storage
-    from runner_service.storage.redis.connection import RedisAddress
 
     async with redis_storage(RedisAddress("127.0.0.1", redis_port)) as shared:
         await shared.replicas.reach()

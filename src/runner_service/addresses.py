@@ -48,6 +48,19 @@ def parse_address(text: str) -> Address:
     return TcpAddress(host, int(port))
 
 
+def tcp_addresses(text: str) -> list[TcpAddress]:
+    """Parses addresses with commas between them.
+
+    Raises:
+        ValueError: one is not host:port or [IPv6]:port.
+    """
+    found = [parse_address(each.strip()) for each in text.split(",")]
+    addresses = [each for each in found if isinstance(each, TcpAddress) and each.port]
+    if len(addresses) < len(found):
+        raise ValueError("should be host:port or [IPv6]:port, several separated by commas")
+    return addresses
+
+
 def is_loopback(address: Address) -> bool:
     """Returns whether only this machine can reach `address`. Names other than localhost do not count."""
     if isinstance(address, UnixAddress) or address.host == LOOPBACK_NAME:

@@ -32,6 +32,13 @@ def valkey_path() -> str | None:
     return next((str(each) for each in Path(found.origin).parent.rglob("valkey-server") if each.is_file()), None)
 
 
+def server_program() -> str:
+    """Returns Debian's server if it is installed, or Valkey."""
+    program = redis_path() or valkey_path()
+    assert program
+    return program
+
+
 needs_redis = pytest.mark.skipif(
     not (redis_path() or valkey_path()), reason="redis-server is not installed: apt-get install redis-server"
 )
@@ -124,8 +131,7 @@ async def redis_server(
     directory: Path, *arguments: str, has_tls: bool = False, program: str | None = None
 ) -> AsyncIterator[RedisServer]:
     """Runs an empty server until the context ends: `program`, or Debian's if it is installed, or Valkey."""
-    program = program or redis_path() or valkey_path()
-    assert program
+    program = program or server_program()
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, at the start
     tls_port = free_port() if has_tls else 0
     server = RedisServer(

@@ -10,8 +10,8 @@ from tests.scale.redis_server import RedisServer, needs_redis
 from runner_service.storage.checkpoints import Checkpoints
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import Claim, owner_token
+from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.backend import redis_storage
-from runner_service.storage.redis.connection import RedisAddress
 
 pytestmark = needs_redis
 

@@ -9,8 +9,8 @@ from tests.scale.redis_server import RedisServer, needs_redis, redis_server
 
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import UnsuitableStorageError
+from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.backend import redis_storage
-from runner_service.storage.redis.connection import RedisAddress
 
 pytestmark = needs_redis
 

@@ -11,8 +11,8 @@ from tests.scale.replicas import Deployment, kind
 from tests.scale.test_redis_faults import ready
 
 from runner_service.storage.event_log import LogError
+from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.backend import redis_storage
-from runner_service.storage.redis.connection import RedisAddress
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_redis, pytest.mark.timeout(120)]

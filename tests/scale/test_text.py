@@ -16,9 +16,9 @@ from runner_service.events.stream import EventStream
 from runner_service.events.writer import log_writer
 from runner_service.storage.event_log import Entry, LogError, NewEvent, NewExecution, NewValue, Page, Rejection
 from runner_service.storage.owner_history import OwnerHistory, Start
+from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.appender import Position, Sent
 from runner_service.storage.redis.backend import RedisStorage, redis_storage
-from runner_service.storage.redis.connection import RedisAddress
 from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 

@@ -30,8 +30,8 @@ from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.execution_order import ExecutionOrder
 from runner_service.storage.journal import CallResult, JournaledCall
 from runner_service.storage.ownership import Claim, Ownership, interrupt_abandoned
+from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.backend import redis_storage
-from runner_service.storage.redis.connection import RedisAddress
 from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2

@@ -12,8 +12,8 @@ from tests.storage.test_conformance import SERVERS, missing
 
 from runner_service.storage.backend import Storage
 from runner_service.storage.event_log import LogError, NewExecution
+from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.backend import redis_storage
-from runner_service.storage.redis.connection import RedisAddress
 from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 

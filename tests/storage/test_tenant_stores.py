@@ -17,8 +17,8 @@ from runner_service.storage.backend import Storage
 from runner_service.storage.event_log import NewExecution
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.redis import audit as redis_audit
+from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.backend import RedisStorage, redis_storage
-from runner_service.storage.redis.connection import RedisAddress
 from runner_service.storage.sqlite import audit as sqlite_audit
 from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2

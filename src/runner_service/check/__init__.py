@@ -53,7 +53,7 @@ def _pending_checks(settings: Settings) -> Iterator[PendingCheck]:
         yield daytona_check(settings)
     if settings.tls_cert_file is not None:
         yield tls_check(settings)
-    if settings.redis_host is not None:
+    if settings.has_redis():
         yield redis_check(settings)
     yield model_check(settings)
     if settings.stigmer_backend_endpoint is not None:

@@ -259,7 +259,7 @@ async def _delete_orphaned_state(runner: Runner, registry: Registry) -> None:
 
 def _secret_box(settings: Settings) -> "SecretBox | None":
     keys = settings.secrets_keys()
-    if not keys or not settings.redis_host:
+    if not keys or not settings.has_redis():
         return None
     from runner_service.executions.secret_box import SecretBox  # noqa: PLC0415  # cryptography
 

@@ -106,6 +106,7 @@ def _conflicts(settings: Settings) -> list[Problem]:
         *_token_conflicts(settings),
         *_tls_conflicts(settings),
         *_temporal_conflicts(settings),
+        *_redis_conflicts(settings),
         *_unreadable_files(settings),
     ]
 
@@ -228,6 +229,11 @@ def _temporal_conflicts(settings: Settings) -> Iterator[Problem]:
     if (cert is None) is not (key is None):
         missing = "TEMPORAL_TLS_CLIENT_KEY_PATH" if key is None else "TEMPORAL_TLS_CLIENT_CERT_PATH"
         yield Problem(missing, "should be set: a client certificate needs both the certificate and the key")
+
+
+def _redis_conflicts(settings: Settings) -> Iterator[Problem]:
+    if settings.redis_sentinels and settings.redis_host:
+        yield Problem("REDIS_SENTINELS", "should not be set together with REDIS_HOST: the sentinels say where Redis is")
 
 
 def _unreadable_files(settings: Settings) -> Iterator[Problem]:

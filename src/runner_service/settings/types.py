@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from runner_service.addresses import UnixAddress, parse_address
+from runner_service.addresses import UnixAddress, parse_address, tcp_addresses
 from runner_service.allowed_hosts import parse_hosts
 from runner_service.identity import TENANT
 
@@ -39,6 +39,11 @@ def _addresses(text: str) -> str:
 def _tcp_address(text: str) -> str:
     if isinstance(parse_address(text), UnixAddress):
         raise ValueError("should be host:port or [IPv6]:port")  # noqa: TRY004  # pydantic wants a ValueError
+    return text
+
+
+def _tcp_addresses(text: str) -> str:
+    tcp_addresses(text)
     return text
 
 
@@ -138,6 +143,7 @@ PathList = Annotated[str, AfterValidator(_paths)]
 AddressListText = Annotated[str, AfterValidator(_addresses)]
 AddressText = Annotated[str, AfterValidator(_address)]
 TcpText = Annotated[str, AfterValidator(_tcp_address)]
+TcpListText = Annotated[str, AfterValidator(_tcp_addresses)]
 UrlText = Annotated[str, AfterValidator(_url)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 SecretsKey = Annotated[SecretStr, AfterValidator(_secrets_key)]

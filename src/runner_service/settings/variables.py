@@ -34,6 +34,7 @@ from runner_service.settings.types import (
     Seconds,
     SecondsOrZero,
     SecretsKey,
+    TcpListText,
     TcpText,
     TenantText,
     Token,
@@ -58,6 +59,10 @@ _CLOUD_ONLY_VARIABLES = (
     "REDIS_USER",
     "REDIS_TLS",
     "REDIS_TLS_CA_FILE",
+    "REDIS_SENTINELS",
+    "REDIS_SENTINEL_MASTER",
+    "REDIS_SENTINEL_USER",
+    "REDIS_SENTINEL_PASSWORD",
     "SECRETS_KEY",
     "DAYTONA_API_KEY",
     "DAYTONA_API_URL",
@@ -307,8 +312,17 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """The password of Redis. Cloud mode only."""
     redis_user: str | None = None
     """The ACL user of Redis that REDIS_PASSWORD belongs to. Unset: the default user. Cloud mode only."""
+    redis_sentinels: TcpListText | None = None
+    """Where the sentinels are that know the primary, `host:port`, separated by commas: instead of REDIS_HOST and
+    REDIS_PORT. After a failover the service goes on with the new primary. Cloud mode only."""
+    redis_sentinel_master: str = "mymaster"
+    """The name that the sentinels have for the primary. Cloud mode only."""
+    redis_sentinel_password: SecretStr | None = None
+    """The password of the sentinels. Cloud mode only."""
+    redis_sentinel_user: str | None = None
+    """The ACL user of the sentinels that REDIS_SENTINEL_PASSWORD belongs to. Unset: the default. Cloud mode only."""
     redis_tls: bool = False
-    """Connects to Redis with TLS, and verifies its certificate. Cloud mode only."""
+    """Connects to Redis, and to its sentinels, with TLS, and verifies the certificate. Cloud mode only."""
     redis_tls_ca_file: Path | None = None
     """The CA of the certificate of Redis, in PEM. Unset: those of the system. Cloud mode only."""
     redis_min_replicas: Annotated[int, Field(ge=0)] = 0
@@ -440,6 +454,10 @@ variables hold as well."""
     def is_local_mode(self) -> bool:
         """Tells whether tools run on this machine."""
         return self.mode == "local"
+
+    def has_redis(self) -> bool:
+        """Tells whether replicas share a Redis."""
+        return bool(self.redis_host or self.redis_sentinels)
 
     def runs_temporal_worker(self) -> bool:
         """Tells whether activities are taken from Temporal: one of the two variables was set explicitly."""

@@ -13,8 +13,9 @@ import hiredis
 
 from runner_service.storage.event_log import Entry, NewEvent, NewOutput, Rejection
 from runner_service.storage.redis.appending import EncodedEntries, PlainAppends, encode, plain_events
-from runner_service.storage.redis.hot_path import HotConnection, ScriptCall
+from runner_service.storage.redis.hot_path import HotConnection
 from runner_service.storage.redis.keys import ExecutionKeys
+from runner_service.storage.redis.lua import ScriptCall
 
 _MAX_RECENT_BYTES = 2 * 1024 * 1024
 _RECENT_SECONDS = 30.0

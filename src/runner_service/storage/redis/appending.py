@@ -17,8 +17,8 @@ from runner_service.storage.event_log import (
     NewValue,
 )
 from runner_service.storage.journal import CallResult
-from runner_service.storage.redis.connection import Argument
 from runner_service.storage.redis.keys import ExecutionKeys
+from runner_service.storage.redis.lua import Argument
 
 _EVENTS = frozenset({"events", "call", "output"})
 

@@ -6,12 +6,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass
 from functools import partial
 
-from redis import Redis
-
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.redis.activities import RedisActivityStore
+from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.audit import RedisAuditStore
-from runner_service.storage.redis.connection import Connection, RedisAddress, connection
+from runner_service.storage.redis.connection import Connection, connection
 from runner_service.storage.redis.contents import RedisContentStore
 from runner_service.storage.redis.entry_reads import EntryReads
 from runner_service.storage.redis.event_log import RedisEventLog
@@ -58,23 +57,21 @@ async def redis_storage(
 ) -> AsyncIterator[RedisStorage]:
     """Opens the storage, whether Redis answers or not; `RedisReplicas.reach` tells."""
     keys = deployment_keys(deployment)
-    blocking_client = Redis(**address.arguments())
     async with connection(address) as opened:
         follower = Follower(opened)
-        hot = HotConnection(address)
-        entries = EntryReads(HotConnection(address))
+        hot = HotConnection(address, opened.topology)
+        entries = EntryReads(HotConnection(address, opened.topology))
         following = asyncio.create_task(follower.run(), name="redis-follower")
         try:
             log = RedisEventLog(opened, hot, entries, keys, follower)
             ownership = RedisOwnership(opened, keys)
             replicas = RedisReplicas(opened, keys, ownership.replica, log, lease_seconds=LEASE_SECONDS)
-            scratch_files = RedisScratchFiles(opened, keys, blocking_client)
+            scratch_files = RedisScratchFiles(opened, keys)
             contents = RedisContentStore(opened, keys, changes_max_bytes)
             usage = RedisUsageStore(opened, keys)
             audit = RedisAuditStore(opened, keys)
             yield RedisStorage(opened, keys, log, ownership, replicas, scratch_files, contents, usage, audit)
         finally:
             await cancel(following)
-            blocking_client.close()
             await entries.close()
             await hot.close()

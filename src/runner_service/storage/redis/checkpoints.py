@@ -20,8 +20,9 @@ from ormsgpack import packb, unpackb
 
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import owner_token
-from runner_service.storage.redis.connection import Argument, Connection
+from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys, ThreadKeys
+from runner_service.storage.redis.lua import Argument
 from runner_service.storage.state_serializer import StateSerializer
 
 _SEPARATOR = "\0"

@@ -27,7 +27,7 @@ from runner_service.storage.execution_order import MAX_SORTED_EXECUTIONS, Execut
 from runner_service.storage.journal import JournaledCall
 from runner_service.storage.redis.appender import Append, Appender, Position, Sent
 from runner_service.storage.redis.appending import RUN_ID, decode_result
-from runner_service.storage.redis.connection import Argument, Connection
+from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.entry_reads import EntryReads
 from runner_service.storage.redis.following import Follower
 from runner_service.storage.redis.hot_path import HotConnection
@@ -158,11 +158,10 @@ class RedisEventLog:
         """Implements `EventLog`."""
         active = sorted(states.ACTIVE_STATES)
         keys = [ExecutionKeys(each) for each in execution_ids]
-        calls: list[tuple[list[str], list[Argument]]] = [
-            ([each.record, each.events], [states.INTERRUPTED, time.time(), each.channel, *active]) for each in keys
-        ]
-        if calls:
-            await self._connection.scripts("interrupt", calls)
+        state = (states.INTERRUPTED, time.time())
+        await self._connection.scripts(
+            "interrupt", [([each.record, each.events], [*state, each.channel, *active]) for each in keys]
+        )
 
     async def run_id(self, execution_id: str) -> str | None:
         """Implements `Journal`."""

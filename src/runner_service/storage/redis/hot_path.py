@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
+from redis import RedisError
 
 from runner_service.storage.event_log import LogError
-from runner_service.storage.redis.connection import REPLICATION_TIMEOUT_MS, Argument, RedisAddress, script
+from runner_service.storage.redis.address import REPLICATION_TIMEOUT_MS, RedisAddress
 from runner_service.storage.redis.link import FAILURES, Link, open_link, pack
-
-ScriptCall = tuple[Sequence[str], Sequence[Argument]]
-"""Keys and arguments."""
+from runner_service.storage.redis.lua import ScriptCall, evalsha, script
+from runner_service.storage.redis.topology import Topology
 
 
 class HotConnection:
     """Runs commands in one round trip. One caller at a time; connects when needed, and again after a failure."""
 
-    def __init__(self, address: RedisAddress) -> None:
+    def __init__(self, address: RedisAddress, topology: Topology) -> None:
         self._address = address
+        self._topology = topology
         self._link: Link | None = None
         self.connections = 0
         """How many connections there have been: between two of them, Redis may have lost what it had confirmed."""
@@ -44,7 +45,7 @@ class HotConnection:
         Returns the replies of both, when `min_replicas` replicas of Redis have what was written, or a little later.
         Errors are among the replies of the commands. Raises LogError for the first script that failed.
         """
-        scripts = [_evalsha(name, keys, arguments) for keys, arguments in calls]
+        scripts = [pack(*evalsha(name, keys, arguments)) for keys, arguments in calls]
         found = await self._exchange([*packed, *scripts], replies + len(scripts))
         plain, results = found[:replies], found[replies:]
         missing = [at for at, reply in enumerate(results) if _is_error(reply, "NOSCRIPT")]
@@ -63,12 +64,16 @@ class HotConnection:
     def refusal(self, error: hiredis.ReplyError) -> LogError:
         """Returns the LogError for a reply that is an error."""
         if _is_error(error, "READONLY"):
-            self._drop()  # the primary has become a replica: its name may lead to another one by now
+            self._doubt()  # the primary has become a replica: there is another one by now
         return LogError(f"Redis at {self._address} refuses: {error}")
 
     async def close(self) -> None:
         """Closes the connection."""
         self._drop()
+
+    def _doubt(self) -> None:
+        self._drop()
+        self._topology.doubt()
 
     def _drop(self) -> None:
         link, self._link = self._link, None
@@ -82,7 +87,7 @@ class HotConnection:
         try:
             return await link.exchange(b"".join(packed), replies)
         except FAILURES as error:
-            self._drop()
+            self._doubt()
             raise self._unusable(error) from error
         except BaseException:
             self._drop()  # replies that nobody reads would be taken for those of the next commands
@@ -91,18 +96,16 @@ class HotConnection:
     async def _connected(self) -> Link:
         if self._link is None or self._link.is_lost:
             try:
-                self._link = await open_link(self._address)
-            except FAILURES as error:
+                primary = (await self._topology.primaries()).nodes[0]
+                self._link = await open_link(self._address, primary)
+            except (*FAILURES, RedisError) as error:
+                self._doubt()
                 raise self._unusable(error) from error
             self.connections += 1
         return self._link
 
     def _unusable(self, error: BaseException) -> LogError:
         return LogError(f"Redis at {self._address} cannot be used: {error or type(error).__name__}")
-
-
-def _evalsha(name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> bytes:
-    return pack("EVALSHA", script(name)[1], len(keys), *keys, *arguments)
 
 
 def _is_error(reply: object, code: str) -> bool:

@@ -142,8 +142,7 @@ class Index:
         return stored is not None
 
     async def _used_bytes(self) -> int:
-        info = await self._connection.call("INFO", "memory")
-        return int(info["used_memory"])
+        return sum(int(info["used_memory"]) for info in await self._connection.call_primaries("INFO", "memory"))
 
     async def _delete_if(self, execution_ids: Sequence[str], condition: Condition) -> int:
         deleted = 0

@@ -7,12 +7,9 @@ from typing import Any
 
 import hiredis
 
-from runner_service.storage.redis.connection import (
-    CONNECT_TIMEOUT_SECONDS,
-    TIMEOUT_SECONDS,
-    Argument,
-    RedisAddress,
-)
+from runner_service.addresses import TcpAddress
+from runner_service.storage.redis.address import CONNECT_TIMEOUT_SECONDS, TIMEOUT_SECONDS, RedisAddress
+from runner_service.storage.redis.lua import Argument
 
 FAILURES = (OSError, TimeoutError, hiredis.HiredisError)
 """What a link raises when Redis cannot be used."""
@@ -114,12 +111,12 @@ class Link(asyncio.Protocol):
             self._waiter.set_exception(error)
 
 
-async def open_link(address: RedisAddress) -> Link:
-    """Connects and logs in. Raises one of `FAILURES`."""
+async def open_link(address: RedisAddress, node: TcpAddress) -> Link:
+    """Connects to a server and logs in. Raises one of `FAILURES`."""
     context = ssl.create_default_context(cafile=address.tls_ca_file) if address.tls else None
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-        _, link = await loop.create_connection(Link, address.host, address.port, ssl=context)
+        _, link = await loop.create_connection(Link, *node, ssl=context)
         try:
             await _log_in(link, address)
         except BaseException:

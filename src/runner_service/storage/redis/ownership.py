@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import Claim
-from runner_service.storage.redis.connection import Argument, Connection
+from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
 
 _UNUSED_CLAIM_SECONDS = 60
@@ -30,8 +30,9 @@ class RedisOwnership:
         if owner not in {"", self.replica} and (await self.alive([owner]))[owner]:
             await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
             return None
-        arguments: list[Argument] = [self.replica, token, _UNUSED_CLAIM_SECONDS]
-        new, is_replicated = await self._connection.replicated_script("claim", [keys.record, keys.events], arguments)
+        new, is_replicated = await self._connection.replicated_script(
+            "claim", [keys.record, keys.events], [self.replica, token, _UNUSED_CLAIM_SECONDS]
+        )
         if not is_replicated:  # nothing is begun by a claim that a failover would lose
             await self.release(execution_id)
             raise LogError(

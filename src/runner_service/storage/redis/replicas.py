@@ -6,7 +6,7 @@ from runner_service.storage.ownership import Letter
 from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.event_log import RedisEventLog
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
-from runner_service.storage.redis.suitability import prepare
+from runner_service.storage.redis.suitability import prepare, require_suitable
 from runner_service.storage.redis.tenant_slots import RedisTenantSlots
 from runner_service.storage.redis.turns import RedisTurns
 
@@ -30,6 +30,8 @@ class RedisReplicas:
         self._lease_ms = round(lease_seconds * 1000)
         self.is_replicated = True
         """As of `Replicas`."""
+        self._suitable_primaries = 0
+        """The version of the topology whose primaries are known to be suitable."""
 
     @property
     def name(self) -> str:
@@ -47,10 +49,17 @@ class RedisReplicas:
 
     async def beat(self) -> Sequence[str]:
         """Implements `Replicas`."""
+        await self._require_suitable()
         reply, self.is_replicated = await self._connection.replicated_script(
             "beat", [self._keys.leases], [self._replica, self._lease_ms]
         )
         return [each.decode() for each in reply]
+
+    async def _require_suitable(self) -> None:
+        version = self._connection.topology.version
+        if version != self._suitable_primaries:
+            await require_suitable(self._connection)
+            self._suitable_primaries = version
 
     async def leave(self) -> None:
         """Implements `Replicas`."""

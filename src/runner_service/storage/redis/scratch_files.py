@@ -1,9 +1,8 @@
 """Files that deepagents offloads, in Redis: a hash for each thread."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-from redis import Redis
 
 from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import DeploymentKeys, ThreadKeys
@@ -13,18 +12,18 @@ if TYPE_CHECKING:
 
 
 class RedisScratchFiles:
-    """Implements `ScratchFiles`. deepagents calls backends in threads, so they have a client that blocks."""
+    """Implements `ScratchFiles`. Construct it in the event loop."""
 
-    def __init__(self, connection: Connection, keys: DeploymentKeys, blocking_client: Redis) -> None:
+    def __init__(self, connection: Connection, keys: DeploymentKeys) -> None:
         self._connection = connection
         self._keys = keys
-        self._blocking_client = blocking_client
+        self._loop = asyncio.get_running_loop()
 
     def backend(self, thread_id: str) -> "BackendProtocol":
         """Implements `ScratchFiles`."""
         from runner_service.storage.redis.offloaded_files import OffloadedFiles  # noqa: PLC0415  # loaded by now
 
-        return OffloadedFiles(self._blocking_client, self._keys.threads, thread_id)
+        return OffloadedFiles(self._connection, self._loop, self._keys.threads, thread_id)
 
     async def thread_ids(self) -> Sequence[str]:
         """Implements `ScratchFiles`."""

@@ -1,7 +1,8 @@
-"""Whether a Redis may hold executions. INFO is asked, which managed ones allow, and not CONFIG."""
+"""Whether the primaries of Redis may hold executions. INFO is asked, which managed ones allow, and not CONFIG."""
 
 import re
 import secrets
+from collections.abc import Mapping
 
 from runner_service.storage.ownership import UnsuitableStorageError
 from runner_service.storage.redis.connection import Connection
@@ -31,17 +32,39 @@ async def prepare(opened: Connection, keys: DeploymentKeys) -> bytes:
 
 
 async def require_suitable(opened: Connection) -> str:
-    """Checks that Redis may hold executions, and returns its version. Raises UnsuitableStorageError, LogError."""
-    server, memory = await opened.pipeline([("INFO", "server"), ("INFO", "memory")])
-    version = str(server["redis_version"])
-    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _MIN_VERSION:
-        raise UnsuitableStorageError(
-            f"Redis at {opened.address} is version {version}: Redis 7.0 or newer, or Valkey, is needed"
-        )
-    policy = str(memory.get("maxmemory_policy", "noeviction"))
-    if policy != "noeviction":
-        raise UnsuitableStorageError(
-            f"Redis at {opened.address} has maxmemory-policy {policy}, which deletes executions in silence: "
-            "set maxmemory-policy to noeviction"
-        )
-    return version
+    """Checks that all primaries may hold executions; returns their kinds. Raises UnsuitableStorageError, LogError."""
+    servers = await opened.call_primaries("INFO", "server")
+    memories = await opened.call_primaries("INFO", "memory")
+    for server in servers:
+        version = str(server["redis_version"])
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _MIN_VERSION:
+            raise UnsuitableStorageError(
+                f"Redis at {opened.address} is version {version}: Redis 7.0 or newer, or Valkey, is needed"
+            )
+        _require_kind(opened, str(server.get("redis_mode", "standalone")))
+    for memory in memories:
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        if policy != "noeviction":
+            raise UnsuitableStorageError(
+                f"Redis at {opened.address} has maxmemory-policy {policy}, which deletes executions in silence: "
+                "set maxmemory-policy to noeviction"
+            )
+    return ", ".join(sorted({_name_of(each) for each in servers}))
+
+
+def _name_of(server: Mapping[str, object]) -> str:
+    if "valkey_version" in server:
+        return f"Valkey {server['valkey_version']}"
+    return f"Redis {server['redis_version']}"
+
+
+def _require_kind(opened: Connection, mode: str) -> None:
+    match mode:
+        case "sentinel":
+            raise UnsuitableStorageError(
+                f"{opened.address} is a sentinel: name it in REDIS_SENTINELS, not in REDIS_HOST"
+            )
+        case "cluster":
+            raise UnsuitableStorageError(
+                f"Redis at {opened.address} is a node of a cluster, which is not supported: use one Redis, or Sentinel"
+            )

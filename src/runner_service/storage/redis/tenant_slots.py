@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from runner_service.identity import tenant_of
-from runner_service.storage.redis.connection import Argument, Connection
+from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import DeploymentKeys
+from runner_service.storage.redis.lua import Argument
 
 _NO_LIMIT = -1
 

@@ -2,7 +2,7 @@
 
 import secrets
 
-from runner_service.storage.redis.connection import Argument, Connection
+from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import DeploymentKeys
 
 _KEPT_SECONDS = 2 * 24 * 3600
@@ -26,5 +26,5 @@ class RedisUsageStore:
 
     async def start(self, tenant: str, limit: int) -> float:
         """Implements `UsageStore`."""
-        arguments: list[Argument] = [limit, secrets.token_hex(8)]
-        return int(await self._connection.script("start", [self._keys.starts(tenant)], arguments)) / 1000
+        name = secrets.token_hex(8)
+        return int(await self._connection.script("start", [self._keys.starts(tenant)], [limit, name])) / 1000

@@ -1,0 +1,94 @@
+"""Which server a command goes to: that of REDIS_HOST, the primary that sentinels know, or the one with the slot."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+from redis.asyncio.sentinel import Sentinel
+from redis.crc import key_slot
+from redis.exceptions import ClusterDownError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from runner_service.addresses import TcpAddress
+from runner_service.storage.redis.address import RedisAddress, Sentinels
+
+_DISCOVERY_TIMEOUT_SECONDS = 4.0
+
+
+@dataclass
+class Primaries:
+    """The servers that take writes. With several, each has some of the hash slots."""
+
+    nodes: Sequence[TcpAddress]
+    slots: dict[int, TcpAddress] = field(default_factory=dict)
+    """Empty, unless it is a cluster."""
+
+    def node_of(self, key: str | bytes) -> TcpAddress:
+        """Returns the primary that has a key. Raises ClusterDownError if there is none."""
+        if not self.slots:
+            return self.nodes[0]
+        slot = key_slot(key.encode() if isinstance(key, str) else key)
+        if slot not in self.slots:
+            raise ClusterDownError(f"no server has the slot {slot}")
+        return self.slots[slot]
+
+
+class Topology:
+    """Finds the primaries when they are needed, and again when in doubt. Belongs to the event loop."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
+        self._found: Primaries | None = None
+        self._finding = asyncio.Lock()
+        self._nodes: Sequence[TcpAddress] = ()
+        self.version = 0
+        """Changes with the set of primaries."""
+
+    async def primaries(self) -> Primaries:
+        """Returns the primaries. Raises RedisError, OSError, TimeoutError."""
+        if self._found is None:
+            async with self._finding:
+                if self._found is None:
+                    async with asyncio.timeout(_DISCOVERY_TIMEOUT_SECONDS):
+                        self._found = await self._find()
+                    if set(self._found.nodes) != set(self._nodes):
+                        self.version += 1
+                        self._nodes = self._found.nodes
+        return self._found
+
+    def doubt(self) -> None:
+        """Has the primaries found again: one of them has failed, or is none any more."""
+        self._found = None
+
+    def moved(self, slot: int, node: TcpAddress) -> None:
+        """Takes the word of a server that another one has a slot."""
+        if self._found:
+            self._found.slots[slot] = node
+            if node not in self._found.nodes:
+                self._found = None
+
+    async def _find(self) -> Primaries:
+        if self._address.sentinels:
+            return Primaries([await _primary_of(self._address, self._address.sentinels)])
+        return Primaries([TcpAddress(self._address.host, self._address.port)])
+
+
+async def _primary_of(address: RedisAddress, sentinels: Sentinels) -> TcpAddress:
+    """Asks the sentinels one after the other. What they name must say itself that it is a primary."""
+    asked = Sentinel(sentinels.nodes, sentinel_kwargs=address.sentinel_arguments())  # type: ignore[no-untyped-call]  # redis-py's
+    try:
+        node = TcpAddress(*await asked.discover_master(sentinels.master))
+    except ResponseError as error:
+        if "unknown command" in str(error):
+            raise ResponseError(
+                "REDIS_SENTINELS names a Redis that is not a sentinel: name it in REDIS_HOST"
+            ) from error
+        raise
+    finally:
+        await asked.aclose()
+    async with Redis(**address.arguments(node)) as client:
+        role = (await client.info("replication"))["role"]
+    if role != "master":
+        raise RedisConnectionError(f"{node}, which the sentinels name as the primary, is a replica")
+    return node
