@@ -22,12 +22,12 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(180)]
 
-SLOW = turn(" ".join(str(number) for number in range(100)), delay=0.2)
+SLOW = turn(" ".join(str(number) for number in range(60)), delay=0.2)
 
 
 @pytest.fixture
 async def watched(tmp_path: Path) -> AsyncIterator[WatchedRedis]:
-    async with watched_redis(tmp_path / "redis") as redis:
+    async with watched_redis(tmp_path / "redis", sentinels=1) as redis:
         yield redis
 
 
@@ -42,9 +42,9 @@ async def start_until(done: asyncio.Event, deployment: Deployment, acknowledged:
 
 
 async def test_the_service_goes_on_with_the_primary_that_the_sentinels_promote(
-    watched: WatchedRedis, start_process: StartProcess, tmp_path: Path
+    start_process: StartProcess, tmp_path: Path
 ) -> None:
-    async with running_emulator(tmp_path / "cloud") as cloud:
+    async with running_emulator(tmp_path / "cloud") as cloud, watched_redis(tmp_path / "redis") as watched:
         deployment = Deployment(watched.servers[0], cloud, start_process, tmp_path)
         await deployment.start([SLOW], count=2, REDIS_MIN_REPLICAS="1", **watched.variables)
         for replica in deployment.replicas:

@@ -81,9 +81,7 @@ async def _primary_of(address: RedisAddress, sentinels: Sentinels) -> TcpAddress
         node = TcpAddress(*await asked.discover_master(sentinels.master))
     except ResponseError as error:
         if "unknown command" in str(error):
-            raise ResponseError(
-                "REDIS_SENTINELS names a Redis that is not a sentinel: name it in REDIS_HOST"
-            ) from error
+            raise ResponseError("REDIS_SENTINELS names a Redis that is no sentinel: set REDIS_HOST instead") from error
         raise
     finally:
         await asked.aclose()
