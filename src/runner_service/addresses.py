@@ -1,6 +1,7 @@
 """Listen addresses: `host:port`, `[IPv6]:port`, or `unix:PATH`."""
 
 import ipaddress
+from contextlib import suppress
 from typing import NamedTuple
 
 LOOPBACK_NAME = "localhost"
@@ -54,9 +55,13 @@ def tcp_addresses(text: str) -> list[TcpAddress]:
     Raises:
         ValueError: one is not host:port or [IPv6]:port.
     """
-    found = [parse_address(each.strip()) for each in text.split(",")]
-    addresses = [each for each in found if isinstance(each, TcpAddress) and each.port]
-    if len(addresses) < len(found):
+    addresses: list[TcpAddress] = []
+    for each in text.split(","):
+        with suppress(ValueError):
+            address = parse_address(each.strip())
+            if isinstance(address, TcpAddress) and address.port:
+                addresses.append(address)
+                continue
         raise ValueError("should be host:port or [IPv6]:port, several separated by commas")
     return addresses
 
