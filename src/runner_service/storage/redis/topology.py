@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from redis import RedisError
 from redis.asyncio import Redis
-from redis.asyncio.sentinel import Sentinel
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -75,18 +75,31 @@ class Topology:
 
 
 async def _primary_of(address: RedisAddress, sentinels: Sentinels) -> TcpAddress:
-    """Asks the sentinels one after the other. What they name must say itself that it is a primary."""
-    asked = Sentinel(sentinels.nodes, sentinel_kwargs=address.sentinel_arguments())  # type: ignore[no-untyped-call]  # redis-py's
-    try:
-        node = TcpAddress(*await asked.discover_master(sentinels.master))
-    except ResponseError as error:
-        if "unknown command" in str(error):
-            raise ResponseError("REDIS_SENTINELS names a Redis that is no sentinel: set REDIS_HOST instead") from error
-        raise
-    finally:
-        await asked.aclose()
+    """Asks the sentinels one after the other. What one names must say itself that it is a primary."""
+    problems: list[str] = []
+    for each in sentinels.nodes:
+        try:
+            named = await _named_by(each, address, sentinels.master)
+            if named and await _is_primary(named, address):
+                return named
+        except (RedisError, OSError) as error:
+            problems.append(f"{each}: {error or type(error).__name__}")
+        else:
+            problems.append(f"{each}: {f'{named} is a replica' if named else 'does not know it'}")
+    raise RedisConnectionError(f"no primary found for {sentinels.master!r}: {'; '.join(problems)}")
+
+
+async def _named_by(sentinel: TcpAddress, address: RedisAddress, master: str) -> TcpAddress | None:
+    async with Redis(host=sentinel.host, port=sentinel.port, **address.sentinel_arguments()) as client:
+        try:
+            found = await client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)  # type: ignore[no-untyped-call]  # redis-py's
+        except ResponseError as error:
+            if "unknown command" in str(error):
+                raise ResponseError("it is no sentinel: set REDIS_HOST instead of REDIS_SENTINELS") from error
+            raise
+    return TcpAddress(found[0].decode(), int(found[1])) if found else None
+
+
+async def _is_primary(node: TcpAddress, address: RedisAddress) -> bool:
     async with Redis(**address.arguments(node)) as client:
-        role = (await client.info("replication"))["role"]
-    if role != "master":
-        raise RedisConnectionError(f"{node}, which the sentinels name as the primary, is a replica")
-    return node
+        return str((await client.info("replication"))["role"]) == "master"
