@@ -11,8 +11,8 @@ from tests.scale.replicas import Deployment, kind
 
 from runner_service import states
 from runner_service.storage.event_log import LogError, NewEvent, NewExecution, NewState, Page
-from runner_service.storage.redis.backend import redis_storage
 from runner_service.storage.redis.address import RedisAddress
+from runner_service.storage.redis.backend import redis_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 pytestmark = needs_redis

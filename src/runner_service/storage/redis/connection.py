@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from redis import RedisError
-from redis.asyncio.client import PubSub
 
 from runner_service.storage.event_log import LogError
 from runner_service.storage.redis.address import REPLICATION_TIMEOUT_MS, RedisAddress
@@ -56,17 +55,6 @@ class Connection:
         wait: Command = ["WAIT", self.address.min_replicas, REPLICATION_TIMEOUT_MS]  # it is about its connection
         ((reply, count),) = await self._run([[evalsha(name, keys, arguments), wait]])
         return reply, int(count) >= self.address.min_replicas
-
-    @asynccontextmanager
-    async def subscription(self) -> AsyncIterator[PubSub]:
-        """Opens a connection that subscribes to channels. What fails on it is raised as redis-py does."""
-        node = (await self.topology.primaries()).nodes[0]
-        try:
-            async with self._router.client(node).pubsub(ignore_subscribe_messages=False) as subscription:
-                yield subscription
-        except (RedisError, OSError):
-            self.topology.doubt()
-            raise
 
     @contextmanager
     def as_log_error(self) -> Iterator[None]:

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from redis import RedisError
+
 from runner_service.states import is_final
 from runner_service.storage.event_log import LogError, Notify
 from runner_service.storage.owner_history import OwnerHistory
-from runner_service.storage.redis.connection import TIMEOUT_SECONDS, Connection
+from runner_service.storage.redis.address import TIMEOUT_SECONDS
+from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.storage.redis.link import FAILURES, Link, open_link, pack
 from runner_service.storage.redis.reading import read_records
@@ -74,7 +77,8 @@ class Follower:
                 await self._wanted.wait()
                 try:
                     await self._follow()
-                except FAILURES as error:
+                except (*FAILURES, RedisError) as error:
+                    self._connection.topology.doubt()
                     logger.warning("following_interrupted error=%s", error or type(error).__name__)
                 except Exception:  # without the follower, watchers at this replica would wait forever
                     logger.exception("following_failed")
@@ -83,7 +87,8 @@ class Follower:
             await cancel(reading)
 
     async def _follow(self) -> None:
-        self._link = link = await open_link(self._connection.address)
+        primaries = await self._connection.topology.primaries()
+        self._link = link = await open_link(self._connection.address, primaries.nodes[0])
         try:
             ended = link.listen(self._receive)
             if self._watchers:

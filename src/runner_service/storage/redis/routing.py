@@ -33,7 +33,6 @@ _PASSING = (*_FAILURES, AskError, TryAgainError, NoScriptError)
 _MAX_FAILURES, _MAX_ATTEMPTS = 3, 8
 _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.02, 0.2
 _MAX_CONNECTIONS = 64
-_SUBSCRIPTIONS = 8
 
 
 class Router:
@@ -43,7 +42,7 @@ class Router:
         self.topology = Topology(address)
         self._address = address
         self._clients: dict[TcpAddress, Redis] = {}
-        self._calls = asyncio.Semaphore(_MAX_CONNECTIONS - _SUBSCRIPTIONS)  # the pool refuses what exceeds it
+        self._calls = asyncio.Semaphore(_MAX_CONNECTIONS)  # the pool refuses what exceeds it
 
     async def run(self, units: Sequence[Unit]) -> list[list[Any]]:
         """Runs units and returns their replies, errors among them."""
