@@ -22,6 +22,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
 
+_BEGIN_DELAY_SECONDS = 0.25
 _BEGIN_TIMEOUT_SECONDS = 5.0
 _LAST_SCAN_TIMEOUT_SECONDS = 20.0
 _INTERRUPTED_SCAN_TIMEOUT_SECONDS = 2.0
@@ -60,6 +61,8 @@ class ChangeTracker:
         self._lock = asyncio.Lock()
         self._pending: asyncio.Task[None] | None = None
         self._begun: asyncio.Task[None] | None = None
+        self._has_calls = asyncio.Event()
+        self._remembers = False
         self._needs_scan = False
         self._failed = False
 
@@ -82,6 +85,7 @@ class ChangeTracker:
 
     async def before_call(self) -> None:
         """Waits until the effects of a call that is about to begin can be told from earlier ones."""
+        self._has_calls.set()
         if self._begun and not self._begun.done():
             await asyncio.wait([self._begun], timeout=_BEGIN_TIMEOUT_SECONDS)
             if not self._begun.done():
@@ -115,11 +119,19 @@ class ChangeTracker:
 
     async def summary(self) -> event_pb2.FilesChangedSummary | None:
         """Counts what the execution has changed in all; None if nothing. Raises LogError."""
+        if not self._sets:
+            return None
         changes = await self._contents.net(await asyncio.to_thread(net_changes, self._sets))
         return summarize(changes) if changes else None
 
     async def begin(self) -> None:
-        """Remembers the files as they are."""
+        """Remembers the files as they are: before the first call, and soon, while the model thinks.
+
+        What ends at once, without a call, is not worth a look at the files.
+        """
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_calls.wait(), _BEGIN_DELAY_SECONDS)
+        self._remembers = True
         await self._tracking.written(self._ledger.accept)
         await self._attempt(self._tracking.begin())
 
@@ -195,8 +207,9 @@ async def _stop(tracker: ChangeTracker) -> None:
         each.cancel()
     if running:
         await asyncio.wait(running)
-    with suppress(TrackingError, SandboxError):
-        await tracker._tracking.end()  # noqa: SLF001  # as above
+    if tracker._remembers:  # noqa: SLF001  # as above
+        with suppress(TrackingError, SandboxError):
+            await tracker._tracking.end()  # noqa: SLF001  # as above
 
 
 def summarize(changes: Sequence[RecordedChange]) -> event_pb2.FilesChangedSummary:

@@ -182,6 +182,8 @@ class EventStream:
 
     @is_remote.setter
     def is_remote(self, is_remote: bool) -> None:
+        if is_remote == self._is_remote:  # watchers that are about to read the end find it in the tail
+            return
         self._is_remote = is_remote
         self._tail.clear()  # it has what this process publishes
         self._follow_if_remote()

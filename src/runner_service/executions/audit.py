@@ -22,6 +22,9 @@ _MAX_PENDING = 10_000
 _MAX_TEXT_CHARACTERS = 1024
 _UNKNOWN_INTERVAL_SECONDS = 10.0
 _RETRY_DELAY_SECONDS = 1.0
+_GATHERING_SECONDS = (
+    0.02  # under load, so that not each entry is a transaction of its own, before that of the event log
+)
 
 
 class Audit:
@@ -68,6 +71,7 @@ class Audit:
             try:
                 async with asyncio.timeout(_UNKNOWN_INTERVAL_SECONDS):
                     await self._has_pending.wait()
+                    await asyncio.sleep(_GATHERING_SECONDS)
             except TimeoutError:
                 pass
             if time.monotonic() - counted_at >= _UNKNOWN_INTERVAL_SECONDS:
@@ -101,7 +105,7 @@ class Audit:
             self._add(runner_pb2.AuditEntry(action="REFUSED_UNKNOWN", text=reason, count=count))
 
     def _add(self, entry: runner_pb2.AuditEntry) -> None:
-        entry.create_time.GetCurrentTime()
+        entry.create_time.FromNanoseconds(time.time_ns())
         logger.info("%s", json.dumps(MessageToDict(entry, preserving_proto_field_name=True)))
         if len(self._pending) >= _MAX_PENDING:
             self._lost += 1

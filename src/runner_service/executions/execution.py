@@ -196,7 +196,7 @@ class Execution:
         self._started_at = time.monotonic()
         self._change_state(states.RUNNING)
         if not self.has_started:
-            self.record.start_time.GetCurrentTime()
+            self.record.start_time.FromNanoseconds(time.time_ns())
             self.record.root, self.record.mode = started.sandbox.root, started.mode
         self.stream.publish(started)
         self._store_record()
@@ -206,7 +206,7 @@ class Execution:
         states.require_transition(self.state, end.state if end else states.SUCCEEDED)
         self.approvals.withdraw()
         self._change_state(end.state if end else states.SUCCEEDED)
-        self.record.finish_time.GetCurrentTime()
+        self.record.finish_time.FromNanoseconds(time.time_ns())
         self.usage.stored_bytes = self.stream.quota.used
         self.record.usage.CopyFrom(self.usage)
         finished = event_pb2.Finished(

@@ -1,5 +1,6 @@
 """The executions in memory: those that are active and those that somebody holds. The log has the others."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -117,7 +118,7 @@ class Registry:
         )
         if caller := current_caller.get(None):
             record.caller.CopyFrom(caller.message())
-        record.create_time.GetCurrentTime()
+        record.create_time.FromNanoseconds(time.time_ns())
         stream = EventStream(record.execution_id, self._writer, self._log)
         stream.owner_token = claim.token
         stream.positions.owners = OwnerHistory([Start(claim.token, 0)] if claim.token else [])

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -74,6 +74,8 @@ class Runner:
         self.mcp_addresses = McpAddresses(
             allows_private=settings.is_local_mode(), networks=parse_networks(settings.mcp_allowed_networks)
         )
+        self._own_redactor: tuple[Sequence[str], Redactor] = ([], Redactor(()))
+        """For the secrets of the service alone, which it was built for."""
         self._shared_secrets: dict[str, SharedSecrets] = defaultdict(SharedSecrets)
         self.approval_policy = approval_policy
         """The operator's, of APPROVAL_POLICY_FILE."""
@@ -107,7 +109,12 @@ class Runner:
 
     async def redactor(self, request: runner_pb2.ExecuteAgentRequest) -> Redactor:
         """Builds a redactor for the secrets of a request and those of the service."""
-        redactor = await Redactor.build([*self.settings.secrets(), *_secrets(request)])
+        own, given = self.settings.secrets(), _secrets(request)
+        if not given and own == self._own_redactor[0]:
+            return self._own_redactor[1].copy()
+        redactor = await Redactor.build([*own, *given])
+        if not given:
+            self._own_redactor = own, redactor.copy()
         if redactor.omitted_forms:
             logger.warning("redaction_forms_omitted count=%d", redactor.omitted_forms)
         return redactor

@@ -36,6 +36,12 @@ class Redactor:
         """Builds a redactor in a thread."""
         return await asyncio.to_thread(cls, list(secrets))
 
+    def copy(self) -> "Redactor":
+        """Returns one that knows the same secrets, and shares no others."""
+        copied = Redactor(())
+        copied.patterns = self.patterns
+        return copied
+
     def __repr__(self) -> str:
         return f"Redactor({len(self.patterns)} patterns)"
 

@@ -4,8 +4,9 @@ The docstring below a field is its documentation, for `runner-service check` and
 """
 
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -521,8 +522,8 @@ variables hold as well."""
 
     def secrets(self) -> list[str]:
         """Returns every secret value of the service itself, for redaction. Reads AUTH_TOKEN_FILE: some microseconds."""
-        values = [getattr(self, name) for name in type(self).model_fields]
-        secrets = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
+        values = [getattr(self, name) for name in _secret_fields()]
+        secrets = {value.get_secret_value() for value in values if value}
         headers = (
             self.otel_exporter_otlp_headers,
             self.otel_exporter_otlp_traces_headers,
@@ -534,6 +535,11 @@ variables hold as well."""
             with suppress(OSError, UnicodeDecodeError):
                 secrets.add(self.auth_token_file.read_text().strip())
         return sorted(secrets - {"", DUMMY_API_KEY})
+
+
+@cache
+def _secret_fields() -> Sequence[str]:
+    return [name for name in Settings.model_fields if is_secret(name)]
 
 
 def is_secret(name: str) -> bool:

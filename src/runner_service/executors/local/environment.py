@@ -8,8 +8,15 @@ _ALWAYS = {"TERM": "dumb", "PYTHONUNBUFFERED": "1"}
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def command_environment(given: Mapping[str, str], *, root: str) -> dict[str, str]:
-    """Returns the variables of a command. No other variable of the service is passed, so none of its secrets are."""
+def inherited_environment() -> dict[str, str]:
+    """Returns the variables of the service that commands have. It takes some time, since all have to be looked at."""
     own = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    locale = {name: value for name, value in os.environ.items() if name.startswith("LC_")}
-    return {"PATH": _DEFAULT_PATH, "HOME": root, **own, **locale, **_ALWAYS, **given}
+    return {**own, **{name: value for name, value in os.environ.items() if name.startswith("LC_")}}
+
+
+def command_environment(
+    given: Mapping[str, str], *, root: str, inherited: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Returns the variables of a command. No other variable of the service is passed, so none of its secrets are."""
+    own = inherited_environment() if inherited is None else inherited
+    return {"PATH": _DEFAULT_PATH, "HOME": root, **own, **_ALWAYS, **given}

@@ -14,11 +14,11 @@ from runner_service.executors.local.commands import Commands, SupervisorSource
 from runner_service.executors.local.confinement.cells import CacheBounds, Cells, plain_name
 from runner_service.executors.local.confinement.confiner import Confiner, Place
 from runner_service.executors.local.confinement.file_rules import FileRules
-from runner_service.executors.local.deep_removal import remove_whole
-from runner_service.executors.local.environment import command_environment
+from runner_service.executors.local.environment import command_environment, inherited_environment
 from runner_service.executors.local.files import Files
 from runner_service.executors.local.restoring import LocalRestorer
 from runner_service.executors.local.ripgrep import Ripgrep
+from runner_service.executors.local.roots import Roots, resolve_root
 from runner_service.executors.local.supervisor_process import SupervisorProcess, supervisor_process
 from runner_service.executors.local.threads import FileThreads
 from runner_service.executors.local.tracking import LocalTracking
@@ -120,6 +120,8 @@ class LocalExecutor:
         self._root = root
         self._scope = scope
         self._programs = programs
+        self._inherited = inherited_environment()
+        self._roots = Roots()
 
     @property
     def process_control(self) -> str:
@@ -141,7 +143,7 @@ class LocalExecutor:
     async def delete(self, spec: SandboxSpec) -> None:
         """Implements `Executor`. A directory that all executions share is the user's, and stays."""
         if self._scope == "session":
-            await asyncio.to_thread(_remove_directory, self._directory(spec))
+            await self._roots.remove(self._directory(spec))
 
     async def release_parked(self, spec: SandboxSpec) -> None:
         """Implements `Executor`: files stay where they are."""
@@ -166,8 +168,8 @@ class LocalExecutor:
             SandboxError: the directory cannot be made.
         """
         await self.confinement_for(spec.confinement)
-        root = str(await asyncio.to_thread(_create_directory, self._directory(spec)))
-        environment = command_environment(spec.environment, root=root)
+        root = await self._roots.existing(self._directory(spec))
+        environment = command_environment(spec.environment, root=root, inherited=self._inherited)
         rules = await self._cells.file_rules(spec.confinement, root)
         async with self._supervisor_for(spec, root, environment) as supervisor:
             self._in_use.add(supervisor)
@@ -235,7 +237,7 @@ async def local_executor(
         SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
     """
     programs = await asyncio.to_thread(_find_programs)
-    real_root = await asyncio.to_thread(_resolve_root, root)
+    real_root = await asyncio.to_thread(resolve_root, root)
     place = Place(state_dir, os.environ.get("HOME") or str(real_root), tuple(map(str, secrets)))
     async with supervisor_process(state_dir, terminate_grace, quota, on_supervisor_change) as supervisor:
         threads = FileThreads(_FILE_THREADS)
@@ -264,34 +266,3 @@ def _find_programs() -> Programs:
     if shell is None:
         raise SandboxError("there is neither bash nor sh on the PATH, and commands need one of them")
     return Programs(shell, shutil.which("rg"))
-
-
-def _resolve_root(directory: Path) -> Path:
-    """Returns where the directory really is, or will be: it is there, or can most likely be made when it is needed."""
-    try:
-        real = directory.resolve()
-        nearest = next(each for each in (real, *real.parents) if each.exists())
-    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
-        raise SandboxError(f"{directory} cannot be used as a sandbox: {error}") from error
-    if not nearest.is_dir():
-        raise SandboxError(f"{directory} cannot be used as a sandbox: {nearest} is no directory")
-    if nearest != real and not os.access(nearest, os.W_OK | os.X_OK):
-        raise SandboxError(f"{directory} cannot be used as a sandbox: {nearest} may not be written")
-    return real
-
-
-def _remove_directory(directory: Path) -> None:
-    try:
-        remove_whole(str(directory))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise SandboxError(f"{directory} could not be deleted: {error.strerror}") from error
-
-
-def _create_directory(directory: Path) -> Path:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory.resolve(strict=True)
-    except OSError as error:
-        raise SandboxError(f"{directory} cannot be used as a sandbox: {error.strerror}") from error
