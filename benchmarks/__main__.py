@@ -6,6 +6,7 @@ All figures are measured when none is named, each in at most five minutes. `exec
 
 import argparse
 import time
+from importlib.util import find_spec
 
 from benchmarks.figures import FIGURES
 from benchmarks.kept import keep, worse
@@ -20,6 +21,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - FIGURES.keys():
         parser.error(f"there is no figure {', '.join(sorted(unknown))}")
+    if arguments.write and not find_spec("matplotlib"):
+        parser.error("--write draws plots: install the extra `bench`")
     for name in arguments.names or FIGURES:
         began = time.monotonic()
         figure = FIGURES[name](arguments.rounds)

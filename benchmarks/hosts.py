@@ -36,7 +36,10 @@ class PlainLoop:
 
 
 async def serve_with(loop: AgentLoop, ready_fd: int, base: Path, variables: Mapping[str, str] | None = None) -> None:
-    """Serves the service as it is, but for its agent loop and, in cloud mode, its sandboxes. Files are below `base`."""
+    """Serves the service as it is, but for its agent loop and, in cloud mode, its sandboxes. Files are below `base`.
+
+    Changes are not tracked: nothing that it is compared with does, and `protections` measures that.
+    """
     from runner_service import app
     from runner_service.agent import loader
     from runner_service.executors.daytona import factory
@@ -49,7 +52,8 @@ async def serve_with(loop: AgentLoop, ready_fd: int, base: Path, variables: Mapp
 
     loader.load = lambda: opened  # type: ignore[assignment]  # the rest is as it is
     factory.configured = lambda *_: local_executor(root=Path(os.environ[WORKSPACE]), state_dir=base)  # type: ignore[assignment]
-    await app.serve(load_settings(service_environment(base, variables or {})), app.ServeOptions(ready_fd=ready_fd))
+    environment = service_environment(base, {"SANDBOX_TRACK_CHANGES": "off", **(variables or {})})
+    await app.serve(load_settings(environment), app.ServeOptions(ready_fd=ready_fd))
 
 
 async def serve_bare(execute_agent: Callable[[Any, Any], Awaitable[None]], ready_fd: int) -> None:

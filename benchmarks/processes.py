@@ -101,7 +101,8 @@ def say_ready(descriptor: int, address: str) -> None:
 
 def plain_environment() -> dict[str, str]:
     """The environment of this process without what would change how a program under measurement works."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STIGMER_", "LANG"))}
+    changing = ("OTEL_", "STIGMER_", "LANG", "PYTHONDONTWRITEBYTECODE")  # without bytecode, a start is a compilation
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
     return {**kept, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "LANG": os.environ.get("LANG", "C.UTF-8")}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from benchmarks.figures.agents import crowds, growth, providers, steps, tokens
 from benchmarks.figures.confinement import confinement
-from benchmarks.figures.service import footprints, hot_paths, seam
+from benchmarks.figures.service import footprints, hot_paths, protected_run, seam
 from benchmarks.figures.streams import events, replicas, reports
 from benchmarks.report import Figure
 
@@ -18,6 +18,7 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "crowd": crowds,
     "seam": seam,
     "confinement": confinement,
+    "protections": protected_run,
     "reporting": reports,
     "scale": replicas,
     "instructions": hot_paths,

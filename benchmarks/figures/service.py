@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks import command_cost, footprint, instructions, peers
+from benchmarks import command_cost, footprint, instructions, peers, protections
 from benchmarks.hot_paths import PATHS
 from benchmarks.report import Figure, Plot, ratio, ratios, spread
 
@@ -62,6 +62,23 @@ def seam(rounds: int) -> Figure:
         label: ratios(ours, bare) for label, ours, bare in zip(labels, took["service"], took["bare"], strict=True)
     }
     return Figure("seam", "A command, from the executor to the client", table, plot, values, remarks)
+
+
+def protected_run(rounds: int) -> Figure:
+    """Confinement, changes and approvals together."""
+    without, with_all = [], []
+    for _ in range(rounds):
+        without.append(protections.seconds(protected=False))
+        with_all.append(protections.seconds(protected=True))
+    more = ratios(with_all, without)
+    table = [
+        ("a run of twenty calls, with a second of the model before each", "s", "×"),
+        ("without confinement, changes and approvals", spread(without, ".2f"), "1.00"),
+        ("with all three", spread(with_all, ".2f"), spread(more, ".3f")),
+    ]
+    series = {"a run of twenty calls": [statistics.median(without), statistics.median(with_all)]}
+    plot = Plot("s", ["without", "with all three"], series)
+    return Figure("protections", "A run with confinement, changes and approvals", table, plot, {"× without": more})
 
 
 def hot_paths(rounds: int) -> Figure:  # noqa: ARG001  # counted: the same each time
