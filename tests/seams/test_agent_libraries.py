@@ -29,11 +29,13 @@ from tests.agent.bench import Bench, command, open_bench, turn
 
 from runner_service.agent import message_list
 from runner_service.agent.capabilities import AgentPlan
+from runner_service.agent.factory_overrides import _unchanged
 from runner_service.agent.graphs import build_graph
 from runner_service.agent.message_list import MessageList, add_messages
 from runner_service.agent.middleware import TokenCounter, lean_middleware
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.tool_calls import SandboxTools
+from runner_service.models.history import repair
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
 from runner_service.storage.sqlite.checkpoints import InlineSqliteSaver, sqlite_checkpoints
@@ -128,7 +130,7 @@ async def test_langgraph_writes_a_checkpoint_by_no_other_method(bench: Bench) ->
 async def test_langsmith_takes_part_in_no_call_once_it_is_turned_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_off: bool
 ) -> None:
-    """If it takes part in none anyway, `langsmith_off` has nothing left to do."""
+    """If it takes part in none anyway, `factory_overrides` has less to do."""
     asked: list[Any] = []
 
     async def counted(default: Any, context: Any, function: Any, /, *arguments: Any, **options: Any) -> Any:
@@ -144,6 +146,16 @@ async def test_langsmith_takes_part_in_no_call_once_it_is_turned_off(
     finally:
         langsmith.set_runtime_overrides(aio_to_thread=None)
     assert bool(asked) is not is_off
+
+
+async def test_langchain_looks_for_invalid_calls_before_a_model_call_by_the_function_that_is_replaced(
+    bench: Bench,
+) -> None:
+    assert factory._patch_invalid_tool_calls is _unchanged
+    assert "_patch_invalid_tool_calls(state" in inspect.getsource(factory.create_agent)
+    invalid: Any = {"name": "ls", "args": "{", "id": "a", "error": "", "type": "invalid_tool_call"}
+    repaired = repair([HumanMessage("Go."), AIMessage("Yes.", invalid_tool_calls=[invalid])]).messages
+    assert repaired[-1].invalid_tool_calls == []
 
 
 def test_deepagents_takes_our_replacements_of_its_middleware_by_their_name() -> None:

@@ -10,11 +10,11 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from runner_service.agent.capabilities import AgentPlan, prepare_agent
+from runner_service.agent.factory_overrides import override_factory
 from runner_service.agent.failures import end_for
 from runner_service.agent.graphs import Graph, GraphCache, build_graph
 from runner_service.agent.interface import AgentRun, ParkedError
 from runner_service.agent.journal import Journal
-from runner_service.agent.langsmith_off import turn_langsmith_off
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.session_handover import enter_graph, keep_results, leave_out_last_messages, missing_results
 from runner_service.agent.tools.scope import RunScope, current_scope
@@ -119,7 +119,8 @@ class AgentHarness:
             if run.session_id:
                 await self._checkpoints.enter(_thread_id(run), run.execution_id)
             continues = run.resumption is not None and await _can_continue(graph, config, user_message)
-            given = None if continues else [*await missing_results(graph, saver, config), user_message]
+            left = await missing_results(graph, saver, config) if run.session_id and not continues else []
+            given = None if continues else [*left, user_message]
             # With any durability but "sync" a finished command runs again after a crash.
             state = await graph.ainvoke(given and {"messages": given}, config, durability="sync")
         except BaseException as error:
@@ -153,7 +154,7 @@ async def agent_harness(
     storage: Storage, open_checkpoints: OpenCheckpoints, *, retries: RetryPolicy | None = None
 ) -> AsyncIterator[AgentHarness]:
     """Opens the harness with its checkpoints. Raises LogError."""
-    turn_langsmith_off()
+    override_factory()
     async with open_checkpoints() as checkpoints, model_clients() as clients:
         graphs = GraphCache(clients, checkpoints.saver, retries or RetryPolicy())
         yield AgentHarness(graphs, checkpoints, storage)

@@ -180,22 +180,19 @@ class _LineWriter:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._waiting: queue.Queue[str | None] = queue.Queue(_MAX_QUEUED_LINES)
+        self._waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # a third of a queue with a limit
         self._dropped = 0
         self._thread = threading.Thread(target=self._write_all, name="log-lines", daemon=True)
         self._thread.start()
 
     def enqueue(self, line: str) -> None:
-        try:
-            self._waiting.put_nowait(line)
-        except queue.Full:
+        if self._waiting.qsize() < _MAX_QUEUED_LINES:
+            self._waiting.put(line)
+        else:
             self._dropped += 1
 
     def close(self) -> None:
-        try:
-            self._waiting.put(None, timeout=_CLOSE_TIMEOUT_SECONDS)
-        except queue.Full:
-            return
+        self._waiting.put(None)
         self._thread.join(_CLOSE_TIMEOUT_SECONDS)
 
     def _write_all(self) -> None:

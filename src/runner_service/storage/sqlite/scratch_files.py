@@ -31,7 +31,9 @@ class DirectoryScratchFiles:
 
     async def delete_thread(self, thread_id: str) -> None:
         """Implements `ScratchFiles`."""
-        await asyncio.to_thread(shutil.rmtree, self._directory / thread_id, ignore_errors=True)
+        directory = self._directory / thread_id
+        if directory.exists():  # of most threads there is none
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     def _list(self) -> list[str]:
         return [path.name for path in self._directory.iterdir()] if self._directory.exists() else []
