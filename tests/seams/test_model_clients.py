@@ -1,5 +1,6 @@
 """What the models use of LangChain's provider packages and of the providers' clients."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -14,6 +15,8 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 from openai import DefaultAioHttpClient
+
+from runner_service.models.aiohttp_transport import AiohttpTransport
 
 TOOL = {"name": "t", "description": "d", "parameters": {"type": "object", "properties": {}}}
 
@@ -94,3 +97,29 @@ def test_langchain_ollama_makes_options_and_has_a_client_of_httpx() -> None:
     assert request["tools"][0]["function"]["name"] == "t"
     assert isinstance(model._async_client._client, httpx.AsyncClient)
     assert str(model._async_client._client.base_url).rstrip("/") == "http://provider"
+
+
+async def test_our_transport_reports_broken_connections_as_httpx_does() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+        if path != b"/silent":
+            writer.write(b"HTTP/1.1 200 OK\r\nx: 1\r\nx: 2\r\ncontent-length: 10\r\n\r\nhello")
+            writer.write(b"there" if path == b"/whole" else b"")
+            writer.close()
+        else:
+            await reader.read()
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    timeout = httpx.Timeout(5.0, read=0.2)
+    async with server, httpx.AsyncClient(transport=AiohttpTransport(), base_url=f"http://{host}:{port}") as http:
+        whole = await http.post("/whole", json={}, timeout=timeout)
+        assert (whole.status_code, whole.text, whole.headers.get_list("x")) == (200, "hellothere", ["1", "2"])
+        with pytest.raises(httpx.ReadError):
+            await http.post("/cut", json={}, timeout=timeout)
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/silent", json={}, timeout=timeout)
+        server.close()
+        with pytest.raises(httpx.ConnectError):
+            await http.post("http://127.0.0.1:9/", json={}, timeout=timeout)

@@ -9,6 +9,7 @@ from langchain_ollama import ChatOllama
 from pydantic import PrivateAttr
 
 from runner_service.models import ModelChoice
+from runner_service.models.aiohttp_transport import AiohttpTransport
 from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
 from runner_service.models.failure_texts import read_error
@@ -61,7 +62,7 @@ class StreamingChatOllama(StreamingChatModel, ChatOllama):
 
 def make_model(choice: ModelChoice, connections: Connections) -> StreamingChatModel:
     """Creates the client. Its library requires the older httpx, so it has its own connections."""
-    transport = httpx.AsyncHTTPTransport()
+    transport = AiohttpTransport()
     connections.exit_stack.push_async_callback(transport.aclose)
     return StreamingChatOllama(
         model=choice.name,
