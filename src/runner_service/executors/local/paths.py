@@ -57,11 +57,12 @@ def file_errors(path: str) -> Iterator[None]:
 
 
 class Root:
-    """A directory, by its real path, and the paths below it."""
+    """A directory, by its real path, and the paths below it. Without `follows_links` no symlink is on the way."""
 
-    def __init__(self, path: str, rules: FileRules | None = None) -> None:
+    def __init__(self, path: str, rules: FileRules | None = None, *, follows_links: bool = True) -> None:
         self.path = path.rstrip("/") or "/"
         self.rules = rules or _NO_RULES
+        self.follows_links = follows_links
 
     @contextmanager
     def locate(self, path: str, *, follow: bool = True, create: bool = False, write: bool = False) -> Iterator[Place]:
@@ -175,6 +176,8 @@ class _Walk:
             raise
 
     def _follow_symlink(self, target: str) -> None:
+        if not self._root.follows_links:
+            raise FileError("changed", f"{self._asked}: a symlink is in its place, or on the way to it")
         self._links += 1
         if self._links > _MAX_SYMLINKS:
             raise FileError("invalid", f"{self._asked}: its symlinks go in a circle")

@@ -29,7 +29,8 @@ class LocalRestorer:
     """Implements `Restorer` for a directory of this machine."""
 
     def __init__(self, root: str, threads: FileThreads) -> None:
-        self._root = Root(root)
+        # A path was tracked without links: one on the way now would lead to another file, such as a hook of git.
+        self._root = Root(root, follows_links=False)
         self._threads = threads
 
     async def states(self, paths: Sequence[str]) -> Sequence[FileState | None]:

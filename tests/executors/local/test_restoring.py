@@ -1,0 +1,35 @@
+"""Putting files back: what a command has left in the way leads nowhere."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from tests.executors.conftest import opened_locally
+
+from runner_service.executors.protocol import FileError, SandboxSpec
+from runner_service.executors.tracking import EXECUTABLE, FileState, Restoration
+
+DATA = b"echo taken over"
+WANTED = FileState(EXECUTABLE, len(DATA), hashlib.sha256(DATA).hexdigest())
+
+
+@pytest.mark.parametrize("expected", [None, WANTED])
+async def test_a_file_is_not_put_back_through_a_link_that_took_the_place_of_its_directory(
+    tmp_path: Path, expected: FileState | None
+) -> None:
+    """A hook would be put where git runs it, by a service that no cell keeps from it."""
+    root = tmp_path / "root"
+    (root / ".git" / "hooks").mkdir(parents=True)
+    (root / "scripts").symlink_to(".git")
+    async with (
+        opened_locally(tmp_path) as executor,
+        executor.open_restorer(SandboxSpec("e"), str(root)) as restorer,
+    ):
+        with pytest.raises(FileError) as refused:
+            await restorer.restore([Restoration("scripts/hooks/post-commit", expected, WANTED, DATA)])
+        assert refused.value.code == "changed"
+        with pytest.raises(FileError):
+            await restorer.restore([Restoration("scripts/made/for/it", None, WANTED, DATA)])
+        await restorer.restore([Restoration("other/hooks/post-commit", None, WANTED, DATA)])
+    assert [each.name for each in (root / ".git").rglob("*")] == ["hooks"]
+    assert (root / "other" / "hooks" / "post-commit").read_bytes() == DATA
