@@ -73,6 +73,12 @@ class Client:
             while not await self.is_running(execution_id):
                 await asyncio.sleep(0.01)
 
+    async def reached(self, execution_id: str, state: "event_pb2.State.ValueType") -> None:
+        """Waits until an execution is in a state."""
+        async with asyncio.timeout(20):
+            while await self.state(execution_id) != state:
+                await asyncio.sleep(0.02)
+
     async def is_running(self, execution_id: str) -> bool:
         """Asks whether an execution runs; one that is not known does not."""
         try:

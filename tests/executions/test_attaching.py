@@ -23,12 +23,6 @@ async def let_go(events: list[event_pb2.ExecutionEvent]) -> None:
     await touch.wait()
 
 
-async def until_state(client: Client, name: str, state: "event_pb2.State.ValueType") -> None:
-    async with asyncio.timeout(20):
-        while await client.state(name) != state:
-            await asyncio.sleep(0.02)
-
-
 async def test_the_same_request_attaches_and_sees_the_same(start: StartService) -> None:
     client = await start(SLOW)
     call, seen = await begin(client, "a")
@@ -111,7 +105,7 @@ async def test_an_execution_whose_caller_left_is_cancelled_after_the_grace(start
     call, _ = await begin(client, "a")
     call.cancel()
 
-    await until_state(client, "a", event_pb2.STATE_CANCELLED)
+    await client.reached("a", event_pb2.STATE_CANCELLED)
     events = await client.execute(execution_id="a")
     assert "caller left" in one(events, "finished").error.message
     assert one(events, "tool_call_finished").outcome == event_pb2.TOOL_OUTCOME_CANCELLED
@@ -138,7 +132,7 @@ async def test_a_detached_execution_runs_on(start: StartService) -> None:
     assert await client.state("a") == event_pb2.STATE_RUNNING
     await let_go(seen)
 
-    await until_state(client, "a", event_pb2.STATE_SUCCEEDED)
+    await client.reached("a", event_pb2.STATE_SUCCEEDED)
     assert stdout_of(await client.execute(execution_id="a")) == b"begun\ndone\n"
 
 
