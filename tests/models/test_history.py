@@ -91,7 +91,7 @@ def request_of(provider: str, messages: Sequence[BaseMessage]) -> dict[str, Any]
     if provider == "openai":
         return {"messages": json.loads(openai_messages(messages))}
     if provider == "ollama":
-        return {"messages": ollama_messages(messages)}
+        return {"messages": json.loads(ollama_messages(messages).data)}
     model = ChatAnthropic(model_name="m", api_key=SecretStr("k"), timeout=None, stop=None)
     return model._get_request_payload(anthropic_messages(messages))
 

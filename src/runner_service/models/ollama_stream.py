@@ -1,7 +1,9 @@
 """Speaks Ollama's own chat protocol."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import httpx
 import orjson
@@ -10,14 +12,39 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from runner_service.models.answer import AnswerBuilder
 from runner_service.models.blocks import Image, plain_blocks
 from runner_service.models.failures import UNREADABLE, StreamBrokenError, protocol_error, reported_error
+from runner_service.models.incremental_fold import IncrementalFold
+from runner_service.models.json_values import encoded
 from runner_service.models.sse import MAX_EVENT_BYTES, require_few_values
 
 _ROLES = {HumanMessage: "user", SystemMessage: "system", AIMessage: "assistant", ToolMessage: "tool"}
 
 
-def ollama_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Converts messages whose calls and results are paired (`history.repair`)."""
-    return [_converted(each) for each in messages]
+class OllamaMessages(NamedTuple):
+    """A JSON array of messages; `characters` are those of the same in ASCII."""
+
+    data: bytes
+    characters: int
+
+
+def ollama_messages(messages: Sequence[BaseMessage]) -> OllamaMessages:
+    """Converts messages whose calls and results are paired (`history.repair`), each once in a conversation."""
+    known = _conversation(messages)
+    return OllamaMessages(b"[" + b",".join(known.messages) + b"]", known.characters)
+
+
+@dataclass
+class _Conversation:
+    messages: list[bytes] = field(default_factory=list)
+    characters: int = 0
+
+    def add(self, message: BaseMessage) -> None:
+        """Converts a message."""
+        converted = _converted(message)
+        self.messages.append(encoded(converted))
+        self.characters += len(json.dumps(converted, default=str))
+
+
+_conversation = IncrementalFold(_Conversation, _Conversation.add)
 
 
 def _converted(message: BaseMessage) -> dict[str, Any]:
