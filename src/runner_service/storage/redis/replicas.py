@@ -49,10 +49,10 @@ class RedisReplicas:
 
     async def beat(self) -> Sequence[str]:
         """Implements `Replicas`."""
-        await self._require_suitable()
         reply, self.is_replicated = await self._connection.replicated_script(
             "beat", [self._keys.leases], [self._replica, self._lease_ms]
         )
+        await self._require_suitable()  # the primary may have changed meanwhile
         return [each.decode() for each in reply]
 
     async def _require_suitable(self) -> None:
