@@ -43,4 +43,6 @@ def _named_by(settings: Settings) -> tuple[str, str]:
     if settings.redis_sentinels:
         names = "REDIS_SENTINELS, REDIS_SENTINEL_MASTER, REDIS_SENTINEL_PASSWORD and REDIS_PASSWORD"
         return "REDIS_SENTINELS", f"start Redis and its sentinels, or correct {names}"
+    if settings.redis_cluster_nodes:
+        return "REDIS_CLUSTER_NODES", "start the cluster, or correct REDIS_CLUSTER_NODES and REDIS_PASSWORD"
     return "REDIS_HOST", "start Redis, or correct REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"

@@ -234,6 +234,8 @@ def _temporal_conflicts(settings: Settings) -> Iterator[Problem]:
 def _redis_conflicts(settings: Settings) -> Iterator[Problem]:
     if settings.redis_sentinels and settings.redis_host:
         yield Problem("REDIS_SENTINELS", "should not be set together with REDIS_HOST: the sentinels say where Redis is")
+    if settings.redis_cluster_nodes and (settings.redis_host or settings.redis_sentinels):
+        yield Problem("REDIS_CLUSTER_NODES", "should not be set together with REDIS_HOST or REDIS_SENTINELS")
 
 
 def _unreadable_files(settings: Settings) -> Iterator[Problem]:

@@ -60,6 +60,7 @@ _CLOUD_ONLY_VARIABLES = (
     "REDIS_USER",
     "REDIS_TLS",
     "REDIS_TLS_CA_FILE",
+    "REDIS_CLUSTER_NODES",
     "REDIS_SENTINELS",
     "REDIS_SENTINEL_MASTER",
     "REDIS_SENTINEL_USER",
@@ -322,6 +323,9 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """The password of the sentinels. Cloud mode only."""
     redis_sentinel_user: str | None = None
     """The ACL user of the sentinels that REDIS_SENTINEL_PASSWORD belongs to. Unset: the default. Cloud mode only."""
+    redis_cluster_nodes: TcpListText | None = None
+    """Some nodes of a Redis Cluster, `host:port`, separated by commas, which know the others: instead of REDIS_HOST and
+    REDIS_PORT. Cloud mode only."""
     redis_tls: bool = False
     """Connects to Redis, and to its sentinels, with TLS, and verifies the certificate. Cloud mode only."""
     redis_tls_ca_file: Path | None = None
@@ -458,7 +462,7 @@ variables hold as well."""
 
     def has_redis(self) -> bool:
         """Tells whether replicas share a Redis."""
-        return bool(self.redis_host or self.redis_sentinels)
+        return bool(self.redis_host or self.redis_sentinels or self.redis_cluster_nodes)
 
     def runs_temporal_worker(self) -> bool:
         """Tells whether activities are taken from Temporal: one of the two variables was set explicitly."""

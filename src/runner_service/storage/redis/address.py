@@ -29,7 +29,7 @@ class Sentinels:
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where Redis is, and how to log in. With `sentinels`, host and port are not used."""
+    """Where Redis is, and how to log in. With `sentinels` or `cluster`, host and port are not used."""
 
     host: str = ""
     port: int = _DEFAULT_PORT
@@ -40,10 +40,14 @@ class RedisAddress:
     min_replicas: int = 0
     """How many replicas of Redis have to have a write before anything is done because of it."""
     sentinels: Sentinels | None = None
+    cluster: tuple[TcpAddress, ...] = ()
+    """Some nodes of a cluster, which know the others."""
 
     def __str__(self) -> str:
         if self.sentinels:
             return f"{self.sentinels.master} (sentinels {', '.join(map(str, self.sentinels.nodes))})"
+        if self.cluster:
+            return f"the cluster of {', '.join(map(str, self.cluster))}"
         return str(TcpAddress(self.host, self.port))
 
     def arguments(self, node: TcpAddress) -> dict[str, Any]:
@@ -51,6 +55,10 @@ class RedisAddress:
         login = {"password": self.password, "username": self.user}
         timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS}
         return {"host": node.host, "port": node.port, **login, **timeouts, **self._common()}
+
+    def discovery_arguments(self, node: TcpAddress) -> dict[str, Any]:
+        """Returns what redis-py takes for a server that is asked where the others are."""
+        return self.arguments(node) | _DISCOVERY_TIMEOUTS
 
     def sentinel_arguments(self) -> dict[str, Any]:
         """Returns what redis-py takes for sentinels, besides host and port."""
@@ -81,6 +89,7 @@ def redis_address(settings: Settings) -> RedisAddress:
         min_replicas=settings.redis_min_replicas,
         tls_ca_file=str(ca_file) if ca_file else None,
         sentinels=_sentinels(settings),
+        cluster=tuple(tcp_addresses(settings.redis_cluster_nodes)) if settings.redis_cluster_nodes else (),
     )
 
 

@@ -12,11 +12,10 @@ from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.audit import RedisAuditStore
 from runner_service.storage.redis.connection import Connection, connection
 from runner_service.storage.redis.contents import RedisContentStore
-from runner_service.storage.redis.entry_reads import EntryReads
 from runner_service.storage.redis.event_log import RedisEventLog
 from runner_service.storage.redis.following import Follower, cancel
-from runner_service.storage.redis.hot_path import HotConnection
 from runner_service.storage.redis.keys import DeploymentKeys, deployment_keys
+from runner_service.storage.redis.nodes import NodeAppenders, NodeEntryReads
 from runner_service.storage.redis.ownership import RedisOwnership
 from runner_service.storage.redis.replicas import RedisReplicas
 from runner_service.storage.redis.scratch_files import RedisScratchFiles
@@ -59,11 +58,11 @@ async def redis_storage(
     keys = deployment_keys(deployment)
     async with connection(address) as opened:
         follower = Follower(opened)
-        hot = HotConnection(address, opened.topology)
-        entries = EntryReads(HotConnection(address, opened.topology))
+        appenders = NodeAppenders(opened)
+        entries = NodeEntryReads(opened)
         following = asyncio.create_task(follower.run(), name="redis-follower")
         try:
-            log = RedisEventLog(opened, hot, entries, keys, follower)
+            log = RedisEventLog(opened, appenders, entries, keys, follower)
             ownership = RedisOwnership(opened, keys)
             replicas = RedisReplicas(opened, keys, ownership.replica, log, lease_seconds=LEASE_SECONDS)
             scratch_files = RedisScratchFiles(opened, keys)
@@ -74,4 +73,4 @@ async def redis_storage(
         finally:
             await cancel(following)
             await entries.close()
-            await hot.close()
+            await appenders.close()

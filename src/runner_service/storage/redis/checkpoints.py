@@ -170,11 +170,16 @@ class RedisCheckpoints:
 
     async def enter(self, thread_id: str, execution_id: str) -> None:
         """Implements `Checkpoints`."""
-        keys = [ThreadKeys(thread_id).token, ExecutionKeys(execution_id).record]
-        token = await self._connection.script("enter_thread", keys, [owner_token.get()])
-        if token is None:
-            raise LogError(_TAKEN_OVER)
-        owner_token.set(int(token))
+        key, token, entered = ThreadKeys(thread_id).token, owner_token.get(), None
+        while entered is None:
+            # Thread and execution may be at two servers. The token of the thread is read before the ownership is
+            # looked at, and only replaced if it is still the same: so nobody has entered in between.
+            seen = await self._connection.call("GET", key)
+            owner = await self._connection.call("HGET", ExecutionKeys(execution_id).record, "token")
+            if int(owner or 0) != token:
+                raise LogError(_TAKEN_OVER)
+            entered = await self._connection.script("enter_thread", [key], [seen or 0, token])
+        owner_token.set(int(entered))
 
     async def thread_ids(self) -> Sequence[str]:
         """Implements `Checkpoints`."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from redis import RedisError
 
+from runner_service.addresses import TcpAddress
 from runner_service.storage.event_log import LogError
 from runner_service.storage.redis.address import REPLICATION_TIMEOUT_MS, RedisAddress
 from runner_service.storage.redis.lua import Argument, Command, ScriptCall, evalsha
@@ -37,6 +38,11 @@ class Connection:
         """Runs a command at every primary and returns the replies. Raises LogError for the first that failed."""
         with self.as_log_error():
             return [_checked(each) for each in await self._router.run_everywhere(command)]
+
+    async def node_of(self, key: str) -> TcpAddress:
+        """Returns the primary that has a key. Raises LogError."""
+        with self.as_log_error():
+            return (await self.topology.primaries()).node_of(key)
 
     async def script(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Runs a script of `scripts/` and returns its reply. Raises LogError."""

@@ -1,6 +1,7 @@
 """Reads entries of event streams on a connection of its own: what is wanted at the same time is one round trip."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -13,6 +14,10 @@ _ATTEMPTS = 3
 _RETRY_INTERVAL_SECONDS = 0.1
 
 
+StoredEntry = tuple[bytes, list[bytes]]
+"""Id and fields, names and values."""
+
+
 class EntryReads:
     """Runs `XRANGE` for many callers. redis-py would take several times as long for each of them."""
 
@@ -21,8 +26,8 @@ class EntryReads:
         self._wanted: list[tuple[bytes, asyncio.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def read(self, key: str, after: str, count: int) -> list[tuple[bytes, list[bytes]]]:
-        """Returns at most `count` entries above the id `after`: id and fields, names and values. Raises LogError."""
+    async def read(self, key: str, after: str, count: int) -> Sequence[StoredEntry]:
+        """Returns at most `count` entries above the id `after`. Raises LogError."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._wanted.append((pack("XRANGE", key, f"({after}", "+", "COUNT", count), future))
         if self._task is None:
@@ -32,7 +37,7 @@ class EntryReads:
             raise LogError(str(reply)) from reply
         if isinstance(reply, hiredis.ReplyError):
             raise self._connection.refusal(reply)
-        entries: list[tuple[bytes, list[bytes]]] = reply
+        entries: Sequence[StoredEntry] = reply
         return entries
 
     async def close(self) -> None:

@@ -25,14 +25,13 @@ from runner_service.storage.event_log import (
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.execution_order import MAX_SORTED_EXECUTIONS, ExecutionOrder
 from runner_service.storage.journal import JournaledCall
-from runner_service.storage.redis.appender import Append, Appender, Position, Sent
+from runner_service.storage.redis.appender import Append, Position, Sent
 from runner_service.storage.redis.appending import RUN_ID, decode_result
 from runner_service.storage.redis.connection import Connection
-from runner_service.storage.redis.entry_reads import EntryReads
 from runner_service.storage.redis.following import Follower
-from runner_service.storage.redis.hot_path import HotConnection
 from runner_service.storage.redis.index import Index
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
+from runner_service.storage.redis.nodes import NodeAppenders, NodeEntryReads
 from runner_service.storage.redis.reading import PageReader, read_output, read_position, read_records, read_size
 
 
@@ -42,8 +41,8 @@ class RedisEventLog:
     def __init__(
         self,
         connection: Connection,
-        hot: HotConnection,
-        entries: EntryReads,
+        appenders: NodeAppenders,
+        entries: NodeEntryReads,
         keys: DeploymentKeys,
         follower: Follower,
     ) -> None:
@@ -52,7 +51,7 @@ class RedisEventLog:
         self._follower = follower
         self._index = Index(connection, keys)
         self._pages = PageReader(connection, entries)
-        self._appender = Appender(hot)
+        self._appenders = appenders
         self._sent: dict[str, Sent] = {}
         self.stored_fingerprint_key: bytes | None = None
         """Set once Redis has been reached."""
@@ -79,7 +78,7 @@ class RedisEventLog:
             Append(self._sent_by(name, owners) or await self._new_sent(name, owners, own[0]), own)
             for name, own in by_execution.items()
         ]
-        rejected = await self._appender.append(appends, min_replicas=min_replicas)
+        rejected = await self._appenders.append(appends, min_replicas=min_replicas)
         for name in [*ended, *rejected]:
             self._sent.pop(name, None)
         with suppress(LogError):  # what was appended must not be appended again, and the index may name too many

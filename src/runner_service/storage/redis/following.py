@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 _RECONNECT_INTERVAL_SECONDS = 0.2
 _PING_INTERVAL_SECONDS = 1.0
 _CANCEL_INTERVAL_SECONDS = 0.1
+_MAX_SILENCE_SECONDS = 3.0
 _CHANNELS_PER_READ = 200
 
 
@@ -48,6 +51,7 @@ class Follower:
         self._link: Link | None = None
         self._ids: dict[str, str] = {}
         self._owners: dict[str, OwnerHistory] = {}
+        self._heard: dict[str, float] = {}
         self._unread: dict[str, None] = {}
         self._has_unread = asyncio.Event()
 
@@ -67,6 +71,7 @@ class Follower:
             if not watchers and self._watchers.get(channel) is watchers:
                 del self._watchers[channel], self._ids[channel]
                 self._owners.pop(channel, None)
+                self._heard.pop(channel, None)
                 self._send("UNSUBSCRIBE", channel)
 
     async def run(self) -> None:
@@ -88,7 +93,7 @@ class Follower:
 
     async def _follow(self) -> None:
         primaries = await self._connection.topology.primaries()
-        self._link = link = await open_link(self._connection.address, primaries.nodes[0])
+        self._link = link = await open_link(self._connection.address, random.choice(primaries.nodes))  # noqa: S311  # any of them
         try:
             ended = link.listen(self._receive)
             if self._watchers:
@@ -98,11 +103,21 @@ class Follower:
                 await asyncio.wait([ended], timeout=_PING_INTERVAL_SECONDS)
                 if ended.done():
                     ended.result()
+                if self._connection.address.cluster:
+                    self._read_records_of_silent()
                 if link.silent_seconds > TIMEOUT_SECONDS:
                     raise TimeoutError(f"no reply within {TIMEOUT_SECONDS:g} s")
         finally:
             self._link = None
             link.abort()
+
+    def _read_records_of_silent(self) -> None:
+        """Between the nodes of a cluster messages may be lost, without a connection to this one that breaks."""
+        now = time.monotonic()
+        for channel in self._watchers:
+            if now - self._heard.setdefault(channel, now) > _MAX_SILENCE_SECONDS:
+                self._heard[channel] = now
+                self._read_record_of(channel)
 
     def _send(self, command: str, channel: str) -> None:
         if self._link:
@@ -112,6 +127,7 @@ class Follower:
         match reply:
             case [b"message", bytes() as name, bytes() as news]:
                 channel = name.decode()
+                self._heard[channel] = time.monotonic()
                 last, finished, token, *_ = news.split(b":")
                 if channel in self._owners and self._owners[channel].token == int(token):
                     self._notify(channel, int(last), finished=finished == b"1")

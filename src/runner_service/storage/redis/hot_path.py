@@ -3,33 +3,43 @@
 redis-py takes three times as long for a pipeline; see docs/adr/0403-appends-bypass-redis-py.md.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import hiredis
 from redis import RedisError
 
+from runner_service.addresses import TcpAddress
 from runner_service.storage.event_log import LogError
 from runner_service.storage.redis.address import REPLICATION_TIMEOUT_MS, RedisAddress
 from runner_service.storage.redis.link import FAILURES, Link, open_link, pack
 from runner_service.storage.redis.lua import ScriptCall, evalsha, script
 from runner_service.storage.redis.topology import Topology
 
+_NUMBERS = itertools.count(1)
+_ELSEWHERE = ("READONLY", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")
+"""Errors of a server that is no primary any more, or not that of the key."""
+
 
 class HotConnection:
     """Runs commands in one round trip. One caller at a time; connects when needed, and again after a failure."""
 
-    def __init__(self, address: RedisAddress, topology: Topology) -> None:
+    def __init__(self, address: RedisAddress, topology: Topology, node: TcpAddress | None = None) -> None:
+        """Makes one to a node of a cluster, or to the only primary, whichever that is."""
         self._address = address
         self._topology = topology
+        self._node = node
         self._link: Link | None = None
-        self.connections = 0
-        """How many connections there have been: between two of them, Redis may have lost what it had confirmed."""
+        self._number = 0
 
     async def connect(self) -> int:
-        """Connects unless it is connected, and returns `connections`. Raises LogError."""
+        """Connects unless it is connected, and returns the number of the connection, which no other one has had.
+
+        Between two of them, Redis may have lost what it had confirmed. Raises LogError.
+        """
         await self._connected()
-        return self.connections
+        return self._number
 
     async def run(
         self,
@@ -63,8 +73,8 @@ class HotConnection:
 
     def refusal(self, error: hiredis.ReplyError) -> LogError:
         """Returns the LogError for a reply that is an error."""
-        if _is_error(error, "READONLY"):
-            self._doubt()  # the primary has become a replica: there is another one by now
+        if str(error).startswith(_ELSEWHERE):
+            self._doubt()
         return LogError(f"Redis at {self._address} refuses: {error}")
 
     async def close(self) -> None:
@@ -96,12 +106,12 @@ class HotConnection:
     async def _connected(self) -> Link:
         if self._link is None or self._link.is_lost:
             try:
-                primary = (await self._topology.primaries()).nodes[0]
-                self._link = await open_link(self._address, primary)
+                node = self._node or (await self._topology.primaries()).nodes[0]
+                self._link = await open_link(self._address, node)
             except (*FAILURES, RedisError) as error:
                 self._doubt()
                 raise self._unusable(error) from error
-            self.connections += 1
+            self._number = next(_NUMBERS)
         return self._link
 
     def _unusable(self, error: BaseException) -> LogError:

@@ -10,8 +10,8 @@ from runner_service.storage.frames import skip_frames
 from runner_service.storage.owner_history import decode_history
 from runner_service.storage.redis.appender import Position
 from runner_service.storage.redis.connection import Connection
-from runner_service.storage.redis.entry_reads import EntryReads
 from runner_service.storage.redis.keys import ExecutionKeys
+from runner_service.storage.redis.nodes import NodeEntryReads
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 _MIN_ENTRIES_PER_READ, _MAX_ENTRIES_PER_READ = 64, 4096
@@ -93,7 +93,7 @@ def _stored(
 class PageReader:
     """Reads pages of events, and remembers which owner wrote the newest that was read of each execution."""
 
-    def __init__(self, connection: Connection, entries: EntryReads) -> None:
+    def __init__(self, connection: Connection, entries: NodeEntryReads) -> None:
         self._connection = connection
         self._entries = entries
         self._read: dict[str, _Place] = {}

@@ -64,7 +64,7 @@ def _require_kind(opened: Connection, mode: str) -> None:
             raise UnsuitableStorageError(
                 f"{opened.address} is a sentinel: name it in REDIS_SENTINELS, not in REDIS_HOST"
             )
-        case "cluster":
+        case "cluster" if not opened.address.cluster:
             raise UnsuitableStorageError(
-                f"Redis at {opened.address} is a node of a cluster, which is not supported: use one Redis, or Sentinel"
+                f"Redis at {opened.address} belongs to a cluster: set REDIS_CLUSTER_NODES, and not REDIS_HOST"
             )

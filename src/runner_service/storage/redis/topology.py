@@ -1,37 +1,17 @@
 """Which server a command goes to: that of REDIS_HOST, the primary that sentinels know, or the one with the slot."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from redis import RedisError
 from redis.asyncio import Redis
-from redis.crc import key_slot
-from redis.exceptions import ClusterDownError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from runner_service.addresses import TcpAddress
 from runner_service.storage.redis.address import RedisAddress, Sentinels
+from runner_service.storage.redis.cluster import Primaries, primaries_of_cluster
 
 _DISCOVERY_TIMEOUT_SECONDS = 4.0
-
-
-@dataclass
-class Primaries:
-    """The servers that take writes. With several, each has some of the hash slots."""
-
-    nodes: Sequence[TcpAddress]
-    slots: dict[int, TcpAddress] = field(default_factory=dict)
-    """Empty, unless it is a cluster."""
-
-    def node_of(self, key: str | bytes) -> TcpAddress:
-        """Returns the primary that has a key. Raises ClusterDownError if there is none."""
-        if not self.slots:
-            return self.nodes[0]
-        slot = key_slot(key.encode() if isinstance(key, str) else key)
-        if slot not in self.slots:
-            raise ClusterDownError(f"no server has the slot {slot}")
-        return self.slots[slot]
 
 
 class Topology:
@@ -41,7 +21,7 @@ class Topology:
         self._address = address
         self._found: Primaries | None = None
         self._finding = asyncio.Lock()
-        self._nodes: Sequence[TcpAddress] = ()
+        self._nodes: frozenset[TcpAddress] = frozenset()
         self.version = 0
         """Changes with the set of primaries."""
 
@@ -52,9 +32,9 @@ class Topology:
                 if self._found is None:
                     async with asyncio.timeout(_DISCOVERY_TIMEOUT_SECONDS):
                         self._found = await self._find()
-                    if set(self._found.nodes) != set(self._nodes):
+                    if self._nodes != (nodes := frozenset(self._found.nodes)):
                         self.version += 1
-                        self._nodes = self._found.nodes
+                        self._nodes = nodes
         return self._found
 
     def doubt(self) -> None:
@@ -71,6 +51,8 @@ class Topology:
     async def _find(self) -> Primaries:
         if self._address.sentinels:
             return Primaries([await _primary_of(self._address, self._address.sentinels)])
+        if self._address.cluster:
+            return await primaries_of_cluster(self._address, self._nodes)
         return Primaries([TcpAddress(self._address.host, self._address.port)])
 
 
