@@ -26,8 +26,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         loop.close()
 
 
-@pytest.fixture
-async def log(cluster: Cluster) -> AsyncIterator[EventLog]:  # type: ignore[no-redef]  # instead of the imported one
+@pytest.fixture  # type: ignore[no-redef]  # instead of the imported one
+async def log(cluster: Cluster) -> AsyncIterator[EventLog]:
     cluster.flush()
     async with redis_storage(cluster.address, changes_max_bytes=1 << 20) as storage:
         await storage.replicas.reach()
