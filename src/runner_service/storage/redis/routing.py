@@ -42,6 +42,7 @@ class Router:
         self.topology = Topology(address)
         self._address = address
         self._clients: dict[TcpAddress, Redis] = {}
+        self._version = 0
         self._calls = asyncio.Semaphore(_MAX_CONNECTIONS)  # the pool refuses what exceeds it
 
     async def run(self, units: Sequence[Unit]) -> list[list[Any]]:
@@ -87,6 +88,7 @@ class Router:
         groups: dict[tuple[TcpAddress, bool], list[int]] = {}
         try:
             primaries = await self.topology.primaries()
+            await self._close_former(primaries.nodes)
             for at, asked in pending.items():
                 node = asked or primaries.node_of(key_of(units[at][0]))
                 groups.setdefault((node, asked is not None), []).append(at)
@@ -101,6 +103,13 @@ class Router:
             for at, reply in zip(group, received, strict=True):
                 replies[at] = reply
         return {at: node for (node, _), group in groups.items() for at in group}
+
+    async def _close_former(self, nodes: Sequence[TcpAddress]) -> None:
+        """Closes connections to servers that are no primaries any more. What runs there is sent again."""
+        if self._version != self.topology.version:
+            self._version = self.topology.version
+            for former in set(self._clients) - set(nodes):
+                await self._clients.pop(former).aclose()
 
     async def _send(self, node: TcpAddress, units: Sequence[Unit], *, asking: bool = False) -> list[list[Any]]:
         commands = [
