@@ -110,6 +110,12 @@ def step_cost(runner: Runner, *, agents: int = 1, few: int = 2, many: int = 22) 
     return (more.cpu - less.cpu) / steps * 1e3, (more.elapsed - less.elapsed) / (many - few) * 1e3
 
 
+def execution_cost(runner: Runner, *, few: int = 20, many: int = 220) -> float:
+    """CPU milliseconds of an execution of one token: what more of them add that run at once."""
+    less, more = (runner.run(count, _message(tokens=1)) for count in (few, many))
+    return (more.cpu - less.cpu) / (many - few) * 1e3
+
+
 def growth(runner: Runner, counts: Sequence[int]) -> list[float]:
     """CPU milliseconds per step between one count of steps and the next, for one agent."""
     spent = [runner.run(1, _message(tokens=1, steps=count)).cpu for count in counts]

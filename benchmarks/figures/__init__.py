@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.figures.agents import crowds, growth, providers, steps, tokens
+from benchmarks.figures.agents import crowds, executions, growth, providers, steps, tokens
 from benchmarks.figures.confinement import confinement
 from benchmarks.figures.service import footprints, hot_paths, protected_run, seam
 from benchmarks.figures.streams import events, replicas, reports
@@ -12,6 +12,7 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
     "events": events,
     "tokens": tokens,
     "providers": providers,
+    "execution": executions,
     "steps": steps,
     "growth": growth,
     "start": footprints,

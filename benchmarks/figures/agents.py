@@ -38,6 +38,17 @@ def providers(rounds: int) -> Figure:
     return _compared("providers", "CPU per token of 100 agents, by provider", "µs", found)
 
 
+def executions(rounds: int) -> Figure:
+    """Of an execution that says one token."""
+    found: dict[str, dict[str, list[float]]] = {"one token": {}}
+    with agent_cost.runners() as runners:
+        for number in range(rounds + 1):
+            for name, runner in runners.items():
+                cost = agent_cost.execution_cost(runner)
+                found["one token"].setdefault(name, []).extend([cost] if number else [])
+    return _compared("execution", "CPU of an execution of one token", "ms", found)
+
+
 def steps(rounds: int) -> Figure:
     """Per step of a model call and a tool, with durable checkpoints."""
     found: dict[str, dict[str, list[float]]] = {"1 agent": {}, "10 agents": {}}
