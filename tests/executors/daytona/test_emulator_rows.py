@@ -47,7 +47,7 @@ def said(answer: Answer) -> tuple[int, str]:
 
 async def test_a_toolbox_is_refused_by_the_state_of_its_sandbox(caller: Caller) -> None:
     cloud, sandbox = caller.cloud, caller.sandbox
-    cloud.faults.stop_seconds = 0.3
+    cloud.faults.stop_seconds = 1.0
     stopping = asyncio.create_task(cloud.stop(sandbox))
     await asyncio.sleep(0)
     assert await caller.execute("true") == (502, "")
@@ -75,7 +75,7 @@ async def test_the_api_refuses_in_its_own_words(caller: Caller) -> None:
     assert (await caller.api("POST", "/one/stop"))[0] == 200
     assert said(await caller.api("POST", "/one/stop")) == (400, "Sandbox is not in a stoppable state")
     assert (await caller.api("POST", "/one/start"))[0] == 200
-    caller.cloud.faults.stop_seconds = 0.2
+    caller.cloud.faults.stop_seconds = 1.0
     stopping = asyncio.create_task(caller.cloud.stop(caller.sandbox))
     await asyncio.sleep(0)
     assert (await caller.api("DELETE", "/one"))[0] == 200
