@@ -164,7 +164,7 @@ async def test_what_starts_itself_again_when_told_to_end_is_ended(sandbox: Sandb
     await sandbox.write_text(
         "/again.sh", "trap 'setsid bash again.sh 71.12 & exit' TERM\necho up\nwhile true; do sleep 0.02; done\n"
     )
-    result, _, _ = await run(sandbox, "bash again.sh 71.12", timeout=0.3)
+    result, _, _ = await run(sandbox, "bash again.sh 71.12", timeout=1.0)
     assert result.timed_out
     assert len(result.killed) > 1
     assert await all_gone(sandbox, "again.sh")

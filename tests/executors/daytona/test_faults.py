@@ -88,7 +88,7 @@ async def test_a_cancel_kills_although_the_calls_fail(cloud: Cloud, sandbox: San
 
 
 async def test_a_time_out_comes_although_nobody_can_ask(cloud: Cloud, sandbox: Sandbox) -> None:
-    command = asyncio.create_task(run(sandbox, "echo partial; sleep 82.02", timeout=1.0))
+    command = asyncio.create_task(run(sandbox, "echo partial; sleep 82.02", timeout=3.0))
     cloud.faults.add(EXEC, "502", 4, skip=1)
     result, stdout, _ = await command
     assert (result.exit_code, result.timed_out, stdout) == (124, True, b"partial\n")
