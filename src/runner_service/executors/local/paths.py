@@ -57,7 +57,7 @@ def file_errors(path: str) -> Iterator[None]:
 
 
 class Root:
-    """A directory, by its real path, and the paths below it. Without `follows_links` no symlink is on the way."""
+    """A directory, by its real path, and the paths below it. Without `follows_links` none is followed."""
 
     def __init__(self, path: str, rules: FileRules | None = None, *, follows_links: bool = True) -> None:
         self.path = path.rstrip("/") or "/"
@@ -166,7 +166,7 @@ class _Walk:
 
     def _link(self, name: str) -> str | None:
         """Returns the target if `name` is a symlink to follow."""
-        if not self._pending and not self._follow:
+        if not self._pending and not (self._follow and self._root.follows_links):
             return None
         try:
             return os.readlink(name, dir_fd=self._directories[-1])
@@ -177,7 +177,7 @@ class _Walk:
 
     def _follow_symlink(self, target: str) -> None:
         if not self._root.follows_links:
-            raise FileError("changed", f"{self._asked}: a symlink is in its place, or on the way to it")
+            raise FileError("changed", f"{self._asked}: a symlink is on the way to it")
         self._links += 1
         if self._links > _MAX_SYMLINKS:
             raise FileError("invalid", f"{self._asked}: its symlinks go in a circle")
