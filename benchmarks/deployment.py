@@ -17,6 +17,9 @@ import redis
 
 from benchmarks.processes import Running, cpu_seconds, running, stop
 
+LEASE = "BENCH_LEASE_SECONDS"
+"""The variable with the length of leases, if it is not what replicas have."""
+
 _START_TIMEOUT_SECONDS = 10.0
 _SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])
 
@@ -88,9 +91,9 @@ def replica_variables(redis_port: int) -> Mapping[str, str]:
 
 
 @contextmanager
-def running_replicas(server: RunningRedis, count: int) -> Iterator[list[Running]]:
-    """Runs `count` replicas whose agent is the fountain."""
+def running_replicas(server: RunningRedis, count: int, *, lease_seconds: float = 0) -> Iterator[list[Running]]:
+    """Runs `count` replicas whose agent is the fountain; with leases of another length, if that is given."""
     program = ["-m", "benchmarks.fountain", "--kind", "service", "--redis", str(server.port)]
     with tempfile.TemporaryDirectory(prefix="bench-workspace-") as workspace, ExitStack() as parts:
-        environment = {"BENCH_WORKSPACE": workspace}
+        environment = {"BENCH_WORKSPACE": workspace, **({LEASE: str(lease_seconds)} if lease_seconds else {})}
         yield [parts.enter_context(running(program, environment=environment)) for _ in range(count)]

@@ -13,6 +13,7 @@ With `"phase": SECONDS` it begins so much later: executions that all spoke in th
 import argparse
 import asyncio
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.deployment import replica_variables
+from benchmarks.deployment import LEASE, replica_variables
 from benchmarks.hosts import PlainLoop, serve_bare, serve_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -121,6 +122,10 @@ def _main() -> None:
     parser.add_argument("--redis", type=int, metavar="PORT")
     arguments = parser.parse_args()
     shared = replica_variables(arguments.redis) if arguments.redis else {}
+    if LEASE in os.environ:
+        from runner_service.storage.redis import backend
+
+        backend.LEASE_SECONDS = float(os.environ[LEASE])
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as base,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
