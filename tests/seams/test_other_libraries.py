@@ -1,6 +1,8 @@
 """What is used of pydantic-settings, the Daytona SDK, httpx, mcp and grpc."""
 
 import inspect
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import grpc
@@ -90,3 +92,15 @@ def test_grpc_status_encodes_details_and_reads_them_from_asynchronous_errors() -
         sent.code, grpc.aio.Metadata(), grpc.aio.Metadata(*sent.trailing_metadata), details=sent.details
     )
     assert rpc_status.from_call(error) == status  # type: ignore[arg-type]  # as the client calls it
+
+
+def test_httpx_does_without_its_command_line_and_nothing_else_of_the_agent_loop_draws() -> None:
+    code = (
+        "import sys\n"
+        "from runner_service.agent.loader import load\n"
+        "load()\n"
+        "import httpx\n"
+        "assert callable(httpx.main) and 'httpx._main' not in sys.modules\n"
+        "print(sorted({'rich', 'pygments'} & sys.modules.keys()))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

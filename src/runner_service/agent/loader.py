@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 _TRACING_TO_OTHERS = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
 """Variables that make LangChain send prompts to LangSmith."""
+
+_COMMAND_LINE = "httpx._main"
+"""The command line of httpx, which does without where it cannot be imported: rich and pygments are 4 MB."""
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
 _GC_THRESHOLDS = (50_000, 50, 100)
@@ -48,15 +51,29 @@ def load() -> OpenHarness:
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     gc.disable()
     try:
-        from runner_service.agent.harness import agent_harness, warm_up  # noqa: PLC0415  # this is what takes a second
+        with _absent(_COMMAND_LINE):
+            from runner_service.agent.harness import agent_harness, warm_up  # noqa: PLC0415  # this is what takes a second
 
-        warm_up()
+            warm_up()
     finally:
         gc.freeze()  # before enabling, or the first collection traverses all of it
         gc.set_threshold(*_GC_THRESHOLDS)
         gc.enable()
         sys.setswitchinterval(interval)
     return agent_harness
+
+
+@contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """Makes the import of a module fail inside the block, unless it is imported already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # this is how an import is made to fail
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def _load_in_daemon_thread(storage: Storage) -> asyncio.Future[OpenLoop]:

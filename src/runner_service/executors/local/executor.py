@@ -51,10 +51,12 @@ class LocalSandbox(Files):
         rules: FileRules | None,
         *,
         scan_directory: str,
+        is_confined: bool,
         tracks_home: bool,
     ) -> None:
         super().__init__(root, threads, ripgrep, rules)
         self._scan_directory = scan_directory
+        self._is_confined = is_confined
         self._tracks_home = tracks_home
         self._path = root
         self._commands = commands
@@ -78,6 +80,7 @@ class LocalSandbox(Files):
             self._recorder,
             root=self._path,
             directory=self._scan_directory,
+            is_confined=self._is_confined,
             allows_home=self._tracks_home,
         )
 
@@ -185,6 +188,7 @@ class LocalExecutor:
                     ripgrep,
                     rules,
                     scan_directory=f"{supervisor.temporary_directory or self._scans}/scan-{token_hex(8)}",
+                    is_confined=bool(supervisor.temporary_directory),
                     tracks_home=self._tracks_home,
                 )
             finally:

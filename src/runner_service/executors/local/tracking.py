@@ -1,7 +1,9 @@
 """Tracks the files of a local sandbox by the scanner, which runs as its commands do."""
 
+import asyncio
 import json
 import os
+import shutil
 import sys
 
 from runner_service.executors.local.commands import Commands
@@ -25,6 +27,8 @@ run(sys.argv[1:])
 class LocalTracking:
     """Implements `Tracking`. `directory` is the scanner's, as seen by commands; `uses_git` if it is on the PATH.
 
+    `is_confined`: what is there can only be removed by what runs as commands do.
+
     `allows_home`: the home directory may be tracked, without its hidden directories.
     """
 
@@ -35,6 +39,7 @@ class LocalTracking:
         *,
         root: str,
         directory: str,
+        is_confined: bool,
         uses_git: bool = True,
         allows_home: bool = False,
     ) -> None:
@@ -42,6 +47,7 @@ class LocalTracking:
         self._recorder = recorder
         self._root = root
         self._directory = directory
+        self._is_confined = is_confined
         self._request = {
             "root": root,
             "directory": directory,
@@ -79,7 +85,10 @@ class LocalTracking:
 
     async def end(self) -> None:
         """Implements `Tracking`."""
-        await self._run("forget", _ignore, _END_TIMEOUT_SECONDS)
+        if self._is_confined:
+            await self._run("forget", _ignore, _END_TIMEOUT_SECONDS)
+        else:
+            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
     async def _run(self, what: str, handle: Handle, timeout_seconds: float) -> None:
         request = {**self._request, "do": what, "also": self._recorder.paths()}
