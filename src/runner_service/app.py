@@ -165,7 +165,7 @@ async def running_service(settings: Settings) -> AsyncIterator[RunningService]:
             )
         )
         callers.end_executions_of = executions.end_tenant
-        callers.calls.counts.shared = storage.replicas.tenant_slots if storage.replicas else None
+        callers.calls.counts.shared = storage.replicas.open_calls if storage.replicas else None
         operators = OperatorRpcs(callers, storage.audit, PageTokens(log))
         servicer = AgentRunnerServicer(executions, approvals, changes, log, operators=operators)
         server = await _enter_server(parts, settings, servicer, callers, readiness)

@@ -63,6 +63,11 @@ def is_active(state: State) -> bool:
     return state in ACTIVE_STATES
 
 
+def is_pending(state: State) -> bool:
+    """True while the execution is queued."""
+    return state == PENDING
+
+
 def is_running(state: State) -> bool:
     """True while the agent is at work."""
     return state == RUNNING

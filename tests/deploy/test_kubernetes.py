@@ -76,7 +76,8 @@ def test_the_autoscaler_and_the_budget_are_about_the_deployment(pod: Any) -> Non
     (budget,) = documents(KUBERNETES / "base/disruption-budget.yaml")
     assert autoscaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert budget["spec"]["selector"] == deployment["spec"]["selector"]
-    targets = [int(each["pods"]["target"]["averageValue"]) for each in autoscaler["spec"]["metrics"]]
+    metrics = autoscaler["spec"]["metrics"]
+    targets = [int(each[each["type"].lower()]["target"]["averageValue"]) for each in metrics]
     assert max(targets) < int(variables(KUBERNETES / "base")["MAX_CONCURRENT_EXECUTIONS"])
     assert pod["automountServiceAccountToken"] is False
 

@@ -21,7 +21,11 @@ ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "dashboard.json"
 AUTOSCALER = ROOT / "deploy" / "kubernetes" / "monitoring" / "autoscaler.yaml"
+ADAPTER = ROOT / "deploy" / "prometheus-adapter.yml"
 OPERATIONS = ROOT / "docs" / "operations.md"
+
+SCRAPED = {"instance", "job"}
+"""Labels that Prometheus adds."""
 
 ONLY_WITH_ISSUERS = {"runner_jwks_age_seconds"}
 """What only a service with issuers of signed tokens exports; tests/callers/test_issuers.py reads it."""
@@ -40,10 +44,16 @@ def panels() -> list[dict[str, Any]]:
 
 def autoscaled() -> Iterator[str]:
     """What the autoscaler asks the adapter for, as Prometheus would be asked."""
+    (rule,) = yaml.safe_load(ADAPTER.read_text())["externalRules"]
     for each in yaml.safe_load(AUTOSCALER.read_text())["spec"]["metrics"]:
-        metric = each["pods"]["metric"]
+        metric = each[each["type"].lower()]["metric"]
         matchers = ",".join(f'{name}="{value}"' for name, value in metric["selector"]["matchLabels"].items())
-        yield f"{metric['name']}{{{matchers}}}"
+        if each["type"] == "Pods":
+            yield f"{metric['name']}{{{matchers}}}"
+        else:
+            assert metric["name"] == rule["name"]["as"]
+            query = rule["metricsQuery"].replace("<<.LabelMatchers>>", matchers)
+            yield query.replace("<<.Series>>", rule["seriesQuery"].partition("{")[0])
 
 
 def expressions() -> Iterator[str]:
@@ -114,9 +124,9 @@ async def test_everything_that_is_asked_for_is_there_after_one_execution(
         assert names <= labels_of.keys(), expression
         for name in names:
             for matchers in re.findall(rf"\b{name}\{{(.*?)\}}", expression):
-                assert set(re.findall(r"(\w+)[!=]", matchers)) <= labels_of[name] | {"instance"}, expression
+                assert set(re.findall(r"(\w+)[!=]", matchers)) <= labels_of[name] | SCRAPED, expression
         by = {label.strip() for group in re.findall(r"by \((.*?)\)", expression) for label in group.split(",")}
-        assert by <= set().union(*(labels_of[name] for name in names)) | {"instance"}, expression
+        assert by <= set().union(*(labels_of[name] for name in names)) | SCRAPED, expression
     for expression in autoscaled():  # an adapter knows no sample that is not there: also 0 has to be exported
         (state,) = re.findall(r'state="(\w+)"', expression)
         assert any(each.name == "runner_executions" and each.labels["state"] == state for each in page.samples)

@@ -16,6 +16,8 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 Event = event_pb2.ExecutionEvent
+ANYTHING = ""
+"""Any kind of event."""
 DETACHED = runner_pb2.DISCONNECT_POLICY_DETACH
 
 _BREAKS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
@@ -61,7 +63,7 @@ class Deployment:
         seen: list[Event] = []
         async for response in call:
             seen += response.events
-            if any(each.WhichOneof("event") == until for each in response.events):
+            if any(until in {ANYTHING, each.WhichOneof("event")} for each in response.events):
                 break
         call.cancel()
         return seen

@@ -251,10 +251,10 @@ class SharedOwnership:
         self._service = service
         store.alive.add(service)
 
-    async def claim(self, execution_id: str, *, anew: bool = False) -> Claim | None:
+    async def claim(self, execution_id: str, *, anew: bool = False, token: int | None = None) -> Claim | None:
         owner = self._store.owners.get(execution_id)
         if owner != self._service:
-            if owner in self._store.alive:
+            if owner in self._store.alive if token is None else token != self._store.tokens[execution_id]:
                 return None
             self._store.owners[execution_id] = self._service
             self._store.tokens[execution_id] += 1

@@ -1,4 +1,4 @@
-"""What every implementation of the stores of tenants promises: usage and audit in SQLite and Redis, slots in Redis."""
+"""What every implementation of the stores of tenants promises: usage, audit, and in Redis open calls."""
 
 import asyncio
 import time
@@ -123,62 +123,11 @@ async def test_a_quota_raced_from_three_replicas_is_never_exceeded(replicas: lis
     starts = await asyncio.gather(*(each.usage.start("acme", 10) for each in replicas for _ in range(30)))
     assert starts.count(0) == 10
 
-    slots = [each.replicas.tenant_slots for each in replicas]
-    names = [f"acme~{number}" for number in range(90)]
-    joined = await asyncio.gather(*(
-        slots[number % 3].join(name, "", running=4, queued=6, has_room=False) for number, name in enumerate(names)
-    ))  # fmt: skip
-    assert sum(joined) == 6
-    queued = [number for number, is_queued in enumerate(joined) if is_queued]
-    admitted = await asyncio.gather(*(slots[number % 3].admit(names[number], running=4) for number in queued))
-    assert sum(admitted) == 4
-    assert not await slots[0].admit("acme~resumed", running=4)
-    assert await slots[0].admit("globex~1", running=1), "another tenant's do not count"
-
-    running = queued[admitted.index(True)]
-    await slots[(running + 1) % 3].leave(names[running])
-    assert not await slots[0].admit("acme~resumed", running=4), "a replica gives up nothing of another one"
-    await slots[running % 3].leave(names[running])
-    assert await slots[0].admit("acme~resumed", running=4)
-    assert await slots[0].admit("acme~resumed", running=4), "one that is counted already is not in its own way"
-    assert await slots[1].admit("acme~more", running=None)
-
-
-async def test_an_execution_that_can_run_at_once_is_not_queued_and_one_behind_its_session_is(
-    replicas: list[RedisStorage],
-) -> None:
-    one = replicas[0].replicas.tenant_slots
-    assert await one.join("acme~1", "acme~chat", running=2, queued=0, has_room=True)
-    await replicas[0].replicas.turns.join("acme~chat", "acme~1")
-    assert not await one.join("acme~2", "acme~chat", running=2, queued=0, has_room=True)
-    assert not await one.join("acme~3", "", running=2, queued=0, has_room=False)
-    assert await one.join("acme~4", "", running=2, queued=0, has_room=True)
-    assert not await one.join("acme~5", "", running=2, queued=0, has_room=True)
-
-
-async def test_what_a_dead_replica_had_does_not_count_and_what_was_lost_is_corrected(
-    replicas: list[RedisStorage],
-) -> None:
-    one, two = replicas[0].replicas, replicas[1].replicas
-    assert await one.tenant_slots.admit("acme~1", running=1)
-    assert not await two.tenant_slots.admit("acme~2", running=1)
-    await one.leave()
-    assert await two.tenant_slots.admit("acme~2", running=1)
-    await one.beat()  # it was paused, not dead: now there is one more than there may be, and no third
-    assert not await two.tenant_slots.admit("acme~3", running=2)
-    await two.forget(replicas[0].ownership.replica)
-    assert await two.tenant_slots.admit("acme~3", running=2)
-    await one.beat()
-    await one.tenant_slots.correct("acme", {"acme~1": True, "acme~4": False})
-    assert not await two.tenant_slots.admit("acme~5", running=3)
-    await one.tenant_slots.correct("acme", {})
-    assert await two.tenant_slots.admit("acme~5", running=3)
-
 
 async def test_open_calls_of_all_replicas_count_together_but_not_those_of_a_dead_one(
     replicas: list[RedisStorage],
 ) -> None:
-    one, two, three = (each.replicas.tenant_slots for each in replicas)
+    one, two, three = (each.replicas.open_calls for each in replicas)
     assert await one.open_call("acme", 0, 3)
     assert await one.open_call("acme", 1, 3)
     assert await two.open_call("acme", 0, 3)

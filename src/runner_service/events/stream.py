@@ -62,7 +62,8 @@ class EventStream:
         self._is_subscribed = False
         self.is_fenced = False
         """Set once another process has taken the execution over."""
-        self.on_fenced: Callable[[], None] = lambda: None
+        self.on_fenced: Callable[[], bool] = lambda: False
+        """Returns whether watchers follow the execution to where it is now."""
         self.owner_token = 0
         """As of `LogSubscriber`."""
         self._enqueued_entries = self._committed_entries = 0
@@ -262,7 +263,8 @@ class EventStream:
         """Implements `LogSubscriber`: the execution ends here, without a trace in the log."""
         self._committed_entries += 1
         if rejection is Rejection.FENCED:
-            self.fence()
+            if not self.is_remote:
+                self.fence()
             return
         if not self.broken:
             logger.warning("events_rejected execution=%s reason=%s", self.execution_id, rejection.name)
@@ -270,11 +272,10 @@ class EventStream:
 
     def fence(self) -> None:
         """Ends the work of this process: another one has taken the execution over, and its watchers go there."""
-        if not self.is_fenced:
+        if not self.is_fenced and not self.on_fenced():
             self.is_fenced = True
             logger.warning("execution_taken_over execution=%s", self.execution_id)
             self.broken = LogUnavailableEnd(f"its events cannot be stored: {Rejection.FENCED}")
-            self.on_fenced()
             self.close(UnavailableError("another replica has taken the execution over; attach again", retry_delay=0.1))
 
     def wake_watchers(self) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CLEANUP_INTERVAL_SECONDS = 60.0
+_SETTLE_TIMEOUT_SECONDS = 1.0
 
 
 class RunningExecutions(NamedTuple):
@@ -70,7 +71,7 @@ async def running_executions(
     """Holds the executions of this process; whatever still runs when the context ends is left INTERRUPTED."""
     async with asyncio.TaskGroup() as tasks:
         registry = Registry(storage.log, writer, _secret_box(settings))
-        queue = _queue(settings, storage, runner)
+        queue, shared_queue = _queue(settings, storage, runner, readiness)
         lifecycle = Lifecycle(
             settings, registry, storage.log, storage.ownership, storage.replicas, queue, runner.executor, tasks=tasks
         )
@@ -99,13 +100,16 @@ async def running_executions(
                 service, approvals, registry, lifecycle, storage.replicas, readiness=readiness, reporter=reporter
             )
             background["takeover"] = takeover.run
-            background["correct-quotas"] = queue.correct_forever
         else:  # with replicas another may be about to
             if settings.is_local_mode():
                 await changes.complete_reverts()
             else:
                 background["complete-reverts"] = partial(_complete_reverts, changes)
             await approvals.reserve_waiting()
+        if shared_queue and takeover:
+            shared_queue.start_taken = service.start_taken
+            shared_queue.takes_over = takeover.is_steady
+            background["queue"] = shared_queue.run
         running = [tasks.create_task(run(), name=name) for name, run in background.items()]
         try:
             with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
@@ -115,17 +119,27 @@ async def running_executions(
                 each.cancel()
             recovery.stop()
             await lifecycle.interrupt_all()
+            if shared_queue:
+                await shared_queue.settled(_SETTLE_TIMEOUT_SECONDS)
             if takeover:
                 await takeover.leave()
 
 
-def _queue(settings: Settings, storage: Storage, runner: Runner) -> "Queue":
-    local = ExecutionQueue(
-        max_running=settings.max_concurrent_executions,
-        max_queued=settings.max_queued_executions,
-        tenants=_tenants(runner),
+def _queue(
+    settings: Settings, storage: Storage, runner: Runner, readiness: Readiness
+) -> "tuple[Queue, SharedQueue | None]":
+    max_running, max_queued = settings.max_concurrent_executions, settings.max_queued_executions
+    tenants = _tenants(runner) or Tenants()
+    if storage.replicas is None:
+        return ExecutionQueue(max_running=max_running, max_queued=max_queued, tenants=tenants), None
+    shared = SharedQueue(
+        storage.replicas.queue,
+        tenants,
+        max_running=max_running,
+        max_queued=max_queued,
+        takes_work=lambda: readiness.takes_work,
     )
-    return SharedQueue(local, storage.replicas, _tenants(runner) or Tenants()) if storage.replicas else local
+    return shared, shared
 
 
 def _tenants(runner: Runner) -> Tenants | None:

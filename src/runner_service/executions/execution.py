@@ -71,11 +71,17 @@ class Execution:
         self._task: asyncio.Task[str] | None = None
         self._end: ExecutionEnd | None = None
         self._interrupted = False
+        self.is_queued = False
+        """True while it waits for its turn in this process."""
+        self.is_passed_on = False
+        """True once another process has taken it out of the queue."""
+        self.is_portable = request is not None
+        """Whether another process can run it: it can read the whole request."""
         self.claim_floor = 0
         """The lowest token of the next owner; 0 for any."""
         self._started_at = 0.0
         stream.on_break = self.stop
-        stream.on_fenced = self.interrupt
+        stream.on_fenced = self._on_fenced
         stream.quota.on_exceeded = self.stop
 
     @property
@@ -140,6 +146,19 @@ class Execution:
         """True while another process may own it: `record` is what the log had when it was last read."""
         return self.stream.is_remote
 
+    @property
+    def owner_token(self) -> int:
+        """The token of the claim under which this process has it."""
+        return self.stream.owner_token
+
+    def notify(self, notice: event_pb2.Notice) -> None:
+        """Publishes a notice."""
+        self.stream.publish(notice)
+
+    async def flush(self) -> None:
+        """Waits until the log has what is known of it."""
+        await self.stream.flush()
+
     def take_over(self, token: int, stored: StoredExecution) -> None:
         """Makes this process its owner. `stored` is what the log has since the claim."""
         if self.stream.is_remote:
@@ -155,7 +174,7 @@ class Execution:
     async def run_to_end(self, work: Coroutine[Any, Any, str]) -> None:
         """Runs `work`, whose result is the final answer, and records how it ended. Raises nothing of it."""
         self._task = asyncio.create_task(work, name=f"execution-{self.id}")
-        if self._end or self._interrupted:
+        if self._end or self._interrupted or self.is_passed_on:
             self._task.cancel()
         try:
             await asyncio.wait([self._task])
@@ -168,7 +187,7 @@ class Execution:
 
     def stop(self, end: ExecutionEnd) -> None:
         """Cancels its task; `end` is what it finishes with. The first end counts."""
-        if self._end is None and not self._interrupted:
+        if self._end is None and not self._interrupted and not self.is_passed_on:
             self._end = end
             self._cancel_task()
 
@@ -179,14 +198,21 @@ class Execution:
 
     def interrupt(self) -> None:
         """Cancels its task without ending it: a later process may continue."""
-        if self._end is None and not self._interrupted:
+        if self._end is None and not self._interrupted and not self.is_passed_on:
             self._interrupted = True
+            self._cancel_task()
+
+    def pass_on(self) -> None:
+        """Cancels its task, which waits for its turn, and records nothing: another process goes on with it."""
+        if self._end is None and not self._interrupted and not self.is_passed_on:
+            self.is_passed_on = True
+            self.stream.is_remote = True
             self._cancel_task()
 
     def requeue(self, redactor: Redactor) -> None:
         """Makes an interrupted or waiting execution PENDING again."""
         self._change_state(states.PENDING)
-        self._interrupted = self.is_parked = False
+        self._interrupted = self.is_parked = self.is_passed_on = False
         self._end = None
         self.redactor = redactor
         self._store_record()
@@ -248,6 +274,14 @@ class Execution:
         self._store_record()
         self._on_approvals_changed()
 
+    def _on_fenced(self) -> bool:
+        """Called when another process has claimed it. Returns whether watchers follow it there."""
+        if self.is_queued:
+            self.pass_on()
+        else:
+            self.interrupt()
+        return self.is_passed_on
+
     def _cancel_task(self) -> None:
         if self._task:
             self._task.cancel()
@@ -263,6 +297,8 @@ class Execution:
 
     def _record_outcome(self, task: "asyncio.Task[str]") -> None:
         failure = None if task.cancelled() else task.exception()
+        if self.is_passed_on:
+            return
         if not task.cancelled() and not failure:
             self.finish(None, output=task.result())
         elif self._end:

@@ -14,6 +14,7 @@ from runner_service.errors import (
     ExecutionEnd,
     InterruptedEnd,
     NotFoundError,
+    QueueFullError,
     QuotaExceededError,
     UnavailableError,
 )
@@ -26,6 +27,7 @@ from runner_service.settings import Settings
 from runner_service.storage.event_log import EventLog, LogError
 from runner_service.storage.ownership import Claim, Letter, Ownership, Replicas, owner_token
 from runner_service.storage.queue import Queue, Slot
+from runner_service.storage.shared_queue import Entrant
 from runner_service.telemetry import current_span_context, execution_span, metrics, record_failure, redact_with
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -98,11 +100,17 @@ class Lifecycle:
         """Checks that one more execution may run or wait. Raises QueueFullError, QuotaExceededError."""
         await self._queue.require_room(session_id, tenant)
 
-    async def join_queue(self, session_id: str, claim: Claim) -> None:
-        """Does what has to be done before `start`. Raises QuotaExceededError, LogError; then the claim is released."""
+    async def join_queue(
+        self, session_id: str, claim: Claim, stored_request: runner_pb2.ExecuteAgentRequest | None
+    ) -> None:
+        """Does what has to be done before `start`.
+
+        Raises QueueFullError, QuotaExceededError, LogError; then the claim is released.
+        """
+        is_pinned = not self._registry.is_portable(stored_request)
         try:
-            await self._queue.join(session_id, claim.execution_id)
-        except QuotaExceededError:
+            await self._queue.join(Entrant(claim.execution_id, session_id, claim.token, is_pinned))
+        except (QueueFullError, QuotaExceededError):
             await self._ownership.release(claim.execution_id)
             raise
 
@@ -132,11 +140,14 @@ class Lifecycle:
         execution.requeue(run.redactor)
         self._enqueue(execution, run)
 
-    async def own(self, execution: Execution, *, anew: bool = False) -> bool:
-        """Makes this process the owner of an execution that is not active; False if another one is. Raises LogError."""
+    async def own(self, execution: Execution, *, anew: bool = False, token: int | None = None) -> bool:
+        """Makes this process the owner of an execution that is not active; False if another one is. Raises LogError.
+
+        `anew` and `token` are as of `Ownership.claim`.
+        """
         if not execution.is_remote:
             return True
-        claim = await self._ownership.claim(execution.id, anew=anew)
+        claim = await self._ownership.claim(execution.id, anew=anew, token=token)
         if claim is None:
             return False
         stored = await self._log.get(execution.id)
@@ -144,6 +155,21 @@ class Lifecycle:
             raise NotFoundError(f"execution {execution.id} was deleted")
         execution.take_over(claim.token, stored)
         return True
+
+    async def own_to_end(self, execution: Execution) -> bool:
+        """Makes this process the one that ends an execution, which leaves the queue; False if another one has it.
+
+        Raises LogError.
+        """
+        if execution.is_final:
+            return True
+        if states.is_pending(execution.state) and (execution.is_remote or execution.is_queued):
+            token = await self._queue.withdraw(execution.id)
+            if token is not None:
+                return await self.own(execution, token=token)
+            if execution.is_queued:  # another process has taken it in this moment
+                return False
+        return await self.own(execution)
 
     @asynccontextmanager
     async def owning(self, execution: Execution) -> AsyncIterator[None]:
@@ -171,7 +197,7 @@ class Lifecycle:
 
     def reserve(self, execution: Execution) -> None:
         """Keeps the place of an execution that an earlier process has parked."""
-        slot = self._queue.reserve(execution.record.session_id, execution.stream.publish, execution.id)
+        slot = self._queue.reserve(execution)
         self._parked[execution.id] = Parked(slot, None)
 
     def interrupt_waiting(self, execution: Execution) -> None:
@@ -181,12 +207,12 @@ class Lifecycle:
 
     def end(self, execution: Execution, end: ExecutionEnd) -> None:
         """Ends an execution in any state; one that has ended stays as it is."""
-        if execution.is_active:
+        if execution.is_active and execution.id in self._slots:
             execution.stop(end)
         elif not execution.is_final:
             execution.finish(end)
             self._release_parked(execution)
-            release = self._task_group.create_task(self._release_sandbox(execution), name=f"release-{execution.id}")
+            release = self._task_group.create_task(self._release_ended(execution), name=f"release-{execution.id}")
             self._releases.add(release)
             release.add_done_callback(self._releases.discard)
         self._registry.drop_if_idle(execution)
@@ -208,13 +234,13 @@ class Lifecycle:
     async def drain(self, timeout_seconds: float) -> None:
         """Lets executions finish for `timeout_seconds`.
 
-        Queued ones are left INTERRUPTED at once: their callers are to look elsewhere.
+        Queued ones stay in the queue of all replicas, or are left INTERRUPTED: their callers are to look elsewhere.
         """
         self._queue.close()
         for execution in self._registry.in_memory():
             slot = self._slots.get(execution.id)
             if slot and not slot.is_admitted:
-                execution.interrupt()
+                self._leave_to_others(execution)
                 execution.end_streams(_STOPPING)
         if self._running_tasks:
             logger.info("drain_waits executions=%d seconds=%g", len(self._running_tasks), timeout_seconds)
@@ -227,7 +253,7 @@ class Lifecycle:
             release.cancel()  # the sandboxes have an end of their own
         for execution in self._registry.in_memory():
             if execution.is_active and not execution.is_remote:
-                execution.interrupt()
+                self._leave_to_others(execution)
         if self._running_tasks:
             self._executor.skip_grace()  # the drain was their grace period
             await asyncio.wait(self._running_tasks)
@@ -236,13 +262,18 @@ class Lifecycle:
         self._registry.is_stopping = True
         self._registry.approval_changes.notify_all()
 
+    def _leave_to_others(self, execution: Execution) -> None:
+        """Stops an execution for another process to go on with."""
+        slot = self._slots.get(execution.id)
+        if slot and slot.outlives_process:
+            execution.pass_on()
+        else:
+            execution.interrupt()
+
     def _enqueue(self, execution: Execution, run: PreparedRun) -> None:
         parked = self._parked.pop(execution.id, None)
-        slot = self._slots[execution.id] = (
-            parked.slot.unpark()
-            if parked
-            else self._queue.enqueue(run.request.session_id, execution.stream.publish, execution.id)
-        )
+        execution.is_queued = True
+        slot = self._slots[execution.id] = parked.slot.unpark() if parked else self._queue.place(execution)
         live = self._live(execution, slot, run, current_span_context())
         task = self._task_group.create_task(live, name=f"lifecycle-{execution.id}")
         self._running_tasks.add(task)
@@ -269,6 +300,9 @@ class Lifecycle:
                     self._park(execution, slot, run)
             if self._slots.get(execution.id) is slot:  # else this replica has claimed it anew
                 del self._slots[execution.id]
+            if execution.is_passed_on:
+                await self._follow_elsewhere(execution)
+                return
             if record.HasField("error"):
                 record_failure(span, record.error.code)
             await execution.stream.flush()
@@ -280,6 +314,17 @@ class Lifecycle:
             logger.info("execution_ended state=%s", states.state_name(execution.state))
         if execution.is_waiting and self.on_parked:
             await self.on_parked(execution)
+        self._registry.drop_if_idle(execution)
+
+    async def _follow_elsewhere(self, execution: Execution) -> None:
+        """Gives up an execution that another replica has taken out of the queue; those who watch it here go on."""
+        logger.info("execution_passed_on execution=%s", execution.id)
+        try:
+            if self._replicas and execution.callers:
+                await self._replicas.attend([execution.id])
+            await self._ownership.release(execution.id)
+        except LogError as error:  # the new owner's claim has done it
+            logger.warning("release_failed execution=%s error=%s", execution.id, error)
         self._registry.drop_if_idle(execution)
 
     async def release(self, execution: Execution, *, hands_over: bool = False) -> None:
@@ -306,7 +351,13 @@ class Lifecycle:
         if parked := self._parked.pop(execution.id, None):
             parked.slot.release()
 
-    async def _release_sandbox(self, execution: Execution) -> None:
+    async def _release_ended(self, execution: Execution) -> None:
+        """Gives up what an execution had that has ended without a task."""
+        await execution.flush()
+        self._queue.forget(execution.id)
+        await self.release(execution)
+        if not execution.has_started:
+            return
         try:
             await self._executor.release_parked(SandboxSpec(execution.id, execution.record.session_id))
         except SandboxError as error:
@@ -314,6 +365,7 @@ class Lifecycle:
 
     async def _run_when_admitted(self, execution: Execution, slot: Slot, run: PreparedRun) -> str:
         await slot.admitted()
+        execution.is_queued = False
         if run.request.session_id and not execution.has_started:
             await self._end_superseded(execution.session, execution)
         return await run.run(execution, on_started=lambda: self.cancel_if_abandoned(execution))

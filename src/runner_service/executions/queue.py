@@ -5,23 +5,21 @@ first execution of a session stands in the queue; when it is done, the next one 
 execution without a session is a session of its own. A tenant that has as many running as it may stands aside.
 """
 
-import asyncio
 import time
 from asyncio import Event
 from collections import defaultdict, deque
-from collections.abc import Callable
 from types import TracebackType
 
 from runner_service.errors import QueueFullError, QuotaExceededError
 from runner_service.executions.tenant_limits import Tenants
 from runner_service.executions.tenant_queue import TenantQueue
 from runner_service.identity import DEFAULT_TENANT, bare_id, tenant_of
-from runner_service.storage.queue import Notify
+from runner_service.storage.queue import Notify, Queueable
+from runner_service.storage.shared_queue import Entrant
 from runner_service.telemetry import metrics
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-_RETRY_DELAY_SECONDS = 5.0
-_ASIDE_SECONDS = 0.25
+RETRY_DELAY_SECONDS = 5.0
 
 
 class Slot:
@@ -31,13 +29,9 @@ class Slot:
         self.session_id = session_id
         self.tenant = tenant
         self.notify = notify
-        self.is_told = False
-        """True once it was told that it waits."""
         self._queue = queue
         self._queued_at = time.monotonic()
         self._admitted = Event()
-        self.is_provisional = False
-        """True while other replicas are asked whether it may run: `confirm` or `stand_aside` follows."""
         self.is_parked = False
         """True while its execution waits for approvals: it does not run, but holds back the others of its session."""
 
@@ -46,14 +40,15 @@ class Slot:
         """True once the execution may run."""
         return self._admitted.is_set()
 
+    @property
+    def outlives_process(self) -> bool:
+        """False: there is no other process."""
+        return False
+
     async def admitted(self) -> None:
         """Waits until the execution may run."""
-        await self.provisionally_admitted()
-        self.confirm()
-
-    async def provisionally_admitted(self) -> None:
-        """Waits until the execution may run, as far as this process knows."""
         await self._admitted.wait()
+        metrics.queue_wait_ended(time.monotonic() - self._queued_at)
 
     def park(self) -> None:
         """Makes room for others, but not for those of the same session."""
@@ -66,17 +61,6 @@ class Slot:
     def release(self) -> None:
         """Leaves the queue or, if admitted, makes room."""
         self._queue.release(self)
-
-    def confirm(self) -> None:
-        """Leaves the queue: the execution may run."""
-        if self.is_provisional:
-            self._queue.confirm(self)
-        metrics.queue_wait_ended(time.monotonic() - self._queued_at)
-
-    def stand_aside(self) -> None:
-        """Waits on: the execution, which was provisionally admitted, may not run yet."""
-        self._admitted.clear()
-        self._queue.stand_aside(self)
 
     def admit(self) -> None:
         """Called by the queue: the execution may run."""
@@ -93,23 +77,12 @@ class Slot:
 
 
 class ExecutionQueue:
-    """Implements `Queue` in memory: at most `max_running` are admitted, at most `max_queued` others wait.
+    """Implements `Queue` in memory: at most `max_running` are admitted, at most `max_queued` others wait."""
 
-    Those of tenants that `asks_others` names are admitted provisionally.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_running: int,
-        max_queued: int,
-        tenants: Tenants | None = None,
-        asks_others: Callable[[str], bool] = lambda _: False,
-    ) -> None:
+    def __init__(self, *, max_running: int, max_queued: int, tenants: Tenants | None = None) -> None:
         self._max_running = max_running
         self._max_queued = max_queued
         self._tenants = tenants or Tenants()
-        self.asks_others = asks_others
         self._queues: defaultdict[str, TenantQueue[Slot]] = defaultdict(TenantQueue)
         self._turns_now = 0.0
         """The turns of the tenant that was admitted last."""
@@ -134,25 +107,29 @@ class ExecutionQueue:
             return
         if limits.queued is not None and own.queued >= limits.queued:
             metrics.execution_refused()
-            raise QuotaExceededError(tenant, "queued", limits.queued, retry_delay=_RETRY_DELAY_SECONDS)
+            raise QuotaExceededError(tenant, "queued", limits.queued, retry_delay=RETRY_DELAY_SECONDS)
         if self.queued >= self._max_queued:
             metrics.execution_refused()
             raise QueueFullError(
                 f"{own.running} executions are running and {own.queued} are queued, which is all that "
                 "MAX_CONCURRENT_EXECUTIONS and MAX_QUEUED_EXECUTIONS allow; call again later",
-                retry_delay=_RETRY_DELAY_SECONDS,
+                retry_delay=RETRY_DELAY_SECONDS,
             )
 
-    @property
-    def has_room(self) -> bool:
-        """True while one more could run at once."""
-        return self.running < self._max_running
+    async def join(self, entrant: Entrant) -> None:
+        """Implements `Queue`: `place` does it, at once."""
 
-    async def join(self, session_id: str, execution_id: str) -> None:
-        """Implements `Queue`: `enqueue` does it, at once."""
+    def place(self, execution: Queueable) -> Slot:
+        """Implements `Queue`."""
+        return self.enqueue(execution.session, execution.notify, execution.id)
 
-    async def correct_forever(self) -> None:
-        """Implements `Queue`: the storage counts nothing."""
+    async def withdraw(self, execution_id: str) -> int | None:
+        """Implements `Queue`: what is queued here is this process's."""
+        del execution_id
+        return 0
+
+    def forget(self, execution_id: str) -> None:
+        """Implements `Queue`: what has no slot is not known."""
 
     def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
         """Returns a slot, admitted at once if possible; else `notify` is given notices of its position.
@@ -163,7 +140,7 @@ class ExecutionQueue:
         self._count_queued(slot, 1)
         if session_id in self._session_waiters:
             self._session_waiters[session_id].append(slot)
-            slot.notify(_notice("SESSION_BUSY", f"waits for another execution of session {bare_id(session_id)} to end"))
+            slot.notify(notice("SESSION_BUSY", f"waits for another execution of session {bare_id(session_id)} to end"))
             return slot
         if session_id:
             self._session_waiters[session_id] = deque()
@@ -176,12 +153,12 @@ class ExecutionQueue:
         self._count_running(slot, -1)
         self._admit_next()
 
-    def reserve(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
-        """Returns a parked slot, for an execution that an earlier process has parked."""
-        slot = Slot(self, session_id, notify, tenant_of(execution_id))
+    def reserve(self, execution: Queueable) -> Slot:
+        """Implements `Queue`."""
+        slot = Slot(self, execution.session, execution.notify, tenant_of(execution.id))
         slot.is_parked = True
-        if session_id:
-            self._session_waiters.setdefault(session_id, deque())
+        if execution.session:
+            self._session_waiters.setdefault(execution.session, deque())
         return slot
 
     def unpark(self, parked: Slot) -> Slot:
@@ -201,38 +178,12 @@ class ExecutionQueue:
             self._session_waiters[slot.session_id].remove(slot)
             self._count_queued(slot, -1)
             return
-        if slot.is_provisional:
-            self.confirm(slot)
         if slot.is_admitted:
             self._count_running(slot, -1)
             self._admit_next()
         else:
             self._leave_queue(slot)
         self._enqueue_next_of_session(slot.session_id)
-
-    def confirm(self, slot: Slot) -> None:
-        """Takes a provisionally admitted slot out of the queue."""
-        slot.is_provisional = False
-        self._queues[slot.tenant].provisional = None
-        self._leave_queue(slot)
-        self._admit_next()
-
-    def stand_aside(self, slot: Slot) -> None:
-        """Gives the turn of a provisionally admitted slot to others until `retry`, or for a moment."""
-        own = self._queues[slot.tenant]
-        slot.is_provisional, own.provisional, own.stands_aside = False, None, True
-        own.turns -= 1 / self._tenants.limits_of(slot.tenant).weight
-        if not slot.is_told and not self._is_closed:
-            slot.is_told = True
-            own.notify_position(1)
-        self._count_running(slot, -1)
-        asyncio.get_running_loop().call_later(_ASIDE_SECONDS, self.retry, slot.tenant)
-        self._admit_next()
-
-    def retry(self, tenant: str) -> None:
-        """Lets a tenant that stands aside try again."""
-        self._queues[tenant].stands_aside = False
-        self._admit_next()
 
     def close(self) -> None:
         """Admits no more: whoever waits does so until it is released."""
@@ -250,7 +201,6 @@ class ExecutionQueue:
         own.append(slot, self._turns_now)
         self._admit_next()
         if not slot.is_admitted and not self._is_closed:
-            slot.is_told = True
             own.notify_position(len(own.waiting))
 
     def _admit_next(self) -> None:
@@ -261,10 +211,7 @@ class ExecutionQueue:
             own.turns += 1 / self._tenants.limits_of(tenant).weight
             self._count_running(slot, 1)
             slot.admit()
-            if self.asks_others(tenant):
-                slot.is_provisional, own.provisional = True, slot
-            else:
-                self._leave_queue(slot)
+            self._leave_queue(slot)
 
     def _next_tenant(self) -> str | None:
         """Returns the tenant with the fewest turns of those that wait and may have one more running."""
@@ -284,5 +231,6 @@ class ExecutionQueue:
         self._queues[slot.tenant].queued += change
 
 
-def _notice(code: str, text: str) -> event_pb2.Notice:
+def notice(code: str, text: str) -> event_pb2.Notice:
+    """Returns a notice for those who wait."""
     return event_pb2.Notice(level=event_pb2.Notice.LEVEL_INFO, code=code, text=text)

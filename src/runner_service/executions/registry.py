@@ -127,8 +127,13 @@ class Registry:
         copy = runner_pb2.Execution()
         copy.CopyFrom(record)
         sealed = self._secret_box.seal(execution.id, request) if self._secret_box and stored_request is None else None
+        execution.is_portable = self.is_portable(stored_request)
         stream.append(NewExecution(copy, fingerprint, stored_request, values, sealed), request.ByteSize())
         return execution
+
+    def is_portable(self, stored_request: runner_pb2.ExecuteAgentRequest | None) -> bool:
+        """Tells whether another process could run an execution of whose request so much is stored."""
+        return stored_request is not None or self._secret_box is not None
 
     @contextmanager
     def watching(self, execution: Execution, after_sequence: int, after_owner: int) -> Iterator[EventStream]:

@@ -42,6 +42,7 @@ class ReplicaReport:
     """`serving`, `draining`, …; `held up` while something is missing that it cannot work without."""
     running: int
     queued: int
+    """Over all replicas."""
     waiting: int
     """Parked for an approval."""
     watchers: int

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from runner_service import states
 from runner_service.errors import (
     AlreadyExistsError,
+    CallError,
     CancelledEnd,
     ExecutionEnd,
     NotFoundError,
@@ -33,9 +34,10 @@ from runner_service.executions.runner import Runner
 from runner_service.executions.tenant_limits import check_ceilings
 from runner_service.executors.protocol import SandboxError
 from runner_service.identity import OPERATOR, OwnerKey, bare_id, current_caller, owner_key, tenant_of
-from runner_service.storage.event_log import EventLog
+from runner_service.storage.event_log import EventLog, LogError
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.ownership import Claim, Ownership, Replicas
+from runner_service.storage.shared_queue import Taken
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -162,7 +164,7 @@ class ExecutionService:
         """Ends an execution with `end` and returns the state it was in. Raises NotFoundError."""
         execution = await self._registry.find(execution_id)
         with self._registry.holding(execution):
-            if execution.is_remote and not execution.is_final and not await self._lifecycle.own(execution):
+            if not await self._lifecycle.own_to_end(execution):
                 found = execution.state
                 await self._cancel_elsewhere(execution, end)
                 return found
@@ -215,20 +217,47 @@ class ExecutionService:
         if execution is None or execution.is_final or not execution.is_remote:
             return
         with self._registry.holding(execution):
-            if not await self._lifecycle.own(execution, anew=anew):
+            if await self._lifecycle.own(execution, anew=anew):
+                await self._go_on(execution)
+
+    async def start_taken(self, taken: Taken) -> None:
+        """Starts an execution that this process has taken out of the queue, and another one may have accepted.
+
+        One that cannot be started here is left to others. Raises LogError: call again.
+        """
+        execution = await self._registry.lookup(OwnerKey(taken.execution_id))
+        if execution is None or execution.is_final or not execution.is_remote:
+            return
+        with self._registry.holding(execution):
+            is_own = await self._lifecycle.own(execution, token=taken.token)
+            if not is_own and await self._ownership.abandoned([execution.id]):  # whoever has taken it before is gone
+                is_own = await self._lifecycle.own(execution)
+            if not is_own:
                 return
-            if execution.is_active:
-                execution.mark_interrupted()
+            execution.has_callers_elsewhere = True  # until the replica that accepted it says that they have left
             try:
-                if execution.can_be_resumed:
-                    logger.info("execution_taken_over execution=%s", execution_id)
-                    await self.resume(execution_id)
-                    if self._daemon:
-                        await self._daemon.follow_if_pending(execution_id)
-                    # It depends on its callers as before, at whichever replica they are.
-                    execution.policy = runner_pb2.DISCONNECT_POLICY_CANCEL
-            finally:
-                await self._lifecycle.release(execution)
+                await self._go_on(execution)
+            except LogError:
+                raise
+            except CallError as error:
+                logger.warning("taken_not_started execution=%s reason=%s", execution.id, error)
+                if self._replicas and isinstance(error, UnavailableError):
+                    await self._replicas.hand_over([execution.id])
+
+    async def _go_on(self, execution: Execution) -> None:
+        """Resumes what another process has left. Raises CallError; then it is left INTERRUPTED."""
+        if execution.is_active:
+            execution.mark_interrupted()
+        try:
+            if execution.can_be_resumed:
+                logger.info("execution_taken_over execution=%s", execution.id)
+                await self.resume(execution.id)
+                if self._daemon:
+                    await self._daemon.follow_if_pending(execution.id)
+                # It depends on its callers as before, at whichever replica they are.
+                execution.policy = runner_pb2.DISCONNECT_POLICY_CANCEL
+        finally:
+            await self._lifecycle.release(execution)
 
     async def resume_waiting(self, execution: Execution) -> None:
         """Resumes a waiting execution, with the request in memory, in the log, or at the daemon.
@@ -301,7 +330,7 @@ class ExecutionService:
             return known
         if claim is None:
             raise _started_elsewhere(key)
-        await self._lifecycle.join_queue(request.session_id, claim)
+        await self._lifecycle.join_queue(request.session_id, claim, stored)
         execution = self._lifecycle.start(run, claim, fingerprint=fingerprint, stored_request=stored, values=values)
         self._record("START", execution, request)
         return execution

@@ -1,170 +1,291 @@
-"""The queue of one replica of several: a limit on how many it runs, and the turns of sessions over all replicas."""
+"""The queue of one replica of several: executions wait in one queue of all, and replicas take what they have room for.
+
+One that was accepted here may be taken by another replica: it is passed on, and watchers here follow it there.
+"""
 
 import asyncio
-import contextlib
 import logging
-from types import TracebackType
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import nullcontext, suppress
+from typing import Any
 
-from runner_service.events.notifier import Notifier
-from runner_service.executions.queue import ExecutionQueue
-from runner_service.executions.queue import Slot as LocalSlot
-from runner_service.executions.shared_tenants import SharedTenants
+from runner_service.errors import QueueFullError, QuotaExceededError
+from runner_service.executions.queue import RETRY_DELAY_SECONDS, notice
+from runner_service.executions.shared_slot import SharedSlot
 from runner_service.executions.tenant_limits import Tenants
 from runner_service.identity import bare_id, tenant_of
 from runner_service.storage.event_log import LogError
-from runner_service.storage.ownership import Replicas
-from runner_service.storage.queue import Notify
-from runner_service.v1 import execution_event_pb2 as event_pb2
+from runner_service.storage.queue import Queueable
+from runner_service.storage.shared_queue import (
+    Entrant,
+    Outcome,
+    QueueNews,
+    QueueReply,
+    QueueStore,
+    QuotaOfTenant,
+    Taken,
+)
+from runner_service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-_POLL_INTERVAL_SECONDS = 0.25
-_MAX_LEAVE_POLLS = 100
+_POLL_INTERVAL_SECONDS = 1.0
+_CORRECTION_INTERVAL_SECONDS = 10.0
+_RETRY_INTERVAL_SECONDS = 0.25
 
 
-class SharedSlot:
-    """The place of one execution: behind others of its session, then in the queue of this replica."""
-
-    def __init__(self, queue: "SharedQueue", session_id: str, execution_id: str, notify: Notify) -> None:
-        self._queue = queue
-        self._session_id = session_id
-        self._execution_id = execution_id
-        self._notify = notify
-        self._local: LocalSlot | None = None if session_id else queue.local.enqueue("", notify, execution_id)
-        self._is_parked = False
-
-    @property
-    def is_admitted(self) -> bool:
-        """True once the execution may run."""
-        return self._local is not None and self._local.is_admitted and not self._local.is_provisional
-
-    async def admitted(self) -> None:
-        """Waits until the execution may run."""
-        if self._local is None:
-            await self._first_of_session()
-            self._local = self._queue.local.enqueue("", self._notify, self._execution_id)
-        while True:
-            await self._local.provisionally_admitted()
-            if await self._queue.tenants.admit(self._execution_id) or not self._local.is_provisional:
-                self._local.confirm()
-                return
-            self._local.stand_aside()
-
-    def park(self) -> None:
-        """Makes room for others, but not for those of the same session."""
-        self._is_parked = True
-        if self._local:
-            self._local.park()
-        self._queue.leave_tenant(self._execution_id)
-
-    def unpark(self) -> "SharedSlot":
-        """Returns a slot that takes the place of this parked one."""
-        return SharedSlot(self._queue, self._session_id, self._execution_id, self._notify)
-
-    def release(self) -> None:
-        """Leaves the queue or, if admitted, makes room."""
-        if self._local and not self._is_parked:
-            self._local.release()
-        self._queue.leave_tenant(self._execution_id)
-        if self._session_id:
-            self._queue.leave(self._session_id, self._execution_id)
-
-    async def _first_of_session(self) -> None:
-        is_told = False
-        while not await self._queue.is_first(self._session_id, self._execution_id):
-            if not is_told:
-                is_told = True
-                text = f"waits for another execution of session {bare_id(self._session_id)} to end"
-                self._notify(event_pb2.Notice(level=event_pb2.Notice.LEVEL_INFO, code="SESSION_BUSY", text=text))
-            await self._queue.left.wait(_POLL_INTERVAL_SECONDS)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self._is_parked:
-            self.release()
+StartTaken = Callable[[Taken], Awaitable[None]]
+"""Starts an execution that another replica has accepted, or leaves it to others. Raises LogError: call it again."""
 
 
 class SharedQueue:
-    """Implements `Queue`. `local` counts what this replica runs, `tenants` what tenants have in all of them."""
+    """Implements `Queue`. Belongs to the event loop; `run` it."""
 
-    def __init__(self, local: ExecutionQueue, replicas: Replicas, tenants: Tenants) -> None:
-        self.local = local
-        self.tenants = SharedTenants(tenants, replicas.tenant_slots)
-        local.asks_others = self.tenants.are_limited
-        self.left = Notifier()
-        """Notifies when an execution of this replica gives its turn up."""
-        self._turns = replicas.turns
-        self._leaving: set[asyncio.Task[None]] = set()
+    def __init__(
+        self,
+        store: QueueStore,
+        tenants: Tenants,
+        *,
+        max_running: int,
+        max_queued: int,
+        takes_work: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._store = store
+        self._tenants = tenants
+        self._max_running = max_running
+        self._max_queued = max_queued
+        self._takes_work = takes_work
+        self._is_closed = False
+        self._waiting: dict[str, SharedSlot] = {}
+        self._running: dict[str, SharedSlot] = {}
+        """Those admitted here, parked ones included."""
+        self._reserved: dict[str, Taken] = {}
+        """Taken, and not enqueued yet."""
+        self._missing: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()
+        self.start_taken: StartTaken | None = None
+        self.takes_over: Callable[[], bool] = lambda: False
+        """Whether replicas without a lease are dead, as far as this one can tell."""
+        self.queued = 0
+        """How many wait, over all replicas, as last heard."""
 
     @property
     def running(self) -> int:
-        """How many are admitted."""
-        return self.local.running
-
-    @property
-    def queued(self) -> int:
-        """How many wait for room in this replica."""
-        return self.local.queued
+        """How many run here, or are about to."""
+        return len(self._reserved) + sum(not each.is_parked for each in self._running.values())
 
     async def require_room(self, session_id: str, tenant: str) -> None:
-        """Implements `Queue`. What this replica alone has is enough to refuse; `join` asks the others."""
-        del session_id
-        await self.local.require_room("", tenant)
+        """Implements `Queue`: `join` does it."""
 
-    async def join(self, session_id: str, execution_id: str) -> None:
+    async def join(self, entrant: Entrant) -> None:
         """Implements `Queue`."""
-        await self.tenants.join(execution_id, session_id, has_room=self.local.has_room)
-        try:
-            if session_id:
-                await self._turns.join(session_id, execution_id)
-        except BaseException:
-            self.leave_tenant(execution_id)
-            raise
+        name = entrant.execution_id
+        quota = self._quota(tenant_of(name))
+        reply = await self._store.join(entrant, quota, capacity=self._capacity(), max_queued=self._max_queued)
+        self._observe(reply, joins=name)
+        if reply.outcome is Outcome.QUOTA_EXCEEDED:
+            metrics.execution_refused()
+            raise QuotaExceededError(tenant_of(name), "queued", quota.queued or 0, retry_delay=RETRY_DELAY_SECONDS)
+        if reply.outcome is Outcome.QUEUE_FULL:
+            metrics.execution_refused()
+            raise QueueFullError(
+                f"no replica has room, and {reply.queued} executions are queued, which is all that "
+                "MAX_QUEUED_EXECUTIONS allows; call again later",
+                retry_delay=RETRY_DELAY_SECONDS,
+            )
 
-    def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> SharedSlot:
+    def place(self, execution: Queueable, *, moves_to_end: bool = False) -> SharedSlot:
         """Implements `Queue`."""
-        return SharedSlot(self, session_id, execution_id, notify)
+        slot = SharedSlot(self, execution, moves_to_end=moves_to_end)
+        self._running.pop(execution.id, None)  # a parked one
+        if taken := self._reserved.pop(execution.id, None):
+            self._admit(slot, taken)
+        else:
+            self._waiting[execution.id] = slot
+        return slot
 
-    def reserve(self, session_id: str, notify: Notify, execution_id: str = "") -> SharedSlot:
+    def reserve(self, execution: Queueable) -> SharedSlot:
         """Implements `Queue`. Never called: the turns of sessions outlive replicas."""
         raise NotImplementedError
 
-    async def correct_forever(self) -> None:
+    async def offer(self, slot: SharedSlot) -> None:
+        """Lets any replica take an execution. While the storage is away nobody does."""
+        while True:
+            entrant = slot.entrant
+            quota = self._quota(tenant_of(entrant.execution_id))
+            try:
+                reply = await self._store.offer(
+                    entrant, quota, capacity=self._capacity(), moves_to_end=slot.moves_to_end
+                )
+                break
+            except LogError as error:
+                logger.warning("queue_unreachable execution=%s error=%s", entrant.execution_id, error)
+                await asyncio.sleep(_RETRY_INTERVAL_SECONDS)
+        slot.is_offered = True
+        if reply.outcome is Outcome.GONE:
+            slot.execution.pass_on()
+        self._observe(reply)
+        if not slot.is_admitted and reply.outcome is Outcome.BEHIND:
+            session = bare_id(entrant.session_id)
+            slot.execution.notify(notice("SESSION_BUSY", f"waits for another execution of session {session} to end"))
+        elif not slot.is_admitted and reply.position:
+            _notify_position(slot, reply.position)
+
+    def park(self, slot: SharedSlot) -> None:
+        """Makes room for others, but not for those of the same session."""
+        self._in_background(self._park(slot.execution.id))
+
+    def release(self, slot: SharedSlot) -> None:
+        """Takes a slot back."""
+        name = slot.execution.id
+        for slots in (self._waiting, self._running):
+            if slots.get(name) is slot:
+                del slots[name]
+        self._in_background(self._leave(slot))
+
+    async def withdraw(self, execution_id: str) -> int | None:
         """Implements `Queue`."""
-        await self.tenants.correct_forever()
+        return await self._store.withdraw(execution_id)
+
+    def forget(self, execution_id: str) -> None:
+        """Implements `Queue`."""
+        self._reserved.pop(execution_id, None)
+        self._in_background(self._retried(lambda: self._store.leave(execution_id, capacity=self._capacity())))
+
+    async def settled(self, timeout_seconds: float) -> None:
+        """Waits until the storage knows what this replica has given back."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_seconds)
 
     def close(self) -> None:
-        """Implements `Queue`."""
-        self.local.close()
+        """Implements `Queue`: this replica takes no more."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._in_background(self._take())
 
-    async def is_first(self, session_id: str, execution_id: str) -> bool:
-        """Tells whether it is an execution's turn. While the storage is away it is nobody's."""
-        with contextlib.suppress(LogError):
-            return await self._turns.is_first(session_id, execution_id)
-        return False
+    async def run(self) -> None:
+        """Takes what this replica has room for, when there is news and from time to time, until cancelled."""
+        corrected_at = time.monotonic()
+        with self._store.followed(self._observe_news):
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL_INTERVAL_SECONDS):
+                        await self._ready.wait()
+                self._ready.clear()
+                try:
+                    interval = _POLL_INTERVAL_SECONDS if self.queued else _CORRECTION_INTERVAL_SECONDS
+                    if time.monotonic() - corrected_at >= interval:
+                        await self._correct()
+                        corrected_at = time.monotonic()
+                    else:
+                        await self._take()
+                except LogError as error:
+                    logger.debug("queue_unreachable error=%s", error)
 
-    def leave_tenant(self, execution_id: str) -> None:
-        """Counts an execution no more among those of its tenant."""
-        self.tenants.leave(execution_id, lambda: self.local.retry(tenant_of(execution_id)))
+    async def _take(self) -> None:
+        tenants = {tenant_of(each) for each in self._waiting}
+        with suppress(LogError) if self._is_closed else nullcontext():
+            quotas = {each: self._quota(each) for each in tenants}
+            self._observe(await self._store.take(quotas, capacity=self._capacity()))
 
-    def leave(self, session_id: str, execution_id: str) -> None:
-        """Gives up the turn of an execution, in the background."""
-        task = asyncio.create_task(self._leave(session_id, execution_id), name=f"turn-of-{execution_id}")
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+    async def _correct(self) -> None:
+        reply, missing = await self._store.correct(
+            [*self._running, *self._reserved],
+            [name for name, slot in self._waiting.items() if slot.is_offered],
+            capacity=self._capacity(),
+            takes_over=self.takes_over(),
+        )
+        self._observe(reply)
+        # One that has left meanwhile is not missing: what is found twice is, since a failover has lost it.
+        for name in self._missing.intersection(missing):
+            if (slot := self._running.get(name)) and not slot.is_parked:
+                await self._store.restore(slot.entrant)
+            elif slot := self._waiting.get(name):
+                await self.offer(slot)
+        self._missing = set(missing)
 
-    async def _leave(self, session_id: str, execution_id: str) -> None:
-        """Gives up a turn once the log has the end; an execution that another replica goes on with keeps it."""
-        for _ in range(_MAX_LEAVE_POLLS):
+    def _observe(self, reply: QueueReply, *, joins: str = "") -> None:
+        self.queued = reply.queued
+        for taken in reply.taken:
+            name = taken.execution_id
+            if slot := self._waiting.pop(name, None):
+                self._admit(slot, taken)
+            elif name not in self._running and name not in self._reserved:
+                self._reserved[name] = taken
+                if name != joins:
+                    self._in_background(self._start(taken))
+
+    def _observe_news(self, news: QueueNews | None) -> None:
+        if news is None:
+            self._ready.set()
+            return
+        self.queued = news.queued
+        for name, position in news.positions.items():
+            if slot := self._waiting.get(name):
+                _notify_position(slot, position)
+        for name, replica in news.gone.items():
+            if (slot := self._waiting.get(name)) and replica != self._store.replica:
+                slot.execution.pass_on()
+        if news.is_ready and self.running < self._max_running:
+            self._ready.set()
+
+    def _admit(self, slot: SharedSlot, taken: Taken) -> None:
+        self._running[taken.execution_id] = slot
+        metrics.queue_wait_ended(taken.waited_seconds)
+        slot.admit()
+
+    async def _start(self, taken: Taken) -> None:
+        """Runs what another replica has accepted. One that cannot be run here keeps its place for others."""
+        name = taken.execution_id
+        try:
+            while self.start_taken:
+                try:
+                    await self.start_taken(taken)
+                    break
+                except LogError as error:
+                    logger.warning("taken_not_started execution=%s error=%s", name, error)
+                    await asyncio.sleep(_RETRY_INTERVAL_SECONDS)
+        finally:
+            is_left = self._reserved.pop(name, None) is not None
+        if is_left:
+            await self._retried(lambda: self._store.interrupt(name, capacity=self._capacity()))
+
+    async def _park(self, name: str) -> None:
+        await self._retried(lambda: self._store.park(name, capacity=self._capacity()))
+
+    async def _leave(self, slot: SharedSlot) -> None:
+        """Gives up a place once the log has the end; an execution that somebody goes on with keeps it."""
+        execution = slot.execution
+        await execution.flush()
+        if execution.is_passed_on:
+            return
+        leave = self._store.leave if execution.is_final else self._store.interrupt
+        await self._retried(lambda: leave(execution.id, capacity=self._capacity()))
+
+    async def _retried(self, change: Callable[[], Coroutine[Any, Any, QueueReply]]) -> None:
+        while True:
             try:
-                if await self._turns.leave(session_id, execution_id):
-                    self.left.notify_all()
-                    return
-            except LogError as error:  # whoever waits finds that it has ended
-                logger.warning("turn_not_given_up execution=%s error=%s", execution_id, error)
+                self._observe(await change())
+            except LogError as error:
+                logger.warning("queue_unreachable error=%s", error)
+                await asyncio.sleep(_RETRY_INTERVAL_SECONDS)
+            else:
                 return
-            await asyncio.sleep(_POLL_INTERVAL_SECONDS / 5)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="queue-change")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _capacity(self) -> int:
+        return self._max_running if self._takes_work() and not self._is_closed else 0
+
+    def _quota(self, tenant: str) -> QuotaOfTenant:
+        limits = self._tenants.limits_of(tenant)
+        return QuotaOfTenant(limits.running, limits.queued, limits.weight)
+
+
+def _notify_position(slot: SharedSlot, position: int) -> None:
+    slot.execution.notify(notice("QUEUED", f"waits for its turn, at position {position} of the queue"))

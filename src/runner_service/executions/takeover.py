@@ -132,14 +132,14 @@ class Takeover:
             return
         for execution_id in [*await self._replicas.handed_over(), *self._postponed]:
             await self._take_over(execution_id)
-        if self._is_steady():
+        if self.is_steady():
             for replica in self._dead:
                 await self._take_over_from(replica)
         self._rounds += 1
         if self._rounds % _BEATS_PER_LEASE == 0:
             await self._take_over_idle()
 
-    def _is_steady(self) -> bool:
+    def is_steady(self) -> bool:
         """Tells whether this replica has held its lease for the time of a whole one."""
         now, lease_seconds = time.monotonic(), self._replicas.lease_seconds
         return 0 < self._steady_since <= now - lease_seconds and now - self._last_beat <= lease_seconds
@@ -161,7 +161,8 @@ class Takeover:
             if not letter.is_owner:
                 execution.stream.fence()
             elif letter.cancel_reason is not None:
-                self._lifecycle.end(execution, CancelledEnd(letter.cancel_reason.strip() or "cancelled"))
+                if await self._lifecycle.own_to_end(execution):
+                    self._lifecycle.end(execution, CancelledEnd(letter.cancel_reason.strip() or "cancelled"))
             else:
                 self._lifecycle.observe_callers(execution, letter)
                 for decision in letter.decisions:

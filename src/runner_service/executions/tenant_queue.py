@@ -25,17 +25,12 @@ class TenantQueue(Generic[T]):
         """How many of its executions are admitted."""
         self.queued = 0
         """How many wait, those behind another one of their session included."""
-        self.provisional: T | None = None
-        """The first one that waits, while the other replicas are asked whether it may run."""
-        self.stands_aside = False
-        """True for a moment when it may not."""
         self.turns = 0.0
         """How many turns it has had, each divided by its weight."""
 
     def can_run(self, limits: TenantLimits) -> bool:
         """Tells whether one that waits may be admitted."""
-        is_asking = self.provisional is not None or self.stands_aside
-        return bool(self.waiting) and not is_asking and self.has_room(limits)
+        return bool(self.waiting) and self.has_room(limits)
 
     def has_room(self, limits: TenantLimits) -> bool:
         """Tells whether it may have one more running."""

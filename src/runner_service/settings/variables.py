@@ -252,7 +252,7 @@ those of the oldest executions are deleted first."""
     """How many executions run at once; the others are queued. The default is 64 for each core of the machine, at
     most 256 and at most one for 4 MiB of memory, but at least 16."""
     max_queued_executions: Annotated[int, Field(ge=0)] = 1000
-    """How many executions may be queued; further ones are refused with RESOURCE_EXHAUSTED."""
+    """How many executions may be queued, over all replicas; further ones are refused with RESOURCE_EXHAUSTED."""
 
     default_timeout: Seconds = 1800.0
     """How many seconds an execution may take when its request does not say."""

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from runner_service.errors import CallError, NotFoundError
+from runner_service.errors import CallError, NotFoundError, UnavailableError
 from runner_service.identity import OwnerKey, bare_id
 from runner_service.stigmer.client import DaemonClient, ReportRefusedError
 from runner_service.stigmer.pending_reports import add_pending_report, pending_reports, remove_pending_report
@@ -96,8 +96,8 @@ class Reporter:
             raise RuntimeError("follow was called before attach")
         try:
             async with self._open_stream(execution_id) as stream:
-                if stream.is_remote and stream.positions.owners:
-                    return  # the replica that owns it does
+                if _is_reported_elsewhere(stream):
+                    return
                 add_pending_report(stream)
                 await self._deliver(execution_id, stream)
                 remove_pending_report(stream)
@@ -150,6 +150,8 @@ class _Report:
         after = 0
         try:
             while (page := await self._stream.page(self, after, timeout_seconds=_PAGE_TIMEOUT_SECONDS)) is not None:
+                if _is_reported_elsewhere(self._stream):
+                    raise UnavailableError("another replica has taken it out of the queue, and reports it")
                 after = page.last
                 await self._apply_page(page.frames)
                 if self._stream.committed <= after:  # no intermediate reports of old events
@@ -221,6 +223,11 @@ class _Report:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FAILED_REPORT_BACKOFF_SECONDS):
                 await self._complete.wait()
+
+
+def _is_reported_elsewhere(stream: "EventStream") -> bool:
+    """Whether another replica owns an execution: that one reports it."""
+    return stream.is_remote and bool(stream.positions.owners)
 
 
 async def _first_event(stream: "EventStream") -> None:

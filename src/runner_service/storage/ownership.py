@@ -5,7 +5,8 @@ from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
 from runner_service.storage.event_log import EventLog, LogError
-from runner_service.storage.tenant_slots import TenantSlots
+from runner_service.storage.open_calls import OpenCalls
+from runner_service.storage.shared_queue import QueueStore
 
 owner_token: ContextVar[int] = ContextVar("owner_token", default=0)
 """The token of the claim that the current task works under, for writes that do not name it."""
@@ -25,10 +26,11 @@ class Claim(NamedTuple):
 class Ownership(Protocol):
     """Decides which process works on an execution when several share its storage. Raises LogError."""
 
-    async def claim(self, execution_id: str, *, anew: bool = False) -> Claim | None:
+    async def claim(self, execution_id: str, *, anew: bool = False, token: int | None = None) -> Claim | None:
         """Makes this process the owner, also before the execution exists.
 
-        Returns None while another process is the owner, and the same claim while this one is, unless `anew`.
+        Returns None while another process is the owner, and the same claim while this one is, unless `anew`. With a
+        `token`, whoever is the owner loses it, if its token is that one; else None is returned.
         """
 
     async def release(self, execution_id: str, *, floor: int = 0) -> None:
@@ -53,19 +55,6 @@ class Letter(NamedTuple):
     """The encoded SubmitApprovalRequests that other replicas were given."""
 
 
-class Turns(Protocol):
-    """Whose turn it is in each session, over all replicas. All methods raise LogError."""
-
-    async def join(self, session_id: str, execution_id: str) -> None:
-        """Puts an execution behind the others of its session, unless it has a place."""
-
-    async def leave(self, session_id: str, execution_id: str) -> bool:
-        """Gives up the place of an execution that has ended, or is left INTERRUPTED; False if neither is so."""
-
-    async def is_first(self, session_id: str, execution_id: str) -> bool:
-        """Tells whether it is an execution's turn; joins if it has no place."""
-
-
 class Replicas(Protocol):
     """The replicas of a service that share its storage. All methods raise LogError."""
 
@@ -78,12 +67,12 @@ class Replicas(Protocol):
         """The name of this replica, another one with each start."""
 
     @property
-    def turns(self) -> Turns:
-        """The turns of sessions."""
+    def queue(self) -> QueueStore:
+        """The queue of all replicas."""
 
     @property
-    def tenant_slots(self) -> TenantSlots:
-        """What tenants have queued and running."""
+    def open_calls(self) -> OpenCalls:
+        """How many calls tenants have open."""
 
     @property
     def is_replicated(self) -> bool:

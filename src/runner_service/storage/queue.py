@@ -4,9 +4,47 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from runner_service.storage.shared_queue import Entrant
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 Notify = Callable[[event_pb2.Notice], object]
+
+
+class Queueable(Protocol):
+    """An execution, as a queue knows it."""
+
+    @property
+    def id(self) -> str:
+        """Its key."""
+
+    @property
+    def session(self) -> str:
+        """The key of its session; empty for none."""
+
+    @property
+    def owner_token(self) -> int:
+        """That of the claim under which this process has it."""
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can run it: it can read the whole request."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+
+    @property
+    def is_passed_on(self) -> bool:
+        """Whether this process has left it to another one."""
+
+    def notify(self, notice: event_pb2.Notice) -> object:
+        """Tells its watchers."""
+
+    def pass_on(self) -> None:
+        """Leaves it to another process, which has taken it; its watchers follow it there."""
+
+    async def flush(self) -> None:
+        """Waits until the log has what is known of it."""
 
 
 class Slot(Protocol):
@@ -19,8 +57,12 @@ class Slot(Protocol):
     def is_admitted(self) -> bool:
         """True once the execution may run."""
 
+    @property
+    def outlives_process(self) -> bool:
+        """True while it waits where another process can take it."""
+
     async def admitted(self) -> None:
-        """Waits until the execution may run."""
+        """Waits until the execution may run. Cancelled if another process takes it."""
 
     def park(self) -> None:
         """Makes room for others, but not for those of the same session."""
@@ -52,20 +94,27 @@ class Queue(Protocol):
     async def require_room(self, session_id: str, tenant: str) -> None:
         """Checks that one more execution may run or wait. Raises QueueFullError, QuotaExceededError."""
 
-    async def join(self, session_id: str, execution_id: str) -> None:
-        """Counts an execution that is about to be enqueued, and puts it behind the others of its session.
+    async def join(self, entrant: Entrant) -> None:
+        """Counts an execution that is about to be placed; `forget` it if it is not.
 
-        Raises QuotaExceededError, LogError.
+        Raises QueueFullError, QuotaExceededError, LogError.
         """
 
-    def enqueue(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
-        """Returns a slot; `notify` is given notices of its position. There is always room."""
+    def place(self, execution: Queueable) -> Slot:
+        """Returns a slot; the execution is given notices of its position. There is always room."""
 
-    def reserve(self, session_id: str, notify: Notify, execution_id: str = "") -> Slot:
+    def reserve(self, execution: Queueable) -> Slot:
         """Returns a parked slot, for an execution that an earlier process has parked."""
 
-    async def correct_forever(self) -> None:
-        """Corrects what the storage counts of this process, if it counts anything, until cancelled."""
+    async def withdraw(self, execution_id: str) -> int | None:
+        """Takes an execution that waits out of the queue of all processes, for this one to end it.
+
+        Returns the token under which it was queued; None if another process has taken it, or none has queued it.
+        Raises LogError.
+        """
+
+    def forget(self, execution_id: str) -> None:
+        """Removes an execution that joined and was not placed, or that has ended without a slot."""
 
     def close(self) -> None:
         """Admits no more in this process."""

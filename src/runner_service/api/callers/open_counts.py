@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from runner_service.errors import QuotaExceededError
 from runner_service.executions.tenant_limits import Tenants
 from runner_service.storage.event_log import LogError
-from runner_service.storage.tenant_slots import TenantSlots
+from runner_service.storage.open_calls import OpenCalls
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class OpenCounts:
 
     def __init__(self, tenants: Tenants) -> None:
         self._tenants = tenants
-        self.shared: TenantSlots | None = None
+        self.shared: OpenCalls | None = None
         """What replicas share; None when there is one."""
         self._open: Counter[str] = Counter()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -52,7 +52,7 @@ class OpenCounts:
             logger.warning("open_calls_not_counted tenant=%s error=%s", tenant, error)
             return True  # whoever watches must not lose sight of what runs for that
 
-    async def _tell(self, tenant: str, shared: TenantSlots) -> None:
+    async def _tell(self, tenant: str, shared: OpenCalls) -> None:
         try:
             async with self._locks[tenant]:
                 del self._telling[tenant]

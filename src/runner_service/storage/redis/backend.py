@@ -17,6 +17,7 @@ from runner_service.storage.redis.following import Follower, cancel
 from runner_service.storage.redis.keys import DeploymentKeys, deployment_keys
 from runner_service.storage.redis.nodes import NodeAppenders, NodeEntryReads
 from runner_service.storage.redis.ownership import RedisOwnership
+from runner_service.storage.redis.queue import RedisQueue
 from runner_service.storage.redis.replicas import RedisReplicas
 from runner_service.storage.redis.scratch_files import RedisScratchFiles
 from runner_service.storage.redis.usage import RedisUsageStore
@@ -64,7 +65,8 @@ async def redis_storage(
         try:
             log = RedisEventLog(opened, appenders, entries, keys, follower)
             ownership = RedisOwnership(opened, keys)
-            replicas = RedisReplicas(opened, keys, ownership.replica, log, lease_seconds=LEASE_SECONDS)
+            queue = RedisQueue(opened, keys, ownership.replica, follower)
+            replicas = RedisReplicas(opened, keys, ownership.replica, log, queue, lease_seconds=LEASE_SECONDS)
             scratch_files = RedisScratchFiles(opened, keys)
             contents = RedisContentStore(opened, keys, changes_max_bytes)
             usage = RedisUsageStore(opened, keys)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,6 +54,19 @@ class Follower:
         self._heard: dict[str, float] = {}
         self._unread: dict[str, None] = {}
         self._has_unread = asyncio.Event()
+        self._listeners: dict[str, Callable[[bytes], None]] = {}
+
+    @contextmanager
+    def listening(self, channel: str, receive: Callable[[bytes], None]) -> Iterator[None]:
+        """Calls `receive` with each message of a channel until the context ends; with b"" when some may be missing."""
+        self._listeners[channel] = receive
+        self._send("SUBSCRIBE", channel)
+        self._wanted.set()
+        try:
+            yield
+        finally:
+            del self._listeners[channel]
+            self._send("UNSUBSCRIBE", channel)
 
     @contextmanager
     def subscribed(self, execution_id: str, notify: Notify) -> Iterator[None]:
@@ -96,8 +109,8 @@ class Follower:
         self._link = link = await open_link(self._connection.address, random.choice(primaries.nodes))  # noqa: S311  # any of them
         try:
             ended = link.listen(self._receive)
-            if self._watchers:
-                link.send(pack("SUBSCRIBE", *self._watchers))
+            if channels := [*self._listeners, *self._watchers]:
+                link.send(pack("SUBSCRIBE", *channels))
             while True:
                 link.send(pack("PING"))
                 await asyncio.wait([ended], timeout=_PING_INTERVAL_SECONDS)
@@ -127,6 +140,9 @@ class Follower:
         match reply:
             case [b"message", bytes() as name, bytes() as news]:
                 channel = name.decode()
+                if receive := self._listeners.get(channel):
+                    receive(news)
+                    return
                 self._heard[channel] = time.monotonic()
                 last, finished, token, *_ = news.split(b":")
                 if channel in self._owners and self._owners[channel].token == int(token):
@@ -134,7 +150,10 @@ class Follower:
                 else:
                     self._read_record_of(channel)
             case [b"subscribe", bytes() as name, _]:
-                self._read_record_of(name.decode())
+                if receive := self._listeners.get(name.decode()):
+                    receive(b"")
+                else:
+                    self._read_record_of(name.decode())
 
     def _read_record_of(self, channel: str) -> None:
         self._unread[channel] = None

@@ -91,6 +91,11 @@ class DeploymentKeys(NamedTuple):
         """The executions of a session, as `executions`."""
         return f"{self.counter}:session:{session_id}"
 
+    @property
+    def queue(self) -> str:
+        """A hash of the executions that are queued, running or parked. Other keys of `queue.lua` begin with it."""
+        return f"{self.counter}:queue"
+
     def turns(self, session_id: str) -> str:
         """A list of executions of a session that run or wait for their turn."""
         return f"{self.counter}:turns:{session_id}"
@@ -116,10 +121,6 @@ class DeploymentKeys(NamedTuple):
     def starts(self, tenant: str) -> str:
         """A sorted set of the starts of a tenant in the last minute, by when, in ms."""
         return f"{self.counter}:starts:{tenant}"
-
-    def slots(self, tenant: str) -> str:
-        """A hash of the executions of a tenant that are queued or running, if it may have only so many."""
-        return f"{self.counter}:slots:{tenant}"
 
     def calls(self, tenant: str) -> str:
         """A hash of how many calls of a tenant are open in each replica, if it may have only so many."""

@@ -19,19 +19,20 @@ class RedisOwnership:
         self._keys = keys
         self.replica = secrets.token_hex(8)
 
-    async def claim(self, execution_id: str, *, anew: bool = False) -> Claim | None:
+    async def claim(self, execution_id: str, *, anew: bool = False, token: int | None = None) -> Claim | None:
         """Implements `Ownership`."""
         keys = ExecutionKeys(execution_id)
         # Added before the claim, or a crash in between would leave an execution that nobody looks for.
         await self._connection.call("SADD", self._keys.owned(self.replica), execution_id)
-        owner, token = await self._owner(keys.record)
-        if owner == self.replica and not anew:
-            return Claim(execution_id, token)
-        if owner not in {"", self.replica} and (await self.alive([owner]))[owner]:
-            await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
+        owner, current = await self._owner(keys.record)
+        if token is None and owner == self.replica and not anew:
+            return Claim(execution_id, current)
+        if not await self._is_free(owner) if token is None else token != current:
+            if owner != self.replica:
+                await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
             return None
         new, is_replicated = await self._connection.replicated_script(
-            "claim", [keys.record, keys.events], [self.replica, token, _UNUSED_CLAIM_SECONDS]
+            "claim", [keys.record, keys.events], [self.replica, current, _UNUSED_CLAIM_SECONDS]
         )
         if not is_replicated:  # nothing is begun by a claim that a failover would lose
             await self.release(execution_id)
@@ -40,8 +41,8 @@ class RedisOwnership:
                 f"{self._connection.address.min_replicas} replicas that are up to date; call again"
             )
         if new is None:  # another one was faster, or the answer of this claim was lost and it was tried again
-            owner, token = await self._owner(keys.record)
-            return Claim(execution_id, token) if owner == self.replica else None
+            owner, current = await self._owner(keys.record)
+            return Claim(execution_id, current) if owner == self.replica else None
         return Claim(execution_id, int(new))
 
     async def release(self, execution_id: str, *, floor: int = 0) -> None:
@@ -63,6 +64,9 @@ class RedisOwnership:
             return {}
         reply = await self._connection.script("alive", [self._keys.leases], replicas)
         return {each: bool(alive) for each, alive in zip(replicas, reply, strict=True)}
+
+    async def _is_free(self, owner: str) -> bool:
+        return owner in {"", self.replica} or not (await self.alive([owner]))[owner]
 
     async def _owner(self, record: str) -> tuple[str, int]:
         owner, token = await self._connection.call("HMGET", record, "owner", "token")

@@ -6,9 +6,9 @@ from runner_service.storage.ownership import Letter
 from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.event_log import RedisEventLog
 from runner_service.storage.redis.keys import DeploymentKeys, ExecutionKeys
+from runner_service.storage.redis.open_calls import RedisOpenCalls
+from runner_service.storage.redis.queue import RedisQueue
 from runner_service.storage.redis.suitability import prepare, require_suitable
-from runner_service.storage.redis.tenant_slots import RedisTenantSlots
-from runner_service.storage.redis.turns import RedisTurns
 
 _MAX_TAKEN = 100
 _MAX_DECISIONS = 100
@@ -19,14 +19,21 @@ class RedisReplicas:
     """Implements `Replicas` for the replica of that name."""
 
     def __init__(
-        self, connection: Connection, keys: DeploymentKeys, replica: str, log: RedisEventLog, *, lease_seconds: float
+        self,
+        connection: Connection,
+        keys: DeploymentKeys,
+        replica: str,
+        log: RedisEventLog,
+        queue: RedisQueue,
+        *,
+        lease_seconds: float,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._replica = replica
         self._log = log
-        self.turns = RedisTurns(connection, keys)
-        self.tenant_slots = RedisTenantSlots(connection, keys, replica)
+        self.queue = queue
+        self.open_calls = RedisOpenCalls(connection, keys, replica)
         self._lease_ms = round(lease_seconds * 1000)
         self.is_replicated = True
         """As of `Replicas`."""

@@ -8,9 +8,9 @@ from runner_service.storage.ownership import Claim
 class SoleOwnership:
     """Implements `Ownership` for the process that holds the lock of STATE_DIR: it owns everything in it."""
 
-    async def claim(self, execution_id: str, *, anew: bool = False) -> Claim:
+    async def claim(self, execution_id: str, *, anew: bool = False, token: int | None = None) -> Claim:
         """Implements `Ownership`: there is no other owner, and one token."""
-        del anew
+        del anew, token
         return Claim(execution_id, 0)
 
     async def release(self, execution_id: str, *, floor: int = 0) -> None:
