@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -46,6 +47,20 @@ async def test_what_is_in_force_is_what_was_asked_for(executor: Executor, files:
         written = (await run(sandbox, "echo x > file"))[0].exit_code == 0
         assert written is (files != "read_only")
         assert await output(sandbox, "echo y > /tmp/file; cat /tmp/file") == "y\n"
+
+
+async def test_an_opening_that_failed_before_it_was_needed_is_tried_again(
+    executor: Executor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "link").symlink_to("/etc")
+    level = Confinement(files="workspace", readable_paths=(str(tmp_path / "link"),))
+    async with cell(executor, level) as sandbox:
+        while any(each.get_name() == "cell-opening" for each in asyncio.all_tasks()):
+            await asyncio.sleep(0.01)
+        with pytest.raises(ConfinementError, match="leads through a symlink"):
+            await run(sandbox, "true")
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_the_first_process_of_a_cell_is_under_the_filter_too(executor: Executor) -> None:

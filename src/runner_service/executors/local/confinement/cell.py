@@ -94,6 +94,7 @@ class Cell:
             ConfinementError: it cannot be opened. Nothing runs without it.
         """
         if self._opening is None or (self._opening.done() and not self._is_open()):
+            _mark_retrieved(self._opening)
             self.open_soon()
         assert self._opening  # noqa: S101  # set just now
         return await asyncio.shield(self._opening)
@@ -118,8 +119,7 @@ class Cell:
     async def _close(self) -> None:
         if self._opening:
             await asyncio.wait([self._opening])
-            if not self._opening.cancelled():
-                self._opening.exception()  # marks it as retrieved
+            _mark_retrieved(self._opening)
         if self._current and not self._current.lost.is_set():
             self._current.request_close()
             with suppress(TimeoutError):
@@ -199,6 +199,12 @@ class Cell:
         network = () if self._spec.network == "all" else ("--unshare-net",)
         filtered = ("--seccomp", str(seccomp))
         return b"".join(os.fsencode(each) + b"\0" for each in (*_NAMESPACES, *network, *_GUARDS, *filtered, *mounts))
+
+
+def _mark_retrieved(opening: asyncio.Task[SupervisorClient] | None) -> None:
+    """Keeps asyncio from logging how an opening ended that nobody waited for."""
+    if opening and not opening.cancelled():
+        opening.exception()
 
 
 def _filter(network: NetworkLevel) -> bytes:
