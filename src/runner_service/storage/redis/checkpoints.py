@@ -193,7 +193,8 @@ class RedisCheckpoints:
 @asynccontextmanager
 async def redis_checkpoints(connection: Connection, keys: DeploymentKeys) -> AsyncIterator[RedisCheckpoints]:
     """Opens the checkpoints."""
-    yield RedisCheckpoints(RedisSaver(connection, keys), connection, keys)
+    patient = connection.patient()
+    yield RedisCheckpoints(RedisSaver(patient, keys), patient, keys)
 
 
 def _thread_of(config: RunnableConfig) -> str:

@@ -1,5 +1,7 @@
 """The connections to Redis: plain commands, pipelines and scripts. Every failure is a LogError."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -10,16 +12,24 @@ from runner_service.addresses import TcpAddress
 from runner_service.storage.event_log import LogError
 from runner_service.storage.redis.address import REPLICATION_TIMEOUT_MS, RedisAddress
 from runner_service.storage.redis.lua import Argument, Command, ScriptCall, evalsha
-from runner_service.storage.redis.routing import Router, Unit
+from runner_service.storage.redis.routing import FAILURES, Router, Unit
 from runner_service.storage.redis.topology import Topology
+
+_PATIENCE_SECONDS = 60.0
+_RETRY_INTERVAL_SECONDS = 0.2
 
 
 class Connection:
     """Redis, as the storage uses it. Construct it with `connection`."""
 
-    def __init__(self, address: RedisAddress, router: Router) -> None:
+    def __init__(self, address: RedisAddress, router: Router, *, patience_seconds: float = 0.0) -> None:
         self.address = address
         self._router = router
+        self._patience_seconds = patience_seconds
+
+    def patient(self) -> "Connection":
+        """Returns the same for what an execution cannot go on without: a failover is a pause to it, not an error."""
+        return Connection(self.address, self._router, patience_seconds=_PATIENCE_SECONDS)
 
     @property
     def topology(self) -> Topology:
@@ -73,8 +83,15 @@ class Connection:
     async def _run(self, units: Sequence[Unit]) -> list[list[Any]]:
         if not units:
             return []
+        deadline = time.monotonic() + self._patience_seconds
         with self.as_log_error():
-            return [[_checked(each) for each in replies] for replies in await self._router.run(units)]
+            while True:
+                try:
+                    return [[_checked(each) for each in replies] for replies in await self._router.run(units)]
+                except FAILURES:
+                    if time.monotonic() >= deadline:
+                        raise
+                await asyncio.sleep(_RETRY_INTERVAL_SECONDS)
 
 
 def _checked(reply: Any) -> Any:

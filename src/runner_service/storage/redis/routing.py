@@ -27,9 +27,9 @@ Unit = Sequence[Command]
 """Commands that run one after the other on one connection, where the key of the first one is."""
 
 _ASKING: Command = ["ASKING"]
-_FAILURES = (ConnectionError, TimeoutError, OSError, ReadOnlyError, ClusterDownError, MasterDownError)
+FAILURES = (ConnectionError, TimeoutError, OSError, ReadOnlyError, ClusterDownError, MasterDownError)
 """The primaries are found again, since one of them is away or is none any more."""
-_PASSING = (*_FAILURES, AskError, TryAgainError, NoScriptError)
+_PASSING = (*FAILURES, AskError, TryAgainError, NoScriptError)
 _MAX_FAILURES, _MAX_ATTEMPTS = 3, 8
 _MIN_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.02, 0.2
 _MAX_CONNECTIONS = 64
@@ -53,11 +53,11 @@ class Router:
         for attempt in range(_MAX_ATTEMPTS):
             nodes = await self._attempt(units, pending, replies)
             errors = {at: error for at in pending if (error := _error_of(replies[at]))}
-            failures += any(isinstance(each, _FAILURES) for each in errors.values())
+            failures += any(isinstance(each, FAILURES) for each in errors.values())
             if not errors or failures == _MAX_FAILURES:
                 break
             pending = {at: await self._destination(nodes[at], units[at], error) for at, error in errors.items()}
-            if any(isinstance(each, (*_FAILURES, TryAgainError)) for each in errors.values()):
+            if any(isinstance(each, (*FAILURES, TryAgainError)) for each in errors.values()):
                 await asyncio.sleep(min(_MIN_BACKOFF_SECONDS * 2**attempt, _MAX_BACKOFF_SECONDS))
         return replies
 
@@ -65,7 +65,7 @@ class Router:
         """Runs a command at every primary and returns its replies, errors among them. Raises RedisError, OSError."""
         nodes = (await self.topology.primaries()).nodes
         replies = await asyncio.gather(*(self._send(node, [[command]]) for node in nodes))
-        if any(isinstance(reply, _FAILURES) for ((reply,),) in replies):
+        if any(isinstance(reply, FAILURES) for ((reply,),) in replies):
             self.topology.doubt()
         return [reply for ((reply,),) in replies]
 
@@ -140,7 +140,7 @@ class Router:
                 return _target(error, sent_to)
             case NoScriptError() if sent_to:
                 await self._send(sent_to, [[load_of(unit[0])]])
-            case _ if isinstance(error, _FAILURES):
+            case _ if isinstance(error, FAILURES):
                 self.topology.doubt()
         return None
 
@@ -148,7 +148,7 @@ class Router:
 def _error_of(replies: Sequence[Any]) -> Exception | None:
     """Returns the first error after which a unit may be repeated."""
     return next(
-        (each for each in replies if isinstance(each, (*_FAILURES, AskError, TryAgainError, NoScriptError))), None
+        (each for each in replies if isinstance(each, (*FAILURES, AskError, TryAgainError, NoScriptError))), None
     )
 
 
