@@ -23,7 +23,7 @@ demo: $(RUNTIME) ## Runs a small real task, its events shown live, and replays i
 test: $(DEV) ## Runs the tests, except the long ones; ARGS="tests/agent -x"
 	@$(PYTEST) --numprocesses $(WORKERS) -m "not long" $(ARGS)
 
-test-long: $(DEV) ## Runs the long tests: storms of kills, many repetitions, real models
+test-long: $(DEV) ## Runs the long tests: storms of kills, many repetitions, real models, the tutorial
 	@$(PYTEST) --numprocesses logical -m long $(ARGS)
 
 latest: $(DEV) ## Runs the tests with the newest versions of all dependencies, in an environment of its own
