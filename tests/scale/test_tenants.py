@@ -70,6 +70,13 @@ class Caller:
                     return call
                 await asyncio.sleep(0.05)
 
+    async def until_output(self, replica: int, name: str) -> None:
+        """Waits until a command of an execution has written something."""
+        request = runner_pb2.WatchExecutionRequest(execution_id=name)
+        async for response in self._deployment.replicas[replica].stub.WatchExecution(request, metadata=self._metadata):
+            if any(each.HasField("tool_output") for each in response.events):
+                return
+
     async def events(self, replica: int, name: str) -> list[Any]:
         """Returns all events of an execution, once it has ended."""
         request = runner_pb2.WatchExecutionRequest(execution_id=name)
@@ -146,9 +153,10 @@ async def test_the_same_ids_in_three_tenants_share_no_key_and_each_is_resumed_as
     await deployment.start(turns, count=2)
     names = ("default", "acme", "globex")
     tenants = {name: Caller(deployment, acting_for(name)) for name in names}
-    for name, caller in tenants.items():
-        await caller.start(0, "same", session_id="chat", labels={"whose": name})
-        await caller.until(1, "same", "RUNNING")
+    await asyncio.gather(*(
+        caller.start(0, "same", session_id="chat", labels={"whose": name}) for name, caller in tenants.items()
+    ))  # fmt: skip
+    await asyncio.gather(*(caller.until_output(1, "same") for caller in tenants.values()))
     with deployment.redis.client as client:
         keys = [key.decode() for key in client.scan_iter(count=1000)]
     tags = ("{same}", "{acme~same}", "{globex~same}")

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from runner_service import states
 from runner_service.errors import (
@@ -89,6 +90,7 @@ class ExecutionService:
         self._readiness = readiness
         self._daemon = daemon
         self._start_lock = asyncio.Lock()
+        self._takeover_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._deletion = Deletion(log, registry, runner)
 
     @property
@@ -213,11 +215,8 @@ class ExecutionService:
         Raises:
             CallError: as of `started_or_attached`.
         """
-        execution = await self._registry.lookup(execution_id)
-        if execution is None or execution.is_final or not execution.is_remote:
-            return
-        with self._registry.holding(execution):
-            if await self._lifecycle.own(execution, anew=anew):
+        async with self._remote(execution_id) as execution:
+            if execution and await self._lifecycle.own(execution, anew=anew):
                 await self._go_on(execution)
 
     async def start_taken(self, taken: Taken) -> None:
@@ -225,10 +224,9 @@ class ExecutionService:
 
         One that cannot be started here is left to others. Raises LogError: call again.
         """
-        execution = await self._registry.lookup(OwnerKey(taken.execution_id))
-        if execution is None or execution.is_final or not execution.is_remote:
-            return
-        with self._registry.holding(execution):
+        async with self._remote(OwnerKey(taken.execution_id)) as execution:
+            if execution is None:
+                return
             is_own = await self._lifecycle.own(execution, token=taken.token)
             if not is_own and await self._ownership.abandoned([execution.id]):  # whoever has taken it before is gone
                 is_own = await self._lifecycle.own(execution)
@@ -243,6 +241,21 @@ class ExecutionService:
                 logger.warning("taken_not_started execution=%s reason=%s", execution.id, error)
                 if self._replicas and isinstance(error, UnavailableError):
                     await self._replicas.hand_over([execution.id])
+
+    @asynccontextmanager
+    async def _remote(self, execution_id: OwnerKey) -> AsyncIterator[Execution | None]:
+        """Finds an execution that has not ended and is not this process's, for one caller at a time.
+
+        Its owner may be found dead at the same time in which the queue lets it go on.
+        """
+        lock = self._takeover_locks.setdefault(execution_id, asyncio.Lock())
+        async with lock:
+            execution = await self._registry.lookup(execution_id)
+            if execution is None or execution.is_final or not execution.is_remote:
+                yield None
+                return
+            with self._registry.holding(execution):
+                yield execution
 
     async def _go_on(self, execution: Execution) -> None:
         """Resumes what another process has left. Raises CallError; then it is left INTERRUPTED."""
