@@ -43,9 +43,10 @@ earliest: $(DEV) ## Runs the tests of Daytona with the earliest SDK that is supp
 coverage: $(DEV) ## Runs the tests and fails when less of the code is covered than before
 	@$(PYTEST) --numprocesses $(WORKERS) -m "not long" --cov --cov-report term:skip-covered $(ARGS)
 
-chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 SEED=1"
+chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 REPETITIONS=10 SEED=1"
 	@$(BIN)/python -m tests.chaos $(ARGS)
 	@$(BIN)/python -m tests.temporal $(ARGS)
+	@$(BIN)/python -m tests.scale $(ARGS)
 
 fuzz: $(DEV) ## Looks for inputs that break parsers, globs and redaction; ARGS="-k globs"
 	@FUZZ_PROFILE=fuzz $(BIN)/pytest -q tests/fuzz $(ARGS)

@@ -167,9 +167,9 @@ class ServiceProcess:
         self.process.kill()
         await self.ended()
 
-    async def ended(self) -> int:
+    async def ended(self, seconds: float = 30) -> int:
         """Waits for its end and returns its exit code."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(seconds):
             return await self.process.wait()
 
 

@@ -27,8 +27,8 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 SCRAPED = {"instance", "job"}
 """Labels that Prometheus adds."""
 
-ONLY_WITH_ISSUERS = {"runner_jwks_age_seconds"}
-"""What only a service with issuers of signed tokens exports; tests/callers/test_issuers.py reads it."""
+ONLY_IF_CONFIGURED = {"runner_jwks_age_seconds", "runner_daemon_unreachable", "runner_temporal_unreachable"}
+"""What only a service with issuers of signed tokens, a daemon or Temporal exports. Tests of these read it."""
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is missing")
 
@@ -120,7 +120,7 @@ async def test_everything_that_is_asked_for_is_there_after_one_execution(
     for sample in page.samples:
         labels_of.setdefault(sample.name, set()).update(sample.labels)
     for expression in expressions():
-        names = set(re.findall(r"\brunner_[a-z_]+", expression)) - ONLY_WITH_ISSUERS
+        names = set(re.findall(r"\brunner_[a-z_]+", expression)) - ONLY_IF_CONFIGURED
         assert names <= labels_of.keys(), expression
         for name in names:
             for matchers in re.findall(rf"\b{name}\{{(.*?)\}}", expression):

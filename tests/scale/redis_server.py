@@ -119,11 +119,22 @@ class RedisServer:
 async def standby_of(primary: RedisServer, directory: Path) -> AsyncIterator[RedisServer]:
     """Runs a replica of a server, and waits until it has everything."""
     async with redis_server(directory, "--replicaof", f"127.0.0.1 {primary.port}") as server:
-        async with asyncio.timeout(30):
-            with server.client as client:
-                while client.info("replication")["master_link_status"] != "up":
-                    await asyncio.sleep(0.05)
+        await until_replicated(server)
         yield server
+
+
+async def until_replicated(standby: RedisServer, *, of: RedisServer | None = None) -> None:
+    """Waits until a replica is connected and, if its primary is given, has all that is there now."""
+    wanted = 0
+    if of:
+        with of.client as client:
+            wanted = int(client.info("replication")["master_repl_offset"])
+    async with asyncio.timeout(30):
+        with standby.client as client:
+            while (now := client.info("replication"))["master_link_status"] != "up" or (
+                int(now["slave_repl_offset"]) < wanted
+            ):
+                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -3,16 +3,23 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from tests.emulator import API_KEY, Cloud
+from tests.ports import free_port
+from tests.proxies.proxies import program_path
 from tests.running import ServiceProcess, StartProcess, Turns
+from tests.scale.envoy import running_envoy
 from tests.scale.redis_server import RedisServer
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 Event = event_pb2.ExecutionEvent
@@ -32,6 +39,25 @@ class Deployment:
         self._start_process = start_process
         self._directory = directory
         self.replicas: list[ServiceProcess] = []
+        self.proxy: Proxy | None = None
+        """Envoy, inside `behind_proxy`, where it is installed."""
+        self._spare_ports: list[int] = []
+
+    @asynccontextmanager
+    async def behind_proxy(self, *, spare: int = 0) -> AsyncIterator[None]:
+        """Runs Envoy, where it is installed, in front of the replicas and of `spare` that are started later."""
+        if program_path("envoy") is None:
+            yield
+            return
+        self._spare_ports = [free_port() for _ in range(spare)]
+        addresses = [*(each.address for each in self.replicas), *(f"127.0.0.1:{port}" for port in self._spare_ports)]
+        async with (
+            running_envoy(addresses, self._directory) as address,
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            self.proxy = Proxy(runner_grpc.AgentRunnerServiceStub(channel))
+            yield
+            self.proxy = None
 
     async def start(
         self, turns: Turns | Mapping[str, Any] = (), count: int = 1, *, before: Sequence[str] = (), **variables: str
@@ -46,10 +72,16 @@ class Deployment:
             **self.redis.variables,
         }
         first = len(self.replicas)
-        states = [{"STATE_DIR": str(self._directory / f"state-{number}")} for number in range(first, first + count)]
         self.replicas += await asyncio.gather(*(
-            self._start_process(turns, before=before, **{**block, **state, **variables}) for state in states
+            self._start_process(turns, before=before, **{**block, **self._own_variables(number), **variables})
+            for number in range(first, first + count)
         ))  # fmt: skip
+
+    def _own_variables(self, number: int) -> dict[str, str]:
+        own = {"STATE_DIR": str(self._directory / f"state-{number}")}
+        if self._spare_ports:
+            own["LISTEN_ADDRESS"] = f"127.0.0.1:{self._spare_ports.pop()}"
+        return own
 
     def request(self, execution_id: str, **fields: Any) -> runner_pb2.ExecuteAgentRequest:
         """A request for the scripted agent, which runs on when its caller leaves."""
@@ -57,20 +89,59 @@ class Deployment:
         fields.setdefault("disconnect_policy", DETACHED)
         return runner_pb2.ExecuteAgentRequest(message="go", execution_id=execution_id, **fields)
 
-    async def begin(self, replica: int, execution_id: str, until: str = "started", **fields: Any) -> list[Event]:
+    async def begin(
+        self, replica: int, execution_id: str, until: str = "started", seconds: float = 60, **fields: Any
+    ) -> list[Event]:
         """Starts an execution at a replica, and leaves it when an event of that kind has come."""
         call = self.replicas[replica].stub.ExecuteAgent(self.request(execution_id, **fields))
         seen: list[Event] = []
-        async for response in call:
-            seen += response.events
-            if any(until in {ANYTHING, each.WhichOneof("event")} for each in response.events):
-                break
+        async with asyncio.timeout(seconds):
+            async for response in call:
+                seen += response.events
+                if any(until in {ANYTHING, each.WhichOneof("event")} for each in response.events):
+                    break
         call.cancel()
         return seen
+
+    async def begin_anywhere(self, execution_id: str, **fields: Any) -> None:
+        """Starts an execution at any replica that lives, and leaves it; while replicas die it is tried again."""
+        number = 0
+        while True:
+            living = [at for at, each in enumerate(self.replicas) if each.process.returncode is None]
+            try:
+                async with asyncio.timeout(5):  # it may be stopped
+                    if await self._first_events(living[number % len(living)], execution_id, **fields):
+                        return
+            except TimeoutError:
+                pass
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _BREAKS:
+                    raise
+                await asyncio.sleep(0.1)
+            number += 1
+
+    async def _first_events(self, replica: int, execution_id: str, **fields: Any) -> bool:
+        call = self.replicas[replica].stub.ExecuteAgent(self.request(execution_id, **fields))
+        try:
+            async for response in call:
+                if response.events:
+                    return True
+        finally:
+            call.cancel()
+        return False
 
     def watch(self, *order: int, execution_id: str) -> "Watcher":
         """Watches an execution at the first replica of `order` that answers, and at the others when that breaks."""
         return Watcher([self.replicas[each] for each in order], execution_id)
+
+    def watch_everywhere(self, execution_id: str) -> "Watchers":
+        """Watches an execution at every replica that lives, and through the proxy if there is one."""
+        living = [each for each in self.replicas if each.process.returncode is None]
+        orders = [[*living[at:], *living[:at]] for at in range(len(living))]
+        watchers = [Watcher(order, execution_id) for order in orders]
+        if self.proxy:
+            watchers.append(Watcher([self.proxy], execution_id))
+        return Watchers(watchers)
 
     def watch_anywhere(self, execution_id: str) -> "Watcher":
         """Watches an execution at any replica, those that are started later included."""
@@ -85,14 +156,32 @@ class Deployment:
         self.replicas[replica].process.send_signal(number)
 
 
+class Watchable(Protocol):
+    """A replica, or a proxy before replicas."""
+
+    @property
+    def stub(self) -> "runner_grpc.AgentRunnerServiceAsyncStub":
+        """What calls it."""
+
+
+@dataclass
+class Proxy:
+    """A proxy before replicas."""
+
+    stub: "runner_grpc.AgentRunnerServiceAsyncStub"
+
+
 class Watcher:
     """Collects the events of an execution, across breaks; `task` ends with the stream."""
 
-    def __init__(self, replicas: list[ServiceProcess], execution_id: str) -> None:
+    def __init__(self, replicas: Sequence[Watchable], execution_id: str) -> None:
         self._replicas = replicas
         self._execution_id = execution_id
         self.events: list[Event] = []
         self.statuses: list[grpc.StatusCode] = []
+        self.longest_pause_seconds = 0.0
+        """The longest time without an event, after the first one."""
+        self._newest_at = 0.0
         self._grown = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
@@ -128,18 +217,45 @@ class Watcher:
             else:
                 return
 
-    async def _follow(self, replica: ServiceProcess) -> None:
+    async def _follow(self, replica: Watchable) -> None:
         after = self.events[-1].sequence if self.events else 0
         request = runner_pb2.WatchExecutionRequest(execution_id=self._execution_id, after_sequence=after)
-        async for response in replica.stub.WatchExecution(request):
+        metadata = (("x-execution-id", self._execution_id),)
+        async for response in replica.stub.WatchExecution(request, metadata=metadata):
+            if response.events:
+                self._note_pause()
             self.events += response.events
             self._grown.set()
+
+    def _note_pause(self) -> None:
+        now = time.monotonic()
+        if self.events:
+            self.longest_pause_seconds = max(self.longest_pause_seconds, now - self._newest_at)
+        self._newest_at = now
 
     async def close(self) -> None:
         """Stops watching."""
         self.task.cancel()
         with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
             await self.task
+
+
+class Watchers:
+    """Several watchers of one execution, which have to see the same."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self.each = watchers
+
+    async def until(self, wanted: Callable[[Event], bool], seconds: float = 40.0) -> None:
+        """Waits until all have seen an event."""
+        for watcher in self.each:
+            await watcher.until(wanted, seconds)
+
+    async def ended(self, seconds: float = 60.0) -> list[Event]:
+        """Waits for the end of all streams, and returns the events, which are the same for all."""
+        seen = await asyncio.gather(*(watcher.ended(seconds) for watcher in self.each))
+        assert all(each == seen[0] for each in seen), "two contents under one number"
+        return seen[0]
 
 
 def kind(name: str) -> Callable[[Event], bool]:

@@ -2,18 +2,23 @@
 
 import asyncio
 import signal
+from pathlib import Path
 
 import grpc
 import pytest
 from tests.running import Event, command, one, stdout_of, turn
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import Deployment, kind
+from tests.scale.replicas import Deployment, Watcher, kind, resumed
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
+
+
+UPDATED_EXECUTIONS, UPDATE_SECONDS = 100, 40
+STARTS = 1000
 
 
 async def execute(deployment: Deployment, replica: int, request: runner_pb2.ExecuteAgentRequest) -> list[Event]:
@@ -26,8 +31,9 @@ async def execute(deployment: Deployment, replica: int, request: runner_pb2.Exec
 async def test_10_two_starts_of_an_id_are_one_execution(deployment: Deployment) -> None:
     await deployment.start([turn("The end.")], count=2)
     one_request = deployment.request("e")
-    here, there = await asyncio.gather(*(execute(deployment, each, one_request) for each in (0, 1)))
-    assert here == there
+    async with deployment.behind_proxy():
+        here, there = await asyncio.gather(*(execute(deployment, each, one_request) for each in (0, 1)))
+        assert here == there == await deployment.watch_everywhere("e").ended()
     assert here[-1].finished.state == event_pb2.STATE_SUCCEEDED
     other = deployment.request("e", agent=runner_pb2.Agent(name="another"))
     for replica in (0, 1):
@@ -37,10 +43,11 @@ async def test_10_two_starts_of_an_id_are_one_execution(deployment: Deployment) 
 
 
 async def test_12_cancel_at_another_replica_while_the_owner_is_stopped(deployment: Deployment) -> None:
-    await deployment.start([turn("", command("echo begun; sleep 600; touch never"))], count=2)
+    await deployment.start([turn("", command("sleep 600 & echo $$ $!; sleep 600"))], count=2)
     await deployment.begin(0, "e", until="tool_output")
     watcher = deployment.watch(1, execution_id="e")
-    await watcher.until(kind("tool_output"))
+    pids = (await watcher.until(kind("tool_output"))).tool_output.stdout.split()
+    assert [each for each in pids if (Path("/proc") / each.decode()).exists()] == pids
     deployment.signal(0, signal.SIGSTOP)
     request = runner_pb2.CancelExecutionRequest(execution_id="e", reason="enough")
     response = await deployment.replicas[1].stub.CancelExecution(request)
@@ -48,7 +55,11 @@ async def test_12_cancel_at_another_replica_while_the_owner_is_stopped(deploymen
     events = await watcher.ended()
     assert one(events, "finished").state == event_pb2.STATE_CANCELLED
     assert "enough" in one(events, "finished").error.message
+    async with asyncio.timeout(30):
+        while any((Path("/proc") / each.decode()).exists() for each in pids):  # they tell nobody
+            await asyncio.sleep(0.05)
     deployment.signal(0, signal.SIGCONT)
+    assert await deployment.watch(0, execution_id="e").ended() == events
 
 
 async def test_13_an_execution_lasts_as_long_as_it_has_callers_at_any_replica(deployment: Deployment) -> None:
@@ -71,42 +82,111 @@ async def test_13_an_execution_lasts_as_long_as_it_has_callers_at_any_replica(de
     elsewhere.cancel()
 
 
+@pytest.mark.timeout(900)
 async def test_15_a_rolling_update_interrupts_no_execution(deployment: Deployment) -> None:
-    slow = turn(" ".join(str(number) for number in range(80)), delay=0.1)
-    await deployment.start([slow], count=2)
-    names = [f"e{number}" for number in range(6)]
-    await asyncio.gather(*(deployment.begin(at % 2, name, until="text_delta") for at, name in enumerate(names)))
-    await deployment.start([slow], count=2)
-    watchers = [deployment.watch(0, 1, 2, 3, execution_id=name) for name in names]
-    await asyncio.gather(*(each.until(kind("text_delta")) for each in watchers))
-    for old in (0, 1):
-        deployment.signal(old, signal.SIGTERM)
-        await deployment.replicas[old].ended()
-    for watcher in watchers:
-        events = await watcher.ended(90)
+    slow = turn(" ".join(str(number) for number in range(UPDATE_SECONDS * 2)), delay=0.5)
+    await deployment.start([slow], count=3)
+    names = [f"e{number}" for number in range(UPDATED_EXECUTIONS)]
+    async with deployment.behind_proxy(spare=3):
+        await asyncio.gather(
+            *(deployment.begin(at % 3, name, until="text_delta", seconds=300) for at, name in enumerate(names))
+        )
+        watchers = [
+            Watcher([deployment.proxy], name) if deployment.proxy and at % 2 else deployment.watch_anywhere(name)
+            for at, name in enumerate(names)
+        ]
+        await asyncio.gather(*(each.until(kind("text_delta"), 120) for each in watchers))
+        for old in range(3):
+            await deployment.start([slow])
+            deployment.signal(old, signal.SIGTERM)
+            await deployment.replicas[old].ended(120)
+        everything = [await watcher.ended(300) for watcher in watchers]
+    for events in everything:
         assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
         assert one(events, "finished").output == slow["text"]
+    assert any(resumed(event) for events in everything for event in events)
+    pauses = sorted(each.longest_pause_seconds for each in watchers)
+    print(f"longest pause of a stream: {pauses[len(pauses) // 2]:.1f} s (median), {pauses[-1]:.1f} s (most)")
 
 
-async def test_18_every_replica_lists_reads_and_cancels_alike(deployment: Deployment) -> None:
-    await deployment.start([turn("", command("echo out")), turn("", command("sleep 600"))], count=2)
-    await deployment.begin(0, "e", until="tool_call_finished")
-    watcher = deployment.watch(1, execution_id="e")
-    call = (await watcher.until(kind("tool_call_finished"))).tool_call_finished.tool_call_id
-    output = runner_pb2.ReadToolOutputRequest(
-        execution_id="e", tool_call_id=call, stream=runner_pb2.OUTPUT_STREAM_STDOUT, max_bytes=100
-    )
-    for replica in deployment.replicas:
-        listed = await replica.stub.ListExecutions(runner_pb2.ListExecutionsRequest())
-        assert [(each.execution_id, each.state) for each in listed.executions] == [("e", event_pb2.STATE_RUNNING)]
-        read = await replica.stub.ReadToolOutput(output)
-        assert read.data == b"out\n"
-        got = await replica.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id="e"))
-        assert got.execution.state == event_pb2.STATE_RUNNING
-    await deployment.replicas[1].stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="e"))
-    events = await watcher.ended()
-    assert one(events, "finished").state == event_pb2.STATE_CANCELLED
-    assert stdout_of(events) == b"out\n"
+class Starting:
+    """Starts many executions, whose first one keeps the others waiting."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self.accepted: list[str] = []
+
+    async def run(self, count: int) -> None:
+        room = asyncio.Semaphore(20)
+        await asyncio.gather(*(self._start(f"e{number:04}", number, room) for number in range(count)))
+
+    async def _start(self, name: str, number: int, room: asyncio.Semaphore) -> None:
+        async with room:
+            await self._deployment.begin(number % len(self._deployment.replicas), name, until="notice", seconds=120)
+        self.accepted.append(name)
+
+
+async def listed(deployment: Deployment, replica: int) -> list[str]:
+    """The ids of all executions, from pages."""
+    names: list[str] = []
+    request = runner_pb2.ListExecutionsRequest(page_size=70)
+    while True:
+        page = await deployment.replicas[replica].stub.ListExecutions(request)
+        names += [each.execution_id for each in page.executions]
+        if not page.next_page_token:
+            return names
+        request.page_token = page.next_page_token
+
+
+@pytest.mark.timeout(600)
+async def test_18_every_replica_lists_all_executions_while_more_are_started(deployment: Deployment) -> None:
+    limits = {"MAX_CONCURRENT_EXECUTIONS": "1", "MAX_QUEUED_EXECUTIONS": str(2 * STARTS)}
+    await deployment.start([turn("", command("sleep 600"))], count=3, **limits)
+    for replica in range(3):  # the others wait, at whichever replica
+        await deployment.begin(replica, f"first-{replica}")
+    starting = Starting(deployment)
+    task = asyncio.create_task(starting.run(STARTS))
+    rounds = 0
+    while not task.done() or not rounds:
+        for replica in range(3):
+            before = set(starting.accepted)
+            names = await listed(deployment, replica)
+            assert len(names) == len(set(names)), "none twice"
+            assert before <= set(names), "none left out"
+        rounds += 1
+    await task
+    names = await listed(deployment, 0)
+    assert len(names) == STARTS + 3
+    assert await listed(deployment, 1) == await listed(deployment, 2) == names
+    print(f"listed {3 * rounds} times meanwhile")
+
+
+async def test_18_every_replica_reads_and_cancels_alike(deployment: Deployment) -> None:
+    await deployment.start([turn("", command("echo out")), turn("", command("sleep 600"))], count=3)
+    async with deployment.behind_proxy():
+        await deployment.begin(0, "e", until="tool_call_finished")
+        watchers = deployment.watch_everywhere("e")
+        await watchers.until(kind("tool_call_finished"))
+        call = (await watchers.each[1].until(kind("tool_call_finished"))).tool_call_finished.tool_call_id
+        output = runner_pb2.ReadToolOutputRequest(
+            execution_id="e", tool_call_id=call, stream=runner_pb2.OUTPUT_STREAM_STDOUT, max_bytes=100
+        )
+        got = runner_pb2.GetExecutionRequest(execution_id="e")
+        everywhere = [each.stub for each in (*deployment.replicas, deployment.proxy) if each]
+        listed = [await each.ListExecutions(runner_pb2.ListExecutionsRequest()) for each in everywhere]
+        assert [(each.execution_id, each.state) for each in listed[0].executions] == [("e", event_pb2.STATE_RUNNING)]
+        read = [await each.ReadToolOutput(output) for each in everywhere]
+        assert {each.data for each in read} == {b"out\n"}
+        found = [await each.GetExecution(got) for each in everywhere]
+        assert {each.execution.state for each in found} == {event_pb2.STATE_RUNNING}
+        await deployment.replicas[1].stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="e"))
+        events = await watchers.ended()
+        assert one(events, "finished").state == event_pb2.STATE_CANCELLED
+        assert stdout_of(events) == b"out\n"
+        found = [await each.GetExecution(got) for each in everywhere]
+        assert all(each == found[0] for each in found)
+        read = [await each.ReadToolOutput(output) for each in everywhere]
+        assert all(each == read[0] for each in read)
 
 
 async def test_a_decision_at_another_replica_reaches_the_call_that_waits_in_memory(deployment: Deployment) -> None:

@@ -1,17 +1,18 @@
 """Replicas behind Envoy with deploy/envoy.yaml, of which only the addresses are changed."""
 
 import asyncio
+import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.ports import free_port
-from tests.proxies.proxies import envoy_arguments, program_path, running_proxy
+from tests.proxies.proxies import program_path
+from tests.proxies.test_breaks import go_client
 from tests.running import command, kinds, one, stdout_of, text_of, turn
+from tests.scale.envoy import CONFIGURATION, running_envoy
 from tests.scale.redis_server import needs_redis
 from tests.scale.replicas import Deployment, Event, resumed
 from tests.scraping import metrics_url, scrape
@@ -21,7 +22,7 @@ from runner_service.client import RunnerClient
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-CONFIGURATION = Path(__file__).parents[2] / "deploy" / "envoy.yaml"
+__all__ = ["go_client"]
 
 pytestmark = [
     needs_redis,
@@ -30,33 +31,9 @@ pytestmark = [
 ]
 
 
-@asynccontextmanager
-async def envoy_before(deployment: Deployment, directory: Path) -> AsyncIterator[str]:
+def envoy_before(deployment: Deployment, directory: Path) -> AbstractAsyncContextManager[str]:
     """Runs Envoy in front of the replicas; gives its address."""
-    port = free_port()
-    configuration = yaml.safe_load(CONFIGURATION.read_text())["static_resources"]
-    (listener,), (cluster,) = configuration["listeners"], configuration["clusters"]
-    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
-    places = [each.address.rpartition(":") for each in deployment.replicas]
-    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-        {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(number)}}}}
-        for host, _, number in places
-    ]
-    file = directory / "envoy.yaml"
-    file.write_text(yaml.safe_dump({"static_resources": configuration}))
-    async with running_proxy("envoy", envoy_arguments(file), port):
-        address = f"127.0.0.1:{port}"
-        async with RunnerClient(address) as client, asyncio.timeout(20):
-            while not await _is_ready(client):  # Envoy has not asked the replicas yet
-                await asyncio.sleep(0.05)
-        yield address
-
-
-async def _is_ready(client: RunnerClient) -> bool:
-    try:
-        return await client.is_ready()
-    except OSError:
-        return False
+    return running_envoy([each.address for each in deployment.replicas], directory)
 
 
 async def replica_that_runs(deployment: Deployment, directory: Path) -> int:
@@ -109,7 +86,7 @@ def test_a_stream_may_be_idle_for_longer_than_the_service_is_silent() -> None:
     assert allowed_seconds > 2 * servicer._KEEPALIVE_INTERVAL_SECONDS
 
 
-async def test_calls_go_on_at_the_other_replica_when_the_owner_is_killed(
+async def test_17_calls_go_on_at_the_other_replica_when_the_owner_is_killed(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     turns = [turn("Look.", command("echo begun; sleep 2; echo over")), turn("The end.")]
@@ -128,6 +105,28 @@ async def test_calls_go_on_at_the_other_replica_when_the_owner_is_killed(
         assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
         started_later = await Followed(later, deployment.request("later"), starts=True).task
         assert one(started_later, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
+@pytest.mark.long
+@pytest.mark.timeout(300)  # the first build fetches and compiles gRPC
+async def test_17_the_go_example_goes_on_at_the_other_replica_when_the_owner_is_killed(
+    deployment: Deployment, tmp_path: Path, go_client: Path
+) -> None:
+    turns = [turn("Look.", command("echo begun; sleep 2; echo over")), turn("The end.")]
+    await deployment.start(turns, count=2, METRICS_ADDRESS="127.0.0.1:0")
+    async with envoy_before(deployment, tmp_path) as address:
+        process = await asyncio.create_subprocess_exec(
+            go_client, "-address", address, "-id", "e", "hello", stdout=subprocess.PIPE, env={}
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            while (line := await process.stdout.readline()) != b"begun\n":
+                assert line, "the client ended too early"
+        await deployment.kill(await replica_that_runs(deployment, tmp_path))
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert output == b"over\nThe end.\nSTATE_SUCCEEDED\n"
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.running import StartProcess, one, text_of, turn
 from tests.scale.redis_server import RedisServer, needs_redis, redis_server, standby_of
 from tests.scale.replicas import Deployment, kind
+from tests.scraping import metrics_url, scrape
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -19,23 +20,25 @@ pytestmark = [needs_redis, pytest.mark.timeout(120)]
 SLOW = turn(" ".join(str(number) for number in range(60)), delay=0.2)
 
 
-async def outlives(deployment: Deployment, fault: str, seconds: float) -> None:
-    await deployment.start([SLOW], count=2)
-    await deployment.begin(0, "e", until="text_delta")
-    watcher = deployment.watch(1, execution_id="e")
-    await watcher.until(kind("text_delta"))
-    if fault == "killed":
-        deployment.redis.kill()
-        await asyncio.sleep(seconds)
-        await deployment.redis.start()
-    else:
-        deployment.redis.pause()
-        await asyncio.sleep(seconds)
-        deployment.redis.resume()
-    events = await watcher.ended()
+async def outlives(deployment: Deployment, fault: str, seconds: float, words: int = 60) -> None:
+    slow = turn(" ".join(str(number) for number in range(words)), delay=0.2)
+    await deployment.start([slow], count=2)
+    async with deployment.behind_proxy():
+        await deployment.begin(0, "e", until="text_delta")
+        watchers = deployment.watch_everywhere("e")
+        await watchers.until(kind("text_delta"))
+        if fault == "killed":
+            deployment.redis.kill()
+            await asyncio.sleep(seconds)
+            await deployment.redis.start()
+        else:
+            deployment.redis.pause()
+            await asyncio.sleep(seconds)
+            deployment.redis.resume()
+        events = await watchers.ended()
     assert len([each for each in events if each.HasField("started")]) == 1, "nobody took over"
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
-    assert text_of(events) == SLOW["text"]
+    assert text_of(events) == slow["text"]
 
 
 @pytest.mark.long
@@ -43,9 +46,8 @@ async def test_6_redis_is_killed_for_two_seconds(deployment: Deployment) -> None
     await outlives(deployment, "killed", 2.0)
 
 
-@pytest.mark.long
 async def test_6_redis_is_killed_for_half_a_second(deployment: Deployment) -> None:
-    await outlives(deployment, "killed", 0.5)
+    await outlives(deployment, "killed", 0.5, words=25)
 
 
 @pytest.mark.long
@@ -89,6 +91,22 @@ async def test_9_executions_wait_while_redis_is_full(deployment: Deployment) -> 
     events = await watcher.ended()
     assert len([each for each in events if each.HasField("started")]) == 1
     assert text_of(events) == SLOW["text"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+async def test_9_executions_end_when_redis_is_full_for_over_a_minute(deployment: Deployment, tmp_path: Path) -> None:
+    endless = turn(" ".join(str(number) for number in range(3000)), delay=0.2)
+    await deployment.start([endless], count=2, METRICS_ADDRESS="127.0.0.1:0")
+    await deployment.begin(0, "e", until="text_delta")
+    with deployment.redis.client as client:
+        client.config_set("maxmemory", "1")
+        async with asyncio.timeout(180):
+            while not (await scrape(metrics_url(tmp_path / "state-0"))).value("runner_log_unavailable"):
+                await asyncio.sleep(0.5)
+        client.config_set("maxmemory", "0")
+    events = await deployment.watch(1, execution_id="e").ended()
+    assert one(events, "finished").error.code == "LOG_UNAVAILABLE"
 
 
 async def ready(address: str, *, is_ready: bool) -> None:

@@ -5,15 +5,21 @@ The numbers in the names of tests are those of the acceptance tests in docs/scal
 
 import asyncio
 import signal
+from typing import Any
 
 import pytest
+from google.protobuf.struct_pb2 import Struct
 from tests.running import command, kinds, one, stdout_of, text_of, turn
 from tests.scale.redis_server import needs_redis
 from tests.scale.replicas import Deployment, kind, resumed
+from tests.scale.test_redis_faults import ready
 
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_redis, pytest.mark.timeout(120)]
+
+_WRITE = ("write_file", {"file_path": "zombie", "content": "1"})
 
 
 async def test_an_execution_runs_whole_on_redis_and_is_seen_at_every_replica(deployment: Deployment) -> None:
@@ -30,31 +36,33 @@ async def test_an_execution_runs_whole_on_redis_and_is_seen_at_every_replica(dep
 async def test_1_kill_of_the_owner_in_mid_sentence(deployment: Deployment) -> None:
     slow = turn("one two three four five six seven eight nine ten eleven twelve", delay=0.4)
     await deployment.start([slow], count=2)
-    await deployment.begin(0, "e", until="text_delta")
-    watcher, moving = deployment.watch(1, execution_id="e"), deployment.watch(0, 1, execution_id="e")
-    await watcher.until(kind("text_delta"))
-    loop = asyncio.get_running_loop()
-    await deployment.kill(0)
-    killed = loop.time()
-    await watcher.until(resumed)
-    took_seconds = loop.time() - killed
-    events = await watcher.ended()
-    assert await moving.ended() == events
+    async with deployment.behind_proxy():
+        await deployment.begin(0, "e", until="text_delta")
+        watchers = deployment.watch_everywhere("e")
+        await watchers.until(kind("text_delta"))
+        loop = asyncio.get_running_loop()
+        await deployment.kill(0)
+        killed = loop.time()
+        await watchers.each[1].until(resumed)
+        took_seconds = loop.time() - killed
+        events = await watchers.ended()
     assert "message_discarded" in kinds(events)
     assert one(events, "finished").output.startswith("one two three")
     print(f"taken over after {took_seconds:.1f} s")
 
 
-@pytest.mark.long
-async def test_2_kill_of_the_owner_in_mid_command(deployment: Deployment) -> None:
-    script = "echo begun >> begun; for i in $(seq 60); do echo line $i; sleep 0.2; done; cat begun; exit 3"
+@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.long)])
+async def test_2_kill_of_the_owner_in_mid_command(deployment: Deployment, seconds: int) -> None:
+    lines = seconds * 5
+    script = f"echo begun >> begun; for i in $(seq {lines}); do echo line $i; sleep 0.2; done; cat begun; exit 3"
     await deployment.start([turn("", command(script)), turn("The end.")], count=2)
-    await deployment.begin(0, "e", until="tool_output")
-    watcher = deployment.watch(1, execution_id="e")
-    await watcher.until(kind("tool_output"))
-    await deployment.kill(0)
-    events = await watcher.ended()
-    assert stdout_of(events) == b"".join(b"line %d\n" % number for number in range(1, 61)) + b"begun\n"
+    async with deployment.behind_proxy():
+        await deployment.begin(0, "e", until="tool_output")
+        watchers = deployment.watch_everywhere("e")
+        await watchers.until(kind("tool_output"))
+        await deployment.kill(0)
+        events = await watchers.ended(60 + 2 * seconds)
+    assert stdout_of(events) == b"".join(b"line %d\n" % number for number in range(1, lines + 1)) + b"begun\n"
     finished = one(events, "tool_call_finished")
     assert (finished.exit_code, finished.outcome) == (3, event_pb2.TOOL_OUTCOME_FAILED)
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
@@ -87,71 +95,84 @@ async def test_3_kill_of_the_owner_between_journal_and_command(deployment: Deplo
     turns = [turn("", command("echo ran >> ran")), turn("", command("cat ran || echo none")), turn("The end.")]
     await deployment.start(turns, count=2)
     point = CallBegun(deployment, "e")
-    await deployment.begin(0, "e")
-    watcher = deployment.watch(1, execution_id="e")
-    await point.reached.wait()
-    await deployment.kill(0)
-    await watcher.until(resumed)
-    point.let_go.set()  # the request was under way
-    events = await watcher.ended()
+    async with deployment.behind_proxy():
+        await deployment.begin(0, "e")
+        watchers = deployment.watch_everywhere("e")
+        await point.reached.wait()
+        await deployment.kill(0)
+        await watchers.until(resumed)
+        point.let_go.set()  # the request was under way
+        events = await watchers.ended()
     ended = [each.tool_call_finished for each in events if each.HasField("tool_call_finished")]
     assert len(ended) == len({each.tool_call_id for each in ended}) == 2
     assert stdout_of(events) in {b"ran\n", b"none\n"}
 
 
-@pytest.mark.long
 async def test_3_kill_of_the_owner_between_command_and_journal(deployment: Deployment) -> None:
     turns = [turn("", command("sleep 1; echo ran >> ran")), turn("", command("cat ran")), turn("The end.")]
     await deployment.start(turns, count=2)
     await deployment.begin(0, "e", until="tool_call_started")
-    watcher = deployment.watch(1, execution_id="e")
-    await watcher.until(kind("tool_call_started"))
+    watchers = deployment.watch_everywhere("e")
+    await watchers.until(kind("tool_call_started"))
     async with asyncio.timeout(30):
         while not list(deployment.cloud.directory.rglob("ran")):
             await asyncio.sleep(0.001)
     await deployment.kill(0)
-    events = await watcher.ended()
+    events = await watchers.ended()
     ended = [each.tool_call_finished for each in events if each.HasField("tool_call_finished")]
     assert len(ended) == len({each.tool_call_id for each in ended}) == 2
     assert stdout_of(events) == b"ran\n"
 
 
-@pytest.mark.long
 async def test_3_kill_of_the_owner_after_the_end_of_a_call_is_in_the_journal(deployment: Deployment) -> None:
     turns = [turn("", command("echo ran >> ran")), turn("", command("cat ran"), silence=2.0), turn("The end.")]
     await deployment.start(turns, count=2)
     await deployment.begin(0, "e", until="tool_call_finished")
-    watcher = deployment.watch(1, execution_id="e")
+    watchers = deployment.watch_everywhere("e")
     await deployment.kill(0)
-    events = await watcher.ended()
+    events = await watchers.ended()
     ended = [each.tool_call_finished for each in events if each.HasField("tool_call_finished")]
     assert len(ended) == len({each.tool_call_id for each in ended}) == 2
     assert stdout_of(events) == b"ran\n"
 
 
-@pytest.mark.long
-async def test_4_an_owner_that_was_stopped_does_nothing_when_it_goes_on(deployment: Deployment) -> None:
-    turns = [turn("", command("touch zombie")), turn("", command("sleep 8; ls")), turn("The end.")]
-    await deployment.start(turns, count=2)
+@pytest.mark.parametrize(
+    ("call", "stopped_seconds"),
+    [
+        pytest.param(command("touch zombie"), 0, id="command"),
+        pytest.param(command("touch zombie"), 10, id="command-long", marks=pytest.mark.long),
+        pytest.param(_WRITE, 10, id="file-long", marks=pytest.mark.long),
+    ],
+)
+async def test_4_an_owner_that_was_stopped_does_nothing_when_it_goes_on(
+    deployment: Deployment, call: tuple[str, dict[str, Any]], stopped_seconds: float
+) -> None:
+    wait_and_look = command(f"sleep ${{PAUSE:-{stopped_seconds + 4}}}; ls")
+    await deployment.start([turn("", call), turn("", wait_and_look), turn("The end.")], count=2)
     point = CallBegun(deployment, "e")
-    await deployment.begin(0, "e")
-    watcher = deployment.watch(1, execution_id="e")
-    await point.reached.wait()
-    deployment.signal(0, signal.SIGSTOP)
-    await watcher.until(resumed)
-    await watcher.until(
-        lambda event: (
-            event.tool_call_started.arguments["command"] == "sleep 8; ls"
-            if event.HasField("tool_call_started")
-            else False
-        )
-    )
-    point.let_go.set()
-    deployment.signal(0, signal.SIGCONT)
-    events = await watcher.ended()
-    assert b"zombie" not in stdout_of(events)
-    assert len([each for each in events if each.HasField("started")]) == 2
+    async with deployment.behind_proxy():
+        await deployment.begin(0, "e")
+        watchers = deployment.watch_everywhere("e")
+        await point.reached.wait()
+        deployment.signal(0, signal.SIGSTOP)
+        await watchers.each[1].until(resumed)
+        await watchers.each[1].until(lambda event: event.tool_call_started.arguments == _arguments(wait_and_look))
+        await asyncio.sleep(stopped_seconds)
+        point.let_go.set()
+        deployment.signal(0, signal.SIGCONT)
+        await ready(deployment.replicas[0].address, is_ready=True)
+        events = await watchers.ended()
+        assert b"zombie" not in stdout_of(events)
+        assert len([each for each in events if each.HasField("started")]) == 2
+        assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+        pause = {"PAUSE": runner_pb2.EnvironmentValue(value="0")}
+        await deployment.begin(0, "after", environment=pause)  # the one that was stopped works on for others
+        events = await deployment.watch_everywhere("after").ended()
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
 
-    await deployment.begin(0, "after")  # the one that was stopped works on for others
-    assert one(await deployment.watch(1, execution_id="after").ended(), "finished").state == event_pb2.STATE_SUCCEEDED
+
+def _arguments(call: tuple[str, dict[str, Any]]) -> Struct:
+    arguments = Struct()
+    arguments.update(call[1])
+    return arguments

@@ -135,9 +135,9 @@ type AgentRunnerServiceClient interface {
 	GetDiff(ctx context.Context, in *GetDiffRequest, opts ...grpc.CallOption) (*GetDiffResponse, error)
 	// Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
 	// conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
-	// a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound; its
-	// next message begins with a line that names the files. In cloud mode files are put back in the sandbox, which is started
-	// if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
+	// if the service is killed meanwhile, it or another replica completes it later. The conversation of a session is not
+	// rewound; its next message begins with a line that names the files. In cloud mode files are put back in the sandbox,
+	// which is started if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
 	//
 	// NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
 	// INVALID_ARGUMENT: a field is out of range.
@@ -461,9 +461,9 @@ type AgentRunnerServiceServer interface {
 	GetDiff(context.Context, *GetDiffRequest) (*GetDiffResponse, error)
 	// Puts files back as they were before an execution, or at an earlier point of it. What anybody else has changed since is a
 	// conflict, and is never overwritten: then nothing is written, unless `skip_conflicts`. All files are put back or none;
-	// a service that is killed meanwhile completes it when it starts again. The conversation of a session is not rewound; its
-	// next message begins with a line that names the files. In cloud mode files are put back in the sandbox, which is started
-	// if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
+	// if the service is killed meanwhile, it or another replica completes it later. The conversation of a session is not
+	// rewound; its next message begins with a line that names the files. In cloud mode files are put back in the sandbox,
+	// which is started if it is stopped. A revert is itself a change, and can be taken back by `undo_revert`.
 	//
 	// NOT_FOUND: the execution is not in the log, or did not change one of `paths`.
 	// INVALID_ARGUMENT: a field is out of range.

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _CLEANUP_INTERVAL_SECONDS = 60.0
 _SETTLE_TIMEOUT_SECONDS = 1.0
+_REVERTS_INTERVAL_SECONDS = 3.0
 
 
 class RunningExecutions(NamedTuple):
@@ -100,6 +101,8 @@ async def running_executions(
                 service, approvals, registry, lifecycle, storage.replicas, readiness=readiness, reporter=reporter
             )
             background["takeover"] = takeover.run
+            background["complete-reverts"] = partial(_complete_reverts_of_others, changes, takeover)
+            runner.settle_own_revert, runner.wait_for_reverts = changes.settle_own_revert, changes.wait_for_reverts
         else:  # with replicas another may be about to
             if settings.is_local_mode():
                 await changes.complete_reverts()
@@ -228,6 +231,14 @@ async def _complete_reverts(changes: ChangeService) -> None:
         await changes.complete_reverts()
     except LogError as error:  # the next revert of the execution tries again
         logger.warning("reverts_not_completed error=%s", error)
+
+
+async def _complete_reverts_of_others(changes: ChangeService, takeover: Takeover) -> None:
+    """Completes the reverts of replicas that have died, until the service stops."""
+    while True:
+        if takeover.may_claim:
+            await _complete_reverts(changes)
+        await asyncio.sleep(_REVERTS_INTERVAL_SECONDS)
 
 
 async def _announce_approvals(webhook: "ApprovalWebhook") -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 
 from runner_service import states
 from runner_service.changes.contents import Contents
@@ -31,6 +32,8 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
+
+_REVERT_POLL_INTERVAL_SECONDS = 0.25
 
 
 class ChangeService:
@@ -91,24 +94,61 @@ class ChangeService:
                     raise UnavailableError(str(error)) from error
 
     async def complete_reverts(self) -> None:
-        """Completes the reverts that an earlier process had begun. Raises LogError."""
-        for execution_id, data in (await self._log.find_values(PENDING_REVERT)).items():
-            execution = await self._registry.lookup(OwnerKey(execution_id))
-            if execution is None:
-                continue
-            try:
-                with self._registry.holding(execution):
-                    await self._complete(execution, data)
-            except (FileError, SandboxError, LogError, UnavailableError) as error:
-                logger.warning("revert_not_completed execution=%s error=%s", execution_id, error)
+        """Completes the reverts of processes that are gone. Raises LogError."""
+        for execution_id in await self._log.find_values(PENDING_REVERT):
+            async with self._reverting:
+                execution = await self._registry.lookup(OwnerKey(execution_id))
+                if execution and not execution.is_active:  # else it does so itself
+                    with self._registry.holding(execution):
+                        await self._complete_if_abandoned(execution)
 
-    async def _complete(self, execution: Execution, data: bytes) -> None:
+    async def settle_own_revert(self, execution: Execution) -> None:
+        """Completes a revert of an execution that is about to go on. Raises as `Reverting.complete`."""
+        if execution.id in await self._log.find_values(PENDING_REVERT):
+            async with self._reverting:
+                await self._complete(execution)
+
+    async def wait_for_reverts(self, execution: Execution) -> None:
+        """Waits until no revert is under way in the session of an execution that has begun."""
+        await execution.stream.flush()  # a revert that begins now sees it
+        while await self._has_pending_revert(execution.session):  # noqa: ASYNC110  # of another process
+            await asyncio.sleep(_REVERT_POLL_INTERVAL_SECONDS)
+
+    async def _has_pending_revert(self, session: OwnerKey) -> bool:
         try:
-            name = execution.session or execution.id
-            async with self._runner.sandbox_locks.held(name), self._restorer(execution) as restorer:
+            for name in await self._log.find_values(PENDING_REVERT):
+                stored = await self._log.get(name)
+                if stored and stored.execution.session_id == session:
+                    return True
+        except LogError:
+            return True  # nobody knows
+        return False
+
+    async def _complete_if_abandoned(self, execution: Execution) -> None:
+        try:
+            async with self._lifecycle.owning(execution), self._unused(execution):
+                await self._complete(execution)
+        except UnavailableError as error:  # the replica that carries it out lives
+            logger.debug("revert_not_completed execution=%s reason=%s", execution.id, error)
+        except (SandboxError, LogError) as error:
+            logger.warning("revert_not_completed execution=%s error=%s", execution.id, error)
+
+    def _unused(self, execution: Execution) -> AbstractAsyncContextManager[None]:
+        """Keeps executions from the files. With replicas they wait for a revert to end, and have the lock meanwhile."""
+        if self._runner.wait_for_reverts:
+            return nullcontext()
+        return self._runner.sandbox_locks.held(execution.session or execution.id)
+
+    async def _complete(self, execution: Execution) -> None:
+        data = (await self._log.find_values(PENDING_REVERT)).get(execution.id)
+        if data is None:
+            return
+        try:
+            async with self._restorer(execution) as restorer:
                 await self._reverter(execution, restorer).complete(data)
         except SandboxLostError:  # with all that was to be put back
             execution.stream.append(NewValue(execution.id, PENDING_REVERT, None), 0)
+            await execution.stream.flush()
         logger.info("revert_completed execution=%s", execution.id)
 
     async def _revert(
@@ -147,6 +187,7 @@ class ChangeService:
             workspaces=self._runner.workspaces,
             root=execution.record.root,
             session_id=execution.record.session_id,
+            require_rest=partial(self._require_rest, execution),
         )
 
     def _contents(self, execution: Execution) -> Contents:
@@ -169,21 +210,30 @@ class ChangeService:
     @asynccontextmanager
     async def _at_rest(self, execution: Execution) -> AsyncIterator[None]:
         """Keeps an execution, and the others of its session, from running. Raises PreconditionError, LogError."""
-        session = execution.session
         if execution.is_active:
             state = states.state_name(execution.state).removeprefix("STATE_")
             raise PreconditionError(f"execution {bare_id(execution.id)} is {state}: cancel it, or wait for its end")
-        wanted = ExecutionFilter([event_pb2.STATE_RUNNING], session)
-        running = (await self._log.list_executions(wanted, limit=1)).executions if session else ()
-        name = session or execution.id
-        if running or self._runner.sandbox_locks.is_held(name):
-            raise PreconditionError(
-                f"an execution of session {bare_id(session)} is running: cancel it, or wait for its end"
-                if session
-                else f"execution {bare_id(execution.id)} is about to go on: cancel it, or wait for its end"
-            )
+        await self._require_rest(execution)
+        name = execution.session or execution.id
+        if self._runner.sandbox_locks.is_held(name):
+            raise _in_use(execution)
         async with self._runner.sandbox_locks.held(name):
             yield
+
+    async def _require_rest(self, execution: Execution) -> None:
+        """Checks that no execution of the same session runs. Raises PreconditionError, LogError."""
+        if session := execution.session:
+            wanted = ExecutionFilter([event_pb2.STATE_RUNNING], session)
+            if (await self._log.list_executions(wanted, limit=1)).executions:
+                raise _in_use(execution)
+
+
+def _in_use(execution: Execution) -> PreconditionError:
+    return PreconditionError(
+        f"an execution of session {bare_id(execution.session)} is running: cancel it, or wait for its end"
+        if execution.session
+        else f"execution {bare_id(execution.id)} is about to go on: cancel it, or wait for its end"
+    )
 
 
 def _shown(changes: Sequence[RecordedChange], stored: Collection[str]) -> list[event_pb2.FileChange]:

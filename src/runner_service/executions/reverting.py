@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 
 from runner_service.changes.contents import Contents
 from runner_service.changes.records import ChangeSet, RecordedChange
 from runner_service.changes.revert import RevertItem, decode_items, encode_items
 from runner_service.changes.workspaces import Workspaces
-from runner_service.errors import UnavailableError
+from runner_service.errors import PreconditionError, UnavailableError
 from runner_service.events.stream import EventStream
 from runner_service.executions.revert_notes import new_note
 from runner_service.executors.protocol import FileError, SandboxError
@@ -25,8 +25,15 @@ _MAX_BATCH_ITEMS = 200
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
+class _ContentGoneError(LogError):
+    """What a file held is no longer stored."""
+
+
 class Reverting:
-    """A revert of one execution, in the directory `root`; `session_id` is empty if it belongs to no session."""
+    """A revert of one execution, in the directory `root`; `session_id` is empty if it belongs to no session.
+
+    `require_rest` raises PreconditionError while an execution uses the files.
+    """
 
     def __init__(
         self,
@@ -37,8 +44,10 @@ class Reverting:
         workspaces: Workspaces,
         root: str,
         session_id: str,
+        require_rest: Callable[[], Awaitable[None]],
     ) -> None:
         self._session_id = session_id
+        self._require_rest = require_rest
         self._stream = stream
         self._contents = contents
         self._restorer = restorer
@@ -49,11 +58,19 @@ class Reverting:
         """Puts files back and records that.
 
         Raises:
-            UnavailableError: it failed; then no file is changed, or the next start of the service completes it.
+            UnavailableError: it failed; then no file is changed, or the service completes it later.
+            PreconditionError, LogError: an execution has begun to use the files.
         """
         await self._require_space(items)
         data = await asyncio.to_thread(encode_items, items)
-        await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, data))
+        # From here on an execution that begins, at any replica, sees the revert and waits for its end.
+        await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, encode_items([])))
+        try:
+            await self._require_rest()
+            await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, data))
+        except (PreconditionError, LogError):
+            await self._store(NewValue(self._stream.execution_id, PENDING_REVERT, None))
+            raise
         attempted: list[RevertItem] = []
         try:
             for batch in _batches(items):
@@ -66,31 +83,36 @@ class Reverting:
         return await self._record(attempted)
 
     async def complete(self, data: bytes) -> None:
-        """Completes what an earlier process has begun. What somebody else has changed since stays as it is.
+        """Completes what another process has begun. What was changed since, or cannot be put back, stays as it is.
 
         Raises:
-            FileError, SandboxError, LogError, UnavailableError: it cannot be completed now.
+            SandboxError, LogError, UnavailableError: it cannot be completed now.
         """
         items = decode_items(data)
         present = await self._restorer.states([item.path for item in items])
-        done, left = [], []
+        done = []
         for item, now in zip(items, present, strict=True):
             if now != item.wanted and not (now == item.expected or _is_between(item, now)):
-                logger.warning("revert_left_out execution=%s path=%r", self._stream.execution_id, item.path)
+                self._leave_out(item, "it was changed since")
                 continue
-            done.append(item)
-            if now != item.wanted:
-                left.append(replace(item, expected=now))
-        for batch in _batches(left):
-            await self._restore(batch)
+            try:
+                if now != item.wanted:
+                    await self._restore([replace(item, expected=now)])
+            except (FileError, _ContentGoneError) as error:
+                self._leave_out(item, error)
+            else:
+                done.append(item)
         await self._record(done)
+
+    def _leave_out(self, item: RevertItem, reason: object) -> None:
+        logger.warning("revert_left_out execution=%s path=%r reason=%s", self._stream.execution_id, item.path, reason)
 
     async def _restore(self, items: Sequence[RevertItem]) -> None:
         restorations = []
         for item in items:
             data = await self._contents.read(item.wanted)
             if data is None:
-                raise LogError(f"the content of {item.path!r} is no longer stored")
+                raise _ContentGoneError(f"the content of {item.path!r} is no longer stored")
             self._workspaces.note_restored(f"{self._root}/{item.path}", item.wanted)
             restorations.append(Restoration(item.path, item.expected, item.wanted, data))
         await self._restorer.restore(restorations)
@@ -108,9 +130,7 @@ class Reverting:
                 await self._restore(batch)
         except (FileError, SandboxError, LogError) as error:
             logger.error("revert_incomplete execution=%s error=%s", self._stream.execution_id, error)  # noqa: TRY400
-            raise UnavailableError(
-                f"only some files were put back: {error}. The service completes it when it starts again"
-            ) from error
+            raise UnavailableError(f"only some files were put back: {error}. The service completes it later") from error
 
     async def _require_space(self, items: Sequence[RevertItem]) -> None:
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -45,6 +45,8 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 logger = logging.getLogger(__name__)
 
+_BeforeFilesAreUsed = Callable[[Execution], Awaitable[None]]
+
 
 class Runner:
     """What every run stands on: the log, the executor, the agent loop and the defaults. One per process."""
@@ -80,6 +82,10 @@ class Runner:
         self.approval_policy = approval_policy
         """The operator's, of APPROVAL_POLICY_FILE."""
         self.prices = prices
+        self.settle_own_revert: _BeforeFilesAreUsed | None = None
+        """Called before an execution goes on that an earlier process has begun."""
+        self.wait_for_reverts: _BeforeFilesAreUsed | None = None
+        """Called when an execution of a session has begun, and has not used the files yet."""
         self.tenant_usage = tenant_usage
         """What tenants may use; None: as much as the service."""
 
@@ -190,6 +196,8 @@ class PreparedRun:
         egress = self._egress(execution)
         execution.stream.quota.set_limit(self.runner.settings.execution_max_bytes)
         try:
+            if self.resumes and self.runner.settle_own_revert:
+                await self.runner.settle_own_revert(execution)
             async with (
                 asyncio.timeout(max(0.0, timeout_seconds - execution.elapsed_before_seconds)) as clock,
                 self.runner.sandbox_locks.held(self.request.session_id or execution.id),
@@ -199,6 +207,8 @@ class PreparedRun:
                 execution.publish_started(await self._started(execution, sandbox.root))
                 self._warn_if_approvals_can_be_evaded(execution)
                 on_started()
+                if execution.session and self.runner.wait_for_reverts:
+                    await self.runner.wait_for_reverts(execution)
                 tracker = await self._tracker(execution, sandbox)
                 log, resumes = self.runner.log, resumption is not None
                 message, noted = await with_notes(self.request.message, log, execution, resumes=resumes)

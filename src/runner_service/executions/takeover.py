@@ -59,6 +59,11 @@ class Takeover:
         self._postponed: dict[str, None] = {}
         """Executions that could not be resumed for a reason that passes."""
 
+    @property
+    def may_claim(self) -> bool:
+        """Whether who seems dead is dead: this replica has renewed its own lease for as long as one lasts."""
+        return self.is_steady() and self._readiness.stage is Stage.SERVING
+
     async def run(self) -> None:
         """Renews the lease, and attends to executions, until cancelled."""
         await self._reach()
@@ -132,7 +137,7 @@ class Takeover:
             return
         for execution_id in [*await self._replicas.handed_over(), *self._postponed]:
             await self._take_over(execution_id)
-        if self.is_steady():
+        if self.may_claim:
             for replica in self._dead:
                 await self._take_over_from(replica)
         self._rounds += 1
