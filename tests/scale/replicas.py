@@ -92,7 +92,7 @@ class Deployment:
     async def begin(
         self, replica: int, execution_id: str, until: str = "started", seconds: float = 60, **fields: Any
     ) -> list[Event]:
-        """Starts an execution at a replica, and leaves it when an event of that kind has come."""
+        """Starts an execution at a replica, and leaves it when an event of that kind, or any, has come."""
         call = self.replicas[replica].stub.ExecuteAgent(self.request(execution_id, **fields))
         seen: list[Event] = []
         async with asyncio.timeout(seconds):
