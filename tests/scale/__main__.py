@@ -32,7 +32,9 @@ def main(arguments: list[str]) -> int:
             wanted,
             str(Path(__file__).parent),
         ]
-        ran = subprocess.run(command, env={**os.environ, "SCALE_SEED": str(seed + repetition)}, check=False)
+        ran = subprocess.run(
+            command, env={**os.environ, "SCALE_SEED": str(seed + repetition), "SCALE_WHOLE": "1"}, check=False
+        )
         if ran.returncode:
             return ran.returncode
     return 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -25,6 +26,8 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 Event = event_pb2.ExecutionEvent
 ANYTHING = ""
 """Any kind of event."""
+IS_WHOLE = bool(os.environ.get("SCALE_WHOLE"))
+"""Whether tests have the size of the acceptance tests, as in `make chaos`, and not one that suits every run."""
 DETACHED = runner_pb2.DISCONNECT_POLICY_DETACH
 
 _BREAKS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}

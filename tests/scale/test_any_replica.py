@@ -8,7 +8,7 @@ import grpc
 import pytest
 from tests.running import Event, command, one, stdout_of, turn
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import Deployment, Watcher, kind, resumed
+from tests.scale.replicas import IS_WHOLE, Deployment, Watcher, kind, resumed
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
@@ -17,8 +17,8 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
 
 
-UPDATED_EXECUTIONS, UPDATE_SECONDS = 100, 40
-STARTS = 1000
+UPDATED_EXECUTIONS, UPDATE_SECONDS = (100, 40) if IS_WHOLE else (12, 15)
+STARTS = 1000 if IS_WHOLE else 200
 
 
 async def execute(deployment: Deployment, replica: int, request: runner_pb2.ExecuteAgentRequest) -> list[Event]:

@@ -8,14 +8,14 @@ import random
 import pytest
 from tests.running import Event, command, one, turn
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import Deployment, Watcher, kind
+from tests.scale.replicas import IS_WHOLE, Deployment, Watcher, kind
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_redis, pytest.mark.long]
 
 SEED = int(os.environ.get("SCALE_SEED", "11"))
-EXECUTIONS, SESSIONS, REPLICAS, KILLS = 200, 20, 4, 3
+EXECUTIONS, SESSIONS, REPLICAS, KILLS = (200, 20, 4, 3) if IS_WHOLE else (30, 5, 4, 2)
 TURNS = [turn("", command("mkdir busy && sleep 0.1 && rmdir busy && echo alone")), turn("The end.")]
 
 

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import pytest
 from tests.running import Event, command, one, turn
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import Deployment, Watcher
+from tests.scale.replicas import IS_WHOLE, Deployment, Watcher
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 SEED = int(os.environ.get("SCALE_SEED", "5"))
 STOP_SHARE, STOPPED_SECONDS = 0.25, 5.0
 MAX_AT_ONCE = 10
+MOST = (50, 60) if IS_WHOLE else (10, 12)
 
 TURNS = [
     turn(
@@ -31,7 +32,7 @@ TURNS = [
 @needs_redis
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("faults", "executions"), [(2, 3), pytest.param(50, 60, marks=pytest.mark.long)], ids=["short", "whole"]
+    ("faults", "executions"), [(2, 3), pytest.param(*MOST, marks=pytest.mark.long)], ids=["short", "long"]
 )
 async def test_5_random_kills_and_stops_lose_double_and_contradict_nothing(
     deployment: Deployment, faults: int, executions: int
