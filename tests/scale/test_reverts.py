@@ -14,7 +14,8 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(180)]
 
-FILES = [f"f{number:02}" for number in range(30)]
+FILES = [f"f{number:03}" for number in range(250)]
+"""More than are put back by one request."""
 TURNS = [turn("", command('eval "$RUN"')), turn("You: {{message}}")]
 
 
@@ -55,9 +56,9 @@ async def until_put_back(point: RevertHalfDone) -> None:
 async def changed_files(deployment: Deployment) -> Path:
     """Lets an execution of a session create FILES, and returns the directory of its sandbox."""
     await deployment.replicas[0].client.execute(
-        execution_id="e", session_id="s", environment=running("touch f{00..29}")
+        execution_id="e", session_id="s", environment=running("touch f{000..249}")
     )
-    (work,) = {each.parent for each in deployment.cloud.directory.rglob("f00")}
+    (work,) = {each.parent for each in deployment.cloud.directory.rglob("f000")}
     assert all((work / name).exists() for name in FILES)
     return work
 

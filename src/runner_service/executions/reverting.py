@@ -90,19 +90,31 @@ class Reverting:
         """
         items = decode_items(data)
         present = await self._restorer.states([item.path for item in items])
-        done = []
+        left_out: set[str] = set()
+        left = []
         for item, now in zip(items, present, strict=True):
-            if now != item.wanted and not (now == item.expected or _is_between(item, now)):
+            if now == item.expected or _is_between(item, now):
+                left.append(replace(item, expected=now))
+            elif now != item.wanted:
                 self._leave_out(item, "it was changed since")
-                continue
-            try:
-                if now != item.wanted:
-                    await self._restore([replace(item, expected=now)])
-            except (FileError, _ContentGoneError) as error:
-                self._leave_out(item, error)
-            else:
-                done.append(item)
-        await self._record(done)
+                left_out.add(item.path)
+        for batch in _batches(left):
+            left_out |= await self._restore_possible(batch)
+        await self._record([item for item in items if item.path not in left_out])
+
+    async def _restore_possible(self, items: Sequence[RevertItem]) -> set[str]:
+        """Restores what can be restored, and returns the paths of the rest."""
+        try:
+            await self._restore(items)
+        except (FileError, _ContentGoneError) as error:
+            if len(items) == 1:
+                self._leave_out(items[0], error)
+                return {items[0].path}
+        else:
+            return set()
+        present = await self._restorer.states([item.path for item in items])
+        left = [item for item, now in zip(items, present, strict=True) if now != item.wanted]
+        return {path for item in left for path in await self._restore_possible([item])}
 
     def _leave_out(self, item: RevertItem, reason: object) -> None:
         logger.warning("revert_left_out execution=%s path=%r reason=%s", self._stream.execution_id, item.path, reason)
