@@ -252,7 +252,7 @@ class EventStream:
     def on_committed(self, entry: Entry) -> None:
         """Implements `LogSubscriber`."""
         self._committed_entries += 1
-        if not isinstance(entry, NewEvent):
+        if not isinstance(entry, NewEvent) or self._is_remote:  # another process may have committed more since
             return
         self.committed = last = entry.sequence
         self.finished = self._published_finish and last == self.last_sequence
