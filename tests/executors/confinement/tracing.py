@@ -64,7 +64,7 @@ class Held:
             return
         self._reached.put(None)
         self._end.get()
-        for pid in self.pids:
+        for pid in reversed(self.pids):  # a killed first process of a namespace ends once its children are waited for
             _let_go(pid)
 
 
