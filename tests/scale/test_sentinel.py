@@ -18,6 +18,7 @@ from tests.scale.test_redis_faults import ready
 from runner_service.storage.ownership import UnsuitableStorageError
 from runner_service.storage.redis.address import RedisAddress, Sentinels
 from runner_service.storage.redis.backend import redis_storage
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(180)]
 
@@ -69,7 +70,8 @@ async def test_the_service_goes_on_with_the_primary_that_the_sentinels_promote(
         assert not any(map(resumed, events)), "nobody took over"
         assert text_of(events) == SLOW["text"]
         for name in [*acknowledged, "after"]:  # what is lost is not found
-            assert one(await deployment.watch(1, execution_id=name).ended(), "finished")
+            finished = one(await deployment.watch(1, execution_id=name).ended(), "finished")
+            assert finished.state == event_pb2.STATE_SUCCEEDED, finished
 
 
 async def test_check_tells_what_is_wrong_with_sentinels(watched: WatchedRedis, tmp_path: Path) -> None:

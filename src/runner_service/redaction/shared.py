@@ -23,9 +23,6 @@ class _Member:
         self.patterns = _NOTHING
 
 
-_NOTHING = Patterns(())
-
-
 class SharedSecrets:
     """The secrets of the executions of one tenant that run at the same time on one machine.
 

@@ -47,6 +47,7 @@ class RedisEventLog:
         follower: Follower,
     ) -> None:
         self._connection = connection
+        self._patient = connection.patient()
         self._keys = keys
         self._follower = follower
         self._index = Index(connection, keys)
@@ -164,12 +165,12 @@ class RedisEventLog:
 
     async def run_id(self, execution_id: str) -> str | None:
         """Implements `Journal`."""
-        stored = await self._connection.call("HGET", ExecutionKeys(execution_id).journal, RUN_ID)
+        stored = await self._patient.call("HGET", ExecutionKeys(execution_id).journal, RUN_ID)
         return stored.decode() if stored else None
 
     async def find_call(self, execution_id: str, tool_call_id: str) -> JournaledCall | None:
         """Implements `Journal`."""
-        stored = await self._connection.call("HGET", ExecutionKeys(execution_id).journal, tool_call_id)
+        stored = await self._patient.call("HGET", ExecutionKeys(execution_id).journal, tool_call_id)
         return None if stored is None else JournaledCall(decode_result(stored))
 
     async def delete(self, execution_id: str) -> bool:

@@ -13,16 +13,17 @@ class RedisUsageStore:
 
     def __init__(self, connection: Connection, keys: DeploymentKeys) -> None:
         self._connection = connection
+        self._patient = connection.patient()
         self._keys = keys
 
     async def add(self, tenant: str, day: str, tokens: int) -> None:
         """Implements `UsageStore`."""
         key = self._keys.usage(tenant, day)
-        await self._connection.pipeline([("INCRBY", key, tokens), ("EXPIRE", key, _KEPT_SECONDS)])
+        await self._patient.pipeline([("INCRBY", key, tokens), ("EXPIRE", key, _KEPT_SECONDS)])
 
     async def total(self, tenant: str, day: str) -> int:
         """Implements `UsageStore`."""
-        return int(await self._connection.call("GET", self._keys.usage(tenant, day)) or 0)
+        return int(await self._patient.call("GET", self._keys.usage(tenant, day)) or 0)
 
     async def start(self, tenant: str, limit: int) -> float:
         """Implements `UsageStore`."""
