@@ -18,7 +18,7 @@ from runner_service.executors.local.environment import command_environment, inhe
 from runner_service.executors.local.files import Files
 from runner_service.executors.local.restoring import LocalRestorer
 from runner_service.executors.local.ripgrep import Ripgrep
-from runner_service.executors.local.roots import Roots, resolve_root
+from runner_service.executors.local.roots import existing_root, remove_root, resolve_root
 from runner_service.executors.local.supervisor_process import SupervisorProcess, supervisor_process
 from runner_service.executors.local.threads import FileThreads
 from runner_service.executors.local.tracking import LocalTracking
@@ -124,7 +124,6 @@ class LocalExecutor:
         self._scope = scope
         self._programs = programs
         self._inherited = inherited_environment()
-        self._roots = Roots()
 
     @property
     def process_control(self) -> str:
@@ -146,7 +145,7 @@ class LocalExecutor:
     async def delete(self, spec: SandboxSpec) -> None:
         """Implements `Executor`. A directory that all executions share is the user's, and stays."""
         if self._scope == "session":
-            await self._roots.remove(self._directory(spec))
+            await remove_root(self._directory(spec))
 
     async def release_parked(self, spec: SandboxSpec) -> None:
         """Implements `Executor`: files stay where they are."""
@@ -171,7 +170,7 @@ class LocalExecutor:
             SandboxError: the directory cannot be made.
         """
         await self.confinement_for(spec.confinement)
-        root = await self._roots.existing(self._directory(spec))
+        root = await existing_root(self._directory(spec))
         environment = command_environment(spec.environment, root=root, inherited=self._inherited)
         rules = await self._cells.file_rules(spec.confinement, root)
         async with self._supervisor_for(spec, root, environment) as supervisor:

@@ -2,43 +2,20 @@
 
 import asyncio
 import os
-from math import inf
 from pathlib import Path
-from typing import NamedTuple
 
 from runner_service.executors.local.deep_removal import remove_whole
 from runner_service.executors.protocol import SandboxError
 
-_SEEN_SECONDS = 1.0
-"""For how long a directory that was there is not looked at again: of many executions at once, one looks."""
+
+async def existing_root(directory: Path) -> str:
+    """Makes a directory if it is missing, and returns its real path. Raises SandboxError."""
+    return str(await asyncio.to_thread(_create_directory, directory))
 
 
-class _Seen(NamedTuple):
-    directory: Path
-    real: str
-    until: float
-
-
-class Roots:
-    """Makes and removes directories. Belongs to the event loop."""
-
-    def __init__(self) -> None:
-        self._seen = _Seen(Path(), "", -inf)
-
-    async def existing(self, directory: Path) -> str:
-        """Makes a directory if it is missing, and returns its real path. Raises SandboxError."""
-        now = asyncio.get_running_loop().time()
-        if self._seen.directory != directory or now >= self._seen.until:
-            real = str(await asyncio.to_thread(_create_directory, directory))
-            self._seen = _Seen(directory, real, now + _SEEN_SECONDS)
-            return real
-        return self._seen.real
-
-    async def remove(self, directory: Path) -> None:
-        """Removes a directory with what is in it. Raises SandboxError."""
-        self._seen = _Seen(Path(), "", -inf)
-        await asyncio.to_thread(_remove_directory, directory)
-        self._seen = _Seen(Path(), "", -inf)
+async def remove_root(directory: Path) -> None:
+    """Removes a directory with what is in it. Raises SandboxError."""
+    await asyncio.to_thread(_remove_directory, directory)
 
 
 def resolve_root(directory: Path) -> Path:
