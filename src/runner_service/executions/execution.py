@@ -77,6 +77,8 @@ class Execution:
         """True once another process has taken it out of the queue."""
         self.is_portable = request is not None
         """Whether another process can run it: it can read the whole request."""
+        self.has_sandbox = False
+        """Whether this process has opened its sandbox for the current run, and so closes it."""
         self.claim_floor = 0
         """The lowest token of the next owner; 0 for any."""
         self._started_at = 0.0
@@ -212,7 +214,7 @@ class Execution:
     def requeue(self, redactor: Redactor) -> None:
         """Makes an interrupted or waiting execution PENDING again."""
         self._change_state(states.PENDING)
-        self._interrupted = self.is_parked = self.is_passed_on = False
+        self._interrupted = self.is_parked = self.is_passed_on = self.has_sandbox = False
         self._end = None
         self.redactor = redactor
         self._store_record()
@@ -220,6 +222,7 @@ class Execution:
     def publish_started(self, started: event_pb2.Started) -> None:
         """Publishes `started`; from here on its time is counted."""
         self._started_at = time.monotonic()
+        self.has_sandbox = True
         self._change_state(states.RUNNING)
         if not self.has_started:
             self.record.start_time.FromNanoseconds(time.time_ns())

@@ -310,6 +310,8 @@ class Lifecycle:
             if execution.stream.finished:
                 self.ended += 1
                 await run.delete_state(execution)
+                if not execution.has_sandbox:  # cancelled before it went on with what another process has left
+                    await self._release_sandbox(execution)
             await self.release(execution, hands_over=True)
             logger.info("execution_ended state=%s", states.state_name(execution.state))
         if execution.is_waiting and self.on_parked:
@@ -356,6 +358,10 @@ class Lifecycle:
         await execution.flush()
         self._queue.forget(execution.id)
         await self.release(execution)
+        await self._release_sandbox(execution)
+
+    async def _release_sandbox(self, execution: Execution) -> None:
+        """Gives up the sandbox that an earlier run of an ended execution may have left."""
         if not execution.has_started:
             return
         try:
