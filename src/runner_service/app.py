@@ -238,8 +238,8 @@ async def _enter_storage(parts: AsyncExitStack, settings: Settings) -> Storage:
         )
         await interrupt_abandoned(storage.log, storage.ownership)
         return storage
-    from runner_service.storage.redis.address import redis_address  # noqa: PLC0415  # as above
-    from runner_service.storage.redis.backend import redis_storage  # noqa: PLC0415  # only replicas need it
+    from runner_service.storage.redis.address import redis_address  # noqa: PLC0415  # only replicas need it
+    from runner_service.storage.redis.backend import redis_storage  # noqa: PLC0415  # as above
 
     await asyncio.to_thread(settings.state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
     address = redis_address(settings)

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from tests.changes.repositories import repository
 from tests.changes.test_reverting import revert
-from tests.running import StartService, command, one, turn
+from tests.running import Client, StartService, command, one, turn
 
 from runner_service.executions.sandbox_locks import SandboxLocks
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -49,12 +49,18 @@ def stored_notes(directory: Path) -> list[str]:
         return [each for (each,) in connection.execute(query)]
 
 
-async def test_the_next_message_of_the_session_names_the_files_and_only_the_next(
-    start: StartService, root: Path, tmp_path: Path
-) -> None:
+async def start_and_revert(start: StartService, root: Path) -> Client:
+    """Starts a service in which the first execution of the session `s` was reverted."""
     client = await start(TURNS, SANDBOX_ROOT_DIR=str(root))
     await client.execute("2", execution_id="first", session_id="s")
     await revert(client, "first")
+    return client
+
+
+async def test_the_next_message_of_the_session_names_the_files_and_only_the_next(
+    start: StartService, root: Path, tmp_path: Path
+) -> None:
+    client = await start_and_revert(start, root)
     said = [
         one(await client.execute(text, session_id=session_id), "finished").output
         for text, session_id in (("3", "other"), ("4", "s"), ("5", "s"))
@@ -69,9 +75,7 @@ async def test_the_next_message_of_the_session_names_the_files_and_only_the_next
 async def test_a_message_that_failed_is_followed_by_no_second_note(
     start: StartService, root: Path, tmp_path: Path
 ) -> None:
-    client = await start(TURNS, SANDBOX_ROOT_DIR=str(root))
-    await client.execute("2", execution_id="first", session_id="s")
-    await revert(client, "first")
+    client = await start_and_revert(start, root)
     limits = runner_pb2.ExecutionLimits(max_model_calls=1)
     failed = one(await client.execute("3", session_id="s", limits=limits), "finished")
     assert failed.state == event_pb2.STATE_FAILED

@@ -8,9 +8,8 @@ from deepagents.graph import DeepAgentState
 from langchain_core.messages import AnyMessage, BaseMessage, RemoveMessage
 from langgraph.channels.delta import DeltaChannel
 
-_THEIRS: DeltaChannel[Any] = get_args(get_type_hints(DeepAgentState, include_extras=True)["messages"])[0].__metadata__[
-    0
-]
+_REQUIRED = get_type_hints(DeepAgentState, include_extras=True)["messages"]
+_THEIRS: DeltaChannel[Any] = get_args(_REQUIRED)[0].__metadata__[0]
 
 
 class MessageList(list[AnyMessage]):

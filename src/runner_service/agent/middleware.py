@@ -6,7 +6,7 @@
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,13 +19,13 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.tools import BaseTool
 
+from runner_service.agent.filesystem_middleware import ModelHandler
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.incremental_fold import IncrementalFold
 from runner_service.models.per_message import PerMessage
 
 _Tools = Sequence[BaseTool | dict[str, Any]]
-_Handler = Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
 
 _CHARACTERS_PER_TOKEN, _CHARACTERS_PER_ANTHROPIC_TOKEN = 4.0, 3.3
 _MAX_USAGE_SCALE = 1.25
@@ -130,7 +130,7 @@ class _DirectCall(UnsupportedContentMiddleware[Any, Any]):
         """The name of the middleware that it replaces, the innermost one in sub-agents, too."""
         return "AnthropicPromptCachingMiddleware"
 
-    async def awrap_model_call(self, request: ModelRequest[Any], handler: _Handler) -> ModelResponse[Any]:
+    async def awrap_model_call(self, request: ModelRequest[Any], handler: ModelHandler) -> ModelResponse[Any]:
         """Calls the model. Raises as `StreamingChatModel.answer` does."""
         del handler  # LangChain's way
         if all(isinstance(each.content, str) for each in request.messages):

@@ -22,9 +22,8 @@ _MAX_PENDING = 10_000
 _MAX_TEXT_CHARACTERS = 1024
 _UNKNOWN_INTERVAL_SECONDS = 10.0
 _RETRY_DELAY_SECONDS = 1.0
-_GATHERING_SECONDS = (
-    0.02  # under load, so that not each entry is a transaction of its own, before that of the event log
-)
+_GATHERING_SECONDS = 0.02
+"""Under load not each entry is a transaction of its own then, before that of the event log."""
 
 
 class Audit:

@@ -46,6 +46,9 @@ _CLEANUP_INTERVAL_SECONDS = 60.0
 _SETTLE_TIMEOUT_SECONDS = 1.0
 _REVERTS_INTERVAL_SECONDS = 3.0
 
+_Background = dict[str, Callable[[], Coroutine[Any, Any, None]]]
+"""What runs beside the executions until it is cancelled, by the names of its tasks."""
+
 
 class RunningExecutions(NamedTuple):
     """The executions of this process."""
@@ -96,23 +99,14 @@ async def running_executions(
         background = _background(settings, storage, runner, registry, approvals, readiness)
         reporter = ReplicaReporter(registry, writer, lifecycle, readiness, lag or LoopLag(), storage.replicas)
         takeover = None
-        if storage.replicas:
+        if storage.replicas and shared_queue:
             takeover = Takeover(
                 service, approvals, registry, lifecycle, storage.replicas, readiness=readiness, reporter=reporter
             )
-            background["takeover"] = takeover.run
-            background["complete-reverts"] = partial(_complete_reverts_of_others, changes, takeover)
             runner.settle_own_revert, runner.wait_for_reverts = changes.settle_own_revert, changes.wait_for_reverts
-        else:  # with replicas another may be about to
-            if settings.is_local_mode():
-                await changes.complete_reverts()
-            else:
-                background["complete-reverts"] = partial(_complete_reverts, changes)
-            await approvals.reserve_waiting()
-        if shared_queue and takeover:
-            shared_queue.start_taken = service.start_taken
-            shared_queue.takes_over = takeover.is_steady
-            background["queue"] = shared_queue.run
+            background |= _with_replicas(takeover, shared_queue, service, changes)
+        else:
+            background |= await _alone(settings, approvals, changes)
         running = [tasks.create_task(run(), name=name) for name, run in background.items()]
         try:
             with metrics.gauges_observed({**lifecycle.gauges(), metrics.WATCHERS: lambda: service.watchers}):
@@ -156,15 +150,15 @@ def _background(
     registry: Registry,
     approvals: ApprovalService,
     readiness: Readiness,
-) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
-    """Returns what runs beside the executions until it is cancelled, by the names of its tasks."""
+) -> _Background:
+    """Returns what runs beside the executions in any case."""
     guard = DiskGuard(
         settings.state_dir,
         settings.state_min_free_bytes,
         registry,
         lambda is_full: readiness.set_held_up(DISK, is_held_up=is_full),
     )
-    background: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+    background: _Background = {
         "prune-log": partial(_prune_log, settings, storage.log, registry, storage.audit, _tenants(runner)),
         "guard-disk": guard.run,
         "delete-orphaned-state": partial(_delete_orphaned_state, runner, registry),
@@ -178,6 +172,30 @@ def _background(
             settings.approval_webhook_url, secret.get_secret_value() if secret else None, approvals.changes
         )
         background["approval-webhook"] = partial(_announce_approvals, webhook)
+    return background
+
+
+def _with_replicas(
+    takeover: Takeover, queue: SharedQueue, service: ExecutionService, changes: ChangeService
+) -> _Background:
+    """Connects the queue with what starts and takes over. Returns what runs only where there are other replicas."""
+    queue.start_taken = service.start_taken
+    queue.takes_over = takeover.is_steady
+    return {
+        "takeover": takeover.run,
+        "complete-reverts": partial(_complete_reverts_of_others, changes, takeover),
+        "queue": queue.run,
+    }
+
+
+async def _alone(settings: Settings, approvals: ApprovalService, changes: ChangeService) -> _Background:
+    """Goes on with what an earlier process has left; with replicas another may be about to. Raises LogError."""
+    background: _Background = {}
+    if settings.is_local_mode():
+        await changes.complete_reverts()
+    else:
+        background["complete-reverts"] = partial(_complete_reverts, changes)
+    await approvals.reserve_waiting()
     return background
 
 

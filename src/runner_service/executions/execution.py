@@ -176,7 +176,7 @@ class Execution:
     async def run_to_end(self, work: Coroutine[Any, Any, str]) -> None:
         """Runs `work`, whose result is the final answer, and records how it ended. Raises nothing of it."""
         self._task = asyncio.create_task(work, name=f"execution-{self.id}")
-        if self._end or self._interrupted or self.is_passed_on:
+        if self._is_told_to_stop:
             self._task.cancel()
         try:
             await asyncio.wait([self._task])
@@ -189,7 +189,7 @@ class Execution:
 
     def stop(self, end: ExecutionEnd) -> None:
         """Cancels its task; `end` is what it finishes with. The first end counts."""
-        if self._end is None and not self._interrupted and not self.is_passed_on:
+        if not self._is_told_to_stop:
             self._end = end
             self._cancel_task()
 
@@ -200,13 +200,13 @@ class Execution:
 
     def interrupt(self) -> None:
         """Cancels its task without ending it: a later process may continue."""
-        if self._end is None and not self._interrupted and not self.is_passed_on:
+        if not self._is_told_to_stop:
             self._interrupted = True
             self._cancel_task()
 
     def pass_on(self) -> None:
         """Cancels its task, which waits for its turn, and records nothing: another process goes on with it."""
-        if self._end is None and not self._interrupted and not self.is_passed_on:
+        if not self._is_told_to_stop:
             self.is_passed_on = True
             self.stream.is_remote = True
             self._cancel_task()
@@ -276,6 +276,10 @@ class Execution:
         self.record.pending_approvals = count
         self._store_record()
         self._on_approvals_changed()
+
+    @property
+    def _is_told_to_stop(self) -> bool:
+        return self._end is not None or self._interrupted or self.is_passed_on
 
     def _on_fenced(self) -> bool:
         """Called when another process has claimed it. Returns whether watchers follow it there."""

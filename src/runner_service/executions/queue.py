@@ -6,11 +6,10 @@ execution without a session is a session of its own. A tenant that has as many r
 """
 
 import time
-from asyncio import Event
 from collections import defaultdict, deque
-from types import TracebackType
 
 from runner_service.errors import QueueFullError, QuotaExceededError
+from runner_service.executions.slot import BaseSlot
 from runner_service.executions.tenant_limits import Tenants
 from runner_service.executions.tenant_queue import TenantQueue
 from runner_service.identity import DEFAULT_TENANT, bare_id, tenant_of
@@ -22,23 +21,16 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 RETRY_DELAY_SECONDS = 5.0
 
 
-class Slot:
-    """The place of one execution: in the queue, then among those that run. Leaving its context releases it."""
+class Slot(BaseSlot):
+    """The place of one execution: in the queue, then among those that run."""
 
     def __init__(self, queue: "ExecutionQueue", session_id: str, notify: Notify, tenant: str) -> None:
+        super().__init__()
         self.session_id = session_id
         self.tenant = tenant
         self.notify = notify
         self._queue = queue
         self._queued_at = time.monotonic()
-        self._admitted = Event()
-        self.is_parked = False
-        """True while its execution waits for approvals: it does not run, but holds back the others of its session."""
-
-    @property
-    def is_admitted(self) -> bool:
-        """True once the execution may run."""
-        return self._admitted.is_set()
 
     @property
     def outlives_process(self) -> bool:
@@ -61,19 +53,6 @@ class Slot:
     def release(self) -> None:
         """Leaves the queue or, if admitted, makes room."""
         self._queue.release(self)
-
-    def admit(self) -> None:
-        """Called by the queue: the execution may run."""
-        self._admitted.set()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self.is_parked:
-            self.release()
 
 
 class ExecutionQueue:

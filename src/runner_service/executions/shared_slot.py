@@ -1,9 +1,8 @@
 """The place of an execution in the queue of all replicas."""
 
-import asyncio
-from types import TracebackType
 from typing import Protocol
 
+from runner_service.executions.slot import BaseSlot
 from runner_service.storage.queue import Queueable
 from runner_service.storage.shared_queue import Entrant
 
@@ -18,17 +17,16 @@ class _Queue(Protocol):
     def release(self, slot: "SharedSlot") -> None: ...
 
 
-class SharedSlot:
+class SharedSlot(BaseSlot):
     """The place of one execution: in the queue of all replicas, then among those that this one runs."""
 
     def __init__(self, queue: _Queue, execution: Queueable, *, moves_to_end: bool) -> None:
+        super().__init__()
         self.execution = execution
         self.moves_to_end = moves_to_end
-        self.is_parked = False
         self.is_offered = False
         """True once any replica may take it."""
         self._queue = queue
-        self._admitted = asyncio.Event()
 
     @property
     def entrant(self) -> Entrant:
@@ -37,18 +35,9 @@ class SharedSlot:
         return Entrant(execution.id, execution.session, execution.owner_token, not execution.is_portable)
 
     @property
-    def is_admitted(self) -> bool:
-        """True once the execution may run here."""
-        return self._admitted.is_set()
-
-    @property
     def outlives_process(self) -> bool:
         """True while it waits where another replica can take it."""
         return self.is_offered and not self.is_admitted and self.execution.is_portable
-
-    def admit(self) -> None:
-        """Called by the queue: the execution may run here."""
-        self._admitted.set()
 
     async def admitted(self) -> None:
         """Waits until the execution may run here. Cancelled if another replica takes it."""
@@ -69,12 +58,3 @@ class SharedSlot:
     def release(self) -> None:
         """Leaves the queue or, if admitted, makes room."""
         self._queue.release(self)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self.is_parked:
-            self.release()

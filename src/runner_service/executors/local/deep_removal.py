@@ -2,12 +2,14 @@
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
 _MAX_DEPTH = 100
-_LIST_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+LIST_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""With which a directory is opened to remove what is in it."""
 
 
 def remove_whole(path: str) -> None:
@@ -15,11 +17,11 @@ def remove_whole(path: str) -> None:
 
     What lies too deep to hold a descriptor for each level is moved up first. Blocks. Raises OSError.
     """
-    levels = [("", os.open(path, _LIST_FLAGS))]
+    levels = [("", os.open(path, LIST_FLAGS))]
     try:
         while True:
             name, directory = levels[-1]
-            if below := _first_directory(directory):
+            if below := removed_files(directory):
                 _enter_or_move_up(levels, below)
             elif len(levels) == 1:
                 break
@@ -40,13 +42,17 @@ def _enter_or_move_up(levels: list[tuple[str, int]], below: str) -> None:
     if len(levels) == _MAX_DEPTH:
         os.rename(below, f"moved-up-{token_hex(8)}", src_dir_fd=directory, dst_dir_fd=top)
     else:
-        levels.append((below, os.open(below, _LIST_FLAGS, dir_fd=directory)))
+        levels.append((below, os.open(below, LIST_FLAGS, dir_fd=directory)))
 
 
-def _first_directory(directory: int) -> str | None:
-    """Removes the files of a directory until it comes to another directory, whose name it returns."""
+def removed_files(directory: int, check: Callable[[], None] = lambda: None) -> str | None:
+    """Removes the files of a directory until it comes to another directory, whose name it returns.
+
+    `check` is called before each step, and may raise.
+    """
     with os.scandir(directory) as entries:
         for entry in entries:
+            check()
             if entry.is_dir(follow_symlinks=False):
                 return entry.name
             os.unlink(entry.name, dir_fd=directory)

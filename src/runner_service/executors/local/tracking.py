@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
-import shutil
 import sys
+from contextlib import suppress
 
 from runner_service.executors.local.commands import Commands
+from runner_service.executors.local.deep_removal import remove_whole
 from runner_service.executors.local.environment import command_environment
 from runner_service.executors.local.scan_messages import ScanMessages
 from runner_service.executors.local.supervisor_process import PACKAGES
@@ -88,7 +89,8 @@ class LocalTracking:
         if self._is_confined:
             await self._run("forget", _ignore, _END_TIMEOUT_SECONDS)
         else:
-            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+            with suppress(OSError):
+                await asyncio.to_thread(remove_whole, self._directory)
 
     async def _run(self, what: str, handle: Handle, timeout_seconds: float) -> None:
         request = {**self._request, "do": what, "also": self._recorder.paths()}

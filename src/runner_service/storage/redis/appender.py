@@ -107,6 +107,10 @@ class Appender:
     def __init__(self, hot: HotConnection) -> None:
         self._hot = hot
 
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._hot.close()
+
     async def append(self, appends: Sequence[Append], *, min_replicas: int = 0) -> Mapping[str, Rejection]:
         """Appends in one round trip, if nothing is in doubt. Returns the refused executions. Raises LogError.
 

@@ -147,9 +147,7 @@ class Router:
 
 def _error_of(replies: Sequence[Any]) -> Exception | None:
     """Returns the first error after which a unit may be repeated."""
-    return next(
-        (each for each in replies if isinstance(each, (*FAILURES, AskError, TryAgainError, NoScriptError))), None
-    )
+    return next((each for each in replies if isinstance(each, _PASSING)), None)
 
 
 def _target(error: AskError, sent_to: TcpAddress | None) -> TcpAddress:
