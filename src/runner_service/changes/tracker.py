@@ -125,12 +125,15 @@ class ChangeTracker:
         return summarize(changes) if changes else None
 
     async def begin(self) -> None:
-        """Remembers the files as they are: before the first call, and soon, while the model thinks.
+        """Remembers the files before the first call; where few executions run, while the model still thinks.
 
-        What ends at once, without a call, is not worth a look at the files.
+        What ends without a call is not worth a look at the files: of many executions, that takes more than all else.
         """
-        with suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._has_calls.wait(), _BEGIN_DELAY_SECONDS)
+        except TimeoutError:
+            if self._workspaces.is_crowded:
+                await self._has_calls.wait()
         self._remembers = True
         await self._tracking.written(self._ledger.accept)
         await self._attempt(self._tracking.begin())

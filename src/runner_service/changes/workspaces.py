@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runner_service.executors.tracking import FileState, FoundChange
+from runner_service.settings.machine import usable_cores
 
 _MAX_RESTORED = 10_000
 _MAX_PAST_WORKERS = 64
+_MAX_AHEAD = usable_cores()
 
 
 class Worker(Protocol):
@@ -60,6 +62,11 @@ class Workspaces:
         """Removes an execution, of which some things are remembered."""
         self._workers.remove(worker)
         self._past.append(past)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many run that looking at files ahead of calls would take the CPU of others."""
+        return len(self._workers) > _MAX_AHEAD
 
     def note_restored(self, path: str, state: FileState | None) -> None:
         """Notes that a revert has left a file, by its absolute path, in a state: a scan may find it later."""
