@@ -40,7 +40,7 @@ async def serve_with(loop: AgentLoop, ready_fd: int, base: Path, variables: Mapp
 
     Changes are not tracked: nothing that it is compared with does, and `protections` measures that.
     """
-    from runner_service import app
+    from runner_service import serving
     from runner_service.agent import loader
     from runner_service.executors.daytona import factory
     from runner_service.executors.local.executor import local_executor
@@ -53,7 +53,7 @@ async def serve_with(loop: AgentLoop, ready_fd: int, base: Path, variables: Mapp
     loader.load = lambda: opened  # type: ignore[assignment]  # the rest is as it is
     factory.configured = lambda *_: local_executor(root=Path(os.environ[WORKSPACE]), state_dir=base)  # type: ignore[assignment]
     environment = service_environment(base, {"SANDBOX_TRACK_CHANGES": "off", **(variables or {})})
-    await app.serve(load_settings(environment), app.ServeOptions(ready_fd=ready_fd))
+    await serving.serve(load_settings(environment), serving.ServeOptions(ready_fd=ready_fd))
 
 
 async def serve_bare(execute_agent: Callable[[Any, Any], Awaitable[None]], ready_fd: int) -> None:

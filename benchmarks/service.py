@@ -57,7 +57,7 @@ async def _probe(noted: list[tuple[float, float]]) -> None:
 
 
 async def _serve(ready_fd: int) -> None:
-    from runner_service.app import ServeOptions, serve
+    from runner_service.serving import ServeOptions, serve
     from runner_service.settings import load_settings
 
     noted: list[tuple[float, float]] = []

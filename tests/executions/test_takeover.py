@@ -44,7 +44,7 @@ class NoExecutions:
 async def test_a_lease_is_renewed_while_the_replica_waits_for_what_it_asked_about_its_executions() -> None:
     replicas = SlowReplicas()
     none: Any = NoExecutions()
-    takeover = Takeover(none, none, none, none, cast(Replicas, replicas), readiness=Readiness(), reporter=none)
+    takeover = Takeover(none, none, none, none, none, cast(Replicas, replicas), readiness=Readiness(), reporter=none)
     running = asyncio.create_task(takeover.run())
     async with asyncio.timeout(10):
         await replicas.renewed_since.wait()

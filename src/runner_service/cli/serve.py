@@ -45,8 +45,8 @@ def serve(
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 10 ms of the start
     gc.disable()  # what is imported stays: looking through it again and again takes a tenth of the start
     try:
-        from runner_service.app import ServeOptions  # noqa: PLC0415  # gRPC and pydantic, for this only
         from runner_service.cli.actions.serve import serve_until_stopped  # noqa: PLC0415  # gRPC and pydantic, for this only
+        from runner_service.serving import ServeOptions  # noqa: PLC0415  # gRPC and pydantic, for this only
     finally:
         gc.freeze()
         gc.enable()

@@ -9,14 +9,17 @@ from runner_service import states
 from runner_service.agent.resume import read_resumption
 from runner_service.approvals.requests import Approvals, Asked
 from runner_service.errors import CallError, PreconditionError, UnavailableError
+from runner_service.executions.audit import Audit
 from runner_service.executions.execution import Execution
 from runner_service.executions.lifecycle import Lifecycle
+from runner_service.executions.ownership import ExecutionOwnership
 from runner_service.executions.registry import Registry
-from runner_service.executions.runner import Runner, grants_name
-from runner_service.executions.service import ExecutionService
+from runner_service.executions.resumer import Resumer
+from runner_service.executions.run_context import RunContext
+from runner_service.executions.session_grants import store_session_grant
 from runner_service.identity import NO_KEY, OwnerKey, bare_id, tenant_of
 from runner_service.redaction import Redactor
-from runner_service.storage.event_log import EventLog, LogError
+from runner_service.storage.event_log import LogError
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.storage.ownership import Replicas
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -39,20 +42,23 @@ class ApprovalService:
 
     def __init__(
         self,
-        log: EventLog,
-        runner: Runner,
-        service: ExecutionService,
-        *,
+        context: RunContext,
         registry: Registry,
         lifecycle: Lifecycle,
+        resumer: Resumer,
+        ownership: ExecutionOwnership,
+        audit: Audit,
+        *,
         replicas: Replicas | None,
     ) -> None:
-        self._replicas = replicas
-        self._log = log
-        self._runner = runner
-        self._service = service
+        self._log = context.log
+        self._context = context
         self._registry = registry
         self._lifecycle = lifecycle
+        self._resumer = resumer
+        self._ownership = ownership
+        self._audit = audit
+        self._replicas = replicas
         lifecycle.on_parked = self._resume_if_decided_meanwhile
 
     async def submit(self, request: runner_pb2.SubmitApprovalRequest) -> "event_pb2.State.ValueType":
@@ -70,7 +76,7 @@ class ApprovalService:
                 await self.apply(request)
             action = event_pb2.ApprovalAction.Name(request.action).removeprefix("APPROVAL_ACTION_")
             text = f"{action} {request.tool_call_id}"
-            self._service.audit.record("APPROVAL", key=execution.id, session=execution.session, text=text)
+            self._audit.record("APPROVAL", key=execution.id, session=execution.session, text=text)
             return execution.state
 
     async def apply(self, request: runner_pb2.SubmitApprovalRequest) -> None:
@@ -78,13 +84,14 @@ class ApprovalService:
         execution = await self._registry.find(OwnerKey(request.execution_id))
         with self._registry.holding(execution):
             if not execution.is_active and not execution.is_final:
-                await self._service.own(execution)
+                await self._ownership.require(execution)
             await self._registry.load_approvals(execution)
             redactor = await self._redactor(execution)
             if execution.is_final and execution.approvals.decision(request.tool_call_id) is None:
                 raise PreconditionError(f"execution {execution.name} has ended: {states.state_name(execution.state)}")
             execution.approvals.submit(request, redactor.value)
-            self._store_session_grant(execution, request)
+            if request.grant == policy_pb2.APPROVAL_GRANT_SESSION and execution.session:
+                store_session_grant(execution)
             await self._act_on_decision(execution)
 
     async def _decide_elsewhere(self, execution: Execution, request: runner_pb2.SubmitApprovalRequest) -> bool:
@@ -175,7 +182,7 @@ class ApprovalService:
                 await self._registry.load_approvals(execution)
                 due = [each for each in execution.approvals.pending if _is_due(each)]
                 if due:
-                    await self._service.own(execution)
+                    await self._ownership.require(execution)
                 for asked in due:
                     execution.approvals.expire(asked.request.tool_call_id)
                 decided = execution.approvals.decided_call_ids
@@ -200,10 +207,10 @@ class ApprovalService:
         if execution.stream.broken:
             raise UnavailableError(execution.stream.broken.message)
         if execution.is_waiting:
-            await self._service.resume_waiting(execution)
+            await self._resumer.resume_waiting(execution)
         elif execution.can_be_resumed and execution.request:
             try:
-                await self._service.resume(execution.id)
+                await self._resumer.resume(execution.id)
             except CallError as error:  # the decision counts all the same
                 logger.warning("resume_refused execution=%s reason=%s", execution.id, error)
 
@@ -218,16 +225,10 @@ class ApprovalService:
         return [each for each in found if each and each.is_waiting]
 
     async def _redactor(self, execution: Execution) -> Redactor:
-        if run := self._lifecycle.parked_run(execution.id):
+        if run := self._lifecycle.parking.run_of(execution.id):
             return run.redactor
         known = execution.request or runner_pb2.ExecuteAgentRequest()
-        return execution.redactor if execution.is_active else await self._runner.redactor(known)
-
-    def _store_session_grant(self, execution: Execution, request: runner_pb2.SubmitApprovalRequest) -> None:
-        session_id = execution.record.session_id
-        if request.grant == policy_pb2.APPROVAL_GRANT_SESSION and session_id:
-            rules = policy_pb2.ApprovalPolicy(rules=execution.approvals.session_rules)
-            execution.stream.store_value(grants_name(session_id), rules.SerializeToString())
+        return execution.redactor if execution.is_active else await self._context.redactors.for_request(known)
 
 
 def _is_due(asked: Asked) -> bool:

@@ -59,6 +59,11 @@ class Audit:
         )
         self._add(entry)
 
+    def record_request(self, action: str, key: str, session: str, request: runner_pb2.ExecuteAgentRequest) -> None:
+        """Records what is done with an execution, and which secrets its request gives it, by their names."""
+        names = sorted(name for name, entry in request.environment.items() if entry.is_secret)
+        self.record(action, key=key, session=session, secret_names=names)
+
     def count_unknown(self, error: UnauthenticatedError) -> None:
         """Counts the refusal of somebody who is not known: whoever reaches the port could fill the audit with them."""
         self._unknown[type(error).__name__] += 1

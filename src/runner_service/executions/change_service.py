@@ -18,15 +18,15 @@ from runner_service.changes.tracker import summarize
 from runner_service.errors import AbortedError, NotFoundError, PreconditionError, UnavailableError
 from runner_service.executions.audit import Audit
 from runner_service.executions.execution import Execution
-from runner_service.executions.lifecycle import Lifecycle
+from runner_service.executions.ownership import ExecutionOwnership
 from runner_service.executions.registry import Registry
 from runner_service.executions.reverting import PENDING_REVERT, Reverting
-from runner_service.executions.runner import Runner
+from runner_service.executions.run_context import RunContext
 from runner_service.executors.protocol import FileError, SandboxError, SandboxLostError, SandboxSpec
 from runner_service.executors.tracking import Restorer
 from runner_service.identity import OwnerKey, bare_id
 from runner_service.redaction import Redactor
-from runner_service.storage.event_log import EventLog, LogError, NewValue
+from runner_service.storage.event_log import LogError, NewValue
 from runner_service.storage.execution_filter import ExecutionFilter
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -39,10 +39,10 @@ _REVERT_POLL_INTERVAL_SECONDS = 0.25
 class ChangeService:
     """Belongs to the event loop."""
 
-    def __init__(self, log: EventLog, runner: Runner, registry: Registry, lifecycle: Lifecycle, audit: Audit) -> None:
-        self._log = log
-        self._lifecycle = lifecycle
-        self._runner = runner
+    def __init__(self, context: RunContext, registry: Registry, ownership: ExecutionOwnership, audit: Audit) -> None:
+        self._log = context.log
+        self._ownership = ownership
+        self._context = context
         self._registry = registry
         self._audit = audit
         self._reverting = asyncio.Lock()
@@ -59,7 +59,7 @@ class ChangeService:
         contents = self._contents(execution)
         sets = between(await self._sets(execution), request.after_sequence, request.to_sequence)
         changes = await contents.net(await asyncio.to_thread(net_changes, sets))
-        stored = await self._runner.contents.names(execution.id)
+        stored = await self._context.contents.names(execution.id)
         shown = await asyncio.to_thread(_shown, changes, stored)
         next_key = after_key + limit if len(shown) > after_key + limit else 0
         return shown[after_key : after_key + limit], summarize(changes), next_key
@@ -85,7 +85,7 @@ class ChangeService:
                     async with (
                         self._at_rest(execution),
                         self._restorer(execution) as restorer,
-                        self._lifecycle.owning(execution),
+                        self._ownership.owning(execution),
                     ):
                         return await self._revert(execution, request, restorer)
                 except SandboxLostError as error:
@@ -126,7 +126,7 @@ class ChangeService:
 
     async def _complete_if_abandoned(self, execution: Execution) -> None:
         try:
-            async with self._lifecycle.owning(execution), self._unused(execution):
+            async with self._ownership.owning(execution), self._unused(execution):
                 await self._complete(execution)
         except UnavailableError as error:  # the replica that carries it out lives
             logger.debug("revert_not_completed execution=%s reason=%s", execution.id, error)
@@ -135,13 +135,13 @@ class ChangeService:
 
     def _unused(self, execution: Execution) -> AbstractAsyncContextManager[None]:
         """Keeps executions from the files. With replicas they wait for a revert to end, and have the lock meanwhile."""
-        if self._runner.wait_for_reverts:
+        if self._context.wait_for_reverts:
             return nullcontext()
-        return self._runner.sandbox_locks.held(execution.session or execution.id)
+        return self._context.sandbox_locks.held(execution.session or execution.id)
 
     async def _complete(self, execution: Execution) -> None:
         data = (await self._log.find_values(PENDING_REVERT)).get(execution.id)
-        if data is None:
+        if data is None:  # completed while the lock was awaited
             return
         try:
             async with self._restorer(execution) as restorer:
@@ -163,7 +163,7 @@ class ChangeService:
         changes = _selected(changes, request.paths, execution)
         now = await restorer.states([change.path for change in changes])
         present = {change.path: state for change, state in zip(changes, now, strict=True)}
-        stored = await self._runner.contents.names(execution.id)
+        stored = await self._context.contents.names(execution.id)
         plan = await asyncio.to_thread(plan_revert, changes, present, stored)
         contents = self._contents(execution)
         if request.dry_run:
@@ -184,28 +184,29 @@ class ChangeService:
             execution.stream,
             self._contents(execution),
             restorer,
-            workspaces=self._runner.workspaces,
+            workspaces=self._context.workspaces,
             root=execution.record.root,
             session_id=execution.record.session_id,
             require_rest=partial(self._require_rest, execution),
         )
 
     def _contents(self, execution: Execution) -> Contents:
-        return Contents(execution.id, self._runner.contents, Redactor([]))
+        return Contents(execution.id, self._context.contents, Redactor([]))
 
     async def _sets(self, execution: Execution) -> list[ChangeSet]:
         return await asyncio.to_thread(decode_all, await self._log.change_sets(execution.id))
 
     def _require_here(self, execution: Execution) -> None:
         mode = execution.record.mode
-        if mode and mode != self._runner.mode:
+        if mode and mode != self._context.mode:
             raise PreconditionError(
-                f"execution {bare_id(execution.id)} ran with MODE={mode}, and this service has MODE={self._runner.mode}"
+                f"execution {bare_id(execution.id)} ran with MODE={mode}, "
+                f"and this service has MODE={self._context.mode}"
             )
 
     def _restorer(self, execution: Execution) -> AbstractAsyncContextManager[Restorer]:
         spec = SandboxSpec(execution.id, execution.record.session_id)
-        return self._runner.executor.open_restorer(spec, execution.record.root)
+        return self._context.executor.open_restorer(spec, execution.record.root)
 
     @asynccontextmanager
     async def _at_rest(self, execution: Execution) -> AsyncIterator[None]:
@@ -215,9 +216,9 @@ class ChangeService:
             raise PreconditionError(f"execution {bare_id(execution.id)} is {state}: cancel it, or wait for its end")
         await self._require_rest(execution)
         name = execution.session or execution.id
-        if self._runner.sandbox_locks.is_held(name):
+        if self._context.sandbox_locks.is_held(name):
             raise _in_use(execution)
-        async with self._runner.sandbox_locks.held(name):
+        async with self._context.sandbox_locks.held(name):
             yield
 
     async def _require_rest(self, execution: Execution) -> None:

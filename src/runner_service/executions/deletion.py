@@ -6,10 +6,9 @@ from runner_service import states
 from runner_service.errors import NotFoundError, PreconditionError
 from runner_service.executions.execution import Execution
 from runner_service.executions.registry import Registry
-from runner_service.executions.runner import Runner
+from runner_service.executions.run_context import RunContext
 from runner_service.executors.protocol import SandboxSpec
 from runner_service.identity import OwnerKey, bare_id
-from runner_service.storage.event_log import EventLog
 from runner_service.storage.execution_filter import ExecutionFilter
 
 logger = logging.getLogger(__name__)
@@ -20,10 +19,10 @@ _MAX_SESSION_EXECUTIONS = 10_000
 class Deletion:
     """Deletes from the log, the checkpoints and the executor, in this order: what is left over is found again later."""
 
-    def __init__(self, log: EventLog, registry: Registry, runner: Runner) -> None:
-        self._log = log
+    def __init__(self, context: RunContext, registry: Registry) -> None:
+        self._log = context.log
         self._registry = registry
-        self._runner = runner
+        self._context = context
 
     async def delete_execution(self, execution_id: OwnerKey) -> None:
         """Deletes an execution; what a session shares stays with the session.
@@ -37,7 +36,7 @@ class Deletion:
         self._require_deletable(execution)
         await self._delete(execution)
         if not execution.record.session_id:
-            await self._runner.executor.delete(SandboxSpec(execution_id))
+            await self._context.executor.delete(SandboxSpec(execution_id))
 
     async def delete_session(self, session_id: OwnerKey) -> int:
         """Deletes a session: its executions, its conversation, and its own directory or sandbox. Returns how many.
@@ -57,15 +56,15 @@ class Deletion:
             self._require_deletable(execution)
         for execution in executions:
             await self._delete(execution)
-        await (await self._runner.agent_loop.loaded()).forget_session(session_id)
-        await self._runner.executor.delete(SandboxSpec("", session_id))
+        await (await self._context.agent_loop.loaded()).forget_session(session_id)
+        await self._context.executor.delete(SandboxSpec("", session_id))
         return len(executions)
 
     async def _delete(self, execution: Execution) -> None:
         self._registry.drop(execution)
         await self._log.delete(execution.id)
         if not execution.record.session_id:
-            await (await self._runner.agent_loop.loaded()).forget(execution.id, "")
+            await (await self._context.agent_loop.loaded()).forget(execution.id, "")
         logger.info("execution_deleted execution=%s", execution.id)
 
     def _require_deletable(self, execution: Execution) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from enum import Enum
 
 from runner_service.errors import UnavailableError
+from runner_service.events.writer import LogWriter
 
 DISK = "disk"
 """Holds the service up while its disk is full: see `disk_guard`."""
@@ -111,3 +112,10 @@ class Readiness:
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def require_ready(readiness: Readiness, writer: LogWriter) -> None:
+    """Lets something begin. Raises UnavailableError: the service is not ready, or its log cannot be written."""
+    readiness.require_serving()
+    if writer.broken:
+        raise UnavailableError(writer.broken.message, retry_delay=5.0)

@@ -11,11 +11,12 @@ from contextlib import suppress
 
 from runner_service.errors import CallError, CancelledEnd, UnavailableError
 from runner_service.executions.approval_service import ApprovalService
+from runner_service.executions.handover import Handover
 from runner_service.executions.lifecycle import Lifecycle
+from runner_service.executions.ownership import ExecutionOwnership
 from runner_service.executions.readiness import Readiness, Stage
 from runner_service.executions.registry import Registry
 from runner_service.executions.replica_reports import ReplicaReporter
-from runner_service.executions.service import ExecutionService
 from runner_service.identity import OwnerKey
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import Replicas, UnsuitableStorageError
@@ -32,19 +33,21 @@ class Takeover:
 
     def __init__(
         self,
-        service: ExecutionService,
+        handover: Handover,
         approvals: ApprovalService,
         registry: Registry,
         lifecycle: Lifecycle,
+        ownership: ExecutionOwnership,
         replicas: Replicas,
         *,
         readiness: Readiness,
         reporter: ReplicaReporter,
     ) -> None:
-        self._service = service
+        self._handover = handover
         self._approvals = approvals
         self._registry = registry
         self._lifecycle = lifecycle
+        self._ownership = ownership
         self._replicas = replicas
         self._readiness = readiness
         self._reporter = reporter
@@ -166,7 +169,7 @@ class Takeover:
             if not letter.is_owner:
                 execution.stream.fence()
             elif letter.cancel_reason is not None:
-                if await self._lifecycle.own_to_end(execution):
+                if await self._ownership.own_to_end(execution):
                     self._lifecycle.end(execution, CancelledEnd(letter.cancel_reason.strip() or "cancelled"))
             else:
                 self._lifecycle.observe_callers(execution, letter)
@@ -202,7 +205,7 @@ class Takeover:
     async def _take_over(self, execution_id: str, *, anew: bool = False) -> None:
         self._postponed.pop(execution_id, None)
         try:
-            await self._service.take_over(OwnerKey(execution_id), anew=anew)
+            await self._handover.take_over(OwnerKey(execution_id), anew=anew)
         except LogError:
             self._postponed[execution_id] = None
             raise

@@ -3,14 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from google.protobuf.duration_pb2 import Duration
-
-from runner_service.errors import FieldViolation, InvalidRequestError
-from runner_service.v1 import agent_runner_pb2 as runner_pb2
-
-DURATIONS = ("timeout", "command_timeout")
-COUNTS = ("max_model_calls", "max_tool_calls", "max_total_tokens", "max_output_bytes")
-
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
@@ -52,37 +44,3 @@ class Tenants:
         for tenant, limits in self._limits.items():
             if limits.stored_bytes is not None:
                 yield tenant, limits.stored_bytes
-
-
-def check_ceilings(requested: runner_pb2.ExecutionLimits, limits: TenantLimits) -> None:
-    """Checks what a request asks for. Raises InvalidRequestError: a field is above what its tenant may have."""
-    violations = [
-        FieldViolation(
-            f"limits.{name}", f"must be at most {highest:.15g}{' s' if name in DURATIONS else ''} for this tenant"
-        )
-        for name, highest in limits.at_most.items()
-        if _value(requested, name) > highest
-    ]
-    if violations:
-        raise InvalidRequestError(violations)
-
-
-def apply_ceilings(limits: runner_pb2.ExecutionLimits, tenant: TenantLimits) -> None:
-    """Lowers limits, such as the service's defaults, to what a tenant may have."""
-    for name, highest in tenant.at_most.items():
-        if _value(limits, name) > highest:
-            if name in DURATIONS:
-                getattr(limits, name).CopyFrom(_duration(highest))
-            else:
-                setattr(limits, name, int(highest))
-
-
-def _value(limits: runner_pb2.ExecutionLimits, name: str) -> float:
-    value = getattr(limits, name)
-    return float(value.ToNanoseconds() / 1e9 if isinstance(value, Duration) else value)
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration

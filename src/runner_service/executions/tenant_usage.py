@@ -1,11 +1,15 @@
 """Admission of a tenant's executions by what it has used: starts of the last minute, tokens of the day."""
 
+import logging
 from datetime import UTC, datetime
 
 from runner_service.errors import QuotaExceededEnd, QuotaExceededError
 from runner_service.executions.tenant_limits import Tenants
+from runner_service.storage.event_log import LogError
 from runner_service.storage.usage import UsageStore
 from runner_service.v1 import execution_event_pb2 as event_pb2
+
+logger = logging.getLogger(__name__)
 
 
 class TenantUsage:
@@ -70,6 +74,13 @@ class TokenMeter:
         if tokens := self._total() - self._counted:
             self._counted += tokens
             await self._tenants.add_tokens(self._tenant, tokens)
+
+    async def count_rest(self) -> None:
+        """Counts what was used since the last time; if that cannot be stored, it is logged."""
+        try:
+            await self.count()
+        except LogError as error:
+            logger.warning("tokens_not_counted reason=%s", error)
 
     def _total(self) -> int:
         return self._usage.input_tokens + self._usage.output_tokens

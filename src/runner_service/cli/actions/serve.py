@@ -8,7 +8,7 @@ import threading
 
 import uvloop
 
-from runner_service import app
+from runner_service import serving
 from runner_service.agent.loader import LOADER_THREAD
 from runner_service.api.callers.file_errors import CallersFileError
 from runner_service.approvals.validation import PolicyFileError
@@ -28,7 +28,7 @@ _MIN_FLUSH_SECONDS = 0.2
 logger = logging.getLogger(__name__)
 
 
-def serve_until_stopped(options: app.ServeOptions, secrets_fd: int | None) -> None:
+def serve_until_stopped(options: serving.ServeOptions, secrets_fd: int | None) -> None:
     """Serves until a signal or idleness ends it.
 
     Raises:
@@ -67,9 +67,9 @@ def _exit_if_loading() -> None:
         os._exit(ExitCode.SUCCEEDED)
 
 
-async def _serve(settings: Settings, options: app.ServeOptions) -> float:
+async def _serve(settings: Settings, options: serving.ServeOptions) -> float:
     try:
-        return await app.serve(settings, options)
+        return await serving.serve(settings, options)
     except BaseException as error:
         if texts := _reasons(error, (StateDirError, PolicyFileError, PricesFileError, CallersFileError)):
             raise CommandError("\n".join(texts), ExitCode.CONFIG) from error
