@@ -64,7 +64,7 @@ async def test_a_provider_keeps_nobody_waiting(attack: Attack, name: str) -> Non
         assert provider.requests
 
 
-@pytest.mark.parametrize("kind", ["openai", "ollama"])
+@pytest.mark.parametrize("kind", ["openai", "anthropic", "ollama"])
 async def test_only_the_beginning_of_an_error_is_read(start: StartService, kind: str) -> None:
     sent = 0
 

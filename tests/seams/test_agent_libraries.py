@@ -1,6 +1,7 @@
 """What the agent loop uses of deepagents, LangGraph and langsmith."""
 
 import inspect
+import operator
 import random
 import sqlite3
 from contextlib import closing
@@ -14,10 +15,19 @@ from deepagents.middleware._parent_notifier import _ParentNotifierMiddleware
 from deepagents.middleware._prompt_caching import _LazyAnthropicPromptCachingMiddleware
 from deepagents.middleware.filesystem import FilesystemMiddleware, GlobSchema, GrepSchema
 from deepagents.middleware.patch_tool_calls import PatchToolCallsMiddleware
+from deepagents.middleware.summarization import SummarizationMiddleware, create_summarization_middleware
 from deepagents.middleware.unsupported_content import UnsupportedContentMiddleware
 from langchain.agents import factory
 from langchain.agents.middleware.summarization import _get_approximate_token_counter
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolCall, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
@@ -35,6 +45,7 @@ from runner_service.agent.message_list import MessageList, add_messages
 from runner_service.agent.middleware import TokenCounter, lean_middleware
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.agent.tool_calls import SandboxTools
+from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models.history import repair
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
@@ -234,6 +245,24 @@ def _written(choose: random.Random, step: int) -> Any:
             *([RemoveMessage(id=REMOVE_ALL_MESSAGES)] if choose.random() < 0.2 else []),
         ]
     )
+
+
+def test_long_arguments_of_old_calls_are_shortened_as_deepagents_does_in_batches_of_fifty_messages() -> None:
+    model = ScriptedChatModel(script=Script(turns=[Turn()]))
+    theirs = create_summarization_middleware(model, SandboxBackend())
+    [ours] = [each for each in lean_middleware(model) if each.name == theirs.name]
+    assert isinstance(ours, SummarizationMiddleware)
+    messages: list[AnyMessage] = []
+    for number in range(85):
+        name, length = [("write_file", 3000), ("edit_file", 10), ("ls", 3000)][number % 7 % 3]
+        call: ToolCall = {"name": name, "args": {"path": "/x", "content": "x" * length}, "id": "c", "type": "tool_call"}
+        messages += [AIMessage("", tool_calls=[call]), ToolMessage("ok", tool_call_id="c")]
+    assert ours._truncate_args(messages[:120], 0) == theirs._truncate_args(messages[:120], 0)
+    shortened, is_changed = ours._truncate_args(messages[:120], 0)
+    assert is_changed
+    assert all(map(operator.is_, ours._truncate_args(messages[:168], 0)[0], shortened))
+    assert ours._truncate_args(messages, 0) == theirs._truncate_args(messages, 0)
+    assert ours._truncate_args(messages[:19], 0) == (messages[:19], False)
 
 
 @pytest.mark.parametrize("with_usage", [True, False])

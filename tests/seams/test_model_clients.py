@@ -11,7 +11,6 @@ import httpx2
 import pytest
 from anthropic.resources.messages import messages as anthropic_models
 from langchain_anthropic import ChatAnthropic
-from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 from openai import DefaultAioHttpClient
@@ -53,32 +52,27 @@ def claude(**fields: Any) -> ChatAnthropic:
     return ChatAnthropic.model_validate({"model": "claude-x", "api_key": "k", "base_url": "http://provider", **fields})
 
 
-def test_langchain_anthropic_makes_requests_in_anthropics_form() -> None:
+def test_langchain_anthropic_makes_a_request_without_messages_to_which_ours_are_added() -> None:
     request = claude(max_tokens=5)._get_request_payload(
-        [SystemMessage("s"), HumanMessage("hi")], stop=["end"], tools=[{"name": "t", "input_schema": {}}]
+        [], stop=["end"], tools=[{"name": "t", "input_schema": {}}], cache_control={"type": "ephemeral"}
     )
     assert request["model"] == "claude-x"
     assert request["max_tokens"] == 5
-    assert request["messages"] == [{"role": "user", "content": "hi"}]
-    assert request["system"] == "s"
     assert request["stop_sequences"] == ["end"]
     assert request["tools"][0]["name"] == "t"
+    assert request["cache_control"] == {"type": "ephemeral"}
+    assert request["messages"] == []
+    assert "system" not in request
+    json.dumps(request)
 
 
-async def test_langchain_anthropic_has_the_parameters_of_a_client_and_uses_the_one_it_is_given() -> None:
-    assert "_async_client" in vars(ChatAnthropic), "SharedChatAnthropic replaces nothing any more"
-    model = claude(max_retries=0)
-    assert {"api_key", "base_url", "max_retries", "timeout"} <= model._client_params.keys()
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=b"data: x\n\n")
-
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
-        client = anthropic.AsyncClient(**model._client_params, http_client=http)
-        stream = await client.post(
-            "/v1/messages", body={}, cast_to=object, stream=True, stream_cls=anthropic.AsyncStream[object]
-        )
-        assert await stream.response.aread() == b"data: x\n\n"
+async def test_anthropics_client_tells_where_and_with_which_headers_it_would_post() -> None:
+    async with httpx2.AsyncClient() as http:
+        client = anthropic.AsyncAnthropic(**claude(max_retries=0)._client_params, http_client=http)
+    assert str(client.base_url).rstrip("/") == "http://provider"
+    assert any("k" in value for value in client.auth_headers.values())
+    assert client.default_headers["anthropic-version"]
+    assert client.default_headers["Content-Type"] == "application/json"
 
 
 def test_anthropics_client_says_when_models_are_retired() -> None:

@@ -35,12 +35,15 @@ ONLY_IN = {
 
 PRIVATE = {
     "models/openai.py": {"_get_request_payload"},
-    "models/anthropic.py": {"_get_request_payload", "_async_client", "_client_params"},
+    "models/anthropic.py": {"_get_request_payload", "_client_params"},
     "models/ollama.py": {"_chat_params", "_async_client", "_client"},
     "executors/daytona/sdk.py": {"_init_otel", "_target"},
     "settings/variables.py": {"_build_sources", "_load_env_vars"},
     "agent/factory_overrides.py": {"_patch_invalid_tool_calls"},
-    "agent/middleware.py": {"_filter_message"},
+    "agent/middleware.py": {
+        "_filter_message",
+        *("_truncate_args", "_should_truncate_args", "_determine_truncate_cutoff_index", "_truncate_tool_call"),
+    },
     "agent/filesystem_middleware.py": {"_check_eviction_needed"},
     "agent/mcp/connections.py": {"_validate_tool_result"},
     "agent/mcp/tools.py": {"_to_args_and_kwargs"},

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from deepagents.middleware.summarization import create_summarization_middleware
+from deepagents.middleware.summarization import SummarizationMiddleware, compute_summarization_defaults
 from deepagents.middleware.unsupported_content import UnsupportedContentMiddleware
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse, TodoListMiddleware
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, ToolCall
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.tools import BaseTool
 
@@ -30,6 +30,8 @@ _Tools = Sequence[BaseTool | dict[str, Any]]
 _CHARACTERS_PER_TOKEN, _CHARACTERS_PER_ANTHROPIC_TOKEN = 4.0, 3.3
 _MAX_USAGE_SCALE = 1.25
 _MAX_COUNTED_TOOLSETS = 64
+_SHORTENED_AT_ONCE = 50  # messages
+_WRITING_TOOLS = frozenset({"write_file", "edit_file"})
 
 
 def lean_middleware(model: StreamingChatModel) -> list[AgentMiddleware[Any, Any, Any]]:
@@ -38,8 +40,64 @@ def lean_middleware(model: StreamingChatModel) -> list[AgentMiddleware[Any, Any,
         _Nothing("_ParentNotifierMiddleware"),  # no agent of ours is started by another service
         _Nothing("PatchToolCallsMiddleware"),  # `session_handover` and `history` answer such calls
         _DirectCall(model),
-        create_summarization_middleware(model, SandboxBackend(), token_counter=TokenCounter(model)),
+        _Summaries(model),
     ]
+
+
+@dataclass
+class _LongCalls:
+    """Where the messages are, of the first `count` ones, whose arguments are to be shortened."""
+
+    count: int = 0
+    indices: list[int] = field(default_factory=list)
+
+
+class _Summaries(SummarizationMiddleware):
+    """Shortens long arguments of old calls in batches, and to the same copies each time.
+
+    A conversation that changes in its middle at each step would be converted anew as a whole, and no provider could
+    find the beginning of it in its cache.
+    """
+
+    def __init__(self, model: StreamingChatModel) -> None:
+        super().__init__(
+            model,
+            backend=SandboxBackend(),
+            token_counter=TokenCounter(model),
+            trim_tokens_to_summarize=None,
+            **compute_summarization_defaults(model),
+        )
+        self._shortened = PerMessage(self._shorten)
+        self._long_calls = IncrementalFold(_LongCalls, self._add)
+
+    @property
+    def name(self) -> str:
+        """The name of the middleware that it replaces."""
+        return self.serialized_name
+
+    def _truncate_args(self, messages: list[AnyMessage], total_tokens: int) -> tuple[list[AnyMessage], bool]:
+        if not self._should_truncate_args(messages, total_tokens):
+            return messages, False
+        cutoff = self._determine_truncate_cutoff_index(messages)
+        indices = self._long_calls(messages[: cutoff - cutoff % _SHORTENED_AT_ONCE]).indices
+        if not indices:
+            return messages, False
+        shortened = list(messages)
+        for index in indices:
+            shortened[index] = self._shortened(messages[index])  # type: ignore[arg-type]  # a message of the model
+        return shortened, True
+
+    def _add(self, to: _LongCalls, message: BaseMessage) -> None:
+        if isinstance(message, AIMessage) and self._shortened_calls(message) != message.tool_calls:
+            to.indices.append(to.count)
+        to.count += 1
+
+    def _shorten(self, message: AIMessage) -> AIMessage:
+        return message.model_copy(update={"tool_calls": self._shortened_calls(message)})
+
+    def _shortened_calls(self, message: AIMessage) -> list[ToolCall]:
+        calls = message.tool_calls
+        return [self._truncate_tool_call(each) if each["name"] in _WRITING_TOOLS else each for each in calls]
 
 
 class TodoList(TodoListMiddleware):

@@ -5,53 +5,49 @@ from functools import cached_property
 from typing import Any
 
 import anthropic
-from anthropic import AsyncStream
+import httpx2
 from anthropic.resources.messages import messages as anthropic_models
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage, BaseMessage
+from pydantic import Field
 
 from runner_service.models import ModelChoice
 from runner_service.models.anthropic_messages import CACHE_CONTROL, anthropic_messages
 from runner_service.models.anthropic_stream import AnthropicAnswer
 from runner_service.models.chat_model import StreamingChatModel
-from runner_service.models.connections import Connections
+from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
+from runner_service.models.endpoint import Endpoint
+from runner_service.models.json_values import encoded
 
 
 class StreamingChatAnthropic(StreamingChatModel, ChatAnthropic):
-    """Uses Anthropic's client for the connection, LangChain's requests, and our own reader of answers."""
+    """Uses LangChain's options and the headers of Anthropic's client; requests and answers are converted here."""
+
+    http_async_client: httpx2.AsyncClient = Field(exclude=True)
+    """The shared connections."""
 
     async def answer(self, messages: list[BaseMessage], *, stop: list[str] | None = None, **options: Any) -> AIMessage:
-        """Makes one call. Raises ProviderError, ConversationTooLongError, and the client's errors."""
-        options["cache_control"] = CACHE_CONTROL
-        request = self._get_request_payload(anthropic_messages(messages), stop=stop, **options) | {"stream": True}
+        """Makes one call. Raises ProviderError, ConversationTooLongError, httpx2.RequestError."""
+        request = self._get_request_payload([], stop=stop, cache_control=CACHE_CONTROL, **options)
         betas = request.pop("betas", None)
-        stream = await self._async_client.post(
-            "/v1/messages",
-            body=request,
-            options={"headers": {"anthropic-beta": ",".join(betas)}} if betas else {},
-            cast_to=object,
-            stream=True,
-            stream_cls=AsyncStream[object],
-        )
+        del request["messages"]
+        body = encoded(request | {"stream": True})[:-1] + b"," + anthropic_messages(messages)[1:]
+        headers = {"anthropic-beta": ",".join(betas)} if betas else {}
         answer = AnthropicAnswer()
-        await answer.read(stream.response)
+        await answer.read(await self._endpoint.post(body, headers))
         return await answer.builder.message("anthropic", answer.content)
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        client = anthropic.AsyncAnthropic(**self._client_params, http_client=self.http_async_client)
+        timeout = httpx2.Timeout(self.default_request_timeout, connect=CONNECT_TIMEOUT_SECONDS)
+        return Endpoint(client, "v1/messages", self.http_async_client, timeout)
 
 
 def make_model(choice: ModelChoice, connections: Connections) -> StreamingChatModel:
     """Creates the client on the shared `connections`."""
     # Published as a notice: see `retirement_date`.
     warnings.filterwarnings("ignore", r"The model '.*' is deprecated", DeprecationWarning)
-
-    http = connections.by_aiohttp(anthropic.DefaultAioHttpClient)
-
-    class SharedChatAnthropic(StreamingChatAnthropic):
-        """Uses the shared connections: its own are never closed."""
-
-        @cached_property
-        def _async_client(self) -> anthropic.AsyncClient:
-            return anthropic.AsyncClient(**self._client_params, http_client=http)
-
     fields = {
         "model": choice.name,
         "base_url": choice.base_url,
@@ -60,8 +56,9 @@ def make_model(choice: ModelChoice, connections: Connections) -> StreamingChatMo
         "max_tokens": choice.max_output_tokens,
         "max_retries": 0,
         "default_request_timeout": choice.read_timeout,
+        "http_async_client": connections.by_aiohttp(anthropic.DefaultAioHttpClient),
     }
-    return SharedChatAnthropic.model_validate({name: value for name, value in fields.items() if value is not None})
+    return StreamingChatAnthropic.model_validate({name: value for name, value in fields.items() if value is not None})
 
 
 def retirement_date(name: str) -> str:

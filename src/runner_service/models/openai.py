@@ -1,18 +1,17 @@
 """OpenAI, and servers compatible with its chat completions."""
 
+from functools import cached_property
 from typing import Any
 
 import httpx2
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_openai import ChatOpenAI
 from openai import DefaultAioHttpClient
-from pydantic import PrivateAttr
 
 from runner_service.models import ModelChoice
 from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
-from runner_service.models.failure_texts import read_error
-from runner_service.models.failures import ProviderError, status_failure
+from runner_service.models.endpoint import Endpoint
 from runner_service.models.json_values import encoded
 from runner_service.models.openai_messages import openai_messages
 from runner_service.models.openai_stream import read_answer
@@ -26,35 +25,20 @@ class StreamingChatOpenAI(StreamingChatModel, ChatOpenAI):
     wrong for servers that differ from OpenAI.
     """
 
-    _headers: dict[str, str] = PrivateAttr(default_factory=dict)
-
     async def answer(self, messages: list[BaseMessage], *, stop: list[str] | None = None, **options: Any) -> AIMessage:
         """Makes one call. Raises ProviderError, ConversationTooLongError, httpx2.RequestError."""
         request = self._get_request_payload([], stop=stop, **options)
         del request["messages"]
         request |= {"stream": True, "stream_options": {"include_usage": True}}
         body = encoded(request)[:-1] + b',"messages":' + openai_messages(messages, short_ids=self._has_short_ids) + b"}"
-        answer = await read_answer(await self._post(body))
+        answer = await read_answer(await self._endpoint.post(body))
         return await answer.message("openai")
 
-    async def _post(self, body: bytes) -> httpx2.Response:
-        """Returns the response, whose body is unread."""
+    @cached_property
+    def _endpoint(self) -> Endpoint:
         http: httpx2.AsyncClient = self.http_async_client  # type: ignore[assignment]  # `make_model` gives one
-        client = self.root_async_client
-        if not self._headers:
-            headers = {**client.default_headers, **client.auth_headers}
-            self._headers = {name: value for name, value in headers.items() if isinstance(value, str)}
-        url = f"{str(client.base_url).rstrip('/')}/chat/completions"
-        timeout: Any = self.request_timeout
-        request = http.build_request("POST", url, content=body, headers=self._headers, timeout=timeout)
-        response = await http.send(request, stream=True)
-        if response.is_success:
-            return response
-        try:
-            text = await read_error(response)
-        finally:
-            await response.aclose()
-        raise ProviderError(status_failure(response.status_code, text, response.headers))
+        timeout: httpx2.Timeout = self.request_timeout  # type: ignore[assignment]  # as well
+        return Endpoint(self.root_async_client, "chat/completions", http, timeout)
 
     @property
     def _has_short_ids(self) -> bool:
