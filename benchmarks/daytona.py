@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud, running_emulator
 
 from benchmarks.report import machine, ratio, spread
@@ -23,6 +22,7 @@ from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
 from runner_service.executors.daytona.session import CommandLimits
 from runner_service.executors.protocol import Command, Sandbox, SandboxError, SandboxSpec, Stream
+from runner_service.settings import SecretStr
 
 TEN_MEGABYTES = "head -c 10000000 /dev/zero | tr '\\0' x | fold -w 79"
 LINES = "seq 100000"

@@ -28,7 +28,6 @@ from runner_service.executions.tenant_usage import TenantUsage
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.protocol import Executor, SandboxError
 from runner_service.executors.supervisor.watchdog import Quota
-from runner_service.models.prices import Prices, read_prices_file
 from runner_service.server import RunningServer
 from runner_service.server.endpoints import enter_endpoints
 from runner_service.settings import Settings
@@ -41,6 +40,7 @@ from runner_service.temporal.background import WorkerParts, temporal_in_backgrou
 from runner_service.v1.approval_policy_pb2 import ApprovalPolicy
 
 if TYPE_CHECKING:
+    from runner_service.models.prices import Prices
     from runner_service.stigmer.daemon import Daemon
 
 logger = logging.getLogger(__name__)
@@ -237,9 +237,12 @@ async def _approval_policy(settings: Settings) -> ApprovalPolicy | None:
     return await asyncio.to_thread(read_policy_file, path) if path else None
 
 
-async def _prices(settings: Settings) -> Prices | None:
-    path = settings.prices_file
-    return await asyncio.to_thread(read_prices_file, path) if path else None
+async def _prices(settings: Settings) -> "Prices | None":
+    if settings.prices_file is None:
+        return None
+    from runner_service.models.prices import read_prices_file  # noqa: PLC0415  # pydantic, for this only
+
+    return await asyncio.to_thread(read_prices_file, settings.prices_file)
 
 
 async def _enter_daemon(

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from pydantic import SecretStr
 from tests.agent.bench import Bench, command, turn
 from tests.agent.provider import call_delta, completion, error, serving_provider
 
 from runner_service.models import ModelChoice
+from runner_service.settings import SecretStr
 
 
 async def test_a_conversation_that_is_too_long_is_summarised_out_of_the_users_sight(bench: Bench) -> None:

@@ -1,13 +1,13 @@
 """The real OpenAI client against a real endpoint: streams, failures, and what is sent."""
 
 import pytest
-from pydantic import SecretStr
 from tests.agent.bench import Bench, Played
 from tests.agent.provider import Provider, Reply, call_delta, chunk, completion, error, serving_provider
 
 from runner_service.errors import ModelRejectedEnd, ModelUnavailableEnd
 from runner_service.models import ModelChoice
 from runner_service.redaction import MARK
+from runner_service.settings import SecretStr
 
 KEY = "sk-test-0123456789"
 

@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 from anthropic.resources.messages.messages import DEPRECATED_MODELS
-from pydantic import SecretStr
 from tests.agent.bench import Bench
 from tests.agent.provider import Reply, error, serving_provider
 
 from runner_service.errors import ModelRejectedEnd
 from runner_service.models import ModelChoice
+from runner_service.settings import SecretStr
 
 
 def anthropic_message(*blocks: dict[str, Any], stop: str = "end_turn") -> Reply:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from pydantic import SecretStr
 from tests.agent.bench import Bench, command, turn
 from tests.agent.provider import Provider, call_delta, completion, error, serving_provider
 from tests.agent.test_other_providers import anthropic_message, ollama_answer
@@ -13,6 +12,7 @@ from tests.models.strict import problems
 
 from runner_service.errors import ModelRejectedEnd
 from runner_service.models import ModelChoice
+from runner_service.settings import SecretStr
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 

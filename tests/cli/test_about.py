@@ -60,10 +60,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert not _modules_after("import runner_service.cli").intersection(HEAVY)
 
 
-def test_serve_imports_neither_agent_nor_colours_nor_what_verifies_callers() -> None:
+def test_serve_imports_neither_agent_nor_pydantic_nor_colours_nor_what_verifies_callers() -> None:
+    """pydantic takes a sixth of the memory and a quarter of the time until the first answer."""
     loaded = _modules_after("import runner_service.cli.actions.serve")
     verifying = {"aiohttp", "cryptography", "jwt", "yaml"}
-    assert not loaded & {"rich", "langchain_core", "langgraph", "deepagents", *verifying}
+    assert not loaded & {"rich", "langchain_core", "langgraph", "deepagents", "pydantic", *verifying}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

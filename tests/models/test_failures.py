@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
-from pydantic import SecretStr
 from tests.agent.bench import Bench
 from tests.agent.provider import Reply, completion, error, serving_provider
 
@@ -17,6 +16,7 @@ from runner_service.errors import ModelRejectedEnd, ModelRequestEnd, ModelUnavai
 from runner_service.models import ModelChoice
 from runner_service.models.endings import Ending, ending_of
 from runner_service.models.failures import classify, reported_failure, status_failure
+from runner_service.settings import SecretStr
 
 KEY = "sk-test-0123456789"
 PROVIDERS = ["openai", "anthropic", "ollama"]

@@ -12,7 +12,6 @@ import httpx2
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from pydantic import SecretStr
 from tests.agent.provider import Reply, serving_provider
 
 from runner_service.models import ModelChoice
@@ -21,6 +20,7 @@ from runner_service.models.connections import shared_connections
 from runner_service.models.failures import StreamBrokenError
 from runner_service.models.openai import make_model
 from runner_service.models.sse import MAX_EVENT_BYTES, SseDecoder
+from runner_service.settings import SecretStr
 
 EVENTS = (
     b": hello\r\ndata: one\r\n\r\ndata:two\n\ndata: three\ndata: more\n\nevent: x\r\rdata: four\r\rdata: [DONE]\n\n"

@@ -1,4 +1,4 @@
-"""What is used of pydantic-settings, the Daytona SDK, httpx, mcp and grpc."""
+"""What is used of the Daytona SDK, httpx, mcp and grpc."""
 
 import inspect
 import subprocess
@@ -15,18 +15,6 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from pydantic_settings import BaseSettings, EnvSettingsSource
-
-from runner_service.settings import Settings
-
-
-def test_pydantic_settings_takes_its_sources_as_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "_build_sources" in inspect.signature(BaseSettings.__init__).parameters
-    assert callable(EnvSettingsSource._load_env_vars), "see `_Environment`"
-    monkeypatch.setenv("LISTEN_ADDRESS", "localhost:1")
-    settings = Settings.from_environment({"MODE": "local", "LISTEN_ADDRESS": "localhost:2"})
-    assert settings.listen_address == "localhost:2"
-    assert Settings.from_environment({"MODE": "local"}).listen_address != "localhost:1"
 
 
 async def test_the_daytona_sdk_traces_by_one_method_and_keeps_its_target_in_one_attribute(

@@ -27,7 +27,6 @@ ONLY_IN = {
     "langgraph.checkpoint.serde.jsonplus": {"storage/state_serializer.py"},
     "mcp.client": {"agent/mcp/http.py"},
     "httpcore": {"agent/mcp/egress.py"},
-    "pydantic_settings": {"settings/variables.py"},
     "grpc_status": {"api/error_details.py", "client.py"},
     "google.rpc": {"api/error_details.py", "client.py"},
 }
@@ -38,7 +37,6 @@ PRIVATE = {
     "models/anthropic.py": {"_get_request_payload", "_client_params"},
     "models/ollama.py": {"_chat_params", "_async_client", "_client"},
     "executors/daytona/sdk.py": {"_init_otel", "_target"},
-    "settings/variables.py": {"_build_sources", "_load_env_vars"},
     "agent/factory_overrides.py": {"_patch_invalid_tool_calls"},
     "agent/middleware.py": {
         "_filter_message",

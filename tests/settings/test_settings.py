@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from runner_service.settings import (
     DUMMY_API_KEY,
@@ -117,7 +116,7 @@ def test_in_local_mode_what_belongs_to_the_cloud_is_not_even_read() -> None:
 @pytest.mark.parametrize("environ", [{"MODE": "local"}, CLOUD])
 def test_the_stage_changes_nothing_but_itself(environ: dict[str, str], stage: str) -> None:
     with_stage, without = load_settings(environ | {"ENV": stage}), load_settings(environ)
-    assert with_stage.model_copy(update={"env": without.env}) == without
+    assert all(getattr(with_stage, name) == getattr(without, name) for name in without.names() if name != "env")
 
 
 def test_names_are_exact_values_are_literal_and_empty_ones_are_none() -> None:
@@ -338,7 +337,7 @@ def test_the_daemons_public_key_is_no_secret() -> None:
 
 
 def test_settings_are_frozen() -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(AttributeError):
         load_settings(LOCAL_BLOCK).mode = "cloud"
 
 
@@ -362,7 +361,7 @@ def test_what_will_disappoint_later_is_a_warning_now(environ: dict[str, str], va
 
 def test_every_variable_is_described_with_its_value_where_it_is_from_and_its_meaning() -> None:
     rows = {row.variable: row for row in describe(load_settings(LOCAL_BLOCK | {"DRAIN_TIMEOUT": "2.5"}))}
-    assert set(rows) == {name.upper() for name in Settings.model_fields}
+    assert set(rows) == {name.upper() for name in Settings.names()}
     assert all(row.meaning.endswith((".", "…")) and len(row.meaning) > 10 for row in rows.values())
     assert (rows["DRAIN_TIMEOUT"].value, rows["DRAIN_TIMEOUT"].source) == ("2.5", "env")
     assert (rows["LISTEN_ADDRESS"].value, rows["LISTEN_ADDRESS"].source) == ("localhost:50052", "default")

@@ -25,7 +25,7 @@ def diff(execution_id: str, paths: tuple[str, ...], *, after: int, to: int, stat
     """Shows what an execution changed in files, as a diff; secrets are redacted."""
     if stat and paths:
         raise click.UsageError("--stat lists all files: leave the PATHs out")
-    from runner_service.cli.actions.changes import show_diff  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.changes import show_diff  # noqa: PLC0415  # gRPC, for this only
 
     show_diff(execution_id, paths, after=after, to=to, stat=stat, target=target)
 

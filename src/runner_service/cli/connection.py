@@ -137,7 +137,7 @@ async def connected_for_reading(target: Target) -> AsyncIterator[Connection]:
     """Connects as `connected` does; the service may have any root and mode, and is started if there is none."""
     own = None
     if target.server is None:
-        from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # 130 ms, most of them pydantic's
+        from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # for this only
 
         own = PrivateService(os.environ, anywhere=True)
     async with connected(target, own, print_message) as connection:

@@ -22,7 +22,7 @@ def check() -> int:
     MODE unset means cloud, as for `serve`; `run` takes it for local. Secrets are masked. The exit code is 1 when
     something would keep the service from working.
     """
-    from runner_service.cli.actions.check import print_checks  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.check import print_checks  # noqa: PLC0415  # gRPC, for this only
 
     return print_checks()
 

@@ -36,7 +36,7 @@ def events(
         if view != ViewOptions.BEST or after:
             raise click.UsageError("--html shows the whole execution: leave --after and other views out")
         view = ViewOptions.HTML
-    from runner_service.cli.actions.events import show_events  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.events import show_events  # noqa: PLC0415  # gRPC, for this only
     from runner_service.cli.actions.ps import newest_execution_id  # noqa: PLC0415  # protobuf, for this only
 
     execution_id = execution_id or newest_execution_id(target)
@@ -102,7 +102,7 @@ def ps(
 @target_options
 def cancel(execution_id: str, *, reason: str, target: Target) -> None:
     """Ends an execution and all its processes."""
-    from runner_service.cli.actions.cancel import cancel_execution  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.cancel import cancel_execution  # noqa: PLC0415  # gRPC, for this only
 
     cancel_execution(execution_id, reason, target)
 
@@ -122,7 +122,7 @@ def delete(execution_ids: tuple[str, ...], *, session_id: str, target: Target) -
     """
     if bool(execution_ids) == bool(session_id):
         raise click.UsageError("give the IDs of executions, or a --session")
-    from runner_service.cli.actions.delete import delete_executions  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.delete import delete_executions  # noqa: PLC0415  # gRPC, for this only
 
     delete_executions(execution_ids, session_id, target)
 
@@ -145,6 +145,6 @@ def output(execution_id: str, call: str, *, stderr: bool, follow: bool, raw: boo
 
     On a terminal control characters are shown and not obeyed; --raw sends them.
     """
-    from runner_service.cli.actions.output import write_output  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.output import write_output  # noqa: PLC0415  # gRPC, for this only
 
     write_output(execution_id, call, stderr=stderr, follow=follow, raw=raw, target=target)

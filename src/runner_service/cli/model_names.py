@@ -26,7 +26,7 @@ def model_of(text: str, *, is_provider_set: bool) -> tuple[str, str]:
     """
     if not text:
         return "", ""
-    from runner_service.settings import Provider  # noqa: PLC0415  # 130 ms, most of them pydantic's
+    from runner_service.settings import Provider  # noqa: PLC0415  # names of families need none
 
     provider, _, name = text.partition("/")
     if provider in get_args(Provider):

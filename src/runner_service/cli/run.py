@@ -100,7 +100,7 @@ def run(
         raise click.UsageError("--continue takes the newest session: leave --session and --id out")
     if target.server is None:
         show_progress("starting the service")  # the imports below take longer than anybody should look at nothing
-    from runner_service.cli.actions.run import run_agent  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.run import run_agent  # noqa: PLC0415  # gRPC, for this only
     from runner_service.cli.run_request import RunOptions  # noqa: PLC0415  # the same
 
     run_options = RunOptions(**options, asks_about=asks_about or "", waits_for_approvals=approvals == "wait")

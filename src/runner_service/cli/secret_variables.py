@@ -7,9 +7,9 @@ from collections.abc import Mapping, MutableMapping
 from runner_service.cli.errors import CommandError, ExitCode
 from runner_service.cli.prompts import is_interactive, prompt_secret
 from runner_service.settings import Provider, Settings
-from runner_service.settings.variables import is_secret
+from runner_service.settings.variables import secret_names
 
-SECRET_VARIABLES = frozenset(name.upper() for name in Settings.model_fields if is_secret(name))
+SECRET_VARIABLES = frozenset(map(str.upper, secret_names()))
 
 _KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 

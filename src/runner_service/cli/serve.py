@@ -42,11 +42,11 @@ def serve(
     It is set up by environment variables; `runner-service check` lists them. On a terminal it asks for the key of the
     model provider when that is missing.
     """
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 10 ms of the start
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 10 ms
     gc.disable()  # what is imported stays: looking through it again and again takes a tenth of the start
     try:
-        from runner_service.cli.actions.serve import serve_until_stopped  # noqa: PLC0415  # gRPC and pydantic, for this only
-        from runner_service.serving import ServeOptions  # noqa: PLC0415  # gRPC and pydantic, for this only
+        from runner_service.cli.actions.serve import serve_until_stopped  # noqa: PLC0415  # gRPC, for this only
+        from runner_service.serving import ServeOptions  # noqa: PLC0415  # gRPC, for this only
     finally:
         gc.freeze()
         gc.enable()

@@ -16,7 +16,7 @@ def completes(what: str) -> Completer:
         del parameter
         found: dict[str, str] = {}
         with suppress(Exception):  # completion cannot report errors; the command will
-            from runner_service.cli.completion_candidates import candidates  # noqa: PLC0415  # gRPC and pydantic, for this only
+            from runner_service.cli.completion_candidates import candidates  # noqa: PLC0415  # gRPC, for this only
 
             found = candidates(what, context.params)
         return [CompletionItem(name, help=about) for name, about in found.items() if name.startswith(incomplete)]

@@ -11,6 +11,6 @@ from runner_service.cli.target import Target, target_options
 @target_options
 def web(*, no_open: bool, target: Target) -> int:
     """Opens the page of the local service in a browser, and starts the service if there is none."""
-    from runner_service.cli.actions.web import open_page  # noqa: PLC0415  # gRPC and pydantic, for this only
+    from runner_service.cli.actions.web import open_page  # noqa: PLC0415  # gRPC, for this only
 
     return open_page(target, opens_browser=not no_open)

@@ -1,6 +1,7 @@
 """What all runs of this process share: storage, executor, agent loop, policies, and locks of sandboxes."""
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from runner_service.agent.interface import AgentLoopLoading
 from runner_service.changes.workspaces import Workspaces
@@ -13,11 +14,13 @@ from runner_service.executions.tenant_limits import TenantLimits
 from runner_service.executions.tenant_usage import TenantUsage
 from runner_service.executors.egress.mcp_addresses import McpAddresses, parse_networks
 from runner_service.executors.protocol import Executor, SandboxSpec
-from runner_service.models.prices import Prices
 from runner_service.settings import Settings
 from runner_service.storage.changes import ContentStore
 from runner_service.storage.event_log import EventLog
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
+
+if TYPE_CHECKING:
+    from runner_service.models.prices import Prices
 
 _BeforeFilesAreUsed = Callable[[Execution], Awaitable[None]]
 
@@ -36,7 +39,7 @@ class RunContext:
         contents: ContentStore,
         tenant_usage: TenantUsage,
         approval_policy: policy_pb2.ApprovalPolicy | None,
-        prices: Prices | None,
+        prices: "Prices | None",
     ) -> None:
         self.settings = settings
         self.log = log

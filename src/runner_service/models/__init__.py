@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
 from runner_service.addresses import TcpAddress, is_loopback
 from runner_service.errors import FieldViolation, InvalidRequestError, PreconditionError
-from runner_service.settings import Provider, Settings
+from runner_service.settings import Provider, SecretStr, Settings
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 DEMO_SCRIPT = Path(str(files(__package__).joinpath("demo.yaml")))

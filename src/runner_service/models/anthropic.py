@@ -51,7 +51,7 @@ def make_model(choice: ModelChoice, connections: Connections) -> StreamingChatMo
     fields = {
         "model": choice.name,
         "base_url": choice.base_url,
-        "api_key": choice.api_key,
+        "api_key": choice.api_key and choice.api_key.get_secret_value(),
         "temperature": choice.temperature,
         "max_tokens": choice.max_output_tokens,
         "max_retries": 0,

@@ -7,6 +7,7 @@ import httpx2
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_openai import ChatOpenAI
 from openai import DefaultAioHttpClient
+from pydantic import SecretStr
 
 from runner_service.models import ModelChoice
 from runner_service.models.chat_model import StreamingChatModel
@@ -51,7 +52,7 @@ def make_model(choice: ModelChoice, connections: Connections) -> StreamingChatMo
     return StreamingChatOpenAI(
         model=choice.name,
         base_url=choice.base_url,
-        api_key=choice.api_key,
+        api_key=SecretStr(choice.api_key.get_secret_value()) if choice.api_key else None,
         temperature=choice.temperature,
         max_tokens=choice.max_output_tokens or None,  # type: ignore[call-arg]  # an alias that mypy does not see
         use_responses_api=False,

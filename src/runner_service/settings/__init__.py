@@ -1,7 +1,9 @@
 """Settings from the environment: read once, validated as a whole, frozen."""
 
 from runner_service.settings.description import Row, describe
-from runner_service.settings.loading import EXIT_CONFIG, Problem, SettingsError, load_settings, warnings_about
+from runner_service.settings.loading import EXIT_CONFIG, load_settings, warnings_about
+from runner_service.settings.reading import Problem, SettingsError
+from runner_service.settings.secret_str import SecretStr
 from runner_service.settings.variables import DUMMY_API_KEY, Provider, Settings
 
 __all__ = [
@@ -10,6 +12,7 @@ __all__ = [
     "Problem",
     "Provider",
     "Row",
+    "SecretStr",
     "Settings",
     "SettingsError",
     "describe",

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Literal, NamedTuple
 
-from pydantic import SecretStr
-
+from runner_service.settings.secret_str import SecretStr
 from runner_service.settings.variables import DUMMY_API_KEY, Settings
 
 
@@ -28,16 +27,16 @@ def describe(settings: Settings) -> list[Row]:
         Row(
             variable=name.upper(),
             value=_shown(getattr(settings, name)),
-            source="env" if name in settings.model_fields_set else "default",
+            source="env" if name in settings.given else "default",
             meaning=meanings()[name],
         )
-        for name in Settings.model_fields
+        for name in Settings.names()
     ]
 
 
 @cache
 def meanings() -> dict[str, str]:
-    """Returns the docstring of each field. Read from the source when asked for, since pydantic would at every start."""
+    """Returns the docstring of each field. Read from the source, where they stand."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(Settings))).body
     if not isinstance(definition, ast.ClassDef):
         raise TypeError("the source of Settings is not a class")

@@ -1,14 +1,11 @@
 """Loads and validates the settings; reports all problems at once, without secrets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
-
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from runner_service.addresses import is_loopback, overlap, parse_address
-from runner_service.settings.variables import Settings, is_secret
+from runner_service.settings.reading import Problem, SettingsError
+from runner_service.settings.variables import Settings
 
 _FILES = (
     "auth_token_file",
@@ -28,36 +25,18 @@ EXIT_CONFIG = 78
 """The exit code of a wrong environment, EX_CONFIG of sysexits(3)."""
 
 
-class Problem(NamedTuple):
-    """An invalid variable, and what it should be."""
-
-    variable: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.variable}: {self.text}"
-
-
-class SettingsError(Exception):
-    """The environment is invalid. `problems` holds all that is wrong with it, without secrets."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = tuple(problems)
-
-
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Reads the settings from `environ` and checks them, one by one and against each other. Reads the files it names.
 
     Raises:
         SettingsError: something is invalid; `problems` lists all of it.
     """
-    settings, problems = _checked_one_by_one(environ)
-    if settings is not None:
+    settings, problems = Settings.read(environ)
+    if not any(problem.variable == "MODE" for problem in problems):  # most of the others depend on it
         wrong = {problem.variable for problem in problems}
         found = [*_conflicts(settings), *_proxy_conflicts(settings, environ)]
         problems += [problem for problem in found if problem.variable not in wrong]
-    if problems or settings is None:
+    if problems:
         raise SettingsError(problems)
     return settings
 
@@ -71,29 +50,6 @@ def warnings_about(settings: Settings) -> list[Problem]:
         *_secret_warnings(settings),
         *_export_warnings(settings),
     ]
-
-
-def _checked_one_by_one(environ: Mapping[str, str]) -> tuple[Settings | None, list[Problem]]:
-    """Returns the settings without the invalid ones, so that the others can still be compared.
-
-    None when the mode is invalid, since most of the others depend on it.
-    """
-    try:
-        return Settings.from_environment(environ), []
-    except ValidationError as error:
-        problems = [_problem(details) for details in error.errors() if details["type"] != "default_factory_not_called"]
-    wrong = {problem.variable for problem in problems}
-    if "MODE" in wrong:
-        return None, problems
-    return Settings.from_environment({name: value for name, value in environ.items() if name not in wrong}), problems
-
-
-def _problem(details: ErrorDetails) -> Problem:
-    name = str(details["loc"][0]).upper()
-    text = details["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Field", "is")
-    if not (is_secret(name.lower()) or "@" in str(details["input"])):  # an @ may come after a password
-        text += f", not {details['input']!r}"
-    return Problem(name, text)
 
 
 def _conflicts(settings: Settings) -> list[Problem]:
@@ -253,7 +209,7 @@ def _unreadable_files(settings: Settings) -> Iterator[Problem]:
 
 
 def _mode_warnings(settings: Settings) -> Iterator[Problem]:
-    if "mode" not in settings.model_fields_set:
+    if "mode" not in settings.given:
         yield Problem(
             "MODE", "is not set, which means cloud: tools run in Daytona sandboxes, with local on this machine"
         )

@@ -1,19 +1,24 @@
 """The types of settings, with their validation errors."""
 
 import ipaddress
+import math
 import re
 import unicodedata
 from base64 import b64decode
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
-
-from pydantic import AfterValidator, Field, SecretStr
 
 from runner_service.addresses import UnixAddress, parse_address, tcp_addresses
 from runner_service.allowed_hosts import parse_hosts
 from runner_service.identity import TENANT
+from runner_service.settings.reading import Before
+from runner_service.settings.secret_str import SecretStr
 
 _SECRETS_KEY_BYTES = 32
+_OWNER = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+
+N = TypeVar("N", int, float)
 
 
 def _address(text: str) -> str:
@@ -38,7 +43,7 @@ def _addresses(text: str) -> str:
 
 def _tcp_address(text: str) -> str:
     if isinstance(parse_address(text), UnixAddress):
-        raise ValueError("should be host:port or [IPv6]:port")  # noqa: TRY004  # pydantic wants a ValueError
+        raise ValueError("should be host:port or [IPv6]:port")  # noqa: TRY004  # it is the value
     return text
 
 
@@ -82,11 +87,6 @@ def _header_value(secret: SecretStr) -> SecretStr:
     if not (text.isascii() and text.isprintable()) or " " in text:
         raise ValueError("should be printable ASCII without spaces, or no caller could send it")
     return secret
-
-
-def lower(value: object) -> object:
-    """Returns text in lower case."""
-    return value.lower() if isinstance(value, str) else value
 
 
 def _paths(text: str) -> str:
@@ -133,23 +133,51 @@ def _tenant(text: str) -> str:
     return text
 
 
-TenantText = Annotated[str, AfterValidator(_tenant)]
-VolumeList = Annotated[str, AfterValidator(_volumes)]
-NetworkList = Annotated[str, AfterValidator(_networks)]
-HostList = Annotated[str, AfterValidator(_hosts)]
+def _owner(text: str) -> str:
+    if not _OWNER.fullmatch(text):
+        raise ValueError("should be at most 40 lower-case letters, digits and '-', not beginning or ending with '-'")
+    return text
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise ValueError("should be a finite number above 0")
+    return value
+
+
+def at_least(least: N, most: float = math.inf) -> Callable[[N], N]:
+    """Returns a check that a number is not below `least` nor above `most`, and finite."""
+    text = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+
+    def check(value: N) -> N:
+        if not (least <= value <= most and value < math.inf):
+            raise ValueError(f"should be {text}")
+        return value
+
+    return check
+
+
+in_any_case = Before(str.lower)
+"""For choices that may be written in capitals."""
+
+TenantText = Annotated[str, _tenant]
+VolumeList = Annotated[str, _volumes]
+NetworkList = Annotated[str, _networks]
+HostList = Annotated[str, _hosts]
 FilesLevel = Literal["none", "workspace", "read_only", "strict"]
 NetworkLevel = Literal["all", "proxy", "none"]
-PathList = Annotated[str, AfterValidator(_paths)]
-AddressListText = Annotated[str, AfterValidator(_addresses)]
-AddressText = Annotated[str, AfterValidator(_address)]
-TcpText = Annotated[str, AfterValidator(_tcp_address)]
-TcpListText = Annotated[str, AfterValidator(_tcp_addresses)]
-UrlText = Annotated[str, AfterValidator(_url)]
-Key = Annotated[SecretStr, AfterValidator(_key)]
-SecretsKey = Annotated[SecretStr, AfterValidator(_secrets_key)]
-Token = Annotated[SecretStr, AfterValidator(_header_value)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PathList = Annotated[str, _paths]
+AddressListText = Annotated[str, _addresses]
+AddressText = Annotated[str, _address]
+TcpText = Annotated[str, _tcp_address]
+TcpListText = Annotated[str, _tcp_addresses]
+UrlText = Annotated[str, _url]
+OwnerText = Annotated[str, _owner]
+Key = Annotated[SecretStr, _key]
+SecretsKey = Annotated[SecretStr, _secrets_key]
+Token = Annotated[SecretStr, _header_value]
+Port = Annotated[int, at_least(1, 65535)]
+Count = Annotated[int, at_least(1)]
+CountOrZero = Annotated[int, at_least(0)]
+Seconds = Annotated[float, _positive]
+SecondsOrZero = Annotated[float, at_least(0)]

@@ -10,9 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
-
 from runner_service.addresses import overlap, parse_address
 from runner_service.identity import DEFAULT_TENANT
 from runner_service.settings.machine import (
@@ -20,6 +17,8 @@ from runner_service.settings.machine import (
     default_command_processes,
     default_concurrency,
 )
+from runner_service.settings.reading import Computed, Problem, SettingsError, Variables, is_secret
+from runner_service.settings.secret_str import SecretStr
 from runner_service.settings.types import (
     AddressListText,
     AddressText,
@@ -30,6 +29,7 @@ from runner_service.settings.types import (
     Key,
     NetworkLevel,
     NetworkList,
+    OwnerText,
     PathList,
     Port,
     Seconds,
@@ -41,7 +41,8 @@ from runner_service.settings.types import (
     Token,
     UrlText,
     VolumeList,
-    lower,
+    at_least,
+    in_any_case,
     split_addresses,
 )
 from runner_service.state_dir import default_state_dir
@@ -80,42 +81,31 @@ _CLOUD_ONLY_VARIABLES = (
 _DEFAULT_MODELS = {"ollama": "qwen2.5-coder:7b", "anthropic": "claude-sonnet-4.5", "scripted": "scripted"}
 
 
-def _by_mode(local: T, cloud: T) -> Any:  # as pydantic's own Field()
-    return Field(default_factory=lambda data: local if data["mode"] == "local" else cloud)
+def _computed(default: Callable[[Mapping[str, Any]], object]) -> Any:  # of the type of its attribute
+    return Computed(default)
 
 
-def _computed(default: Callable[[dict[str, Any]], object]) -> Any:  # as pydantic's own Field()
-    return Field(default_factory=default)
+def _by_mode(local: T, cloud: T) -> Any:  # as above
+    return Computed(lambda data: local if data["mode"] == "local" else cloud)
 
 
-def _default_listen_address(data: dict[str, Any]) -> str:
+def _default_listen_address(data: Mapping[str, Any]) -> str:
     daemon = data["stigmer_backend_endpoint"]
     taken = daemon is not None and overlap(parse_address(daemon), parse_address(_DEFAULT_ADDRESS))
     return _ADDRESS_BESIDE_DAEMON if taken else _DEFAULT_ADDRESS
 
 
-def _default_state_dir(data: dict[str, Any]) -> Path:
+def _default_state_dir(data: Mapping[str, Any]) -> Path:
     return default_state_dir(data["home"], data["xdg_state_home"])
 
 
-def _default_model_key(data: dict[str, Any]) -> SecretStr | None:
+def _default_model_key(data: Mapping[str, Any]) -> SecretStr | None:
     keys = {"openai": data["openai_api_key"], "anthropic": data["anthropic_api_key"]}
     return keys.get(data["stigmer_llm_provider"])
 
 
-class Settings(BaseSettings):
+class Settings(Variables):
     """The whole environment of the service. An empty value counts as none; quotes in a value are part of it."""
-
-    model_config = SettingsConfigDict(
-        alias_generator=AliasGenerator(validation_alias=str.upper),
-        case_sensitive=True,
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-        populate_by_name=True,
-        validate_default=False,
-    )
 
     mode: Literal["local", "cloud"] = "cloud"
     """Where tools run: `local`, in a directory of this machine, or `cloud`, in Daytona sandboxes."""
@@ -131,10 +121,10 @@ class Settings(BaseSettings):
     """`shared`: all executions work in SANDBOX_ROOT_DIR. `session`: each session has its own directory below it."""
     sandbox_track_changes: Literal["auto", "off"] = "auto"
     """Whether changes of files are tracked, so that they can be listed and taken back."""
-    sandbox_confinement: Annotated[FilesLevel, BeforeValidator(lower)] = "none"
+    sandbox_confinement: Annotated[FilesLevel, in_any_case] = "none"
     """The least confinement of files for every execution: `none`, `workspace`, `read_only` or `strict`; a request can \
 only tighten it. Local mode on Linux, with bubblewrap; where it cannot be had, executions are refused."""
-    sandbox_network: Annotated[NetworkLevel, BeforeValidator(lower)] = "all"
+    sandbox_network: Annotated[NetworkLevel, in_any_case] = "all"
     """The least confinement of the network for every execution: `all`, `proxy` (SANDBOX_ALLOWED_HOSTS alone, by a \
 proxy of the service) or `none`. Other than `all` it needs SANDBOX_CONFINEMENT."""
     sandbox_allowed_hosts: HostList = ""
@@ -218,7 +208,7 @@ Unset: all of them."""
     """The base of STATE_DIR when neither it nor XDG_STATE_HOME is set."""
     xdg_state_home: Path | None = None
     """The base of STATE_DIR when it is not set itself."""
-    state_dir: Annotated[Path, AfterValidator(Path.absolute)] = _computed(_default_state_dir)
+    state_dir: Annotated[Path, Path.absolute] = _computed(_default_state_dir)
     """The directory of the event log, outputs and checkpoints. The default follows XDG."""
     log_max_age: Seconds = 7 * 24 * 3600.0
     """How many seconds finished executions are kept in the event log."""
@@ -251,7 +241,7 @@ those of the oldest executions are deleted first."""
     max_concurrent_executions: Count = _computed(lambda _: default_concurrency())
     """How many executions run at once; the others are queued. The default is 64 for each core of the machine, at
     most 256 and at most one for 4 MiB of memory, but at least 16."""
-    max_queued_executions: Annotated[int, Field(ge=0)] = 1000
+    max_queued_executions: CountOrZero = 1000
     """How many executions may be queued, over all replicas; further ones are refused with RESOURCE_EXHAUSTED."""
 
     default_timeout: Seconds = 1800.0
@@ -270,7 +260,7 @@ those of the oldest executions are deleted first."""
     mcp_start_timeout: Seconds = 30.0
     """How long an MCP server may take to start and to list its tools. One that installs itself first needs minutes."""
 
-    max_repeated_calls: Annotated[int, Field(ge=0)] = 10
+    max_repeated_calls: CountOrZero = 10
     """How many tool calls in a row may bring nothing new (same call, same result) before the execution is ended as
     LOOP_DETECTED; after three the model is told. Calls of more than 2 seconds, such as polling, do not count. 0 allows
     any number."""
@@ -300,7 +290,7 @@ this machine, which load the model first and read long prompts slowly, else 60."
     0: enough for the prompt, in steps from 16384. Other providers decide by themselves."""
     stigmer_llm_max_tokens: Count = _by_mode(8192, 20000)
     """How many tokens one answer of the model may have."""
-    stigmer_llm_temperature: Annotated[float, Field(ge=0, le=2)] | None = _by_mode(0.0, None)
+    stigmer_llm_temperature: Annotated[float, at_least(0, 2)] | None = _by_mode(0.0, None)
     """The temperature, 0 to 2. Unset in cloud mode: the provider's own."""
     stigmer_llm_script: Path | None = None
     """The file of turns that `scripted` plays. Unset: a small demonstration."""
@@ -330,7 +320,7 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """Connects to Redis, and to its sentinels, with TLS, and verifies the certificate. Cloud mode only."""
     redis_tls_ca_file: Path | None = None
     """The CA of the certificate of Redis, in PEM. Unset: those of the system. Cloud mode only."""
-    redis_min_replicas: Annotated[int, Field(ge=0)] = 0
+    redis_min_replicas: CountOrZero = 0
     """How many replicas of Redis have to have a start, a claim of an execution, the start of a call or a checkpoint
     before the service acts on it, so that a failover does not lose it. With fewer, nothing new starts, and what runs
     goes on. 0 for a single Redis. Cloud mode only."""
@@ -347,7 +337,7 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """Where Daytona is."""
     daytona_target: str | None = None
     """The region of sandboxes. Unset: the organisation's default."""
-    daytona_owner: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")] = "runner-service"
+    daytona_owner: OwnerText = "runner-service"
     """The owner of sandboxes: a part of their names, and a label. The same for all replicas of a deployment, and unique
     in the organisation."""
     daytona_auto_stop_minutes: Count = 15
@@ -360,7 +350,7 @@ this machine, which load the model first and read long prompts slowly, else 60."
     """How many seconds may pass until a sandbox is ready for commands, whether it is created, started or there."""
     daytona_outage_timeout: Seconds = 300.0
     """How long a Daytona that does not answer is waited for in the middle of an execution."""
-    daytona_warm_sandboxes: Annotated[int, Field(ge=0, le=100)] = 0
+    daytona_warm_sandboxes: Annotated[int, at_least(0, 100)] = 0
     """How many sandboxes each replica keeps started for sessions to come. They cost as much as those in use."""
     daytona_network_block_all: bool = False
     """Whether sandboxes have no network. A sandbox of which Daytona reports otherwise is not used."""
@@ -402,9 +392,9 @@ FAILED, or runs on and is reported to the daemon."""
     temporal_tls_server_name: str | None = None
     """The name in Temporal's certificate, when it is not that of TEMPORAL_SERVICE_ADDRESS."""
 
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], in_any_case] = "info"
     """The lowest level of log lines."""
-    log_format: Annotated[Literal["text", "json"], BeforeValidator(lower)] = "text"
+    log_format: Annotated[Literal["text", "json"], in_any_case] = "text"
     """Log lines for people, or one JSON object each."""
     metrics_address: TcpText | None = None
     """Where Prometheus reads metrics, `host:port`, at the path /metrics; port 0 takes a free one. Unset: nowhere. It \
@@ -439,22 +429,23 @@ variables hold as well."""
     otel_exporter_otlp_protocol: str = "http/protobuf"
     """How spans and metrics are sent. The service can only do `http/protobuf`."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _drop_cloud_only_variables(cls, data: dict[str, Any]) -> dict[str, Any]:
-        if data.get("MODE", data.get("mode")) != "local":
-            return data
-        unread = {*_CLOUD_ONLY_VARIABLES, *map(str.lower, _CLOUD_ONLY_VARIABLES)}
-        return {name: value for name, value in data.items() if name not in unread}
+    def read(cls, environ: Mapping[str, str]) -> tuple["Settings", list[Problem]]:
+        """As `Variables.read`. In local mode what belongs to the cloud is not even looked at."""
+        unread = _CLOUD_ONLY_VARIABLES if environ.get("MODE") == "local" else ()
+        return super().read({name: value for name, value in environ.items() if name not in unread})
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """Reads `environ` and nothing else: no file, no other variables.
 
         Raises:
-            pydantic.ValidationError: some values have the wrong form. `load_settings` says it better.
+            SettingsError: some values have the wrong form. `load_settings` checks more.
         """
-        return cls(_build_sources=((_Environment(cls, environ),), {}))  # type: ignore[call-arg]  # hidden from checkers
+        settings, problems = cls.read(environ)
+        if problems:
+            raise SettingsError(problems)
+        return settings
 
     def is_local_mode(self) -> bool:
         """Tells whether tools run on this machine."""
@@ -466,7 +457,7 @@ variables hold as well."""
 
     def runs_temporal_worker(self) -> bool:
         """Tells whether activities are taken from Temporal: one of the two variables was set explicitly."""
-        return bool({"temporal_service_address", "task_queue"} & self.model_fields_set)
+        return bool({"temporal_service_address", "task_queue"} & self.given)
 
     def exports_traces(self) -> bool:
         """Tells whether spans go to a collector."""
@@ -480,7 +471,7 @@ variables hold as well."""
 
     def secret_files(self) -> list[Path]:
         """Returns the files that variables name: keys, tokens and policies, which no confined execution may see."""
-        values = (getattr(self, name) for name in type(self).model_fields if name.endswith("_file"))
+        values = (getattr(self, name) for name in self.names() if name.endswith("_file"))
         return [value for value in values if isinstance(value, Path)]
 
     def get_sandbox_config(self) -> dict[str, str]:
@@ -526,7 +517,7 @@ variables hold as well."""
 
     def secrets(self) -> list[str]:
         """Returns every secret value of the service itself, for redaction. Reads AUTH_TOKEN_FILE: some microseconds."""
-        values = [getattr(self, name) for name in _secret_fields()]
+        values = [getattr(self, name) for name in secret_names()]
         secrets = {value.get_secret_value() for value in values if value}
         headers = (
             self.otel_exporter_otlp_headers,
@@ -542,21 +533,6 @@ variables hold as well."""
 
 
 @cache
-def _secret_fields() -> Sequence[str]:
-    return [name for name in Settings.model_fields if is_secret(name)]
-
-
-def is_secret(name: str) -> bool:
-    """Tells whether the field `name` holds a secret."""
-    return "SecretStr" in str(Settings.model_fields[name].annotation)
-
-
-class _Environment(EnvSettingsSource):
-    """A given environment instead of the process's own."""
-
-    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(settings)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name: value for name, value in self._environ.items() if value}
+def secret_names() -> Sequence[str]:
+    """Returns the attributes that hold secrets."""
+    return [name for name in Settings.names() if is_secret(Settings.__annotations__[name])]

@@ -3,9 +3,7 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
-from runner_service.settings import Settings
+from runner_service.settings import SecretStr, Settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource

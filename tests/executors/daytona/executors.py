@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from daytona import AsyncDaytona, DaytonaConfig, ListSandboxesQuery
-from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud, running_emulator
 
 from runner_service.executors.daytona.bundle import bundle
 from runner_service.executors.daytona.config import OWNER, SandboxConfig
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
 from runner_service.executors.daytona.session import CommandLimits
+from runner_service.settings import SecretStr
 
 later_sdk_only = pytest.mark.skipif(
     version("daytona") == "0.200.0", reason="the earliest SDK reads what early servers answer; it splits logs wrongly"

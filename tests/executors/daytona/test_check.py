@@ -1,7 +1,6 @@
 """What `check` says of Daytona, before the first execution finds out."""
 
 import pytest
-from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud
 from tests.executors.daytona.executors import later_sdk_only
 
@@ -11,12 +10,14 @@ from runner_service.settings import Settings
 
 
 async def looked(url: str, key: str = API_KEY) -> Check:
-    settings = Settings(
-        mode="cloud",
-        daytona_api_url=url,
-        daytona_api_key=SecretStr(key),
-        stigmer_api_key=SecretStr("stk-key"),
-        stigmer_llm_provider="scripted",
+    settings = Settings.from_environment(
+        {
+            "MODE": "cloud",
+            "DAYTONA_API_URL": url,
+            "DAYTONA_API_KEY": key,
+            "STIGMER_API_KEY": "stk-key",
+            "STIGMER_LLM_PROVIDER": "scripted",
+        }
     )
     (found,) = [check for check in await run_checks(settings) if "DAYTONA" in check.name]
     assert key not in found.text

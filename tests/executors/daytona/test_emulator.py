@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 from tests.emulator import API_KEY, Cloud
 from tests.emulator.processes import marked
 from tests.executors.daytona.executors import real
@@ -15,6 +14,7 @@ from tests.executors.recorder import output
 from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, daytona_executor
 from runner_service.executors.protocol import SandboxSpec
+from runner_service.settings import SecretStr
 
 
 async def test_what_is_meant_for_the_real_one_runs_in_parallel_and_cleans_up(

@@ -14,6 +14,7 @@ from tests.executors.recorder import output
 from runner_service.executors.daytona.config import LEASE, OWNER
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
 from runner_service.executors.protocol import SandboxError, SandboxSpec
+from runner_service.settings import SecretStr
 
 CREATE = r"POST /api/sandbox$"
 
@@ -256,8 +257,6 @@ async def test_the_lease_is_renewed_while_a_sandbox_is_held(cloud: Cloud) -> Non
 
 
 async def test_a_wrong_key_is_said_and_not_shown(cloud: Cloud) -> None:
-    from pydantic import SecretStr
-
     wrong = Account(SecretStr("dtn_wrong_secret"), cloud.api_url)
     async with daytona_executor(wrong, CONFIG) as executor:
         error = await refusal(executor)

@@ -265,7 +265,7 @@ async def test_the_sdk_reads_no_dotenv_and_takes_no_telemetry(cloud: Cloud, tmp_
 import asyncio, json, sys
 import runner_service.app, runner_service.executors.daytona.factory
 early = "daytona" in sys.modules
-from pydantic import SecretStr
+from runner_service.settings import SecretStr
 from opentelemetry import trace
 from runner_service.executors.protocol import SandboxSpec
 from runner_service.executors.daytona.config import SandboxConfig

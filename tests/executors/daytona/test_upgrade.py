@@ -17,10 +17,10 @@ from runner_service.executors.protocol import Command, SandboxSpec
 EXPECTED = b"".join(b"%d\n" % number for number in range(1, 30001))
 OLDER = """
 import asyncio, sys
-from pydantic import SecretStr
 from runner_service.executors.protocol import Command, SandboxSpec
 from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, daytona_executor
+from runner_service.settings import SecretStr
 
 class Sink:
     async def write(self, stream, data):

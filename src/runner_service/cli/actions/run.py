@@ -78,7 +78,7 @@ def private_service_of(execution_id: str) -> "PrivateService":
 
 def _private_service(run_options: RunOptions, root: Path | None, provider: str) -> "PrivateService":
     """Returns the service to use, with the key of the model's provider if there is one."""
-    from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # pydantic: 130 ms
+    from runner_service.cli.private_service import PrivateService  # noqa: PLC0415  # for this only
     from runner_service.cli.secret_variables import SECRET_VARIABLES, required_key  # noqa: PLC0415  # the same
 
     secrets_of_the_request = set(run_options.secrets) - SECRET_VARIABLES  # the others reach the service over a pipe
@@ -237,7 +237,7 @@ class Run:
 def _next_step_for_model(provider: str) -> str:
     if provider != "ollama":
         return "`MODE=local runner-service check` tries the model's provider; --model names another one"
-    from runner_service.cli.environment import settings_from  # noqa: PLC0415  # pydantic, for this only
+    from runner_service.cli.environment import settings_from  # noqa: PLC0415  # for this only
 
     address = settings_from({**os.environ, "MODE": "local"}).llm_base_url("ollama")
     return (

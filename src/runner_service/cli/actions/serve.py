@@ -17,7 +17,6 @@ from runner_service.cli.errors import CommandError, ExitCode, print_message
 from runner_service.cli.secret_variables import pop_secrets, prompt_for_missing_key, read_secrets
 from runner_service.executors.protocol import SandboxError
 from runner_service.executors.supervisor.dumpable import make_undumpable
-from runner_service.models.prices import PricesFileError
 from runner_service.server import BindError
 from runner_service.settings import Settings, warnings_about
 from runner_service.storage.event_log import LogError, StateDirError
@@ -71,6 +70,8 @@ async def _serve(settings: Settings, options: serving.ServeOptions) -> float:
     try:
         return await serving.serve(settings, options)
     except BaseException as error:
+        from runner_service.models.prices import PricesFileError  # noqa: PLC0415  # pydantic, for this only
+
         if texts := _reasons(error, (StateDirError, PolicyFileError, PricesFileError, CallersFileError)):
             raise CommandError("\n".join(texts), ExitCode.CONFIG) from error
         if texts := _reasons(error, (LogError,)):

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import SecretStr
-
 from runner_service.executors.completion import run_to_completion
 from runner_service.executors.confinement import Confinement, ConfinementInForce
 from runner_service.executors.daytona.attendant_client import AttendantClient
@@ -27,6 +25,7 @@ from runner_service.executors.daytona.sdk import daytona_client
 from runner_service.executors.daytona.session import CommandLimits, ExecutionSession, session_directory_name
 from runner_service.executors.daytona.warm_pool import WarmPool
 from runner_service.executors.protocol import ConfinementError, SandboxError, SandboxSpec
+from runner_service.settings import SecretStr
 from runner_service.telemetry.metrics import WARM_SANDBOXES, gauges_observed, sandbox_opened
 
 if TYPE_CHECKING:

@@ -4,12 +4,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 
-from pydantic import SecretStr
-
 from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import Account, DaytonaExecutor, daytona_executor
 from runner_service.executors.daytona.session import CommandLimits
-from runner_service.settings import Settings
+from runner_service.settings import SecretStr, Settings
 
 
 def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncContextManager[DaytonaExecutor]:
@@ -32,7 +30,7 @@ def configured(settings: Settings, serving: asyncio.Event) -> AbstractAsyncConte
         network_allow_list=settings.daytona_network_allow_list.replace(" ", ""),
         volumes=tuple(_volumes(settings.daytona_volumes)),
     )
-    given = settings.model_fields_set  # the defaults fit this machine, not the sandbox
+    given = settings.given  # the defaults fit this machine, not the sandbox
     limits = CommandLimits(
         terminate_grace=settings.kill_grace,
         memory=settings.sandbox_max_memory_bytes if "sandbox_max_memory_bytes" in given else None,

@@ -2,10 +2,9 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from pydantic import SecretStr
-
 from runner_service.executors.daytona.failures import FailureKind, IncompatibleServerError
 from runner_service.executors.daytona.retries import RETRYABLE, CallFailedError, retry
+from runner_service.settings import SecretStr
 
 _ATTEMPT_TIMEOUT_SECONDS = 15.0
 _DELETE_TIMEOUT_SECONDS = 60.0

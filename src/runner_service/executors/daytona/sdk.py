@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
 from runner_service.executors.protocol import SandboxError
+from runner_service.settings import SecretStr
 
 if TYPE_CHECKING:
     from daytona import AsyncDaytona
