@@ -27,8 +27,8 @@ ONLY_IN = {
     "langgraph.checkpoint.serde.jsonplus": {"storage/state_serializer.py"},
     "mcp.client": {"agent/mcp/http.py"},
     "httpcore": {"agent/mcp/egress.py"},
-    "grpc_status": {"api/error_details.py", "client.py"},
-    "google.rpc": {"api/error_details.py", "client.py"},
+    "grpc_status": {"api/error_details.py", "client/errors.py"},
+    "google.rpc": {"api/error_details.py", "client/errors.py"},
 }
 """By library, or the part of it that is used in such a way: the modules that may import it, when they run."""
 
