@@ -1,9 +1,10 @@
-"""Forks services from a process that has imported everything: importing takes longer than most of them live.
+"""Forks services and commands from a process that has imported them: importing takes longer than most of them live.
 
-Each message at the socket orders one: its id, variables, arguments and directory, and as descriptors its standard
-output, its error output, and the one that its arguments name last. Answers say which process it is, and how it ended.
+Each message at the socket orders one: its id, variables, arguments and directory, and as descriptors its stdin,
+stdout and stderr, and maybe one that its last argument names. Answers say which process it is, and how it ended.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -13,17 +14,33 @@ import sys
 from types import FrameType
 from typing import Any
 
-from daytona import AsyncDaytona  # noqa: F401  # for the services, which would import it when it is first used
-
-from runner_service.agent.loader import load
 from runner_service.cli import main
 
-_IMPORTED_WHEN_CALLED = (
+_IMPORTED_BY_SERVICES = (
     "runner_service.cli.actions.serve",
     "runner_service.executors.daytona.factory",
     "runner_service.executors.local.executor",
     "runner_service.storage.redis.backend",
     "runner_service.temporal.worker",
+)
+_IMPORTED_BY_COMMANDS = (
+    "runner_service.cli.silent_grpc",  # before anything else imports gRPC
+    *(
+        f"runner_service.cli.actions.{name}"
+        for name in (
+            "approvals",
+            "cancel",
+            "changes",
+            "check",
+            "delete",
+            "events",
+            "health",
+            "output",
+            "ps",
+            "run",
+            "web",
+        )
+    ),
 )
 _MAX_ORDER_BYTES = 1 << 20
 
@@ -64,16 +81,16 @@ def _serve(order: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(order["environ"])
     os.chdir(order["directory"])
-    for source, target in zip([os.open(os.devnull, os.O_RDONLY), *descriptors[:2]], (0, 1, 2), strict=True):
+    for target, source in enumerate(descriptors[:3]):
         os.dup2(source, target)
         os.close(source)
-    sys.argv[1:] = [*order["arguments"], str(descriptors[2])]
+    sys.argv[1:] = [*order["arguments"], *map(str, descriptors[3:])]
     main()
 
 
 def _fork_until_closed(control: socket.socket) -> None:
     while True:
-        data, descriptors, _, _ = socket.recv_fds(control, _MAX_ORDER_BYTES, 3)
+        data, descriptors, _, _ = socket.recv_fds(control, _MAX_ORDER_BYTES, 4)
         if not data:
             break
         order = json.loads(data)
@@ -83,11 +100,21 @@ def _fork_until_closed(control: socket.socket) -> None:
             break
 
 
-if __name__ == "__main__":
-    load()
-    for name in _IMPORTED_WHEN_CALLED:
+def _preload(preloaded: str) -> None:
+    if preloaded == "service":
+        from daytona import AsyncDaytona  # noqa: F401  # it is imported when it is first used
+
+        from runner_service.agent.loader import load
+
+        load()
+    for name in _IMPORTED_BY_SERVICES if preloaded == "service" else _IMPORTED_BY_COMMANDS:
         importlib.import_module(name)
-    control = socket.socket(fileno=int(sys.argv[1]))
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    _preload(sys.argv[1])
+    control = socket.socket(fileno=int(sys.argv[2]))
 
     def on_child(_: int, __: FrameType | None) -> None:
         _reap(control)

@@ -1,4 +1,4 @@
-"""Processes of the service that a fork server starts, in a tenth of the time that a new interpreter takes."""
+"""Services and commands that fork servers start, in a tenth of the time that a new interpreter takes."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,9 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -52,11 +54,21 @@ class ForkedProcess:
         """Waits for its end, and returns its exit code."""
         return await asyncio.shield(asyncio.wrap_future(self._exit_code))
 
+    def join(self, timeout: float | None) -> int:
+        """Blocks until it ends, and returns its exit code. Raises TimeoutError after `timeout` seconds."""
+        return self._exit_code.result(timeout)
+
+
+Preloaded = Literal["service", "commands"]
+"""What a fork server has imported: all that a service needs, or only what other commands do."""
+
 
 class ForkServer:
-    """Starts services. It is itself started by the first, and again if a test has killed it; close it at the end."""
+    """Starts processes. It is itself started by the first, and again if a test has killed it; close it at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, preloaded: Preloaded) -> None:
+        self._preloaded = preloaded
+        self._lock = threading.Lock()
         self._ids = itertools.count()
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -67,15 +79,36 @@ class ForkServer:
         self, arguments: Sequence[str], environ: Mapping[str, str], descriptor: int, *, stderr: int = 2
     ) -> ForkedProcess:
         """Starts a service, whose last argument is the number that `descriptor` has there."""
-        if self._control is None or (self._server and self._server.poll() is not None):
-            self._control = self._start()
-        number = next(self._ids)
+        null = os.open(os.devnull, os.O_RDONLY)
+        pid, exit_code = self._order(arguments, environ, Path.cwd(), [null, 1, stderr, descriptor])
+        os.close(null)
+        return ForkedProcess(await asyncio.wrap_future(pid), exit_code)
+
+    def start(
+        self, arguments: Sequence[str], environ: Mapping[str, str], directory: Path, descriptors: Sequence[int]
+    ) -> ForkedProcess:
+        """Starts a command with its stdin, stdout and stderr, and maybe a descriptor that its last argument names."""
+        pid, exit_code = self._order(arguments, environ, directory, descriptors)
+        return ForkedProcess(pid.result(), exit_code)
+
+    def _order(
+        self, arguments: Sequence[str], environ: Mapping[str, str], directory: Path, descriptors: Sequence[int]
+    ) -> "tuple[Future[int], Future[int]]":
         pid: Future[int] = Future()
         exit_code: Future[int] = Future()
-        self._pids[number], self._exit_codes[number] = pid, exit_code
-        order = {"id": number, "environ": dict(environ), "arguments": list(arguments), "directory": str(Path.cwd())}
-        socket.send_fds(self._control, [json.dumps(order).encode()], [1, stderr, descriptor])
-        return ForkedProcess(await asyncio.wrap_future(pid), exit_code)
+        with self._lock:
+            if self._control is None or (self._server and self._server.poll() is not None):
+                self._control = self._start()
+            number = next(self._ids)
+            self._pids[number], self._exit_codes[number] = pid, exit_code
+            order = {
+                "id": number,
+                "environ": dict(environ),
+                "arguments": list(arguments),
+                "directory": str(directory),
+            }
+            socket.send_fds(self._control, [json.dumps(order).encode()], list(descriptors))
+        return pid, exit_code
 
     def _start(self) -> socket.socket:
         if self._control:
@@ -83,7 +116,7 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.fork_server", self._preloaded, str(theirs.fileno())],
                 cwd=_ROOT,
                 env={"PATH": os.environ["PATH"]},
                 pass_fds=[theirs.fileno()],
@@ -111,9 +144,15 @@ class ForkServer:
             self._control.close()
 
 
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
+@cache
+def shared_fork_server(preloaded: Preloaded) -> ForkServer:
     """One for all tests of a worker."""
-    server = ForkServer()
-    yield server
-    server.close()
+    return ForkServer(preloaded)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Iterator[ForkServer]:
+    """The one that starts services. In the end those of commands are closed too."""
+    yield shared_fork_server("service")
+    for preloaded in ("service", "commands"):
+        shared_fork_server(preloaded).close()

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     seed = int(given.get("SEED", random.randrange(1_000_000)))
     while kills > 0:
         print(f"SEED={seed} RUNS={min(kills, _KILLS_PER_STATE)}", flush=True)
-        with tempfile.TemporaryDirectory(prefix="storm-") as directory, closing(ForkServer()) as fork_server:
+        with tempfile.TemporaryDirectory(prefix="storm-") as directory, closing(ForkServer("service")) as fork_server:
             report = asyncio.run(storm(Path(directory), fork_server, seed=seed, kills=min(kills, _KILLS_PER_STATE)))
             print(report, flush=True)
         kills -= _KILLS_PER_STATE

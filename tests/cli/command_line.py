@@ -1,4 +1,7 @@
-"""The command line as a real program, with a directory and an environment of its own."""
+"""The command line, with a directory and an environment of its own.
+
+Commands are forked from a process that has imported them, unless a test is about the program itself.
+"""
 
 import json
 import os
@@ -6,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.cli.forked_command import ForkedCommand
+from tests.forking import ForkedProcess, shared_fork_server
 
 TIMEOUT_SECONDS = 60
 PROGRAM = [sys.executable, "-m", "runner_service"]
@@ -38,17 +43,23 @@ class CommandLine:
 
     def __call__(self, *arguments: str, stdin: str | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end."""
-        with self.start(*arguments, stdin=subprocess.PIPE, **environ) as process:
+        with self.start(*arguments, has_input=True, **environ) as process:
             out, err = process.communicate(stdin, timeout=TIMEOUT_SECONDS)
+        assert process.returncode is not None
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL, **environ: str) -> "subprocess.Popen[str]":
-        """Starts a command."""
+    def start(
+        self, *arguments: str, has_input: bool = False, **environ: str
+    ) -> "ForkedCommand | subprocess.Popen[str]":
+        """Starts a command. What Python itself reads from the environment takes a new interpreter."""
+        variables = self.environ | environ
+        if not any(name.startswith("PYTHON") for name in variables):
+            return ForkedCommand(arguments, variables, self.directory, has_input=has_input)
         return subprocess.Popen(
             [*PROGRAM, *arguments],
             cwd=self.directory,
-            env=self.environ | environ,
-            stdin=stdin,
+            env=variables,
+            stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,35 +98,57 @@ class running:  # noqa: N801  # reads as what it does
     """Keeps `serve` running, on the address that LISTEN_ADDRESS says, which is what the context gives."""
 
     def __init__(self, shell: CommandLine, *arguments: str, **environ: str) -> None:
-        self._shell, self._arguments, self._environ = shell, arguments, environ
+        self.directory = shell.directory
+        self.arguments = ["serve", *arguments, "--ready-fd"]
+        self.environ = shell.environ | {"MODE": "local"} | environ
 
     def __enter__(self) -> str:
         ready, announce = os.pipe()
-        log = self._shell.directory / "serve.log"
-        with log.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [*PROGRAM, "serve", "--ready-fd", str(announce), *self._arguments],
-                cwd=self._shell.directory,
-                env=self._shell.environ | {"MODE": "local"} | self._environ,
-                stdin=subprocess.DEVNULL,
-                stderr=stderr,
-                pass_fds=[announce],
-            )
+        log = self.directory / "serve.log"
+        with log.open("w") as stderr, Path(os.devnull).open() as null:
+            self.process = self.start([null.fileno(), 1, stderr.fileno(), announce])
         os.close(announce)
         with os.fdopen(ready) as stream:
             line = stream.readline()
         assert line, f"the service did not start: {log.read_text()}"
         return str(json.loads(line)["address"])
 
+    def start(self, descriptors: Sequence[int]) -> ForkedProcess | subprocess.Popen[bytes]:
+        """Starts it with its stdin, stdout, stderr, and the descriptor that its last argument names."""
+        return shared_fork_server("service").start(self.arguments, self.environ, self.directory, descriptors)
+
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.send_signal(signal.SIGINT)  # two of the same may arrive as one
-        self.process.wait(TIMEOUT_SECONDS)
+        self._wait()
 
     def kill(self) -> None:
         """Kills it, as the kernel would."""
         self.process.kill()
-        self.process.wait(TIMEOUT_SECONDS)
+        self._wait()
+
+    def _wait(self) -> None:
+        if isinstance(self.process, ForkedProcess):
+            self.process.join(TIMEOUT_SECONDS)
+        else:
+            self.process.wait(TIMEOUT_SECONDS)
+
+
+class running_program(running):  # noqa: N801  # as above
+    """The same with a program of its own, for a test of what the kernel shows of it."""
+
+    def start(self, descriptors: Sequence[int]) -> ForkedProcess | subprocess.Popen[bytes]:
+        """Starts it with its stdin, stdout, stderr, and the descriptor that its last argument names."""
+        stdin, stdout, stderr, announce = descriptors
+        return subprocess.Popen(
+            [*PROGRAM, *self.arguments, str(announce)],
+            cwd=self.directory,
+            env=self.environ,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=[announce],
+        )
 
 
 def eventually(condition: Callable[[], object]) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.cli.command_line import CommandLine, eventually
+from tests.cli.command_line import CommandLine, eventually, is_alive
 
 
 def stop_service(shell: CommandLine) -> None:
@@ -78,8 +78,11 @@ def test_an_interrupted_execution_is_resumed_in_its_own_directory(alone: Command
     with alone.start("run", "--id", "work", "--root", "place", command) as run:
         eventually((alone.directory / "place").exists)
         eventually(lambda: "running" in alone("ps").stdout)
+        eventually(lambda: any("tool_call_started" in event for event in alone.events("work")))
         run.kill()
-        os.kill(alone.service()["pid"], signal.SIGKILL)
+        pid = alone.service()["pid"]
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not is_alive(pid))
     done = alone("run", "--id", "work", command)
     assert done.returncode == 0, done.stderr
     assert f"in {alone.directory / 'place'}, resumed" in done.stdout, done.stdout

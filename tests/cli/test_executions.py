@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import pytest
-from tests.cli.command_line import PROGRAM, CommandLine
+from tests.cli.command_line import PROGRAM, CommandLine, eventually
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_output_is_what_the_command_wrote_byte_for_byte(service: CommandLine, to
 def test_output_follow_reads_until_the_execution_ends(service: CommandLine) -> None:
     go = service.directory / "go-output"
     service("run", "--detach", "--id", "writer", f"echo one; until [ -e {go} ]; do sleep 0.02; done; echo two")
+    eventually(lambda: any("tool_call_started" in event for event in service.events("writer")))
     with service.start("output", "writer", "1", "--follow") as reading:
         assert reading.stdout is not None
         assert reading.stdout.readline() == "one\n"

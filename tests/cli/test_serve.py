@@ -7,7 +7,16 @@ import socket
 import subprocess
 
 import pytest
-from tests.cli.command_line import PROGRAM, TIMEOUT_SECONDS, CommandLine, eventually, is_alive, running, shown_to_others
+from tests.cli.command_line import (
+    PROGRAM,
+    TIMEOUT_SECONDS,
+    CommandLine,
+    eventually,
+    is_alive,
+    running,
+    running_program,
+    shown_to_others,
+)
 
 from runner_service.cli.actions.serve import read_settings
 
@@ -60,7 +69,7 @@ def test_a_descriptor_for_keys_that_is_not_open_exits_with_78(alone: CommandLine
 
 
 def test_commands_of_an_agent_do_not_inherit_the_keys_of_the_service(alone: CommandLine) -> None:
-    with running(alone, LISTEN_ADDRESS="127.0.0.1:0", OPENAI_API_KEY=SECRET) as address:
+    with running_program(alone, LISTEN_ADDRESS="127.0.0.1:0", OPENAI_API_KEY=SECRET) as address:
         done = alone("run", "--server", address, "tr '\\0' '\\n' < /proc/$PPID/environ; env")
     assert done.returncode == 0
     assert "[1] | " in done.stdout

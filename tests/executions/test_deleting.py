@@ -1,6 +1,8 @@
 """What is deleted is gone: from the log, the disk and the conversation."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -100,19 +102,21 @@ async def test_ids_that_are_none_are_refused(start: StartService) -> None:
     assert await code_of(client.stub.DeleteSession(empty)) == grpc.StatusCode.INVALID_ARGUMENT
 
 
+def conversations(directory: Path) -> list[str]:
+    with closing(sqlite3.connect(directory / "state" / "checkpoints.db")) as connection:
+        return [name for (name,) in connection.execute("SELECT DISTINCT thread_id FROM checkpoints")]
+
+
 async def test_a_conversation_goes_with_the_last_execution_of_its_session(
-    start: StartService, monkeypatch: pytest.MonkeyPatch
+    start: StartService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("runner_service.executions.background._CLEANUP_INTERVAL_SECONDS", 0.05)
-    client = await start([turn("First."), turn("Second.")], LOG_MAX_AGE="0.01")
+    client = await start([turn("First."), turn("Second.")], LOG_MAX_AGE="1")
     assert "First." in text_of(await client.execute(session_id="s", execution_id="a"))
+    assert conversations(tmp_path)
     async with asyncio.timeout(20):
-        while True:
-            try:
-                await client.stub.GetExecution(runner_pb2.GetExecutionRequest(execution_id="a"))
-            except grpc.aio.AioRpcError:
-                break
+        while conversations(tmp_path):
             await asyncio.sleep(0.02)
-        # The script plays its first turn where the conversation is empty.
-        while "First." not in text_of(await client.execute(session_id="s")):
-            await asyncio.sleep(0.1)
+    assert await code_of(get(client, "a")) == grpc.StatusCode.NOT_FOUND
+    # The script plays its first turn where the conversation is empty.
+    assert "First." in text_of(await client.execute(session_id="s"))

@@ -1,6 +1,6 @@
+import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from tests.running import start as start_service
 from tests.stigmer.conftest import daemon
 from tests.stigmer.fake_daemon import KEY, FakeDaemon
 from tests.temporal.daemon_workflow import daemon_worker
-from tests.temporal.server import TemporalServer, temporal_server
+from tests.temporal.server import TemporalServer
 
 __all__ = ["daemon", "start_process", "start_service"]
 
@@ -27,11 +27,14 @@ async def start(start_service: StartService) -> StartService:
     return start
 
 
-@pytest.fixture
-async def temporal(tmp_path: Path) -> AsyncIterator[TemporalServer]:
-    """A Temporal server."""
-    async with temporal_server(tmp_path) as server:
+@pytest.fixture(scope="package")
+def temporal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    """One Temporal server for all tests that do not kill it: its start takes longer than most of them."""
+    server = TemporalServer(tmp_path_factory.mktemp("temporal"))
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(server.start())
         yield server
+        runner.run(server.kill())
 
 
 @pytest.fixture

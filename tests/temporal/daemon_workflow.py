@@ -112,6 +112,11 @@ async def daemon_worker(client: Client, daemon: FakeDaemon, queue: str) -> Async
         yield
 
 
+def workflow_id(name: str, queue: str) -> str:
+    """The id of an execution's workflow: tests share a server, and each has a queue of its own."""
+    return f"{NAME}/{queue}/{name}"
+
+
 async def invoke(
     client: Client, daemon: FakeDaemon, name: str, queue: str, timeouts: Timeouts | None = None
 ) -> WorkflowHandle[Any, Any]:
@@ -122,7 +127,7 @@ async def invoke(
     return await client.start_workflow(
         NAME,
         args=[execution, timeouts],
-        id=f"{NAME}/{name}",
+        id=workflow_id(name, queue),
         task_queue=f"daemon-{queue}",
         run_timeout=timedelta(seconds=timeouts.run),
         memo={QUEUE_MEMO: queue},

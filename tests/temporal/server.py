@@ -2,8 +2,9 @@
 
 import asyncio
 import shutil
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class TemporalServer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
     @property
@@ -35,18 +36,21 @@ class TemporalServer:
         """Starts it, and waits until it answers."""
         arguments = ["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(self.port)]
         state = ["--db-filename", str(self._directory / "temporal.db"), "--log-level", "never"]
-        self._process = await asyncio.create_subprocess_exec(
-            PROGRAM, *arguments, *state, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
-        )
+        self._process = await asyncio.to_thread(self._open, [*arguments, *state])
         async with asyncio.timeout(60):
             while not await self._answers():
                 await asyncio.sleep(0.05)
 
+    @staticmethod
+    def _open(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Not by the event loop, for another one waits for the end."""
+        return subprocess.Popen([PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
     async def kill(self) -> None:
         """Kills it at once, as the kernel would."""
-        if self._process and self._process.returncode is None:
+        if self._process:
             self._process.kill()
-            await self._process.wait()
+            await asyncio.to_thread(self._process.wait)
 
     async def client(self) -> Client:
         """A client of it."""

@@ -21,7 +21,7 @@ from temporalio.service import RPCError
 from tests.ports import free_port
 from tests.running import command, turn
 from tests.temporal.daemon_process import StoredDaemon
-from tests.temporal.daemon_workflow import NAME, invoke
+from tests.temporal.daemon_workflow import invoke, workflow_id
 from tests.temporal.server import TemporalServer, temporal_server
 
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
@@ -194,14 +194,14 @@ class Storm:
         return True
 
     async def _has_ended(self, client: Client, name: str) -> bool:
-        status = (await client.get_workflow_handle(f"{NAME}/{name}").describe()).status
+        status = (await client.get_workflow_handle(workflow_id(name, self._queue)).describe()).status
         if status is WorkflowExecutionStatus.RUNNING:
             return False
         assert status is WorkflowExecutionStatus.COMPLETED, f"{name}: {status} {await self._failures(client, name)}"
         return True
 
     async def _failures(self, client: Client, name: str) -> list[str]:
-        history = await client.get_workflow_handle(f"{NAME}/{name}").fetch_history()
+        history = await client.get_workflow_handle(workflow_id(name, self._queue)).fetch_history()
         failed = [
             (event.event_time.ToJsonString(), event.activity_task_timed_out_event_attributes.failure)
             for event in history.events

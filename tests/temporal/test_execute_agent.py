@@ -62,13 +62,18 @@ class Plain:
         return event
 
 
+def workflows_of(queue: str) -> str:
+    """The queue of the workflows of a test whose service has `queue`."""
+    return f"workflows-{queue}"
+
+
 @pytest.fixture
-async def caller(temporal: TemporalServer) -> AsyncIterator[Client]:
+async def caller(temporal: TemporalServer, queue: str) -> AsyncIterator[Client]:
     """A client of Temporal, and a worker of the workflows."""
     client = await temporal.client()
     worker = Worker(
         client,
-        task_queue="workflows",
+        task_queue=workflows_of(queue),
         workflows=[Protobuf, Plain, RunAgent],
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
@@ -90,8 +95,9 @@ def agent_request(message: str = "go", **fields: Any) -> runner_pb2.ExecuteAgent
 
 
 async def run(client: Client, run_method: Any, *args: Any) -> Any:
-    """Runs a workflow to its end."""
-    return await client.execute_workflow(run_method, args=args, id=uuid.uuid4().hex, task_queue="workflows")
+    """Runs a workflow, whose last argument is the queue of the service, to its end."""
+    queue = workflows_of(args[-1])
+    return await client.execute_workflow(run_method, args=args, id=uuid.uuid4().hex, task_queue=queue)
 
 
 async def failure(client: Client, run_method: Any, *args: Any) -> ApplicationError:
@@ -209,7 +215,7 @@ async def test_the_example_survives_a_kill_and_says_where_to_stream_from(
     ]
     service = await start_process(turns, **variables)
     handle = await caller.start_workflow(
-        RunAgent.run, AgentTask("go", task_queue=queue), id=uuid.uuid4().hex, task_queue="workflows"
+        RunAgent.run, AgentTask("go", task_queue=queue), id=uuid.uuid4().hex, task_queue=workflows_of(queue)
     )
     execution_id = await handle.query(RunAgent.execution_id)
     await service.client.started(execution_id)
@@ -235,7 +241,7 @@ async def test_the_example_forwards_a_cancellation_to_the_processes(
     seconds = str(uuid.uuid4().int % 10**7 + 10**7)
     client = await start([turn("", command(f"exec sleep {seconds}")), turn("Never.")], **variables)
     handle = await caller.start_workflow(
-        RunAgent.run, AgentTask("go", task_queue=queue), id=uuid.uuid4().hex, task_queue="workflows"
+        RunAgent.run, AgentTask("go", task_queue=queue), id=uuid.uuid4().hex, task_queue=workflows_of(queue)
     )
     execution_id = await handle.query(RunAgent.execution_id)
     sleeping = await process_with(seconds)

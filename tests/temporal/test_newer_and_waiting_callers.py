@@ -50,11 +50,11 @@ class Waits:
         return result
 
 
-def worker(client: Client, *activities: Any) -> Worker:
+def worker(client: Client, queue: str, *activities: Any) -> Worker:
     """A worker of these workflows."""
     return Worker(
         client,
-        task_queue="others",
+        task_queue=f"others-{queue}",
         workflows=[Newer, Waits],
         activities=activities,
         workflow_runner=UnsandboxedWorkflowRunner(),
@@ -73,9 +73,9 @@ async def test_of_the_argument_only_the_id_is_read(
         message = execution_pb2.AgentExecution.FromString(daemon.resources["execution", "aex-1"].SerializeToString())
         data = message.SerializeToString() + bytes([0xF2, 0x07, 0x03]) + b"abc"  # a field that there is not yet
     payload = Payload(metadata={"encoding": encoding, "messageType": b"ai.stigmer.Later"}, data=data)
-    async with worker(client):
+    async with worker(client, queue):
         status = await client.execute_workflow(
-            Newer.run, args=[RawValue(payload), queue], id=uuid.uuid4().hex, task_queue="others"
+            Newer.run, args=[RawValue(payload), queue], id=uuid.uuid4().hex, task_queue=f"others-{queue}"
         )
 
     assert status.phase == execution_pb2.EXECUTION_COMPLETED
@@ -93,8 +93,8 @@ async def test_who_waits_by_a_callback_token_goes_on_also_when_the_agent_has_fai
         activity.raise_complete_async()
 
     await start([turn("", command("true"), error={"status": 400})], **variables)
-    async with worker(client, ask):
-        waiting = await client.start_workflow(Waits.run, id=uuid.uuid4().hex, task_queue="others")
+    async with worker(client, queue, ask):
+        waiting = await client.start_workflow(Waits.run, id=uuid.uuid4().hex, task_queue=f"others-{queue}")
         daemon.execution("aex-1", callback_token=await tokens.get())
         assert await ended(await invoke(client, daemon, "aex-1", queue)) == "COMPLETED"
         result = await waiting.result()

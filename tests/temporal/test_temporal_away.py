@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests.running import StartProcess, StartService, command, one, turn
 from tests.scraping import metrics_url, scrape
 from tests.stigmer.fake_daemon import KEY, FakeDaemon
 from tests.temporal.daemon_workflow import daemon_worker, ended, invoke
-from tests.temporal.server import TemporalServer, needs_temporal
+from tests.temporal.server import TemporalServer, needs_temporal, temporal_server
 from tests.temporal.waiting import GATE, open_gate, until_calls, until_health
 
 from runner_service.check import Check, run_checks
@@ -20,6 +21,13 @@ from runner_service.settings import load_settings
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 
 pytestmark = needs_temporal
+
+
+@pytest.fixture
+async def temporal(tmp_path: Path) -> AsyncIterator[TemporalServer]:
+    """A server of the test's own, which it may kill."""
+    async with temporal_server(tmp_path) as server:
+        yield server
 
 
 async def unreachable(tmp_path: Path) -> float:

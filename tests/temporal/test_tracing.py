@@ -17,11 +17,12 @@ pytestmark = needs_temporal
 async def test_the_commands_of_an_agent_are_in_the_trace_of_who_started_the_workflow(
     start_process: StartProcess, temporal: TemporalServer, queue: str
 ) -> None:
+    callers = f"workflows-{queue}"
     tracer = TracerProvider().get_tracer("caller")
     client = await Client.connect(temporal.address, interceptors=[TracingInterceptor(tracer)])
     async with (
         collecting() as collector,
-        Worker(client, task_queue="workflows", workflows=[RunAgent], workflow_runner=UnsandboxedWorkflowRunner()),
+        Worker(client, task_queue=callers, workflows=[RunAgent], workflow_runner=UnsandboxedWorkflowRunner()),
     ):
         await start_process(
             [turn("", command("echo hi")), turn("Done.")],
@@ -31,7 +32,7 @@ async def test_the_commands_of_an_agent_are_in_the_trace_of_who_started_the_work
         )
         with tracer.start_as_current_span("caller") as caller:
             task = AgentTask("go", task_queue=queue)
-            await client.execute_workflow(RunAgent.run, task, id=uuid.uuid4().hex, task_queue="workflows")
+            await client.execute_workflow(RunAgent.run, task, id=uuid.uuid4().hex, task_queue=callers)
         spans = await collector.spans(5)
 
     trace_id = caller.get_span_context().trace_id.to_bytes(16, "big")
