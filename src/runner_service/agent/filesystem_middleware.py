@@ -6,6 +6,7 @@ from typing import Any
 
 from deepagents.middleware.filesystem import FilesystemMiddleware, GlobSchema, GrepSchema
 from langchain.agents.middleware import ModelRequest, ModelResponse
+from langchain_core.messages import AnyMessage, HumanMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import Field
 
@@ -59,7 +60,8 @@ class FileTools(FilesystemMiddleware[Any, Any]):
 
     async def awrap_model_call(self, request: ModelRequest[Any], handler: ModelHandler) -> Any:
         """Offloads a very long message of the user. `history.repair` and the backend leave nothing else to do here."""
-        if any(self._check_eviction_needed(request.messages)):
+        of_user: list[AnyMessage] = [each for each in request.messages if type(each) is HumanMessage]
+        if any(self._check_eviction_needed(of_user)):
             return await super().awrap_model_call(request, handler)
         return await handler(request)
 

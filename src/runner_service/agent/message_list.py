@@ -34,7 +34,8 @@ def add_messages(state: list[AnyMessage] | None, writes: Sequence[Any]) -> list[
 
 
 def _is_plain(message: object) -> bool:
-    return isinstance(message, BaseMessage) and not isinstance(message, RemoveMessage) and message.id is not None
+    # Without an id, too: that is how the way to the next node is chosen behind a tool.
+    return isinstance(message, BaseMessage) and not isinstance(message, RemoveMessage)
 
 
 class AgentState(DeepAgentState):

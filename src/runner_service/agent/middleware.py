@@ -182,6 +182,7 @@ class _DirectCall(UnsupportedContentMiddleware[Any, Any]):
         super().__init__()
         self._model = model
         self._bound: tuple[_Tools, dict[str, Any], Mapping[str, Any]] | None = None
+        self._kinds_of_content: IncrementalFold[set[type]] = IncrementalFold(set, _add_kind)
 
     @property
     def name(self) -> str:
@@ -191,7 +192,7 @@ class _DirectCall(UnsupportedContentMiddleware[Any, Any]):
     async def awrap_model_call(self, request: ModelRequest[Any], handler: ModelHandler) -> ModelResponse[Any]:
         """Calls the model. Raises as `StreamingChatModel.answer` does."""
         del handler  # LangChain's way
-        if all(isinstance(each.content, str) for each in request.messages):
+        if self._kinds_of_content(request.messages) <= {str}:
             return await self._call(request)
         response: Any = await super().awrap_model_call(request, self._call)
         return response  # type: ignore[no-any-return]  # what `_call` has returned
@@ -213,3 +214,7 @@ class _DirectCall(UnsupportedContentMiddleware[Any, Any]):
 
     def _filter_message(self, message: AnyMessage, *, model: BaseChatModel) -> AnyMessage:
         return message if isinstance(message.content, str) else super()._filter_message(message, model=model)
+
+
+def _add_kind(to: set[type], message: BaseMessage) -> None:
+    to.add(type(message.content))

@@ -1,6 +1,5 @@
 """Computes a value over a whole conversation by looking at its new messages only."""
 
-import operator
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -21,8 +20,8 @@ class _Folded(NamedTuple, Generic[S]):
 class IncrementalFold(Generic[S]):
     """Adds each message to a state, and goes on from the longest conversation that a later one begins with.
 
-    Every model call asks about all messages before it, most of which were there at the last one. Conversations begin
-    alike if their messages are the same objects: messages are never changed in place.
+    Every model call asks about all messages before it, most of which were there at the last one, the same objects:
+    messages are never changed in place.
     """
 
     def __init__(self, begin: Callable[[], S], add: Callable[[S, BaseMessage], None]) -> None:
@@ -50,7 +49,7 @@ class IncrementalFold(Generic[S]):
         """Takes out the longest known beginning: its length and its state."""
         for end in range(len(messages), 0, -1):
             known = self._folded.get(id(messages[end - 1]))
-            if known and len(known.before) == end - 1 and all(map(operator.is_, known.before, messages)):
+            if known and known.before == list(messages[: end - 1]):  # of the same objects, in a few nanoseconds each
                 del self._folded[id(messages[end - 1])]
                 return end, known.state
         return 0, self._begin()
