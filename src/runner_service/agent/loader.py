@@ -12,6 +12,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from runner_service.agent.interface import AgentLoop
+from runner_service.agent.stand_ins import stand_ins
 from runner_service.errors import ExecutionEnd, LogUnavailableEnd
 from runner_service.storage.backend import Storage
 from runner_service.storage.checkpoints import OpenCheckpoints
@@ -51,7 +52,7 @@ def load() -> OpenHarness:
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     gc.disable()
     try:
-        with _absent(_COMMAND_LINE):
+        with stand_ins(), _absent(_COMMAND_LINE):
             from runner_service.agent.harness import agent_harness, warm_up  # noqa: PLC0415  # this is what takes a second
 
             warm_up()
