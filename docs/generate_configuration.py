@@ -8,7 +8,13 @@ from runner_service.settings import Settings, describe
 PAGE = Path(__file__).with_name("configuration.md")
 
 MODES = ("local", "cloud")
-DEFAULTS = {"MODE": "`cloud`", "HOME": "–", "MAX_CONCURRENT_EXECUTIONS": "by the machine"}
+DEFAULTS = {
+    "MODE": "`cloud`",
+    "HOME": "–",
+    "MAX_CONCURRENT_EXECUTIONS": "by the machine",
+    "SANDBOX_MAX_MEMORY_BYTES": "by the machine",
+    "SANDBOX_MAX_PROCESSES": "by the machine",
+}
 """Of variables that this page has to set, or that depend on the machine."""
 
 INTRODUCTION = """\
@@ -19,8 +25,8 @@ unset, and quotes are part of the value. All invalid variables are reported at o
 `runner-service check` prints the values in force, with secrets masked, and checks what they name.
 
 This page is generated from the docstrings of
-[`settings/variables.py`](../src/runner_service/settings/variables.py) by `make docs`. Durations are in seconds. Where
-the modes differ, the default is `local` / `cloud`; no default is shown as –.
+[`settings/groups`](../src/runner_service/settings/groups) by `make docs`. Durations are in seconds. Where the modes
+differ, the default is `local` / `cloud`; no default is shown as –.
 
 | variable | default | meaning |
 | --- | --- | --- |

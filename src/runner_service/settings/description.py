@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Literal, NamedTuple
 
+from runner_service.settings.groups.callers import DUMMY_API_KEY
 from runner_service.settings.secret_str import SecretStr
-from runner_service.settings.variables import DUMMY_API_KEY, Settings
+from runner_service.settings.variables import Settings
 
 
 class Row(NamedTuple):
@@ -37,13 +38,13 @@ def describe(settings: Settings) -> list[Row]:
 @cache
 def meanings() -> dict[str, str]:
     """Returns the docstring of each field. Read from the source, where they stand."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(Settings))).body
+    return {name: text for group in Settings.__bases__ for name, text in _documented(group)}
+
+
+def _documented(group: type) -> Iterator[tuple[str, str]]:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(group))).body
     if not isinstance(definition, ast.ClassDef):
-        raise TypeError("the source of Settings is not a class")
-    return dict(_documented(definition))
-
-
-def _documented(definition: ast.ClassDef) -> Iterator[tuple[str, str]]:
+        raise TypeError(f"the source of {group.__name__} is not a class")
     for field, below in itertools.pairwise(definition.body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):

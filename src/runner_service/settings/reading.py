@@ -6,9 +6,11 @@ pydantic-settings would do, but takes a sixth of the memory at the first answer,
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
 from runner_service.settings.secret_str import SecretStr
+
+T = TypeVar("T")
 
 _TRUE, _FALSE = {"1", "true", "t", "yes", "y", "on"}, {"0", "false", "f", "no", "n", "off"}
 
@@ -37,6 +39,16 @@ class Computed(NamedTuple):
     default: Callable[[Mapping[str, Any]], object]
 
 
+def computed(default: Callable[[Mapping[str, Any]], object]) -> Any:  # of the type of its attribute
+    """Returns a default that follows from the attributes above it."""
+    return Computed(default)
+
+
+def by_mode(local: T, cloud: T) -> Any:  # as above
+    """Returns a default for each mode."""
+    return Computed(lambda data: local if data["mode"] == "local" else cloud)
+
+
 class Before(NamedTuple):
     """In an `Annotated` type: what is done with the text before it is converted."""
 
@@ -55,9 +67,15 @@ class Variables:
     """The attributes whose variables are set."""
 
     @classmethod
+    def types(cls) -> Mapping[str, Any]:
+        """Returns the types of the attributes by their names, in the order of the class and of its parents."""
+        groups = (each for each in cls.__mro__ if issubclass(each, Variables) and each is not Variables)
+        return {name: kind for group in groups for name, kind in group.__annotations__.items()}
+
+    @classmethod
     def names(cls) -> Sequence[str]:
-        """Returns the names of the attributes, in the order of the class."""
-        return tuple(cls.__annotations__)
+        """Returns the names of the attributes, in the same order."""
+        return tuple(cls.types())
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> tuple[Self, list[Problem]]:
@@ -67,7 +85,7 @@ class Variables:
         """
         values: dict[str, Any] = {}
         given, problems = set(), []
-        for name, kind in cls.__annotations__.items():
+        for name, kind in cls.types().items():
             if text := environ.get(name.upper()):
                 try:
                     values[name] = _convert(text, kind)
@@ -75,7 +93,7 @@ class Variables:
                     continue
                 except ValueError as error:
                     problems.append(_problem(name, kind, text, error))
-            default = vars(cls)[name]
+            default = getattr(cls, name)
             values[name] = default.default(values) if isinstance(default, Computed) else default
         variables = cls()
         vars(variables).update(values, given=frozenset(given))
