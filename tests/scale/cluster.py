@@ -8,13 +8,18 @@ from typing import Any
 
 from redis.crc import key_slot
 from tests.ports import free_port
+from tests.scale.certificates import Certificates
 from tests.scale.redis_server import RedisServer, redis_server
 
 from runner_service.addresses import TcpAddress
 from runner_service.storage.redis.address import RedisAddress
 
+TLS_HOST = "localhost"
+"""What the nodes of a cluster with TLS are called, as in their certificate."""
 _SLOTS = 16384
 _NODE_TIMEOUT_MS = 2000
+_TLS_ARGUMENTS = ("--tls-cluster", "yes", "--cluster-announce-hostname", TLS_HOST)
+_TLS_ENDPOINT = ("--cluster-preferred-endpoint-type", "hostname")
 
 
 class ClusterNode:
@@ -35,27 +40,47 @@ class ClusterNode:
         found: dict[str, str] = self.run("CLUSTER INFO")
         return found
 
+    def names_all(self) -> bool:
+        """Whether the node knows the host of each one with slots."""
+        return b"?" not in {host for _, _, *nodes in self.run("CLUSTER", "SLOTS") for host, *_ in nodes}
+
+    async def until_it_is(self, role: str) -> None:
+        """Waits until the node is a `master`, or a `slave` that has everything."""
+        async with asyncio.timeout(40):
+            while (found := await asyncio.to_thread(self.run, "INFO", "replication"))["role"] != role or (
+                found.get("master_link_status", "up") != "up"
+            ):
+                await asyncio.sleep(0.1)
+
 
 class Cluster:
     """Three primaries with a third of the slots each."""
 
-    def __init__(self, nodes: Sequence[ClusterNode]) -> None:
+    def __init__(self, nodes: Sequence[ClusterNode], tls: Certificates | None) -> None:
         self.nodes = nodes
+        self.members = list(nodes)
+        """Replicas included."""
+        self.tls = tls
+        self._host = TLS_HOST if tls else "127.0.0.1"
 
     @property
     def addresses(self) -> tuple[TcpAddress, ...]:
         """Where the nodes are."""
-        return tuple(TcpAddress("127.0.0.1", each.server.port) for each in self.nodes)
+        return tuple(TcpAddress(self._host, each.server.service_port) for each in self.nodes)
 
     @property
     def address(self) -> RedisAddress:
         """Where the storage finds it: a node that is away, and one that is there."""
-        return RedisAddress(cluster=(TcpAddress("127.0.0.1", free_port()), self.addresses[0]))
+        away = TcpAddress(self._host, free_port())
+        ca_file = self.tls.ca_file if self.tls else None
+        return RedisAddress(cluster=(away, self.addresses[0]), tls=self.tls is not None, tls_ca_file=ca_file)
 
     @property
     def variables(self) -> dict[str, str]:
         """The settings of a service that uses it, instead of those of a single server."""
-        return {"REDIS_HOST": "", "REDIS_PORT": "", "REDIS_CLUSTER_NODES": ",".join(map(str, self.addresses))}
+        nodes = ",".join(map(str, self.addresses))
+        tls = self.tls.variables if self.tls else {}
+        return {"REDIS_HOST": "", "REDIS_PORT": "", "REDIS_CLUSTER_NODES": nodes, **tls}
 
     def node_of(self, key: str) -> ClusterNode:
         """The primary that has a key at the start."""
@@ -67,46 +92,68 @@ class Cluster:
             each.run("FLUSHALL")
 
 
+class MovingSlot:
+    """The slot of a key, which moves to the next primary."""
+
+    def __init__(self, cluster: Cluster, key: str) -> None:
+        self._nodes = cluster.nodes
+        self._slot = key_slot(key.encode())
+        self._source = cluster.node_of(key)
+        self.target = cluster.nodes[(cluster.nodes.index(self._source) + 1) % len(cluster.nodes)]
+
+    def begin(self) -> None:
+        """Lets the nodes know."""
+        self.target.run("CLUSTER", "SETSLOT", self._slot, "IMPORTING", self._source.id)
+        self._source.run("CLUSTER", "SETSLOT", self._slot, "MIGRATING", self.target.id)
+
+    def move(self, count: int = 1000) -> None:
+        """Moves so many of its keys."""
+        keys = [key.decode() for key in self._source.run("CLUSTER", "GETKEYSINSLOT", self._slot, count)]
+        self._source.run("MIGRATE", "127.0.0.1", self.target.server.port, "", 0, 5000, "KEYS", *keys)
+
+    def end(self) -> None:
+        """Makes the target the one that has the slot."""
+        others = [each for each in self._nodes if each not in {self._source, self.target}]
+        for node in (self.target, self._source, *others):
+            node.run("CLUSTER", "SETSLOT", self._slot, "NODE", self.target.id)
+
+
 @asynccontextmanager
-async def cluster_node(directory: Path) -> AsyncIterator[ClusterNode]:
+async def cluster_node(directory: Path, tls: Certificates | None = None) -> AsyncIterator[ClusterNode]:
     """Runs a node that knows no other one yet."""
     bus_port = free_port()
     arguments = ("--cluster-enabled", "yes", "--cluster-port", str(bus_port))
-    timeout = ("--cluster-node-timeout", str(_NODE_TIMEOUT_MS))
-    async with redis_server(directory, *arguments, *timeout) as server:
+    arguments += ("--cluster-node-timeout", str(_NODE_TIMEOUT_MS), *(_TLS_ARGUMENTS + _TLS_ENDPOINT if tls else ()))
+    async with redis_server(directory, *arguments, tls=tls) as server:
         yield ClusterNode(server, bus_port)
 
 
 @asynccontextmanager
-async def redis_cluster(directory: Path, primaries: int = 3) -> AsyncIterator[Cluster]:
+async def redis_cluster(
+    directory: Path, primaries: int = 3, *, tls: Certificates | None = None
+) -> AsyncIterator[Cluster]:
     """Runs a cluster without replicas, until the context ends."""
     async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(cluster_node(directory / str(each))) for each in range(primaries)]
+        nodes = [await stack.enter_async_context(cluster_node(directory / str(each), tls)) for each in range(primaries)]
         for at, node in enumerate(nodes):
             node.run("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
             first, end = (-(-_SLOTS * each // primaries) for each in (at, at + 1))
             node.run("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-            nodes[0].run("CLUSTER", "MEET", "127.0.0.1", node.server.port, node.bus_port)
+            nodes[0].run("CLUSTER", "MEET", "127.0.0.1", node.server.service_port, node.bus_port)
         await until_it_agrees(nodes)
-        yield Cluster(nodes)
+        yield Cluster(nodes, tls)
 
 
 @asynccontextmanager
 async def replica_of(cluster: Cluster, primary: ClusterNode, directory: Path) -> AsyncIterator[ClusterNode]:
     """Runs a replica of a node, and waits until it has everything."""
-    async with cluster_node(directory) as node:
-        primary.run("CLUSTER", "MEET", "127.0.0.1", node.server.port, node.bus_port)
-        await until_it_agrees([*cluster.nodes, node])
+    async with cluster_node(directory, cluster.tls) as node:
+        primary.run("CLUSTER", "MEET", "127.0.0.1", node.server.service_port, node.bus_port)
+        cluster.members.append(node)
+        await until_it_agrees(cluster.members)
         node.run("CLUSTER", "REPLICATE", primary.id)
-        async with asyncio.timeout(40):
-            while node.run("INFO", "replication")["role"] != "slave" or not await _is_up(node):
-                await asyncio.sleep(0.1)
+        await node.until_it_is("slave")
         yield node
-
-
-async def _is_up(node: ClusterNode) -> bool:
-    found = await asyncio.to_thread(node.run, "INFO", "replication")
-    return bool(found.get("master_link_status") == "up")
 
 
 async def until_it_agrees(nodes: Sequence[ClusterNode], seconds: float = 60.0) -> None:
@@ -114,6 +161,7 @@ async def until_it_agrees(nodes: Sequence[ClusterNode], seconds: float = 60.0) -
     async with asyncio.timeout(seconds):
         while not all(
             (each.state()["cluster_state"], int(each.state()["cluster_known_nodes"])) == ("ok", len(nodes))
+            and each.names_all()
             for each in nodes
         ):
             await asyncio.sleep(0.1)

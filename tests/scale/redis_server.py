@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from redis import Redis, RedisError
 from tests.ports import free_port
+from tests.scale.certificates import Certificates
 
 _SEARCH_PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 
@@ -51,9 +52,15 @@ class RedisServer:
         self._program = program
         self.port = port
         self.tls_port = 0
+        """Of a server with TLS; the tests themselves use the other one."""
         self._directory = directory
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def service_port(self) -> int:
+        """Where services, replicas and sentinels connect."""
+        return self.tls_port or self.port
 
     @property
     def variables(self) -> dict[str, str]:
@@ -116,9 +123,11 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def standby_of(primary: RedisServer, directory: Path) -> AsyncIterator[RedisServer]:
+async def standby_of(
+    primary: RedisServer, directory: Path, *, tls: Certificates | None = None
+) -> AsyncIterator[RedisServer]:
     """Runs a replica of a server, and waits until it has everything."""
-    async with redis_server(directory, "--replicaof", f"127.0.0.1 {primary.port}") as server:
+    async with redis_server(directory, "--replicaof", f"127.0.0.1 {primary.service_port}", tls=tls) as server:
         await until_replicated(server)
         yield server
 
@@ -139,15 +148,15 @@ async def until_replicated(standby: RedisServer, *, of: RedisServer | None = Non
 
 @asynccontextmanager
 async def redis_server(
-    directory: Path, *arguments: str, has_tls: bool = False, program: str | None = None
+    directory: Path, *arguments: str, tls: Certificates | None = None, program: str | None = None
 ) -> AsyncIterator[RedisServer]:
     """Runs an empty server until the context ends: `program`, or Debian's if it is installed, or Valkey."""
     program = program or server_program()
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, at the start
-    tls_port = free_port() if has_tls else 0
-    server = RedisServer(
-        program, directory, free_port(), (*arguments, *(("--tls-port", str(tls_port)) if has_tls else ()))
-    )
+    tls_port = free_port() if tls else 0
+    if tls:
+        arguments += ("--tls-port", str(tls_port), *tls.arguments)
+    server = RedisServer(program, directory, free_port(), arguments)
     server.tls_port = tls_port
     await server.start()
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
 
 
+RUNS_LONG = [turn("", command("sleep 600 & echo $$ $!; sleep 600"))]
 UPDATED_EXECUTIONS, UPDATE_SECONDS = (100, 40) if IS_WHOLE else (12, 15)
 STARTS = 1000 if IS_WHOLE else 200
 
@@ -42,12 +44,12 @@ async def test_10_two_starts_of_an_id_are_one_execution(deployment: Deployment) 
         assert refused.value.code() == grpc.StatusCode.ALREADY_EXISTS
 
 
-async def test_12_cancel_at_another_replica_while_the_owner_is_stopped(deployment: Deployment) -> None:
-    await deployment.start([turn("", command("sleep 600 & echo $$ $!; sleep 600"))], count=2)
-    await deployment.begin(0, "e", until="tool_output")
+@pytest.mark.parametrize("session", ["", "s"], ids=["alone", "in a session"])
+async def test_12_cancel_at_another_replica_while_the_owner_is_stopped(deployment: Deployment, session: str) -> None:
+    await deployment.start(RUNS_LONG, count=2)
+    await deployment.begin(0, "e", until="tool_output", session_id=session)
     watcher = deployment.watch(1, execution_id="e")
-    pids = (await watcher.until(kind("tool_output"))).tool_output.stdout.split()
-    assert [each for each in pids if (Path("/proc") / each.decode()).exists()] == pids
+    processes = await running_processes(watcher)
     deployment.signal(0, signal.SIGSTOP)
     request = runner_pb2.CancelExecutionRequest(execution_id="e", reason="enough")
     response = await deployment.replicas[1].stub.CancelExecution(request)
@@ -55,11 +57,44 @@ async def test_12_cancel_at_another_replica_while_the_owner_is_stopped(deploymen
     events = await watcher.ended()
     assert one(events, "finished").state == event_pb2.STATE_CANCELLED
     assert "enough" in one(events, "finished").error.message
-    async with asyncio.timeout(30):
-        while any((Path("/proc") / each.decode()).exists() for each in pids):  # they tell nobody
-            await asyncio.sleep(0.05)
+    await until_ended(processes)
     deployment.signal(0, signal.SIGCONT)
     assert await deployment.watch(0, execution_id="e").ended() == events
+
+
+async def running_processes(watcher: Watcher) -> list[Path]:
+    """Waits until a command of RUNS_LONG runs, and returns its processes."""
+    output = (await watcher.until(kind("tool_output"))).tool_output.stdout
+    processes = [Path("/proc") / each.decode() for each in output.split()]
+    assert len(processes) == 2
+    assert all(each.exists() for each in processes)
+    return processes
+
+
+async def until_ended(processes: Sequence[Path]) -> None:
+    """Waits until there are no such processes; they tell nobody."""
+    async with asyncio.timeout(30):
+        while any(each.exists() for each in processes):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_command_in_a_sandbox_that_others_use_ends_with_an_execution_that_is_cancelled_before_it_goes_on(
+    deployment: Deployment,
+) -> None:
+    await deployment.start(RUNS_LONG, count=2, MAX_CONCURRENT_EXECUTIONS="1")
+    await deployment.begin(1, "blocker", until="tool_output")
+    await deployment.begin(0, "e", until="tool_output", session_id="s")
+    watcher = deployment.watch(1, execution_id="e")
+    processes = await running_processes(watcher)
+    deployment.signal(0, signal.SIGSTOP)
+    client = deployment.replicas[1].client
+    await client.reached("e", event_pb2.STATE_PENDING)  # taken over, and there is no room for it
+    assert all(each.exists() for each in processes)
+    await deployment.replicas[1].stub.CancelExecution(runner_pb2.CancelExecutionRequest(execution_id="e"))
+    assert one(await watcher.ended(), "finished").state == event_pb2.STATE_CANCELLED
+    await until_ended(processes)
+    deployment.signal(0, signal.SIGCONT)
+    assert await client.state("blocker") == event_pb2.STATE_RUNNING
 
 
 async def test_13_an_execution_lasts_as_long_as_it_has_callers_at_any_replica(deployment: Deployment) -> None:

@@ -1,6 +1,7 @@
 """A replica that follows what others commit."""
 
 import asyncio
+import logging
 import signal
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from tests.scale.replicas import Deployment, kind
 
 from runner_service import states
 from runner_service.storage.event_log import LogError, NewEvent, NewExecution, NewState, Page
+from runner_service.storage.redis import following
 from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.backend import redis_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -71,6 +73,37 @@ async def test_events_are_read_again_when_redis_is_back(redis: RedisServer) -> N
             await storage.log.read("e", 0, 1000)
         await redis.start()
         assert await storage.log.read("e", 0, 1000) == Page(b"1", 1)
+
+
+async def test_a_follower_says_once_that_there_is_no_redis_and_once_that_it_is_back(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    redis.kill()
+    tries = 0
+    tried_often = asyncio.Event()
+
+    def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 5:
+            tried_often.set()
+        writer.close()
+
+    async with redis_storage(RedisAddress("127.0.0.1", redis.port)) as storage, asyncio.timeout(30):
+        with storage.log.subscribe("e", lambda *_: None):
+            async with await asyncio.start_server(refuse, "127.0.0.1", redis.port):
+                await tried_often.wait()
+            await redis.start()
+            while (found := said_by_follower(caplog))[-1:] != ["following_resumed"]:
+                await asyncio.sleep(0.05)
+    assert found == ["following_interrupted", "following_resumed"]
+
+
+def said_by_follower(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The first words of what was logged about the connection that follows."""
+    words = [record.getMessage().split()[0] for record in caplog.records if record.name == following.__name__]
+    return [each for each in words if each.startswith("following")]
 
 
 def fill_subscribers(client: Any) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import trustme
 from tests.check.test_checks import checks_of
+from tests.scale.certificates import certificates
 from tests.scale.redis_server import RedisServer, needs_redis, redis_server
 
 from runner_service.storage.event_log import LogError
@@ -35,22 +35,12 @@ async def test_a_user_of_an_acl_needs_no_dangerous_command(redis: RedisServer) -
 
 
 async def test_tls_verifies_the_certificate_of_redis(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    files = {name: str(tmp_path / name) for name in ("ca.pem", "cert.pem", "key.pem", "other.pem")}
-    certificate = authority.issue_cert("127.0.0.1")
-    authority.cert_pem.write_to_path(files["ca.pem"])
-    certificate.cert_chain_pems[0].write_to_path(files["cert.pem"])
-    certificate.private_key_pem.write_to_path(files["key.pem"])
-    trustme.CA().cert_pem.write_to_path(files["other.pem"])
-    arguments = ("--tls-cert-file", files["cert.pem"], "--tls-key-file", files["key.pem"], "--tls-auth-clients", "no")
-    async with redis_server(
-        tmp_path / "redis", *arguments, "--tls-ca-cert-file", files["ca.pem"], has_tls=True
-    ) as redis:
-        assert redis.tls_port
-        address = RedisAddress("127.0.0.1", redis.tls_port, tls=True, tls_ca_file=files["ca.pem"])
+    tls = certificates(tmp_path, "127.0.0.1")
+    async with redis_server(tmp_path / "redis", tls=tls) as redis:
+        address = RedisAddress("127.0.0.1", redis.tls_port, tls=True, tls_ca_file=tls.ca_file)
         assert len(await reach(address)) == 32
         with pytest.raises(LogError, match="certificate verify failed"):
-            await reach(RedisAddress("127.0.0.1", redis.tls_port, tls=True, tls_ca_file=files["other.pem"]))
+            await reach(RedisAddress("127.0.0.1", redis.tls_port, tls=True, tls_ca_file=tls.other_ca_file))
 
 
 async def test_check_tells_whether_redis_may_hold_executions(redis: RedisServer, tmp_path: Path) -> None:

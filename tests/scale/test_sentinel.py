@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -10,11 +11,13 @@ import pytest
 from tests.check.test_checks import checks_of
 from tests.emulator import running_emulator
 from tests.running import StartProcess, one, text_of, turn
+from tests.scale.certificates import certificates
 from tests.scale.redis_server import needs_redis
 from tests.scale.replicas import Deployment, kind, resumed
 from tests.scale.sentinels import PASSWORD, WatchedRedis, watched_redis
 from tests.scale.test_redis_faults import ready
 
+from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import UnsuitableStorageError
 from runner_service.storage.redis.address import RedisAddress, Sentinels
 from runner_service.storage.redis.backend import redis_storage
@@ -41,10 +44,12 @@ async def start_until(done: asyncio.Event, deployment: Deployment, acknowledged:
         await asyncio.sleep(0.2)
 
 
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
 async def test_the_service_goes_on_with_the_primary_that_the_sentinels_promote(
-    start_process: StartProcess, tmp_path: Path
+    start_process: StartProcess, tmp_path: Path, has_tls: bool
 ) -> None:
-    async with running_emulator(tmp_path / "cloud") as cloud, watched_redis(tmp_path / "redis") as watched:
+    tls = certificates(tmp_path, "127.0.0.1") if has_tls else None
+    async with running_emulator(tmp_path / "cloud") as cloud, watched_redis(tmp_path / "redis", tls=tls) as watched:
         deployment = Deployment(watched.servers[0], cloud, start_process, tmp_path)
         await deployment.start([SLOW], count=2, REDIS_MIN_REPLICAS="1", **watched.variables)
         for replica in deployment.replicas:
@@ -95,6 +100,19 @@ async def test_check_tells_what_is_wrong_with_sentinels(watched: WatchedRedis, t
     here = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(watched.sentinels[0]), "REDIS_PASSWORD": PASSWORD}
     check = (await checks_of(tmp_path, **cloud, **here))["REDIS_HOST"]
     assert (check.status, "name it in REDIS_SENTINELS" in check.text) == ("fail", True)
+
+
+async def test_tls_verifies_the_certificates_of_sentinels(tmp_path: Path) -> None:
+    tls = certificates(tmp_path, "127.0.0.1")
+    async with watched_redis(tmp_path / "redis", sentinels=1, tls=tls) as watched:
+        address = RedisAddress(
+            sentinels=Sentinels(watched.addresses, "agents", PASSWORD), tls=True, tls_ca_file=tls.ca_file
+        )
+        async with redis_storage(address) as storage:
+            await storage.replicas.reach()
+        async with redis_storage(replace(address, tls_ca_file=tls.other_ca_file)) as storage:
+            with pytest.raises(LogError, match="certificate verify failed"):
+                await storage.replicas.reach()
 
 
 async def test_a_new_primary_that_evicts_renews_no_lease(watched: WatchedRedis) -> None:

@@ -48,7 +48,7 @@ class Handover:
             CallError: as of `ExecutionService.started_or_attached`.
         """
         async with self._remote(execution_id) as execution:
-            if execution and await self._ownership.own(execution, anew=anew):
+            if execution and await self._ownership.take_over(execution, anew=anew):
                 await self._go_on(execution)
 
     async def start_taken(self, taken: Taken) -> None:
@@ -59,8 +59,8 @@ class Handover:
         async with self._remote(OwnerKey(taken.execution_id)) as execution:
             if execution is None:
                 return
-            is_own = await self._ownership.own(execution, token=taken.token)
-            if not is_own and not await self._ownership.own_abandoned(execution):  # whoever has taken it before lives
+            is_own = await self._ownership.take_over(execution, token=taken.token)
+            if not is_own and not await self._ownership.take_over_abandoned(execution):  # who took it before lives
                 return
             execution.has_callers_elsewhere = True  # until the replica that accepted it says that they have left
             try:
@@ -76,7 +76,8 @@ class Handover:
     async def _remote(self, execution_id: OwnerKey) -> AsyncIterator[Execution | None]:
         """Finds an execution that has not ended and is not this process's, for one caller at a time.
 
-        Its owner may be found dead at the same time in which the queue lets it go on.
+        Its owner may be found dead at the same time in which the queue lets it go on, and who has it from the queue
+        gives up its place there unless it has begun here.
         """
         lock = self._locks.setdefault(execution_id, asyncio.Lock())
         async with lock:

@@ -184,11 +184,12 @@ class Lifecycle:
         await self._release_sandbox(execution)
 
     async def _release_sandbox(self, execution: Execution) -> None:
-        """Gives up the sandbox that an earlier run of an ended execution may have left."""
-        if not execution.has_started:
+        """Gives up what earlier runs of an ended execution may have left: its sandbox, or commands in its session's."""
+        if not execution.has_started or execution.stream.is_fenced:  # a later owner uses it
             return
+        spec = SandboxSpec(execution.id, execution.session, owner_token=execution.owner_token)
         try:
-            await self._executor.release_parked(SandboxSpec(execution.id, execution.record.session_id))
+            await self._executor.release_ended(spec)
         except SandboxError as error:
             logger.warning("sandbox_not_released execution=%s reason=%s", execution.id, error)
 

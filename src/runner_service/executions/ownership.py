@@ -39,12 +39,21 @@ class ExecutionOwnership:
         """
         if not execution.is_remote:
             return True
+        return await self.take_over(execution, anew=anew, token=token) or not execution.is_remote
+
+    async def take_over(self, execution: Execution, *, anew: bool = False, token: int | None = None) -> bool:
+        """Makes this process the owner of what another one has left, as `own` does.
+
+        False also if this process has become the owner meanwhile: another call goes on with it.
+        """
         claim = await self._claims.claim(execution.id, anew=anew, token=token)
         if claim is None:
             return False
         stored = await self._log.get(execution.id)
         if stored is None:
             raise NotFoundError(f"execution {execution.id} was deleted")
+        if not execution.is_remote:
+            return False
         execution.take_over(claim.token, stored)
         return True
 
@@ -53,9 +62,9 @@ class ExecutionOwnership:
         if not await self.own(execution):
             raise started_elsewhere(execution.id)
 
-    async def own_abandoned(self, execution: Execution) -> bool:
-        """Makes this process the owner if the process that has claimed an execution is gone. Raises LogError."""
-        return bool(await self._claims.abandoned([execution.id])) and await self.own(execution)
+    async def take_over_abandoned(self, execution: Execution) -> bool:
+        """Does as `take_over` if the process that has claimed an execution is gone. Raises LogError."""
+        return bool(await self._claims.abandoned([execution.id])) and await self.take_over(execution)
 
     async def own_to_end(self, execution: Execution) -> bool:
         """Makes this process the one that ends an execution, which leaves the queue; False if another one has it.

@@ -27,6 +27,7 @@ from runner_service.storage.shared_queue import (
     Taken,
 )
 from runner_service.telemetry import metrics
+from runner_service.telemetry.failure_log import FailureLog
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class SharedQueue:
         self._missing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
+        self._failures = FailureLog(logger, "queue_unreachable", "queue_reachable")
         self.start_taken: StartTaken | None = None
         self.takes_over: Callable[[], bool] = lambda: False
         """Whether replicas without a lease are dead, as far as this one can tell."""
@@ -121,7 +123,7 @@ class SharedQueue:
                 )
                 break
             except LogError as error:
-                logger.warning("queue_unreachable execution=%s error=%s", entrant.execution_id, error)
+                self._failures.failed(error)
                 await asyncio.sleep(_RETRY_INTERVAL_SECONDS)
         slot.is_offered = True
         if reply.outcome is Outcome.GONE:
@@ -182,7 +184,7 @@ class SharedQueue:
                     else:
                         await self._take()
                 except LogError as error:
-                    logger.debug("queue_unreachable error=%s", error)
+                    self._failures.failed(error)
 
     async def _take(self) -> None:
         tenants = {tenant_of(each) for each in self._waiting}
@@ -207,6 +209,7 @@ class SharedQueue:
         self._missing = set(missing)
 
     def _observe(self, reply: QueueReply, *, joins: str = "") -> None:
+        self._failures.succeeded()
         self.queued = reply.queued
         for taken in reply.taken:
             name = taken.execution_id
@@ -269,7 +272,7 @@ class SharedQueue:
             try:
                 self._observe(await change())
             except LogError as error:
-                logger.warning("queue_unreachable error=%s", error)
+                self._failures.failed(error)
                 await asyncio.sleep(_RETRY_INTERVAL_SECONDS)
             else:
                 return

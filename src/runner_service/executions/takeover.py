@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
 from runner_service.errors import CallError, CancelledEnd, UnavailableError
@@ -20,11 +21,13 @@ from runner_service.executions.replica_reports import ReplicaReporter
 from runner_service.identity import OwnerKey
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import Replicas, UnsuitableStorageError
+from runner_service.telemetry.failure_log import FailureLog
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 logger = logging.getLogger(__name__)
 
 _BEATS_PER_LEASE = 4
+_TAKEOVERS_AT_ONCE = 16
 _STORAGE, _REPLICATION = "storage", "replication"
 
 
@@ -108,14 +111,16 @@ class Takeover:
 
     async def _reach(self) -> None:
         self._readiness.set_held_up(_STORAGE, is_held_up=True)
+        failures = FailureLog(logger, "storage_unreachable", "storage_reached")
         while True:
             try:
                 await self._replicas.reach()
             except UnsuitableStorageError as error:
                 logger.error("storage_unsuitable error=%s", error)  # noqa: TRY400  # its text says all
             except LogError as error:
-                logger.warning("storage_unreachable error=%s", error)
+                failures.failed(error)
             else:
+                failures.succeeded()
                 return
             await asyncio.sleep(self._interval_seconds)
 
@@ -138,8 +143,8 @@ class Takeover:
         await self._reporter.publish()
         if self._readiness.stage is not Stage.SERVING:
             return
-        for execution_id in [*await self._replicas.handed_over(), *self._postponed]:
-            await self._take_over(execution_id)
+        self._postponed |= dict.fromkeys(await self._replicas.handed_over())  # known to nobody else from here on
+        await _some_at_once(self._take_over, list(self._postponed))
         if self.may_claim:
             for replica in self._dead:
                 await self._take_over_from(replica)
@@ -185,9 +190,12 @@ class Takeover:
     async def _take_over_from(self, replica: str) -> None:
         owned = list(await self._replicas.owned_by(replica))
         random.shuffle(owned)  # so that several takers share them
-        for execution_id in owned:
+
+        async def take_over(execution_id: str) -> None:
             await self._take_over(execution_id)
             await self._replicas.forget(replica, execution_id)
+
+        await _some_at_once(take_over, owned)
         await self._replicas.forget(replica)
 
     async def _take_over_idle(self) -> None:
@@ -214,3 +222,17 @@ class Takeover:
             logger.info("takeover_postponed execution=%s reason=%s", execution_id, error)
         except CallError as error:
             logger.warning("takeover_refused execution=%s reason=%s", execution_id, error)
+
+
+async def _some_at_once(work: Callable[[str], Awaitable[None]], execution_ids: Iterable[str]) -> None:
+    """Does some work for each execution. Raises what failed first, once nothing is under way any more."""
+    left = iter(execution_ids)
+
+    async def work_through() -> None:
+        for each in left:
+            await work(each)
+
+    workers = (work_through() for _ in range(_TAKEOVERS_AT_ONCE))
+    for result in await asyncio.gather(*workers, return_exceptions=True):
+        if result is not None:
+            raise result

@@ -327,11 +327,13 @@ class Executor(Protocol):
             SandboxError: it could not be deleted.
         """
 
-    async def release_parked(self, spec: "SandboxSpec") -> None:
-        """Gives up what was kept of a parked execution that will not be resumed; its session's sandbox stays.
+    async def release_ended(self, spec: "SandboxSpec") -> None:
+        """Gives up what an execution that has ended elsewhere, or while it was parked, has left behind.
+
+        That is its own sandbox, or what still runs of it in that of its session, where `spec.owner_token` fences.
 
         Raises:
-            SandboxError: it could not be deleted.
+            SandboxError: it could not be given up.
         """
 
     def skip_grace(self) -> None:

@@ -22,7 +22,12 @@ from runner_service.executors.daytona.reaper import run_reaper
 from runner_service.executors.daytona.remote_sandbox import RemoteSandbox
 from runner_service.executors.daytona.sandbox import DaytonaSandbox
 from runner_service.executors.daytona.sdk import daytona_client
-from runner_service.executors.daytona.session import CommandLimits, ExecutionSession, session_directory_name
+from runner_service.executors.daytona.session import (
+    CLOSE_TIMEOUT_SECONDS,
+    CommandLimits,
+    ExecutionSession,
+    session_directory_name,
+)
 from runner_service.executors.daytona.warm_pool import WarmPool
 from runner_service.executors.protocol import ConfinementError, SandboxError, SandboxSpec
 from runner_service.settings import SecretStr
@@ -91,10 +96,16 @@ class DaytonaExecutor:
         manager = (await asyncio.shield(self._sandboxes)).manager
         await manager.delete_for(manager.ref_for(spec))
 
-    async def release_parked(self, spec: SandboxSpec) -> None:
-        """Implements `Executor`."""
+    async def release_ended(self, spec: SandboxSpec) -> None:
+        """Implements `Executor`. A sandbox that is stopped runs nothing, and stays so."""
         if not spec.session_id:
             await self.delete(spec)
+            return
+        self._load_sdk.set()
+        manager = (await asyncio.shield(self._sandboxes)).manager
+        if handle := await manager.running(manager.ref_for(spec)):
+            session = await self._session(RemoteSandbox(manager, handle, spec.notify), spec)
+            await session.request("remove", response_timeout=CLOSE_TIMEOUT_SECONDS)
 
     def skip_grace(self) -> None:
         """Does nothing: commands in a sandbox outlive the service."""
@@ -143,6 +154,16 @@ class DaytonaExecutor:
             yield DaytonaSandbox(remote, session, commands, spec.is_interrupted, scan_wait=scan_wait)
 
     async def _open_session(self, remote: RemoteSandbox, spec: SandboxSpec, end: float) -> ExecutionSession:
+        session = await self._session(remote, spec)
+        try:
+            async with asyncio.timeout_at(end):
+                await session.open()
+        except TimeoutError:
+            raise SandboxError(f"the sandbox did not start within {self._config.start_timeout:g} s") from None
+        return session
+
+    async def _session(self, remote: RemoteSandbox, spec: SandboxSpec) -> ExecutionSession:
+        """Returns the session of an execution, which need not be open."""
         sent = (await asyncio.to_thread(bundle)).for_limits(self._limits)
         client = AttendantClient(
             remote,
@@ -151,20 +172,14 @@ class DaytonaExecutor:
             config=self._config,
             installs=remote.is_new,
         )
-        try:
-            async with asyncio.timeout_at(end):
-                session = ExecutionSession(
-                    client,
-                    spec,
-                    remote.working_directory,
-                    config=self._config,
-                    limits=self._limits,
-                    on_fenced=remote.note_fenced,
-                )
-                await session.open()
-        except TimeoutError:
-            raise SandboxError(f"the sandbox did not start within {self._config.start_timeout:g} s") from None
-        return session
+        return ExecutionSession(
+            client,
+            spec,
+            remote.working_directory,
+            config=self._config,
+            limits=self._limits,
+            on_fenced=remote.note_fenced,
+        )
 
     async def _install(self, manager: SandboxManager, handle: "AsyncSandbox") -> None:
         """Installs the attendant in a sandbox of the warm pool. Raises SandboxError."""

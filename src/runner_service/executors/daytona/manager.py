@@ -179,6 +179,11 @@ class SandboxManager(SandboxApi):
             raise SandboxLostError("the sandbox is gone, and with it its files")
         return await self._ensure_started(found.id, wait, None, found)
 
+    async def running(self, ref: SandboxRef) -> "AsyncSandbox | None":
+        """Returns the sandbox of a session or execution if it is started. Raises SandboxError."""
+        found = await self._find_by_label_too(ref, _DELETE_TIMEOUT_SECONDS)
+        return found if found and state_of(found) == "started" else None
+
     async def _find_by_label_too(
         self, ref: SandboxRef, total_timeout: float, *, at_once: bool = False
     ) -> "AsyncSandbox | None":

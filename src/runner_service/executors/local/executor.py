@@ -147,8 +147,8 @@ class LocalExecutor:
         if self._scope == "session":
             await remove_root(self._directory(spec))
 
-    async def release_parked(self, spec: SandboxSpec) -> None:
-        """Implements `Executor`: files stay where they are."""
+    async def release_ended(self, spec: SandboxSpec) -> None:
+        """Implements `Executor`: files stay where they are, and no process outlives the service."""
 
     def skip_grace(self) -> None:
         """Implements `Executor`."""

@@ -42,7 +42,7 @@ async def primaries_of_cluster(address: RedisAddress, known: Collection[TcpAddre
         try:
             return _primaries(await _ranges(each, address), each)
         except (RedisError, OSError) as error:
-            problems.append(f"{each}: {error or type(error).__name__}")
+            problems.append(f"{each}: {str(error) or type(error).__name__}")
     raise RedisConnectionError("; ".join(problems))
 
 

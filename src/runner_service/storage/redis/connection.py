@@ -78,7 +78,7 @@ class Connection:
         try:
             yield
         except (RedisError, OSError) as error:
-            raise LogError(f"Redis at {self.address} cannot be used: {error or type(error).__name__}") from error
+            raise LogError(f"Redis at {self.address} cannot be used: {str(error) or type(error).__name__}") from error
 
     async def _run(self, units: Sequence[Unit]) -> list[list[Any]]:
         if not units:

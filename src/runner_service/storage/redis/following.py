@@ -18,6 +18,7 @@ from runner_service.storage.redis.connection import Connection
 from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.storage.redis.link import FAILURES, Link, open_link, pack
 from runner_service.storage.redis.reading import read_records
+from runner_service.telemetry.failure_log import FailureLog
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Follower:
         self._unread: dict[str, None] = {}
         self._has_unread = asyncio.Event()
         self._listeners: dict[str, Callable[[bytes], None]] = {}
+        self._failures = FailureLog(logger, "following_interrupted", "following_resumed")
+        self._read_failures = FailureLog(logger, "followed_not_read", "followed_read_again")
 
     @contextmanager
     def listening(self, channel: str, receive: Callable[[bytes], None]) -> Iterator[None]:
@@ -97,7 +100,7 @@ class Follower:
                     await self._follow()
                 except (*FAILURES, RedisError) as error:
                     self._connection.topology.doubt()
-                    logger.warning("following_interrupted error=%s", error or type(error).__name__)
+                    self._failures.failed(error)
                 except Exception:  # without the follower, watchers at this replica would wait forever
                     logger.exception("following_failed")
                 await asyncio.sleep(_RECONNECT_INTERVAL_SECONDS)
@@ -116,6 +119,7 @@ class Follower:
                 await asyncio.wait([ended], timeout=_PING_INTERVAL_SECONDS)
                 if ended.done():
                     ended.result()
+                self._failures.succeeded()
                 if self._connection.address.cluster:
                     self._read_records_of_silent()
                 if link.silent_seconds > TIMEOUT_SECONDS:
@@ -169,8 +173,9 @@ class Follower:
                     del self._unread[channel]
                 try:
                     await self._notify_of_records([each for each in channels if each in self._watchers])
+                    self._read_failures.succeeded()
                 except LogError as error:
-                    logger.warning("following_interrupted error=%s", error)
+                    self._read_failures.failed(error)
                     self._unread |= dict.fromkeys(channels)
                     await asyncio.sleep(_RECONNECT_INTERVAL_SECONDS)
 

@@ -115,7 +115,7 @@ class HotConnection:
         return self._link
 
     def _unusable(self, error: BaseException) -> LogError:
-        return LogError(f"Redis at {self._address} cannot be used: {error or type(error).__name__}")
+        return LogError(f"Redis at {self._address} cannot be used: {str(error) or type(error).__name__}")
 
 
 def _is_error(reply: object, code: str) -> bool:

@@ -65,7 +65,7 @@ async def _primary_of(address: RedisAddress, sentinels: Sentinels) -> TcpAddress
             if named and await _is_primary(named, address):
                 return named
         except (RedisError, OSError) as error:
-            problems.append(f"{each}: {error or type(error).__name__}")
+            problems.append(f"{each}: {str(error) or type(error).__name__}")
         else:
             problems.append(f"{each}: {f'{named} is a replica' if named else 'does not know it'}")
     raise RedisConnectionError(f"no primary found for {sentinels.master!r}: {'; '.join(problems)}")

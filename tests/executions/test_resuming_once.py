@@ -1,0 +1,119 @@
+"""Several calls of one process go on with what another process has left: it is resumed once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from tests.storage.shared_log import SharedLog, SharedOwnership, SharedStore
+
+from runner_service import states
+from runner_service.events.writer import log_writer
+from runner_service.executions.execution import Execution
+from runner_service.executions.handover import Handover
+from runner_service.executions.ownership import ExecutionOwnership
+from runner_service.executions.registry import Registry
+from runner_service.identity import OwnerKey
+from runner_service.redaction import Redactor
+from runner_service.storage.event_log import NewExecution
+from runner_service.storage.ownership import Claim
+from runner_service.storage.shared_queue import Taken
+from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
+
+LEFT = OwnerKey("left")
+
+
+class SlowOwnership(SharedOwnership):
+    """Is asked for a first claim, and grants it once it is told to."""
+
+    def __init__(self, store: SharedStore) -> None:
+        super().__init__(store, "living")
+        self.asked = asyncio.Event()
+        self.answers = asyncio.Event()
+
+    async def claim(self, execution_id: str, *, anew: bool = False, token: int | None = None) -> Claim | None:
+        if not self.asked.is_set():
+            self.asked.set()
+            await self.answers.wait()
+        return await super().claim(execution_id, anew=anew, token=token)
+
+
+class Resuming:
+    """Resumes executions, of which nothing runs, as `Resumer` does, and counts how often."""
+
+    def __init__(self, registry: Registry, ownership: ExecutionOwnership) -> None:
+        self._registry = registry
+        self._ownership = ownership
+        self.times = 0
+
+    async def resume(self, execution_id: OwnerKey) -> None:
+        execution = await self._registry.find(execution_id)
+        with self._registry.holding(execution):
+            await asyncio.sleep(0)
+            await self._ownership.require(execution)
+            if execution.can_be_resumed:
+                execution.requeue(Redactor([]))
+                self.times += 1
+
+    async def report_if_pending(self, _: Execution) -> None:
+        """Nobody wants to know."""
+
+
+class Process:
+    """A process that finds an execution whose owner is dead."""
+
+    def __init__(self, handover: Handover, claims: SlowOwnership, resuming: Resuming, token: int) -> None:
+        self.handover = handover
+        self.claims = claims
+        self.resuming = resuming
+        self.taken = Taken(LEFT, token, 0.0)
+
+
+@asynccontextmanager
+async def process(state: "event_pb2.State.ValueType") -> AsyncIterator[Process]:
+    store = SharedStore()
+    dead = await SharedOwnership(store, "dead").claim(LEFT)
+    assert dead
+    log = SharedLog(store, "living")
+    request = runner_pb2.ExecuteAgentRequest(execution_id=LEFT, agent=runner_pb2.Agent(name="tester"))
+    record = runner_pb2.Execution(execution_id=LEFT, state=state)
+    await log.append([NewExecution(record, b"f", request)], {LEFT: dead.token})
+    store.alive.remove("dead")
+    claims = SlowOwnership(store)
+    nothing = cast(Any, None)
+    async with log_writer(log) as writer:
+        registry = Registry(log, writer)
+        ownership = ExecutionOwnership(log, claims, None, nothing)
+        resuming = Resuming(registry, ownership)
+        handover = Handover(registry, ownership, cast(Any, resuming), cast(Any, resuming), nothing)
+        yield Process(handover, claims, resuming, dead.token)
+
+
+async def settled() -> None:
+    """Lets everything happen that waits for nothing outside of this process."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+async def test_what_the_queue_lets_go_on_keeps_its_place_while_its_owner_is_found_dead() -> None:
+    async with process(states.RUNNING) as living:
+        taking_over = asyncio.create_task(living.handover.take_over(LEFT))
+        await living.claims.asked.wait()
+        starting = asyncio.create_task(living.handover.start_taken(living.taken))
+        await settled()
+        assert not starting.done(), "once this returns, the queue gives the place of the execution up"
+        living.claims.answers.set()
+        await asyncio.gather(taking_over, starting)
+        assert living.resuming.times == 1
+
+
+async def test_what_a_caller_resumes_is_not_resumed_again_by_a_takeover_that_began_before() -> None:
+    async with process(states.INTERRUPTED) as living:
+        taking_over = asyncio.create_task(living.handover.take_over(LEFT))
+        await living.claims.asked.wait()
+        await living.resuming.resume(LEFT)
+        assert living.resuming.times == 1
+        living.claims.answers.set()
+        await taking_over
+        assert living.resuming.times == 1

@@ -1,0 +1,34 @@
+"""What the queue of all replicas promises, in a Redis Cluster."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from tests.scale.cluster import Cluster
+from tests.scale.redis_server import needs_redis
+from tests.scale.test_cluster_conformance import cluster
+from tests.storage.test_shared_queue import *  # noqa: F403  # its tests, with the fixture of this module
+from tests.storage.test_shared_queue import Replica
+
+from runner_service.storage.redis.backend import redis_storage
+from runner_service.storage.redis.keys import deployment_keys
+
+__all__ = ["cluster"]
+
+pytestmark = [needs_redis, pytest.mark.long]
+
+QUEUE = deployment_keys("default").queue
+
+
+@pytest.fixture  # type: ignore[no-redef]  # instead of the imported one
+async def replicas(cluster: Cluster) -> AsyncIterator[list[Replica]]:  # the fixture
+    cluster.flush()
+    async with AsyncExitStack() as parts:
+        storages = [await parts.enter_async_context(redis_storage(cluster.address)) for _ in range(3)]
+        for each in storages:
+            await each.replicas.reach()
+            await each.replicas.beat()
+        yield [Replica(each) for each in storages]
+    for node in cluster.nodes:
+        if node is not cluster.node_of(QUEUE):
+            assert not [key for key in node.run("KEYS", "*") if b":queue" in key or b":turns:" in key]
