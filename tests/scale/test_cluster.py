@@ -150,7 +150,7 @@ async def test_with_a_replica_of_each_node_nothing_that_was_answered_is_lost(
         for name in [*answered, "after"]:
             events = await deployment.watch(1, execution_id=name).ended()
             assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
-        request = runner_pb2.ListExecutionsRequest(page_size=1000)
+        request = runner_pb2.ListExecutionsRequest(page_size=100)
         listed = (await deployment.replicas[0].stub.ListExecutions(request)).executions
         assert {*ids, *answered, "after"} <= {each.execution_id for each in listed}
 
