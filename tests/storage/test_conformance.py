@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from tests.scale.redis_server import redis_path, redis_server, valkey_path
+from tests.scale.redis_server import redis_8_path, redis_path, redis_server, valkey_path
 from tests.storage.shared_log import SharedLog, SharedOwnership, SharedStore
 
 from runner_service.errors import LogUnavailableEnd
@@ -36,11 +36,18 @@ from runner_service.storage.sqlite.event_log import sqlite_event_log
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-SERVERS = {"redis": redis_path(), "valkey": valkey_path()}
-
-
-def missing(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(SERVERS[name] is None, reason=f"{name} is not installed: see .ci/run")
+SERVERS = {"redis": redis_path(), "redis 8": redis_8_path(), "valkey": valkey_path()}
+IN_REDIS = [
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.skipif(program is None, reason=f"{name} is not installed: see .ci/run"),
+            *([pytest.mark.long] if name == "redis 8" else []),
+        ],
+    )
+    for name, program in SERVERS.items()
+]
+"""The servers, as parameters of fixtures."""
 
 
 @asynccontextmanager
@@ -59,7 +66,7 @@ async def opened(name: str, directory: Path) -> AsyncIterator[EventLog]:
         yield SharedLog(SharedStore(), "only")
 
 
-@pytest.fixture(params=["sqlite", "shared", *(pytest.param(name, marks=missing(name)) for name in SERVERS)])
+@pytest.fixture(params=["sqlite", "shared", *IN_REDIS])
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventLog]:
     async with opened(request.param, tmp_path) as log:
         yield log

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.scale.redis_server import redis_server
-from tests.storage.test_conformance import SERVERS, missing
+from tests.storage.test_conformance import IN_REDIS, SERVERS
 
 from runner_service.storage.backend import Storage
 from runner_service.storage.event_log import LogError, NewExecution
@@ -21,7 +21,7 @@ Open = Callable[[], AbstractAsyncContextManager[Storage]]
 MAX_BYTES = 10_000
 
 
-@pytest.fixture(params=["sqlite", *(pytest.param(name, marks=missing(name)) for name in SERVERS)])
+@pytest.fixture(params=["sqlite", *IN_REDIS])
 async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
     """Opens the same storage, again and again."""
     if request.param == "sqlite":

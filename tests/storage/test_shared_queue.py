@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from tests.scale.redis_server import redis_server
-from tests.storage.test_conformance import SERVERS
-from tests.storage.test_tenant_stores import IN_REDIS, shared
+from tests.storage.test_conformance import IN_REDIS, SERVERS
+from tests.storage.test_tenant_stores import shared
 
 from runner_service import states
 from runner_service.executions.queue import ExecutionQueue

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.scale.redis_server import RedisServer, redis_server
-from tests.storage.test_conformance import SERVERS, missing
+from tests.storage.test_conformance import IN_REDIS, SERVERS
 
 from runner_service import states
 from runner_service.executions.tenant_retention import prune_tenant
@@ -22,8 +22,6 @@ from runner_service.storage.redis.backend import RedisStorage, redis_storage
 from runner_service.storage.sqlite import audit as sqlite_audit
 from runner_service.storage.sqlite.backend import sqlite_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
-
-IN_REDIS = [pytest.param(name, marks=missing(name)) for name in SERVERS]
 
 
 @asynccontextmanager
