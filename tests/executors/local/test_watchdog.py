@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -116,9 +117,10 @@ async def test_a_fork_bomb_that_its_shell_leaves_behind_is_ended_with_a_notice(l
 
 
 async def test_a_bomb_whose_processes_leave_their_session_is_ended(sandbox: Sandbox) -> None:
-    """Slower than the others, so that it can be ended one by one."""
+    """Slower than the others, so that it can be ended one by one; it would go off by itself after ten seconds."""
     again = "for i in 1 2; do setsid -f bash bomb.sh; done"
-    await sandbox.write_text("/bomb.sh", f"sleep 0.2\n[ $SECONDS -lt 10 ] && {{ {again}; }}\n")
+    end = int(time.time()) + 10  # SECONDS begins anew in each of them
+    await sandbox.write_text("/bomb.sh", f"sleep 0.2\n[ $EPOCHSECONDS -lt {end} ] && {{ {again}; }}\n")
     result, _, _ = await run(sandbox, "for i in $(seq 60); do setsid -f bash bomb.sh; done; sleep 75.06")
     assert result.exceeded == ExceededLimit("processes", 50)
     assert await all_gone(sandbox, "bomb.sh")
