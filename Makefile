@@ -12,6 +12,9 @@ WORKERS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONL
 PROTOS := proto/runner_service/v1/*.proto proto/runner_service/stigmer/wire/*.proto
 GENERATED := src/runner_service/v1 src/runner_service/stigmer/wire examples/go/runnerv1
 
+# Images of CI set it; each worker would then rewrite the assertions of all tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-long latest earliest coverage chaos fuzz check format proto docs lock bench capacity image release clean
 
 help: ## Lists the targets
@@ -41,7 +44,7 @@ earliest: $(DEV) ## Runs the tests of Daytona with the earliest SDK that is supp
 	@EMULATED_DAYTONA=0.190.0 $(subst $(BIN),.venv-earliest/bin,$(PYTEST)) --numprocesses $(WORKERS) -m "not long" tests/executors/daytona $(ARGS)
 
 coverage: $(DEV) ## Runs the tests and fails when less of the code is covered than before
-	@$(PYTEST) --numprocesses $(WORKERS) -m "not long" --cov --cov-report term:skip-covered $(ARGS)
+	@$(PYTEST) --numprocesses $(WORKERS) -m "not long" -p pytest_cov --cov --cov-report term:skip-covered $(ARGS)
 
 chaos: $(DEV) ## Kills the service hundreds of times at random and looks for what is lost; ARGS="RUNS=500 REPETITIONS=10 SEED=1"
 	@$(BIN)/python -m tests.chaos $(ARGS)
