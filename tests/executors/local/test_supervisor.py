@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 
@@ -128,6 +129,33 @@ def test_where_there_is_no_subreaper_the_group_is_ended() -> None:
             assert groups.reaped(reaped[0]) == 1
     assert not groups.left_behind(1)
     assert set(ending.killed.values()) == {"process group"}
+
+
+class Multiplying(Groups):
+    """A command that has one process more whenever it is looked at, until a moment of the monotonic clock."""
+
+    def __init__(self, end: float) -> None:
+        super().__init__()
+        self._end = end
+        self._processes = 0
+
+    def members(self, commands: Collection[int] | None) -> list[process_table.Process]:
+        del commands
+        self._processes += 1
+        new = process_table.Process(self._processes, 1, "bomb", is_alive=True, parent=1, session=1)
+        return [new] if time.monotonic() < self._end else []
+
+    def send(self, target: process_table.Process, *signals: signal.Signals) -> bool:
+        del target, signals
+        return True
+
+
+def test_what_multiplies_is_not_given_up() -> None:
+    end = time.monotonic() + 6  # longer than one process is waited for
+    ending = Termination(Multiplying(end), [1], grace=0)
+    while not ending.step():
+        time.sleep(max(0.0, ending.next_check - time.monotonic()))
+    assert time.monotonic() >= end
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")

@@ -1,6 +1,7 @@
 """What commands use: too much of it ends the command that is to blame, says so, and touches nobody else."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -124,6 +125,19 @@ async def test_a_bomb_whose_processes_leave_their_session_is_ended(sandbox: Sand
     result, _, _ = await run(sandbox, "for i in $(seq 60); do setsid -f bash bomb.sh; done; sleep 75.06")
     assert result.exceeded == ExceededLimit("processes", 50)
     assert await all_gone(sandbox, "bomb.sh")
+
+
+async def test_the_supervisor_runs_before_the_commands_that_it_ends(sandbox: Sandbox) -> None:
+    """Where it may: it needs CAP_SYS_NICE for that."""
+    if (before := os.getpriority(os.PRIO_PROCESS, 0)) != 0 or not _has_sys_nice():
+        pytest.skip(f"a niceness of {before}, or no CAP_SYS_NICE")
+    of_both = await output(sandbox, "nice; cut -d' ' -f19 /proc/$PPID/stat")
+    assert of_both == "0\n-10\n"
+
+
+def _has_sys_nice() -> bool:
+    (effective,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff")]
+    return bool(int(effective.split()[1], 16) >> 23 & 1)
 
 
 async def test_zombies_count_as_processes(sandbox: Sandbox) -> None:

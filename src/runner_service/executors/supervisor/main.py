@@ -27,6 +27,7 @@ _READ_BYTES = 65536
 _DESCRIPTORS_PER_READ = 64
 _REPARENTING_TIMEOUT_SECONDS = 1.0
 _REPARENTING_INTERVAL_SECONDS = 0.01
+_NICE = -10
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -255,6 +256,7 @@ def main(arguments: list[str], about: wire.Message | None = None, descriptors: S
     parent = os.getppid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    _take_precedence()
     for span in orphans:
         kill_tagged(span)
     with socket.socket(fileno=int(descriptor)) as service:
@@ -264,6 +266,14 @@ def main(arguments: list[str], about: wire.Message | None = None, descriptors: S
         supervisor.serve()
     if cells.high and not supervisor.was_told_to_close and _has_died(parent):
         kill_tagged(cells)
+
+
+def _take_precedence() -> None:
+    """Lets the supervisor run before the commands that it has to end, which do not inherit it, however many they are."""
+    if sys.platform == "linux" and os.getpriority(os.PRIO_PROCESS, 0) == 0:
+        with contextlib.suppress(OSError):  # without CAP_SYS_NICE it has the same share as others
+            os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
 
 
 def _has_died(parent: int) -> bool:

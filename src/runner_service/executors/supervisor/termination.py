@@ -13,6 +13,8 @@ MAX_NAMED_PROCESSES = 100
 _FIRST_INTERVAL_SECONDS = 0.001
 _MAX_INTERVAL_SECONDS = 0.02
 _KILL_TIMEOUT_SECONDS = 5.0
+"""How long what SIGKILL does not end is waited for, since the last process that was not known before."""
+_MAX_KNOWN = 100_000
 _QUIET_CHECKS = 2
 
 
@@ -25,6 +27,7 @@ class Termination:
         self.killed: dict[tuple[int, int], str] = {}
         self._ownership = ownership
         self._force_from = self.next_check + grace
+        self._last_new = self.next_check
         self._untouchable: set[tuple[int, int]] = set()
         self._pause = _FIRST_INTERVAL_SECONDS
         self._quiet_checks = 0
@@ -35,7 +38,10 @@ class Termination:
         self._force_from = min(self._force_from, self.next_check)
 
     def step(self) -> bool:
-        """Signals what is still there; returns whether everything has ended or is given up."""
+        """Signals what is still there; returns whether everything has ended or is given up.
+
+        What multiplies is not given up: it would fill the machine.
+        """
         now = monotonic()
         if now >= self._force_from:
             for each in self._ownership.kill_groups(self.commands, MAX_NAMED_PROCESSES):
@@ -48,17 +54,21 @@ class Termination:
             self._signal(each, by_force=now >= self._force_from)
         self.next_check = now + self._pause
         self._pause = min(self._pause * 2, _MAX_INTERVAL_SECONDS)
-        return self._quiet_checks >= _QUIET_CHECKS or now >= self._force_from + _KILL_TIMEOUT_SECONDS
+        return (
+            self._quiet_checks >= _QUIET_CHECKS or now >= max(self._force_from, self._last_new) + _KILL_TIMEOUT_SECONDS
+        )
 
     def _signal(self, target: Process, *, by_force: bool) -> None:
         key = (target.pid, target.start)
         allowed = True
+        if key not in self.killed:
+            self._last_new = monotonic()
         if by_force:
             allowed = self._ownership.send(target, signal.SIGKILL)
         elif key not in self.killed:
             # A stopped process acts on SIGTERM only once it continues.
             allowed = self._ownership.send(target, signal.SIGTERM, signal.SIGCONT)
-        if allowed:
-            self.killed.setdefault(key, target.name)
-        else:
+        if not allowed:
             self._untouchable.add(key)
+        elif len(self.killed) < _MAX_KNOWN:
+            self.killed.setdefault(key, target.name)
