@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.executors.confinement.test_private import nest
+from tests.executors.conftest import opened_locally
 from tests.executors.recorder import Recorder, all_gone, appeared, living, output, run
 
 from runner_service.executors.local.executor import local_executor
@@ -94,6 +96,14 @@ async def test_the_death_of_one_service_leaves_the_commands_of_another(tmp_path:
         await process.wait()
         await vanished(watcher, "72.03")
     assert len(await living(watcher, "72.02")) >= 4
+
+
+async def test_a_start_removes_what_a_crash_has_left_of_scans_however_deep_it_is(tmp_path: Path) -> None:
+    scans = tmp_path / "state" / "scans"
+    scans.mkdir(parents=True)
+    nest(str(scans), 1200, 1)
+    async with opened_locally(tmp_path):
+        assert not scans.exists()
 
 
 async def test_a_start_after_a_crash_ends_orphans(tmp_path: Path, watcher: Sandbox) -> None:

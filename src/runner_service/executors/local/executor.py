@@ -14,6 +14,7 @@ from runner_service.executors.local.commands import Commands, SupervisorSource
 from runner_service.executors.local.confinement.cells import CacheBounds, Cells, plain_name
 from runner_service.executors.local.confinement.confiner import Confiner, Place
 from runner_service.executors.local.confinement.file_rules import FileRules
+from runner_service.executors.local.deep_removal import remove_whole
 from runner_service.executors.local.environment import command_environment, inherited_environment
 from runner_service.executors.local.files import Files
 from runner_service.executors.local.restoring import LocalRestorer
@@ -106,11 +107,11 @@ class LocalExecutor:
         self,
         supervisor: SupervisorProcess,
         threads: FileThreads,
+        cells: Cells,
+        programs: Programs,
         *,
         root: Path,
         scope: Scope,
-        programs: Programs,
-        cells: Cells,
         scans: Path,
         tracks_home: bool,
     ) -> None:
@@ -240,28 +241,35 @@ async def local_executor(
         SandboxError: a directory cannot be made or is in use, there is no shell, or the supervisor does not start.
     """
     programs = await asyncio.to_thread(_find_programs)
-    real_root = await asyncio.to_thread(resolve_root, root)
-    place = Place(state_dir, os.environ.get("HOME") or str(real_root), tuple(map(str, secrets)))
+    real = await asyncio.to_thread(resolve_root, root)
+    place = Place(state_dir, os.environ.get("HOME") or str(real), tuple(map(str, secrets)))
     async with supervisor_process(state_dir, terminate_grace, quota, on_supervisor_change) as supervisor:
-        threads = FileThreads(_FILE_THREADS)
-        scans = state_dir / "scans"
-        await asyncio.to_thread(shutil.rmtree, scans, ignore_errors=True)  # what a crash has left
-        try:
-            yield LocalExecutor(
-                supervisor,
-                threads,
-                root=real_root,
-                scope=scope,
-                programs=programs,
-                scans=scans,
-                tracks_home=tracks_home,
-                cells=Cells(
-                    Confiner(place, grace=terminate_grace, quota=quota, shared=supervisor), state_dir, cache_bounds
-                ),
-            )
-        finally:
-            threads.shutdown()
-            await asyncio.to_thread(shutil.rmtree, scans, ignore_errors=True)
+        confiner = Confiner(place, grace=terminate_grace, quota=quota, shared=supervisor)
+        cells = Cells(confiner, state_dir, cache_bounds)
+        async with _scan_directory(state_dir) as scans:
+            threads = FileThreads(_FILE_THREADS)
+            try:
+                yield LocalExecutor(
+                    supervisor, threads, cells, programs, root=real, scope=scope, scans=scans, tracks_home=tracks_home
+                )
+            finally:
+                threads.shutdown()
+
+
+@asynccontextmanager
+async def _scan_directory(state_dir: Path) -> AsyncIterator[Path]:
+    """Removes what searches for changed files remember: before, what a crash has left, and in the end."""
+    scans = state_dir / "scans"
+
+    def remove() -> None:
+        with suppress(OSError):
+            remove_whole(str(scans))
+
+    await asyncio.to_thread(remove)
+    try:
+        yield scans
+    finally:
+        await asyncio.to_thread(remove)
 
 
 def _find_programs() -> Programs:

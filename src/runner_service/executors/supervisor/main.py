@@ -269,7 +269,7 @@ def main(arguments: list[str], about: wire.Message | None = None, descriptors: S
 
 
 def _take_precedence() -> None:
-    """Lets the supervisor run before the commands that it has to end, which do not inherit it, however many they are."""
+    """Lets the supervisor run before the commands that it has to end, which do not inherit it."""
     if sys.platform == "linux" and os.getpriority(os.PRIO_PROCESS, 0) == 0:
         with contextlib.suppress(OSError):  # without CAP_SYS_NICE it has the same share as others
             os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
