@@ -23,7 +23,7 @@ class Cost(NamedTuple):
 def measure(kind: str, *, streams: int, events: int, gap: float = 0.0) -> Cost:
     """Runs `streams` executions that say `events` tokens in all. `kind` is `service`, `bare` or `mute`.
 
-    When mute, the service's executions make the tokens and go through the loop as often, but publish none of them.
+    When mute, the service's executions go through the loop as often, but publish nothing.
     """
     with running(["-m", "benchmarks.fountain", "--kind", kind]) as server:
         return asyncio.run(measure_server(server, streams, events // streams, gap))

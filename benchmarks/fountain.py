@@ -1,7 +1,7 @@
 """The real service, but for the agent: it says tokens as fast as the log takes them.
 
 With `--kind bare` it is a plain grpc.aio stream that sends each token as a message of its own, as one would write it
-first. With `--kind mute` the tokens are made and thrown away.
+first. With `--kind mute` nothing is published, but the loop goes round as often.
 
 With `--redis PORT` it is a replica that shares the Redis at that port.
 
@@ -58,17 +58,17 @@ class Fountain(PlainLoop):
             self._gate.open()
             return ""
         asked = json.loads(run.message)
-        run.events.publish(event_pb2.TextDelta(message_id="m", text="ready"))
+        framer = run.events.text_framer(event_pb2.TextDelta, "m")
+        run.events.publish_text(framer, "ready")
         await self._gate.passed()
         await asyncio.sleep(asked.get("phase", 0.0))
         pace = Pace(asked["gap"])
         for _ in range(asked["tokens"]):
-            token = event_pb2.TextDelta(message_id="m", text=TOKEN)
             if not self._mute:
-                run.events.publish(token)
+                run.events.publish_text(framer, TOKEN)
                 await run.events.wait_for_capacity()
             await pace.next()
-        run.events.publish(event_pb2.TextDelta(message_id="m", text="done"))
+        run.events.publish_text(framer, "done")
         await self._gate.passed()
         return ""
 

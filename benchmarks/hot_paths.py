@@ -10,12 +10,12 @@ _LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\nd
 
 def event(count: int) -> None:
     """An event becomes bytes for the log and the wire."""
-    from runner_service.storage.frames import Framer
+    from runner_service.storage.frames import TextFramer
     from runner_service.v1 import execution_event_pb2 as event_pb2
 
-    framer = Framer("measured")
+    framer = TextFramer("measured", event_pb2.TextDelta, "msg-1")
     for number in range(count):
-        framer.frame(number, event_pb2.TextDelta(message_id="msg-1", text=" token"))
+        framer.frame(number, " token")
 
 
 def chunk(count: int) -> None:

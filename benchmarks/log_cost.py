@@ -77,9 +77,9 @@ async def _storage(redis_port: int | None, base: Path) -> AsyncIterator[Storage]
 
 
 async def _publish(stream: EventStream, tokens: int, gap: float) -> None:
-    pace = Pace(gap)
+    pace, framer = Pace(gap), stream.text_framer(event_pb2.TextDelta, "m")
     for _ in range(tokens):
-        stream.publish(event_pb2.TextDelta(message_id="m", text=TOKEN))
+        stream.publish_text(framer, TOKEN)
         await stream.wait_for_capacity()
         await pace.next()
     await stream.flush()

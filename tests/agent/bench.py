@@ -104,7 +104,7 @@ class Bench:
         watch: Callable[[Message], None] | None = None,
         is_read: bool = True,
     ) -> Played:
-        """Runs an agent to its end, whichever it is. `watch` sees each event as it is published.
+        """Runs an agent to its end, whichever it is. `watch` sees each event as it is published, but for text.
 
         `is_read` says whether its events are read from the log afterwards.
         """

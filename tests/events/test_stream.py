@@ -70,7 +70,7 @@ def new_stream(name: str, disk: Disk, writer: LogWriter) -> EventStream:
 
 
 def say(stream: EventStream, text: str) -> int:
-    return stream.publish(event_pb2.TextDelta(message_id="m", text=text))
+    return stream.publish_text(stream.text_framer(event_pb2.TextDelta, "m"), text)
 
 
 def finish(stream: EventStream) -> None:
@@ -105,6 +105,20 @@ async def test_events_are_numbered_without_gaps_and_end_with_the_last(stream: Ev
     assert events[-1].finished.state == event_pb2.STATE_SUCCEEDED
     assert events[0].execution_id == "e1"
     assert events[0].create_time.seconds > 1_700_000_000
+
+
+async def test_a_text_that_cannot_be_encoded_takes_no_number(stream: EventStream) -> None:
+    say(stream, "before")
+    with pytest.raises(UnicodeEncodeError):
+        say(stream, "\ud800")
+    say(stream, "after")
+    finish(stream)
+
+    assert [(event.sequence, event.text_delta.text) for event in await follow(stream)] == [
+        (1, "before"),
+        (2, "after"),
+        (3, ""),
+    ]
 
 
 async def test_whoever_comes_late_sees_the_same_from_wherever_it_left(stream: EventStream) -> None:

@@ -7,8 +7,11 @@ import shutil
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner_service.redaction import MARK, Redactor
+from runner_service.redaction.forms import _ENCODERS, forms_of
 
 SECRETS = [
     "correct horse battery staple",
@@ -17,6 +20,7 @@ SECRETS = [
     "gehéim-wört-漢字-value",
     "line one of it\nline two of it\nline 3",
     "tab\tand\x1bescape and more",
+    "sk-proj_0A.9Z-plain_key",
 ]
 
 
@@ -71,6 +75,11 @@ def test_no_language_prints_a_secret(secret: str) -> None:
         assert redacted.startswith("before "), name
         assert redacted.count(MARK) >= 1, (name, text)
         assert len(redacted) < len(text) / 4 + 60, (name, text, redacted)
+
+
+@given(st.text("ABYZabyz0189_.-", min_size=6))
+def test_a_plain_secret_has_the_forms_that_all_encoders_give(secret: str) -> None:
+    assert {secret}.union(*(encoder(secret) for encoder in _ENCODERS)) == {form.decode() for form in forms_of(secret)}
 
 
 def test_a_long_secret_is_found_in_part() -> None:

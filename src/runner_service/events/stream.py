@@ -1,7 +1,8 @@
 """The event stream of an execution: numbers events, hands them to the log, and delivers what is committed.
 
-`EventStream.publish` is the one way in, `EventStream.page` the one way out. The `LogWriter` between them serves all
-executions: it commits everything pending in one batch, and only then are watchers notified.
+`EventStream.publish` is the one way in, for text and output by a variant, `EventStream.page` the one way out. The
+`LogWriter` between them serves all executions: it commits everything pending in one batch, and only then are watchers
+notified.
 """
 
 import logging
@@ -19,7 +20,7 @@ from runner_service.events.writer import EventRun, LogWriter
 from runner_service.executors.protocol import Stream
 from runner_service.identity import bare_id
 from runner_service.storage.event_log import Entry, EventLog, NewEvent, NewOutput, NewState, NewValue, Page, Rejection
-from runner_service.storage.frames import Framer
+from runner_service.storage.frames import Framer, TextFramer, TextKind
 from runner_service.storage.owner_history import OwnerHistory
 from runner_service.telemetry import metrics
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -89,6 +90,18 @@ class EventStream:
         else:
             self._enqueue_frame(sequence, frame)
         self._published_finish = type(event) is _Finished
+        return sequence
+
+    def text_framer(self, kind: TextKind, message_id: str, *, sub_agent_id: str = "") -> TextFramer:
+        """Returns what `publish_text` encodes the pieces of one text with."""
+        return TextFramer(bare_id(self.execution_id), kind, message_id, sub_agent_id)
+
+    def publish_text(self, framer: TextFramer, text: str) -> int:
+        """Publishes the next piece of a text, as `publish` would: this is called for every token."""
+        sequence = self.last_sequence + 1
+        self._enqueue_frame(sequence, framer.frame(sequence, text))
+        self.last_sequence = sequence
+        self._published_finish = False
         return sequence
 
     def publish_output(self, tool_call_id: str, stream: Stream, data: bytes, *, sub_agent_id: str = "") -> None:

@@ -20,6 +20,7 @@ _PEM_BOUNDARY = re.compile(r"-----(BEGIN|END) [A-Z0-9 ]+-----")
 _SHELL_SPECIAL = re.compile(r"[^A-Za-z0-9_./:=@%+,-]", re.ASCII)
 _SAFE_IN_SHELL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:=@%+,-"
 _SAFE_IN_URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-"
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")  # as most keys are: nothing has to be escaped anywhere
 _ANSI_C = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\x1b": r"\E", "'": r"\'"}  # the backslash first
 _ANSI_C_CONTROL = re.compile(r"[\x00-\x1f]")
 _OCTAL = str.maketrans({chr(byte): f"\\{byte:03o}" for byte in range(0x80, 0x100)})
@@ -33,7 +34,7 @@ def forms_of(secret: str) -> Iterator[bytes]:
     if values:  # they differ in line ends only, which do not count here
         yield from (_squeezed(values[0]), *map(_squeezed, _lines(values[0])))
         yield from map(_squeezed, _unquoted(values[0]))
-    for encoder in (_json, _base64, _shell, _url, _hexadecimal, _html, _python):
+    for encoder in _ENCODERS if not _PLAIN.fullmatch(secret) else _ENCODERS_OF_PLAIN:
         for value in values:
             yield from map(_squeezed, encoder(value))
 
@@ -155,3 +156,8 @@ def _html(value: str) -> set[str]:
 
 def _python(value: str) -> set[str]:
     return {repr(value)[1:-1], ascii(value)[1:-1], repr(value.encode(*ENCODING))[2:-1]}
+
+
+_ENCODERS: tuple[Encoder, ...] = (_json, _base64, _shell, _url, _hexadecimal, _html, _python)
+_ENCODERS_OF_PLAIN: tuple[Encoder, ...] = (_base64, _hexadecimal)
+"""Those that change what is `_PLAIN`."""

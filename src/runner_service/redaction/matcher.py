@@ -91,7 +91,8 @@ class Patterns:
         prefixes = {pattern[:_PREFIX_BYTES] for pattern in self._sorted}
         # Among many, looking each place of a tail up is as fast as searching, and takes nothing to build.
         self._many_prefixes = prefixes if len(prefixes) > _MAX_FOR_DFA else ()
-        self._prefixes = () if self._many_prefixes else _filters(prefixes)
+        # Tails are short: a DFA would take longer to build than it saves.
+        self._prefixes = () if self._many_prefixes else _filters(prefixes, max_for_dfa=0)
         self._beginnings = {prefix[:length] for prefix in prefixes for length in range(1, _PREFIX_BYTES)}
 
     @classmethod
@@ -249,13 +250,13 @@ def _pieces_of(form: bytes) -> Iterator[tuple[bytes, int]]:
         yield form[offset : offset + _PIECE_BYTES], offset
 
 
-def _filters(patterns: Collection[bytes]) -> list[BytesAhoCorasick]:
+def _filters(patterns: Collection[bytes], max_for_dfa: int = _MAX_FOR_DFA) -> list[BytesAhoCorasick]:
     """Returns the fastest searches that tell whether any of the patterns is in a text."""
     if len(patterns) <= _MAX_FOR_SIMD:
         # Only with this kind of match does the library use SIMD.
         return _searches(patterns, _NFA, _PATTERNS_PER_SIMD_SEARCH, MatchKind.LeftmostFirst)
     # A DFA is twice as fast as the NFA, and takes five times as long to build.
-    return _searches(patterns, _DFA if len(patterns) < _MAX_FOR_DFA else _NFA)
+    return _searches(patterns, _DFA if len(patterns) < max_for_dfa else _NFA)
 
 
 def _searches(
