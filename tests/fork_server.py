@@ -69,7 +69,10 @@ def _answer(control: socket.socket, **fields: int) -> None:
 
 def _reap(control: socket.socket) -> None:
     while _order_ids:
-        pid, status = os.waitpid(-1, os.WNOHANG)
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:  # this was interrupted by the signal of the last one, whose handler is still at it
+            return
         if not pid:
             return
         _answer(control, id=_order_ids.pop(pid), exit_code=os.waitstatus_to_exitcode(status))

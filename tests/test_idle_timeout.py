@@ -1,6 +1,7 @@
 """A time-out that is put off again and again."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -51,6 +52,22 @@ async def test_a_disarmed_timeout_does_not_expire_until_it_is_armed_again() -> N
         await block(idle)
         await asyncio.sleep(0.03)
         idle.arm(0.01)
+        await asyncio.Event().wait()
+
+    assert not await expires_in(block)
+    assert await expires_in(block_that_goes_on)
+
+
+async def test_the_time_for_which_the_process_was_stopped_does_not_count() -> None:
+    async def block(idle: IdleTimeout) -> None:
+        idle.arm(0.2)
+        time.sleep(1.5)  # noqa: ASYNC251  # as SIGSTOP does to the loop
+        await asyncio.sleep(0.1)  # what has come meanwhile
+        idle.disarm()
+
+    async def block_that_goes_on(idle: IdleTimeout) -> None:
+        idle.arm(0.2)
+        time.sleep(1.5)  # noqa: ASYNC251  # as above
         await asyncio.Event().wait()
 
     assert not await expires_in(block)

@@ -5,9 +5,14 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+_MAX_LATE_SECONDS = 1.0
+"""A timer that fires later than that shows that the process was stopped, or its machine asleep."""
+
 
 class IdleTimeout:
     """A timeout that is cheap to restart. Construct it with `idle_timeout`. For the event loop's thread.
+
+    If the process was stopped meanwhile, it begins anew: what has come has not been read yet.
 
     Restarting costs an assignment, where a new timer costs as much as sending a few bytes: when the one timer fires, it
     checks how much time is left and reschedules itself.
@@ -51,10 +56,13 @@ class IdleTimeout:
         self._timer = self._loop.call_at(due, self._check)
 
     def _check(self) -> None:
+        now, due = self._loop.time(), self._fires_at
         self._timer, self._fires_at = None, math.inf
         if self._due is None:
             return
-        if self._due > self._loop.time():
+        if now > due + _MAX_LATE_SECONDS:
+            self._due = now + self.seconds
+        if self._due > now:
             self._schedule(self._due)
         else:
             self.expire()
