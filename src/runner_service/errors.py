@@ -13,6 +13,11 @@ import grpc
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 
+def text_of(error: BaseException) -> str:
+    """Returns the text of an error, or its type's name where it has none, as timeouts and broken connections have."""
+    return str(error) or type(error).__name__
+
+
 class CallError(Exception):
     """A call that is refused before it has any effect. `code` is its gRPC status."""
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import aiohttp
 import httpx
 
+from runner_service.errors import text_of
+
 _MAX_CONNECTIONS = 1000
 
 
@@ -74,4 +76,4 @@ def _mapped_errors(request: httpx.Request) -> Iterator[None]:
     except (aiohttp.ClientConnectorError, ssl.SSLError) as error:
         raise httpx.ConnectError(str(error), request=request) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise httpx.ReadError(str(error) or type(error).__name__, request=request) from error
+        raise httpx.ReadError(text_of(error), request=request) from error

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import httpx2
 
+from runner_service.errors import text_of
+
 _TAG = re.compile(r"<(?P<end>/?)(?P<name>[a-z]*)[^<>]*>", re.IGNORECASE)
 _HIDDEN_ELEMENTS = frozenset({"script", "style", "head"})
 _MAX_READ_CHARACTERS = 100_000  # of a body: no reason is further down
@@ -114,7 +116,7 @@ def _unescaped(text: str) -> str:
 
 def words_of(error: BaseException) -> str:
     """Returns what an error says, or its name."""
-    return provider_words(str(error) or type(error).__name__)
+    return provider_words(text_of(error))
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

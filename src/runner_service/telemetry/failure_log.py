@@ -3,6 +3,8 @@
 import logging
 import time
 
+from runner_service.errors import text_of
+
 _INTERVAL_SECONDS = 30.0
 
 
@@ -24,7 +26,7 @@ class FailureLog:
         now = time.monotonic()
         if self._logged is None or now - self._logged >= self._interval_seconds:
             self._logged = now
-            self._logger.warning("%s error=%s", self._failing, str(error) or type(error).__name__)
+            self._logger.warning("%s error=%s", self._failing, text_of(error))
 
     def succeeded(self) -> None:
         """Notes that it works."""

@@ -12,6 +12,7 @@ import aiohttp
 from jwt.algorithms import get_default_algorithms
 
 from runner_service.api.callers.file_versions import Version, version_of
+from runner_service.errors import text_of
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class KeySet:
             data = await self._read()
             keys = await asyncio.to_thread(parse_keys, data, self._algorithms)
         except (OSError, ValueError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("keys_unreadable source=%s reason=%s", self._source, str(error) or type(error).__name__)
+            logger.warning("keys_unreadable source=%s reason=%s", self._source, text_of(error))
             return
         self.read_at = time.time()
         if keys.keys() != self.keys.keys() or any(_bytes(keys[each]) != _bytes(self.keys[each]) for each in keys):

@@ -12,6 +12,7 @@ from redis.exceptions import ClusterDownError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from runner_service.addresses import TcpAddress
+from runner_service.errors import text_of
 from runner_service.storage.redis.address import RedisAddress
 
 
@@ -42,7 +43,7 @@ async def primaries_of_cluster(address: RedisAddress, known: Collection[TcpAddre
         try:
             return _primaries(await _ranges(each, address), each)
         except (RedisError, OSError) as error:
-            problems.append(f"{each}: {str(error) or type(error).__name__}")
+            problems.append(f"{each}: {text_of(error)}")
     raise RedisConnectionError("; ".join(problems))
 
 

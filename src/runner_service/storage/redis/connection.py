@@ -9,6 +9,7 @@ from typing import Any
 from redis import RedisError
 
 from runner_service.addresses import TcpAddress
+from runner_service.errors import text_of
 from runner_service.storage.event_log import LogError
 from runner_service.storage.redis.address import REPLICATION_TIMEOUT_MS, RedisAddress
 from runner_service.storage.redis.lua import Argument, Command, ScriptCall, evalsha
@@ -78,7 +79,7 @@ class Connection:
         try:
             yield
         except (RedisError, OSError) as error:
-            raise LogError(f"Redis at {self.address} cannot be used: {str(error) or type(error).__name__}") from error
+            raise LogError(f"Redis at {self.address} cannot be used: {text_of(error)}") from error
 
     async def _run(self, units: Sequence[Unit]) -> list[list[Any]]:
         if not units:

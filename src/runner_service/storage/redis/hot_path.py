@@ -11,6 +11,7 @@ import hiredis
 from redis import RedisError
 
 from runner_service.addresses import TcpAddress
+from runner_service.errors import text_of
 from runner_service.storage.event_log import LogError
 from runner_service.storage.redis.address import REPLICATION_TIMEOUT_MS, RedisAddress
 from runner_service.storage.redis.link import FAILURES, Link, open_link, pack
@@ -115,7 +116,7 @@ class HotConnection:
         return self._link
 
     def _unusable(self, error: BaseException) -> LogError:
-        return LogError(f"Redis at {self._address} cannot be used: {str(error) or type(error).__name__}")
+        return LogError(f"Redis at {self._address} cannot be used: {text_of(error)}")
 
 
 def _is_error(reply: object, code: str) -> bool:

@@ -8,6 +8,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from runner_service.addresses import TcpAddress
+from runner_service.errors import text_of
 from runner_service.storage.redis.address import RedisAddress, Sentinels
 from runner_service.storage.redis.cluster import Primaries, primaries_of_cluster
 
@@ -65,7 +66,7 @@ async def _primary_of(address: RedisAddress, sentinels: Sentinels) -> TcpAddress
             if named and await _is_primary(named, address):
                 return named
         except (RedisError, OSError) as error:
-            problems.append(f"{each}: {str(error) or type(error).__name__}")
+            problems.append(f"{each}: {text_of(error)}")
         else:
             problems.append(f"{each}: {f'{named} is a replica' if named else 'does not know it'}")
     raise RedisConnectionError(f"no primary found for {sentinels.master!r}: {'; '.join(problems)}")
