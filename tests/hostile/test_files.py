@@ -1,5 +1,8 @@
 """Files and directories that no tool can finish with."""
 
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +38,13 @@ CASES: dict[str, tuple[str, list[tuple[str, dict[str, Any]]]]] = {
     ),
     "a path of a megabyte": (":", [("read_file", {"file_path": "a/" * 500_000, "limit": 2})] * 4),
 }
+
+
+@pytest.fixture(autouse=True)
+def removed_tree(tmp_path: Path) -> Iterator[None]:
+    """What is nested deeper than Python recurses would fail a later session, when pytest removes old directories."""
+    yield
+    subprocess.run(["rm", "-rf", *tmp_path.iterdir()], check=True)
 
 
 @pytest.mark.parametrize("name", CASES)
