@@ -126,6 +126,13 @@ async def start(tmp_path: Path) -> AsyncIterator[StartService]:
         yield start
 
 
+async def written(path: Path) -> None:
+    """Waits for a file that a command writes: it is there, and empty, a moment earlier."""
+    async with asyncio.timeout(60):
+        while not (path.exists() and path.stat().st_size):  # noqa: ASYNC240  # two stats of a local file
+            await asyncio.sleep(0.01)
+
+
 def text_of(events: Sequence[Event]) -> str:
     """All text that the model said."""
     return "".join(event.text_delta.text for event in events)

@@ -38,12 +38,13 @@ async def test_a_result_is_committed_with_its_event_and_after_all_output(tmp_pat
 
     async with open_bench(tmp_path, recorded) as bench:
         played = await bench.play(
-            turn("", command("seq 100000"), command("echo out; echo err >&2")),
+            turn("", command("seq 100000"), command("echo out; echo err >&2"), command("echo out; printf s3c")),
             turn("", ("write_file", {"file_path": "/a", "content": "b"})),
             turn("Done."),
+            secrets=["s3cr3t"],  # how it begins is held back until a command has ended
         )
     calls = [event.tool_call_id for event in played.all("tool_call_started")]
-    assert len(calls) == 3
+    assert len(calls) == 4
     for call in calls:
         (batch,) = (
             each

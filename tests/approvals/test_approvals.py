@@ -12,7 +12,7 @@ import psutil
 import pytest
 from aiohttp import web
 from google.protobuf.struct_pb2 import Struct
-from tests.running import Client, Event, StartProcess, StartService, command, kinds, one, turn
+from tests.running import Client, Event, StartProcess, StartService, command, kinds, one, turn, written
 
 from runner_service.storage.event_log import NewEvent
 from runner_service.storage.frames import Framer
@@ -198,9 +198,7 @@ async def test_siblings_of_a_parked_call_run_once_each_and_others_are_asked_agai
     await asking.reaches(event_pb2.STATE_WAITING)
 
     await asking.decide(tool_call_id=first.tool_call_id)
-    async with asyncio.timeout(60):
-        while not (tmp_path / "workspace" / "effects").exists():
-            await asyncio.sleep(0.01)
+    await written(tmp_path / "workspace" / "effects")
     execution = await asking.reaches(event_pb2.STATE_WAITING)
     assert execution.pending_approvals == 1
     await asking.decide(tool_call_id=second.tool_call_id)

@@ -2,13 +2,15 @@
 
 import asyncio
 import signal
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from tests.running import Event, ServiceProcess, StartProcess, command, kinds, one, stdout_of, text_of, turn
+from tests.running import Event, ServiceProcess, StartProcess, command, kinds, one, stdout_of, text_of, turn, written
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -48,8 +50,7 @@ async def test_a_command_that_was_under_way_is_not_run_again_and_the_model_is_to
     turns = [turn("Now.", command(f"echo once >> effects; {WAIT}")), turn("I was told: {{last_tool_result}}")]
     service = await start_process(turns)
     _, seen = await run_until(service, lambda event: event.HasField("tool_call_started"))
-    while not (tmp_path / "workspace" / "effects").exists():
-        await asyncio.sleep(0.01)
+    await written(tmp_path / "workspace" / "effects")
     await service.kill()
 
     events = await go_on(await start_process(), seen)
@@ -182,8 +183,7 @@ async def test_a_drain_leaves_what_goes_on_the_same_way(start_process: StartProc
     turns = [turn("", command(f"echo once >> effects; {WAIT}")), turn("Done.")]
     service = await start_process(turns, DRAIN_TIMEOUT="0")
     _, seen = await run_until(service, lambda event: event.HasField("tool_call_started"))
-    while not (tmp_path / "workspace" / "effects").exists():
-        await asyncio.sleep(0.01)
+    await written(tmp_path / "workspace" / "effects")
     service.process.send_signal(signal.SIGTERM)
     assert await service.ended() == 0
 
@@ -209,23 +209,31 @@ async def test_limits_count_over_restarts(start_process: StartProcess) -> None:
     assert finished.usage.tool_calls == 2
 
 
-async def test_time_counts_over_restarts(start_process: StartProcess) -> None:
-    timeout_seconds = 5
+async def test_time_counts_over_restarts(start_process: StartProcess, tmp_path: Path) -> None:
+    hour = 3600
     limits = runner_pb2.ExecutionLimits()
-    limits.timeout.FromSeconds(timeout_seconds)
-    service = await start_process(
-        [turn("", command("echo $$; sleep 2; echo x; sleep 60")), turn("", command("sleep 60"))]
-    )
-    _, seen = await run_until(service, lambda event: event.tool_output.stdout == b"x\n", limits=limits)
+    limits.timeout.FromSeconds(hour)
+    service = await start_process([turn("", command(WAIT))])
+    _, seen = await run_until(service, lambda event: event.HasField("tool_call_started"), limits=limits)
     await service.kill()
+    begin_earlier(tmp_path / "state" / "events.db", hour)
 
-    events = await go_on(await start_process(), seen)
+    again = await start_process()
+    call = again.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a", after_sequence=len(seen)))
+    finished = one(await again.client.collect(call), "finished")
 
-    finished = one(events, "finished")
     assert finished.state == event_pb2.STATE_TIMED_OUT
-    assert finished.elapsed.ToMilliseconds() > 900 * timeout_seconds
-    after_restart = events[-1].create_time.ToNanoseconds() - events[len(seen)].create_time.ToNanoseconds()
-    assert after_restart < timeout_seconds * 1e9, "what had passed before the kill did not count"
+    assert finished.elapsed.ToSeconds() >= hour
+
+
+def begin_earlier(database: Path, seconds: int) -> None:
+    """Changes the log as if the execution in it had begun earlier."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        frame: bytes = connection.execute("SELECT frame FROM events WHERE sequence = 1").fetchone()[0]
+        response = runner_pb2.ExecuteAgentResponse.FromString(frame)
+        assert response.events[0].HasField("started")
+        response.events[0].create_time.seconds -= seconds
+        connection.execute("UPDATE events SET frame = ? WHERE sequence = 1", (response.SerializeToString(),))
 
 
 async def test_a_session_goes_on_and_what_was_interrupted_in_it_is_ended_by_what_comes_next(

@@ -142,7 +142,9 @@ async def beside_a_secret(client: Client, work: str, **fields: Any) -> bytes:
     turns["GUESS"] = runner_pb2.EnvironmentValue(value=SECRET)
     call = client.stub.ExecuteAgent(client.request(environment=turns, **fields))
     await client.collect(call, until=lambda event: event.HasField("tool_call_started"))
-    owner = {"TASK": runner_pb2.EnvironmentValue(value="echo $$ > pid; until [ -e end ]; do sleep 0.02; done")}
+    owner = {
+        "TASK": runner_pb2.EnvironmentValue(value="echo $$ > new; mv new pid; until [ -e end ]; do sleep 0.02; done")
+    }
     seen, _ = await asyncio.gather(client.collect(call), client.execute(environment={**environment(), **owner}))
     return stdout_of(seen)
 

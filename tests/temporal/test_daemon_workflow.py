@@ -135,7 +135,7 @@ async def test_an_execution_ends_as_timed_out_before_the_time_of_its_activity_is
     daemon.execution("aex-1")
     await start([turn("", command("sleep 1000")), turn("Never.")], **variables)
 
-    handle = await invoke(client, daemon, "aex-1", queue, Timeouts(start_to_close=8))
+    handle = await invoke(client, daemon, "aex-1", queue, Timeouts(start_to_close=10))
 
     assert await ended(handle) == "COMPLETED"
     assert daemon.status("aex-1").phase == execution_pb2.EXECUTION_FAILED

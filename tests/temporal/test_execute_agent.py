@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
-from tests.running import StartProcess, StartService, command, one, turn
+from tests.running import StartProcess, StartService, command, one, turn, written
 from tests.temporal.server import TemporalServer, needs_temporal
 from tests.temporal.waiting import GATE, open_gate, process_with
 
@@ -192,9 +192,7 @@ async def test_the_next_attempt_attaches_to_what_a_killed_service_has_left_with_
     request.environment["KEY"].value = "a-secret-of-18-byte"
     request.environment["KEY"].is_secret = True
     running = asyncio.create_task(run(caller, Protobuf.run, request, queue))
-    async with asyncio.timeout(30):
-        while not (tmp_path / "workspace" / "marks").exists():
-            await asyncio.sleep(0.05)
+    await written(tmp_path / "workspace" / "marks")
 
     await service.kill()
     await start_process([], **variables)
@@ -219,9 +217,7 @@ async def test_the_example_survives_a_kill_and_says_where_to_stream_from(
     )
     execution_id = await handle.query(RunAgent.execution_id)
     await service.client.started(execution_id)
-    async with asyncio.timeout(30):
-        while not (tmp_path / "workspace" / "marks").exists():
-            await asyncio.sleep(0.05)
+    await written(tmp_path / "workspace" / "marks")
 
     await service.kill()
     service = await start_process([], **variables)

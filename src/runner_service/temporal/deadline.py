@@ -12,6 +12,7 @@ FOREVER_SECONDS = float(1 << 32)
 """Stands for a time-out that is not set."""
 
 _MARGIN_SHARE = 0.1
+_MIN_MARGIN_SECONDS = 5.0
 _MAX_MARGIN_SECONDS = 10.0
 _RPC_TIMEOUT = timedelta(seconds=10)
 
@@ -38,4 +39,5 @@ def seconds_of(duration: timedelta | None) -> float:
 def before_expiry(expiry: float) -> float:
     """Returns the Unix time at which an execution has to end that is completed before `expiry`."""
     left = max(0.0, expiry - time.time())
-    return expiry - min(_MAX_MARGIN_SECONDS, _MARGIN_SHARE * left)
+    margin = min(_MAX_MARGIN_SECONDS, max(_MIN_MARGIN_SECONDS, _MARGIN_SHARE * left))
+    return expiry - min(margin, left / 2)
