@@ -213,8 +213,8 @@ async def test_time_counts_over_restarts(start_process: StartProcess, tmp_path: 
     hour = 3600
     limits = runner_pb2.ExecutionLimits()
     limits.timeout.FromSeconds(hour)
-    service = await start_process([turn("", command(WAIT))])
-    _, seen = await run_until(service, lambda event: event.HasField("tool_call_started"), limits=limits)
+    service = await start_process([turn("", command(f"echo up; {WAIT}"))])
+    _, seen = await run_until(service, lambda event: event.HasField("tool_output"), limits=limits)
     await service.kill()
     begin_earlier(tmp_path / "state" / "events.db", hour)
 
@@ -227,13 +227,18 @@ async def test_time_counts_over_restarts(start_process: StartProcess, tmp_path: 
 
 
 def begin_earlier(database: Path, seconds: int) -> None:
-    """Changes the log as if the execution in it had begun earlier."""
+    """Changes the log as if everything but the newest output had happened earlier."""
     with closing(sqlite3.connect(database)) as connection, connection:
-        frame: bytes = connection.execute("SELECT frame FROM events WHERE sequence = 1").fetchone()[0]
-        response = runner_pb2.ExecuteAgentResponse.FromString(frame)
-        assert response.events[0].HasField("started")
-        response.events[0].create_time.seconds -= seconds
-        connection.execute("UPDATE events SET frame = ? WHERE sequence = 1", (response.SerializeToString(),))
+        rows: list[tuple[int, bytes]] = connection.execute(
+            "SELECT sequence, frame FROM events WHERE call IS NULL"
+        ).fetchall()
+        for sequence, frame in rows:
+            response = runner_pb2.ExecuteAgentResponse.FromString(frame)
+            for event in response.events:
+                event.create_time.seconds -= seconds
+            connection.execute(
+                "UPDATE events SET frame = ? WHERE sequence = ?", (response.SerializeToString(), sequence)
+            )
 
 
 async def test_a_session_goes_on_and_what_was_interrupted_in_it_is_ended_by_what_comes_next(

@@ -57,6 +57,11 @@ async def read_resumption(log: EventLog, execution_id: str) -> Resumption:
         await asyncio.to_thread(_add_page, resumption, running_time, page.frames)
         after = page.last
     resumption.usage.tool_calls = len(resumption.started_calls)
+    stored = await log.get(execution_id)
+    running_time.end(stored.execution.last_sequence if stored else after)
+    for sequence in running_time.unread_ends:
+        page = await log.read(execution_id, sequence - 1, 1)
+        running_time.add_end(sequence, page.frames)
     resumption.elapsed = running_time.seconds
     return resumption
 
@@ -66,15 +71,34 @@ class _RunningTime:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.unread_ends: dict[int, float] = {}
+        """Sequences of last events that are output, which is not read, with the time of the last event that is."""
         self._last: float | None = None
+        self._sequence = 0
 
     def add_event(self, event: event_pb2.ExecutionEvent) -> None:
-        now = event.create_time.seconds + event.create_time.nanos / 1e9
+        now = _time_of(event)
         if event.HasField("started"):
+            self.end(event.sequence - 1)
             self._last = now
         elif self._last is not None and not event.HasField("approval_decided"):  # it may have been parked before
             self.seconds += max(0.0, now - self._last)
             self._last = now
+        self._sequence = event.sequence
+
+    def end(self, last_sequence: int) -> None:
+        """The run ends with this event."""
+        if self._last is not None and last_sequence > self._sequence:
+            self.unread_ends[last_sequence] = self._last
+
+    def add_end(self, sequence: int, frames: bytes) -> None:
+        """Adds the time until a last event, which `frames` begins with."""
+        for event in runner_pb2.ExecuteAgentResponse.FromString(frames).events[:1]:
+            self.seconds += max(0.0, _time_of(event) - self.unread_ends[sequence])
+
+
+def _time_of(event: event_pb2.ExecutionEvent) -> float:
+    return event.create_time.seconds + event.create_time.nanos / 1e9
 
 
 def _add_page(resumption: Resumption, running_time: _RunningTime, frames: bytes) -> None:
