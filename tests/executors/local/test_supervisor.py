@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from runner_service.executors.local import supervisor_messages
+from runner_service.executors.local.supervisor_process import PACKAGES
 from runner_service.executors.supervisor import process_table, wire
 from runner_service.executors.supervisor.process_ownership import Groups
 from runner_service.executors.supervisor.spawn import spawn
@@ -36,6 +38,43 @@ def test_messages_come_out_of_any_pieces_as_they_went_in() -> None:
         decoder = wire.Decoder()
         pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
         assert [message for piece in pieces for message in decoder.feed(piece)] == messages
+
+
+def test_both_sides_read_what_the_other_writes_lone_surrogates_too() -> None:
+    messages: list[wire.Message] = [{"argv": ("bash", "é"), "asked": 1.5}, {"killed": [[3, "a\udcff"]]}, {}]
+    sides = [(supervisor_messages.encode, wire.from_json), (wire.encode, supervisor_messages.from_json)]
+    for encode, from_json in sides:
+        decoder = wire.Decoder(from_json)
+        read = [each for message in messages for each in decoder.feed(encode(message))]
+        assert read == [{"argv": ["bash", "é"], "asked": 1.5}, *messages[1:]]
+
+
+def test_an_exit_is_written_like_any_message() -> None:
+    values = {"status": 9, "spawn_time": 1e-05, "cpu_time": 0.25, "peak_memory": 2**40, "left_behind": True}
+    (message,) = wire.Decoder().feed(wire.encode_exit(7, **values))  # type: ignore[arg-type]  # of several types
+    assert message == {"did": "exit", "id": 7, **values}
+
+
+WAITS_FOR_CHILDREN = """
+import os, select, sys
+sys.path.insert(0, sys.argv[2])
+from runner_service.executors.supervisor import child_signals, spawn
+descriptor = getattr(child_signals, sys.argv[1])()
+poll = select.poll()
+poll.register(descriptor, select.POLLIN)
+for _ in range(2):
+    assert not poll.poll(0)
+    spawn.spawn(["/bin/sh", "-c", "trap 'exit 7' CHLD; kill -CHLD $$"], "/", {"PATH": os.environ["PATH"]}, 1, 2)
+    assert poll.poll(60_000)
+    os.read(descriptor, 65536)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 7  # what is blocked here is not blocked there
+"""
+
+
+@pytest.mark.parametrize("way", ["open_child_signals", "_pipe_written_by_handler"])
+def test_the_exit_of_a_child_is_told_once_with_and_without_signalfd(way: str) -> None:
+    interpreter = [sys.executable, "-I", "-S", "-c", WAITS_FOR_CHILDREN, way, str(PACKAGES)]
+    subprocess.run(interpreter, check=True, preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
 
 
 def test_every_slot_has_its_own_tag_inside_the_zone() -> None:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import Protocol
 
@@ -113,12 +112,10 @@ class Commands:
         if self._is_closed:
             raise SandboxError("the sandbox is closed")
         await self._supervisor.started(self._execution_number)
-        started = self._loop.time()
         try:
-            result = await self._run_with(Pipes(sink, stdin), argv, cwd, timeout, environment or self._environment)
+            return await self._run_with(Pipes(sink, stdin), argv, cwd, timeout, environment or self._environment)
         except StartError as error:
             return _not_started(error.exit_code, str(error))
-        return replace(result, elapsed=self._loop.time() - started)
 
     async def close(self) -> None:
         """Ends the processes, then closes their pipes."""
@@ -138,13 +135,14 @@ class Commands:
     async def _run_with(
         self, pipes: Pipes, argv: Sequence[str], cwd: str, seconds: float, environment: Mapping[str, str]
     ) -> CommandResult:
+        began = self._loop.time()
         child = self._start(pipes, argv, cwd, environment)
         self._children.add(child)
         child.on_leftover_limit = self._report_leftover_limit
         pipes.watch(child.fail_with)
         try:
             async with pipes.feeding(child.fail_with):
-                result = await self._watch(child, seconds)
+                ended, killed = await self._watch(child, seconds)
             await _drain(pipes.outputs)
             child.raise_failure()
         except BaseException:
@@ -155,7 +153,7 @@ class Commands:
         if self._is_closed:
             await _close_pipes(pipes.outputs)
         self._leftover_pipes = [pipe for pipe in (*self._leftover_pipes, *pipes.outputs) if pipe.is_open]
-        return result
+        return _result(child, ended, killed, self._loop.time() - began)
 
     def _start(self, pipes: Pipes, argv: Sequence[str], cwd: str, environment: Mapping[str, str]) -> Child:
         try:
@@ -173,8 +171,8 @@ class Commands:
         finally:
             pipes.close_command_ends()
 
-    async def _watch(self, child: Child, seconds: float) -> CommandResult:
-        """Waits for the shell to exit, or ends it when its time is up."""
+    async def _watch(self, child: Child, seconds: float) -> tuple[Exit, Sequence[KilledProcess]]:
+        """Waits for the shell to exit, or ends it when its time is up; returns what had to be killed, too."""
         timer = self._loop.call_later(seconds, self._expire, child)
         try:
             ended = await child.exited
@@ -183,10 +181,10 @@ class Commands:
         if child.termination is None:
             if not ended.left_behind:
                 self._children.discard(child)
-            return _result(ended)
+            return ended, ()
         killed = await child.termination
         self._children.discard(child)
-        return _result(ended, killed=killed, exceeded=child.exceeded, timed_out=child.exceeded is None)
+        return ended, killed
 
     def _expire(self, child: Child) -> None:
         if child.termination is None:
@@ -218,17 +216,17 @@ def _not_started(exit_code: int, text: str) -> CommandResult:
     return CommandResult(exit_code=exit_code, start_error=text)
 
 
-def _result(
-    ended: Exit, *, killed: Sequence[KilledProcess] = (), exceeded: ExceededLimit | None = None, timed_out: bool = False
-) -> CommandResult:
+def _result(child: Child, ended: Exit, killed: Sequence[KilledProcess], elapsed: float) -> CommandResult:
     code = os.waitstatus_to_exitcode(ended.status)
+    timed_out = child.termination is not None and child.exceeded is None
     return CommandResult(
         exit_code=TIMED_OUT_EXIT_CODE if timed_out else code if code >= 0 else 128 - code,
         timed_out=timed_out,
+        elapsed=elapsed,
         cpu_time=ended.cpu_time,
         peak_memory=ended.peak_memory,
         spawn_time=ended.spawn_time,
         left_processes=ended.left_behind,
         killed=killed,
-        exceeded=exceeded,
+        exceeded=child.exceeded,
     )

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from runner_service.executors.limit_messages import ExceededLimit
+from runner_service.executors.local import supervisor_messages
 from runner_service.executors.protocol import KilledProcess, SandboxError
 from runner_service.executors.supervisor import wire
 
@@ -85,7 +86,7 @@ class SupervisorClient:
     def __init__(self, channel: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self._channel = channel
-        self._decoder = wire.Decoder()
+        self._decoder = wire.Decoder(supervisor_messages.from_json)
         self._descriptors: list[int] = []
         self._exits: dict[int, asyncio.Future[Exit]] = {}
         self._confinements: dict[int, asyncio.Future[str]] = {}
@@ -200,7 +201,7 @@ class SupervisorClient:
             raise SandboxError("the process supervisor has stopped and is being restarted; try again")
 
     def _send(self, message: wire.Message, descriptors: Sequence[int] = ()) -> None:
-        self._unsent.append((wire.encode(message), descriptors))
+        self._unsent.append((supervisor_messages.encode(message), descriptors))
         if len(self._unsent) == 1:
             self._flush()
 

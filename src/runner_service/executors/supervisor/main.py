@@ -13,8 +13,9 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner_service.executors.supervisor import spawn, wire
+from runner_service.executors.supervisor.child_signals import open_child_signals
 from runner_service.executors.supervisor.dumpable import make_undumpable
-from runner_service.executors.supervisor.oom_score import OomScore
+from runner_service.executors.supervisor.oom_score import RaisedOomScore
 from runner_service.executors.supervisor.process_ownership import create_ownership, kill_tagged
 from runner_service.executors.supervisor.tags import Span
 from runner_service.executors.supervisor.termination import MAX_NAMED_PROCESSES, Termination
@@ -45,7 +46,7 @@ class Supervisor:
         self._service = service
         self._greeting = greeting
         self._grace = grace
-        self._score = OomScore()
+        self._raised_score = RaisedOomScore()
         make_undumpable()
         self._ownership = create_ownership()
         self._watchdog = Watchdog(self._ownership, quota)
@@ -56,11 +57,7 @@ class Supervisor:
         self.was_told_to_close = False
         self._spawn_times: dict[int, float] = {}
         self._restricted: dict[int, RestrictedThread] = {}
-        self._children_changed, wake = os.pipe()
-        for descriptor in (self._children_changed, wake):
-            os.set_blocking(descriptor, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        self._children_changed = open_child_signals()
 
     def serve(self) -> None:
         """Runs until all processes have ended."""
@@ -91,9 +88,12 @@ class Supervisor:
             socket.send_fds(self._service, [wire.encode(ready)], descriptors)
 
     def _send(self, message: wire.Message) -> None:
+        self._send_bytes(wire.encode(message))
+
+    def _send_bytes(self, data: bytes) -> None:
         # The next read notices that the service is gone.
         with contextlib.suppress(OSError):
-            self._service.sendall(wire.encode(message))
+            self._service.sendall(data)
 
     def _poll_timeout_ms(self) -> float | None:
         """Returns the milliseconds until the next due check; None if there is none."""
@@ -142,7 +142,7 @@ class Supervisor:
         stdout, stderr, *stdin = streams = self._descriptors[: message["streams"]]
         del self._descriptors[: message["streams"]]
         try:
-            with self._ownership.marking(command), self._score.raised():
+            with self._ownership.marking(command), self._raised_score:
                 pid = self._spawn(message, stdout, stderr, *stdin)
             self._spawn_times[command] = monotonic() - message["asked"]
             self._ownership.started(command, pid)
@@ -188,21 +188,20 @@ class Supervisor:
             command = self._ownership.reaped(pid)
             if command is not None:
                 left_behind = not is_alone and self._ownership.left_behind(command)
+                self._send_exited(command, status, usage, left_behind=left_behind)
                 if not left_behind:
                     self._ownership.remove_commands([command])
-                self._send_exited(command, status, usage, left_behind=left_behind)
 
     def _send_exited(self, command: int, status: int, usage: resource.struct_rusage, *, left_behind: bool) -> None:
-        self._send(
-            {
-                "did": "exit",
-                "id": command,
-                "status": status,
-                "spawn_time": self._spawn_times.pop(command, 0.0),
-                "cpu_time": usage.ru_utime + usage.ru_stime,
-                "peak_memory": usage.ru_maxrss * _PEAK_UNIT,
-                "left_behind": left_behind,
-            }
+        self._send_bytes(
+            wire.encode_exit(
+                command,
+                status,
+                spawn_time=self._spawn_times.pop(command, 0.0),
+                cpu_time=usage.ru_utime + usage.ru_stime,
+                peak_memory=usage.ru_maxrss * _PEAK_UNIT,
+                left_behind=left_behind,
+            )
         )
 
     def _end_exceeding(self, violation: QuotaViolation) -> None:
@@ -234,11 +233,12 @@ class Supervisor:
 def _exits() -> tuple[list[tuple[int, int, resource.struct_rusage]], bool]:
     """Returns the children that exited since the last call, and whether none is left."""
     exits = []
-    with contextlib.suppress(ChildProcessError):
+    try:
         while (ended := os.wait4(-1, os.WNOHANG))[0]:
             exits.append(ended)
-        return exits, False
-    return exits, True
+    except ChildProcessError:
+        return exits, True
+    return exits, False
 
 
 def main(arguments: list[str], about: wire.Message | None = None, descriptors: Sequence[int] = ()) -> None:

@@ -4,8 +4,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import IO
 
 # The kernel's bound for one argument, with its final NUL.
@@ -48,9 +48,14 @@ def spawn(
     except OSError as error:
         raise RootGoneError(str(error)) from error
     try:
-        with _shortened(argv) as arguments, _dev_null() as nothing:
-            source = nothing if stdin is None else stdin
-            return _posix_spawn(arguments, environment, (source, stdout, stderr))
+        streams = (_dev_null() if stdin is None else stdin, stdout, stderr)
+        if argv[1:2] != ["-c"] or len(text := os.fsencode(argv[-1])) < _MAX_ARGUMENT_BYTES:
+            return _posix_spawn(argv, environment, streams)
+        with _unnamed_file() as file:  # a script too long for one argument
+            file.write(text)
+            file.flush()
+            os.set_inheritable(file.fileno(), True)
+            return _posix_spawn([*argv[:-1], f". /dev/fd/{file.fileno()}"], environment, streams)
     finally:
         os.chdir("/")
 
@@ -72,27 +77,10 @@ def _posix_spawn(argv: Sequence[str], environment: Mapping[str, str], streams: t
     )
 
 
-@contextmanager
-def _dev_null() -> Iterator[int]:
-    descriptor = os.open(os.devnull, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _shortened(argv: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Replaces a script too long for one argument by a command that sources it from an unnamed file."""
-    text = os.fsencode(argv[-1])
-    if len(text) < _MAX_ARGUMENT_BYTES or argv[1:2] != ["-c"]:
-        yield argv
-        return
-    with _unnamed_file() as file:
-        file.write(text)
-        file.flush()
-        os.set_inheritable(file.fileno(), True)
-        yield [*argv[:-1], f". /dev/fd/{file.fileno()}"]
+@cache
+def _dev_null() -> int:
+    """Opens it once: that takes as long as all else that is done for a start."""
+    return os.open(os.devnull, os.O_RDONLY)
 
 
 def _unnamed_file() -> IO[bytes]:

@@ -27,6 +27,7 @@ To the service:
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 HEADER_BYTES = 4
@@ -34,19 +35,41 @@ HEADER_BYTES = 4
 Message = dict[str, Any]
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: `dumps` and `loads` take twice as long
-_from_json = json.JSONDecoder().decode
+_from_json = json.JSONDecoder().raw_decode  # `decode` also looks for white space around it
+
+_EXIT = '{"did":"exit","id":%d,"status":%d,"spawn_time":%r,"cpu_time":%r,"peak_memory":%d,"left_behind":%s}'
+
+
+def from_json(body: bytearray) -> Message:
+    """Returns a message from its JSON."""
+    message: Message
+    message, _ = _from_json(body.decode())
+    return message
 
 
 def encode(message: Message) -> bytes:
     """Returns the bytes of a message. Lone surrogates, which stand for bytes in file names, pass."""
-    body = _to_json(message).encode("ascii")
+    return frame(_to_json(message).encode("ascii"))
+
+
+def encode_exit(
+    number: int, status: int, *, spawn_time: float, cpu_time: float, peak_memory: int, left_behind: bool
+) -> bytes:
+    """Returns the bytes of `exit`, which someone waits for, in a fifth of the time of `encode`."""
+    is_left = "true" if left_behind else "false"
+    return frame((_EXIT % (number, status, spawn_time, cpu_time, peak_memory, is_left)).encode("ascii"))
+
+
+def frame(body: bytes) -> bytes:
+    """Returns the bytes of a message from its JSON."""
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
 class Decoder:
-    """Incremental decoder."""
+    """Incremental decoder. `from_json` turns the JSON of a message, UTF-8, into the message."""
 
-    def __init__(self) -> None:
+    def __init__(self, from_json: Callable[[bytearray], Message] = from_json) -> None:
+        self._from_json = from_json
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:
@@ -61,6 +84,6 @@ class Decoder:
         end = HEADER_BYTES + int.from_bytes(self._buffer[:HEADER_BYTES], "big")
         if len(self._buffer) < HEADER_BYTES or len(self._buffer) < end:
             return None
-        message: Message = _from_json(self._buffer[HEADER_BYTES:end].decode("ascii"))
+        message = self._from_json(self._buffer[HEADER_BYTES:end])
         del self._buffer[:end]
         return message
