@@ -60,9 +60,10 @@ async def test_a_disarmed_timeout_does_not_expire_until_it_is_armed_again() -> N
 
 async def test_the_time_for_which_the_process_was_stopped_does_not_count() -> None:
     async def block(idle: IdleTimeout) -> None:
-        idle.arm(0.2)
-        time.sleep(1.5)  # noqa: ASYNC251  # as SIGSTOP does to the loop
-        await asyncio.sleep(0.1)  # what has come meanwhile
+        idle.arm(0.4)
+        time.sleep(1.7)  # noqa: ASYNC251  # as SIGSTOP does to the loop
+        for _ in range(100):  # what has come meanwhile
+            await asyncio.sleep(0)
         idle.disarm()
 
     async def block_that_goes_on(idle: IdleTimeout) -> None:

@@ -178,7 +178,10 @@ async def test_work_that_ends_badly_is_failed_by_the_name_of_its_end(collector: 
         assert b"secret text" not in span.SerializeToString()
 
 
-def test_a_collector_that_does_not_answer_holds_up_the_end_for_some_seconds_only() -> None:
+def test_a_collector_that_does_not_answer_holds_up_the_end_for_some_seconds_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "100")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         with ExitStack() as stack:
@@ -186,7 +189,7 @@ def test_a_collector_that_does_not_answer_holds_up_the_end_for_some_seconds_only
             with chat_span("m"):
                 pass
             began = time.monotonic()
-        assert time.monotonic() - began < 9  # the exporter itself would try for 10 s
+        assert time.monotonic() - began < 50  # the exporter itself would try for 100 s
 
 
 @pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
