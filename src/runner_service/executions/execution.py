@@ -68,7 +68,8 @@ class Execution:
         self.approvals = Approvals(stream.publish, self._record_pending_approvals)
         self.is_parked = False
         """True once its agent has stopped for approvals."""
-        self._task: asyncio.Task[str] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._has_outcome = False
         self._end: ExecutionEnd | None = None
         self._interrupted = False
         self.is_queued = False
@@ -175,7 +176,8 @@ class Execution:
 
     async def run_to_end(self, work: Coroutine[Any, Any, str]) -> None:
         """Runs `work`, whose result is the final answer, and records how it ended. Raises nothing of it."""
-        self._task = asyncio.create_task(work, name=f"execution-{self.id}")
+        self._has_outcome = False
+        self._task = asyncio.create_task(self._run_and_record(work), name=f"execution-{self.id}")
         if self._is_told_to_stop:
             self._task.cancel()
         try:
@@ -185,7 +187,23 @@ class Execution:
             await asyncio.wait([self._task])
             raise
         finally:
-            self._record_outcome(self._task)
+            if not self._has_outcome:  # cancelled before it began
+                work.close()
+                self._record_outcome(None, None)
+            elif not self._task.cancelled():
+                self._task.result()
+
+    async def _run_and_record(self, work: Coroutine[Any, Any, str]) -> None:
+        """Runs `work`, and records its outcome in the same turn of the loop: with its last events in one commit."""
+        output, failure = None, None
+        try:
+            output = await work
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:  # noqa: BLE001  # the outcome, whatever it is
+            failure = error
+        self._has_outcome = True
+        self._record_outcome(output, failure)
 
     def stop(self, end: ExecutionEnd) -> None:
         """Cancels its task; `end` is what it finishes with. The first end counts."""
@@ -302,12 +320,12 @@ class Execution:
         copy.CopyFrom(self.record)
         self.stream.record_state(copy)
 
-    def _record_outcome(self, task: "asyncio.Task[str]") -> None:
-        failure = None if task.cancelled() else task.exception()
+    def _record_outcome(self, output: str | None, failure: Exception | None) -> None:
+        """Records an answer, a failure, or neither: it was cancelled."""
         if self.is_passed_on:
             return
-        if not task.cancelled() and not failure:
-            self.finish(None, output=task.result())
+        if output is not None:
+            self.finish(None, output=output)
         elif self._end:
             self.finish(self._end)
         elif isinstance(failure, ParkedError) and not self._interrupted:
