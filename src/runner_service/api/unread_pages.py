@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 
+from runner_service.events.notifier import Notifier
 from runner_service.events.stream import MAX_PAGE_BYTES
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class UnreadPages:
         self.writes: set[PageLease] = set()
         """The pages that are written now."""
         self._peak = 0
-        self._released = asyncio.Event()
+        self._released = Notifier()
         self._trimming: asyncio.Future[None] | None = None
 
     @contextmanager
@@ -63,8 +64,7 @@ class UnreadPages:
         else:
             self.used_by.pop(connection, None)
         if size < 0:
-            self._released.set()
-            self._released = asyncio.Event()
+            self._released.notify_all()
 
     async def make_room(self, writes: list["PageLease"], wanted: int) -> None:
         """Disconnects the oldest stalled ones of these writes, until `wanted` bytes are freed; then waits for any."""
@@ -77,8 +77,7 @@ class UnreadPages:
             write.disconnect()
             self.writes.discard(write)
             freed += write.size
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._released.wait(), _STALL_SECONDS / 10)
+        await self._released.wait(_STALL_SECONDS / 10)
 
     def _return_memory(self) -> None:
         """Gives freed memory back to the system once most of what was used is free again."""

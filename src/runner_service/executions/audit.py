@@ -110,7 +110,8 @@ class Audit:
 
     def _add(self, entry: runner_pb2.AuditEntry) -> None:
         entry.create_time.FromNanoseconds(time.time_ns())
-        logger.info("%s", json.dumps(MessageToDict(entry, preserving_proto_field_name=True)))
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s", json.dumps(MessageToDict(entry, preserving_proto_field_name=True)))
         if len(self._pending) >= _MAX_PENDING:
             self._lost += 1
             return

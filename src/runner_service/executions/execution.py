@@ -44,6 +44,8 @@ class Execution:
         on_approvals_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.record = record
+        self.id = OwnerKey(record.execution_id)
+        """Its key."""
         self.request = request
         self.fingerprint = fingerprint
         self.stream = stream
@@ -86,11 +88,6 @@ class Execution:
         stream.on_break = self.stop
         stream.on_fenced = self._on_fenced
         stream.quota.on_exceeded = self.stop
-
-    @property
-    def id(self) -> OwnerKey:
-        """Its key."""
-        return OwnerKey(self.record.execution_id)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import grpc
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import NonRecordingSpan, NoOpTracer, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from runner_service.identity import tenant_of
@@ -32,7 +32,7 @@ _SERVER_FAULTS = frozenset({
 class _CurrentTracer:
     """The tracer in use. OpenTelemetry's global tracer can be set only once per process."""
 
-    tracer: Tracer = trace.NoOpTracer()
+    tracer: Tracer = NoOpTracer()
 
 
 @contextmanager
@@ -74,13 +74,17 @@ def server_span(method: str, metadata: Mapping[str, str]) -> Iterator[Span]:
         "rpc.system": "grpc",  # this and the next: the older names, which most tools still look for
         "rpc.service": full_name.rpartition("/")[0],
     }
-    parent = _W3C.extract(metadata, context=otel_context.Context())
+    parent = otel_context.Context()
+    if metadata:
+        parent = _W3C.extract(metadata, context=parent)
     with _span(full_name, SpanKind.SERVER, attributes, parent) as span:
         yield span
 
 
 def record_call_status(span: Span, code: grpc.StatusCode) -> None:
     """Records the status of a call. Only server faults mark the span as failed."""
+    if not span.is_recording():
+        return
     span.set_attribute("rpc.response.status_code", code.name)
     span.set_attribute("rpc.grpc.status_code", code.value[0])
     if code is not grpc.StatusCode.OK:
@@ -179,6 +183,9 @@ def record_failure(span: Span, error_type: str) -> None:
 def _span(
     name: str, kind: SpanKind, attributes: Attributes, parent: otel_context.Context | None = None
 ) -> Iterator[Span]:
+    if isinstance(_CurrentTracer.tracer, NoOpTracer) and not _is_traced(None) and not _is_traced(parent):
+        yield trace.INVALID_SPAN  # as would come of all this: there is no trace id to propagate
+        return
     span = _CurrentTracer.tracer.start_span(
         name, parent, kind, attributes, record_exception=False, set_status_on_exception=False
     )
@@ -191,6 +198,10 @@ def _span(
         raise
     finally:
         span.end()
+
+
+def _is_traced(context: otel_context.Context | None) -> bool:
+    return trace.get_current_span(context).get_span_context().is_valid
 
 
 def _error_type(error: BaseException) -> str:

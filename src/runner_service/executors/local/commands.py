@@ -125,8 +125,9 @@ class Commands:
             if killed:
                 names = ",".join(sorted({each.name for each in killed}))
                 logger.info("leftovers_ended count=%d names=%s", len(killed), names)
-            async with asyncio.timeout(_LATE_OUTPUT_TIMEOUT_SECONDS):
-                await _drain(self._leftover_pipes)
+            if self._leftover_pipes:
+                async with asyncio.timeout(_LATE_OUTPUT_TIMEOUT_SECONDS):
+                    await _drain(self._leftover_pipes)
         except TimeoutError:
             logger.warning("late_output_dropped reason=sink_stalled")
         finally:

@@ -171,7 +171,7 @@ class LocalExecutor:
             SandboxError: the directory cannot be made.
         """
         await self.confinement_for(spec.confinement)
-        root = await existing_root(self._directory(spec))
+        root = await existing_root(self._directory(spec), self._threads)
         environment = command_environment(spec.environment, root=root, inherited=self._inherited)
         rules = await self._cells.file_rules(spec.confinement, root)
         async with self._supervisor_for(spec, root, environment) as supervisor:

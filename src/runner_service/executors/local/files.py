@@ -128,7 +128,7 @@ class Files:
         One sandbox uses some of the threads at a time: however long it is kept waiting, others have the rest.
         """
         async with self._slots:
-            result = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            result = self._threads.run(work)
             try:
                 await asyncio.wait([result])
             except asyncio.CancelledError:

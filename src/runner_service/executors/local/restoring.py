@@ -1,6 +1,5 @@
 """Puts files below a root back, as they were before an execution."""
 
-import asyncio
 import errno
 import os
 import stat
@@ -47,7 +46,7 @@ class LocalRestorer:
         await self._run(partial(_require_space, self._root, size))
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._threads.run(work)
 
 
 def _states(root: Root, paths: Sequence[str]) -> list[FileState | None]:

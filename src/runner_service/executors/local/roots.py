@@ -2,15 +2,17 @@
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 from runner_service.executors.local.deep_removal import remove_whole
+from runner_service.executors.local.threads import FileThreads
 from runner_service.executors.protocol import SandboxError
 
 
-async def existing_root(directory: Path) -> str:
+async def existing_root(directory: Path, threads: FileThreads) -> str:
     """Makes a directory if it is missing, and returns its real path. Raises SandboxError."""
-    return str(await asyncio.to_thread(_create_directory, directory))
+    return str(await threads.run(partial(_create_directory, directory)))
 
 
 async def remove_root(directory: Path) -> None:

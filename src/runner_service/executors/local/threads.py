@@ -1,15 +1,19 @@
 """Threads for blocking file operations."""
 
+import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from queue import SimpleQueue
-from threading import Semaphore, Thread
-from typing import Any
+from threading import Thread, current_thread
+from typing import Any, TypeVar
 
-_Task = Callable[[], None]
+from runner_service.thread_jobs import perform
+
+T = TypeVar("T")
+
+_Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
 
-class FileThreads(Executor):
+class FileThreads:
     """A pool of up to `count` daemon threads, each started when it is needed. Belongs to the event loop.
 
     `ThreadPoolExecutor` joins its threads when the interpreter exits: one system call that a file system never answers
@@ -17,38 +21,32 @@ class FileThreads(Executor):
     """
 
     def __init__(self, count: int) -> None:
-        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._count = count
         self._started = 0
-        self._idle = Semaphore(0)
+        self._idle: list[Thread] = []
+        """As many as have nothing to do. Whoever is idle adds itself; only the loop takes away."""
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs `fn` in one of the threads."""
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001  # whoever waits for the future gets it
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._tasks.put(run)
-        if not self._idle.acquire(blocking=False) and self._started < self._count:
+    def run(self, job: Callable[[], T]) -> "asyncio.Future[T]":
+        """Runs `job` in one of the threads. One whose future is cancelled before it begins does not run."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put((job, done))
+        if self._idle:
+            self._idle.pop()
+        elif self._started < self._count:
             Thread(target=self._work, name=f"files-{self._started}", daemon=True).start()
             self._started += 1
-        return future
+        return done
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002  # as its base has it
+    def shutdown(self) -> None:
         """Ends the threads once they are idle. Does not wait."""
         for _ in range(self._started):
-            self._tasks.put(None)
+            self._jobs.put(None)
 
     def _work(self) -> None:
-        while task := self._tasks.get():
-            task()
-            self._idle.release()
-            del task  # or the last result would be kept until the next one
+        thread = current_thread()
+        while item := self._jobs.get():
+            if not item[1].cancelled():
+                perform(*item)
+            self._idle.append(thread)
+            del item  # or the last result would be kept until the next one

@@ -45,6 +45,9 @@ class Appender:
                     # A single statement is its own transaction.
                     self._connection.execute(_INSERT_EVENTS, self._row(events))
                     return {}
+                case [NewExecution() as execution] if not execution.values:
+                    self._insert_execution(execution)
+                    return {}
             with transaction(self._connection):
                 rejected = self._append_entries(entries)
             self._outputs.commit()
@@ -76,7 +79,8 @@ class Appender:
                 states.append(entry)
             else:
                 self._append_record(entry)
-        self._connection.executemany(_INSERT_EVENTS, rows)
+        if rows:
+            self._connection.executemany(_INSERT_EVENTS, rows)
         for state in states:
             self._update_execution(state.execution)
         return rejected

@@ -6,13 +6,15 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
+from runner_service.thread_jobs import perform
+
 T = TypeVar("T")
 
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
 
 class WriterThread:
-    """Runs functions in order. A round trip costs half of that through a ThreadPoolExecutor with one thread."""
+    """Runs functions in order."""
 
     def __init__(self, name: str) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -32,20 +34,4 @@ class WriterThread:
 
     def _run(self) -> None:
         while item := self._jobs.get():
-            job, done = item
-            try:
-                result = job()
-            except BaseException as error:  # noqa: BLE001  # raised in `run`
-                done.get_loop().call_soon_threadsafe(_fail, done, error)
-            else:
-                done.get_loop().call_soon_threadsafe(_succeed, done, result)
-
-
-def _succeed(done: "asyncio.Future[Any]", result: object) -> None:
-    if not done.done():
-        done.set_result(result)
-
-
-def _fail(done: "asyncio.Future[Any]", error: BaseException) -> None:
-    if not done.done():
-        done.set_exception(error)
+            perform(*item)
