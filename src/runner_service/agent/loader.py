@@ -124,7 +124,7 @@ class LazyAgentLoop:
 
     async def once_loaded(self) -> AgentLoop:
         """Returns it once another caller has loaded it. Raises ExecutionEnd."""
-        return await asyncio.shield(self._loop)
+        return self._loop.result() if self._loop.done() else await asyncio.shield(self._loop)
 
     async def run(self) -> None:
         """Loads it when requested, and keeps it open until `close`."""

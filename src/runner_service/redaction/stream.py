@@ -38,7 +38,7 @@ class StreamRedactor:
 
     def flush(self) -> bytes:
         """Ends the stream; returns what was held back."""
-        return self._redacted(b"", is_last=True)
+        return self._redacted(b"", is_last=True) if self._held else b""
 
     def _redacted(self, data: bytes, *, is_last: bool) -> bytes:
         if self._continued:

@@ -12,7 +12,7 @@ from runner_service.executors.protocol import SandboxError
 
 async def existing_root(directory: Path, threads: FileThreads) -> str:
     """Makes a directory if it is missing, and returns its real path. Raises SandboxError."""
-    return str(await threads.run(partial(_create_directory, directory)))
+    return await threads.run(partial(_create_directory, directory))
 
 
 async def remove_root(directory: Path) -> None:
@@ -43,9 +43,10 @@ def _remove_directory(directory: Path) -> None:
         raise SandboxError(f"{directory} could not be deleted: {error.strerror}") from error
 
 
-def _create_directory(directory: Path) -> Path:
+def _create_directory(directory: Path) -> str:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory.resolve(strict=True)
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+        return os.path.realpath(directory, strict=True)
     except OSError as error:
         raise SandboxError(f"{directory} cannot be used as a sandbox: {error.strerror}") from error
