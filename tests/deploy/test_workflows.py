@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from runner_service.cli import commands
+
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TARGETS = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -52,6 +54,13 @@ def test_each_hook_runs_a_program_that_the_development_environment_has() -> None
         # Hooks are given names of files, and ruff leaves out none that it is given.
         assert not program.endswith("ruff") or "--force-exclude" in hook["entry"]
         assert shutil.which(ROOT / program), hook
+
+
+@pytest.mark.parametrize("name", ["SECURITY.md", "CONTRIBUTING.md", ".github/ISSUE_TEMPLATE/bug.yml"])
+def test_each_command_that_contributors_are_asked_to_run_is_there(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert set(re.findall(r"`runner-service ([a-z]+)", text)) <= commands.commands.keys()
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= TARGETS
 
 
 def test_ci_runs_the_checks_and_each_test_once() -> None:

@@ -1,4 +1,4 @@
-"""What is used of the Daytona SDK, httpx, mcp and grpc."""
+"""What is used of the Daytona SDK, httpx, mcp, redis-py and grpc."""
 
 import inspect
 import subprocess
@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
+from redis.crc import key_slot
 
 
 async def test_the_daytona_sdk_traces_by_one_method_and_keeps_its_target_in_one_attribute(
@@ -66,6 +67,11 @@ def test_mcps_transport_takes_a_client_of_ours() -> None:
 def test_mcps_session_checks_results_by_one_method() -> None:
     assert "self._validate_tool_result(" in inspect.getsource(ClientSession.call_tool), "see `_Session`"
     assert inspect.iscoroutinefunction(ClientSession._validate_tool_result)
+
+
+def test_redis_py_computes_the_slot_of_a_key_as_redis_specifies_it() -> None:
+    assert key_slot(b"123456789") == 0x31C3
+    assert key_slot(b"rs1:{e}:v") == key_slot(b"e") != key_slot(b"f")
 
 
 def test_grpc_status_encodes_details_and_reads_them_from_asynchronous_errors() -> None:
