@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?")
-_PROJECT_VERSION = re.compile(r'^version = "(.*)"$', re.MULTILINE)
+_VERSION_LINE = re.compile(r'^(version|VERSION) = "(.*)"$', re.MULTILINE)
 _UNRELEASED = "## [Unreleased]\n"
 
 
@@ -20,14 +20,14 @@ class ReleaseError(Exception):
     """The release cannot be prepared; the message says why."""
 
 
-def with_version(project: str, version: str) -> str:
-    """Returns `pyproject.toml` with another version."""
+def with_version(text: str, version: str) -> str:
+    """Returns the text of `pyproject.toml` or `version.py` with another version."""
     if not _VERSION.fullmatch(version):
         raise ReleaseError(f"VERSION={version or '…'} must be like 1.2.3 or 1.2.3rc1")
-    current = _PROJECT_VERSION.search(project)
-    if current is None or current[1] == version:
-        raise ReleaseError(f"pyproject.toml has no version, or {version} already")
-    return _PROJECT_VERSION.sub(f'version = "{version}"', project, count=1)
+    current = _VERSION_LINE.search(text)
+    if current is None or current[2] == version:
+        raise ReleaseError(f"pyproject.toml or version.py has no version, or {version} already")
+    return _VERSION_LINE.sub(rf'\g<1> = "{version}"', text, count=1)
 
 
 def with_release(changelog: str, version: str, date: str) -> str:
@@ -43,9 +43,11 @@ def with_release(changelog: str, version: str, date: str) -> str:
 def main(version: str) -> None:
     """Changes the files and builds the distributions into `dist/`."""
     project, changelog = ROOT / "pyproject.toml", ROOT / "CHANGELOG.md"
+    code = ROOT / "src/runner_service/version.py"
     today = datetime.now(UTC).date().isoformat()
     changed = {
         project: with_version(project.read_text(), version),
+        code: with_version(code.read_text(), version),
         changelog: with_release(changelog.read_text(), version, today),
     }
     for path, text in changed.items():

@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 DAEMON_HEALTH = "stigmer-daemon"
 """The health service that shows whether the Stigmer daemon answers; NOT_FOUND when none is configured."""
 
+_AGENT_LOADING_DELAY_SECONDS = 0.1  # the first calls need not share the interpreter; an execution does not wait for it
 _SHARED_LOG_WRITE_TIMEOUT_SECONDS = 60.0  # a failover of Redis is a pause
 
 
@@ -72,9 +73,9 @@ class RunningService(NamedTuple):
         return self.server.address
 
     def begin_loading(self, *, with_agent_loop: bool = True) -> None:
-        """Loads the agent loop and other slow imports in the background."""
+        """Loads the agent loop and other slow imports in the background, soon after the first calls."""
         if with_agent_loop:
-            self.agent_loading.start()
+            asyncio.get_running_loop().call_later(_AGENT_LOADING_DELAY_SECONDS, self.agent_loading.start)
         self.serving.set()
 
 

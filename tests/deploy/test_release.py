@@ -1,9 +1,12 @@
 """A release sets the version and dates the changelog, or says what is in the way."""
 
 import importlib.util
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from runner_service.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +31,12 @@ def test_only_the_version_of_the_project_changes() -> None:
     changed = release.with_version(project, "99.0.0")
     differing = [(old, new) for old, new in zip(project.splitlines(), changed.splitlines(), strict=True) if old != new]
     assert [new for _, new in differing] == ['version = "99.0.0"']
+
+
+def test_the_code_has_the_version_of_the_project_and_gets_the_next_one_with_it() -> None:
+    code = (ROOT / "src/runner_service/version.py").read_text()
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
+    assert 'VERSION = "99.0.0"' in release.with_version(code, "99.0.0").splitlines()
 
 
 @pytest.mark.parametrize("version", ["", "1", "v1.2.3", "1.2.3; rm -rf /", "0.1.0"])

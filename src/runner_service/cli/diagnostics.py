@@ -8,6 +8,7 @@ import click
 
 from runner_service.cli.errors import help_epilog
 from runner_service.cli.target import Target, target_options
+from runner_service.version import VERSION
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -68,7 +69,7 @@ def _print_version(*, as_json: bool) -> None:
     from importlib.metadata import version as version_of  # noqa: PLC0415  # see above
 
     facts = {
-        "version": version_of("runner-service"),
+        "version": VERSION,
         "python": platform.python_version(),
         "grpc": version_of("grpcio"),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -1,6 +1,5 @@
 """What each replica is doing, for the page of the operator: who owns what, the queue, rates, lag."""
 
-import asyncio
 import json
 import logging
 import os
@@ -8,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 from runner_service import states
@@ -19,6 +17,7 @@ from runner_service.executions.registry import Registry
 from runner_service.identity import bare_id, tenant_of
 from runner_service.storage.ownership import Replicas
 from runner_service.telemetry.loop_lag import LoopLag
+from runner_service.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,6 @@ class ReplicaReporter:
         self._lifecycle = lifecycle
         self._started_at = time.time()
         self._samples: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
-        self._version = ""
         self.address = ""
         """Where this replica listens, once it does."""
 
@@ -89,23 +87,21 @@ class ReplicaReporter:
     async def publish(self) -> None:
         """Shows the report of this replica to the others. Raises LogError."""
         if self._replicas:
-            await self._replicas.report(json.dumps(asdict(await self.own())).encode())
+            await self._replicas.report(json.dumps(asdict(self._own())).encode())
 
     async def all(self) -> list[ReplicaReport]:
         """Returns the reports of the replicas with a lease, this one first. Raises LogError."""
         others = await self._replicas.reports() if self._replicas else {}
         parsed = [_parsed(data) for name, data in sorted(others.items()) if name != self.name]
-        return [await self.own(), *(each for each in parsed if each)]
+        return [self._own(), *(each for each in parsed if each)]
 
-    async def own(self) -> ReplicaReport:
-        """Returns the report of this replica."""
-        self._version = self._version or await asyncio.to_thread(version, "runner-service")
+    def _own(self) -> ReplicaReport:
         counts = self._lifecycle.counts()
         events, ended = self._rates()
         return ReplicaReport(
             name=self.name,
             address=self.address,
-            version=self._version,
+            version=VERSION,
             process=os.getpid(),
             started_at=self._started_at,
             reported_at=time.time(),

@@ -5,10 +5,10 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 
 from runner_service.state_dir import SERVICE_FILE, STOPPING
+from runner_service.version import VERSION
 
 
 class ServiceFile:
@@ -71,7 +71,7 @@ async def announce_ready(
 
 
 def _facts(address: str, about: Mapping[str, str]) -> dict[str, object]:
-    return {"address": address, "pid": os.getpid(), "version": version("runner-service"), **about}
+    return {"address": address, "pid": os.getpid(), "version": VERSION, **about}
 
 
 def _line(facts: Mapping[str, object]) -> str:

@@ -1,9 +1,9 @@
 """OTLP resource attributes and headers."""
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from runner_service.settings import SecretStr, Settings
+from runner_service.version import VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -15,7 +15,7 @@ def resource(settings: Settings) -> "Resource":
 
     about = {
         "service.name": "runner-service",
-        "service.version": version("runner-service"),
+        "service.version": VERSION,
         "deployment.environment.name": settings.env,
     }
     return Resource.create(about | dict(OTELResourceDetector().detect().attributes))
