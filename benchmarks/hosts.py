@@ -11,6 +11,7 @@ import grpc
 from benchmarks.processes import say_ready
 from benchmarks.service import service_environment
 from runner_service.agent.interface import AgentLoop
+from runner_service.importing import large_import
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 WORKSPACE = "BENCH_WORKSPACE"
@@ -40,11 +41,12 @@ async def serve_with(loop: AgentLoop, ready_fd: int, base: Path, variables: Mapp
 
     Changes are not tracked: nothing that it is compared with does, and `protections` measures that.
     """
-    from runner_service import serving
-    from runner_service.agent import loader
-    from runner_service.executors.daytona import factory
-    from runner_service.executors.local.executor import local_executor
-    from runner_service.settings import load_settings
+    with large_import():
+        from runner_service import serving
+        from runner_service.agent import loader
+        from runner_service.executors.daytona import factory
+        from runner_service.executors.local.executor import local_executor
+        from runner_service.settings import load_settings
 
     @asynccontextmanager
     async def opened(*_: object) -> AsyncIterator[AgentLoop]:

@@ -1,7 +1,6 @@
 """Imports the agent loop, which takes a second, in a background thread once the service is serving."""
 
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner_service.agent.interface import AgentLoop
 from runner_service.agent.stand_ins import stand_ins
 from runner_service.errors import ExecutionEnd, LogUnavailableEnd
+from runner_service.importing import large_import
 from runner_service.storage.backend import Storage
 from runner_service.storage.checkpoints import OpenCheckpoints
 from runner_service.storage.event_log import LogError
@@ -29,9 +29,6 @@ _TRACING_TO_OTHERS = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TR
 _COMMAND_LINE = "httpx._main"
 """The command line of httpx, which does without where it cannot be imported: rich and pygments are 4 MB."""
 
-_SWITCH_INTERVAL_SECONDS = 0.0005
-_GC_THRESHOLDS = (50_000, 50, 100)
-
 LOADER_THREAD = "agent-loop-loader"
 """The name of a thread that may still be importing when everything else has ended."""
 
@@ -41,26 +38,13 @@ OpenLoop = Callable[[], AbstractAsyncContextManager["AgentHarness"]]
 
 @cache
 def load() -> OpenHarness:
-    """Imports the agent loop and returns `agent_harness`. Blocks for a second: call it in a thread.
-
-    A short switch interval and disabled garbage collection keep stalls of the event loop to a few milliseconds. The
-    imported objects are then frozen, which exempts them from later collections.
-    """
+    """Imports the agent loop and returns `agent_harness`. Blocks for a second: call it in a thread."""
     for variable in _TRACING_TO_OTHERS:
         os.environ[variable] = "false"
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    gc.disable()
-    try:
-        with stand_ins(), _absent(_COMMAND_LINE):
-            from runner_service.agent.harness import agent_harness, warm_up  # noqa: PLC0415  # this is what takes a second
+    with large_import(), stand_ins(), _absent(_COMMAND_LINE):
+        from runner_service.agent.harness import agent_harness, warm_up  # noqa: PLC0415  # this is what takes a second
 
-            warm_up()
-    finally:
-        gc.freeze()  # before enabling, or the first collection traverses all of it
-        gc.set_threshold(*_GC_THRESHOLDS)
-        gc.enable()
-        sys.setswitchinterval(interval)
+        warm_up()
     return agent_harness
 
 

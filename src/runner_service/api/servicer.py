@@ -212,17 +212,17 @@ class AgentRunnerServicer:
         watcher, connection = object(), connection_of(context.peer())
         try:
             async with idle_timeout() as write_limit:
-                while True:
-                    with self._unread.lease(connection, write_limit.expire) as lease:
-                        page = await stream.page(
+                with self._unread.lease(connection, write_limit.expire) as lease:
+                    while (
+                        page := await stream.page(
                             watcher, after, timeout_seconds=_KEEPALIVE_INTERVAL_SECONDS, max_bytes=lease.claim
                         )
-                        if page is None:
-                            return
+                    ) is not None:
                         await lease.begin_write(len(page.frames))
                         write_limit.arm(self._write_timeout)
                         await context.write(page.frames)
                         write_limit.disarm()
+                        lease.end_write()
                         after = page.last
         except TimeoutError:
             raise WriteStalledError(

@@ -46,14 +46,12 @@ class UnreadPages:
 
     @contextmanager
     def lease(self, connection: str, disconnect: Callable[[], None]) -> Iterator["PageLease"]:
-        """Yields the budget of one page of a watcher, which `disconnect` ends."""
+        """Yields the budget of the pages of a watcher, which `disconnect` ends: one page at a time."""
         lease = PageLease(self, connection, disconnect)
         try:
             yield lease
         finally:
-            self.writes.discard(lease)
-            self.count(connection, -lease.size)
-            self._return_memory()
+            lease.end_write()
 
     def count(self, connection: str, size: int) -> None:
         """Adds to what a connection uses, or takes from it."""
@@ -79,7 +77,7 @@ class UnreadPages:
             freed += write.size
         await self._released.wait(_STALL_SECONDS / 10)
 
-    def _return_memory(self) -> None:
+    def return_memory(self) -> None:
         """Gives freed memory back to the system once most of what was used is free again."""
         if self._peak >= _TRIM_BYTES and self.used * _SHARE < self._peak:
             self._peak = self.used
@@ -87,7 +85,7 @@ class UnreadPages:
 
 
 class PageLease:
-    """The share of a page in the budget. Get it from `UnreadPages.lease`."""
+    """The share of a watcher's page in the budget. Get it from `UnreadPages.lease`."""
 
     def __init__(self, pages: UnreadPages, connection: str, disconnect: Callable[[], None]) -> None:
         self._pages = pages
@@ -120,6 +118,12 @@ class PageLease:
             await pages.make_room(writes, max(size, budget // _FREED_SHARE))
         self.since = asyncio.get_running_loop().time()
         pages.writes.add(self)
+
+    def end_write(self) -> None:
+        """Gives the budget of the page back."""
+        self._pages.writes.discard(self)
+        self._resize(0)
+        self._pages.return_memory()
 
     def _connection_used(self) -> int:
         return self._pages.used_by.get(self.connection, 0) if self.connection else 0

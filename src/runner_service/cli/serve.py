@@ -1,12 +1,12 @@
 """`serve`."""
 
-import gc
 import os
 from pathlib import Path
 
 import click
 
 from runner_service.cli.errors import help_epilog
+from runner_service.importing import large_import
 
 
 @click.command(
@@ -43,13 +43,9 @@ def serve(
     model provider when that is missing.
     """
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 10 ms
-    gc.disable()  # what is imported stays: looking through it again and again takes a tenth of the start
-    try:
+    with large_import():
         from runner_service.cli.actions.serve import serve_until_stopped  # noqa: PLC0415  # gRPC, for this only
         from runner_service.serving import ServeOptions  # noqa: PLC0415  # gRPC, for this only
-    finally:
-        gc.freeze()
-        gc.enable()
 
     options = ServeOptions(ready_fd, ready_file, exit_when_idle, not load_agent_when_needed)
     serve_until_stopped(options, secrets_fd)

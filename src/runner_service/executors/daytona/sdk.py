@@ -1,20 +1,19 @@
 """The one door to the `daytona` package: imported in a thread, with everything off that it would do by itself."""
 
 import asyncio
-import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from runner_service.executors.protocol import SandboxError
+from runner_service.importing import large_import
 from runner_service.settings import SecretStr
 
 if TYPE_CHECKING:
     from daytona import AsyncDaytona
 
 _CLOSE_TIMEOUT_SECONDS = 5.0
-_IMPORT_SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 @asynccontextmanager
@@ -40,18 +39,10 @@ async def daytona_client(*, api_key: SecretStr, api_url: str, target: str) -> As
 
 
 def _import() -> None:
-    """Imports without holding up the loop: without collections, and with the other threads' turns coming often."""
     if "daytona" in sys.modules:
         return  # to freeze once more what is garbage by now would keep it for ever
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_IMPORT_SWITCH_INTERVAL_SECONDS)
-    gc.disable()
-    try:
+    with large_import():
         import daytona  # noqa: F401, PLC0415  # this is what it is for
-    finally:
-        gc.freeze()
-        gc.enable()
-        sys.setswitchinterval(before)
 
 
 def _client(api_key: SecretStr, api_url: str, target: str) -> "AsyncDaytona":
