@@ -65,7 +65,7 @@ async def connected(address: str) -> AsyncIterator[Connection]:
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     writer.write(PREFACE + frame(SETTINGS))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield Connection(reader, writer)
     finally:
         writer.close()

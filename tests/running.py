@@ -69,13 +69,13 @@ class Client:
 
     async def started(self, execution_id: str) -> None:
         """Waits until an execution runs that somebody else is about to start."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await self.is_running(execution_id):
                 await asyncio.sleep(0.01)
 
     async def reached(self, execution_id: str, state: "event_pb2.State.ValueType") -> None:
         """Waits until an execution is in a state."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.state(execution_id) != state:
                 await asyncio.sleep(0.02)
 

@@ -104,7 +104,7 @@ async def _serving(app: Any, port: int) -> AsyncIterator[str]:
     running = uvicorn.Server(config)
     running.capture_signals = _nothing  # type: ignore[method-assign]  # signals are the test's
     task = asyncio.create_task(running.serve())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not running.started:
             await asyncio.sleep(0.01)
     try:

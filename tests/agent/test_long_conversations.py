@@ -65,6 +65,6 @@ async def test_the_log_of_the_checkpoints_is_carried_over_in_the_background(
     database = bench.state_dir / "checkpoints.db"
     before = database.stat().st_size
     await bench.play(*[turn("", command("true"))] * 3, turn("Done."), session="s")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while database.stat().st_size == before:  # a thread writes it
             await asyncio.sleep(0.01)

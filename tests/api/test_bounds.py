@@ -49,7 +49,7 @@ async def test_only_so_many_watch_health_and_when_one_leaves_another_may() -> No
         assert (await probe.health.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
 
         watches.pop().cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await (again := probe.health.Watch(request)).read():
                 await again.code()
         for watch in (again, *watches):
@@ -87,7 +87,7 @@ async def test_streams_beyond_what_a_connection_may_have_wait_for_others_to_end(
     ):
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Watch")
         calls = {asyncio.create_task(call.read()): call for call in [method(b"") for _ in range(3)]}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while open_streams < 2:
                 await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED, timeout=0.1)
             await asyncio.sleep(0.1)

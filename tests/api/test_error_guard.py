@@ -151,7 +151,7 @@ async def test_a_generator_is_closed_in_the_task_that_ran_it_also_when_it_waits_
         await call.read()
         await asyncio.sleep(0.2)  # until the buffers on the way are full and the write waits
         call.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await closed.wait()
     assert tasks[0] is tasks[1]
 
@@ -171,7 +171,7 @@ async def test_a_caller_who_leaves_while_a_write_waits_for_it_is_no_error(caplog
         await anext(aiter(call))
         await asyncio.sleep(0.2)  # until the buffers on the way are full and the write waits
         call.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await left.wait()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 

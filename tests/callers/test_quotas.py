@@ -221,7 +221,7 @@ async def test_open_calls_are_limited_per_tenant_and_a_lowered_quota_ends_nothin
         free = probe.watch("x", metadata=other)
         await free.read()
         calls[0].cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 again = probe.watch("x", metadata=metadata)
                 try:

@@ -179,7 +179,7 @@ async def test_a_second_tenant_that_joins_the_file_without_walls_between_their_c
     token = bearer(callers.add("ci", "acme"))
     client = await start([turn("done")], CALLERS_FILE=str(callers.path))
     other = bearer(callers.add("other", "globex"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "callers_file_unusable" not in caplog.text:
             await asyncio.sleep(0.05)
     assert "set SANDBOX_SCOPE=session and SANDBOX_CONFINEMENT=workspace" in caplog.text

@@ -68,7 +68,7 @@ async def test_a_service_that_is_killed_at_any_moment_of_a_revert_leaves_all_fil
     await service.client.execute(execution_id="e")
     after = snapshot(root)
     reverting = asyncio.ensure_future(revert(service.client, "e"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while snapshot(root) == after and not reverting.done():  # files tell nobody
             await asyncio.sleep(0)
     await service.kill()

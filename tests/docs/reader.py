@@ -94,7 +94,7 @@ class Reader:
 
     async def _own_services_ended(self) -> None:
         """Waits, as a person does who reads, until a service that a command brought along has ended."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any("--exit-when-idle" in _proc(pid, "cmdline") for pid in _services(self._directory)):
                 await asyncio.sleep(0.1)
 

@@ -241,7 +241,7 @@ async def test_a_full_disk_ends_the_execution_and_loses_nothing_once_there_is_ro
         await stream.wait_for_capacity()
 
     disk.full = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while stream.committed < 2:
             await asyncio.sleep(0.01)
     assert [event.sequence for event in await follow(stream)] == [1, 2]
@@ -254,7 +254,7 @@ async def test_who_watches_is_told_again_when_the_disk_is_full_again(
     for n in range(2):
         disk.full = True
         say(stream, "more")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with pytest.raises(UnavailableError, match="disk is full"):
                 await stream.page(object(), n, timeout_seconds=60)
             disk.full = False
@@ -274,12 +274,12 @@ async def test_a_disk_with_little_room_takes_what_waits_part_by_part(
         say(other, "in between")
     finish(stream)
     finish(other)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not writer.broken:
             await asyncio.sleep(0.01)
     disk.full, disk.room_for_output = False, MAX_OUTPUT_BYTES_PER_EVENT
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while writer.broken:
             await asyncio.sleep(0.01)
 

@@ -114,7 +114,7 @@ async def test_a_conversation_goes_with_the_last_execution_of_its_session(
     client = await start([turn("First."), turn("Second.")], LOG_MAX_AGE="1")
     assert "First." in text_of(await client.execute(session_id="s", execution_id="a"))
     assert conversations(tmp_path)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while conversations(tmp_path):
             await asyncio.sleep(0.02)
     assert await code_of(get(client, "a")) == grpc.StatusCode.NOT_FOUND

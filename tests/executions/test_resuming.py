@@ -172,7 +172,7 @@ async def test_executions_go_on_by_themselves_when_that_is_wanted(start_process:
     await service.kill()
 
     again = await start_process(RESUME_ON_START="true", DISCONNECT_GRACE="0")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await again.client.state("a") != event_pb2.STATE_SUCCEEDED:
             await asyncio.sleep(0.02)
     whole = await again.client.collect(again.stub.ExecuteAgent(runner_pb2.ExecuteAgentRequest(execution_id="a")))

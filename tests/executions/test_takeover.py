@@ -47,7 +47,7 @@ async def test_a_lease_is_renewed_while_the_replica_waits_for_what_it_asked_abou
     none: Any = NoExecutions()
     takeover = Takeover(none, none, none, none, none, cast(Replicas, replicas), readiness=Readiness(), reporter=none)
     running = asyncio.create_task(takeover.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await replicas.renewed_since.wait()
     running.cancel()
     await asyncio.wait([running])
@@ -90,7 +90,7 @@ class Takers:
 
     async def until(self, count: int) -> None:
         """Waits until so many are under way, or have been."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.under_way) < count:
                 self.changed.clear()
                 await self.changed.wait()

@@ -36,7 +36,7 @@ class Collector:
             self.spans.append(span)
 
     async def until(self, *prefixes: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not all(self.named(prefix) for prefix in prefixes):
                 await asyncio.sleep(0.02)
 

@@ -21,7 +21,7 @@ class Recorder:
             self._changed.notify_all()
 
     async def arrived(self, text: bytes) -> None:
-        async with asyncio.timeout(20), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(lambda: text in self.stdout)
 
 
@@ -68,6 +68,6 @@ async def all_gone(sandbox: Sandbox, marker: str) -> bool:
 
 async def appeared(sandbox: Sandbox, marker: str, count: int = 1) -> None:
     """Waits until `count` processes with `marker` are there."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await living(sandbox, marker)) < count:
             await asyncio.sleep(0.02)

@@ -43,7 +43,7 @@ async def seen_until_it_breaks(client: Client, execution_id: str) -> tuple[list[
 
 async def attached_when_it_works_again(client: Client, execution_id: str, after: int) -> list[Event]:
     request = runner_pb2.ExecuteAgentRequest(execution_id=execution_id, after_sequence=after)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await client.collect(client.stub.ExecuteAgent(request))
@@ -54,7 +54,7 @@ async def attached_when_it_works_again(client: Client, execution_id: str, after:
 
 
 async def works(client: Client) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 events = await client.execute()
@@ -99,7 +99,7 @@ async def fill_with_reserve(disk: SmallDisk) -> None:
     """Fills a disk, and what the service then gives back of it."""
     reserve = disk.path / "reserve"
     for is_held in (True, False):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while reserve.exists() is not is_held:
                 await asyncio.sleep(0.02)
         disk.fill()

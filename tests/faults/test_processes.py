@@ -33,7 +33,7 @@ asyncio.run(main())
 
 
 async def until_gone(pid: int) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
             await asyncio.sleep(0.02)
 
@@ -48,7 +48,7 @@ def supervisor(service: int | None = None) -> int:
 
 
 async def eventually_succeeds(client: Client) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while one(await client.execute("again"), "finished").state != event_pb2.STATE_SUCCEEDED:
             await asyncio.sleep(0.1)
 

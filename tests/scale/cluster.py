@@ -46,7 +46,7 @@ class ClusterNode:
 
     async def until_it_is(self, role: str) -> None:
         """Waits until the node is a `master`, or a `slave` that has everything."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             while (found := await asyncio.to_thread(self.run, "INFO", "replication"))["role"] != role or (
                 found.get("master_link_status", "up") != "up"
             ):

@@ -87,7 +87,7 @@ class RedisServer:
         options += ["--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no", *self._arguments]
         with (self._directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, *options], stdout=log, stderr=log)  # noqa: ASYNC220
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not self._answers():
                 await asyncio.sleep(0.02)
 

@@ -188,7 +188,7 @@ class Watcher:
         self._grown = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
-    async def until(self, wanted: Callable[[Event], bool], seconds: float = 40.0) -> Event:
+    async def until(self, wanted: Callable[[Event], bool], seconds: float = 90.0) -> Event:
         """Waits for an event."""
         async with asyncio.timeout(seconds):
             while True:
@@ -249,7 +249,7 @@ class Watchers:
     def __init__(self, watchers: Sequence[Watcher]) -> None:
         self.each = watchers
 
-    async def until(self, wanted: Callable[[Event], bool], seconds: float = 40.0) -> None:
+    async def until(self, wanted: Callable[[Event], bool], seconds: float = 90.0) -> None:
         """Waits until all have seen an event."""
         for watcher in self.each:
             await watcher.until(wanted, seconds)

@@ -53,7 +53,7 @@ class WatchedRedis:
             port = int(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "agents")[1])
         return next(each for each in self.servers if each.service_port == port)
 
-    async def promoted_instead_of(self, old: RedisServer, seconds: float = 40.0) -> RedisServer:
+    async def promoted_instead_of(self, old: RedisServer, seconds: float = 90.0) -> RedisServer:
         """Waits until another server is the primary, and the replicas that are left follow it."""
         async with asyncio.timeout(seconds):
             while (new := self.primary()) is old or not await _is_followed(new):

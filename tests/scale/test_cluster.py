@@ -175,7 +175,7 @@ async def test_a_slot_that_is_moved_to_another_node_keeps_its_execution(cluster:
         moving.move()
         assert await log.get(name), "while the keys are at the other node already"
         moving.end()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     await log.append([NewEvent(name, 2, b"<2>")])
@@ -236,7 +236,7 @@ async def test_what_waits_while_the_slot_of_the_queue_moves_is_taken_once_and_in
 
 async def taken(replica: Replica) -> None:
     """Takes what there is room for, again while the slot of the queue moves."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(LogError):
                 await replica.take()
@@ -245,7 +245,7 @@ async def taken(replica: Replica) -> None:
 
 async def claimed(storage: RedisStorage, name: str) -> Claim:
     """Claims an execution, again while its slot moves."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(LogError):
                 claim = await storage.ownership.claim(name)
@@ -255,7 +255,7 @@ async def claimed(storage: RedisStorage, name: str) -> Claim:
 
 async def appended(storage: RedisStorage, event: NewEvent, owners: dict[str, int]) -> Mapping[str, Rejection]:
     """Appends an event, again while nobody has its slot, as the writer of the log does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await storage.log.append([event], owners)

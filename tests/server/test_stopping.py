@@ -80,7 +80,7 @@ async def test_the_second_request_cancels_the_drain_and_waits_for_its_clean_up()
                 steps.append("cleaned up")
 
         requests.request()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await probe.server.serve_until_stopped(requests, drain, lame_duck=0, drain_timeout=1000)
         assert steps == ["cleaned up"]
         assert probe.readiness.stage is Stage.STOPPED
@@ -95,7 +95,7 @@ async def test_the_second_request_also_ends_the_lame_duck_pause() -> None:
     async with serving() as probe:
         requests.request()
         requests.request()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await probe.server.serve_until_stopped(requests, drain, lame_duck=1000, drain_timeout=1000)
 
 
@@ -117,7 +117,7 @@ async def test_each_signal_is_a_request_while_the_context_lasts(number: signal.S
     before = signal.getsignal(number)
     with stop_signals() as requests:
         os.kill(os.getpid(), number)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await requests.first()
             os.kill(os.getpid(), number)
             await requests.second()

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
+from tests.ports import free_port
 
 from runner_service.stigmer.wire import (
     agent_pb2,
@@ -116,7 +117,7 @@ class FakeDaemon:
 
     async def until_final(self, name: str) -> execution_pb2.AgentExecutionStatus:
         """Waits until an execution has come to its end, as far as was reported."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.status(name).phase not in FINAL:
                 await self._changed.wait()
         return self.status(name)
@@ -240,9 +241,13 @@ class _Others(
 
 @asynccontextmanager
 async def served(
-    daemon: FakeDaemon, address: str = "127.0.0.1:0", *, credentials: grpc.ServerCredentials | None = None
+    daemon: FakeDaemon, address: str = "", *, credentials: grpc.ServerCredentials | None = None
 ) -> AsyncIterator[FakeDaemon]:
-    """Serves it; an `address` that served before makes it the same daemon, started again. TLS by `credentials`."""
+    """Serves it; an `address` that served before makes it the same daemon, started again. TLS by `credentials`.
+
+    No other server is given its port once it is gone, as it could be one of those that are chosen by the kernel.
+    """
+    address = address or f"127.0.0.1:{free_port()}"
     server = grpc.aio.server(options=(("grpc.max_send_message_length", 64 * 1024 * 1024),))
     executions = _Executions(daemon)
     agentexecution_pb2_grpc.add_AgentExecutionQueryControllerServicer_to_server(executions, server)

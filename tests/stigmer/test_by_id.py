@@ -319,7 +319,7 @@ async def test_health_tells_whether_the_daemon_is_there(start: StartService, dae
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     client = await start([turn("Hi.")], **with_daemon(daemon))
-    async with grpc.aio.insecure_channel(client.service.address) as channel, asyncio.timeout(10):
+    async with grpc.aio.insecure_channel(client.service.address) as channel, asyncio.timeout(60):
         health: Any = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(service="stigmer-daemon"))
         async for response in watch:

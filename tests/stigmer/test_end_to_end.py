@@ -63,7 +63,7 @@ async def test_a_daemon_sees_every_execution_to_its_end(daemon: FakeDaemon, tmp_
             await asyncio.to_thread((tmp_path / "workspace" / "ses-aex-work" / "go").touch)
             await daemon.until_final("aex-work")
             events = await by_id(service.client, "aex-work")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             seen, seen_other = await watching, await watching_other
 
     assert stdout_of(events) == b"hello from a skill\nbefore\nafter\n"

@@ -95,7 +95,7 @@ async def test_who_runs_waits_and_watches_is_seen_while_it_lasts(start: StartSer
         (tmp_path / "workspace" / "go").touch()
         await asyncio.gather(client.collect(first), client.collect(second))
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (page := reading()).value("runner_watchers") or page.value("runner_executions"):
                 await asyncio.sleep(0.01)
         assert page.value("runner_executions_finished_total", state="cancelled", code="CANCELLED") == 1

@@ -45,7 +45,7 @@ async def test_the_daemon_sees_every_execution_to_its_end(
         async with started_by(daemon, tmp_path, **variables):
             await asyncio.to_thread((tmp_path / "workspace" / "ses-aex-work" / "go").touch)
             assert await ended(work) == "COMPLETED"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             statuses, statuses_other = await seen, await seen_other
 
     check_work(statuses[-1])

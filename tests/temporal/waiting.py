@@ -44,7 +44,7 @@ def open_gate(tmp_path: Path) -> None:
 
 async def process_with(argument: str) -> psutil.Process:
     """Waits for the process that has an argument."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             for each in psutil.process_iter(["cmdline"]):
                 if argument in (each.info["cmdline"] or []):

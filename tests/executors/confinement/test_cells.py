@@ -142,7 +142,7 @@ async def test_what_kills_a_cell_ends_all_in_it_and_nobody_else(executor: Execut
         with pytest.raises(SandboxError):
             await running
         assert (await other)[1] == b"untouched\n"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await all_gone(watcher, "76.01"):
                 await asyncio.sleep(0.02)
         assert await output(sandbox, "echo again; test -w /etc || echo confined") == "again\nconfined\n"
@@ -154,7 +154,7 @@ async def test_a_stopped_supervisor_does_not_keep_a_cell_from_closing(executor: 
             await run(sandbox, "setsid -f sleep 76.02")
             await appeared(watcher, "76.02")
             os.kill(supervisor_in(bubblewrap_of(os.getpid())), signal.SIGSTOP)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await all_gone(watcher, "76.02"):
                 await asyncio.sleep(0.02)
 
@@ -171,7 +171,7 @@ async def test_a_supervisor_that_its_cell_stops_is_continued_once_then_killed_an
             await run(sandbox, "kill -STOP $PPID; sleep 76.03")
         assert await output(sandbox, "test -w /etc || echo confined; touch end") == "confined\n"
         assert (await other)[1] == b"%d\n" % shared
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await all_gone(watcher, "76.03"):
                 await asyncio.sleep(0.02)
 
@@ -217,7 +217,7 @@ async def test_git_hooks_that_are_a_link_show_nothing_of_outside_and_cannot_be_r
 
 async def test_a_git_file_that_is_a_pipe_keeps_nobody_waiting(executor: Executor, root: Path) -> None:
     os.mkfifo(root / ".git")
-    async with asyncio.timeout(20), cell(executor) as sandbox:
+    async with asyncio.timeout(60), cell(executor) as sandbox:
         assert await output(sandbox, "echo open") == "open\n"
 
 

@@ -104,7 +104,7 @@ async def test_commands_find_what_they_find_in_a_real_sandbox(caller: Caller) ->
     assert "sbin" in last
     assert caller.sandbox.daemon
     os.kill(caller.sandbox.daemon.pid, signal.SIGTERM)  # it is PID 1 there: with it, all ends
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while caller.sandbox.state != "stopped":
             await asyncio.sleep(0.01)
 
@@ -121,7 +121,7 @@ async def test_a_session_keeps_its_state_and_takes_input(caller: Caller) -> None
     there = f"/process/session/s/command/{begun.pop('cmdId')}"
     assert (status, begun) == (202, dict.fromkeys(("output", "stdout", "stderr", "exitCode")))
     assert (await caller.toolbox("POST", f"{there}/input", json={"data": "it"}))[0] == 204
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "exitCode" not in (await caller.toolbox("GET", there))[1]:
             await asyncio.sleep(0.01)
     assert (await caller.toolbox("GET", f"{there}/logs"))[1]["stdout"] == "got it\n"

@@ -147,7 +147,7 @@ async def test_a_stdio_server_goes_with_a_service_that_drains_and_comes_back_wit
 
     service.process.send_signal(signal.SIGTERM)
     assert await service.ended() == 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while psutil.pid_exists(first):
             await asyncio.sleep(0.02)
 

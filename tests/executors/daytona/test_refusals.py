@@ -59,7 +59,7 @@ async def test_a_sandbox_whose_daemon_was_killed_is_started_again(
     (remote,) = cloud.sandboxes.values()
     assert remote.daemon
     os.kill(remote.daemon.pid, signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while remote.state == "started":
             await asyncio.sleep(0.01)
     assert await output(sandbox, "cat kept") == "kept"

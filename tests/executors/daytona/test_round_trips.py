@@ -22,7 +22,7 @@ async def sandbox(executor: DaytonaExecutor) -> AsyncIterator[Sandbox]:
 
 async def one_poll_only(cloud: Cloud) -> None:
     """Waits until nothing is under way but the long poll that every execution has."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(cloud.in_flight) != 1:
             await asyncio.sleep(0.01)
 

@@ -29,7 +29,7 @@ async def refusal(executor: DaytonaExecutor, session_id: str = "") -> SandboxErr
 
 async def settled(cloud: Cloud) -> None:
     """Waits until nothing is left that is being deleted."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while cloud.sandboxes:
             await asyncio.sleep(0.02)
 
@@ -208,7 +208,7 @@ async def test_the_reaper_takes_what_a_crash_left_and_no_siblings_sandbox(cloud:
         DaytonaConfig(api_key=account(cloud).api_key.get_secret_value(), api_url=cloud.api_url, target="x")
     ) as client:
         await reap_once(SandboxManager(client, RawApi(cloud.api_url, account(cloud).api_key), CONFIG), held={"sibling"})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while abandoned.id in cloud.sandboxes:
             await asyncio.sleep(0.02)
     assert [remote.id for remote in cloud.sandboxes.values()] == [remote.id for remote in kept]
@@ -250,7 +250,7 @@ async def test_the_lease_is_renewed_while_a_sandbox_is_held(cloud: Cloud) -> Non
     ):
         (remote,) = cloud.sandboxes.values()
         first = remote.labels[LEASE]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while remote.labels[LEASE] == first or not any(each.endswith("/last-activity") for each in cloud.requests):
                 await asyncio.sleep(0.05)
         assert remote.labels[OWNER] == "runner-service"

@@ -54,7 +54,7 @@ async def test_a_first_command_finds_a_sandbox_that_is_started(
         assert minutes > 0 if session_id else used[0].parameters["ttlMinutes"] > 0 == minutes
     cloud.faults.start_seconds = 0.0
     if not session_id:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while used[0].id in cloud.sandboxes:
                 await asyncio.sleep(0.02)
 
@@ -94,7 +94,7 @@ async def test_a_session_finds_its_sandbox_again_also_from_another_process(
             assert await output(sandbox, "cat kept") == "kept"
     [used] = [each for each in cloud.sandboxes.values() if each.labels[KIND] == "session"]
     await executor.delete(SandboxSpec("", session_id="s"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while used.id in cloud.sandboxes:
             await asyncio.sleep(0.02)
 
@@ -110,7 +110,7 @@ async def test_the_pool_is_filled_up_again_and_leaves_nothing(cloud: Cloud) -> N
 
 async def created(cloud: Cloud) -> None:
     """Waits until a sandbox is being created."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not cloud.created:
             await asyncio.sleep(0.02)
 
@@ -129,7 +129,7 @@ async def test_the_end_does_not_wait_for_a_sandbox_that_does_not_start_and_the_r
             await created(cloud)
     [left] = cloud.sandboxes.values()
     left.state, left.labels[LEASE] = "started", "1"
-    async with asyncio.timeout(20), filling(cloud, CONFIG):
+    async with asyncio.timeout(60), filling(cloud, CONFIG):
         while cloud.sandboxes:
             await asyncio.sleep(0.02)
 

@@ -51,7 +51,7 @@ async def watcher(tmp_path: Path) -> AsyncIterator[Sandbox]:
 
 
 async def vanished(sandbox: Sandbox, marker: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await all_gone(sandbox, marker):
             await asyncio.sleep(0.02)
 
@@ -83,7 +83,7 @@ async def test_the_death_of_the_service_ends_its_supervisor(tmp_path: Path, watc
         supervisor = supervisor_of(process.pid)
         process.kill()
         await process.wait()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while arguments_of(supervisor):
                 await asyncio.sleep(0.02)
 
@@ -173,7 +173,7 @@ async def test_the_loss_of_the_supervisor_ends_what_ran_and_another_takes_over(
 
 
 async def eventually_runs(sandbox: Sandbox) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(SandboxError):
                 await run(sandbox, "true")
