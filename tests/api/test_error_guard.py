@@ -1,7 +1,6 @@
 """Whatever a handler does, its call is completed with a status that holds no internals."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from grpc_status import rpc_status
+from tests.logged import errors
 from tests.probe import Context, failure_of, serving
 
 from runner_service.errors import FieldViolation, InvalidRequestError, NotFoundError, UnavailableError
@@ -77,7 +77,7 @@ async def test_the_text_of_a_defect_goes_to_the_log_and_only_its_id_to_the_calle
             assert what == "internal error"
             assert len(bytes.fromhex(fault)) == 4
             assert b"hunter22" not in str(dict(error.trailing_metadata())).encode()
-            (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+            (record,) = errors(caplog)
             assert fault in record.getMessage()
             assert record.exc_info is not None
             assert record.exc_info[1] is defect
@@ -173,7 +173,7 @@ async def test_a_caller_who_leaves_while_a_write_waits_for_it_is_no_error(caplog
         call.cancel()
         async with asyncio.timeout(60):
             await left.wait()
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert not errors(caplog)
 
 
 async def test_a_handler_that_fails_after_its_caller_left_is_logged_once_and_tells_nobody(
@@ -196,5 +196,5 @@ async def test_a_handler_that_fails_after_its_caller_left_is_logged_once_and_tel
         await begun.wait()
         call.cancel()
         await asyncio.wait_for(ended.wait(), 20)
-    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    (record,) = errors(caplog)
     assert record.getMessage().startswith("call_failed")

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.agent.capabilities import zip_archive
+from tests.logged import errors
 from tests.running import Client, Event, StartService, command, kinds, one, stdout_of, turn
 from tests.stigmer.fake_daemon import KEY, FakeDaemon, answering_bytes, served
 
@@ -195,7 +196,7 @@ async def test_an_answer_that_cannot_be_decoded_is_told_as_that(
 
     assert refused.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "for agent_execution aex-1 cannot be decoded" in (refused.details() or "")
-    assert not [record for record in caplog.records if record.exc_info]
+    assert not errors(caplog)
 
 
 async def test_what_cannot_be_run_is_refused_with_its_fields(start: StartService, daemon: FakeDaemon) -> None:
