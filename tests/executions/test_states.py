@@ -130,3 +130,24 @@ async def _run(stops: list[str], work: str, *, starts: bool) -> None:
             if not stops:
                 ends = {"end": states.TIMED_OUT, "defect": states.FAILED}
                 assert execution.state == ends.get(work, states.SUCCEEDED)
+
+
+async def test_the_end_is_delivered_together_with_the_last_event_of_the_agent(tmp_path: Path) -> None:
+    async with sqlite_event_log(tmp_path) as log, log_writer(log) as writer:
+        execution, goes_on, watcher = _new_execution(Registry(log, writer)), asyncio.Event(), object()
+
+        async def agent() -> str:
+            execution.publish_started(event_pb2.Started())
+            await goes_on.wait()
+            execution.notify(event_pb2.Notice(text="the last event"))
+            return "done"
+
+        running = asyncio.create_task(execution.run_to_end(agent()))
+        page = await execution.stream.page(watcher, 0, timeout_seconds=60)
+        assert page
+        goes_on.set()
+        page = await execution.stream.page(watcher, page.last, timeout_seconds=60)
+        assert page
+        last, end = runner_pb2.ExecuteAgentResponse.FromString(page.frames).events
+        assert (last.notice.text, end.finished.output) == ("the last event", "done")
+        await running

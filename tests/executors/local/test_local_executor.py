@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -138,6 +138,15 @@ async def test_commands_leave_no_descriptor_open(sandbox: Sandbox) -> None:
     for _ in range(5):
         await some()
     assert descriptors() == before
+
+
+async def test_commands_of_executions_in_turns_have_each_their_own_variables(executor: Executor) -> None:
+    values = ["first", "second", ""]
+    async with AsyncExitStack() as opened:
+        specs = [SandboxSpec(f"e{value}", environment={"GIVEN": value} if value else {}) for value in values]
+        sandboxes = [await opened.enter_async_context(executor.open(spec)) for spec in specs]
+        for each in (0, 0, 1, 1, 2, 2, 0, 2, 1, 0):
+            assert await output(sandboxes[each], 'printf %s "${GIVEN-}"') == values[each]
 
 
 async def test_without_a_free_descriptor_a_command_is_a_result(sandbox: Sandbox) -> None:

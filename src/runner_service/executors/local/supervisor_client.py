@@ -92,6 +92,8 @@ class SupervisorClient:
         self._confinements: dict[int, asyncio.Future[str]] = {}
         self._children: WeakValueDictionary[int, Child] = WeakValueDictionary()
         self._terminations: dict[int, tuple[asyncio.Future[list[KilledProcess]], list[int]]] = {}
+        self._environment: Mapping[str, str] | None = None
+        """Of the program that was started last."""
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self.ready: asyncio.Future[wire.Message] = self._loop.create_future()
         self.lost = asyncio.Event()
@@ -122,13 +124,16 @@ class SupervisorClient:
         number = next(_numbers)
         exited = self._exits[number] = self._loop.create_future()
         message = {"do": "start", "id": number, "execution": execution, "argv": argv, "cwd": cwd}
+        new_environment = None if environment == self._environment else dict(environment)
         more = {
-            "environment": dict(environment),
+            "environment": new_environment,
             "asked": time.monotonic(),
             "streams": len(copies),
             "confined": confined,
         }
         self._send({**message, **more}, copies)
+        if new_environment is not None:
+            self._environment = new_environment
         child = self._children[number] = Child(number, exited)
         return child
 

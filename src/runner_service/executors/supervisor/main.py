@@ -55,6 +55,7 @@ class Supervisor:
         self._terminations: list[tuple[int, Termination]] = []
         self._shutdown: Termination | None = None
         self.was_told_to_close = False
+        self._environment: dict[str, str] = {}
         self._spawn_times: dict[int, float] = {}
         self._restricted: dict[int, RestrictedThread] = {}
         self._children_changed = open_child_signals()
@@ -139,6 +140,8 @@ class Supervisor:
 
     def _start(self, message: wire.Message) -> None:
         command = message["id"]
+        if message["environment"] is not None:
+            self._environment = message["environment"]
         stdout, stderr, *stdin = streams = self._descriptors[: message["streams"]]
         del self._descriptors[: message["streams"]]
         try:
@@ -155,7 +158,7 @@ class Supervisor:
                 os.close(descriptor)
 
     def _spawn(self, message: wire.Message, *streams: int) -> int:
-        argv, cwd, environment = message["argv"], message["cwd"], message["environment"]
+        argv, cwd, environment = message["argv"], message["cwd"], self._environment
         if not message["confined"]:
             return spawn.spawn(argv, cwd, environment, *streams)
         thread = self._restricted.get(message["execution"])

@@ -3,7 +3,8 @@
 To the supervisor:
     {"do": "start", "id", "execution", "argv", "cwd", "environment", "asked", "streams", "confined"}
                                                           with `streams` descriptors: where stdout and stderr go and,
-                                                          if it is fed, where stdin comes from; `asked` is when, by the
+                                                          if it is fed, where stdin comes from; `environment` is null
+                                                          if it is that of the last `start`; `asked` is when, by the
                                                           clock that all processes share; commands with one `execution`
                                                           are limited together
     {"do": "confine", "id", "execution", "paths", "has_network"}
