@@ -3,17 +3,23 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import ormsgpack
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph import START, StateGraph
 from tests.agent.bench import Bench, open_bench, turn
 
 from runner_service.agent.capabilities import AgentPlan
-from runner_service.agent.graphs import build_graph
+from runner_service.agent.graphs import CompiledAgent, build_graph
+from runner_service.agent.message_list import AgentState
 from runner_service.agent.model_calls import RetryPolicy
 from runner_service.models.script import Script, Turn
 from runner_service.models.scripted import ScriptedChatModel
+from runner_service.storage.sqlite.checkpoints import sqlite_checkpoints
 from runner_service.storage.state_serializer import StateSerializer
 
 CALLS_WITH_ONE_ARGUMENT = 0  # the library's number for a stored call
@@ -63,3 +69,33 @@ async def conversation(bench: Bench, thread: str) -> list[str]:
     )
     state = await graph.aget_state(RunnableConfig(configurable={"thread_id": thread}))
     return [each.text for each in state.values["messages"]]
+
+
+async def test_a_new_thread_begins_with_the_model_and_one_that_fails_there_goes_on_from_there(tmp_path: Path) -> None:
+    """The other graph goes on, in which input begins at `START`."""
+    failures = [RuntimeError("killed")]
+
+    def model(state: AgentState) -> dict[str, Any]:
+        if failures:
+            raise failures.pop()
+        return {"messages": [AIMessage(f"{state['messages'][-1].text} Done.", id="b")]}
+
+    builder = StateGraph[Any, Any, Any, Any](AgentState)
+    builder.add_node("model", model)
+    builder.add_edge(START, "model")
+    config = RunnableConfig(configurable={"thread_id": "t"})
+    async with sqlite_checkpoints(tmp_path) as checkpoints:
+        agent = CompiledAgent.of(builder.compile(checkpointer=checkpoints.saver))
+        with pytest.raises(RuntimeError, match="killed"):
+            await agent.entry.ainvoke(agent.first_input([HumanMessage("Go.", id="a")]), config, durability="sync")
+        left = await agent.graph.aget_state(config)
+        assert (left.next, [each.text for each in left.values["messages"]]) == (("model",), ["Go."])
+        state = await agent.graph.ainvoke(None, config, durability="sync")
+        assert [each.text for each in state["messages"]] == ["Go.", "Go. Done."]
+        assert (await agent.graph.aget_state(config)).values == state
+        assert [each.metadata["step"] async for each in checkpoints.saver.alist(config)] == [0, -1]
+
+
+def test_the_model_of_an_agent_is_begun_by_one_channel() -> None:
+    graph = build_graph(ScriptedChatModel(script=Script(turns=[Turn()])), AgentPlan(""), None, RetryPolicy())
+    assert CompiledAgent.of(graph).first_input([]) == {"messages": [], "branch:to:model": None}

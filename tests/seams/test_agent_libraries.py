@@ -18,6 +18,7 @@ from deepagents.middleware.patch_tool_calls import PatchToolCallsMiddleware
 from deepagents.middleware.summarization import SummarizationMiddleware, create_summarization_middleware
 from deepagents.middleware.unsupported_content import UnsupportedContentMiddleware
 from langchain.agents import factory
+from langchain.agents.middleware import ModelRequest
 from langchain.agents.middleware.summarization import _get_approximate_token_counter
 from langchain_core.messages import (
     AIMessage,
@@ -167,6 +168,15 @@ async def test_langchain_looks_for_invalid_calls_before_a_model_call_by_the_func
     invalid: Any = {"name": "ls", "args": "{", "id": "a", "error": "", "type": "invalid_tool_call"}
     repaired = repair([HumanMessage("Go."), AIMessage("Yes.", invalid_tool_calls=[invalid])]).messages
     assert repaired[-1].invalid_tool_calls == []
+
+
+def test_langchains_requests_assign_their_fields_by_the_method_that_is_replaced(bench: Bench) -> None:
+    """If they no longer do, `factory_overrides` has less to do."""
+    assert ModelRequest.__setattr__ is object.__setattr__
+    assert "self.messages = messages" in inspect.getsource(ModelRequest.__init__)
+    request: Any = ModelRequest(model=ScriptedChatModel(script=Script(turns=[Turn()])), messages=[HumanMessage("Go.")])
+    other = request.override(messages=[])
+    assert (len(request.messages), other.messages, other.model) == (1, [], request.model)
 
 
 def test_deepagents_takes_our_replacements_of_its_middleware_by_their_name() -> None:

@@ -1,9 +1,10 @@
-"""Takes two things out of every model call of LangChain's agents that have nothing to do here."""
+"""Takes out of every model call of LangChain's agents what has nothing to do here."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from langchain.agents import factory
+from langchain.agents.middleware import ModelRequest
 from langchain_core.messages import AnyMessage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -14,10 +15,12 @@ def override_factory() -> None:
 
     Nothing is traced to LangSmith, and asking whether takes a sixth of a step. No message has invalid calls
     (`messages.normalize_message`; those of earlier versions are answered by `history.repair`), and looking for them
-    goes through all messages twice.
+    goes through all messages twice. The constructor of a request warns of each of its assignments, and suppresses that:
+    a fiftieth of an execution.
     """
     factory.traceable = _not_traced  # type: ignore[attr-defined, assignment]  # a name that it imports
     factory._patch_invalid_tool_calls = _unchanged  # type: ignore[assignment]  # noqa: SLF001  # see the seam's test
+    ModelRequest.__setattr__ = object.__setattr__  # type: ignore[method-assign, assignment]
 
 
 def _not_traced(**_: Any) -> Callable[[F], F]:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from deepagents import create_deep_agent
 from deepagents.middleware.subagents import GENERAL_PURPOSE_SUBAGENT, SubAgent
 from langchain.agents.middleware import AgentMiddleware
+from langchain_core.messages import AnyMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 
@@ -36,6 +38,26 @@ _FINISHING_PROMPT = "When you are done, answer with what the user wants to know.
 _GENERAL_PURPOSE = "Does a task of several steps on its own, with the same tools as you."
 
 
+class CompiledAgent(NamedTuple):
+    """The graph of an agent. `entry` is the same graph for a new thread, whose `first_input` goes to the model at once.
+
+    Between `START` and the model is a superstep, a sixteenth of a short execution. A thread that has a checkpoint needs
+    it: LangGraph stores input of other channels with that checkpoint, and keeps there what a crash has left of it.
+    """
+
+    graph: Graph
+    entry: Graph
+
+    @classmethod
+    def of(cls, graph: Graph) -> "CompiledAgent":
+        """Returns both, of one graph."""
+        return cls(graph, graph.copy({"input_channels": ["messages", *graph.nodes["model"].triggers]}))
+
+    def first_input(self, messages: Sequence[AnyMessage]) -> dict[str, Any]:
+        """Returns the input that begins a new thread."""
+        return {"messages": messages, **dict.fromkeys(self.graph.nodes["model"].triggers)}
+
+
 class _Key(NamedTuple):
     model: ModelChoice
     plan: AgentPlan
@@ -48,10 +70,10 @@ class GraphCache:
         self._clients = clients
         self._checkpoints = checkpoints
         self._retries = retries
-        self._graphs: OrderedDict[_Key, Graph] = OrderedDict()
+        self._graphs: OrderedDict[_Key, CompiledAgent] = OrderedDict()
         self._lock = asyncio.Lock()
 
-    async def graph(self, model: ModelChoice, plan: AgentPlan) -> Graph:
+    async def agent(self, model: ModelChoice, plan: AgentPlan) -> CompiledAgent:
         """Returns the compiled agent for a plan and a model. Raises ModelRejectedEnd."""
         key = _Key(model, plan)
         async with self._lock:
@@ -64,9 +86,10 @@ class GraphCache:
                 self._graphs.popitem(last=False)
             return self._graphs[key]
 
-    async def _compile(self, key: _Key) -> Graph:
+    async def _compile(self, key: _Key) -> CompiledAgent:
         client = await self._clients.chat_model(key.model)
-        return await asyncio.to_thread(build_graph, client, key.plan, self._checkpoints, self._retries)
+        graph = await asyncio.to_thread(build_graph, client, key.plan, self._checkpoints, self._retries)
+        return CompiledAgent.of(graph)
 
 
 def build_graph(
@@ -82,7 +105,7 @@ def build_graph(
         system_prompt=f"{GENERAL_PURPOSE_SUBAGENT['system_prompt']}\n\n{_FINISHING_PROMPT}",
         middleware=middleware(),
     )
-    return create_deep_agent(
+    agent: Graph = create_deep_agent(
         streaming_model,
         tools=plan.tools,
         system_prompt=_prompt(plan.instructions),
@@ -92,6 +115,7 @@ def build_graph(
         checkpointer=checkpoints,
         state_schema=AgentState,
     )
+    return agent.copy({"config": None})  # its metadata, for traces, would be merged into that of each task
 
 
 def _sub_agent(plan: SubAgentPlan, middleware: list[AgentMiddleware[Any, Any, Any]]) -> SubAgent:

@@ -109,7 +109,8 @@ class AgentHarness:
         await self._storage.scratch_files.delete_thread(thread)
 
     async def _invoke(self, run: AgentRun, plan: AgentPlan) -> str:
-        graph = await self._graphs.graph(run.model, plan)
+        agent = await self._graphs.agent(run.model, plan)
+        graph = agent.graph
         if run.resumption is None:
             _publish_retirement(run)
         config = _config(_thread_id(run), run.limits.max_model_calls * _STEPS_PER_MODEL_CALL + 100)
@@ -119,10 +120,13 @@ class AgentHarness:
             if run.session_id:
                 await self._checkpoints.enter(_thread_id(run), run.execution_id)
             continues = run.resumption is not None and await _can_continue(graph, config, user_message)
-            left = await missing_results(graph, saver, config) if run.session_id and not continues else []
-            given = None if continues else [*left, user_message]
             # With any durability but "sync" a finished command runs again after a crash.
-            state = await graph.ainvoke(given and {"messages": given}, config, durability="sync")
+            if run.session_id or run.resumption is not None:
+                left = await missing_results(graph, saver, config) if run.session_id and not continues else []
+                given = None if continues else {"messages": [*left, user_message]}
+                state = await graph.ainvoke(given, config, durability="sync")
+            else:
+                state = await agent.entry.ainvoke(agent.first_input([user_message]), config, durability="sync")
         except BaseException as error:
             end = end_for(error, run)
             if run.session_id:

@@ -20,6 +20,7 @@ from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.tools import BaseTool
 
 from runner_service.agent.filesystem_middleware import ModelHandler
+from runner_service.agent.tool_descriptions import with_short_texts
 from runner_service.agent.tools.backend import SandboxBackend
 from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.incremental_fold import IncrementalFold
@@ -207,7 +208,7 @@ class _DirectCall(UnsupportedContentMiddleware[Any, Any]):
         """What the model makes of the tools, which are mostly those of the last request."""
         if self._bound and self._bound[:2] == (request.tools, request.model_settings):
             return self._bound[2]
-        bound = self._model.bind_tools(request.tools, **request.model_settings)
+        bound = self._model.bind_tools(with_short_texts(request.tools), **request.model_settings)
         options: Mapping[str, Any] = bound.kwargs  # type: ignore[attr-defined]  # it is a RunnableBinding
         self._bound = (request.tools, request.model_settings, options)
         return options

@@ -24,7 +24,6 @@ from runner_service.agent.model_checks import (
     repair_request,
 )
 from runner_service.agent.model_stream import StreamedMessage
-from runner_service.agent.tool_descriptions import with_short_texts
 from runner_service.agent.tools.scope import RunScope, current_scope, sub_agent_id
 from runner_service.agent.usage import check_model_call, check_tokens, count_usage
 from runner_service.errors import ExecutionEnd, ModelRequestEnd, ModelUnavailableEnd
@@ -193,7 +192,7 @@ async def _attempt(
         token = current_text_listener.set(streamed.add_text)
         notice_token = current_notice_listener.set(lambda code, text: _publish_notice(scope, code, text))
         try:
-            response = await handler(request.override(tools=with_short_texts(request.tools)))
+            response = await handler(request)
             check_usable(_message_of(response))
         except BaseException:
             streamed.discard()

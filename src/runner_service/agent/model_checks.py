@@ -11,7 +11,7 @@ from runner_service.errors import ModelRejectedEnd
 from runner_service.models.answer import ending
 from runner_service.models.endings import Ending
 from runner_service.models.failures import ConversationTooLongError, Failure, StreamBrokenError
-from runner_service.models.history import repair, without_images
+from runner_service.models.history import is_sound, repair, without_images
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 MAX_REASON_CHARACTERS = 500
@@ -19,6 +19,8 @@ MAX_REASON_CHARACTERS = 500
 
 def repair_request(scope: RunScope, request: ModelRequest[Any]) -> ModelRequest[Any]:
     """Repairs the conversation where that is necessary; publishes each kind of repair once."""
+    if is_sound(request.messages):
+        return request
     messages, changes = repair(request.messages)
     for change in changes:
         if change not in scope.repairs:

@@ -104,13 +104,18 @@ class ChangeTracker:
         self._needs_scan |= not is_file_tool
         self._pending = asyncio.create_task(self._collect(tool_call_id, self._pending), name="changes")
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether no call has effects that were not looked for."""
+        return not (self._needs_scan or self._active or (self._pending and not self._pending.done()))
+
     async def finish(self, *, is_interrupted: bool) -> None:
         """Looks for the effects of the last calls, cancelled ones included."""
         seconds = _INTERRUPTED_SCAN_TIMEOUT_SECONDS if is_interrupted else _LAST_SCAN_TIMEOUT_SECONDS
+        if self.is_finished:
+            return
         if self._active:
             self._needs_scan = True
-        if not (self._needs_scan or self._active or (self._pending and not self._pending.done())):
-            return
         try:
             async with asyncio.timeout(seconds):
                 await self._collect("", self._pending)

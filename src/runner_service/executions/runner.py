@@ -197,7 +197,8 @@ class PreparedRun:
             try:
                 return await self._run_agent(execution, run)
             finally:
-                await run_to_completion(tracker.finish(is_interrupted=execution.is_interrupted))
+                if not tracker.is_finished:
+                    await run_to_completion(tracker.finish(is_interrupted=execution.is_interrupted))
                 execution.files_changed = await tracker.summary()
 
     async def _run_agent(self, execution: Execution, run: AgentRun) -> str:

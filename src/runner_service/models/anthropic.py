@@ -18,6 +18,7 @@ from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
 from runner_service.models.endpoint import Endpoint
 from runner_service.models.json_values import encoded
+from runner_service.models.latest import Latest
 
 
 class StreamingChatAnthropic(StreamingChatModel, ChatAnthropic):
@@ -28,14 +29,21 @@ class StreamingChatAnthropic(StreamingChatModel, ChatAnthropic):
 
     async def answer(self, messages: list[BaseMessage], *, stop: list[str] | None = None, **options: Any) -> AIMessage:
         """Makes one call. Raises ProviderError, ConversationTooLongError, httpx2.RequestError."""
-        request = self._get_request_payload([], stop=stop, cache_control=CACHE_CONTROL, **options)
+        head, headers = self._request_head(stop=stop, cache_control=CACHE_CONTROL, **options)
+        answer = AnthropicAnswer()
+        await answer.read(await self._endpoint.post(head + b"," + anthropic_messages(messages)[1:], headers))
+        return await answer.builder.message("anthropic", answer.content)
+
+    @cached_property
+    def _request_head(self) -> Latest[tuple[bytes, dict[str, str]]]:
+        return Latest(self._encode_head)
+
+    def _encode_head(self, **options: Any) -> tuple[bytes, dict[str, str]]:
+        """Returns the request up to its messages, and headers for it."""
+        request = self._get_request_payload([], **options)
         betas = request.pop("betas", None)
         del request["messages"]
-        body = encoded(request | {"stream": True})[:-1] + b"," + anthropic_messages(messages)[1:]
-        headers = {"anthropic-beta": ",".join(betas)} if betas else {}
-        answer = AnthropicAnswer()
-        await answer.read(await self._endpoint.post(body, headers))
-        return await answer.builder.message("anthropic", answer.content)
+        return encoded(request | {"stream": True})[:-1], {"anthropic-beta": ",".join(betas)} if betas else {}
 
     @cached_property
     def _endpoint(self) -> Endpoint:

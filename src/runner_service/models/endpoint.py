@@ -47,9 +47,9 @@ class Endpoint:
             ProviderError: the status is that of an error.
             httpx2.RequestError: the connection failed.
         """
-        request = self._http.build_request(
-            "POST", self._url, content=body, headers={**self._headers, **headers}, timeout=self._timeout
-        )
+        url, known_headers, extensions = self._template
+        request = httpx2.Request("POST", url, headers=known_headers, content=body, extensions=extensions)
+        request.headers.update(headers)
         response = await self._http.send(request, stream=True)
         if response.is_success:
             return response
@@ -60,6 +60,11 @@ class Endpoint:
         raise ProviderError(status_failure(response.status_code, text, response.headers))
 
     @cached_property
-    def _headers(self) -> dict[str, str]:
-        headers = {**self._client.default_headers, **self._client.auth_headers}
-        return {name: value for name, value in headers.items() if isinstance(value, str)}
+    def _template(self) -> tuple[httpx2.URL, httpx2.Headers, Mapping[str, Any]]:
+        """What requests have in common."""
+        own = {**self._client.default_headers, **self._client.auth_headers}
+        headers = {name: value for name, value in own.items() if isinstance(value, str)}
+        request = self._http.build_request("POST", self._url, headers=headers, timeout=self._timeout)
+        for each in ("content-length", "cookie"):
+            request.headers.pop(each, None)
+        return request.url, request.headers, request.extensions

@@ -14,6 +14,7 @@ from runner_service.models.chat_model import StreamingChatModel
 from runner_service.models.connections import CONNECT_TIMEOUT_SECONDS, Connections
 from runner_service.models.endpoint import Endpoint
 from runner_service.models.json_values import encoded
+from runner_service.models.latest import Latest
 from runner_service.models.openai_messages import openai_messages
 from runner_service.models.openai_stream import read_answer
 
@@ -28,12 +29,20 @@ class StreamingChatOpenAI(StreamingChatModel, ChatOpenAI):
 
     async def answer(self, messages: list[BaseMessage], *, stop: list[str] | None = None, **options: Any) -> AIMessage:
         """Makes one call. Raises ProviderError, ConversationTooLongError, httpx2.RequestError."""
-        request = self._get_request_payload([], stop=stop, **options)
-        del request["messages"]
-        request |= {"stream": True, "stream_options": {"include_usage": True}}
-        body = encoded(request)[:-1] + b',"messages":' + openai_messages(messages, short_ids=self._has_short_ids) + b"}"
+        head = self._request_head(stop=stop, **options)
+        body = head + b',"messages":' + openai_messages(messages, short_ids=self._has_short_ids) + b"}"
         answer = await read_answer(await self._endpoint.post(body))
         return await answer.message("openai")
+
+    @cached_property
+    def _request_head(self) -> Latest[bytes]:
+        return Latest(self._encode_head)
+
+    def _encode_head(self, **options: Any) -> bytes:
+        """Returns the request up to its messages."""
+        request = self._get_request_payload([], **options)
+        del request["messages"]
+        return encoded(request | {"stream": True, "stream_options": {"include_usage": True}})[:-1]
 
     @cached_property
     def _endpoint(self) -> Endpoint:

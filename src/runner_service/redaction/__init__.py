@@ -27,8 +27,8 @@ class Redactor:
     Without secrets every method returns its argument. With many, use `build`.
     """
 
-    def __init__(self, secrets: Iterable[str]) -> None:
-        self.patterns = Patterns.of(secrets)
+    def __init__(self, secrets: Iterable[str] | Patterns) -> None:
+        self.patterns = secrets if isinstance(secrets, Patterns) else Patterns.of(secrets)
         self._others: PatternSource | None = None
 
     @classmethod
@@ -38,9 +38,7 @@ class Redactor:
 
     def copy(self) -> "Redactor":
         """Returns one that knows the same secrets, and shares no others."""
-        copied = Redactor(())
-        copied.patterns = self.patterns
-        return copied
+        return Redactor(self.patterns)
 
     def __repr__(self) -> str:
         return f"Redactor({len(self.patterns)} patterns)"
@@ -62,9 +60,14 @@ class Redactor:
         data = _redacted(self, data)
         return _redacted(self._others, data) if self._others else data
 
+    @property
+    def _finds_nothing(self) -> bool:
+        """Whether there is nothing to look for now; what others share may come at any time."""
+        return not self.patterns and not (self._others and self._others.patterns)
+
     def text(self, text: str) -> str:
         """Redacts a text that is whole. Takes long for a long one: see `any_value` and `beginning`."""
-        if not self:
+        if self._finds_nothing:
             return text
         data = text.encode(*ENCODING)
         redacted = self.data(data)
@@ -79,7 +82,7 @@ class Redactor:
 
     def value(self, value: Any) -> Any:
         """Redacts every string of a JSON-like value, names of fields included."""
-        if not self:
+        if self._finds_nothing:
             return value
         match value:
             case str():
@@ -93,7 +96,7 @@ class Redactor:
 
     async def any_value(self, value: Any) -> Any:
         """As `value`, in a thread unless the value is small: for what others send."""
-        if not self or _is_small(value):
+        if self._finds_nothing or _is_small(value):
             return self.value(value)
         return await asyncio.to_thread(self.value, value)
 

@@ -103,6 +103,9 @@ class Patterns:
     def __len__(self) -> int:
         return len(self._sorted)
 
+    def __bool__(self) -> bool:
+        return self._longest > 0
+
     def may_be_in(self, text: bytes) -> bool:
         """Returns whether it is worth looking for matches."""
         return len(text) >= self._shortest and any(search.find_matches_as_indexes(text) for search in self._anchors)

@@ -47,6 +47,15 @@ async def test_a_root_that_is_missing_is_made_for_the_first_sandbox_and_not_befo
             assert await asyncio.to_thread(root.is_dir)
 
 
+async def test_a_shared_root_that_was_removed_is_made_again_for_the_next_sandbox(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    async with local_executor(root=root, state_dir=tmp_path / "state") as executor:
+        for _ in range(2):
+            async with executor.open(SandboxSpec("e")) as sandbox:
+                assert await output(sandbox, "pwd") == f"{root}\n"
+            await asyncio.to_thread(shutil.rmtree, root)
+
+
 async def test_a_root_behind_a_symlink_is_shown_by_its_real_path(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
