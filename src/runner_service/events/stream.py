@@ -217,7 +217,7 @@ class EventStream:
         follows = self._is_remote and self._followers > 0
         if follows and not self._is_subscribed:
             self._subscription.enter_context(self._log.subscribe(self.execution_id, self.observe))
-        elif not follows:
+        elif self._is_subscribed and not follows:
             self._subscription.close()
         self._is_subscribed = follows
 
