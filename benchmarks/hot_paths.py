@@ -2,10 +2,17 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 _CHUNK = b'data: {"id":"c","model":"m","choices":[{"index":0,"delta":{"content":" token"}}]}\n\n'
 _LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+_ANTHROPIC_CHUNK = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":" token"}}\n\n'
+)
+_ANTHROPIC_LAST = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_OLLAMA_CHUNK = b'{"model":"m","message":{"role":"assistant","content":" token"},"done":false}\n'
+_OLLAMA_LAST = b'{"model":"m","message":{"role":"assistant","content":""},"done":true}\n'
 
 
 def event(count: int) -> None:
@@ -22,22 +29,47 @@ def chunk(count: int) -> None:
     """A token is read from OpenAI's stream, and handed on."""
     import httpx2
 
-    from runner_service.models.answer import current_text_listener
     from runner_service.models.openai_stream import read_answer
+
+    headers = {"content-type": "text/event-stream"}
+    _read(lambda: read_answer(httpx2.Response(200, headers=headers, content=_body(_CHUNK, count, _LAST))))
+
+
+def anthropic_chunk(count: int) -> None:
+    """The same, of Anthropic's."""
+    import httpx2
+
+    from runner_service.models.anthropic_stream import AnthropicAnswer
+
+    _read(lambda: AnthropicAnswer().read(httpx2.Response(200, content=_body(_ANTHROPIC_CHUNK, count, _ANTHROPIC_LAST))))
+
+
+def ollama_chunk(count: int) -> None:
+    """The same, of Ollama's."""
+    import httpx
+
+    from runner_service.models.ollama_stream import read_answer
+
+    _read(lambda: read_answer(httpx.Response(200, content=_body(_OLLAMA_CHUNK, count, _OLLAMA_LAST))))
+
+
+def _read(read: Callable[[], Awaitable[object]]) -> None:
+    from runner_service.models.answer import current_text_listener
 
     async def listen(text: str, reasoning: str) -> None:
         """Takes it."""
 
-    async def body() -> AsyncIterator[bytes]:
-        for _ in range(count):
-            yield _CHUNK
-        yield _LAST
-
-    async def read() -> None:
+    async def main() -> None:
         current_text_listener.set(listen)
-        await read_answer(httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body()))
+        await read()
 
-    asyncio.run(read())
+    asyncio.run(main())
+
+
+async def _body(chunk: bytes, count: int, last: bytes) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield chunk
+    yield last
 
 
 def redaction(count: int) -> None:
@@ -67,6 +99,8 @@ def known_message(count: int) -> None:
 PATHS: dict[str, Callable[[int], None]] = {
     "event": event,
     "chunk": chunk,
+    "anthropic_chunk": anthropic_chunk,
+    "ollama_chunk": ollama_chunk,
     "redaction": redaction,
     "known_message": known_message,
 }
