@@ -184,11 +184,12 @@ class Execution:
             await asyncio.wait([self._task])
             raise
         finally:
-            if not self._has_outcome:  # cancelled before it began
+            if not self._task.cancelled():
+                if self._task.done():  # else it was cancelled twice, and the task records its outcome later
+                    self._task.result()
+            elif not self._has_outcome:  # cancelled before it began
                 work.close()
                 self._record_outcome(None, None)
-            elif not self._task.cancelled():
-                self._task.result()
 
     async def _run_and_record(self, work: Coroutine[Any, Any, str]) -> None:
         """Runs `work`, and records its outcome in the same turn of the loop: with its last events in one commit."""
