@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.logged import errors
 from tests.running import StartProcess, StartService, command, one, turn
 from tests.scraping import metrics_url, scrape
 from tests.stigmer.fake_daemon import KEY, FakeDaemon
@@ -117,7 +118,7 @@ async def test_without_the_namespace_grpc_serves(
         while "temporal_worker_failed" not in caplog.text:
             await asyncio.sleep(0.05)
     assert one(await client.execute(), "finished").output == "Done."
-    assert "Traceback" not in caplog.text
+    assert not [record for record in errors(caplog) if record.exc_info]
 
 
 async def test_a_daemon_alone_does_not_turn_the_worker_on(start: StartService, daemon: FakeDaemon) -> None:
