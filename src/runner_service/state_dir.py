@@ -91,8 +91,20 @@ def _accepts_connections(address: str) -> bool:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
                 caller.settimeout(_CONNECT_TIMEOUT_SECONDS)
                 caller.connect(where.path)
+                return _is_greeted(caller)
         else:
             socket.create_connection(where, timeout=_CONNECT_TIMEOUT_SECONDS).close()
     except (OSError, ValueError):
         return False
     return True
+
+
+def _is_greeted(caller: socket.socket) -> bool:
+    """Tells whether the other side stays. While a killed process ends, connections to it succeed, and are then closed.
+
+    A gRPC server sends its HTTP/2 settings at once. One that says nothing may only be slow.
+    """
+    try:
+        return bool(caller.recv(1))
+    except TimeoutError:
+        return True

@@ -1,14 +1,20 @@
 """The service that a command finds, or starts for itself."""
 
+import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
+import pytest
 from tests.cli.command_line import CommandLine, eventually, is_alive, running, shown_to_others
+
+from runner_service.state_dir import find_service
 
 
 def test_run_starts_a_service_that_goes_away_when_idle_and_leaves_nothing(alone: CommandLine) -> None:
@@ -182,3 +188,26 @@ def test_a_module_in_the_working_directory_is_not_taken_for_one_of_ours(alone: C
         command, cwd=alone.directory, env=alone.environ, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.startswith("It said: hello"), done.stderr
+
+
+@pytest.mark.parametrize(("greeting", "is_found"), [(b"", False), (b"\0", True)])
+def test_a_service_that_is_just_being_killed_accepts_a_connection_but_is_not_found(
+    tmp_path: Path, greeting: bytes, *, is_found: bool
+) -> None:
+    path = tmp_path / "service.sock"
+    facts = {"address": f"unix:{path}", "pid": os.getpid(), "sandbox_root": "", "mode": "local"}
+    (tmp_path / "service.json").write_text(json.dumps(facts))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            with listener.accept()[0] as caller:
+                caller.sendall(greeting)
+
+        answering = Thread(target=answer)
+        answering.start()
+        found = find_service(tmp_path)
+        answering.join()
+
+    assert (found is not None) == is_found
