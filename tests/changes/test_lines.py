@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner_service.changes import lines
@@ -33,6 +33,7 @@ def longest_common(old: Sequence[str], new: Sequence[str]) -> int:
     return lengths[-1]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(few_lines, few_lines)
 def test_edits_turn_one_text_into_the_other_and_are_the_fewest(old: list[str], new: list[str]) -> None:
     edits = find_edits(old, new)

@@ -160,13 +160,23 @@ def eventually(condition: Callable[[], object]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tells whether a process runs; one that only waits for its parent to look does not."""
+    """Tells whether a process runs; one that only waits for its parent to look does not.
+
+    Its files and sockets are open until its last thread has ended, which may be later than the first.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    process = Path(f"/proc/{pid}")
+    try:
+        state, threads = (
+            (process / "stat").read_text().rpartition(")")[2].split()[0],
+            list((process / "task").iterdir()),
+        )
+    except OSError:  # there is no /proc, or it has just gone
+        return not process.parent.joinpath("self").exists()
+    return state != "Z" or len(threads) > 1
 
 
 def shown_to_others(pid: int) -> str:

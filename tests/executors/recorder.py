@@ -1,8 +1,12 @@
 """Shared by the tests of executors: a sink that records all output, and queries for the processes of a sandbox."""
 
 import asyncio
+import os
 
 from runner_service.executors.protocol import Command, CommandResult, Sandbox, Stream
+
+MARK = f"71{os.getpid()}"
+"""Begins the markers of this worker: others may run the same test at the same time, with another executor."""
 
 
 class Recorder:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner_service.storage.frames import Framer, TextFramer, TextKind, skip_frames
@@ -89,6 +89,7 @@ def test_pieces_of_text_are_the_bytes_of_protobuf(kind: TextKind, names: tuple[s
         )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(KINDS),
     st.tuples(st.text(), st.text(), st.text()),

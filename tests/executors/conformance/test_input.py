@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from tests.executors.recorder import Recorder, all_gone, appeared
+from tests.executors.recorder import MARK, Recorder, all_gone, appeared
 
 from runner_service.executors.protocol import Command, CommandResult, Sandbox
 
@@ -120,8 +120,8 @@ async def test_the_end_of_one_input_reaches_its_command_while_others_run(sandbox
         await ends.wait()
 
     command = asyncio.create_task(fed(sandbox, "cat", until_told()))
-    after = [asyncio.create_task(fed(sandbox, "sleep 72.31; exit 1", other.stdin())) for other in others[1:]]
-    await appeared(sandbox, "72.31", 2)
+    after = [asyncio.create_task(fed(sandbox, f"sleep {MARK}.31; exit 1", other.stdin())) for other in others[1:]]
+    await appeared(sandbox, f"{MARK}.31", 2)
     ends.set()
     assert (await command)[1] == b"something\n"
     for task in (before, *after):
@@ -132,13 +132,13 @@ async def test_the_end_of_one_input_reaches_its_command_while_others_run(sandbox
 
 async def test_a_cancel_ends_a_command_that_waits_for_input(sandbox: Sandbox) -> None:
     source = Source()
-    command = asyncio.create_task(fed(sandbox, "sleep 72.32 & cat", source.stdin()))
-    await appeared(sandbox, "72.32")
+    command = asyncio.create_task(fed(sandbox, f"sleep {MARK}.32 & cat", source.stdin()))
+    await appeared(sandbox, f"{MARK}.32")
     command.cancel()
     with pytest.raises(asyncio.CancelledError):
         await command
     assert source.is_closed
-    assert await all_gone(sandbox, "72.32")
+    assert await all_gone(sandbox, f"{MARK}.32")
 
 
 async def test_a_time_out_ends_a_command_that_waits_for_input(sandbox: Sandbox) -> None:
@@ -153,5 +153,5 @@ async def test_input_that_fails_ends_the_command_and_its_error_goes_on(sandbox: 
         raise OSError("nothing more can be read")
 
     with pytest.raises(OSError, match="nothing more can be read"):
-        await sandbox.run(Command("cat; sleep 72.33", 60, Recorder(), stdin=broken()))
-    assert await all_gone(sandbox, "72.33")
+        await sandbox.run(Command(f"cat; sleep {MARK}.33", 60, Recorder(), stdin=broken()))
+    assert await all_gone(sandbox, f"{MARK}.33")

@@ -2,18 +2,14 @@
 
 import asyncio
 import contextlib
-import os
 
 import pytest
-from tests.executors.recorder import Recorder, all_gone, appeared, output, run
+from tests.executors.recorder import MARK, Recorder, all_gone, appeared, output, run
 
 from runner_service.executors.protocol import Command, Executor, Sandbox, SandboxSpec
 
 TIME_TO_BEGIN_SECONDS = 2.5
 """The time-out of a command that does something first, also on a slow machine."""
-
-MARK = f"71{os.getpid()}"
-"""Of the processes of this worker: others may run the same test, with another executor."""
 
 DESCENDANTS = {
     "a background job": "sleep {t} &",
