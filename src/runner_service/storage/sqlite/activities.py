@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from runner_service.storage.activities import AnnouncedWorkflow, OpenActivity, WorkerIdentity
 from runner_service.storage.event_log import LogError
-from runner_service.storage.sqlite.database import connect, require_intact, transaction
+from runner_service.storage.sqlite.database import require_intact, transaction
 from runner_service.storage.sqlite.migrations import Schema, statements
 from runner_service.storage.sqlite.writer_thread import WriterThread
 
@@ -75,10 +75,7 @@ async def sqlite_activity_store(state_dir: Path) -> AsyncIterator["SqliteActivit
 
 def _open(path: Path, state_dir: Path) -> sqlite3.Connection:
     require_intact(path)
-    connection = connect(path)
-    path.chmod(0o600)
-    _SCHEMA.upgrade(connection, state_dir)
-    return connection
+    return _SCHEMA.open(path, state_dir)
 
 
 async def _as_log_error(thread: WriterThread, job: Callable[[], T]) -> T:

@@ -145,9 +145,9 @@ class Appender:
         self._connection.execute(query, (self._key(execution_id), tool_call_id, *columns))
 
     def _store_change_set(self, key: int, entry: NewChangeSet) -> None:
-        next_number = "SELECT ?1, IFNULL(MAX(number), 0) + 1, ?2, ?3 FROM change_sets WHERE execution = ?1"
+        next_number = "SELECT ?, IFNULL(MAX(number), 0) + 1, ?, ? FROM change_sets WHERE execution = ?"
         query = f"INSERT INTO change_sets {next_number}"  # constants
-        self._connection.execute(query, (key, entry.sequence, entry.data))
+        self._connection.execute(query, (key, entry.sequence, entry.data, key))
 
     def _start_call(self, entry: NewEvent) -> None:
         key = self._key(entry.execution_id)

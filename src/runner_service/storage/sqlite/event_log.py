@@ -116,9 +116,7 @@ class SqliteEventLog:
         if not self._path.exists():
             _set_aside_outputs(state_dir / OUTPUTS_DIRECTORY)
         self._outputs = OutputFiles(state_dir / OUTPUTS_DIRECTORY)
-        self._writer = connect(self._path)
-        self._path.chmod(0o600)
-        EVENTS.upgrade(self._writer, state_dir)
+        self._writer = EVENTS.open(self._path, state_dir)
         shutil.rmtree(state_dir / PENDING_REPORTS_1, ignore_errors=True)
         self._fingerprint_key: bytes = self._writer.execute(
             "SELECT value FROM meta WHERE name = 'fingerprint_key'"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner_service.storage.sqlite.database import transaction
+from runner_service.storage.sqlite.database import connect, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,17 @@ class Schema:
 
     steps: Sequence[Step]
     unversioned_tables: frozenset[str] = frozenset()
+
+    def open(self, path: Path, state_dir: Path) -> sqlite3.Connection:
+        """Opens the file, for its owner alone, and upgrades it. Raises as `upgrade` does, and OSError."""
+        connection = connect(path)
+        try:
+            path.chmod(0o600)
+            self.upgrade(connection, state_dir)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def upgrade(self, connection: sqlite3.Connection, state_dir: Path) -> None:
         """Applies missing steps, all of them or none.

@@ -92,11 +92,11 @@ def _import_journal(connection: sqlite3.Connection, state_dir: Path) -> None:
         return
     try:
         with closing(sqlite3.connect(path)) as checkpoints:
-            rows = checkpoints.execute("SELECT execution_id, tool_call_id, type, result, event FROM journal").fetchall()
+            rows = checkpoints.execute("SELECT tool_call_id, type, result, event, execution_id FROM journal").fetchall()
     except sqlite3.Error as error:  # as are the checkpoints then, without which it is of no use
         logger.warning("journal_unreadable error=%s", error)
         return
-    insert = "INSERT INTO journal SELECT key, ?2, ?3, ?4, ?5 FROM executions WHERE execution_id = ?1"
+    insert = "INSERT INTO journal SELECT key, ?, ?, ?, ? FROM executions WHERE execution_id = ?"
     connection.executemany(insert, rows)
 
 
