@@ -111,6 +111,8 @@ async def _serving(app: Any, port: int) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         running.should_exit = running.force_exit = True
+        for connection in [*running.server_state.connections]:
+            connection.transport.abort()  # since Python 3.12 a server waits for its connections
         await task
 
 
