@@ -66,12 +66,20 @@ async def test_the_time_for_which_the_process_was_stopped_does_not_count() -> No
             await asyncio.sleep(0)
         idle.disarm()
 
+    async def block_stopped_a_little_longer(idle: IdleTimeout) -> None:
+        idle.arm(0.4)
+        time.sleep(0.5)  # noqa: ASYNC251  # as above
+        for _ in range(100):
+            await asyncio.sleep(0)
+        idle.disarm()
+
     async def block_that_goes_on(idle: IdleTimeout) -> None:
         idle.arm(0.2)
         time.sleep(1.5)  # noqa: ASYNC251  # as above
         await asyncio.Event().wait()
 
     assert not await expires_in(block)
+    assert not await expires_in(block_stopped_a_little_longer)
     assert await expires_in(block_that_goes_on)
 
 

@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 _MAX_LATE_SECONDS = 1.0
 """A timer that fires later than that shows that the process was stopped, or its machine asleep."""
 
+_MAX_GRACE_SECONDS = 1.0
+"""How long what has come is waited for once the time is up: a shorter stop, just before, shows nowhere."""
+
 
 class IdleTimeout:
     """A timeout that is cheap to restart. Construct it with `idle_timeout`. For the event loop's thread.
@@ -26,12 +29,14 @@ class IdleTimeout:
         self.seconds = 0.0
         """What it was last armed with."""
         self._due: float | None = None
+        self._is_up = False
         self._fires_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def arm(self, seconds: float) -> None:
-        """Expires in `seconds`, not earlier."""
+        """Expires in `seconds`, not earlier, and up to a second later."""
         self.seconds = seconds
+        self._is_up = False
         self._due = due = self._loop.time() + seconds
         if due < self._fires_at:  # there is no timer, or only one for a longer timeout
             self.close()
@@ -62,6 +67,9 @@ class IdleTimeout:
             return
         if now > due + _MAX_LATE_SECONDS:
             self._due = now + self.seconds
+        elif self._due <= now and not self._is_up:
+            self._is_up = True
+            self._due = now + min(self.seconds, _MAX_GRACE_SECONDS)
         if self._due > now:
             self._schedule(self._due)
         else:

@@ -26,6 +26,7 @@ _STALL_SECONDS = 1.0
 
 _FREED_SHARE = 8  # of the budget, which disconnecting makes free at once
 _TRIM_BYTES = 16 * 1024 * 1024
+_TRIM_DELAY_SECONDS = 1.0  # gRPC frees its copies later than calls end
 
 
 class UnreadPages:
@@ -81,7 +82,10 @@ class UnreadPages:
         """Gives freed memory back to the system once most of what was used is free again."""
         if self._peak >= _TRIM_BYTES and self.used * _SHARE < self._peak:
             self._peak = self.used
-            self._trimming = asyncio.get_running_loop().run_in_executor(None, _trim)
+            asyncio.get_running_loop().call_later(_TRIM_DELAY_SECONDS, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = asyncio.get_running_loop().run_in_executor(None, _trim)
 
 
 class PageLease:
