@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import uvloop
 
 from runner_service.events.notifier import Notifier
 
@@ -42,3 +43,13 @@ async def test_each_waiter_has_its_own_timeout() -> None:
     assert not longest.done()
     notifier.notify_all()
     assert await longest is True
+
+
+def test_uvloop_expires_waiters_that_are_due_within_one_of_its_milliseconds() -> None:
+    async def wait() -> list[bool]:
+        notifier = Notifier()
+        timeouts = [0.01 - number / 10_000 for number in range(100)]
+        return await asyncio.gather(*(notifier.wait(timeout) for timeout in timeouts))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(wait()) == [False] * 100

@@ -1,6 +1,7 @@
 """Broadcast notification with a timeout."""
 
 import asyncio
+import math
 
 
 class Notifier:
@@ -13,13 +14,15 @@ class Notifier:
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[bool], float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = math.inf
+        """When the timer does: uvloop's does not tell if that is at once."""
 
     async def wait(self, timeout_seconds: float) -> bool:
         """Waits for the next notification; returns False after `timeout` seconds without one."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiting[waiter] = due = loop.time() + timeout_seconds
-        if self._timer is None or due < self._timer.when():
+        if due < self._fires_at:
             self._set_timer(due, loop)
         try:
             return await waiter
@@ -34,10 +37,11 @@ class Notifier:
     def _set_timer(self, due: float, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer:
             self._timer.cancel()
+        self._fires_at = due
         self._timer = loop.call_at(due, self._expire_waiters, loop)
 
     def _expire_waiters(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
+        self._timer, self._fires_at = None, math.inf
         now = loop.time()
         for waiter, due in self._waiting.items():
             if due <= now:
