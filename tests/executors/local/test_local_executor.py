@@ -146,7 +146,9 @@ async def test_commands_leave_no_descriptor_open(sandbox: Sandbox) -> None:
     before = descriptors()
     for _ in range(5):
         await some()
-    assert descriptors() == before
+    async with asyncio.timeout(60):
+        while not descriptors() <= before:  # those of what was cancelled are closed a little later
+            await asyncio.sleep(0.02)
 
 
 async def test_commands_of_executions_in_turns_have_each_their_own_variables(executor: Executor) -> None:
