@@ -14,7 +14,7 @@ _GC_THRESHOLDS = (10_000, 250, 100)
 def large_import() -> Iterator[None]:
     """Imports without holding up other threads: their turns come often, and no garbage is collected.
 
-    What has been imported is exempt from later collections, so nothing may be garbage that is to be collected.
+    What exists at the end is exempt from later collections, garbage included: use it once for a library.
     """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)

@@ -51,9 +51,9 @@ def repair(messages: Sequence[BaseMessage]) -> Repaired:
       unique and names valid in the whole conversation.
     - It begins with the user, whose messages in a row become one. Messages without content are left out or say so.
     - Halves of surrogate pairs, which no request can carry, are replaced.
+
+    Goes through all messages: ask `is_sound` before.
     """
-    if is_sound(messages):
-        return Repaired(list(messages), [])
     system = [each for each in messages if isinstance(each, SystemMessage)]
     rest = [_encodable(each) for each in messages if not isinstance(each, SystemMessage)]
     paired, changes = _pair(rest)
