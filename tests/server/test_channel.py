@@ -80,7 +80,9 @@ async def test_thousands_of_cancelled_streams_leave_nothing_behind() -> None:
         await round_of(1000)
         before = await round_of(500)
         assert await round_of(2000) - before < 4 << 20
-        assert len(asyncio.all_tasks()) < 20
+        async with asyncio.timeout(60):  # the last ones end a little after their handlers
+            while len(asyncio.all_tasks()) >= 20:
+                await asyncio.sleep(0.01)
 
 
 def resident_bytes() -> int:
@@ -89,11 +91,11 @@ def resident_bytes() -> int:
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + b"\x04\0" + b"\0\0\0\0"  # and empty SETTINGS
 _PING = b"\0\0\x08" + b"\x06\0" + b"\0\0\0\0" + b"12345678"
-_GOAWAY = 7
+_KIND_OF_PING, _GOAWAY = 6, 7
 
 
 async def is_cut_off_for_pings(options: Sequence[tuple[str, int]]) -> bool:
-    """Tells what becomes of a connection without calls that pings four times, every 0.3 s."""
+    """Tells whether a connection without calls is cut off that pings five times, every 0.3 s, or has five answers."""
     server = grpc.aio.server(options=options)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -102,10 +104,12 @@ async def is_cut_off_for_pings(options: Sequence[tuple[str, int]]) -> bool:
     reading = asyncio.create_task(read_frames(reader, frames))
     try:
         writer.write(_PREFACE)
-        for _ in range(4):
+        for _ in range(5):  # the fourth may be one too many, and the fifth then has no answer
             writer.write(_PING)
             await asyncio.sleep(0.3)
-        await asyncio.wait([reading], timeout=2)  # one that is cut off ends
+        async with asyncio.timeout(60):
+            while not reading.done() and frames.count(_KIND_OF_PING) < 5:
+                await asyncio.sleep(0.01)
         return _GOAWAY in frames
     finally:
         writer.close()
@@ -183,15 +187,17 @@ for _ in grpc.insecure_channel(sys.argv[1]).unary_stream("/{SERVICE}/Watch")(b""
 
 
 async def test_a_deadline_of_the_caller_ends_the_handler() -> None:
-    left = asyncio.Event()
+    begun, left = asyncio.Event(), asyncio.Event()
 
     async def unary(request: StringValue, context: Context) -> StringValue:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
             left.set()
         return request
 
-    async with serving(unary=unary) as probe:
-        assert (await failure_of(probe.call(timeout=0.1))).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.wait_for(left.wait(), 20)
+    async with serving(unary=unary) as probe, asyncio.timeout(60):
+        while not begun.is_set():  # the deadline may pass before the server has the call
+            assert (await failure_of(probe.call(timeout=0.1))).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await left.wait()

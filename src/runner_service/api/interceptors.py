@@ -30,6 +30,10 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 _TRACE_KEYS = frozenset({"traceparent", "tracestate"})
 
+# A client sends the time left until its deadline, rounded up by as much as a hundredth, and leaves at the deadline.
+_DEADLINE_ROUNDING = 0.01
+_DEADLINE_TRANSIT_SECONDS = 0.1
+
 
 def interceptors(
     source: CallerSource, admitted: AdmittedCalls, readiness: Readiness, calls: "OpenCalls"
@@ -124,11 +128,12 @@ class Tracing(_HandlerInterceptor):
     async def around(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
         """Calls `behaviour` within the span."""
         metadata = {key: str(value) for key, value in context.invocation_metadata() or () if key in _TRACE_KEYS}
+        seconds_at_first = context.time_remaining()
         with self._calls, server_span(method, metadata) as span:
             try:
                 return await behaviour(request, context)
             except asyncio.CancelledError:
-                context.set_code(_code_of_leaving(context))
+                context.set_code(_code_of_leaving(context, seconds_at_first))
                 raise
             finally:
                 record_call_status(span, _code(context))
@@ -246,6 +251,10 @@ def _code(context: Context) -> grpc.StatusCode:
     return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
 
 
-def _code_of_leaving(context: Context) -> grpc.StatusCode:
-    """Returns the status that the caller saw when it left."""
-    return grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED
+def _code_of_leaving(context: Context, seconds_at_first: float | None) -> grpc.StatusCode:
+    """Returns the status that the caller saw when it left; `seconds_at_first` were left when the call began."""
+    seconds_left = context.time_remaining()
+    if seconds_at_first is None or seconds_left is None:
+        return grpc.StatusCode.CANCELLED
+    has_passed = seconds_left <= _DEADLINE_ROUNDING * seconds_at_first + _DEADLINE_TRANSIT_SECONDS
+    return grpc.StatusCode.DEADLINE_EXCEEDED if has_passed else grpc.StatusCode.CANCELLED
