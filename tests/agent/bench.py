@@ -19,7 +19,7 @@ from runner_service.errors import ExecutionEnd
 from runner_service.events.stream import EventStream
 from runner_service.events.writer import LogWriter, log_writer
 from runner_service.executors.local.executor import local_executor
-from runner_service.executors.protocol import Executor, SandboxSpec
+from runner_service.executors.protocol import Executor, SandboxSpec, Stream
 from runner_service.models import ModelChoice
 from runner_service.redaction import Redactor
 from runner_service.storage.event_log import EventLog, NewExecution
@@ -158,6 +158,11 @@ class _Watched(EventStream):
         if self._watch:
             self._watch(event)
         return super().publish(event, sub_agent_id=sub_agent_id)
+
+    def publish_output(self, tool_call_id: str, stream: Stream, data: bytes, *, sub_agent_id: str = "") -> None:
+        super().publish_output(tool_call_id, stream, data, sub_agent_id=sub_agent_id)
+        if self._watch:
+            self._watch(event_pb2.ToolOutput(tool_call_id=tool_call_id, **{stream: data}))
 
 
 @asynccontextmanager

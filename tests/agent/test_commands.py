@@ -45,12 +45,12 @@ async def test_output_is_published_while_the_command_runs(bench: Bench) -> None:
     """The command ends only when a file appears, which is made as soon as its output was seen."""
     bench.root.mkdir(exist_ok=True)
 
-    async def answer() -> None:
-        await bench.appears("asked")
-        (bench.root / "go").touch()
+    def watch(event: object) -> None:
+        if isinstance(event, event_pb2.ToolOutput):
+            (bench.root / "go").touch()
 
-    waits = "echo ready; touch asked; until [ -e go ]; do sleep 0.01; done; echo done"
-    played, _ = await asyncio.gather(bench.play(turn("", command(waits)), ECHO), answer())
+    waits = "echo ready; until [ -e go ]; do sleep 0.01; done; echo done"
+    played = await bench.play(turn("", command(waits)), ECHO, watch=watch)
 
     outputs = played.all("tool_output")
     assert outputs[0].stdout == b"ready\n"

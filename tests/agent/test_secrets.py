@@ -1,6 +1,5 @@
 """Secrets: commands have them, and nothing else ever does."""
 
-import asyncio
 import base64
 import json
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from tests.agent.bench import Bench, Played, command, turn
 
 from runner_service.redaction import MARK
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 SECRET = "s3cr3t/Tök3n&value"
 ECHO = turn("{{last_tool_result}}")
@@ -110,13 +110,14 @@ async def test_live_output_stays_live_while_secrets_are_looked_for(bench: Bench)
     """The command goes on only once its first line was seen, though that ends like the secret begins."""
     bench.root.mkdir(exist_ok=True)
 
-    async def answer() -> None:
-        await bench.appears("asked")
-        (bench.root / "go").touch()
+    def watch(event: object) -> None:
+        if isinstance(event, event_pb2.ToolOutput):
+            (bench.root / "go").touch()
 
-    waits = "echo s3cr3t; touch asked; until [ -e go ]; do sleep 0.01; done; echo on"
-    played, _ = await asyncio.gather(play(bench, turn("", command(waits)), ECHO), answer())
+    waits = "echo s3cr3t; until [ -e go ]; do sleep 0.01; done; echo on"
+    played = await play(bench, turn("", command(waits)), ECHO, watch=watch)
     assert played.all("tool_output")[0].stdout == b"s3cr3t\n"
+    assert played.output("call-1-1") == b"s3cr3t\non\n"
 
 
 async def test_names_ids_and_reasons_of_a_model_are_redacted_everywhere(bench: Bench) -> None:

@@ -125,6 +125,7 @@ async def ways(tmp_path: Path, callers: CallersYaml) -> AsyncIterator[tuple[Clie
         "AUTH_TOKEN": "the-operators-own-token",
         "MAX_CONCURRENT_EXECUTIONS": "1",
         "APPROVAL_HOLD": "0",
+        "DEFAULT_COMMAND_TIMEOUT": "600",  # one runs all the time
     }
     async with AsyncExitStack() as parts:
         issuer = await parts.enter_async_context(issuing())

@@ -300,8 +300,8 @@ async def test_verifying_unknown_tokens_leaves_time_for_known_ones(
 
 
 async def test_a_stream_ends_when_its_signed_token_expires(callers: CallersYaml, issuer: Issuer) -> None:
-    token = issuer.token(exp=int(time.time()) - 27)  # the leeway is 30 s
     async with serving(stream=endless, CALLERS_FILE=str(callers.path)) as probe:
+        token = issuer.token(exp=int(time.time()) - 27)  # the leeway is 30 s
 
         async def whole(call: Any) -> None:
             async with asyncio.timeout(60):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.running import Client, StartProcess, StartService, command, one, stdout_of, turn
+from tests.running import Client, StartProcess, StartService, command, one, stdout_of, turn, written
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -65,9 +65,9 @@ async def test_when_the_disk_becomes_full_the_one_that_stores_most_ends_and_the_
         STATE_MIN_FREE_BYTES=str(3 << 20),
     )
     (small_disk / "other").write_bytes(bytes(52 << 20))
-    waiting = "head -c 2000000 /dev/zero; until [ -e go ]; do sleep 0.1; done"
+    waiting = "head -c 2000000 /dev/zero; echo > stored; until [ -e go ]; do sleep 0.1; done"
     small = asyncio.create_task(client.execute(waiting, execution_id="small"))
-    await client.started("small")
+    await written(tmp_path / "workspace" / "stored")
     large = await client.execute("while true; do head -c 200000 /dev/zero; sleep 0.1; done", execution_id="large")
     (tmp_path / "workspace" / "go").touch()
     finished = one(large, "finished")

@@ -145,11 +145,15 @@ async def test_a_command_that_takes_too_long_keeps_its_output_and_the_model_goes
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
 
 
-async def test_executions_of_a_session_wait_for_their_turn_and_remember(start: StartService) -> None:
-    client = await start([turn("", command("sleep 0.3; echo first")), turn("First."), turn("Second: {{message}}")])
+async def test_executions_of_a_session_wait_for_their_turn_and_remember(start: StartService, tmp_path: Path) -> None:
+    waits = command("until [ -e go ]; do sleep 0.02; done; echo first")
+    client = await start([turn("", waits), turn("First."), turn("Second: {{message}}")])
     first = asyncio.create_task(client.execute("one", execution_id="one", session_id="s"))
     await client.started("one")
-    second = await client.execute("two", execution_id="two", session_id="s")
+    call = client.stub.ExecuteAgent(client.request("two", execution_id="two", session_id="s"))
+    second = await client.collect(call, until=lambda event: event.HasField("notice"))
+    (tmp_path / "workspace" / "go").touch()
+    second += await client.collect(call)
 
     assert one(await first, "finished").output == "First."
     assert one(second, "notice").code == "SESSION_BUSY"

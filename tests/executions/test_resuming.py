@@ -86,7 +86,7 @@ async def test_of_two_at_once_the_one_that_had_ended_keeps_its_result(
 
 
 async def test_what_the_model_was_saying_is_discarded_and_said_again(start_process: StartProcess) -> None:
-    service = await start_process([turn("a long and slow speech of the model", delay=0.05)])
+    service = await start_process([turn("a long and slow speech of the model", delay=0.05, silence=60)])
     _, seen = await run_until(service, lambda event: event.sequence >= 4)
     await service.kill()
 
@@ -105,7 +105,7 @@ async def test_what_had_ended_is_not_done_again(start_process: StartProcess, tmp
             turn("It was: {{last_tool_result}}", **more),
         ]
 
-    service = await start_process(turns(delay=0.1))
+    service = await start_process(turns(silence=60))
     _, seen = await run_until(service, lambda event: event.HasField("text_delta"))
     await service.kill()
     (tmp_path / "workspace" / "w.txt").write_text("changed by somebody since")

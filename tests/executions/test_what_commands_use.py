@@ -31,8 +31,10 @@ async def test_a_fork_bomb_is_an_outcome_of_its_call_and_the_model_goes_on(start
 
 
 async def test_what_a_command_left_running_is_ended_with_a_notice(start: StartService) -> None:
-    left = "(sleep 0.2; for i in $(seq 60); do sleep 30 & done; wait) > /dev/null 2>&1 &"
-    turns = [turn("", command(left)), turn("", command("sleep 1.5")), turn("Done.")]
+    many = "until [ -e go ]; do sleep 0.02; done; for i in $(seq 60); do sleep 30 & done; wait"
+    left = f"({many}) > /dev/null 2>&1 & echo $! > pid"
+    until_ended = "touch go; while kill -0 $(cat pid) 2> /dev/null; do sleep 0.05; done"
+    turns = [turn("", command(left)), turn("", command(until_ended)), turn("Done.")]
     client = await start(turns, SANDBOX_MAX_PROCESSES="50")
 
     events = await client.execute()
