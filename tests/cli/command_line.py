@@ -83,6 +83,15 @@ class CommandLine:
         about: dict[str, Any] = json.loads((self.state_dir / "service.json").read_text())
         return about
 
+    def stop_service(self) -> None:
+        """Stops the service that holds STATE_DIR, unless it was idle and has ended by itself."""
+        try:
+            pid = self.service()["pid"]
+            os.kill(pid, signal.SIGTERM)
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        eventually(lambda: not is_alive(pid))
+
 
 def local_environ(directory: Path, script: Mapping[str, Any]) -> dict[str, str]:
     """Returns the environment of a local service below `directory` that plays `script`."""

@@ -1,5 +1,6 @@
 """A terminal with a command in it, and somebody at its keyboard."""
 
+import codecs
 import os
 import pty
 import re
@@ -35,6 +36,7 @@ class Terminal:
         self._command = [*PROGRAM, *arguments]
         self._directory = shell.directory
         self._environ = shell.environ | {"TERM": "xterm-256color"} | environ
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in two parts
         self.raw = ""
 
     def __enter__(self) -> Self:
@@ -104,6 +106,6 @@ class Terminal:
                 data = os.read(self._keyboard, 65536)
             except OSError:  # how Linux says that nobody has the other end any more
                 return False
-            self.raw += data.decode(errors="replace")
+            self.raw += self._decoder.decode(data)
             return bool(data)
         return True

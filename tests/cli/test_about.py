@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
-from tests.cli.command_line import CommandLine, running
+from tests.cli.command_line import CommandLine, eventually, running
 
 COMMANDS = (
     "run",
@@ -89,10 +90,15 @@ def test_what_the_script_asks_is_answered(alone: CommandLine) -> None:
 def test_ids_of_executions_sessions_and_calls_are_completed_by_the_running_service(service: CommandLine) -> None:
     service("run", "--id", "completed-1", "--session", "completed", "true")
     service("run", "--id", "completed-2", "--detach", "sleep 60")
-    assert _completed(service, "runner-service events completed-") == ["completed-2", "completed-1"]
-    assert _completed(service, "runner-service cancel completed-") == ["completed-2"]
-    assert _completed(service, "runner-service output completed-1 ") == ["1"]
-    assert _completed(service, "runner-service run --session compl") == ["completed-2", "completed"]
+
+    def is_answered(words: str, *ids: str) -> Callable[[], bool]:
+        return lambda: _completed(service, f"runner-service {words}") == list(ids)
+
+    # Of a service that takes more than a second to answer there are none.
+    eventually(is_answered("events completed-", "completed-2", "completed-1"))
+    eventually(is_answered("cancel completed-", "completed-2"))
+    eventually(is_answered("output completed-1 ", "1"))
+    eventually(is_answered("run --session compl", "completed-2", "completed"))
     assert _completed(service, "runner-service ps --server 127.0.0.1:1 --session compl") == []
     service("cancel", "completed-2")
 

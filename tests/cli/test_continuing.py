@@ -8,11 +8,6 @@ from pathlib import Path
 from tests.cli.command_line import CommandLine, eventually, is_alive
 
 
-def stop_service(shell: CommandLine) -> None:
-    os.kill(shell.service()["pid"], signal.SIGTERM)
-    eventually(lambda: not (shell.state_dir / "service.json").exists())
-
-
 def sessions(shell: CommandLine) -> dict[str, str]:
     lines = shell("ps", "--all", "--json").stdout.splitlines()
     return {each["execution_id"]: each["session_id"] for each in map(json.loads, lines)}
@@ -21,9 +16,9 @@ def sessions(shell: CommandLine) -> dict[str, str]:
 def test_continue_goes_on_with_the_newest_session_where_it_worked(alone: CommandLine) -> None:
     here, there = alone.directory / "here", alone.directory / "there"
     alone("run", "--id", "first", "--root", str(here), "echo one > file")
-    stop_service(alone)
+    alone.stop_service()
     alone("run", "--id", "other", "--root", str(there), "true")
-    stop_service(alone)
+    alone.stop_service()
 
     done = alone("run", "--id", "second", "--root", str(here), "--continue", "cat file")
     assert done.returncode == 2, "--id names an execution of its own"
@@ -36,7 +31,7 @@ def test_continue_goes_on_with_the_newest_session_where_it_worked(alone: Command
 
 def test_continue_finds_a_session_below_the_current_directory(alone: CommandLine) -> None:
     alone("run", "--id", "first", "--root", "project", "echo one > file")
-    stop_service(alone)
+    alone.stop_service()
     done = alone("run", "--continue", "cat file")
     assert "[1] | one" in done.stdout, done.stderr
 

@@ -18,9 +18,12 @@ from runner_service.state_dir import find_service
 
 
 def test_run_starts_a_service_that_goes_away_when_idle_and_leaves_nothing(alone: CommandLine) -> None:
-    with alone.start("run", "echo hello") as run:
-        out = run.communicate()[0]
+    go = alone.directory / "go"
+    with alone.start("run", f"until [ -e {go} ]; do sleep 0.02; done; echo hello") as run:
+        eventually((alone.state_dir / "service.json").exists)
         pid = alone.service()["pid"]
+        go.touch()
+        out = run.communicate()[0]
     assert run.returncode == 0
     assert "[1] | hello" in out
     assert (alone.directory / "workspace").is_dir()
@@ -56,8 +59,7 @@ def test_a_detached_run_goes_on_in_a_service_without_any_command(alone: CommandL
 
 def test_what_a_service_that_is_gone_left_in_the_log_can_be_looked_at(alone: CommandLine) -> None:
     alone("run", "--id", "old", "echo hello")
-    os.kill(alone.service()["pid"], signal.SIGTERM)
-    eventually(lambda: not (alone.state_dir / "service.json").exists())
+    alone.stop_service()
     assert "[1] | hello" in alone("events", "old").stdout
     assert alone("output", "old", "1").stdout == "hello\n"
 
@@ -73,16 +75,14 @@ def test_looking_starts_a_service_only_for_a_log_that_is_there_and_makes_no_work
     assert [entry.name for entry in alone.directory.iterdir()] == ["script.yaml"]
 
     alone("run", "--root", "elsewhere", "--id", "old", "echo hello")
-    os.kill(alone.service()["pid"], signal.SIGTERM)
-    eventually(lambda: not (alone.state_dir / "service.json").exists())
+    alone.stop_service()
     assert "old " in alone("ps", "--all").stdout
     assert sorted(entry.name for entry in alone.directory.iterdir()) == ["elsewhere", "script.yaml", "state"]
 
 
 def test_finished_executions_are_shown_without_starting_a_service(alone: CommandLine) -> None:
     alone("run", "--id", "old", "echo hello")
-    os.kill(alone.service()["pid"], signal.SIGTERM)
-    eventually(lambda: not (alone.state_dir / "service.json").exists())
+    alone.stop_service()
     before = (alone.state_dir / "service.log").read_text()
 
     assert "old " in alone("ps", "--all").stdout
@@ -96,8 +96,7 @@ def test_finished_executions_are_shown_without_starting_a_service(alone: Command
 
 def test_a_log_of_another_format_is_left_to_the_service(alone: CommandLine) -> None:
     alone("run", "--id", "old", "echo hello")
-    os.kill(alone.service()["pid"], signal.SIGTERM)
-    eventually(lambda: not (alone.state_dir / "service.json").exists())
+    alone.stop_service()
     with closing(sqlite3.connect(alone.state_dir / "events.db")) as database:
         database.execute("PRAGMA user_version = 99")
     done = alone("ps", "--all")

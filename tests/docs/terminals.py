@@ -1,6 +1,7 @@
 """A terminal that a reader has open: a shell that keeps its directory and variables from block to block."""
 
 import asyncio
+import codecs
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -79,5 +80,6 @@ class Terminal:
 
     async def _read(self) -> None:
         assert self._shell.stdout is not None
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in two parts
         while data := await self._shell.stdout.read(1 << 16):
-            self.output += data.decode(errors="replace")
+            self.output += decoder.decode(data)

@@ -16,7 +16,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def served(limit: int = 10) -> AsyncIterator[tuple[Connections, int, asyncio.Event]]:
+async def served(
+    limit: int = 10, idle_timeout: float = _SHORT_SECONDS
+) -> AsyncIterator[tuple[Connections, int, asyncio.Event]]:
     """A server with a large response at /, and one that waits for the event at /wait."""
     go = asyncio.Event()
 
@@ -38,7 +40,7 @@ async def served(limit: int = 10) -> AsyncIterator[tuple[Connections, int, async
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     assert runner.server
-    connections = Connections(runner.server, limit=limit, idle_timeout=_SHORT_SECONDS)
+    connections = Connections(runner.server, limit=limit, idle_timeout=idle_timeout)
     server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
     try:
         yield connections, server.sockets[0].getsockname()[1], go
@@ -74,7 +76,7 @@ async def test_a_response_that_nobody_reads_ends_with_its_connection() -> None:
 
 
 async def test_the_longest_idle_connection_makes_room_and_a_busy_one_never_does() -> None:
-    async with served(limit=2) as (connections, port, go), asyncio.timeout(30):
+    async with served(limit=2, idle_timeout=60) as (connections, port, go), asyncio.timeout(30):
         busy_reader, busy = await asyncio.open_connection("127.0.0.1", port)
         busy.write(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
         while not connections._busy:  # nothing else shows it

@@ -46,6 +46,7 @@ async def test_a_run_is_a_file_that_a_browser_shows_without_a_network(
         "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
     )
     await page.open(file.as_uri())
+    await page.wait_for("document.querySelector('.row.fold') !== null")
     await page.evaluate("document.querySelector('.row.fold').click()")
     await page.evaluate("document.querySelector('.rows').scrollTop = 0")
     await page.wait_for("document.querySelector('.fg1') !== null")
@@ -110,6 +111,7 @@ async def test_hostile_text_stays_text(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "hostile.html"
     file.write_text(html_file("</title><script>window.owned=1</script>", hostile_events()), encoding="utf-8")
     await page.open(file.as_uri())
+    await page.wait_for("document.querySelector('.row') !== null")
 
     await page.scroll_through()
     for tab in ("Plan", "Changes", "Tokens", "Transcript"):

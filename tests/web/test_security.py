@@ -265,16 +265,16 @@ def test_an_address_that_would_be_open_to_others_is_refused(variables: dict[str,
 
 
 async def test_a_browser_that_does_not_read_keeps_nobody_waiting(start: StartService) -> None:
-    client = await start([turn("", command("head -c 20000000 /dev/zero | base64 -w 100")), turn("Done.")], **ON)
+    client = await start([turn("", command("head -c {{message}} /dev/zero | base64 -w 100")), turn("Done.")], **ON)
     host, port = web_address(client).rsplit(":", 1)
-    await client.execute(execution_id="a")
+    await client.execute("20000000", execution_id="a")
     body = b'{"execution_id": "a"}'
     reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
     head = f"POST /api/WatchExecution HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: http://{host}:{port}\r\n"
     writer.write(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
     assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
 
-    assert len(await client.execute(execution_id="b")) > 10
+    assert len(await client.execute("1000000", execution_id="b")) > 10
     watchers = client.service.executions  # type: ignore[union-attr]  # in this process
     assert watchers.watchers == 1
     writer.transport.abort()
