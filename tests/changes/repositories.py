@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 IDENTITY = ("-c", "user.name=U", "-c", "user.email=u@example.org", "-c", "commit.gpgsign=false")
+NO_MAINTENANCE = ("-c", "maintenance.auto=false")  # newer versions do it in the background, after the command
 
 
 def git(directory: Path, *arguments: str, check: bool = True) -> str:
     """Runs git as the user would."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
     ran = subprocess.run(
-        ["git", *IDENTITY, *arguments], cwd=directory, env=environment, capture_output=True, text=True, check=check
+        ["git", *IDENTITY, *NO_MAINTENANCE, *arguments],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=check,
     )
     return ran.stdout
 

@@ -181,8 +181,9 @@ async def test_two_executions_in_one_directory_list_shared_changes_and_know_thei
 ) -> None:
     root = repository(tmp_path / "work", {"a.txt": b"1\n"})
     meeting = "touch $NAME.ready; until [ -e one.ready ] && [ -e two.ready ]; do sleep 0.05; done"
+    both = "echo $NAME > $NAME.txt; until [ -e one.txt ] && [ -e two.txt ]; do sleep 0.05; done"
     turns = [
-        turn("", command(f"{meeting}; echo $NAME > $NAME.txt; sleep 0.5")),
+        turn("", command(f"{meeting}; {both}")),
         turn("", ("write_file", {"file_path": "/{{message}}.written", "content": "x"})),
         turn("done"),
     ]

@@ -14,11 +14,11 @@ async def test_a_model_that_refuses_in_the_middle_ends_the_commands_of_all_agent
         {
             "turns": [turn("", task("busy"), task("doomed")), turn("Never said.")],
             "sub_agents": [
-                {"task": "busy", "turns": [turn("", command("echo up; sleep 60")), turn("Never said.")]},
+                {"task": "busy", "turns": [turn("", command("touch up; sleep 60")), turn("Never said.")]},
                 {
                     "task": "doomed",
                     "turns": [
-                        turn("", command("sleep 0.3")),
+                        turn("", command("until [ -e up ]; do sleep 0.02; done")),
                         turn("some words before the end", error={"status": 401, "after_pieces": 2}),
                     ],
                 },

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.descriptors import limit_with_room_for
 from tests.running import Client, StartProcess, StartService, command, one, stdout_of, turn
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -197,7 +198,7 @@ async def test_a_service_without_file_descriptors_says_so_and_works_again_when_i
     await service.client.execute("warm up")
     process = psutil.Process(service.process.pid)
     before = process.rlimit(psutil.RLIMIT_NOFILE)
-    process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + 1, before[1]))
+    process.rlimit(psutil.RLIMIT_NOFILE, (limit_with_room_for(1, process.pid), before[1]))
 
     events = await service.client.execute("without")
     finished = one(events, "finished")

@@ -17,6 +17,7 @@ from tests.executors.recorder import Recorder, all_gone, appeared, output, run
 
 from runner_service.executors.confinement import Confinement
 from runner_service.executors.protocol import Command, ConfinementError, Executor, Sandbox, SandboxError, SandboxSpec
+from runner_service.executors.supervisor.process_table import children
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
@@ -52,6 +53,8 @@ async def test_what_is_in_force_is_what_was_asked_for(executor: Executor, files:
 async def test_an_opening_that_failed_before_it_was_needed_is_tried_again(
     executor: Executor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    gc.collect()  # what earlier tests have left would be told here
+    caplog.clear()
     (tmp_path / "link").symlink_to("/etc")
     level = Confinement(files="workspace", readable_paths=(str(tmp_path / "link"),))
     async with cell(executor, level) as sandbox:
@@ -112,20 +115,18 @@ async def test_an_execution_without_a_session_leaves_no_private_directory(tmp_pa
 
 def bubblewrap_of(pid: int) -> int:
     """Returns the bubblewrap that a process has started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    (found,) = [int(each) for each in children if b"bwrap" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    (found,) = [each for each in children(pid) if b"bwrap" in cmdline(each)]
     return found
 
 
 def below(pid: int) -> list[int]:
-    children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [*children, *(deeper for child in children for deeper in below(child))]
+    return [deeper for child in children(pid) for deeper in (child, *below(child))]
 
 
 def supervisor_in(bubblewrap: int) -> int:
     """Returns the supervisor, which is two below: between them is the init of the cell."""
     (init,) = below(bubblewrap)[:1]
-    (found,) = [each for each in below(init) if b"main_in_cell" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    (found,) = [each for each in below(init) if b"main_in_cell" in cmdline(each)]
     return found
 
 

@@ -23,14 +23,19 @@ async def items(*given: bytes) -> AsyncIterator[bytes]:
 
 
 class Source:
-    """Gives `first`, then waits for ever; knows how many items were asked for, and whether it was closed."""
+    """Gives `first`, then waits for ever; knows how many items were asked for, and whether it was closed.
+
+    `begun` is set once something was asked for; what is ended before that closes nothing.
+    """
 
     def __init__(self, first: Sequence[bytes] = ()) -> None:
         self.asked = 0
+        self.begun = asyncio.Event()
         self.is_closed = False
         self._first = first
 
     async def stdin(self) -> AsyncIterator[bytes]:
+        self.begun.set()
         try:
             for item in self._first:
                 self.asked += 1
@@ -101,6 +106,7 @@ async def test_input_that_never_ends_ends_with_the_command(sandbox: Sandbox) -> 
 async def test_a_command_that_reads_slowly_holds_up_its_input_alone(sandbox: Sandbox) -> None:
     source = Source([bytes(100_000)] * 1000)
     command = asyncio.create_task(fed(sandbox, "while [ ! -e go ]; do sleep 0.02; done", source.stdin()))
+    await source.begun.wait()
     recorder = Recorder()
     other = await sandbox.run(Command("sleep 0.3; cat", 60, recorder, stdin=items(b"not held up\n")))
     assert (other.exit_code, bytes(recorder.stdout)) == (0, b"not held up\n")
@@ -122,6 +128,8 @@ async def test_the_end_of_one_input_reaches_its_command_while_others_run(sandbox
     command = asyncio.create_task(fed(sandbox, "cat", until_told()))
     after = [asyncio.create_task(fed(sandbox, f"sleep {MARK}.31; exit 1", other.stdin())) for other in others[1:]]
     await appeared(sandbox, f"{MARK}.31", 2)
+    for other in others:
+        await other.begun.wait()
     ends.set()
     assert (await command)[1] == b"something\n"
     for task in (before, *after):
@@ -134,6 +142,7 @@ async def test_a_cancel_ends_a_command_that_waits_for_input(sandbox: Sandbox) ->
     source = Source()
     command = asyncio.create_task(fed(sandbox, f"sleep {MARK}.32 & cat", source.stdin()))
     await appeared(sandbox, f"{MARK}.32")
+    await source.begun.wait()
     command.cancel()
     with pytest.raises(asyncio.CancelledError):
         await command

@@ -21,7 +21,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
         yield cloud
 
 
-CONFIG = SandboxConfig(poll_interval=2.0, response_margin=2, start_timeout=20.0)
+CONFIG = SandboxConfig(poll_interval=2.0, response_margin=2, start_timeout=60.0)
 """As always, but less patient."""
 
 

@@ -43,7 +43,7 @@ async def test_by_hand_it_says_how_to_be_used_and_killed_it_leaves_nothing(tmp_p
     assert process.stdout
     said = (await process.stdout.readline()).decode().split()
     url, key = (word.partition("=")[2] for word in said[1:])
-    config = SandboxConfig(start_timeout=5.0, poll_interval=1.0, response_margin=1)
+    config = SandboxConfig(start_timeout=60.0, poll_interval=1.0, response_margin=1)
     spec = SandboxSpec("e", session_id="s", is_interrupted=lambda: True)  # nothing is asked for in the end
     async with daytona_executor(Account(SecretStr(key), url), config) as executor, executor.open(spec) as sandbox:
         await output(sandbox, "setsid -f sleep 85.01")

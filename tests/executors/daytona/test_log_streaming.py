@@ -1,7 +1,7 @@
 """That the emulator's knobs do to the SDK's own log streaming what is known of the real one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -25,16 +25,16 @@ async def begun(process: Any, text: str) -> str:
 
 
 class Lines:
-    """Takes a log; the first piece after `stall` seconds."""
+    """Takes a log; what comes after the first piece once `may_go_on` says so."""
 
-    def __init__(self, stall: float = 0.0) -> None:
+    def __init__(self, may_go_on: Callable[[], bool] = lambda: True) -> None:
         self.text = ""
-        self._stall = stall
+        self._may_go_on = may_go_on
 
     async def take(self, text: str) -> None:
         self.text += text
-        await asyncio.sleep(self._stall)
-        self._stall = 0.0
+        while not self._may_go_on():
+            await asyncio.sleep(0.02)
 
 
 SEQUENCE = "".join(f"{number}\n" for number in range(1, 20001))
@@ -71,7 +71,7 @@ async def test_a_log_breaks_off_in_the_middle(cloud: Cloud, process: Any) -> Non
 async def test_a_log_that_nobody_reads_breaks_off(cloud: Cloud, process: Any) -> None:
     cloud.faults.socket_patience = 0.2
     cloud.faults.frame_size = 1_000_000
-    lines = Lines(stall=1.5)
+    lines = Lines(may_go_on=lambda: not any(path.endswith("/logs") for path in cloud.in_flight))
     text = "head -c 40000000 /dev/zero | tr '\\0' x | fold -w 100000"
     command = await begun(process, text)
     while (await process.get_session_command("s", command)).exit_code is None:

@@ -164,9 +164,12 @@ async def test_what_no_patience_helps_against_has_its_own_name(
     assert (error.code, error.retryable) == (code, retryable)
 
 
-async def test_a_rate_limit_that_lasts_has_its_own_name(cloud: Cloud, executor: DaytonaExecutor) -> None:
+async def test_a_rate_limit_that_lasts_has_its_own_name(cloud: Cloud) -> None:
+    from dataclasses import replace
+
     cloud.faults.add(CREATE, "429", 99, retry_after=100.0)
-    assert (await refusal(executor)).code == "SANDBOX_RATE_LIMITED"
+    async with daytona_executor(account(cloud), replace(CONFIG, start_timeout=20.0)) as executor:
+        assert (await refusal(executor)).code == "SANDBOX_RATE_LIMITED"
 
 
 async def test_a_sandbox_that_was_deleted_in_mid_run_is_lost(cloud: Cloud, executor: DaytonaExecutor) -> None:

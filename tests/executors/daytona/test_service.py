@@ -63,8 +63,10 @@ async def test_an_agents_tools_run_in_a_sandbox(start: StartService, cloud: Clou
 
 async def test_limits_hold_in_a_sandbox_and_are_told(start: StartService, cloud: Cloud) -> None:
     hog = "echo big; head -c 200m /dev/zero | tail -c 200m | sleep 30"
-    left = "(sleep 0.2; for i in $(seq 60); do sleep 30 & done; wait) > /dev/null 2>&1 &"
-    turns = [turn("", command(hog)), turn("", command(left)), turn("", command("sleep 2")), turn("Done.")]
+    many = "for i in $(seq 60); do sleep 30 & done; wait"
+    left = f"(while kill -0 $$; do sleep 0.02; done; {many}) > /dev/null 2>&1 & echo $! > left"
+    until_ended = "while kill -0 $(cat left); do sleep 0.02; done 2> /dev/null"
+    turns = [turn("", command(hog)), turn("", command(left)), turn("", command(until_ended)), turn("Done.")]
     limits = {"SANDBOX_MAX_MEMORY_BYTES": "100000000", "SANDBOX_MAX_PROCESSES": "50"}
     client = await start(turns, **in_cloud(cloud, **limits))
     events = await client.execute()

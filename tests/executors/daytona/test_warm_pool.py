@@ -124,9 +124,10 @@ async def test_a_sandbox_that_is_being_created_at_the_end_is_deleted(cloud: Clou
 
 async def test_the_end_does_not_wait_for_a_sandbox_that_does_not_start_and_the_reaper_deletes_it(cloud: Cloud) -> None:
     cloud.faults.start_seconds = 3600.0
-    async with asyncio.timeout(18):
+    async with asyncio.timeout(None) as end:
         async with filling(cloud, replace(WARM, close_timeout=0.5)):
             await created(cloud)
+            end.reschedule(asyncio.get_running_loop().time() + 18)
     [left] = cloud.sandboxes.values()
     left.state, left.labels[LEASE] = "started", "1"
     async with asyncio.timeout(60), filling(cloud, CONFIG):

@@ -212,7 +212,7 @@ async def test_a_service_within_a_command_ends_with_that_command(tmp_path: Path,
 async def test_what_a_killed_inner_service_left_is_still_known_to_the_outer(tmp_path: Path, executor: Executor) -> None:
     """All that could tell by descent is gone, but the inner tags lie within the outer one."""
     inner = f"{sys.executable} {SERVICE} {tmp_path}/inner {tmp_path}/inner-state"
-    kill_all = "kill -STOP $(cat sup); kill -KILL $svc $(cat sup)"
+    kill_all = "kill -STOP $(cat sup); kill -KILL $svc $(cat sup); wait $svc"
     text = f"""{inner} 'setsid -f sleep 72.12; cut -d" " -f4 /proc/$$/stat > {tmp_path}/root/sup' > said & svc=$!
         until grep -q 'all ran' said; do sleep 0.05; done; {kill_all}; echo killed"""
     async with executor.open(SandboxSpec("outer")) as outer, executor.open(SandboxSpec("bystander")) as bystander:

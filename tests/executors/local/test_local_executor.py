@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
+from tests.descriptors import limit_with_room_for
 from tests.executors.recorder import Counter, Recorder, output, run
 
 from runner_service.executors.local.deadline import Deadline
@@ -162,9 +163,9 @@ async def test_commands_of_executions_in_turns_have_each_their_own_variables(exe
 
 async def test_without_a_free_descriptor_a_command_is_a_result(sandbox: Sandbox) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(descriptors())
+    limit = limit_with_room_for(2)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         results = await asyncio.gather(
             *(sandbox.run(Command("true", 10, Recorder(), stdin=endless())) for _ in range(4))
         )

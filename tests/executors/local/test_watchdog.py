@@ -39,8 +39,8 @@ def opened(tmp_path: Path) -> Opener:
 
 @pytest.fixture
 async def limited(opened: Opener) -> AsyncIterator[LocalExecutor]:
-    """Fifty processes, two hundred mebibytes, 0.6 s of CPU time."""
-    async with opened(Quota(memory=200 * MEBIBYTE, processes=50, cpu_time=0.6)) as executor:
+    """Fifty processes, two hundred mebibytes. A limit of CPU time would be exceeded first on a slow machine."""
+    async with opened(Quota(memory=200 * MEBIBYTE, processes=50)) as executor:
         yield executor
 
 
@@ -48,6 +48,13 @@ async def limited(opened: Opener) -> AsyncIterator[LocalExecutor]:
 async def sandbox(limited: LocalExecutor) -> AsyncIterator[Sandbox]:
     async with limited.open(SandboxSpec("e")) as opened:
         yield opened
+
+
+@pytest.fixture
+async def timed(opened: Opener) -> AsyncIterator[Sandbox]:
+    """0.6 s of CPU time, and after that as long as it takes to clean up."""
+    async with opened(Quota(cpu_time=0.6), grace=60) as executor, executor.open(SandboxSpec("e")) as sandbox:
+        yield sandbox
 
 
 def python(text: str, *arguments: str) -> str:
@@ -108,7 +115,9 @@ async def test_a_fork_bomb_that_its_shell_leaves_behind_is_ended_with_a_notice(l
     spec = SandboxSpec("e", notify=lambda code, text: told.put_nowait((code, text)))
     async with limited.open(spec) as sandbox:
         result, _, _ = await run(
-            sandbox, "bomb() { [ $SECONDS -lt 10 ] && { bomb | bomb & }; }; (sleep 0.3; bomb) & : 75.05"
+            sandbox,
+            "bomb() { [ $SECONDS -lt 10 ] && { bomb | bomb & }; }; "
+            "(while kill -0 $$; do sleep 0.05; done; bomb) & : 75.05",  # once the end of the shell is known
         )
         code, text = await asyncio.wait_for(told.get(), 60)
         assert (result.exit_code, result.exceeded, code) == (0, None, "LIMIT_EXCEEDED")
@@ -166,28 +175,30 @@ async def test_what_one_execution_has_is_not_counted_for_another(limited: LocalE
         assert not second.done()
 
 
-async def test_a_loop_without_end_is_ended_when_its_cpu_time_is_spent(sandbox: Sandbox) -> None:
-    result, stdout, _ = await run(sandbox, "trap 'echo cleaned up; exit' TERM; while true; do :; done")
+async def test_a_loop_without_end_is_ended_when_its_cpu_time_is_spent(timed: Sandbox) -> None:
+    result, stdout, _ = await run(timed, "trap 'echo cleaned up; exit' TERM; while true; do :; done")
     assert (result.exceeded, stdout) == (ExceededLimit("cpu_time", 0.6), b"cleaned up\n")
 
 
-async def test_the_cpu_time_of_children_that_live_counts(sandbox: Sandbox) -> None:
-    result, _, _ = await run(sandbox, "(while true; do :; done) & wait")
+async def test_the_cpu_time_of_children_that_live_counts(timed: Sandbox) -> None:
+    result, _, _ = await run(timed, "(while true; do :; done) & wait")
     assert result.exceeded == ExceededLimit("cpu_time", 0.6)
 
 
-async def test_the_cpu_time_of_children_that_have_ended_counts(sandbox: Sandbox) -> None:
+async def test_the_cpu_time_of_children_that_have_ended_counts(timed: Sandbox) -> None:
     spin = python("import time\nwhile time.process_time() < 0.2:\n pass")
     awaited = f"for i in $(seq 30); do {spin}; done"
     left = f"for i in $(seq 30); do setsid -f {spin}; sleep 0.3; done"
     for text in (awaited, left):
-        result, _, _ = await run(sandbox, text)
+        result, _, _ = await run(timed, text)
         assert result.exceeded == ExceededLimit("cpu_time", 0.6), text
 
 
-async def test_what_stays_within_the_limits_is_left_alone(sandbox: Sandbox) -> None:
-    result, stdout, _ = await run(sandbox, "for i in $(seq 20); do sleep 0.4 & done; wait; echo done")
-    assert (result.exit_code, result.exceeded, stdout) == (0, None, b"done\n")
+async def test_what_stays_within_the_limits_is_left_alone(opened: Opener) -> None:
+    quota = Quota(memory=200 * MEBIBYTE, processes=50, cpu_time=5)
+    async with opened(quota) as executor, executor.open(SandboxSpec("e")) as sandbox:
+        result, stdout, _ = await run(sandbox, "for i in $(seq 20); do sleep 0.4 & done; wait; echo done")
+        assert (result.exit_code, result.exceeded, stdout) == (0, None, b"done\n")
 
 
 async def test_without_limits_nobody_looks(opened: Opener) -> None:
