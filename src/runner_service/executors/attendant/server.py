@@ -27,6 +27,7 @@ from runner_service.executors.attendant.responses import (
 from runner_service.executors.attendant.sessions import Session
 from runner_service.executors.attendant.stdin_buffer import StdinBuffer
 from runner_service.executors.local.executor import local_executor
+from runner_service.executors.local.orphan_record import StateInUseError
 from runner_service.executors.protocol import Executor, FileError, SandboxError, SandboxSpec
 from runner_service.executors.supervisor.dumpable import make_undumpable
 from runner_service.executors.supervisor.watchdog import Quota
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 _IDLE_TIMEOUT_SECONDS = 900.0
 _ABANDONED_TIMEOUT_SECONDS = 6 * 3600.0
 _IDLE_CHECK_INTERVAL_SECONDS = 10.0
+_EARLIER_ATTENDANT_TIMEOUT_SECONDS = 10.0
+_EARLIER_ATTENDANT_INTERVAL_SECONDS = 0.05
 _MAX_REQUEST_BYTES = 64 * 1024 * 1024
 _MAX_REMEMBERED_RESPONSES = 1000
 _EXCLUDED_VARIABLES = {"TERM", "PWD", "OLDPWD", "SHLVL", "_"}
@@ -154,15 +157,23 @@ class Attendant:
         return {"root": self._sessions[name].sandbox.root, "process_control": executor.process_control}
 
     async def _enter_executor(self, request: Request, root: Path) -> Executor:
-        return await self._parts.enter_async_context(
-            local_executor(
+        """Waits for the end of an earlier attendant, which has given up its socket and still ends its commands."""
+        end = asyncio.get_running_loop().time() + _EARLIER_ATTENDANT_TIMEOUT_SECONDS
+        while True:
+            opened = local_executor(
                 root=root,
                 state_dir=self._directory / "state",
                 terminate_grace=request["terminate_grace"],
                 quota=_quota(request),
                 tracks_home=True,
             )
-        )
+            try:
+                return await self._parts.enter_async_context(opened)
+            except StateInUseError:
+                if asyncio.get_running_loop().time() > end:
+                    raise
+            logger.info("earlier_attendant_ending action=wait")
+            await asyncio.sleep(_EARLIER_ATTENDANT_INTERVAL_SECONDS)
 
     async def _run(self, request: Request) -> Response:
         session, name = self._known_open(request), request["name"]

@@ -17,6 +17,10 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+class StateInUseError(SandboxError):
+    """Another running process uses the state directory."""
+
+
 class OrphanRecord:
     """A file in the state directory that holds the zone of tags in use, locked while the service lives.
 
@@ -24,7 +28,8 @@ class OrphanRecord:
     is recorded too, since processes do not outlive a boot. All methods block on the file system.
 
     Raises:
-        SandboxError: another running process uses the directory.
+        StateInUseError: another running process uses the directory.
+        SandboxError: the file cannot be used.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -35,7 +40,7 @@ class OrphanRecord:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._descriptor)
-            raise SandboxError(f"{state_dir} is in use by another service; give each its own STATE_DIR") from error
+            raise StateInUseError(f"{state_dir} is in use by another service; give each its own STATE_DIR") from error
         except OSError as error:
             raise SandboxError(f"{path} cannot be used: {error.strerror}; remove it") from error
         if not _is_private(os.fstat(self._descriptor)):

@@ -31,17 +31,20 @@ class Replacement:
     hidden file beside it. A rename puts it in place, for readers at once. It is copied into the old file instead when
     that has other hard links, is mounted, cannot be given its owner or extended attributes again, or is in a directory
     that cannot be written. A complete copy then stays beside the file until that is done, so that a crash loses
-    nothing. A context manager: exit discards what was not committed. Raises FileError.
+    nothing. A context manager: exit discards what was not committed. Raises FileError. `temporary` is its name beside
+    the file, by default a random one.
     """
 
-    def __init__(self, root: Root, path: str, *, mode: int | None = None, create: bool = True) -> None:
+    def __init__(
+        self, root: Root, path: str, *, mode: int | None = None, create: bool = True, temporary: str = ""
+    ) -> None:
         self._path = path
         self._mode = mode
         self._location = root.locate(path, create=create, write=True)
         self._place: Place | None = None
         self._old: os.stat_result | None = None
         self._in_place = False
-        self._temporary = f".{token_hex(8)}.partial"
+        self._temporary = temporary or f".{token_hex(8)}.partial"
         self._descriptor = -1
         self._has_name = False
 

@@ -1,12 +1,12 @@
 """Puts files below a root back, as they were before an execution."""
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from secrets import token_hex
 from typing import TypeVar
 
 from runner_service.executors.local.deadline import Deadline
@@ -84,12 +84,12 @@ def _restore(root: Root, restoration: Restoration) -> None:
 
 
 def _replace_by_link(place: Place, target: bytes) -> None:
-    partial_name = f".{token_hex(8)}.partial"
-    os.symlink(target, os.fsencode(partial_name), dir_fd=place.directory)
+    temporary = _free_temporary_name(place)
+    os.symlink(target, os.fsencode(temporary), dir_fd=place.directory)
     try:
-        os.rename(partial_name, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+        os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
     except OSError:
-        os.unlink(partial_name, dir_fd=place.directory)
+        os.unlink(temporary, dir_fd=place.directory)
         raise
 
 
@@ -100,11 +100,22 @@ def _replace_by_file(root: Root, place: Place, restoration: Restoration, *, is_e
     elif expected and wanted and expected.sha256 == wanted.sha256:
         _set_executable(place, is_executable=is_executable)
         return
-    with Replacement(root, restoration.path) as replacement:
+    with Replacement(root, restoration.path, temporary=_free_temporary_name(place)) as replacement:
         replacement.write(restoration.data)
         replacement.set_executable(is_executable)
         replacement.commit()
     _set_executable(place, is_executable=is_executable)  # where it was written in place
+
+
+def _free_temporary_name(place: Place) -> str:
+    """Returns the name of new content until it is renamed, after removing what a killed process has left of it.
+
+    It is always the same for a file: a revert that was killed is completed, and puts the same files back.
+    """
+    name = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}.partial"
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=place.directory)
+    return name
 
 
 def _set_executable(place: Place, *, is_executable: bool) -> None:
