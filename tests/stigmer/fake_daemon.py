@@ -177,6 +177,11 @@ class FakeDaemon:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    @property
+    def next_change(self) -> asyncio.Event:
+        """It is set by the next change."""
+        return self._changed
+
     async def changed(self) -> None:
         """Waits for the next change."""
         await self._changed.wait()
@@ -195,10 +200,11 @@ class _Executions(
     async def subscribe(self, request: Any, context: Any) -> None:  # type: ignore[override]  # by context.write
         execution = await self._daemon.answer("execution", request.value, context)
         while True:
+            changed, phase = self._daemon.next_change, execution.status.phase  # it may change while it is written
             await context.write(execution)
-            if execution.status.phase in FINAL:
+            if phase in FINAL:
                 return
-            await self._daemon.changed()
+            await changed.wait()
 
     async def updateStatus(self, request: Any, context: Any) -> Any:  # noqa: N802  # the daemon's name
         await self._daemon.admit("updateStatus", context)

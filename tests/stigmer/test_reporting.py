@@ -199,6 +199,9 @@ async def test_the_last_report_arrives_when_the_daemon_is_back(
         await client.started("aex-1")
     await asyncio.to_thread((tmp_path / "workspace" / "go").touch)
     assert one(await running, "finished").state == event_pb2.STATE_SUCCEEDED
+    async with asyncio.timeout(60):
+        while "daemon_not_reachable" not in caplog.text:
+            await asyncio.sleep(0.02)
 
     async with served(daemon, daemon.address):
         assert (await daemon.until_final("aex-1")).phase == execution_pb2.EXECUTION_COMPLETED

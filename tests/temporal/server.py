@@ -36,9 +36,11 @@ class TemporalServer:
         """Starts it, and waits until it answers."""
         arguments = ["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(self.port)]
         state = ["--db-filename", str(self._directory / "temporal.db"), "--log-level", "never"]
-        self._process = await asyncio.to_thread(self._open, [*arguments, *state])
         async with asyncio.timeout(60):
             while not await self._answers():
+                if self._process is None or self._process.poll() is not None:
+                    # It chooses further ports itself before it binds them, and ends if somebody else was quicker.
+                    self._process = await asyncio.to_thread(self._open, [*arguments, *state])
                 await asyncio.sleep(0.05)
 
     @staticmethod

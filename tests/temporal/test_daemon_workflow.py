@@ -224,7 +224,7 @@ async def test_an_attempt_that_temporal_has_given_up_ends_as_the_setting_says(
     daemon.execution("aex-1")
     variables |= {"TEMPORAL_LOST_ATTEMPT": lost_attempt}
     service = await start_process([turn("", command(GATE)), turn("Done.")], **variables)
-    handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=2))
+    handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=4))
     await until_calls(daemon, "aex-1")
     await service.kill()
     assert await ended(handle) == "FAILED"
