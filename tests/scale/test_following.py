@@ -1,12 +1,14 @@
 """A replica that follows what others commit."""
 
 import asyncio
+import gc
 import logging
 import signal
 import time
 from typing import Any
 
 import pytest
+from tests.logged import errors
 from tests.running import turn
 from tests.scale.redis_server import RedisServer, needs_redis
 from tests.scale.replicas import Deployment, kind
@@ -98,6 +100,33 @@ async def test_a_follower_says_once_that_there_is_no_redis_and_once_that_it_is_b
             while (found := said_by_follower(caplog))[-1:] != ["following_resumed"]:
                 await asyncio.sleep(0.05)
     assert found == ["following_interrupted", "following_resumed"]
+
+
+async def test_a_redis_that_hangs_does_not_count_as_back_since_it_takes_connections(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(following, "_PING_INTERVAL_SECONDS", 0.05)
+    caplog.set_level(logging.INFO)
+    connections = 0
+    tried_often = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 3:
+            tried_often.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server, asyncio.timeout(30):
+        address = RedisAddress("127.0.0.1", server.sockets[0].getsockname()[1])
+        async with redis_storage(address) as storage:
+            with storage.log.subscribe("e", lambda *_: None):
+                await tried_often.wait()
+    gc.collect()
+    assert said_by_follower(caplog) == ["following_interrupted"]
+    assert not errors(caplog)
 
 
 def said_by_follower(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -110,8 +110,8 @@ class Follower:
     async def _follow(self) -> None:
         primaries = await self._connection.topology.primaries()
         self._link = link = await open_link(self._connection.address, random.choice(primaries.nodes))  # noqa: S311  # any of them
+        ended = link.listen(self._receive)
         try:
-            ended = link.listen(self._receive)
             if channels := [*self._listeners, *self._watchers]:
                 link.send(pack("SUBSCRIBE", *channels))
             while True:
@@ -119,13 +119,15 @@ class Follower:
                 await asyncio.wait([ended], timeout=_PING_INTERVAL_SECONDS)
                 if ended.done():
                     ended.result()
-                self._failures.succeeded()
+                if link.has_answered:  # a Redis that hangs takes connections as well
+                    self._failures.succeeded()
                 if self._connection.address.cluster:
                     self._read_records_of_silent()
                 if link.silent_seconds > TIMEOUT_SECONDS:
                     raise TimeoutError(f"no reply within {TIMEOUT_SECONDS:g} s")
         finally:
             self._link = None
+            ended.cancel()  # or asyncio would log how it ended, which nobody asks any more
             link.abort()
 
     def _read_records_of_silent(self) -> None:

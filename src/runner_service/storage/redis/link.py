@@ -20,6 +20,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_lost = False
+        self.has_answered = False
         self._loop = asyncio.get_running_loop()
         self._parser = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
@@ -79,6 +80,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Implements `asyncio.Protocol`."""
+        self.has_answered = True
         self._heard = self._loop.time()
         try:
             self._parser.feed(data)
