@@ -176,12 +176,14 @@ class Cloud:
         self._spawn(self._destroy(sandbox))
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        for sandbox in list(self.sandboxes.values()):
-            await self._destroy(sandbox)
+        self.quota = 0  # services that still run go on asking for sandboxes
+        while self._tasks or self.sandboxes:
+            for task in list(self._tasks):
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            for sandbox in list(self.sandboxes.values()):
+                await self._destroy(sandbox)
 
     def _begin_start(self, sandbox: Sandbox) -> None:
         if not self.faults.start_seconds:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.emulator import API_KEY, Cloud
+from tests.emulator import API_KEY, Cloud, Faults
+from tests.emulator.errors import Refused
 from tests.emulator.processes import marked
 from tests.executors.daytona.executors import real
 from tests.executors.recorder import output
@@ -31,6 +32,19 @@ async def test_what_is_meant_for_the_real_one_runs_in_parallel_and_cleans_up(
     async with asyncio.timeout(60):
         while cloud.sandboxes:
             await asyncio.sleep(0.02)
+
+
+async def test_when_it_is_closed_a_service_that_runs_on_gets_no_more_sandboxes(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path, Faults())
+    cloud.create({})
+    closing = asyncio.create_task(cloud.close())
+    await asyncio.sleep(0)
+    while not closing.done():
+        with pytest.raises(Refused, match="limit exceeded"):
+            cloud.create({})
+        await asyncio.sleep(0)
+    await closing
+    assert not cloud.sandboxes
 
 
 async def test_by_hand_it_says_how_to_be_used_and_killed_it_leaves_nothing(tmp_path: Path) -> None:
