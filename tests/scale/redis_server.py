@@ -104,15 +104,15 @@ class RedisServer:
             self._process = None
 
     async def fail_over_to(
-        self, standby: "RedisServer", lost_seconds: float, meanwhile: Callable[[], Awaitable[None]] | None = None
+        self, standby: "RedisServer", lost: Awaitable[object], meanwhile: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """Lets a standby take over the port, without what was written in the last `lost_seconds`.
+        """Lets a standby take over the port, without what was written while `lost` was awaited.
 
         `meanwhile` is awaited when the old one is gone.
         """
         with standby.client as client:
             client.execute_command("REPLICAOF", "NO", "ONE")
-        await asyncio.sleep(lost_seconds)
+        await lost
         self.kill()
         standby.kill()
         if meanwhile:

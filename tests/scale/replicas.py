@@ -106,6 +106,19 @@ class Deployment:
         call.cancel()
         return seen
 
+    async def begin_replicated(
+        self, replica: int, execution_id: str, until: str = "started", seconds: float = 60
+    ) -> list[Event]:
+        """Begins where REDIS_MIN_REPLICAS is set: again, as the error says, if a busy Redis has no copy in time."""
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    return await self.begin(replica, execution_id, until, seconds)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        raise
+                await asyncio.sleep(0.1)
+
     async def begin_anywhere(self, execution_id: str, **fields: Any) -> None:
         """Starts an execution at any replica that lives, and leaves it; while replicas die it is tried again."""
         number = 0
@@ -149,6 +162,15 @@ class Deployment:
     def watch_anywhere(self, execution_id: str) -> "Watcher":
         """Watches an execution at any replica, those that are started later included."""
         return Watcher(self.replicas, execution_id)
+
+    async def released(self, execution_id: str) -> None:
+        """Waits until no replica owns an execution, a little after its end."""
+        async with asyncio.timeout(60):
+            with self.redis.client as client:
+                while client.hexists(f"rs1:{{{execution_id}}}:x", "owner") or any(
+                    client.sismember(each, execution_id) for each in client.scan_iter("rs1:{d:default}:own:*")
+                ):
+                    await asyncio.sleep(0.01)
 
     async def kill(self, replica: int) -> None:
         """Kills a replica (SIGKILL)."""

@@ -19,6 +19,7 @@ async def test_another_replica_lists_shows_and_takes_back(deployment: Deployment
     assert [path for _, _, path in changes(events)] == ["a", "b"]
     assert [each.path for each in await listed(other.client, "e")] == ["a", "b"]
     assert "+1\n" in (await other.client.stub.GetDiff(runner_pb2.GetDiffRequest(execution_id="e"))).diff
+    await deployment.released("e")
     assert len((await revert(other.client, "e")).reverted) == 2
     assert await listed(sandbox_of_first.client, "e") == []
     await revert(sandbox_of_first.client, "e", undo_revert=True)

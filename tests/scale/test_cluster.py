@@ -58,8 +58,7 @@ async def test_executions_at_all_nodes_run_are_watched_taken_over_listed_and_del
     async with running_emulator(tmp_path / "cloud") as cloud:
         deployment = Deployment(cluster.nodes[0].server, cloud, start_process, tmp_path)
         await deployment.start([SLOW], count=2, **cluster.variables)
-        for each in ids:
-            await deployment.begin(0, each, until="text_delta", session_id=f"s-{each}")
+        await asyncio.gather(*(deployment.begin(0, each, until="text_delta", session_id=f"s-{each}") for each in ids))
         watchers = [deployment.watch(1, execution_id=each) for each in ids]
         for watcher in watchers:
             await watcher.until(kind("text_delta"))
@@ -121,7 +120,7 @@ async def test_with_a_replica_of_each_node_nothing_that_was_answered_is_lost(
         for each in deployment.replicas:
             await ready(each.address, is_ready=True)
         for name in ids:
-            await deployment.begin(0, name, until="text_delta")
+            await deployment.begin_replicated(0, name, until="text_delta")
         watchers = [deployment.watch(1, execution_id=name) for name in ids]
         for watcher in watchers:
             await watcher.until(kind("text_delta"))
@@ -141,7 +140,7 @@ async def test_with_a_replica_of_each_node_nothing_that_was_answered_is_lost(
             await ready(each.address, is_ready=True)
         done.set()
         await starting
-        await deployment.begin(1, "after")
+        await deployment.begin_replicated(1, "after")
         for name, watcher in zip(ids, watchers, strict=True):
             events = await watcher.ended()
             assert not any(map(resumed, events)), "nobody took over"

@@ -9,8 +9,8 @@ from tests.scale.redis_server import needs_redis
 from tests.scale.test_cluster_conformance import cluster
 from tests.storage.test_shared_queue import *  # noqa: F403  # its tests, with the fixture of this module
 from tests.storage.test_shared_queue import Replica
+from tests.storage.test_tenant_stores import shared
 
-from runner_service.storage.redis.backend import redis_storage
 from runner_service.storage.redis.keys import deployment_keys
 
 __all__ = ["cluster"]
@@ -24,11 +24,7 @@ QUEUE = deployment_keys("default").queue
 async def replicas(cluster: Cluster) -> AsyncIterator[list[Replica]]:  # the fixture
     cluster.flush()
     async with AsyncExitStack() as parts:
-        storages = [await parts.enter_async_context(redis_storage(cluster.address)) for _ in range(3)]
-        for each in storages:
-            await each.replicas.reach()
-            await each.replicas.beat()
-        yield [Replica(each) for each in storages]
+        yield [Replica(await parts.enter_async_context(shared(cluster.address))) for _ in range(3)]
     for node in cluster.nodes:
         if node is not cluster.node_of(QUEUE):
             assert not [key for key in node.run("KEYS", "*") if b":queue" in key or b":turns:" in key]

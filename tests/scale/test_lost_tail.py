@@ -9,8 +9,8 @@ import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it has types, but no marker
 from tests.api.test_error_guard import details_of
 from tests.running import command, one, stdout_of, text_of, turn
-from tests.scale.redis_server import needs_redis, standby_of
-from tests.scale.replicas import DETACHED, Deployment, Event, kind
+from tests.scale.redis_server import RedisServer, needs_redis, standby_of
+from tests.scale.replicas import DETACHED, Deployment, Event, Watcher, kind
 
 from runner_service.storage.owner_history import OwnerHistory, Start
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
@@ -28,6 +28,21 @@ async def follow(deployment: Deployment, seen: list[Event], **request: int) -> g
     except grpc.aio.AioRpcError as error:
         return error
     raise AssertionError("the stream ended as if nothing had been lost")
+
+
+async def more_seen_than_kept(seen: list[Event], standby: RedisServer) -> None:
+    """Waits for events that a standby does not have."""
+    with standby.client as client:
+        ((newest, _),) = client.xrevrange("rs1:{e}:e", count=1)
+    async with asyncio.timeout(60):
+        while seen[-1].sequence < int(newest.partition(b"-")[2]) + 5:
+            await asyncio.sleep(0.01)
+
+
+async def end_seen(deployment: Deployment, watcher: Watcher) -> None:
+    """Waits for the end of an execution, after which its owner has nothing more to write."""
+    await watcher.until(kind("finished"))
+    await deployment.released("e")
 
 
 def lost_above(error: grpc.aio.AioRpcError) -> int:
@@ -50,7 +65,7 @@ async def test_8_watchers_are_told_what_a_failover_has_lost_together_with_the_ow
         seen: list[Event] = []
         watching = asyncio.create_task(follow(deployment, seen))
         await deployment.watch(1, execution_id="e").until(kind("text_delta"))
-        await deployment.redis.fail_over_to(standby, 1.0, lambda: deployment.kill(0))
+        await deployment.redis.fail_over_to(standby, more_seen_than_kept(seen, standby), lambda: deployment.kill(0))
         error = await watching
     kept = lost_above(error)
     assert 0 < kept < seen[-1].sequence
@@ -92,7 +107,7 @@ async def test_7_an_execution_whose_end_a_failover_has_lost_ends_again(deploymen
         await deployment.begin(0, "e", until="text_delta")
         watcher = deployment.watch(1, execution_id="e")
         await watcher.until(kind("text_delta"))
-        await deployment.redis.fail_over_to(standby, 3.0)
+        await deployment.redis.fail_over_to(standby, end_seen(deployment, watcher))
     assert (await watcher.ended())[-1].HasField("finished"), "it had ended, as whoever watched has seen"
     events = await deployment.watch(1, execution_id="e").ended()
     assert len([each for each in events if each.HasField("started")]) == 2

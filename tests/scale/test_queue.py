@@ -77,11 +77,18 @@ async def test_what_waits_at_a_full_replica_starts_at_another_one_and_its_caller
     assert (await caller.sees("finished")).finished.state == event_pb2.STATE_CANCELLED
 
 
-def keep_lease(deployment: Deployment, number: int) -> None:
+async def name_of(deployment: Deployment, number: int) -> str:
+    """Waits for the first report of a replica, and returns its name."""
+    async with asyncio.timeout(40):
+        while True:
+            for each in reports(deployment):
+                if each["process"] == deployment.replicas[number].process.pid:
+                    return str(each["name"])
+            await asyncio.sleep(0.05)
+
+
+def keep_lease(deployment: Deployment, name: str) -> None:
     """Lets a replica look alive, whatever happens to it."""
-    name = next(
-        each["name"] for each in reports(deployment) if each["process"] == deployment.replicas[number].process.pid
-    )
     with deployment.redis.client as client:
         client.zadd("rs1:{d:default}:leases", {name: 1e15})
 
@@ -112,8 +119,9 @@ async def test_those_that_wait_at_a_killed_replica_start_at_others_though_its_le
     for name, replica in (("e1", 0), ("cancelled", 0), ("e2", 1), ("e3", 0)):
         await deployment.begin(replica, name, until="notice")
 
+    first = await name_of(deployment, 0)
     deployment.signal(0, signal.SIGSTOP)
-    keep_lease(deployment, 0)
+    keep_lease(deployment, first)
     await cancel(deployment, 1, "cancelled")
     (*_, finished) = await deployment.watch(1, execution_id="cancelled").ended()
     assert finished.finished.state == event_pb2.STATE_CANCELLED
@@ -122,7 +130,7 @@ async def test_those_that_wait_at_a_killed_replica_start_at_others_though_its_le
     assert (await deployment.watch(0, execution_id="cancelled").ended())[-1] == finished
 
     await deployment.kill(0)
-    keep_lease(deployment, 0)
+    keep_lease(deployment, first)
     await cancel(deployment, 1, "blocker1")
     ends = [await deployment.watch(1, execution_id=name).ended() for name in ("e1", "e2", "e3")]
     for events in ends:

@@ -67,7 +67,7 @@ async def test_7_a_failover_that_loses_half_a_second_is_not_noticed(deployment: 
         await deployment.begin(0, "e", until="text_delta")
         here, there = deployment.watch(0, execution_id="e"), deployment.watch(1, execution_id="e")
         await there.until(kind("text_delta"))
-        await deployment.redis.fail_over_to(standby, 0.5)
+        await deployment.redis.fail_over_to(standby, asyncio.sleep(0.5))
         events = await there.ended()
         assert await here.ended() == events
         assert await deployment.watch(1, execution_id="e").ended() == events, "the log has what was seen"

@@ -48,7 +48,7 @@ async def test_without_its_replica_nothing_starts_and_what_runs_goes_on(deployme
     async with standby_of(deployment.redis, tmp_path / "standby") as standby:
         await deployment.start([slow], count=1, REDIS_MIN_REPLICAS="1")
         await ready(deployment.replicas[0].address, is_ready=True)
-        await deployment.begin(0, "e", until="text_delta")
+        await deployment.begin_replicated(0, "e", until="text_delta")
         watcher = deployment.watch(0, execution_id="e")
         await watcher.until(kind("text_delta"))
         standby.kill()
@@ -61,7 +61,7 @@ async def test_without_its_replica_nothing_starts_and_what_runs_goes_on(deployme
         assert text_of(events) == slow["text"]
         await standby.start()
         await ready(deployment.replicas[0].address, is_ready=True)
-        await deployment.begin(0, "f", until="finished")
+        await deployment.begin_replicated(0, "f", until="finished")
 
 
 async def test_check_tells_what_is_not_promised_without_replicas(redis: RedisServer, tmp_path: Path) -> None:

@@ -35,12 +35,15 @@ TURNS = [
 ]
 
 
-def everything_in(deployment: Deployment, directory: Path) -> bytes:
+async def everything_in(deployment: Deployment, directory: Path) -> bytes:
     """All that Redis has, as it is and not as it packs it, and its files."""
     with deployment.redis.client as client:
         client.bgrewriteaof()
+        async with asyncio.timeout(60):  # until then it deletes files, and refuses to write them anew
+            while (found := client.info("persistence"))["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"]:
+                await asyncio.sleep(0.02)
         values = [value for key in client.scan_iter(count=1000) for value in (key, *contents(client, key))]
-    files = [path.read_bytes() for path in directory.rglob("*.aof*") if path.is_file()]
+    files = [path.read_bytes() for path in directory.rglob("*.aof*") if path.is_file()]  # noqa: ASYNC240  # small ones
     assert files
     return b"".join([*values, *files])
 
@@ -67,9 +70,9 @@ def contents(client: Any, key: bytes) -> Iterator[bytes]:
             raise AssertionError(f"{key!r} is {other!r}")
 
 
-def require_no_secret(deployment: Deployment, directory: Path) -> None:
+async def require_no_secret(deployment: Deployment, directory: Path) -> None:
     """Fails if a secret is in Redis or in its files; what is none is found there by the same search."""
-    everything = everything_in(deployment, directory)
+    everything = await everything_in(deployment, directory)
     assert b"echo begun" in everything
     for form in (SECRET.encode(), base64.b64encode(SECRET.encode())):
         assert form not in everything
@@ -84,16 +87,16 @@ async def test_14_with_secrets_key_another_replica_goes_on(deployment: Deploymen
     await deployment.begin(0, "e", until="tool_output", environment=ENVIRONMENT)
     watcher = deployment.watch(1, execution_id="e")
     await watcher.until(kind("tool_output"))
-    require_no_secret(deployment, tmp_path)
+    await require_no_secret(deployment, tmp_path)
     await deployment.kill(0)
     await watcher.until(resumed)
-    require_no_secret(deployment, tmp_path)
+    await require_no_secret(deployment, tmp_path)
     events = await watcher.ended()
     assert stdout_of(events) == b"begun\n%d characters\n" % len(SECRET)
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
     with deployment.redis.client as client:
         assert not client.hexists("rs1:{e}:x", "sealed"), "deleted with the end"
-    require_no_secret(deployment, tmp_path)
+    await require_no_secret(deployment, tmp_path)
 
 
 @needs_redis
@@ -113,7 +116,7 @@ async def test_14_what_is_sealed_is_kept_while_an_execution_waits_for_an_approva
         while await client.state("e") != event_pb2.STATE_WAITING:
             await asyncio.sleep(0.05)
     await deployment.kill(0)
-    require_no_secret(deployment, tmp_path)
+    await require_no_secret(deployment, tmp_path)
     decision = runner_pb2.SubmitApprovalRequest(
         execution_id="e",
         tool_call_id=asked.tool_call_id,
@@ -152,7 +155,7 @@ async def test_14_without_a_key_it_waits_for_a_caller_that_sends_them_again(
     await deployment.begin(1, "e", until="tool_call_finished", environment=ENVIRONMENT)
     events = await watcher.ended()
     assert stdout_of(events) == b"begun\n%d characters\n" % len(SECRET)
-    require_no_secret(deployment, tmp_path)
+    await require_no_secret(deployment, tmp_path)
 
 
 @needs_redis
@@ -175,7 +178,7 @@ async def test_14_the_secrets_of_an_execution_of_the_daemon_are_asked_for_again(
     await deployment.kill(0)
     events = await watcher.ended()
     assert stdout_of(events) == b"begun\n%d characters\n" % len(SECRET)
-    require_no_secret(deployment, tmp_path)
+    await require_no_secret(deployment, tmp_path)
 
 
 def test_a_sealed_request_opens_with_both_keys_of_a_rotation_for_its_own_execution_only() -> None:

@@ -54,7 +54,7 @@ async def test_the_service_goes_on_with_the_primary_that_the_sentinels_promote(
         await deployment.start([SLOW], count=2, REDIS_MIN_REPLICAS="1", **watched.variables)
         for replica in deployment.replicas:
             await ready(replica.address, is_ready=True)
-        await deployment.begin(0, "e", until="text_delta")
+        await deployment.begin_replicated(0, "e", until="text_delta")
         here, there = deployment.watch(0, execution_id="e"), deployment.watch(1, execution_id="e")
         await there.until(kind("text_delta"))
         acknowledged: list[str] = []
@@ -69,7 +69,7 @@ async def test_the_service_goes_on_with_the_primary_that_the_sentinels_promote(
         await starting
         for replica in deployment.replicas:
             await ready(replica.address, is_ready=True)
-        await deployment.begin(1, "after")
+        await deployment.begin_replicated(1, "after")
         events = await there.ended()
         assert await here.ended() == events
         assert not any(map(resumed, events)), "nobody took over"

@@ -52,8 +52,8 @@ async def test_15_an_earlier_version_and_this_one_take_over_from_each_other(
     await watcher.until(resumed)
     assert one(await watcher.ended(), "finished").state == event_pb2.STATE_SUCCEEDED
 
-    await deployment.begin(0, "up", until="text_delta")
     await deployment.start(slow)
+    await deployment.begin(0, "up", until="text_delta")
     watchers = [deployment.watch(0, 2, execution_id="up"), deployment.watch(2, execution_id="up")]
     for each in watchers:
         await each.until(kind("text_delta"))

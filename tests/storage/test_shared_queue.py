@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.scale.redis_server import redis_server
 from tests.storage.test_conformance import IN_REDIS, SERVERS
-from tests.storage.test_tenant_stores import shared
+from tests.storage.test_tenant_stores import address_of, shared
 
 from runner_service import states
 from runner_service.executions.queue import ExecutionQueue
@@ -69,7 +69,7 @@ class Replica:
 async def replicas(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Replica]]:
     async with AsyncExitStack() as parts:
         server = await parts.enter_async_context(redis_server(tmp_path, program=SERVERS[request.param]))
-        yield [Replica(await parts.enter_async_context(shared(server))) for _ in range(3)]
+        yield [Replica(await parts.enter_async_context(shared(address_of(server)))) for _ in range(3)]
 
 
 async def test_replicas_that_take_at_once_never_take_the_same_and_keep_the_order(replicas: list[Replica]) -> None:
@@ -244,8 +244,10 @@ async def test_what_has_ended_without_leaving_is_removed_and_what_was_lost_is_re
 async def test_one_that_is_withdrawn_is_taken_by_nobody(replicas: list[Replica]) -> None:
     one, two, three = replicas
     news: list[QueueNews] = []
-    with one.queue.followed(lambda each: news.append(each) if each else None):
-        await asyncio.sleep(0.3)
+    is_subscribed = asyncio.Event()
+    with one.queue.followed(lambda each: news.append(each) if each else is_subscribed.set()):
+        async with asyncio.timeout(60):
+            await is_subscribed.wait()
         await one.offer("first")
         await two.offer("second", token=7)
         await two.offer("third")

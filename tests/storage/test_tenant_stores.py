@@ -25,12 +25,17 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
 
 @asynccontextmanager
-async def shared(server: RedisServer) -> AsyncIterator[RedisStorage]:
-    """Opens the storage of one more replica, which lives."""
-    async with redis_storage(RedisAddress("127.0.0.1", server.port)) as storage:
+async def shared(address: RedisAddress) -> AsyncIterator[RedisStorage]:
+    """Opens the storage of one more replica, which lives: its lease lasts, however long the test takes."""
+    async with redis_storage(address) as storage:
         await storage.replicas.reach()
         await storage.replicas.beat()
+        await storage.connection.call("ZADD", storage.keys.leases, 1e15, storage.replicas.name)
         yield storage
+
+
+def address_of(server: RedisServer) -> RedisAddress:
+    return RedisAddress("127.0.0.1", server.port)
 
 
 @pytest.fixture(params=["sqlite", *IN_REDIS])
@@ -39,7 +44,10 @@ async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         async with sqlite_storage(tmp_path) as opened:
             yield opened
     else:
-        async with redis_server(tmp_path, program=SERVERS[request.param]) as server, shared(server) as opened:
+        async with (
+            redis_server(tmp_path, program=SERVERS[request.param]) as server,
+            shared(address_of(server)) as opened,
+        ):
             yield opened
 
 
@@ -48,7 +56,7 @@ async def replicas(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     """The storage of three replicas on one Redis."""
     async with AsyncExitStack() as parts:
         server = await parts.enter_async_context(redis_server(tmp_path, program=SERVERS[request.param]))
-        yield [await parts.enter_async_context(shared(server)) for _ in range(3)]
+        yield [await parts.enter_async_context(shared(address_of(server))) for _ in range(3)]
 
 
 async def test_tokens_are_counted_by_tenant_and_day(storage: Storage) -> None:
