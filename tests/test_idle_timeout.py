@@ -67,8 +67,8 @@ async def test_the_time_for_which_the_process_was_stopped_does_not_count() -> No
         idle.disarm()
 
     async def block_stopped_a_little_longer(idle: IdleTimeout) -> None:
-        idle.arm(0.4)
-        time.sleep(0.5)  # noqa: ASYNC251  # as above
+        idle.arm(0.9)
+        time.sleep(1.0)  # noqa: ASYNC251  # as above
         for _ in range(100):
             await asyncio.sleep(0)
         idle.disarm()

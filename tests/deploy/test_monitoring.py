@@ -1,5 +1,6 @@
 """The alerts and the dashboard: sound by themselves, and about what the service really exports."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -115,6 +116,9 @@ async def test_everything_that_is_asked_for_is_there_after_one_execution(
     )
     assert one(await service.client.execute(), "finished").state == event_pb2.STATE_SUCCEEDED
     page = await scrape(metrics_url(tmp_path / "state"))
+    async with asyncio.timeout(60):
+        while not page.value("runner_loop_lag_seconds_count"):  # it is measured every 0.1 s
+            page = await scrape(metrics_url(tmp_path / "state"))
 
     labels_of: dict[str, set[str]] = {}
     for sample in page.samples:

@@ -96,6 +96,7 @@ def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
+@pytest.mark.timeout(300)  # the first build fetches and compiles gRPC
 @PROXIES
 async def test_the_go_example_goes_on(
     program: str, go_client: Path, start_process: StartProcess, tmp_path: Path

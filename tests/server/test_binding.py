@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tests.ports import free_port
 from tests.probe import serving
 
 from runner_service.addresses import is_loopback, overlap, parse_address
@@ -113,8 +114,8 @@ async def test_grpc_itself_does_not_share_the_port_either() -> None:
 
 
 async def test_the_port_is_free_again_as_soon_as_the_server_has_stopped() -> None:
-    async with serving() as probe:
-        address = probe.server.address
+    address = f"localhost:{free_port()}"
+    async with serving(LISTEN_ADDRESS=address) as probe:
         await probe.call()
     async with serving(LISTEN_ADDRESS=address) as probe:
         await probe.call()
