@@ -67,3 +67,16 @@ async def test_what_a_kill_left_of_a_file_goes_when_it_is_put_back(tmp_path: Pat
     ):
         await restorer.restore([Restoration("file", None, FileState(kind, len(DATA), WANTED.sha256), DATA)])
     assert os.listdir(root) == ["file"]  # noqa: PTH208  # as above
+
+
+@pytest.mark.parametrize("kind", [EXECUTABLE, SYMLINK])
+async def test_a_directory_that_has_the_name_of_new_content_does_not_prevent_it(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "root"
+    in_the_way = root / f".{hashlib.sha256(b'file').hexdigest()[:16]}.partial"
+    (in_the_way / "full").mkdir(parents=True)
+    async with (
+        opened_locally(tmp_path) as executor,
+        executor.open_restorer(SandboxSpec("e"), str(root)) as restorer,
+    ):
+        await restorer.restore([Restoration("file", None, FileState(kind, len(DATA), WANTED.sha256), DATA)])
+    assert {each.name for each in root.iterdir()} == {"file", in_the_way.name}

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from secrets import token_hex
 from typing import TypeVar
 
 from runner_service.executors.local.deadline import Deadline
@@ -110,11 +111,16 @@ def _replace_by_file(root: Root, place: Place, restoration: Restoration, *, is_e
 def _free_temporary_name(place: Place) -> str:
     """Returns the name of new content until it is renamed, after removing what a killed process has left of it.
 
-    It is always the same for a file: a revert that was killed is completed, and puts the same files back.
+    It is always the same for a file: a revert that was killed is completed, and puts the same files back. Only where
+    something that cannot be removed has that name, as a command may make it, it is a random one.
     """
     name = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}.partial"
-    with suppress(FileNotFoundError):
+    try:
         os.unlink(name, dir_fd=place.directory)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return f".{token_hex(8)}.partial"
     return name
 
 
