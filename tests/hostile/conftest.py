@@ -19,6 +19,7 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 __all__ = ["start", "start_process"]
 
 PROBE_TIMEOUT_SECONDS = 10
+BEGIN_TIMEOUT_SECONDS = 90  # to lay out files, for which the service is not to blame
 END_TIMEOUT_SECONDS = 30
 _LAG, _MAX_LAG_SECONDS = "runner_loop_lag_seconds", 5.0
 
@@ -124,7 +125,7 @@ def attack(start_process: StartProcess, tmp_path: Path) -> Attack:
             return events
 
         task = asyncio.create_task(attacking())
-        await asyncio.wait_for(begun.wait(), END_TIMEOUT_SECONDS)
+        await asyncio.wait_for(begun.wait(), BEGIN_TIMEOUT_SECONDS)
         target = Target(service, task, metrics_url(tmp_path / "state"), others or {})
         yield target
         await target.was_on_time()
