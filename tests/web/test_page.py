@@ -238,6 +238,40 @@ async def test_changes_are_put_back_after_it_was_shown_what_would_be_done(
     await page.check_clean()
 
 
+HOLD_FIRST_DIFF = """(() => {
+  const real = window.fetch, held = new Promise((go) => { window.release = go; });
+  window.asked = window.answered = 0;
+  window.fetch = async (path, options) => {
+    if (path !== "/api/GetDiff") return real(path, options);
+    const number = ++asked, answer = await real(path, options);
+    if (number === 1) await held; else answered++;
+    return answer;
+  };
+})()"""
+
+
+async def test_changes_that_were_read_early_and_come_late_replace_no_newer_ones(
+    start: StartService, page: Page, tmp_path: Path
+) -> None:
+    wait = "until [ -e go ]; do sleep 0.02; done"
+    turns = [turn("", command("echo 1 > one.txt")), turn("", command(f"{wait}; echo 2 > two.txt")), turn("Done.")]
+    client = await start(turns, **ON)
+    call = client.stub.ExecuteAgent(client.request(execution_id="changing"))
+    await page.open(f"http://{web_address(client)}/#/execution/changing")
+    await page.wait_for(has("added one.txt"))
+    await page.evaluate(HOLD_FIRST_DIFF)
+    await page.click("Changes")
+    await page.wait_for("window.asked === 1")
+
+    (tmp_path / "workspace" / "go").touch()
+    await client.collect(call)
+    await page.wait_for(f"{has('added two.txt')} && {has('succeeded')} && answered === asked - 1")
+    await page.evaluate("(release(), new Promise((done) => setTimeout(done, 200)))")
+
+    assert await page.evaluate(has("added two.txt"))
+    await page.check_clean()
+
+
 async def test_output_before_what_the_page_holds_is_read_on_request(start: StartService, page: Page) -> None:
     client = await start([turn("", command("seq 1 200000")), turn("Done.")], **ON)
     await client.execute(execution_id="long")

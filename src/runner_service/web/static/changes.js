@@ -31,11 +31,12 @@ export class ChangesPanel {
   /** Draws again if something has changed. */
   async draw() {
     if (this._drawn === this._run.lastSequence) return;
-    this._drawn = this._run.lastSequence;
+    const drawing = (this._drawn = this._run.lastSequence);
     let changes = [...this._run.changes.values()], diffs = [];
     if (this._load) {
       try {
         const now = await this._load();
+        if (this._drawn !== drawing) return; // a later answer is newer, and may have come before
         changes = now.changes;
         diffs = now.diff ? [now.diff] : [];
       } catch (error) {
