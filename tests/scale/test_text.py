@@ -21,6 +21,7 @@ from runner_service.storage.redis.appender import Position, Sent
 from runner_service.storage.redis.backend import RedisStorage, redis_storage
 from runner_service.storage.redis.keys import ExecutionKeys
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
+from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = needs_redis
 
@@ -122,6 +123,29 @@ async def test_text_that_redis_has_lost_is_appended_again(redis: RedisServer) ->
             client.client_kill_filter(_type="normal", skipme=True)
         await appended(storage, NewEvent("e", 8, b"8"), owners)
         assert await storage.log.read("e", 0, 1000) == Page(b"12345678", 8)
+
+
+async def test_whoever_attaches_to_the_owner_sees_what_redis_has_lost_though_nothing_more_is_said(
+    redis: RedisServer,
+) -> None:
+    async with replica(redis) as storage, log_writer(storage.log) as writer:
+        owners = await begun(storage)
+        stream = EventStream("e", writer, storage.log, last_sequence=1)
+        stream.owner_token = owners["e"]
+        framer = stream.text_framer(event_pb2.TextDelta, "m")
+        for word in ("one", "two", "three"):
+            stream.publish_text(framer, word)
+            await stream.flush()
+        with redis.client as client:
+            kept = client.xrange("rs1:{e}:e")[:-2]
+            client.delete("rs1:{e}:e")
+            for name, fields in kept:
+                client.xadd("rs1:{e}:e", fields, id=name)
+            client.client_kill_filter(_type="normal", skipme=True)
+        page = await stream.page("watcher", 2, timeout_seconds=10)
+        assert page
+        events = runner_pb2.ExecuteAgentResponse.FromString(page.frames).events
+        assert [(each.sequence, each.text_delta.text) for each in events] == [(3, "two"), (4, "three")]
 
 
 async def test_what_a_silent_owner_appends_is_checked_by_the_script() -> None:

@@ -37,6 +37,8 @@ MAX_PAGE_BYTES = 1024 * 1024
 _MAX_TAIL_BYTES = 2 * MAX_PAGE_BYTES
 _FLUSH_POLL_INTERVAL_SECONDS = 60.0
 _MAX_RUN_BYTES = 64 * 1024
+_NO_VALUE = ""
+"""The name of a value that nobody stores: to remove it changes nothing."""
 _ToolCallStarted, _Finished = event_pb2.ToolCallStarted, event_pb2.Finished
 
 
@@ -342,9 +344,10 @@ class EventStream:
     async def _page_from_log(self, after: int, max_bytes: int) -> Page:
         announced = self.committed
         page = await self._log.read(self.execution_id, after, max_bytes)
-        if not page.frames and self.is_remote and (stored := await self._log.get(self.execution_id)):
-            # An owner that is fenced may have announced what its successor has not written yet.
-            if self.committed == announced:
+        if not page.frames and (stored := await self._log.get(self.execution_id)):
+            if not self.is_remote:
+                await self._restore_lost()
+            elif self.committed == announced:  # a fenced owner may have announced what its successor has yet to write
                 self.committed = stored.execution.last_sequence
             if self.committed <= after:
                 return page
@@ -352,3 +355,10 @@ class EventStream:
         if not page.frames:
             raise NotFoundError(f"execution {bare_id(self.execution_id)} was pruned from the log")
         return page
+
+    async def _restore_lost(self) -> None:
+        """Lets the log have again what a failover has lost: with the next entry it is appended, whatever that is."""
+        self.append(NewValue(self.execution_id, _NO_VALUE, None), 0)
+        await self.flush()
+        if self._closed_with:
+            raise self._closed_with
