@@ -7,8 +7,8 @@ from contextlib import closing
 
 from tests.chaos.services import Service, Services
 
-_PROCESSES_GONE_TIMEOUT_SECONDS = 5.0
-_CLEANUP_TIMEOUT_SECONDS = 10.0
+_PROCESSES_GONE_TIMEOUT_SECONDS = 30.0
+_CLEANUP_TIMEOUT_SECONDS = 30.0
 _LASTING = {
     "agents",
     "checkpoints.db",

@@ -10,7 +10,7 @@ from tests.forking import ForkServer
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_nothing_is_lost_and_nothing_happens_twice_in_a_storm_of_kills(
     tmp_path: Path, fork_server: ForkServer
 ) -> None:

@@ -119,22 +119,25 @@ class MovingSlot:
 
 
 @asynccontextmanager
-async def cluster_node(directory: Path, tls: Certificates | None = None) -> AsyncIterator[ClusterNode]:
+async def cluster_node(
+    directory: Path, tls: Certificates | None = None, node_timeout_ms: int = _NODE_TIMEOUT_MS
+) -> AsyncIterator[ClusterNode]:
     """Runs a node that knows no other one yet."""
     bus_port = free_port()
     arguments = ("--cluster-enabled", "yes", "--cluster-port", str(bus_port))
-    arguments += ("--cluster-node-timeout", str(_NODE_TIMEOUT_MS), *(_TLS_ARGUMENTS + _TLS_ENDPOINT if tls else ()))
+    arguments += ("--cluster-node-timeout", str(node_timeout_ms), *(_TLS_ARGUMENTS + _TLS_ENDPOINT if tls else ()))
     async with redis_server(directory, *arguments, tls=tls) as server:
         yield ClusterNode(server, bus_port)
 
 
 @asynccontextmanager
 async def redis_cluster(
-    directory: Path, primaries: int = 3, *, tls: Certificates | None = None
+    directory: Path, primaries: int = 3, *, tls: Certificates | None = None, node_timeout_ms: int = _NODE_TIMEOUT_MS
 ) -> AsyncIterator[Cluster]:
     """Runs a cluster without replicas, until the context ends."""
     async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(cluster_node(directory / str(each), tls)) for each in range(primaries)]
+        started = [cluster_node(directory / str(each), tls, node_timeout_ms) for each in range(primaries)]
+        nodes = [await stack.enter_async_context(each) for each in started]
         for at, node in enumerate(nodes):
             node.run("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
             first, end = (-(-_SLOTS * each // primaries) for each in (at, at + 1))

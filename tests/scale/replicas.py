@@ -29,6 +29,8 @@ ANYTHING = ""
 IS_WHOLE = bool(os.environ.get("SCALE_WHOLE"))
 """Whether tests have the size of the acceptance tests, as in `make chaos`, and not one that suits every run."""
 DETACHED = runner_pb2.DISCONNECT_POLICY_DETACH
+BEGUN_AND_WAITS = "echo begun | tee begun; until [ -e go ]; do sleep 0.05; done"
+"""A command that ends once `let_go` has been called."""
 
 _BREAKS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 
@@ -168,9 +170,14 @@ class Deployment:
         async with asyncio.timeout(60):
             with self.redis.client as client:
                 while client.hexists(f"rs1:{{{execution_id}}}:x", "owner") or any(
-                    client.sismember(each, execution_id) for each in client.scan_iter("rs1:{d:default}:own:*")
+                    client.sismember(each, execution_id) for each in client.scan_iter("rs1:{d:default}:count:own:*")
                 ):
                     await asyncio.sleep(0.01)
+
+    def let_go(self) -> None:
+        """Lets the commands of BEGUN_AND_WAITS end that have begun."""
+        for each in self.cloud.directory.rglob("begun"):
+            each.with_name("go").touch()
 
     async def kill(self, replica: int) -> None:
         """Kills a replica (SIGKILL)."""
@@ -209,6 +216,8 @@ class Watcher:
         self._newest_at = 0.0
         self._grown = asyncio.Event()
         self.task = asyncio.create_task(self._run())
+        # A test that waits for no end does not ask how it ended: asyncio would log that in the middle of a later test.
+        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def until(self, wanted: Callable[[Event], bool], seconds: float = 90.0) -> Event:
         """Waits for an event."""

@@ -108,6 +108,10 @@ async def test_13_an_execution_lasts_as_long_as_it_has_callers_at_any_replica(de
     elsewhere = deployment.replicas[1].stub.ExecuteAgent(request)
     await elsewhere.read()
     client = deployment.replicas[2].client
+    async with asyncio.timeout(60):  # until the owner can learn of it; the grace begins when its own caller leaves
+        with deployment.redis.client as redis:
+            while not redis.exists("rs1:{e}:p"):
+                await asyncio.sleep(0.02)
     call.cancel()
     await asyncio.sleep(8)  # twice the grace
     assert await client.state("e") == event_pb2.STATE_RUNNING

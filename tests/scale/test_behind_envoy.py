@@ -14,7 +14,7 @@ from tests.proxies.test_breaks import go_client
 from tests.running import command, kinds, one, stdout_of, text_of, turn
 from tests.scale.envoy import CONFIGURATION, running_envoy
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import Deployment, Event, resumed
+from tests.scale.replicas import BEGUN_AND_WAITS, Deployment, Event, resumed
 from tests.scraping import metrics_url, scrape
 
 from runner_service.api import servicer
@@ -89,7 +89,7 @@ def test_a_stream_may_be_idle_for_longer_than_the_service_is_silent() -> None:
 async def test_17_calls_go_on_at_the_other_replica_when_the_owner_is_killed(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    turns = [turn("Look.", command("echo begun; sleep 2; echo over")), turn("The end.")]
+    turns = [turn("Look.", command(f"{BEGUN_AND_WAITS}; echo over")), turn("The end.")]
     await deployment.start(turns, count=2, METRICS_ADDRESS="127.0.0.1:0")
     async with envoy_before(deployment, tmp_path) as address, AsyncExitStack() as parts:
         caller, watcher, later = [await parts.enter_async_context(RunnerClient(address)) for _ in range(3)]
@@ -98,13 +98,16 @@ async def test_17_calls_go_on_at_the_other_replica_when_the_owner_is_killed(
         watched = Followed(watcher, deployment.request("e"), starts=False)
         await asyncio.gather(called.until("tool_output"), watched.until("tool_output"))
         await deployment.kill(await replica_that_runs(deployment, tmp_path))
+        deployment.let_go()
         events = await called.task
         assert await watched.task == events
         assert any(resumed(each) for each in events)
         assert stdout_of(events) == b"begun\nover\n"
         assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
-        started_later = await Followed(later, deployment.request("later"), starts=True).task
-        assert one(started_later, "finished").state == event_pb2.STATE_SUCCEEDED
+        called_later = Followed(later, deployment.request("later"), starts=True)
+        await called_later.until("tool_output")
+        deployment.let_go()
+        assert one(await called_later.task, "finished").state == event_pb2.STATE_SUCCEEDED
 
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="go is not installed")
@@ -113,7 +116,7 @@ async def test_17_calls_go_on_at_the_other_replica_when_the_owner_is_killed(
 async def test_17_the_go_example_goes_on_at_the_other_replica_when_the_owner_is_killed(
     deployment: Deployment, tmp_path: Path, go_client: Path
 ) -> None:
-    turns = [turn("Look.", command("echo begun; sleep 2; echo over")), turn("The end.")]
+    turns = [turn("Look.", command(f"{BEGUN_AND_WAITS}; echo over")), turn("The end.")]
     await deployment.start(turns, count=2, METRICS_ADDRESS="127.0.0.1:0")
     async with envoy_before(deployment, tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
@@ -124,6 +127,7 @@ async def test_17_the_go_example_goes_on_at_the_other_replica_when_the_owner_is_
             while (line := await process.stdout.readline()) != b"begun\n":
                 assert line, "the client ended too early"
         await deployment.kill(await replica_that_runs(deployment, tmp_path))
+        deployment.let_go()
         output, _ = await process.communicate()
     assert process.returncode == 0
     assert output == b"over\nThe end.\nSTATE_SUCCEEDED\n"

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from tests.running import Client, command, one, stdout_of, turn
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import DETACHED, Deployment, kind, resumed
+from tests.scale.replicas import BEGUN_AND_WAITS, DETACHED, Deployment, kind, resumed
 from tests.stigmer.conftest import daemon
 from tests.stigmer.fake_daemon import KEY as DAEMON_KEY
 from tests.stigmer.fake_daemon import FakeDaemon
@@ -29,7 +29,7 @@ NEXT_KEY = base64.b64encode(bytes(range(1, 33))).decode()
 SECRET = "hunter2-of-the-caller"
 ENVIRONMENT = {"TOKEN": runner_pb2.EnvironmentValue(value=SECRET, is_secret=True)}
 TURNS = [
-    turn("", command("echo begun; sleep 3")),
+    turn("", command(BEGUN_AND_WAITS)),
     turn("", command("echo ${#TOKEN} characters")),
     turn("The end."),
 ]
@@ -89,6 +89,7 @@ async def test_14_with_secrets_key_another_replica_goes_on(deployment: Deploymen
     await watcher.until(kind("tool_output"))
     await require_no_secret(deployment, tmp_path)
     await deployment.kill(0)
+    deployment.let_go()
     await watcher.until(resumed)
     await require_no_secret(deployment, tmp_path)
     events = await watcher.ended()
@@ -148,6 +149,7 @@ async def test_14_without_a_key_it_waits_for_a_caller_that_sends_them_again(
     await deployment.begin(0, "e", until="tool_output", environment=ENVIRONMENT)
     watcher = deployment.watch(1, execution_id="e")
     await deployment.kill(0)
+    deployment.let_go()
     client = deployment.replicas[1].client
     async with asyncio.timeout(60):
         while await client.state("e") != event_pb2.STATE_INTERRUPTED:
@@ -176,6 +178,7 @@ async def test_14_the_secrets_of_an_execution_of_the_daemon_are_asked_for_again(
             break
     watcher = deployment.watch(1, execution_id="aex-1")
     await deployment.kill(0)
+    deployment.let_go()
     events = await watcher.ended()
     assert stdout_of(events) == b"begun\n%d characters\n" % len(SECRET)
     await require_no_secret(deployment, tmp_path)

@@ -74,7 +74,7 @@ async def test_16_what_was_handed_to_a_replica_in_the_moment_of_its_death_is_tak
     client = await temporal.client()
     daemon.execution("aex-1")
     async with daemon_worker(client, daemon, queue):
-        handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=40))
+        handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=100))
         await until_pending(handle, [("EnsureThread", SCHEDULED)])
     await deployment.start(TURNS, 1, **variables)
     await until_pending(handle, [])

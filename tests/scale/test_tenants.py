@@ -12,7 +12,7 @@ from tests.callers.test_quotas import details_of
 from tests.probe import failure_of
 from tests.running import command, one, stdout_of, turn
 from tests.scale.redis_server import needs_redis
-from tests.scale.replicas import Deployment
+from tests.scale.replicas import BEGUN_AND_WAITS, Deployment
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
@@ -155,7 +155,7 @@ async def test_the_same_ids_in_three_tenants_share_no_key_and_each_is_resumed_as
     deployment: Deployment,
 ) -> None:
     turns = [
-        turn("", command("echo mine >> mine; wc -l < mine; until [ -e over ]; do sleep 0.05; done")),
+        turn("", command(f"echo mine >> mine; {BEGUN_AND_WAITS}")),
         turn("", command("wc -l < mine")),
         turn("The end."),
     ]
@@ -172,8 +172,7 @@ async def test_the_same_ids_in_three_tenants_share_no_key_and_each_is_resumed_as
     assert all(any(tag in key for key in keys) for tag in tags)
     assert not [key for key in keys if "same" in key and not any(tag in key for tag in tags)]
     await deployment.kill(0)
-    for each in deployment.cloud.directory.rglob("mine"):
-        each.with_name("over").touch()
+    deployment.let_go()
     for name, caller in tenants.items():
         events = await caller.events(1, "same")
         assert [each.started.resumed for each in events if each.HasField("started")] == [False, True]
