@@ -147,7 +147,7 @@ def test_being_terminated_leaves_the_terminal_in_order_and_the_execution_without
 
 
 def test_ctrl_c_before_there_is_a_service_ends_the_command(alone: CommandLine) -> None:
-    with Terminal(alone, "run", "hello") as terminal:
+    with Terminal(alone, "run", "sleep 60") as terminal:
         terminal.wait_for("Ctrl-C cancels")
         terminal.type(CTRL_C)
         assert terminal.exit_code() == 130
