@@ -126,12 +126,13 @@ class ForkServer:
         return ours
 
     def _read(self, control: socket.socket) -> None:
-        while data := control.recv(_MAX_ANSWER_BYTES):
-            answer = json.loads(data)
-            if "pid" in answer:
-                self._pids.pop(answer["id"]).set_result(answer["pid"])
-            else:
-                self._exit_codes.pop(answer["id"]).set_result(answer["exit_code"])
+        with contextlib.suppress(ConnectionError):  # it was killed before it had read all orders
+            while data := control.recv(_MAX_ANSWER_BYTES):
+                answer = json.loads(data)
+                if "pid" in answer:
+                    self._pids.pop(answer["id"]).set_result(answer["pid"])
+                else:
+                    self._exit_codes.pop(answer["id"]).set_result(answer["exit_code"])
         for waiting in (self._pids, self._exit_codes):
             while waiting:
                 waiting.popitem()[1].set_exception(RuntimeError("the fork server has ended"))

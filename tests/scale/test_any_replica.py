@@ -19,7 +19,7 @@ pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
 
 
 RUNS_LONG = [turn("", command("sleep 600 & echo $$ $!; sleep 600"))]
-UPDATED_EXECUTIONS, UPDATE_SECONDS = (100, 90) if IS_WHOLE else (12, 15)
+UPDATED_EXECUTIONS, UPDATE_SECONDS = (100, 90) if IS_WHOLE else (12, 30)
 STARTS = 1000 if IS_WHOLE else 200
 
 
