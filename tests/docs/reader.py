@@ -52,7 +52,7 @@ class Reader:
 
     async def type(self, block: Block) -> None:
         """Types a block into its terminal, and waits for its end unless it stays."""
-        text = _hurried(self._with_free_ports(block.text))
+        text = self._with_free_ports(block.text)
         if "go run" in text and shutil.which("go") is None:
             return
         if block.language == "python":
@@ -114,11 +114,6 @@ async def _reader(directory: Path) -> AsyncIterator[Reader]:
         finally:
             for pid in _services(directory):
                 os.kill(pid, signal.SIGKILL)
-
-
-def _hurried(text: str) -> str:
-    """Lets a second of waiting in a loop be a fifth: people need the time to change to another terminal."""
-    return text.replace("sleep 1; done", "sleep 0.2; done")
 
 
 def _terminal_of(block: Block) -> str:
