@@ -1,4 +1,4 @@
-"""Several calls of one process go on with what another process has left: it is resumed once."""
+"""Several calls of one process go on with what it, or another one, has left: it is resumed once, and owned."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,6 +37,20 @@ class SlowOwnership(SharedOwnership):
             self.asked.set()
             await self.answers.wait()
         return await super().claim(execution_id, anew=anew, token=token)
+
+
+class SlowRelease(SharedOwnership):
+    """Gives executions up once it is told to."""
+
+    def __init__(self, store: SharedStore, service: str) -> None:
+        super().__init__(store, service)
+        self.asked = asyncio.Event()
+        self.answers = asyncio.Event()
+
+    async def release(self, execution_id: str, *, floor: int = 0) -> None:
+        self.asked.set()
+        await self.answers.wait()
+        await super().release(execution_id, floor=floor)
 
 
 class Resuming:
@@ -117,3 +131,23 @@ async def test_what_a_caller_resumes_is_not_resumed_again_by_a_takeover_that_beg
         living.claims.answers.set()
         await taking_over
         assert living.resuming.times == 1
+
+
+async def test_what_is_decided_while_it_is_given_up_is_owned_again_afterwards() -> None:
+    """That it waits for the decision is in the log a moment before it is given up."""
+    store = SharedStore()
+    claims, log = SlowRelease(store, "living"), SharedLog(store, "living")
+    claim = await claims.claim(LEFT)
+    assert claim
+    record = runner_pb2.Execution(execution_id=LEFT, state=states.WAITING)
+    await log.append([NewExecution(record, b"f", None)], {LEFT: claim.token})
+    async with log_writer(log) as writer:
+        execution = await Registry(log, writer).find(LEFT)
+        ownership = ExecutionOwnership(log, claims, None, cast(Any, None))
+        giving_up = asyncio.create_task(ownership.release(execution))
+        await claims.asked.wait()
+        owning = asyncio.create_task(ownership.require(execution))
+        await settled()
+        claims.answers.set()
+        await asyncio.gather(giving_up, owning)
+    assert store.owners == {LEFT: "living"}

@@ -3,9 +3,11 @@
 Of several replicas one owns an execution at a time; without replicas every claim succeeds.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from runner_service import states
 from runner_service.errors import NotFoundError, UnavailableError
@@ -31,6 +33,8 @@ class ExecutionOwnership:
         self._claims = claims
         self._replicas = replicas
         self._queue = queue
+        self._releases: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Locked while a claim is given up."""
 
     async def own(self, execution: Execution, *, anew: bool = False, token: int | None = None) -> bool:
         """Makes this process the owner of an execution that is not active; False if another one is. Raises LogError.
@@ -46,6 +50,9 @@ class ExecutionOwnership:
 
         False also if this process has become the owner meanwhile: another call goes on with it.
         """
+        if release := self._releases.get(execution.id):  # which would give up the new claim, too
+            async with release:
+                pass
         claim = await self._claims.claim(execution.id, anew=anew, token=token)
         if claim is None:
             return False
@@ -106,7 +113,8 @@ class ExecutionOwnership:
             return
         execution.stream.is_remote = not execution.is_final
         try:
-            await self._claims.release(execution.id, floor=execution.claim_floor)
+            async with self._releases.setdefault(execution.id, asyncio.Lock()):
+                await self._claims.release(execution.id, floor=execution.claim_floor)
             if hands_over and execution.can_be_resumed and self._replicas:
                 await self._replicas.hand_over([execution.id])
         except LogError as error:  # the end of the lease does it
