@@ -101,14 +101,14 @@ async def test_when_others_fill_the_disk_the_end_is_stored_in_the_reserve_and_ca
     async with asyncio.timeout(60):
         while not (state / "reserve").exists() or (state / "reserve").stat().st_blocks * 512 < 3 << 20:
             await asyncio.sleep(0.05)
-    running = asyncio.create_task(client.execute("echo up; sleep 60", execution_id="running"))
-    await client.started("running")
+    call = client.stub.ExecuteAgent(client.request("echo up; sleep 60", execution_id="running"))
+    events = await client.collect(call, until=lambda event: event.HasField("tool_output"))
 
     with suppress(OSError), (small_disk / "other").open("wb", buffering=0) as other:
         while other.write(bytes(4096)):
             pass
 
-    events = await running
+    events += await client.collect(call)
     finished = one(events, "finished")
     assert (finished.state, finished.error.code) == (event_pb2.STATE_FAILED, "LOG_UNAVAILABLE")
     assert "full" in finished.error.message
