@@ -94,21 +94,22 @@ async def refused_until(client: Client, *, is_refused: bool) -> None:
 
 
 async def test_when_others_fill_the_disk_the_end_is_stored_in_the_reserve_and_can_be_deleted(
-    start: StartService, small_disk: Path
+    start: StartService, small_disk: Path, tmp_path: Path
 ) -> None:
     state = small_disk / "state"
     client = await start({"turns": [turn("", command("{{message}}")), turn("Done.")]}, STATE_DIR=str(state))
     async with asyncio.timeout(60):
         while not (state / "reserve").exists() or (state / "reserve").stat().st_blocks * 512 < 3 << 20:
             await asyncio.sleep(0.05)
-    call = client.stub.ExecuteAgent(client.request("echo up; sleep 60", execution_id="running"))
-    events = await client.collect(call, until=lambda event: event.HasField("tool_output"))
+    goes_on = "echo > begun; while echo up; do sleep 0.1; done"
+    running = asyncio.create_task(client.execute(goes_on, execution_id="running"))
+    await written(tmp_path / "workspace" / "begun")
 
     with suppress(OSError), (small_disk / "other").open("wb", buffering=0) as other:
         while other.write(bytes(4096)):
             pass
 
-    events += await client.collect(call)
+    events = await running
     finished = one(events, "finished")
     assert (finished.state, finished.error.code) == (event_pb2.STATE_FAILED, "LOG_UNAVAILABLE")
     assert "full" in finished.error.message
