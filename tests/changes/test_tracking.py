@@ -28,7 +28,9 @@ def changes(events: list[Event]) -> list[tuple[str, str, str]]:
 
 
 def notices(events: list[Event]) -> list[str]:
-    return [event.notice.code for event in events if event.HasField("notice")]
+    """The codes of notices, but for that of a cloud sandbox that a slow machine starts slowly."""
+    codes = [event.notice.code for event in events if event.HasField("notice")]
+    return [each for each in codes if each != "SANDBOX_STARTING"]
 
 
 async def test_changes_of_commands_and_file_tools_follow_their_calls(start: StartService, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agent.capabilities import notices
 from tests.emulator import API_KEY, Cloud
 from tests.executors.daytona.test_sandboxes import settled
 from tests.running import (
@@ -74,8 +75,8 @@ async def test_limits_hold_in_a_sandbox_and_are_told(start: StartService, cloud:
     assert ended[0].outcome == event_pb2.TOOL_OUTCOME_LIMIT_EXCEEDED
     assert "SANDBOX_MAX_MEMORY_BYTES" in ended[0].result
     assert [each.outcome for each in ended[1:]] == 2 * [event_pb2.TOOL_OUTCOME_SUCCEEDED]
-    notice = one(events, "notice")
-    assert (notice.code, "more than 50 processes" in notice.text) == ("LIMIT_EXCEEDED", True)
+    [(code, text)] = notices(events)
+    assert (code, "more than 50 processes" in text) == ("LIMIT_EXCEEDED", True)
     assert stdout_of(events) == b"big\n"
 
 
