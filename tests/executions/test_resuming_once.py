@@ -47,10 +47,10 @@ class SlowRelease(SharedOwnership):
         self.asked = asyncio.Event()
         self.answers = asyncio.Event()
 
-    async def release(self, execution_id: str, *, floor: int = 0) -> None:
+    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
         self.asked.set()
         await self.answers.wait()
-        await super().release(execution_id, floor=floor)
+        await super().release(execution_id, floor=floor, has_ended=has_ended)
 
 
 class Resuming:

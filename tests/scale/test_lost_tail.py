@@ -12,7 +12,10 @@ from tests.running import command, one, stdout_of, text_of, turn
 from tests.scale.redis_server import RedisServer, needs_redis, standby_of
 from tests.scale.replicas import DETACHED, Deployment, Event, Watcher, kind
 
+from runner_service.storage.event_log import NewExecution, NewState
 from runner_service.storage.owner_history import OwnerHistory, Start
+from runner_service.storage.redis.address import RedisAddress
+from runner_service.storage.redis.backend import redis_storage
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -112,6 +115,26 @@ async def test_7_an_execution_whose_end_a_failover_has_lost_ends_again(deploymen
     events = await deployment.watch(1, execution_id="e").ended()
     assert len([each for each in events if each.HasField("started")]) == 2
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
+
+
+@needs_redis
+async def test_an_owner_keeps_an_execution_whose_end_is_lost_before_it_gives_it_up(redis: RedisServer) -> None:
+    async with redis_storage(RedisAddress("127.0.0.1", redis.port)) as storage:
+        claim = await storage.ownership.claim("e")
+        assert claim
+        tokens = {"e": claim.token}
+        execution = runner_pb2.Execution(execution_id="e", state=event_pb2.STATE_RUNNING)
+        await storage.log.append([NewExecution(execution, b"f")], tokens)
+        await storage.ownership.release("e", has_ended=True)
+        assert list(await storage.replicas.owned_by()) == ["e"]
+        with redis.client as client:
+            assert client.hget("rs1:{e}:x", "owner") == storage.ownership.replica.encode()
+        ended = runner_pb2.Execution(execution_id="e", state=event_pb2.STATE_SUCCEEDED)
+        await storage.log.append([NewState(ended)], tokens)
+        await storage.ownership.release("e", has_ended=True)
+        assert not await storage.replicas.owned_by()
+        with redis.client as client:
+            assert not client.hexists("rs1:{e}:x", "owner")
 
 
 @needs_redis

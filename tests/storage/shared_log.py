@@ -260,7 +260,7 @@ class SharedOwnership:
             self._store.tokens[execution_id] += 1
         return Claim(execution_id, self._store.tokens[execution_id])
 
-    async def release(self, execution_id: str, *, floor: int = 0) -> None:
+    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
         if self._store.owners.get(execution_id) == self._service:
             del self._store.owners[execution_id]
 

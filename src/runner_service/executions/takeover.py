@@ -204,8 +204,10 @@ class Takeover:
         idle = set(await self._replicas.owned_by()) - active
         for execution_id in idle & self._idle:  # not one that is just about to begin
             known = await self._registry.lookup(OwnerKey(execution_id))
-            if known is None or known.is_final:
+            if known is None:
                 await self._replicas.forget("", execution_id)
+            elif known.is_final:
+                await self._ownership.release(known)
             else:
                 await self._take_over(execution_id, anew=True)
         self._idle = idle

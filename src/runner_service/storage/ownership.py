@@ -33,8 +33,11 @@ class Ownership(Protocol):
         `token`, whoever is the owner loses it, if its token is that one; else None is returned.
         """
 
-    async def release(self, execution_id: str, *, floor: int = 0) -> None:
-        """Gives an execution up, so that another process can claim it at once, with a token of at least `floor`."""
+    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
+        """Gives an execution up, so that another process can claim it at once, with a token of at least `floor`.
+
+        One that `has_ended` is kept if the storage does not say so: its end is lost, and the owner will go on with it.
+        """
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
         """Returns those that no running process owns."""

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Collection, Sequence
 
+from runner_service.states import FINAL_STATES
 from runner_service.storage.event_log import LogError
 from runner_service.storage.ownership import Claim
 from runner_service.storage.redis.connection import Connection
@@ -45,10 +46,11 @@ class RedisOwnership:
             return Claim(execution_id, current) if owner == self.replica else None
         return Claim(execution_id, int(new))
 
-    async def release(self, execution_id: str, *, floor: int = 0) -> None:
+    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
         """Implements `Ownership`."""
-        await self._connection.script("release", [ExecutionKeys(execution_id).record], [self.replica, floor])
-        await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
+        record, expected = ExecutionKeys(execution_id).record, sorted(FINAL_STATES) if has_ended else []
+        if await self._connection.script("release", [record], [self.replica, floor, *expected]):
+            await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
         """Implements `Ownership`."""
