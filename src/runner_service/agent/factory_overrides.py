@@ -16,7 +16,7 @@ def override_factory() -> None:
     Nothing is traced to LangSmith, and asking whether takes a sixth of a step. No message has invalid calls
     (`messages.normalize_message`; those of earlier versions are answered by `history.repair`), and looking for them
     goes through all messages twice. The constructor of a request warns of each of its assignments, and suppresses that:
-    a fiftieth of an execution.
+    a fiftieth of an execution; from 1.5 on it no longer does.
     """
     factory.traceable = _not_traced  # type: ignore[attr-defined, assignment]  # a name that it imports
     factory._patch_invalid_tool_calls = _unchanged  # type: ignore[assignment]  # noqa: SLF001  # see the seam's test
