@@ -54,8 +54,7 @@ async def test_what_callers_do_and_are_refused_is_audited_with_who_and_for_whom(
     async with asyncio.timeout(60):
         while await _is_refused(client.stub.DeleteExecution(deleting, metadata=deputy)):
             await asyncio.sleep(0.05)
-        while len(found := await entries(client, size=2)) < 6:
-            await asyncio.sleep(0.05)
+    found = await entries(client, size=2)
     assert [(each.action, each.caller.name, each.caller.tenant, each.rpc, each.text) for each in found] == [
         ("START", "deputy", "acme", "", ""),
         ("REFUSED", "deputy", "acme", "ListAudit", "ListAudit needs the role operate, which deputy does not have"),
@@ -82,9 +81,7 @@ async def test_a_revert_is_audited_with_what_it_did_and_a_dry_run_is_not(
     for is_dry, undoes in ((True, False), (False, False), (False, True)):
         request = runner_pb2.RevertChangesRequest(execution_id="one", dry_run=is_dry, undo_revert=undoes)
         await client.stub.RevertChanges(request, metadata=metadata)
-    async with asyncio.timeout(60):
-        while len(found := await entries(client)) < 3:
-            await asyncio.sleep(0.05)
+    found = await entries(client)
     assert [(each.action, each.caller.name, each.execution_id, each.text) for each in found] == [
         ("START", "ci", "one", ""),
         ("REVERT", "ci", "one", "1 files put back"),

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from tests.running import Client, Event, StartService, command, one, stdout_of, 
 
 from runner_service.api.servicer import AgentRunnerServicer
 from runner_service.app import RunningService
+from runner_service.executions.approval_service import ApprovalService
 from runner_service.executions.readiness import Readiness
 from runner_service.server import running_server
 from runner_service.settings import load_settings
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import agent_runner_pb2_grpc as runner_grpc
+from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 WATCHERS, CHANNELS = 1000, 4
@@ -89,20 +92,12 @@ async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_bu
     client = await start([turn("", command("head -c 200000000 /dev/zero")), turn("Done.")])
     service = client.service
     assert isinstance(service, RunningService)
-    parts = (service.executions, service.approvals, service.changes, service.executions._log)
-    handler = AgentRunnerServicer(*parts, write_timeout=0.5).handler()
-    impatient = running_server(
-        load_settings({"MODE": "local", "LISTEN_ADDRESS": "localhost:0"}),
-        add_services=lambda server: server.add_generic_rpc_handlers((handler,)),
-        service_names=[],
-        readiness=Readiness(),
-    )
     before = psutil.Process().memory_info().rss
-    async with impatient as server, grpc.aio.insecure_channel(server.addresses[0]) as channel:
+    async with impatient(service) as stub:
         call = client.stub.ExecuteAgent(client.request(execution_id="a"))
         seen = await client.collect(call, until=lambda event: event.HasField("started"))
         request = runner_pb2.WatchExecutionRequest(execution_id="a")
-        never = runner_grpc.AgentRunnerServiceStub(channel).WatchExecution(request)
+        never = stub.WatchExecution(request)
         await never.read()
 
         size, last = await consumed(call)
@@ -118,6 +113,62 @@ async def test_a_watcher_that_never_reads_is_ended_and_costs_no_more_than_its_bu
             with pytest.raises(grpc.aio.AioRpcError) as stalled:
                 await rest_of(never)
         assert "attach again" in str(stalled.value.details())
+
+
+@asynccontextmanager
+async def impatient(
+    service: RunningService, approvals: Any = None
+) -> AsyncIterator["runner_grpc.AgentRunnerServiceAsyncStub"]:
+    """Serves it at another port, where whoever does not read for half a second is given up."""
+    parts = (service.executions, approvals or service.approvals, service.changes, service.executions._log)
+    handler = AgentRunnerServicer(*parts, write_timeout=0.5).handler()
+    serving = running_server(
+        load_settings({"MODE": "local", "LISTEN_ADDRESS": "localhost:0"}),
+        add_services=lambda server: server.add_generic_rpc_handlers((handler,)),
+        service_names=[],
+        readiness=Readiness(),
+    )
+    async with serving as server, grpc.aio.insecure_channel(server.addresses[0]) as channel:
+        yield runner_grpc.AgentRunnerServiceStub(channel)
+
+
+class Observed:
+    """Approvals that change a thousand times at once, and tell when nobody watches them any more."""
+
+    def __init__(self, approvals: ApprovalService) -> None:
+        self._approvals = approvals
+        self.is_left = asyncio.Event()
+
+    async def changes(self, *arguments: Any) -> AsyncGenerator[Any, None]:
+        try:
+            async with aclosing(self._approvals.changes(*arguments)) as changes:
+                async for pending in changes:
+                    for _ in range(1000):
+                        yield pending
+        finally:
+            self.is_left.set()
+
+
+async def test_whoever_watches_approvals_and_never_reads_is_ended(start: StartService) -> None:
+    client = await start([turn("", command(f"true # {'x' * 30_000}")), turn("Done.")])
+    assert isinstance(client.service, RunningService)
+    policy = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_COMMANDS)
+    call = client.stub.ExecuteAgent(client.request(execution_id="a", approval_policy=policy))
+    await client.collect(call, until=lambda event: event.HasField("approval_requested"))
+    observed = Observed(client.service.approvals)
+    async with impatient(client.service, observed) as stub:
+        never = stub.WatchApprovals(runner_pb2.WatchApprovalsRequest())
+        await never.read()
+        async with asyncio.timeout(60):
+            await observed.is_left.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as stalled:
+            await read_to_the_end(never)
+        assert "nothing was read" in str(stalled.value.details())
+
+
+async def read_to_the_end(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
 
 
 async def consumed(call: Any) -> tuple[int, Event]:

@@ -1,6 +1,5 @@
 """The page in a real browser: the list, one execution live, approvals, and a service that is killed meanwhile."""
 
-import asyncio
 import os
 import shutil
 import tempfile
@@ -115,11 +114,8 @@ async def test_an_operator_opens_the_execution_of_another_tenant_and_that_is_aud
     await page.click("a")
 
     await page.wait_for(f"location.hash === '#/tenant/acme/execution/a' && {has('Theirs.')} && {has('audited')}")
-    acted: list[runner_pb2.AuditEntry] = []
-    async with asyncio.timeout(60):
-        while not acted:  # what is recorded is stored a little later
-            audit = await client.stub.ListAudit(runner_pb2.ListAuditRequest(tenant="acme"), metadata=bearer(operator))
-            acted = [entry for entry in audit.entries if entry.action == "ACT_FOR"]
+    audit = await client.stub.ListAudit(runner_pb2.ListAuditRequest(tenant="acme"), metadata=bearer(operator))
+    acted = [entry for entry in audit.entries if entry.action == "ACT_FOR"]
     assert {(entry.caller.name, entry.rpc) for entry in acted} == {("ann", "WatchExecution")}
     await page.evaluate("location.hash = '#/execution/a'")
     await page.wait_for(has("is not in the log"))

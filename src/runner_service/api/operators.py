@@ -62,6 +62,7 @@ class OperatorRpcs:
                 FieldViolation("page_token", "must be a next_page_token that was given for the same filters")
             )
         raise_if_any(iter(violations))
+        await self._callers.audit.flush(self._audit)
         page = await self._audit.page(request.tenant, limit=request.page_size or DEFAULT_PAGE_SIZE, before_key=key or 0)
         return runner_pb2.ListAuditResponse(
             entries=map(runner_pb2.AuditEntry.FromString, page.entries),

@@ -1,6 +1,5 @@
 """The rpcs of `AgentRunnerService`: validates requests and streams frames. Raises only `CallError`."""
 
-import asyncio
 from contextlib import aclosing
 
 import grpc
@@ -159,14 +158,17 @@ class AgentRunnerServicer:
     async def watch_approvals(self, request: runner_pb2.WatchApprovalsRequest, context: Context) -> None:
         """Streams what waits for a decision."""
         check_watch_approvals(request)
-        async with aclosing(self._approvals.changes(current_caller.get().tenant, _own(request.session_id))) as changes:
-            async for pending in changes:
-                response = runner_pb2.WatchApprovalsResponse(approvals=pending or (), keepalive=pending is None)
-                try:
-                    async with asyncio.timeout(self._write_timeout):
-                        await context.write(response)
-                except TimeoutError:
-                    raise WriteStalledError(f"nothing was read for {self._write_timeout:g} s; call again") from None
+        changes = self._approvals.changes(current_caller.get().tenant, _own(request.session_id))
+        try:
+            async with idle_timeout() as write_limit, aclosing(changes):
+                async for pending in changes:
+                    write_limit.arm(self._write_timeout)
+                    await context.write(
+                        runner_pb2.WatchApprovalsResponse(approvals=pending or (), keepalive=pending is None)
+                    )
+                    write_limit.disarm()
+        except TimeoutError:
+            raise WriteStalledError(f"nothing was read for {self._write_timeout:g} s; call again") from None
 
     async def delete_execution(
         self, request: runner_pb2.DeleteExecutionRequest, _: Context

@@ -34,6 +34,8 @@ class Audit:
         self._lost = 0
         self._has_pending = asyncio.Event()
         self._unknown: Counter[str] = Counter()
+        self.flushing = asyncio.Lock()
+        """Locked while entries are stored."""
 
     def record(
         self,
@@ -86,6 +88,10 @@ class Audit:
 
     async def flush(self, store: AuditStore) -> bool:
         """Stores what is pending. Returns whether the storage took it."""
+        async with self.flushing:
+            return await self._flush(store)
+
+    async def _flush(self, store: AuditStore) -> bool:
         entries = list(self._pending)
         self._has_pending.clear()
         if not entries:
@@ -126,6 +132,7 @@ async def running_audit(audit: Audit, store: AuditStore) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        running.cancel()
+        async with audit.flushing:  # or what is just being stored would be stored twice
+            running.cancel()
         await asyncio.wait([running])
         await audit.flush(store)

@@ -40,6 +40,8 @@ export class ChangesPanel {
         changes = now.changes;
         diffs = now.diff ? [now.diff] : [];
       } catch (error) {
+        if (this._drawn !== drawing) return;
+        this._drawn = null; // the next look tries again
         return replace(this._content, h("p", { class: "error" }, `The changes cannot be read: ${visible(error.message)}`));
       }
     } else diffs = this._run.items.filter((item) => item.kind === "approval" && item.request.diff).map((item) => item.request.diff);
