@@ -45,12 +45,8 @@ async def test_output_is_published_while_the_command_runs(bench: Bench) -> None:
     """The command ends only when a file appears, which is made as soon as its output was seen."""
     bench.root.mkdir(exist_ok=True)
 
-    def watch(event: object) -> None:
-        if isinstance(event, event_pb2.ToolOutput):
-            (bench.root / "go").touch()
-
     waits = "echo ready; until [ -e go ]; do sleep 0.01; done; echo done"
-    played = await bench.play(turn("", command(waits)), ECHO, watch=watch)
+    played = await bench.play(turn("", command(waits)), ECHO, watch=bench.let_go)
 
     outputs = played.all("tool_output")
     assert outputs[0].stdout == b"ready\n"

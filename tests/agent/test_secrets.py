@@ -7,7 +7,6 @@ from pathlib import Path
 from tests.agent.bench import Bench, Played, command, turn
 
 from runner_service.redaction import MARK
-from runner_service.v1 import execution_event_pb2 as event_pb2
 
 SECRET = "s3cr3t/Tök3n&value"
 ECHO = turn("{{last_tool_result}}")
@@ -110,12 +109,8 @@ async def test_live_output_stays_live_while_secrets_are_looked_for(bench: Bench)
     """The command goes on only once its first line was seen, though that ends like the secret begins."""
     bench.root.mkdir(exist_ok=True)
 
-    def watch(event: object) -> None:
-        if isinstance(event, event_pb2.ToolOutput):
-            (bench.root / "go").touch()
-
     waits = "echo s3cr3t; until [ -e go ]; do sleep 0.01; done; echo on"
-    played = await play(bench, turn("", command(waits)), ECHO, watch=watch)
+    played = await play(bench, turn("", command(waits)), ECHO, watch=bench.let_go)
     assert played.all("tool_output")[0].stdout == b"s3cr3t\n"
     assert played.output("call-1-1") == b"s3cr3t\non\n"
 

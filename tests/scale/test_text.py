@@ -109,18 +109,22 @@ async def test_a_later_owner_has_all_that_was_acknowledged_and_no_id_comes_twice
     assert [token for token, sequence in names if sequence > 100] == [new["e"]]
 
 
+def lose_newest(redis: RedisServer, count: int) -> None:
+    """Does what a failover does: the newest entries are gone, and every connection is new."""
+    with redis.client as client:
+        kept = client.xrange("rs1:{e}:e")[:-count]
+        client.delete("rs1:{e}:e")
+        for name, fields in kept:
+            client.xadd("rs1:{e}:e", fields, id=name)
+        client.client_kill_filter(_type="normal", skipme=True)
+
+
 async def test_text_that_redis_has_lost_is_appended_again(redis: RedisServer) -> None:
-    """What a failover does: the tail is gone, and every connection is new."""
     async with replica(redis) as storage:
         owners = await begun(storage)
         for sequence in range(2, 8):
             assert not await storage.log.append([NewEvent("e", sequence, b"%d" % sequence)], owners)
-        with redis.client as client:
-            kept = client.xrange("rs1:{e}:e")[:-3]
-            client.delete("rs1:{e}:e")
-            for name, fields in kept:
-                client.xadd("rs1:{e}:e", fields, id=name)
-            client.client_kill_filter(_type="normal", skipme=True)
+        lose_newest(redis, 3)
         await appended(storage, NewEvent("e", 8, b"8"), owners)
         assert await storage.log.read("e", 0, 1000) == Page(b"12345678", 8)
 
@@ -136,12 +140,7 @@ async def test_whoever_attaches_to_the_owner_sees_what_redis_has_lost_though_not
         for word in ("one", "two", "three"):
             stream.publish_text(framer, word)
             await stream.flush()
-        with redis.client as client:
-            kept = client.xrange("rs1:{e}:e")[:-2]
-            client.delete("rs1:{e}:e")
-            for name, fields in kept:
-                client.xadd("rs1:{e}:e", fields, id=name)
-            client.client_kill_filter(_type="normal", skipme=True)
+        lose_newest(redis, 2)
         page = await stream.page("watcher", 2, timeout_seconds=10)
         assert page
         events = runner_pb2.ExecuteAgentResponse.FromString(page.frames).events

@@ -94,18 +94,24 @@ async def test_a_failed_call_has_its_true_status_and_no_text(
     assert b"secret text" not in server.SerializeToString()
 
 
-@pytest.mark.parametrize("deadline", [None, 60.0])
-async def test_a_caller_that_leaves_has_cancelled_the_call(collector: Collector, deadline: float | None) -> None:
-    begun = asyncio.Event()
+class Silence:
+    """A stream that says nothing until its caller leaves."""
 
-    async def stream(request: StringValue, context: Context) -> None:
-        begun.set()
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    async def stream(self, request: StringValue, context: Context) -> None:
+        self.begun.set()
         await asyncio.Event().wait()
 
+
+@pytest.mark.parametrize("deadline", [None, 60.0])
+async def test_a_caller_that_leaves_has_cancelled_the_call(collector: Collector, deadline: float | None) -> None:
+    silence = Silence()
     with to(collector):
-        async with serving(stream=stream) as probe:
+        async with serving(stream=silence.stream) as probe:
             call = probe.watch(timeout=deadline)
-            await begun.wait()
+            await silence.begun.wait()
             call.cancel()
             assert await call.code() is grpc.StatusCode.CANCELLED
     (server,) = await collector.spans(1)
@@ -113,15 +119,10 @@ async def test_a_caller_that_leaves_has_cancelled_the_call(collector: Collector,
 
 
 async def test_a_caller_whose_deadline_has_passed_is_told_from_one_that_leaves(collector: Collector) -> None:
-    begun = asyncio.Event()
-
-    async def stream(request: StringValue, context: Context) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
+    silence = Silence()
     with to(collector):
-        async with serving(stream=stream) as probe:
-            while not begun.is_set():  # the deadline may pass before the server has the call
+        async with serving(stream=silence.stream) as probe:
+            while not silence.begun.is_set():  # the deadline may pass before the server has the call
                 # The client sends 1.01 s, so that for the server the deadline has not passed when the client leaves.
                 assert await probe.watch(timeout=1.002).code() is grpc.StatusCode.DEADLINE_EXCEEDED
     (server,) = await collector.spans(1)

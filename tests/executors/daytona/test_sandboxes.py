@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -92,8 +93,6 @@ async def test_the_environment_goes_to_commands_and_not_to_the_sandbox(cloud: Cl
 
 
 async def test_a_snapshot_is_asked_for(cloud: Cloud) -> None:
-    from dataclasses import replace
-
     for snapshot in ("dev-tools", "unknown"):
         async with daytona_executor(account(cloud), replace(CONFIG, snapshot=snapshot)) as executor:
             if snapshot == "unknown":
@@ -127,8 +126,6 @@ async def test_a_slow_start_is_told_and_survives_failing_looks(cloud: Cloud, exe
 
 
 async def test_a_start_that_takes_too_long_is_given_up_and_its_sandbox_deleted(cloud: Cloud) -> None:
-    from dataclasses import replace
-
     cloud.faults.start_seconds = 2.0
     cloud.faults.add(r"GET /api/sandbox/", "502")  # ends the SDK's own wait
     async with daytona_executor(account(cloud), replace(CONFIG, start_timeout=0.3, close_timeout=20.0)) as executor:
@@ -165,8 +162,6 @@ async def test_what_no_patience_helps_against_has_its_own_name(
 
 
 async def test_a_rate_limit_that_lasts_has_its_own_name(cloud: Cloud) -> None:
-    from dataclasses import replace
-
     cloud.faults.add(CREATE, "429", 99, retry_after=100.0)
     async with daytona_executor(account(cloud), replace(CONFIG, start_timeout=20.0)) as executor:
         assert (await refusal(executor)).code == "SANDBOX_RATE_LIMITED"
@@ -245,8 +240,6 @@ async def test_a_list_that_is_old_costs_nobody_a_sandbox(cloud: Cloud, monkeypat
 
 
 async def test_the_lease_is_renewed_while_a_sandbox_is_held(cloud: Cloud) -> None:
-    from dataclasses import replace
-
     async with (
         daytona_executor(account(cloud), replace(CONFIG, lease=4.0), limits=LIMITS) as executor,
         executor.open(SandboxSpec("e")),
@@ -295,8 +288,6 @@ async def test_the_files_of_a_session_are_kept_from_an_sdk_that_cannot_read_abou
 
 async def test_the_time_for_a_start_is_for_all_of_it(cloud: Cloud) -> None:
     """Whatever hangs: the create, the installation, or the session in it."""
-    from dataclasses import replace
-
     for where in (CREATE, r"GET /api/sandbox/", r"POST .*/process/execute"):
         fault = cloud.faults.add(where, "hang", 1_000_000)
         async with asyncio.timeout(60), daytona_executor(account(cloud), replace(CONFIG, start_timeout=1.0)) as one:

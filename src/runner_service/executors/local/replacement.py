@@ -24,6 +24,11 @@ _UNWRITABLE_DIRECTORY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _IS_MOUNT_POINT = frozenset({errno.EBUSY, errno.EXDEV})
 
 
+def temporary_name(tag: str = "") -> str:
+    """Returns the name of new content beside its file: hidden, and random without a `tag`."""
+    return f".{tag or token_hex(8)}.partial"
+
+
 class Replacement:
     """New content for a file, which replaces it on `commit`.
 
@@ -44,7 +49,7 @@ class Replacement:
         self._place: Place | None = None
         self._old: os.stat_result | None = None
         self._in_place = False
-        self._temporary = temporary or f".{token_hex(8)}.partial"
+        self._temporary = temporary or temporary_name()
         self._descriptor = -1
         self._has_name = False
 

@@ -7,13 +7,12 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from secrets import token_hex
 from typing import TypeVar
 
 from runner_service.executors.local.deadline import Deadline
 from runner_service.executors.local.file_locks import locked_file
 from runner_service.executors.local.paths import Place, Root, file_errors
-from runner_service.executors.local.replacement import Replacement
+from runner_service.executors.local.replacement import Replacement, temporary_name
 from runner_service.executors.local.scanner.files import read_below
 from runner_service.executors.local.threads import FileThreads
 from runner_service.executors.local.write_recorder import state_of
@@ -114,13 +113,13 @@ def _free_temporary_name(place: Place) -> str:
     It is always the same for a file: a revert that was killed is completed, and puts the same files back. Only where
     something that cannot be removed has that name, as a command may make it, it is a random one.
     """
-    name = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}.partial"
+    name = temporary_name(hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16])
     try:
         os.unlink(name, dir_fd=place.directory)
     except FileNotFoundError:
         pass
     except OSError:
-        return f".{token_hex(8)}.partial"
+        return temporary_name()
     return name
 
 
