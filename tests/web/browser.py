@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -181,6 +182,8 @@ class Browser:
 def browser_process(directory: Path) -> Iterator[str]:
     """Starts a browser whose profile is in `directory`, and yields where its protocol is spoken."""
     assert CHROMIUM
+    # What it leaves there when it is killed goes with it; a short path, since a socket is in it.
+    temporary = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
     process = subprocess.Popen(
         [
             CHROMIUM,
@@ -191,7 +194,7 @@ def browser_process(directory: Path) -> Iterator[str]:
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "HOME": str(directory)},
+        env={**os.environ, "HOME": str(directory), "TMPDIR": temporary.name},
     )
     try:
         file, give_up_at = directory / "DevToolsActivePort", time.monotonic() + _START_TIMEOUT_SECONDS
@@ -204,6 +207,7 @@ def browser_process(directory: Path) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+        temporary.cleanup()
 
 
 @asynccontextmanager
