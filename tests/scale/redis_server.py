@@ -108,10 +108,11 @@ class RedisServer:
     async def fail_over_to(
         self, standby: "RedisServer", lost: Awaitable[object], meanwhile: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """Lets a standby take over the port, without what was written while `lost` was awaited.
+        """Lets a standby take over the port, with what was written before and without what `lost` waits for.
 
         `meanwhile` is awaited when the old one is gone.
         """
+        await until_replicated(standby, of=self)
         with standby.client as client:
             client.execute_command("REPLICAOF", "NO", "ONE")
         await lost

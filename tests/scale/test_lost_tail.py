@@ -38,7 +38,7 @@ async def more_seen_than_kept(seen: list[Event], standby: RedisServer) -> None:
     with standby.client as client:
         ((newest, _),) = client.xrevrange("rs1:{e}:e", count=1)
     async with asyncio.timeout(60):
-        while seen[-1].sequence < int(newest.partition(b"-")[2]) + 5:
+        while not seen or seen[-1].sequence < int(newest.partition(b"-")[2]) + 5:
             await asyncio.sleep(0.01)
 
 
