@@ -95,7 +95,9 @@ class Client:
 def _environ(tmp_path: Path, turns: Turns | Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
     script = tmp_path / "script.yaml"
     if turns or not script.exists():
-        script.write_text(yaml.safe_dump(turns if isinstance(turns, Mapping) else {"turns": list(turns)}))
+        new = tmp_path / "script.yaml.new"  # a service that runs may read the script in this moment
+        new.write_text(yaml.safe_dump(turns if isinstance(turns, Mapping) else {"turns": list(turns)}))
+        new.replace(script)
     return {
         "MODE": "local",
         "LISTEN_ADDRESS": "127.0.0.1:0",

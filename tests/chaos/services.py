@@ -44,9 +44,11 @@ class Service:
             service = psutil.Process(self.pid)
             children = service.children()
             for each in children:
-                each.suspend()  # or one of them would react to the death of the other
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.suspend()  # or one of them would react to the death of the other
             for each in (service, *children):
-                each.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
 
     async def ready(self) -> str:
         """Waits until it serves, and returns its address."""
@@ -110,6 +112,7 @@ class Services:
             "STIGMER_LLM_SCRIPT": str(self._directory / "script.yaml"),
             "KILL_GRACE": "0.2",
             "DRAIN_TIMEOUT": "0",
+            "DISCONNECT_GRACE": "60",  # every caller comes back, on a busy machine only late
             MARK: self.mark,
             **variables,
         }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
+import yaml
 from tests.emulator import API_KEY, Cloud
 from tests.ports import free_port
 from tests.proxies.proxies import program_path
@@ -81,6 +82,12 @@ class Deployment:
             self._start_process(turns, before=before, **{**block, **self._own_variables(number), **variables})
             for number in range(first, first + count)
         ))  # fmt: skip
+
+    def other_script(self, turns: Turns) -> str:
+        """Returns the script of replicas that play other turns than those that are started with theirs."""
+        script = self._directory / "other-script.yaml"
+        script.write_text(yaml.safe_dump({"turns": list(turns)}))
+        return str(script)
 
     def _own_variables(self, number: int) -> dict[str, str]:
         own = {"STATE_DIR": str(self._directory / f"state-{number}")}
@@ -174,9 +181,14 @@ class Deployment:
                 ):
                     await asyncio.sleep(0.01)
 
+    def files(self, name: str) -> list[Path]:
+        """The files of that name that commands have written to the homes of the sandboxes."""
+        # Not by a search: what an attendant deletes meanwhile, in other directories, would end it with an error.
+        return [path for each in self.cloud.sandboxes.values() if (path := each.work / name).exists()]
+
     def let_go(self) -> None:
         """Lets the commands of BEGUN_AND_WAITS end that have begun."""
-        for each in self.cloud.directory.rglob("begun"):
+        for each in self.files("begun"):
             each.with_name("go").touch()
 
     async def kill(self, replica: int) -> None:

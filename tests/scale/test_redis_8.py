@@ -6,7 +6,7 @@ import pytest
 from tests.emulator import running_emulator
 from tests.running import StartProcess, command, one, stdout_of, turn
 from tests.scale.redis_server import redis_8_path, redis_server
-from tests.scale.replicas import Deployment, kind, resumed
+from tests.scale.replicas import BEGUN_AND_WAITS, Deployment, kind, resumed
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
@@ -26,12 +26,13 @@ async def test_executions_are_followed_taken_over_and_ended_on_redis_8(
         with redis.client as client:
             assert int(client.info("server")["redis_version"].split(".")[0]) >= 8
         deployment = Deployment(redis, cloud, start_process, tmp_path)
-        turns = [turn("Look.", command("echo begun; sleep 5; echo ended")), turn("The end.")]
+        turns = [turn("Look.", command(f"{BEGUN_AND_WAITS}; echo ended")), turn("The end.")]
         await deployment.start(turns, count=2)
         await deployment.begin(0, "e", until="tool_output")
         watcher = deployment.watch(1, execution_id="e")
         await watcher.until(kind("tool_output"))
         await deployment.kill(0)
+        deployment.let_go()
         events = await watcher.ended()
     assert len([event for event in events if resumed(event)]) == 1
     assert stdout_of(events) == b"begun\nended\n"

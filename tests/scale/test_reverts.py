@@ -58,7 +58,7 @@ async def changed_files(deployment: Deployment) -> Path:
     await deployment.replicas[0].client.execute(
         execution_id="e", session_id="s", environment=running("touch f{000..249}")
     )
-    (work,) = {each.parent for each in deployment.cloud.directory.rglob("f000")}
+    (work,) = (each.parent for each in deployment.files("f000"))
     assert all((work / name).exists() for name in FILES)
     return work
 

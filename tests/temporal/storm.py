@@ -21,7 +21,7 @@ from temporalio.service import RPCError
 from tests.ports import free_port
 from tests.running import command, turn
 from tests.temporal.daemon_process import StoredDaemon
-from tests.temporal.daemon_workflow import invoke, workflow_id
+from tests.temporal.daemon_workflow import Timeouts, invoke, workflow_id
 from tests.temporal.server import TemporalServer, temporal_server
 
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
@@ -190,7 +190,9 @@ class Storm:
 
     async def _invoke(self, client: Client, name: str) -> bool:
         with suppress(WorkflowAlreadyStartedError):
-            await invoke(client, self._daemon, name, self._queue)
+            # No activity is found by its time-outs here, and a busy machine takes long to start all again.
+            timeouts = Timeouts(schedule_to_start=120, heartbeat=120)
+            await invoke(client, self._daemon, name, self._queue, timeouts)
         return True
 
     async def _has_ended(self, client: Client, name: str) -> bool:

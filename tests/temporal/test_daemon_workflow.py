@@ -170,7 +170,7 @@ async def test_a_killed_service_goes_on_with_the_same_attempt(
         turn("Done."),
     ]
     service = await start_process(turns, **variables)
-    handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=20))
+    handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=100))
     await until_calls(daemon, "aex-1", 2)
 
     await service.kill()
@@ -195,7 +195,7 @@ async def test_a_service_that_stops_hands_its_attempts_back(
     daemon.execution("aex-1")
     variables |= {"DRAIN_TIMEOUT": "0.1"}
     service = await start_process([turn("", command(GATE)), turn("Done.")], **variables)
-    handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=20))
+    handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=100))
     await until_calls(daemon, "aex-1")
 
     service.process.terminate()

@@ -35,7 +35,7 @@ async def pending_states(handle: WorkflowHandle[Any, Any]) -> list[tuple[str, in
 
 
 async def until_pending(handle: WorkflowHandle[Any, Any], expected: list[tuple[str, int]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await pending_states(handle) != expected:
             await asyncio.sleep(0.05)
 
@@ -49,7 +49,7 @@ async def killed_at_the_handover(
     """
     client = await temporal.client()
     async with daemon_worker(client, daemon, queue):
-        handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=25))
+        handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=100))
         await until_pending(handle, [("EnsureThread", SCHEDULED)])
     service = await start_process(TURNS, **variables)
     await until_pending(handle, [])

@@ -16,7 +16,7 @@ GATE = "until [ -e go ]; do sleep 0.02; done"
 
 async def until(daemon: FakeDaemon, condition: Callable[[], bool]) -> None:
     """Waits until something is true of what the daemon has."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await daemon.changed()
 
@@ -28,7 +28,7 @@ async def until_calls(daemon: FakeDaemon, name: str, count: int = 1) -> None:
 
 async def until_health(address: str, status: int) -> None:
     """Waits until the health service `temporal` has a status."""
-    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(30):
+    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(60):
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(service="temporal"))
         async for response in watch:
