@@ -49,7 +49,7 @@ class Call:
 
     async def sees(self, wanted: str) -> Event:
         """Reads up to an event of a kind, which it returns."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while True:
                 for event in self.events:
                     if event.WhichOneof("event") == wanted:
@@ -79,7 +79,7 @@ async def test_what_waits_at_a_full_replica_starts_at_another_one_and_its_caller
 
 async def name_of(deployment: Deployment, number: int) -> str:
     """Waits for the first report of a replica, and returns its name."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while True:
             for each in reports(deployment):
                 if each["process"] == deployment.replicas[number].process.pid:
@@ -105,7 +105,7 @@ async def state(deployment: Deployment, replica: int, name: str) -> str:
 
 
 async def until_state(deployment: Deployment, replica: int, name: str, wanted: str) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while await state(deployment, replica, name) != wanted:
             await asyncio.sleep(0.05)
 
@@ -187,6 +187,6 @@ async def test_sessions_take_turns_and_nothing_is_lost_while_replicas_are_killed
         own = [seen[name] for name in names if sessions[name] == session]
         for earlier, later in itertools.pairwise(own):
             assert finished_at(earlier) <= started_at(later)
-    async with asyncio.timeout(40):  # until all have reported again, and those of the killed ones are deleted
+    async with asyncio.timeout(60):  # until all have reported again, and those of the killed ones are deleted
         while any(each["queued"] for each in reports(deployment)):
             await asyncio.sleep(0.05)

@@ -112,7 +112,7 @@ async def test_9_executions_end_when_redis_is_full_for_over_a_minute(deployment:
 async def ready(address: str, *, is_ready: bool) -> None:
     """Waits for the readiness of a service."""
     wanted = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await health_of(address, "") != wanted:
             await asyncio.sleep(0.1)
 

@@ -49,7 +49,7 @@ class Caller:
 
     async def until(self, replica: int, name: str, state: str) -> None:
         """Waits for a state of an execution."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while await self.state(replica, name) != state:
                 await asyncio.sleep(0.05)
 
