@@ -147,9 +147,11 @@ def _go_environment() -> dict[str, str]:
 
 def _services(directory: Path) -> Iterator[int]:
     """Yields the services that hold a directory below `directory` as theirs."""
-    for file in directory.rglob("service.json"):
+    for place, _, names in os.walk(directory):  # `rglob` fails when a directory goes meanwhile
+        if "service.json" not in names:
+            continue
         try:
-            pid = int(json.loads(file.read_text())["pid"])
+            pid = int(json.loads(Path(place, "service.json").read_text())["pid"])
         except (ValueError, OSError):
             continue
         if str(directory) in _proc(pid, "environ"):

@@ -19,7 +19,7 @@ from runner_service.executors.supervisor.restrict import ABI_WITH_SCOPES
 
 @asynccontextmanager
 async def opened_locally(directory: Path) -> AsyncIterator[Executor]:
-    async with local_executor(root=directory / "root", state_dir=directory / "state", terminate_grace=0.25) as executor:
+    async with local_executor(root=directory / "root", state_dir=directory / "state") as executor:
         yield executor
 
 

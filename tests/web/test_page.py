@@ -303,10 +303,11 @@ async def test_the_page_goes_on_by_itself_after_the_service_was_killed(
         WEB_ADDRESS=f"127.0.0.1:{free_port()}",
         AUTH_TOKEN="a-token-of-the-operator",
     )
-    service.client.stub.ExecuteAgent(
+    call = service.client.stub.ExecuteAgent(
         service.client.request(execution_id="a", disconnect_policy=runner_pb2.DISCONNECT_POLICY_DETACH),
         metadata=[("authorization", "Bearer a-token-of-the-operator")],
     )
+    await service.client.collect(call, until=lambda event: event.HasField("tool_output"))
     address = web_of(tmp_path)
     await page.open(f"http://{address}/#token=a-token-of-the-operator")
     await page.wait_for(f"location.hash === '#/' && {has('running')}")

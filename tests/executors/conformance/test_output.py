@@ -112,7 +112,7 @@ async def test_a_sink_that_waits_for_one_command_slows_no_other(sandbox: Sandbox
 
 async def test_a_time_out_comes_although_the_sink_waits(sandbox: Sandbox) -> None:
     gate = Gate()
-    command = asyncio.create_task(sandbox.run(Command(f"yes {MARK}.20; sleep 7.1", 1.0, gate)))
+    command = asyncio.create_task(sandbox.run(Command(f"yes {MARK}.20; sleep 7.1", 3.0, gate)))
     await gate.entered.wait()
     while not await all_gone(sandbox, f"{MARK}.20"):
         await asyncio.sleep(0.05)

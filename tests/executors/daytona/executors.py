@@ -26,7 +26,7 @@ later_sdk_only = pytest.mark.skipif(
 )
 """What concerns servers that the SDK cannot read, and the SDK's log streaming, which the service does not use."""
 
-LIMITS = CommandLimits(terminate_grace=0.25)
+LIMITS = CommandLimits()
 _PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # of sandboxes
 
 

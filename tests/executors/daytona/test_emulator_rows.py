@@ -47,7 +47,7 @@ def said(answer: Answer) -> tuple[int, str]:
 
 async def test_a_toolbox_is_refused_by_the_state_of_its_sandbox(caller: Caller) -> None:
     cloud, sandbox = caller.cloud, caller.sandbox
-    cloud.faults.stop_seconds = 1.0
+    cloud.faults.stop_seconds = 3.0
     stopping = asyncio.create_task(cloud.stop(sandbox))
     await asyncio.sleep(0)
     assert await caller.execute("true") == (502, "")

@@ -41,7 +41,7 @@ SEQUENCE = "".join(f"{number}\n" for number in range(1, 20001))
 
 
 async def test_a_log_ends_late(cloud: Cloud, process: Any) -> None:
-    cloud.faults.eof_lag = 2.0
+    cloud.faults.eof_lag = 3.0
     command, lines = await begun(process, "echo it"), Lines()
     following = asyncio.create_task(process.get_session_command_logs_async("s", command, lines.take, lines.take))
     while (await process.get_session_command("s", command)).exit_code is None:

@@ -5,12 +5,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.emulator import Cloud
+from tests.executors.daytona.executors import LIMITS, account
 from tests.executors.recorder import Recorder, output
 
-from runner_service.executors.daytona.executor import DaytonaExecutor
+from runner_service.executors.daytona.config import SandboxConfig
+from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
 from runner_service.executors.protocol import Command, Sandbox, SandboxSpec
 
 LARGE = b"".join(b"%d\n" % number for number in range(300_000))
+
+
+@pytest.fixture
+async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
+    """With its usual times: no poll or request ends for want of patience while others are counted."""
+    async with daytona_executor(account(cloud), SandboxConfig(), limits=LIMITS) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,10 +20,11 @@ SECRET = "s3cret-of-the-caller"
 def holding(directory: Path, text: str) -> list[Path]:
     """Returns the files below a directory that hold a text."""
     found = []
-    for path in directory.rglob("*"):
-        with suppress(FileNotFoundError):  # temporary ones go meanwhile
-            if path.is_file() and text.encode() in path.read_bytes():
-                found.append(path)
+    for place, _, names in os.walk(directory):  # `rglob` fails when a directory goes meanwhile
+        for path in (Path(place, name) for name in names):
+            with suppress(FileNotFoundError):  # temporary ones go meanwhile
+                if path.is_file() and text.encode() in path.read_bytes():
+                    found.append(path)
     return found
 
 

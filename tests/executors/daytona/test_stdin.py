@@ -16,7 +16,7 @@ from tests.executors.recorder import Recorder, all_gone, appeared
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
 from runner_service.executors.protocol import Command, SandboxSpec, Stream
 
-SHORT = replace(CONFIG, poll_interval=0.2, stdin_idle_timeout=2.5)
+SHORT = replace(CONFIG, poll_interval=0.2, stdin_idle_timeout=4.0)
 """Polls often, and takes a command for forsaken soon."""
 
 
@@ -77,12 +77,12 @@ async def test_a_command_that_is_fed_nothing_for_long_goes_on_although_nobody_ta
 ) -> None:
     class Stalled(Recorder):
         async def write(self, stream: Stream, data: bytes) -> None:
-            await asyncio.sleep(3.0)
+            await asyncio.sleep(4.5)
             await super().write(stream, data)
 
     recorder = Stalled()
     async with impatient.open(SandboxSpec("e")) as sandbox:
-        result = await sandbox.run(Command("echo one; sleep 3; echo two", 60, recorder, stdin=nothing_for_ever()))
+        result = await sandbox.run(Command("echo one; sleep 4.5; echo two", 60, recorder, stdin=nothing_for_ever()))
     assert (result.exit_code, bytes(recorder.stdout)) == (0, b"one\ntwo\n")
 
 

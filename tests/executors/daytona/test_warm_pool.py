@@ -36,7 +36,7 @@ async def filled(executor: DaytonaExecutor, count: int) -> None:
 
 @pytest.fixture
 async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    async with filling(cloud, replace(WARM, close_timeout=1.0)) as opened:
+    async with filling(cloud, replace(WARM, close_timeout=1.0, poll_interval=20.0, response_margin=10)) as opened:
         await filled(opened, 2)
         yield opened
 
