@@ -233,7 +233,8 @@ async def test_what_a_tool_adds_for_programs_is_kept_without_secrets(start: Star
         environment={"KEY": runner_pb2.EnvironmentValue(value="s3cret-value", is_secret=True)},
     )
 
-    kept = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
+    files = [Path(place, name) for place, _, names in os.walk(tmp_path / "state") for name in names]
+    kept = b"".join(path.read_bytes() for path in files if path.is_file())
     assert b"structured" in kept
     assert b"s3cret-value" not in kept
 

@@ -88,7 +88,7 @@ async def test_ignored_files_are_listed_only_if_a_file_tool_wrote_them(start: St
 
 async def test_what_the_user_edits_between_two_calls_is_not_the_executions(start: StartService, tmp_path: Path) -> None:
     root = repository(tmp_path / "work", {"theirs.txt": b"1\n", "ours.txt": b"1\n"})
-    turns = [turn("", command("echo 2 > ours.txt")), turn("", command("echo 3 >> ours.txt"), delay=1.0), turn("done")]
+    turns = [turn("", command("echo 2 > ours.txt")), turn("", command("echo 3 >> ours.txt"), delay=3.0), turn("done")]
     client = await start(turns, SANDBOX_ROOT_DIR=str(root))
     events: list[Event] = []
     async for response in client.stub.ExecuteAgent(client.request()):

@@ -54,15 +54,15 @@ async def test_a_server_is_not_idle_while_a_call_is_open_nor_just_after_one() ->
     async with serving() as probe:
         watch = probe.health.Watch(health_pb2.HealthCheckRequest())
         await watch.read()
-        idle = asyncio.create_task(probe.server.idle(1, lambda: False))
+        idle = asyncio.create_task(probe.server.idle(2, lambda: False))
         assert not (await asyncio.wait([idle], timeout=3))[0], "a call was open"
         watch.cancel()
 
         calls = 0
-        while not (await asyncio.wait([idle], timeout=0.05))[0] and calls < 40:
+        while not (await asyncio.wait([idle], timeout=0.05))[0] and calls < 60:
             await probe.call()
             calls += 1
-        assert calls == 40, "a call had just ended"
+        assert calls == 60, "a call had just ended"
 
         await idle
 
