@@ -1,6 +1,7 @@
 """A real Redis Cluster of local processes."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,10 @@ from runner_service.storage.redis.address import RedisAddress
 TLS_HOST = "localhost"
 """What the nodes of a cluster with TLS are called, as in their certificate."""
 _SLOTS = 16384
-_NODE_TIMEOUT_MS = 2000
+_NODE_TIMEOUT_MS = 30_000  # where no node dies, a busy machine must not let one look so
+SHORT_NODE_TIMEOUT_MS = 2000
+"""Of a cluster in which a node dies."""
+_TRIES_PER_MEETING = 50
 _TLS_ARGUMENTS = ("--tls-cluster", "yes", "--cluster-announce-hostname", TLS_HOST)
 _TLS_ENDPOINT = ("--cluster-preferred-endpoint-type", "hostname")
 
@@ -34,6 +38,10 @@ class ClusterNode:
         """Runs a command at the node."""
         with self.server.client as client:
             return client.execute_command(*command)
+
+    def meet(self, other: "ClusterNode") -> None:
+        """Begins to make another node known to this one and those that it knows."""
+        self.run("CLUSTER", "MEET", "127.0.0.1", other.server.service_port, other.bus_port)
 
     def state(self) -> dict[str, str]:
         """What the node says of the cluster."""
@@ -142,7 +150,7 @@ async def redis_cluster(
             node.run("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
             first, end = (-(-_SLOTS * each // primaries) for each in (at, at + 1))
             node.run("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-            nodes[0].run("CLUSTER", "MEET", "127.0.0.1", node.server.service_port, node.bus_port)
+            nodes[0].meet(node)
         await until_it_agrees(nodes)
         yield Cluster(nodes, tls)
 
@@ -150,8 +158,8 @@ async def redis_cluster(
 @asynccontextmanager
 async def replica_of(cluster: Cluster, primary: ClusterNode, directory: Path) -> AsyncIterator[ClusterNode]:
     """Runs a replica of a node, and waits until it has everything."""
-    async with cluster_node(directory, cluster.tls) as node:
-        primary.run("CLUSTER", "MEET", "127.0.0.1", node.server.service_port, node.bus_port)
+    async with cluster_node(directory, cluster.tls, SHORT_NODE_TIMEOUT_MS) as node:
+        primary.meet(node)
         cluster.members.append(node)
         await until_it_agrees(cluster.members)
         node.run("CLUSTER", "REPLICATE", primary.id)
@@ -162,9 +170,15 @@ async def replica_of(cluster: Cluster, primary: ClusterNode, directory: Path) ->
 async def until_it_agrees(nodes: Sequence[ClusterNode], seconds: float = 60.0) -> None:
     """Waits until all nodes know each other, and that all slots are served."""
     async with asyncio.timeout(seconds):
-        while not all(
-            (each.state()["cluster_state"], int(each.state()["cluster_known_nodes"])) == ("ok", len(nodes))
-            and each.names_all()
-            for each in nodes
-        ):
+        for tries in itertools.count(1):
+            if all(_agrees(each, len(nodes)) for each in nodes):
+                return
             await asyncio.sleep(0.1)
+            if tries % _TRIES_PER_MEETING == 0:  # one that a node did not answer in time is forgotten
+                for each in nodes[1:]:
+                    nodes[0].meet(each)
+
+
+def _agrees(node: ClusterNode, nodes: int) -> bool:
+    state = node.state()
+    return (state["cluster_state"], int(state["cluster_known_nodes"])) == ("ok", nodes) and node.names_all()

@@ -72,6 +72,11 @@ class RedisServer:
         return self.tls_port or self.port
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
+    @property
     def variables(self) -> dict[str, str]:
         """The settings of a service that uses it."""
         return {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(self.port)}
@@ -114,6 +119,8 @@ class RedisServer:
         """
         await until_replicated(standby, of=self)
         with standby.client as client:
+            while client.info("persistence")["aof_rewrite_in_progress"]:  # until then a kill loses what it copied first
+                await asyncio.sleep(0.02)
             client.execute_command("REPLICAOF", "NO", "ONE")
         await lost
         self.kill()

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import grpc
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.emulator import API_KEY, Cloud
 from tests.ports import free_port
 from tests.proxies.proxies import program_path
@@ -68,7 +69,10 @@ class Deployment:
     async def start(
         self, turns: Turns | Mapping[str, Any] = (), count: int = 1, *, before: Sequence[str] = (), **variables: str
     ) -> None:
-        """Starts `count` more replicas, each with a STATE_DIR of its own; by the program `before`, if there is one."""
+        """Starts `count` more replicas, each with a STATE_DIR of its own; by the program `before`, if there is one.
+
+        They take work when this returns, if there is a Redis: until then what one is given may run at another.
+        """
         block = {
             "MODE": "cloud",
             "DAYTONA_API_KEY": API_KEY,
@@ -78,10 +82,13 @@ class Deployment:
             **self.redis.variables,
         }
         first = len(self.replicas)
-        self.replicas += await asyncio.gather(*(
+        started = await asyncio.gather(*(
             self._start_process(turns, before=before, **{**block, **self._own_variables(number), **variables})
             for number in range(first, first + count)
         ))  # fmt: skip
+        if self.redis.is_running:
+            await asyncio.gather(*map(_until_it_takes_work, started))
+        self.replicas += started
 
     def other_script(self, turns: Turns) -> str:
         """Returns the script of replicas that play other turns than those that are started with theirs."""
@@ -198,6 +205,13 @@ class Deployment:
     def signal(self, replica: int, number: signal.Signals) -> None:
         """Sends a replica a signal."""
         self.replicas[replica].process.send_signal(number)
+
+
+async def _until_it_takes_work(replica: ServiceProcess) -> None:
+    health: Any = health_pb2_grpc.HealthStub(replica.channel)
+    async with asyncio.timeout(60):
+        while (await health.Check(health_pb2.HealthCheckRequest())).status != health_pb2.HealthCheckResponse.SERVING:
+            await asyncio.sleep(0.01)
 
 
 class Watchable(Protocol):

@@ -33,17 +33,20 @@ class TcpProxy:
         for writer in self._writers:
             writer.transport.abort()
 
+    def add(self, writer: asyncio.StreamWriter) -> None:
+        """Has a connection dropped with the others, though it leads nowhere yet."""
+        self._writers.add(writer)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection."""
+        """Serves one connection that was added."""
+        both = {writer}
         try:
             there, to_there = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
-            writer.close()
-            return
-        both = {writer, to_there}
-        self._writers |= both
-        try:
+            both.add(to_there)
+            self._writers.add(to_there)
             await asyncio.gather(self._pump(reader, to_there), self._pump(there, writer))
+        except OSError:  # nobody listens there
+            return
         finally:
             self._writers -= both
             for each in both:
@@ -65,6 +68,7 @@ async def tcp_proxy(target_port: int) -> AsyncIterator[TcpProxy]:
     connections: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        proxy.add(writer)
         connection = asyncio.create_task(proxy.serve(reader, writer))
         connections.add(connection)
         connection.add_done_callback(connections.discard)
@@ -75,6 +79,9 @@ async def tcp_proxy(target_port: int) -> AsyncIterator[TcpProxy]:
         yield proxy
     finally:
         server.close()
-        for each in connections:
-            each.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0)  # for a connection that is just being accepted
+        while connections:
+            for each in connections:
+                each.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
+        proxy.drop()

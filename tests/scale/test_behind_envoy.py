@@ -135,7 +135,7 @@ async def test_17_the_go_example_goes_on_at_the_other_replica_when_the_owner_is_
 
 @pytest.mark.long
 async def test_a_replica_that_drains_gets_no_more_calls(deployment: Deployment, tmp_path: Path) -> None:
-    slow = turn(" ".join(str(number) for number in range(60)), delay=0.1)
+    slow = turn(" ".join(str(number) for number in range(120)), delay=0.1)
     await deployment.start([slow], count=2, METRICS_ADDRESS="127.0.0.1:0", DRAIN_TIMEOUT="2")
     async with envoy_before(deployment, tmp_path) as address, RunnerClient(address) as client:
         called = Followed(client, deployment.request("e"), starts=True)
@@ -146,7 +146,7 @@ async def test_a_replica_that_drains_gets_no_more_calls(deployment: Deployment, 
         assert await deployment.replicas[owner].ended() == 0
         for events in await asyncio.gather(called.task, *(each.task for each in others)):
             assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
-        assert text_of(called.events).endswith(" 58 59")
+        assert text_of(called.events).endswith(" 118 119")
         assert any(resumed(each) for each in called.events)
 
 

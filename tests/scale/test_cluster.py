@@ -12,7 +12,7 @@ from tests.check.test_checks import checks_of
 from tests.emulator import running_emulator
 from tests.running import StartProcess, one, text_of, turn
 from tests.scale.certificates import certificates
-from tests.scale.cluster import TLS_HOST, Cluster, MovingSlot, redis_cluster, replica_of
+from tests.scale.cluster import SHORT_NODE_TIMEOUT_MS, TLS_HOST, Cluster, MovingSlot, redis_cluster, replica_of
 from tests.scale.redis_server import needs_redis
 from tests.scale.replicas import Deployment, kind, resumed
 from tests.scale.test_redis_faults import ready
@@ -38,10 +38,15 @@ UNREPLICATED_SECONDS = 1.5
 
 @pytest.fixture
 async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
-    """With TLS if the parameter says so."""
-    tls = certificates(tmp_path, TLS_HOST) if getattr(request, "param", False) else None
-    async with redis_cluster(tmp_path / "redis", tls=tls) as cluster:
+    """With the options of `redis_cluster` that the parameter gives."""
+    options = dict(getattr(request, "param", {}))
+    if options.pop("has_tls", False):
+        options["tls"] = certificates(tmp_path, TLS_HOST)
+    async with redis_cluster(tmp_path / "redis", **options) as cluster:
         yield cluster
+
+
+a_node_dies = pytest.mark.parametrize("cluster", [{"node_timeout_ms": SHORT_NODE_TIMEOUT_MS}], indirect=True, ids=[""])
 
 
 def id_at(cluster: Cluster, node: int, prefix: str = "e") -> str:
@@ -50,7 +55,7 @@ def id_at(cluster: Cluster, node: int, prefix: str = "e") -> str:
     return next(each for each in names if cluster.node_of(ExecutionKeys(each).record) is cluster.nodes[node])
 
 
-@pytest.mark.parametrize("cluster", [False, True], indirect=True, ids=["plain", "tls"])
+@pytest.mark.parametrize("cluster", [{}, {"has_tls": True}], indirect=True, ids=["plain", "tls"])
 async def test_executions_at_all_nodes_run_are_watched_taken_over_listed_and_deleted(
     cluster: Cluster, start_process: StartProcess, tmp_path: Path
 ) -> None:
@@ -78,6 +83,7 @@ async def test_executions_at_all_nodes_run_are_watched_taken_over_listed_and_del
         assert not [key for key in node.run("KEYS", "*") if any(f"{{{each}}}".encode() in key for each in ids)]
 
 
+@a_node_dies
 async def test_the_service_goes_on_when_a_node_dies_and_its_replica_is_promoted(
     cluster: Cluster, start_process: StartProcess, tmp_path: Path
 ) -> None:
@@ -104,6 +110,7 @@ async def test_the_service_goes_on_when_a_node_dies_and_its_replica_is_promoted(
         await deployment.begin(1, "after", until="finished")
 
 
+@a_node_dies
 @pytest.mark.parametrize("is_shared", [True, False], ids=["with what replicas share", "without"])
 async def test_with_a_replica_of_each_node_nothing_that_was_answered_is_lost(
     cluster: Cluster, start_process: StartProcess, tmp_path: Path, is_shared: bool
@@ -149,7 +156,7 @@ async def test_with_a_replica_of_each_node_nothing_that_was_answered_is_lost(
         for name in [*answered, "after"]:
             events = await deployment.watch(1, execution_id=name).ended()
             assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
-        request = runner_pb2.ListExecutionsRequest(page_size=100)
+        request = runner_pb2.ListExecutionsRequest(page_size=500)
         listed = (await deployment.replicas[0].stub.ListExecutions(request)).executions
         assert {*ids, *answered, "after"} <= {each.execution_id for each in listed}
 

@@ -14,14 +14,12 @@ from runner_service.storage.redis.backend import redis_storage
 
 pytestmark = [needs_redis, pytest.mark.long]
 
-_NODE_TIMEOUT_MS = 30_000  # no node dies here, and a busy machine must not let one look so
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     loop = asyncio.new_event_loop()
     stack = AsyncExitStack()
-    running = redis_cluster(tmp_path_factory.mktemp("cluster"), node_timeout_ms=_NODE_TIMEOUT_MS)
+    running = redis_cluster(tmp_path_factory.mktemp("cluster"))
     try:
         yield loop.run_until_complete(stack.enter_async_context(running))
         loop.run_until_complete(stack.aclose())

@@ -116,8 +116,10 @@ async def test_a_redis_that_hangs_does_not_count_as_back_since_it_takes_connecti
         connections += 1
         if connections == 3:
             tried_often.set()
-        await reader.read()
-        writer.close()
+        try:
+            await reader.read()
+        finally:  # it may be cancelled, at the end
+            writer.close()
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as server, asyncio.timeout(30):
         address = RedisAddress("127.0.0.1", server.sockets[0].getsockname()[1])

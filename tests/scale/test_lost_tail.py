@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # it h
 from tests.api.test_error_guard import details_of
 from tests.running import command, one, stdout_of, text_of, turn
 from tests.scale.redis_server import RedisServer, needs_redis, standby_of
-from tests.scale.replicas import DETACHED, Deployment, Event, Watcher, kind
+from tests.scale.replicas import BEGUN_AND_WAITS, DETACHED, Deployment, Event, Watcher, kind, resumed
 
 from runner_service.storage.event_log import NewExecution, NewState
 from runner_service.storage.owner_history import OwnerHistory, Start
@@ -33,8 +33,9 @@ async def follow(deployment: Deployment, seen: list[Event], **request: int) -> g
     raise AssertionError("the stream ended as if nothing had been lost")
 
 
-async def more_seen_than_kept(seen: list[Event], standby: RedisServer) -> None:
-    """Waits for events that a standby does not have."""
+async def more_seen_than_kept(deployment: Deployment, seen: list[Event], standby: RedisServer) -> None:
+    """Lets an execution go on, and waits for events that a standby does not have."""
+    deployment.let_go()
     with standby.client as client:
         ((newest, _),) = client.xrevrange("rs1:{e}:e", count=1)
     async with asyncio.timeout(60):
@@ -43,7 +44,8 @@ async def more_seen_than_kept(seen: list[Event], standby: RedisServer) -> None:
 
 
 async def end_seen(deployment: Deployment, watcher: Watcher) -> None:
-    """Waits for the end of an execution, after which its owner has nothing more to write."""
+    """Lets an execution end, and waits until its owner has nothing more to write."""
+    deployment.let_go()
     await watcher.until(kind("finished"))
     await deployment.released("e")
 
@@ -63,12 +65,12 @@ async def test_8_watchers_are_told_what_a_failover_has_lost_together_with_the_ow
     deployment: Deployment, tmp_path: Path
 ) -> None:
     async with standby_of(deployment.redis, tmp_path / "standby") as standby:
-        await deployment.start([SLOW], count=2)
-        await deployment.begin(0, "e", until="text_delta")
+        await deployment.start([turn("", command(BEGUN_AND_WAITS)), SLOW], count=2)
+        await deployment.begin(0, "e", until="tool_output")
         seen: list[Event] = []
         watching = asyncio.create_task(follow(deployment, seen))
-        await deployment.watch(1, execution_id="e").until(kind("text_delta"))
-        await deployment.redis.fail_over_to(standby, more_seen_than_kept(seen, standby), lambda: deployment.kill(0))
+        lost = more_seen_than_kept(deployment, seen, standby)
+        await deployment.redis.fail_over_to(standby, lost, lambda: deployment.kill(0))
         error = await watching
     kept = lost_above(error)
     assert 0 < kept < seen[-1].sequence
@@ -106,10 +108,10 @@ def test_a_history_tells_which_positions_a_later_owner_has_cut_off() -> None:
 @pytest.mark.timeout(120)
 async def test_7_an_execution_whose_end_a_failover_has_lost_ends_again(deployment: Deployment, tmp_path: Path) -> None:
     async with standby_of(deployment.redis, tmp_path / "standby") as standby:
-        await deployment.start([turn("one two three four five", delay=0.3)], count=2)
-        await deployment.begin(0, "e", until="text_delta")
+        await deployment.start([turn("", command(BEGUN_AND_WAITS)), turn("The end.")], count=2)
+        await deployment.begin(0, "e", until="tool_output", session_id="s")  # whose sandbox outlives the execution
         watcher = deployment.watch(1, execution_id="e")
-        await watcher.until(kind("text_delta"))
+        await watcher.until(kind("tool_output"))
         await deployment.redis.fail_over_to(standby, end_seen(deployment, watcher))
     assert (await watcher.ended())[-1].HasField("finished"), "it had ended, as whoever watched has seen"
     events = await deployment.watch(1, execution_id="e").ended()
@@ -144,9 +146,10 @@ async def test_4_an_owner_that_only_the_sandbox_refuses_claims_with_a_higher_tok
     deployment: Deployment,
 ) -> None:
     """A failover has lost the claim of a later owner, which the sandbox has seen."""
-    turns = [turn("", command("echo one")), turn("", command("echo begun; sleep 2; echo two")), turn("The end.")]
+    waits_again = "rm go; echo next; until [ -e go ]; do sleep 0.05; done; echo over"
+    turns = [turn("", command(BEGUN_AND_WAITS)), turn("", command(waits_again)), turn("The end.")]
     await deployment.start(turns)
-    await deployment.begin(0, "e", until="tool_call_finished")
+    await deployment.begin(0, "e", until="tool_output")
     await deployment.kill(0)
     record, stream, later = "rs1:{e}:x", "rs1:{e}:e", time.time_ns() // 1000 + 3600 * 10**6
     with deployment.redis.client as client:
@@ -154,7 +157,9 @@ async def test_4_an_owner_that_only_the_sandbox_refuses_claims_with_a_higher_tok
         client.hset(record, "floor", later)
         await deployment.start(turns)
         watcher = deployment.watch(1, execution_id="e")
-        await watcher.until(lambda event: event.tool_output.stdout.startswith(b"begun"))
+        await watcher.until(resumed)
+        deployment.let_go()
+        await watcher.until(lambda event: event.tool_output.stdout.startswith(b"next"))
         await deployment.kill(1)
         await watcher.close()
         client.hdel(record, "floor")
@@ -167,8 +172,9 @@ async def test_4_an_owner_that_only_the_sandbox_refuses_claims_with_a_higher_tok
                 client.xadd(stream, fields, id=f"{min(token, int(before[0]))}-{sequence}")
         for key in client.scan_iter("rs1:{t:*}:t"):
             client.set(key, before[0])
+    deployment.let_go()
     await deployment.start(turns)
     events = await deployment.watch(2, execution_id="e").ended(90)
     assert one(events, "finished").state == event_pb2.STATE_SUCCEEDED
     assert max(each.started.owner for each in events) > later
-    assert stdout_of(events) == b"one\nbegun\ntwo\n"
+    assert stdout_of(events) == b"begun\nnext\nover\n"
