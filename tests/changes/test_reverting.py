@@ -137,7 +137,7 @@ async def test_what_somebody_else_edited_is_a_conflict_and_nothing_is_written(st
 
 async def test_an_edit_of_the_user_between_two_calls_is_never_lost(start: StartService, root: Path) -> None:
     edit = ("edit_file", {"file_path": "/a.txt", "old_string": "user's", "new_string": "agent's"})
-    turns = [turn("", command("echo 1 > a.txt")), turn("", edit, delay=1.0), turn("done")]
+    turns = [turn("", command("echo 1 > a.txt")), turn("", edit, delay=3.0), turn("done")]
     client = await start(turns, SANDBOX_ROOT_DIR=str(root))
     async for response in client.stub.ExecuteAgent(client.request(execution_id="e")):
         for event in response.events:
