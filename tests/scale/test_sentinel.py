@@ -38,7 +38,7 @@ async def start_until(done: asyncio.Event, deployment: Deployment, acknowledged:
     """Starts one execution after the other at the second replica."""
     while not done.is_set():
         name = f"e{len(acknowledged)}"
-        with contextlib.suppress(grpc.aio.AioRpcError):
+        with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
             await deployment.begin(1, name)
             acknowledged.append(name)
         await asyncio.sleep(0.2)
