@@ -82,7 +82,7 @@ async def watched_redis(
         for at, port in enumerate(ports):
             of_tls = ("--tls-port", str(tls_ports[at]), *tls.arguments) if tls else ()
             stack.enter_context(_sentinel(directory, port, monitors, of_tls))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while not all(_knows_all(port, sentinels - 1, len(replicas)) for port in ports):
                 await asyncio.sleep(0.1)
         yield WatchedRedis([primary, *replicas], ports, tls_ports, tls)
