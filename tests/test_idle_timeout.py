@@ -108,5 +108,6 @@ async def test_a_shorter_timeout_than_before_expires_on_time() -> None:
         idle.arm(1000)
         idle.arm(0.01)
         assert idle.seconds == 0.01
+        await asyncio.Event().wait()
 
     assert await expires_in(block)
