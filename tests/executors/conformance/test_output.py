@@ -46,7 +46,7 @@ async def test_a_hundred_thousand_lines_arrive_in_order(sandbox: Sandbox) -> Non
 
 async def test_two_hundred_megabytes_arrive_completely(sandbox: Sandbox) -> None:
     counter = Counter()
-    result = await sandbox.run(Command("yes 1234567 | head -c 200000000", 60, counter))
+    result = await sandbox.run(Command("yes 1234567 | head -c 200000000", 200, counter))
     assert (result.exit_code, counter.bytes, counter.newlines) == (0, 200_000_000, 25_000_000)
 
 
