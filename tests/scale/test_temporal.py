@@ -38,7 +38,7 @@ def require_done_once(daemon: FakeDaemon) -> None:
 async def handle(client: Any, daemon: FakeDaemon, queue: str) -> WorkflowHandle[Any, Any]:
     """A workflow of the daemon's, whose activity has one try."""
     daemon.execution("aex-1")
-    return await invoke(client, daemon, "aex-1", queue)
+    return await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=100))
 
 
 async def test_16_a_workflow_completes_although_the_replica_that_took_its_activity_is_killed(

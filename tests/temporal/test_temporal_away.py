@@ -13,7 +13,7 @@ from tests.logged import errors
 from tests.running import StartProcess, StartService, command, one, turn
 from tests.scraping import metrics_url, scrape
 from tests.stigmer.fake_daemon import KEY, FakeDaemon
-from tests.temporal.daemon_workflow import daemon_worker, ended, invoke
+from tests.temporal.daemon_workflow import Timeouts, daemon_worker, ended, invoke
 from tests.temporal.server import TemporalServer, needs_temporal, temporal_server
 from tests.temporal.waiting import GATE, open_gate, until_calls, until_health
 
@@ -71,7 +71,7 @@ async def test_an_execution_goes_on_while_temporal_is_away(
     await start([turn("", command(GATE)), turn("Done.")], **variables)
     client = await temporal.client()
     async with daemon_worker(client, daemon, queue):
-        handle = await invoke(client, daemon, "aex-1", queue)
+        handle = await invoke(client, daemon, "aex-1", queue, Timeouts(heartbeat=100))
         await until_calls(daemon, "aex-1")
         await temporal.kill()
         await asyncio.to_thread(open_gate, tmp_path)

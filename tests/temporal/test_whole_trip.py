@@ -15,7 +15,7 @@ from tests.stigmer.test_end_to_end import (
     started_by,
     until_calls,
 )
-from tests.temporal.daemon_workflow import ended, invoke
+from tests.temporal.daemon_workflow import Timeouts, ended, invoke
 from tests.temporal.server import needs_temporal
 
 from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
@@ -33,7 +33,7 @@ async def test_the_daemon_sees_every_execution_to_its_end(
             asyncio.create_task(seen_by_subscribing(channel, name)) for name in ("aex-work", "aex-other")
         )
         async with started_by(daemon, tmp_path, **variables) as service:
-            work = await invoke(client, daemon, "aex-work", queue)
+            work = await invoke(client, daemon, "aex-work", queue, Timeouts(heartbeat=100))
             other = await invoke(client, daemon, "aex-other", queue)
             await until_calls(daemon, "aex-work", 6)
             await service.client.started("aex-other")
