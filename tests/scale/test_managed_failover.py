@@ -16,6 +16,8 @@ from tests.scale.replicas import Deployment, kind
 from tests.scale.tcp_proxy import TcpProxy, tcp_proxy
 from tests.scale.test_redis_faults import ready
 
+from runner_service.storage.redis.backend import LEASE_SECONDS
+from runner_service.storage.redis.keys import deployment_keys
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(240)]
@@ -26,6 +28,7 @@ TURNS = [
     turn("The end."),
 ]
 EXECUTIONS = 8
+LEASES = deployment_keys("default").leases
 
 
 @dataclass
@@ -42,12 +45,18 @@ class ManagedRedis:
         """The settings of a service that uses it."""
         return {"REDIS_PORT": str(self.clients.port)}
 
-    async def fail_over(self, *, is_killed: bool) -> None:
-        """Promotes the replica, which has what came through `replication`; the primary is dead, or cut off."""
+    async def fail_over(self, *, is_killed: bool, renews_leases: bool = False) -> None:
+        """Promotes the replica, which has what came through `replication`; the primary is dead, or cut off.
+
+        With `renews_leases` it lacks no more than a lease lasts, however long it was held up on this machine.
+        """
         if is_killed:
             self.primary.kill()
         with self.standby.client as client:
             client.execute_command("REPLICAOF", "NO", "ONE")
+            if renews_leases:
+                renewed_ms = (client.time()[0] + LEASE_SECONDS) * 1000
+                client.zadd(LEASES, dict.fromkeys(client.zrange(LEASES, 0, -1), renewed_ms))
         self.replication.drop()
         self.clients.switch(self.standby.port)
 
@@ -155,7 +164,7 @@ async def test_7_owners_that_live_repeat_what_a_failover_behind_one_address_has_
         redis.replication.hold()
         seen = len(watchers.each[1].events)
         await watchers.each[1].until(lambda event: event.sequence > seen + 5)
-        await redis.fail_over(is_killed=is_killed)
+        await redis.fail_over(is_killed=is_killed, renews_leases=True)
         async with replica_of_the_promoted(redis, tmp_path / "next"):
             events: Sequence[Event] = await watchers.ended(120)
             assert await deployment.watch(1, execution_id="e").ended() == events, "the log has what was seen"
