@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,17 @@ async def written(path: Path) -> None:
     async with asyncio.timeout(60):
         while not (path.exists() and path.stat().st_size):  # noqa: ASYNC240  # two stats of a local file
             await asyncio.sleep(0.01)
+
+
+def holding(directory: Path, text: str) -> list[Path]:
+    """Returns the files below a directory that hold a text."""
+    found = []
+    for place, _, names in os.walk(directory):  # `rglob` fails when a directory goes meanwhile
+        for path in (Path(place, name) for name in names):
+            with suppress(FileNotFoundError):  # temporary ones go meanwhile
+                if path.is_file() and text.encode() in path.read_bytes():
+                    found.append(path)
+    return found
 
 
 def text_of(events: Sequence[Event]) -> str:

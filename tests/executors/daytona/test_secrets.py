@@ -2,30 +2,17 @@
 
 import asyncio
 import logging
-import os
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from tests.emulator import Cloud
 from tests.emulator.processes import programs_of
 from tests.executors.recorder import Recorder, output
+from tests.running import holding
 
 from runner_service.executors.daytona.executor import DaytonaExecutor
 from runner_service.executors.protocol import Command, SandboxSpec
 
 SECRET = "s3cret-of-the-caller"
-
-
-def holding(directory: Path, text: str) -> list[Path]:
-    """Returns the files below a directory that hold a text."""
-    found = []
-    for place, _, names in os.walk(directory):  # `rglob` fails when a directory goes meanwhile
-        for path in (Path(place, name) for name in names):
-            with suppress(FileNotFoundError):  # temporary ones go meanwhile
-                if path.is_file() and text.encode() in path.read_bytes():
-                    found.append(path)
-    return found
 
 
 @pytest.mark.parametrize("size", [0, 1_500_000], ids=["in variables", "too large for variables"])
