@@ -21,7 +21,6 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 TURNS = [turn("Let me see.", command("echo begun; sleep 600")), turn("The end.")]
 DETACHED = runner_pb2.DISCONNECT_POLICY_DETACH
 
-pytestmark = pytest.mark.timeout(120)
 PROXIES = pytest.mark.parametrize(
     "program",
     [

@@ -15,7 +15,7 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = [needs_redis, pytest.mark.long]
 
 
 RUNS_LONG = [turn("", command("sleep 600 & echo $$ $!; sleep 600"))]

@@ -27,7 +27,6 @@ __all__ = ["go_client"]
 pytestmark = [
     needs_redis,
     pytest.mark.skipif(program_path("envoy") is None, reason="envoy is missing: requirements/proxies.txt has it"),
-    pytest.mark.timeout(150),
 ]
 
 

@@ -9,7 +9,7 @@ from tests.scale.replicas import Deployment
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
-pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = [needs_redis, pytest.mark.long]
 
 
 async def test_another_replica_lists_shows_and_takes_back(deployment: Deployment) -> None:

@@ -28,7 +28,7 @@ from runner_service.storage.redis.keys import ExecutionKeys, deployment_keys
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = [needs_redis, pytest.mark.long]
 
 SLOW = turn(" ".join(str(number) for number in range(60)), delay=0.2)
 SHARED = deployment_keys("default").leases

@@ -150,7 +150,6 @@ def fill_subscribers(client: Any) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 async def test_19_a_watcher_misses_nothing_when_its_replica_is_stopped_and_redis_drops_it(
     deployment: Deployment,
 ) -> None:

@@ -60,7 +60,6 @@ def lost_above(error: grpc.aio.AioRpcError) -> int:
 
 @needs_redis
 @pytest.mark.long
-@pytest.mark.timeout(120)
 async def test_8_watchers_are_told_what_a_failover_has_lost_together_with_the_owner(
     deployment: Deployment, tmp_path: Path
 ) -> None:
@@ -105,7 +104,6 @@ def test_a_history_tells_which_positions_a_later_owner_has_cut_off() -> None:
 
 @needs_redis
 @pytest.mark.long
-@pytest.mark.timeout(120)
 async def test_7_an_execution_whose_end_a_failover_has_lost_ends_again(deployment: Deployment, tmp_path: Path) -> None:
     async with standby_of(deployment.redis, tmp_path / "standby") as standby:
         await deployment.start([turn("", command(BEGUN_AND_WAITS)), turn("The end.")], count=2)
@@ -141,7 +139,6 @@ async def test_an_owner_keeps_an_execution_whose_end_is_lost_before_it_gives_it_
 
 @needs_redis
 @pytest.mark.long
-@pytest.mark.timeout(120)
 async def test_4_an_owner_that_only_the_sandbox_refuses_claims_with_a_higher_token(
     deployment: Deployment,
 ) -> None:

@@ -18,7 +18,7 @@ from tests.scale.test_sessions import finished_at, started_at
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = [needs_redis, pytest.mark.long]
 
 RUNS_LONG = [turn("", command("sleep 600"))]
 BLOCKS_IF_TOLD = [turn("", command('[ -z "$BLOCKS" ] || sleep 600; echo ran')), turn("The end.")]

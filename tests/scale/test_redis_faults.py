@@ -15,7 +15,7 @@ from tests.scraping import metrics_url, scrape
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_redis, pytest.mark.timeout(120)]
+pytestmark = needs_redis
 
 SLOW = turn(" ".join(str(number) for number in range(60)), delay=0.2)
 

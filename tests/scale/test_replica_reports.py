@@ -12,7 +12,7 @@ from tests.scale.redis_server import needs_redis
 from tests.scale.replicas import Deployment
 from tests.web.test_security import post, session
 
-pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = [needs_redis, pytest.mark.long]
 
 
 async def test_each_replica_says_what_it_owns_until_its_lease_is_over(deployment: Deployment, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from runner_service.storage.redis.address import RedisAddress
 from runner_service.storage.redis.backend import RedisStorage, redis_storage
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_redis, pytest.mark.timeout(120)]
+pytestmark = needs_redis
 
 
 async def test_a_claim_that_no_replica_of_redis_has_begins_nothing(redis: RedisServer, tmp_path: Path) -> None:

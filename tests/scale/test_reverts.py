@@ -12,7 +12,7 @@ from tests.scale.replicas import Deployment, kind
 
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
-pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = [needs_redis, pytest.mark.long]
 
 FILES = [f"f{number:03}" for number in range(250)]
 """More than are put back by one request."""

@@ -81,7 +81,6 @@ async def require_no_secret(deployment: Deployment, directory: Path) -> None:
 
 @needs_redis
 @pytest.mark.long
-@pytest.mark.timeout(120)
 async def test_14_with_secrets_key_another_replica_goes_on(deployment: Deployment, tmp_path: Path) -> None:
     await deployment.start(TURNS, SECRETS_KEY=KEY)
     await deployment.start(TURNS, SECRETS_KEY=f"{NEXT_KEY},{KEY}")  # in the middle of a rotation
@@ -103,7 +102,6 @@ async def test_14_with_secrets_key_another_replica_goes_on(deployment: Deploymen
 
 @needs_redis
 @pytest.mark.long
-@pytest.mark.timeout(120)
 async def test_14_what_is_sealed_is_kept_while_an_execution_waits_for_an_approval(
     deployment: Deployment, tmp_path: Path
 ) -> None:
@@ -142,7 +140,6 @@ async def _submitted(client: Client, decision: runner_pb2.SubmitApprovalRequest)
 
 @needs_redis
 @pytest.mark.long
-@pytest.mark.timeout(120)
 async def test_14_without_a_key_it_waits_for_a_caller_that_sends_them_again(
     deployment: Deployment, tmp_path: Path
 ) -> None:
@@ -163,7 +160,6 @@ async def test_14_without_a_key_it_waits_for_a_caller_that_sends_them_again(
 
 @needs_redis
 @pytest.mark.long
-@pytest.mark.timeout(120)
 async def test_14_the_secrets_of_an_execution_of_the_daemon_are_asked_for_again(
     deployment: Deployment, daemon: FakeDaemon, tmp_path: Path
 ) -> None:

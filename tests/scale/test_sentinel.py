@@ -23,7 +23,7 @@ from runner_service.storage.redis.address import RedisAddress, Sentinels
 from runner_service.storage.redis.backend import redis_storage
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = [needs_redis, pytest.mark.long]
 
 SLOW = turn(" ".join(str(number) for number in range(60)), delay=0.2)
 

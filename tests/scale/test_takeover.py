@@ -17,7 +17,7 @@ from tests.scale.test_redis_faults import ready
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_redis, pytest.mark.timeout(120)]
+pytestmark = needs_redis
 
 _WRITE = ("write_file", {"file_path": "zombie", "content": "1"})
 

@@ -21,7 +21,7 @@ from runner_service.stigmer.wire import agentexecution_pb2 as execution_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
 __all__ = ["client", "daemon", "queue", "temporal", "variables"]
-pytestmark = [needs_redis, needs_temporal, pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = [needs_redis, needs_temporal, pytest.mark.long]
 
 TURNS = [turn("", command("echo begun; sleep 4; echo once >> marks; cat marks")), turn("Done.")]
 LONG = [turn("", command("echo begun; sleep 600"))]

@@ -86,7 +86,6 @@ class Caller:
         return found
 
 
-@pytest.mark.timeout(180)
 async def test_quotas_count_what_all_replicas_have_and_what_a_dead_one_had_moves_with_it(
     deployment: Deployment, tmp_path: Path
 ) -> None:
@@ -150,7 +149,6 @@ async def _state_or_quota(caller: Caller, replica: int, name: str) -> str:
         return str(details_of(error)[0].quota_metric)
 
 
-@pytest.mark.timeout(180)
 async def test_the_same_ids_in_three_tenants_share_no_key_and_each_is_resumed_as_itself(
     deployment: Deployment,
 ) -> None:

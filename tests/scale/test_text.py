@@ -164,7 +164,6 @@ async def test_what_a_silent_owner_appends_is_checked_by_the_script() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 async def test_an_owner_that_was_stopped_in_mid_sentence_says_nothing_when_it_goes_on(deployment: Deployment) -> None:
     text = " ".join(map(str, range(25)))
     await deployment.start([turn(text, delay=1.0)])  # also on a busy machine it is stopped before the end

@@ -16,7 +16,7 @@ from runner_service.v1 import execution_event_pb2 as event_pb2
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [needs_redis, pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = [needs_redis, pytest.mark.long]
 
 
 def _git(*arguments: str) -> bytes:

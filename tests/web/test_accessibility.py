@@ -8,7 +8,7 @@ from tests.web.test_security import web_address
 
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_browser, pytest.mark.timeout(180)]
+pytestmark = needs_browser
 
 NAMED = {"button", "link", "textbox", "searchbox", "combobox", "table", "columnheader", "tab", "navigation", "article"}
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tests.running import StartService, command, turn
 from tests.web.browser import Page, needs_browser
 from tests.web.hostile import HOSTILE
@@ -14,7 +13,7 @@ from tests.web.hostile import HOSTILE
 from runner_service.v1 import execution_event_pb2 as event_pb2
 from runner_service.web.html_file import html_file
 
-pytestmark = [needs_browser, pytest.mark.timeout(120)]
+pytestmark = needs_browser
 
 
 async def test_a_run_is_a_file_that_a_browser_shows_without_a_network(

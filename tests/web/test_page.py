@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.callers.files import SEVERAL_TENANTS, CallersYaml, bearer
 from tests.docs.pages import REPOSITORY
@@ -22,7 +21,7 @@ from runner_service.v1 import agent_runner_pb2 as runner_pb2
 from runner_service.v1 import approval_policy_pb2 as policy_pb2
 from runner_service.v1 import execution_event_pb2 as event_pb2
 
-pytestmark = [needs_browser, pytest.mark.timeout(180)]
+pytestmark = needs_browser
 
 ON = {"WEB_ADDRESS": "127.0.0.1:0"}
 ASK = policy_pb2.ApprovalPolicy(mode=policy_pb2.APPROVAL_MODE_ASK_COMMANDS)
