@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
 from tests.storage.shared_log import SharedLog, SharedOwnership, SharedStore
 
 from runner_service import states
+from runner_service.errors import CallError, PreconditionError, UnavailableError
 from runner_service.events.writer import log_writer
 from runner_service.executions.execution import Execution
 from runner_service.executions.handover import Handover
@@ -47,10 +49,12 @@ class SlowRelease(SharedOwnership):
         self.asked = asyncio.Event()
         self.answers = asyncio.Event()
 
-    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
+    async def release(
+        self, execution_id: str, *, floor: int = 0, has_ended: bool = False, hands_over: bool = False
+    ) -> None:
         self.asked.set()
         await self.answers.wait()
-        await super().release(execution_id, floor=floor, has_ended=has_ended)
+        await super().release(execution_id, floor=floor, has_ended=has_ended, hands_over=hands_over)
 
 
 class Resuming:
@@ -60,11 +64,14 @@ class Resuming:
         self._registry = registry
         self._ownership = ownership
         self.times = 0
+        self.refusal: CallError | None = None
 
     async def resume(self, execution_id: OwnerKey) -> None:
         execution = await self._registry.find(execution_id)
         with self._registry.holding(execution):
             await asyncio.sleep(0)
+            if self.refusal:
+                raise self.refusal
             await self._ownership.require(execution)
             if execution.can_be_resumed:
                 execution.requeue(Redactor([]))
@@ -77,7 +84,10 @@ class Resuming:
 class Process:
     """A process that finds an execution whose owner is dead."""
 
-    def __init__(self, handover: Handover, claims: SlowOwnership, resuming: Resuming, token: int) -> None:
+    def __init__(
+        self, store: SharedStore, handover: Handover, claims: SlowOwnership, resuming: Resuming, token: int
+    ) -> None:
+        self.store = store
         self.handover = handover
         self.claims = claims
         self.resuming = resuming
@@ -100,8 +110,8 @@ async def process(state: "event_pb2.State.ValueType") -> AsyncIterator[Process]:
         registry = Registry(log, writer)
         ownership = ExecutionOwnership(log, claims, None, nothing)
         resuming = Resuming(registry, ownership)
-        handover = Handover(registry, ownership, cast(Any, resuming), cast(Any, resuming), nothing)
-        yield Process(handover, claims, resuming, dead.token)
+        handover = Handover(registry, ownership, cast(Any, resuming), cast(Any, resuming))
+        yield Process(store, handover, claims, resuming, dead.token)
 
 
 async def settled() -> None:
@@ -131,6 +141,31 @@ async def test_what_a_caller_resumes_is_not_resumed_again_by_a_takeover_that_beg
         living.claims.answers.set()
         await taking_over
         assert living.resuming.times == 1
+
+
+@pytest.mark.parametrize("asks", ["takeover", "queue"])
+async def test_what_is_not_resumed_for_a_reason_that_passes_is_handed_over_again(asks: str) -> None:
+    """Otherwise nobody would know of it: the process stops, or is killed, before it tries again."""
+    async with process(states.RUNNING) as living:
+        living.claims.answers.set()
+        living.resuming.refusal = UnavailableError("the service is stopping; call again")
+        if asks == "queue":
+            await living.handover.start_taken(living.taken)
+        else:
+            with pytest.raises(UnavailableError):
+                await living.handover.take_over(LEFT)
+        assert living.store.offered == {LEFT}
+        assert not living.store.owners
+
+
+async def test_what_can_never_be_resumed_is_left_to_its_callers() -> None:
+    async with process(states.RUNNING) as living:
+        living.claims.answers.set()
+        living.resuming.refusal = PreconditionError("it had secrets")
+        with pytest.raises(PreconditionError):
+            await living.handover.take_over(LEFT)
+        assert not living.store.offered
+        assert not living.store.owners
 
 
 async def test_what_is_decided_while_it_is_given_up_is_owned_again_afterwards() -> None:

@@ -58,6 +58,8 @@ class SharedStore:
         self.tokens: dict[str, int] = defaultdict(int)
         self.owners: dict[str, str] = {}
         self.alive: set[str] = set()
+        self.offered: set[str] = set()
+        """Executions that were handed over."""
         self.subscribers: dict[str, list[tuple[str, Notify]]] = defaultdict(list)
 
     def lose_events(self, execution_id: str, above: int) -> None:
@@ -260,9 +262,13 @@ class SharedOwnership:
             self._store.tokens[execution_id] += 1
         return Claim(execution_id, self._store.tokens[execution_id])
 
-    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
+    async def release(
+        self, execution_id: str, *, floor: int = 0, has_ended: bool = False, hands_over: bool = False
+    ) -> None:
         if self._store.owners.get(execution_id) == self._service:
             del self._store.owners[execution_id]
+        if hands_over:
+            self._store.offered.add(execution_id)
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
         return [each for each in execution_ids if self._store.owners.get(each) not in self._store.alive]

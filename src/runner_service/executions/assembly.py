@@ -137,7 +137,7 @@ def _assemble(
     running = RunningExecutions(service, approvals, changes, recovery, reporter)
     if not replicas or not shared_queue:
         return _Parts(running, registry, lifecycle)
-    handover = Handover(registry, ownership, resumer, requests, replicas)
+    handover = Handover(registry, ownership, resumer, requests)
     takeover = Takeover(
         handover, approvals, registry, lifecycle, ownership, replicas, readiness=readiness, reporter=reporter
     )

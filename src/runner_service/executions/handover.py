@@ -14,7 +14,6 @@ from runner_service.executions.registry import Registry
 from runner_service.executions.resumer import Resumer
 from runner_service.identity import OwnerKey
 from runner_service.storage.event_log import LogError
-from runner_service.storage.ownership import Replicas
 from runner_service.storage.shared_queue import Taken
 from runner_service.v1 import agent_runner_pb2 as runner_pb2
 
@@ -30,13 +29,11 @@ class Handover:
         ownership: ExecutionOwnership,
         resumer: Resumer,
         requests: DaemonRequests,
-        replicas: Replicas,
     ) -> None:
         self._registry = registry
         self._ownership = ownership
         self._resumer = resumer
         self._requests = requests
-        self._replicas = replicas
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def take_over(self, execution_id: OwnerKey, *, anew: bool = False) -> None:
@@ -69,8 +66,6 @@ class Handover:
                 raise
             except CallError as error:
                 logger.warning("taken_not_started execution=%s reason=%s", execution.id, error)
-                if isinstance(error, UnavailableError):
-                    await self._replicas.hand_over([execution.id])
 
     @asynccontextmanager
     async def _remote(self, execution_id: OwnerKey) -> AsyncIterator[Execution | None]:
@@ -89,7 +84,11 @@ class Handover:
                 yield execution
 
     async def _go_on(self, execution: Execution) -> None:
-        """Resumes what another process has left. Raises CallError; then it is left INTERRUPTED."""
+        """Resumes what another process has left. Raises CallError; then it is left INTERRUPTED.
+
+        It is handed over again if this process is the reason, or one that passes.
+        """
+        hands_over = False
         if execution.is_active:
             execution.mark_interrupted()
         try:
@@ -99,5 +98,8 @@ class Handover:
                 await self._requests.report_if_pending(execution)
                 # It depends on its callers as before, at whichever replica they are.
                 execution.policy = runner_pb2.DISCONNECT_POLICY_CANCEL
+        except UnavailableError:
+            hands_over = True
+            raise
         finally:
-            await self._ownership.release(execution)
+            await self._ownership.release(execution, hands_over=hands_over)

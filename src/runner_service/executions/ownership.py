@@ -114,9 +114,12 @@ class ExecutionOwnership:
         execution.stream.is_remote = not execution.is_final
         try:
             async with self._releases.setdefault(execution.id, asyncio.Lock()):
-                await self._claims.release(execution.id, floor=execution.claim_floor, has_ended=execution.is_final)
-            if hands_over and execution.can_be_resumed and self._replicas:
-                await self._replicas.hand_over([execution.id])
+                await self._claims.release(
+                    execution.id,
+                    floor=execution.claim_floor,
+                    has_ended=execution.is_final,
+                    hands_over=hands_over and execution.can_be_resumed,
+                )
         except LogError as error:  # the end of the lease does it
             logger.warning("release_failed execution=%s error=%s", execution.id, error)
 

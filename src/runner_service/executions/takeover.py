@@ -62,8 +62,6 @@ class Takeover:
         self._rounds = 0
         self._idle: set[str] = set()
         """What this replica owned and did not work on when it last looked."""
-        self._postponed: dict[str, None] = {}
-        """Executions that could not be resumed for a reason that passes."""
 
     @property
     def may_claim(self) -> bool:
@@ -143,8 +141,7 @@ class Takeover:
         await self._reporter.publish()
         if self._readiness.stage is not Stage.SERVING:
             return
-        self._postponed |= dict.fromkeys(await self._replicas.handed_over())  # known to nobody else from here on
-        await _some_at_once(self._take_over, list(self._postponed))
+        await _some_at_once(self._take_over, await self._replicas.handed_over())
         if self.may_claim:
             for replica in self._dead:
                 await self._take_over_from(replica)
@@ -199,28 +196,25 @@ class Takeover:
         await self._replicas.forget(replica)
 
     async def _take_over_idle(self) -> None:
-        """Goes on with what ended at this replica, and a failover of Redis has brought back as it was before."""
+        """Goes on with what ended here and a failover of Redis has brought back, and what it failed to take over."""
         active = {each.id for each in self._registry.in_memory() if each.is_active and not each.is_remote}
         idle = set(await self._replicas.owned_by()) - active
-        for execution_id in idle & self._idle:  # not one that is just about to begin
-            known = await self._registry.lookup(OwnerKey(execution_id))
-            if known is None:
-                await self._replicas.forget("", execution_id)
-            elif known.is_final:
-                await self._ownership.release(known)
-            else:
-                await self._take_over(execution_id, anew=True)
+        await _some_at_once(self._go_on_with_idle, idle & self._idle)  # not one that is just about to begin
         self._idle = idle
 
+    async def _go_on_with_idle(self, execution_id: str) -> None:
+        known = await self._registry.lookup(OwnerKey(execution_id))
+        if known is None:
+            await self._replicas.forget("", execution_id)
+        elif known.is_final:
+            await self._ownership.release(known)
+        else:
+            await self._take_over(execution_id, anew=True)
+
     async def _take_over(self, execution_id: str, *, anew: bool = False) -> None:
-        self._postponed.pop(execution_id, None)
         try:
             await self._handover.take_over(OwnerKey(execution_id), anew=anew)
-        except LogError:
-            self._postponed[execution_id] = None
-            raise
         except UnavailableError as error:
-            self._postponed[execution_id] = None
             logger.info("takeover_postponed execution=%s reason=%s", execution_id, error)
         except CallError as error:
             logger.warning("takeover_refused execution=%s reason=%s", execution_id, error)

@@ -33,10 +33,13 @@ class Ownership(Protocol):
         `token`, whoever is the owner loses it, if its token is that one; else None is returned.
         """
 
-    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
+    async def release(
+        self, execution_id: str, *, floor: int = 0, has_ended: bool = False, hands_over: bool = False
+    ) -> None:
         """Gives an execution up, so that another process can claim it at once, with a token of at least `floor`.
 
         One that `has_ended` is kept if the storage does not say so: its end is lost, and the owner will go on with it.
+        If this process `hands_over`, others are offered to go on with it, also if it dies meanwhile.
         """
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
@@ -102,11 +105,8 @@ class Replicas(Protocol):
     async def forget(self, replica: str, execution_id: str = "") -> None:
         """Removes an execution from what a replica, or this one, may own; or a dead replica itself."""
 
-    async def hand_over(self, execution_ids: Collection[str]) -> None:
-        """Offers executions that this replica has left INTERRUPTED to the others."""
-
     async def handed_over(self) -> Sequence[str]:
-        """Takes the executions that others have handed over."""
+        """Takes the executions that were handed over. This replica may own them from here on, also if it dies."""
 
     async def attend(self, execution_ids: Collection[str]) -> None:
         """Shows the owners of executions that this replica has callers of them, for `lease_seconds`."""

@@ -46,11 +46,15 @@ class RedisOwnership:
             return Claim(execution_id, current) if owner == self.replica else None
         return Claim(execution_id, int(new))
 
-    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
+    async def release(
+        self, execution_id: str, *, floor: int = 0, has_ended: bool = False, hands_over: bool = False
+    ) -> None:
         """Implements `Ownership`."""
         record, expected = ExecutionKeys(execution_id).record, sorted(FINAL_STATES) if has_ended else []
         if await self._connection.script("release", [record], [self.replica, floor, *expected]):
-            await self._connection.call("SREM", self._keys.owned(self.replica), execution_id)
+            offer = [("SADD", self._keys.orphans, execution_id)] if hands_over else []
+            # Last, or a crash in between would leave an execution that nobody looks for.
+            await self._connection.pipeline([*offer, ("SREM", self._keys.owned(self.replica), execution_id)])
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
         """Implements `Ownership`."""

@@ -96,15 +96,12 @@ class RedisReplicas:
             await self._connection.call("ZREM", self._keys.leases, replica)
             await self._connection.call("HDEL", self._keys.reports, replica)
 
-    async def hand_over(self, execution_ids: Collection[str]) -> None:
-        """Implements `Replicas`."""
-        if execution_ids:
-            await self._connection.call("SADD", self._keys.orphans, *execution_ids)
-
     async def handed_over(self) -> Sequence[str]:
         """Implements `Replicas`."""
-        reply = await self._connection.call("SPOP", self._keys.orphans, _MAX_TAKEN)
-        return [each.decode() for each in reply or ()]
+        orphans, owned = self._keys.orphans, self._keys.owned(self._replica)
+        offered = await self._connection.call("SRANDMEMBER", orphans, _MAX_TAKEN)
+        moved = await self._connection.pipeline([("SMOVE", orphans, owned, each) for each in offered])
+        return [each.decode() for each, is_moved in zip(offered, moved, strict=True) if is_moved]
 
     async def attend(self, execution_ids: Collection[str]) -> None:
         """Implements `Replicas`."""

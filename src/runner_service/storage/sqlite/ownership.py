@@ -13,7 +13,9 @@ class SoleOwnership:
         del anew, token
         return Claim(execution_id, 0)
 
-    async def release(self, execution_id: str, *, floor: int = 0, has_ended: bool = False) -> None:
+    async def release(
+        self, execution_id: str, *, floor: int = 0, has_ended: bool = False, hands_over: bool = False
+    ) -> None:
         """Implements `Ownership`: nobody else claims it."""
 
     async def abandoned(self, execution_ids: Collection[str]) -> Collection[str]:
