@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
-_GC_THRESHOLDS = (2_000, 1_250, 100)
-"""The youngest objects are looked through within a millisecond or two; those that last, as rarely as can be."""
+_GC_THRESHOLDS = (10_000, 250, 100)
+"""The youngest objects are looked through within milliseconds; those that last, as rarely as can be."""
 
 
 @contextmanager

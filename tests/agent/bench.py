@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +103,9 @@ class Bench:
         command_timeout: int = 20,
         watch: Callable[[Message], None] | None = None,
         is_read: bool = True,
-        ready: Callable[[], Awaitable[None]] | None = None,
     ) -> Played:
         """Runs an agent to its end, whichever it is. `watch` sees each event as it is published, but for text.
 
-        `ready` is awaited before the agent begins, when all it needs is there.
         `is_read` says whether its events are read from the log afterwards.
         """
         execution_id = execution_id or f"e{next(self._count)}"
@@ -127,8 +125,6 @@ class Bench:
                 approvals=Approvals(stream.publish, lambda _: None),
             )
             answer = end = None
-            if ready:
-                await ready()
             try:
                 answer = await self.harness.run(run)
             except ExecutionEnd as error:

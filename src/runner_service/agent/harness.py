@@ -1,6 +1,5 @@
 """Runs agents. One per process: compiled graphs, model clients and checkpoints are shared."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 _EXECUTION_PREFIX = "execution-"
 _SESSION_PREFIX = "thread-"
-_MAX_BEGINNING_PER_TURN = 4
 _STEPS_PER_MODEL_CALL = 10
 """Above what a model call with its tools can take: the limits of the request end an agent, not this."""
 
@@ -50,7 +48,6 @@ class AgentHarness:
         self._graphs = graphs
         self._checkpoints = checkpoints
         self._storage = storage
-        self._beginning = asyncio.Semaphore(_MAX_BEGINNING_PER_TURN)
 
     async def run(self, run: AgentRun) -> str:
         """Runs an agent to its final answer, and returns that, redacted.
@@ -66,9 +63,6 @@ class AgentHarness:
         """
         journal = Journal(run.events, self._storage.log, self._checkpoints.saver.serde)
         run_id = await journal.begin_run(resumes=run.resumption is not None)
-        # One commit lets many go on in the same turn of the loop, and each takes up to a millisecond of it.
-        async with self._beginning:
-            await asyncio.sleep(0)
         scratch = partial(self._storage.scratch_files.backend, _thread_id(run))
         scope_token = current_scope.set(RunScope(run, journal, scratch, run_id))
         try:
