@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from tests.emulator import Cloud, running_emulator
-from tests.executors.daytona.executors import LIMITS, account
+from tests.executors.daytona.executors import account
 
 from runner_service.executors.daytona.config import SandboxConfig
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
@@ -27,5 +27,5 @@ CONFIG = SandboxConfig(poll_interval=2.0, response_margin=2, start_timeout=60.0)
 
 @pytest.fixture
 async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    async with daytona_executor(account(cloud), CONFIG, limits=LIMITS) as opened:
+    async with daytona_executor(account(cloud), CONFIG) as opened:
         yield opened

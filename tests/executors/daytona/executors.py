@@ -26,7 +26,6 @@ later_sdk_only = pytest.mark.skipif(
 )
 """What concerns servers that the SDK cannot read, and the SDK's log streaming, which the service does not use."""
 
-LIMITS = CommandLimits()
 _PATH = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # of sandboxes
 
 
@@ -48,7 +47,7 @@ async def real(directory: Path) -> AsyncIterator[DaytonaExecutor]:
     snapshot = os.environ.get("DAYTONA_DEV_TOOLS_SNAPSHOT_ID", "")
     config = SandboxConfig(owner=owner, snapshot=snapshot, ttl_minutes=30, directory=owner)
     try:
-        async with daytona_executor(there, config, limits=LIMITS) as executor:
+        async with daytona_executor(there, config) as executor:
             yield executor
     finally:
         await delete_sandboxes_of(owner, there)
@@ -65,7 +64,7 @@ async def delete_sandboxes_of(owner: str, account: Account) -> None:
 def image(directory: Path) -> Path:
     """Makes, once, a directory that holds the attendant as its installation leaves it, with what Python compiles."""
     if not directory.exists():
-        sent = bundle().for_limits(LIMITS)
+        sent = bundle().for_limits(CommandLimits())
         installed = directory / sent.name
         zipfile.ZipFile(io.BytesIO(sent.data)).extractall(installed)
         (installed / "transfers").mkdir()
@@ -78,7 +77,7 @@ async def emulated(directory: Path) -> AsyncIterator[DaytonaExecutor]:
     """An executor on the emulator, with the attendant preinstalled; other tests cover its installation."""
     async with (
         running_emulator(directory) as cloud,
-        daytona_executor(account(cloud), SandboxConfig(directory="workspace"), limits=LIMITS) as executor,
+        daytona_executor(account(cloud), SandboxConfig(directory="workspace")) as executor,
     ):
         cloud.image = await asyncio.to_thread(image, directory.parent / "image")
         yield executor

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.emulator import Cloud
 from tests.executors.daytona.conftest import CONFIG
-from tests.executors.daytona.executors import LIMITS, account
+from tests.executors.daytona.executors import account
 from tests.executors.recorder import Recorder, output, run
 
 from runner_service.executors.daytona.executor import DaytonaExecutor, daytona_executor
@@ -108,7 +108,7 @@ async def test_a_command_goes_on_when_the_api_was_away_for_longer_than_the_proxy
 async def test_an_api_that_stays_away_ends_the_execution_and_can_be_tried_again(cloud: Cloud) -> None:
     config = replace(CONFIG, outage_timeout=1.0)
     async with (
-        daytona_executor(account(cloud), config, limits=LIMITS) as executor,
+        daytona_executor(account(cloud), config) as executor,
         executor.open(SandboxSpec("e", session_id="s")) as sandbox,
     ):
         cloud.faults.is_api_away, cloud.faults.proxy_remembers = True, False
@@ -140,7 +140,7 @@ async def test_a_toolbox_that_refuses_for_ever_although_all_is_well_can_be_tried
     cloud: Cloud, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
-        daytona_executor(account(cloud), replace(CONFIG, outage_timeout=1.0), limits=LIMITS) as executor,
+        daytona_executor(account(cloud), replace(CONFIG, outage_timeout=1.0)) as executor,
         executor.open(SandboxSpec("e", session_id="s")) as sandbox,
     ):
         toolbox = cloud.faults.add(EXEC, "401", 1_000_000)

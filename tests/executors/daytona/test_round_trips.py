@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.emulator import Cloud
-from tests.executors.daytona.executors import LIMITS, account
+from tests.executors.daytona.executors import account
 from tests.executors.recorder import Recorder, output
 
 from runner_service.executors.daytona.config import SandboxConfig
@@ -18,7 +18,7 @@ LARGE = b"".join(b"%d\n" % number for number in range(300_000))
 @pytest.fixture
 async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
     """With its usual times: no poll or request ends for want of patience while others are counted."""
-    async with daytona_executor(account(cloud), SandboxConfig(), limits=LIMITS) as opened:
+    async with daytona_executor(account(cloud), SandboxConfig()) as opened:
         yield opened
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import pytest
 from tests.emulator import Cloud
 from tests.executors.daytona.conftest import CONFIG
-from tests.executors.daytona.executors import LIMITS, account, later_sdk_only
+from tests.executors.daytona.executors import account, later_sdk_only
 from tests.executors.recorder import output
 
 from runner_service.executors.daytona.config import LEASE, OWNER
@@ -241,7 +241,7 @@ async def test_a_list_that_is_old_costs_nobody_a_sandbox(cloud: Cloud, monkeypat
 
 async def test_the_lease_is_renewed_while_a_sandbox_is_held(cloud: Cloud) -> None:
     async with (
-        daytona_executor(account(cloud), replace(CONFIG, lease=4.0), limits=LIMITS) as executor,
+        daytona_executor(account(cloud), replace(CONFIG, lease=4.0)) as executor,
         executor.open(SandboxSpec("e")),
     ):
         (remote,) = cloud.sandboxes.values()

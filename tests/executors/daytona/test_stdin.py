@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.emulator import Cloud
 from tests.executors.daytona.conftest import CONFIG
-from tests.executors.daytona.executors import LIMITS, account
+from tests.executors.daytona.executors import account
 from tests.executors.daytona.test_faults import ANY_CALL, EXEC
 from tests.executors.recorder import Recorder, all_gone, appeared
 
@@ -27,7 +27,7 @@ async def nothing_for_ever() -> AsyncIterator[bytes]:
 
 @pytest.fixture
 async def impatient(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    async with daytona_executor(account(cloud), SHORT, limits=LIMITS) as opened:
+    async with daytona_executor(account(cloud), SHORT) as opened:
         yield opened
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.emulator import Cloud
 from tests.executors.daytona.conftest import CONFIG
-from tests.executors.daytona.executors import LIMITS, account
+from tests.executors.daytona.executors import account
 from tests.executors.daytona.test_sandboxes import refusal, settled
 from tests.executors.recorder import output
 
@@ -24,7 +24,7 @@ async def filling(cloud: Cloud, config: SandboxConfig) -> AsyncIterator[DaytonaE
     """An executor that begins at once to fill its pool."""
     begin = asyncio.Event()
     begin.set()
-    async with daytona_executor(account(cloud), config, begin=begin, limits=LIMITS) as executor:
+    async with daytona_executor(account(cloud), config, begin=begin) as executor:
         yield executor
 
 
@@ -36,7 +36,7 @@ async def filled(executor: DaytonaExecutor, count: int) -> None:
 
 @pytest.fixture
 async def executor(cloud: Cloud) -> AsyncIterator[DaytonaExecutor]:
-    async with filling(cloud, replace(WARM, close_timeout=1.0, poll_interval=20.0, response_margin=10)) as opened:
+    async with filling(cloud, SandboxConfig(warm=2, start_timeout=60.0, close_timeout=1.0)) as opened:
         await filled(opened, 2)
         yield opened
 
@@ -88,7 +88,7 @@ async def test_a_session_finds_its_sandbox_again_also_from_another_process(
         assert await output(sandbox, "cat kept") == "kept"
     for config in (WARM, CONFIG):
         async with (
-            daytona_executor(account(cloud), config, limits=LIMITS) as other,
+            daytona_executor(account(cloud), config) as other,
             other.open(SandboxSpec("e3", session_id="s")) as sandbox,
         ):
             assert await output(sandbox, "cat kept") == "kept"
